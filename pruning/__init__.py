@@ -1,0 +1,1 @@
+"""Makes a checkpoint: a recipe in, a pruned and recorded artifact out."""

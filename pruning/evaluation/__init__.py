@@ -1,0 +1,1 @@
+"""Measures a saved artifact, read by the reader that will serve it."""

@@ -1,0 +1,1 @@
+"""Pruning that changes shapes: the result loads in stock runtimes."""

@@ -1,0 +1,1 @@
+"""Layer-wise techniques: one file each, one name each in the union."""

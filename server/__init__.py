@@ -1,0 +1,1 @@
+"""Serves a checkpoint: skills over HTTP, every token metered."""

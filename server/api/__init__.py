@@ -1,0 +1,1 @@
+"""Endpoints; each only translates a wire format."""

@@ -1,0 +1,1 @@
+"""The checkpoint format: layouts, lineage, reader and writer."""

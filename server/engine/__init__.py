@@ -1,0 +1,1 @@
+"""From token ids to token ids: continuous batching with no knowledge of HTTP or text."""

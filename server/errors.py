@@ -1,0 +1,88 @@
+"""What can go wrong, as one tree; each class knows its HTTP status and OpenAI's type for it.
+
+SecateurError
+├── RequestError                   the client's mistake; answered in OpenAI's error shape
+│   ├── InvalidRequest        400  `param` names the field
+│   ├── Unauthorized          401
+│   ├── Forbidden             403
+│   ├── NotFound              404
+│   ├── TooLarge              413
+│   └── Overloaded            503  carries Retry-After, in whole seconds
+├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
+├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
+└── EngineFailed              500  the engine stopped; the message says why
+"""
+
+
+class SecateurError(Exception):
+    """Base of everything raised on purpose; its text is one sentence for the person who reads it."""
+
+    status = 500
+    type = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class RequestError(SecateurError):
+    """A request that cannot be served as it was sent."""
+
+    type = "invalid_request_error"
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, of the wrong type or out of range."""
+
+    status = 400
+
+
+class Unauthorized(RequestError):
+    """No credential, or one that is not known."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class Forbidden(RequestError):
+    """A known credential or origin that may not use this skill."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(RequestError):
+    """No such skill or path."""
+
+    status = 404
+
+
+class TooLarge(RequestError):
+    """The body exceeds the limit, which the message says."""
+
+    status = 413
+
+
+class Overloaded(RequestError):
+    """The queue is full or the server is draining; the client may come back after `retry_after` seconds."""
+
+    status = 503
+    type = "server_error"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, code="overloaded")
+        self.retry_after = retry_after
+
+
+class ConfigError(SecateurError):
+    """A configuration file that cannot be used."""
+
+
+class ArtifactError(SecateurError):
+    """A checkpoint directory that cannot be used."""
+
+
+class EngineFailed(SecateurError):
+    """The engine's loop ended with an error; every waiting request receives it."""

@@ -1,0 +1,1 @@
+"""Counts every token once, durably, by skill."""
