@@ -1,0 +1,108 @@
+"""The lineage record: what an artifact was made from, how, and what was measured before and after.
+
+It is written once, with the weights, and names the SHA-256 of every other file of the artifact.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from server.errors import ArtifactError
+
+FILE = "lineage.json"
+
+
+class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model that pruning started from."""
+
+    name: str
+    digest: str
+    """SHA-256 of the source: of its one file, or of the sorted lines `digest  name` of its files."""
+    note: str = ""
+    """What a reader must know of the source, e.g. that it was 4-bit already."""
+    license: str = ""
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Token ids drawn from a text: `digest` is the SHA-256 of the ids themselves, as little-endian int64."""
+
+    source: str
+    digest: str
+    sequences: int
+    tokens: int
+    """Tokens in each sequence."""
+    seed: int
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stage of the recipe as it was carried out."""
+
+    technique: str
+    options: dict[str, Any]
+    sparsity: dict[str, float]
+    """Fraction of exact zeros that each weight ended with."""
+    seconds: float
+    parameters: int
+    """Parameters of the model after this step, zeros included."""
+    removed_blocks: tuple[int, ...] = ()
+    """Blocks taken out, by their numbers in the model that the step received."""
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Perplexity and bytes of the dense base, of the artifact, and of the quantised base of about equal bytes."""
+
+    data: Data
+    window: int
+    """Tokens in each non-overlapping window."""
+    perplexity: dict[str, float]
+    bytes: dict[str, int]
+
+
+class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole record of one artifact."""
+
+    created: str
+    """UTC, ISO 8601."""
+    base: Base
+    recipe: dict[str, Any]
+    steps: tuple[Step, ...]
+    versions: dict[str, str]
+    calibration: Data | None = None
+    evaluation: Evaluation | None = None
+    files: dict[str, str] = {}
+    """SHA-256 of each file of the artifact but this record."""
+    version: int = 1
+
+
+def read(directory: Path) -> Lineage:
+    """The record in `directory`; raises ArtifactError where it is missing or not a lineage record."""
+    path = directory / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Lineage)
+    except FileNotFoundError:
+        raise ArtifactError(f"{directory} is no artifact: it has no {FILE}; make one with `secateur prune`") from None
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path} is not a lineage record: {error}") from None
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path, lineage: Lineage) -> None:
+    """Compare every file of `directory` with `lineage`; raises ArtifactError naming the first that differs.
+
+    A file that the record does not name is refused too: a planted chat template would speak for the model.
+    """
+    present = {path.name for path in directory.iterdir()} - {FILE}
+    for name in sorted(present | lineage.files.keys()):
+        if name not in lineage.files:
+            raise ArtifactError(f"{directory / name} is not named in {FILE}; remove it, or make the artifact again")
+        if name not in present:
+            raise ArtifactError(f"{directory / name} is missing, though {FILE} names it; copy the artifact again")
+        if digest_of(directory / name) != lineage.files[name]:
+            raise ArtifactError(f"{directory / name} was changed: its SHA-256 is not the one that {FILE} records")

@@ -1,0 +1,95 @@
+"""Writes an artifact beside its final place and renames it: a reader sees a whole artifact or none.
+
+Tensors are streamed: memory is one tensor, whatever the size of the model.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from torch import Tensor
+
+from server.checkpoint import lineage as record
+from server.checkpoint.layouts import FORMAT_VERSION, Balanced, LayoutTable
+from server.checkpoint.packing import choose_layout, pack
+from server.checkpoint.safetensors_file import SafetensorsFile
+
+WEIGHTS = "model.safetensors"
+
+
+class CheckpointWriter:
+    """A context manager over one new artifact at `path`; leaving it without `finish` leaves nothing behind.
+
+    With `packed`, each matrix is stored in the smallest layout that holds it; without, everything is dense and the
+    result is an ordinary Hugging Face checkpoint. An artifact that stands at `path` is replaced on `finish`.
+    """
+
+    def __init__(self, path: Path, *, packed: bool = True) -> None:
+        self.path = path
+        self.packed = packed
+        self._partial = path.with_name(path.name + ".partial")
+        self._layouts: dict[str, Balanced] = {}
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._weights = SafetensorsFile(self._partial / WEIGHTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._weights.abandon()
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Append one weight under its Hugging Face name, in any order."""
+        layout = choose_layout(tensor) if self.packed else None
+        if not isinstance(layout, Balanced):
+            self._weights.add(name, tensor)
+            return
+        values, mask = pack(tensor, layout.keep)
+        self._weights.add(f"{name}.values", values)
+        self._weights.add(f"{name}.mask", mask)
+        self._layouts[name] = layout
+
+    def copy(self, source: Path) -> None:
+        """Copy a file, such as the tokenizer's, under its own name."""
+        shutil.copyfile(source, self._partial / source.name)
+
+    def text(self, name: str, content: str) -> None:
+        """Write a small text file, such as config.json."""
+        (self._partial / name).write_text(content, encoding="utf-8")
+
+    def finish(self, lineage: record.Lineage) -> record.Lineage:
+        """Close the weights, record the digest of every file, and rename; returns the record as written."""
+        self._weights.close(LayoutTable(version=FORMAT_VERSION, layouts=self._layouts).metadata())
+        files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
+        complete = msgspec.structs.replace(lineage, files=files)
+        self.text(record.FILE, msgspec.json.format(msgspec.json.encode(complete, order="sorted"), indent=2).decode())
+        for path in [*self._partial.iterdir(), self._partial]:
+            _flush(path)
+        self._replace()
+        return complete
+
+    def _replace(self) -> None:
+        """Rename the new artifact into place; one that stood there is removed after it."""
+        old = self.path.with_name(self.path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.path.exists():
+            self.path.rename(old)
+        self._partial.rename(self.path)
+        _flush(self.path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Make a file or a directory's entries survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

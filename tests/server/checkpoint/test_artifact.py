@@ -1,0 +1,110 @@
+"""Writer and reader together, on real files, and with the stock safetensors library as witness."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from server.checkpoint.lineage import Base, Lineage
+from server.checkpoint.reader import Artifact
+from server.checkpoint.writer import CheckpointWriter
+from server.errors import ArtifactError
+
+RECORD = Lineage(created="2026-11-24T00:00:00Z", base=Base(name="tiny", digest="0"), recipe={}, steps=(), versions={})
+
+
+def weights() -> dict[str, Tensor]:
+    """One matrix that packs, one that does not, and one whose length breaks alignment."""
+    torch.manual_seed(0)
+    half = torch.randn(8, 192).bfloat16()
+    half[:, ::2] = 0
+    return {"a.weight": torch.randn(3, 5), "b.weight": half, "norm.weight": torch.randn(32)}
+
+
+def write(path: Path, *, packed: bool = True) -> Lineage:
+    with CheckpointWriter(path, packed=packed) as writer:
+        writer.text("config.json", '{"model_type": "tiny"}')
+        for name, tensor in weights().items():
+            writer.add(name, tensor)
+        return writer.finish(RECORD)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    lineage = write(tmp_path / "model")
+    artifact = Artifact.open(tmp_path / "model")
+    assert artifact.lineage == lineage
+    assert artifact.config == {"model_type": "tiny"}
+    assert artifact.names() == ["a.weight", "b.weight", "norm.weight"]
+    for name, tensor in artifact.tensors():
+        assert tensor.dtype == weights()[name].dtype
+        assert torch.equal(tensor, weights()[name])
+    assert sorted(lineage.files) == ["config.json", "model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_unpacked_artifact_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / "model", packed=False)
+    loaded = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
+    assert loaded.keys() == weights().keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
+
+
+def test_tensors_of_64_bytes_and_the_data_are_aligned(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    content = (tmp_path / "model" / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert (8 + length) % 64 == 0
+    offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    assert all(start % 64 == 0 for start, end in offsets.values() if (end - start) % 64 == 0)
+
+
+def test_a_changed_file_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was changed"):
+        Artifact.open(tmp_path / "model")
+
+
+def test_a_missing_and_a_planted_file_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    planted = tmp_path / "model" / "chat_template.jinja"
+    planted.write_text("{{ evil }}")
+    with pytest.raises(ArtifactError, match=r"chat_template\.jinja is not named in lineage\.json"):
+        Artifact.open(tmp_path / "model")
+    planted.unlink()
+    (tmp_path / "model" / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"config\.json is missing"):
+        Artifact.open(tmp_path / "model")
+
+
+def test_a_directory_without_lineage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no lineage\.json"):
+        Artifact.open(tmp_path)
+    (tmp_path / "lineage.json").write_text('{"created": 1}')
+    with pytest.raises(ArtifactError, match=r"not a lineage record.*\$\.created"):
+        Artifact.open(tmp_path)
+
+
+def test_an_error_leaves_nothing_and_keeps_what_stood_there(tmp_path: Path) -> None:
+    before = write(tmp_path / "model")
+
+    def fail_while_writing() -> None:
+        with CheckpointWriter(tmp_path / "model") as writer:
+            writer.add("a.weight", torch.ones(64, 64))
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail_while_writing()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert Artifact.open(tmp_path / "model").lineage == before
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "one") == write(tmp_path / "two")
