@@ -1,0 +1,140 @@
+"""Runs a model in one thread of its own, and hands each new token to the asyncio loop that asked for it.
+
+The loop thread only ever waits for the lock, which is never held while the model computes."""
+
+import logging
+import threading
+from collections.abc import Sequence as Ids
+
+from server.engine.batch import Batch
+from server.engine.runners import Runner
+from server.engine.sampling import sample
+from server.engine.scheduler import Scheduler
+from server.engine.sequence import Sampling, Sequence
+from server.engine.stream import Stream, Token
+from server.errors import EngineFailed, InvalidRequest
+
+__all__ = ["Engine", "Stream", "Token"]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Serves `slots` sequences at once, each of at most `context` ids, at most `batch_tokens` ids a step."""
+
+    def __init__(
+        self, runner: Runner, *, slots: int = 8, context: int = 2048, batch_tokens: int = 512, max_waiting: int = 64
+    ) -> None:
+        self.slots = slots
+        self.context = context
+        self._runner = runner
+        self._scheduler = Scheduler(slots=slots, context=context, batch_tokens=batch_tokens, max_waiting=max_waiting)
+        self._streams: dict[Sequence, Stream] = {}
+        self._failure: str | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; what was submitted before now begins."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step in progress; every open stream raises EngineFailed."""
+        self._fail("The engine was stopped.")
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str) -> Stream:
+        """Queue a prompt and return its tokens to come; call it within the asyncio loop that will read them.
+
+        Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
+        _check(len(prompt), sampling, self.context)
+        sequence = Sequence(skill, tuple(prompt), sampling)
+        stream = Stream(sequence, self._abort)
+        with self._changed:
+            if self._failure:
+                raise EngineFailed(self._failure)
+            self._scheduler.add(sequence)
+            self._streams[sequence] = stream
+            self._changed.notify()
+        return stream
+
+    @property
+    def running(self) -> int:
+        """How many sequences hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """How many sequences wait for a slot."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def kv_used_ratio(self) -> float:
+        """The part of the cache that running sequences fill, 0 to 1."""
+        with self._changed:
+            return sum(sequence.computed for sequence in self._scheduler.running) / (self.slots * self.context)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine no longer runs, or None while it does."""
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._next_batch()) is not None:
+                self._step(batch)
+        except Exception as error:  # whatever it was, no stream may be left hanging
+            logger.exception("The engine failed")
+            self._fail(f"The engine failed: {type(error).__name__}: {error}")
+
+    def _next_batch(self) -> Batch | None:
+        """Sleep until there is work, then plan it; None once stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or not self._scheduler.idle)
+            return None if self._failure else self._scheduler.schedule()
+
+    def _step(self, batch: Batch) -> None:
+        logits = self._runner.forward(batch)
+        tokens = sample(batch, logits)
+        with self._changed:
+            self._scheduler.commit(batch, tokens)
+            self._deliver(batch, tokens)
+
+    def _deliver(self, batch: Batch, tokens: Ids[int]) -> None:
+        for sequence, token in zip(batch.sampled, tokens, strict=True):
+            stream = self._streams.get(sequence)  # None: aborted during this step
+            if stream is None:
+                continue
+            stream.put(Token(token, sequence.finish))
+            if sequence.finish:
+                del self._streams[sequence]
+
+    def _abort(self, sequence: Sequence) -> None:
+        with self._changed:
+            if self._streams.pop(sequence, None) is not None:
+                self._scheduler.abort(sequence)
+
+    def _fail(self, reason: str) -> None:
+        with self._changed:
+            self._failure = self._failure or reason
+            for sequence, stream in self._streams.items():
+                self._scheduler.abort(sequence)
+                stream.put(EngineFailed(self._failure))
+            self._streams.clear()
+            self._changed.notify_all()
+
+
+def _check(prompt: int, sampling: Sampling, context: int) -> None:
+    """Raise InvalidRequest unless a prompt of so many tokens and its reply fit the context."""
+    if prompt < 1:
+        raise InvalidRequest("The prompt is empty.", param="messages")
+    if sampling.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 1.", param="max_tokens")
+    if prompt + sampling.max_tokens > context:
+        raise InvalidRequest(
+            f"The prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}, together "
+            f"{prompt + sampling.max_tokens}; this server's context is {context} tokens.",
+            param="max_tokens" if prompt < context else "messages",
+            code="context_length_exceeded",
+        )

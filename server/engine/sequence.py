@@ -1,0 +1,53 @@
+"""One request as the engine sees it: token ids in, token ids out, and how far the cache has come.
+
+It knows nothing about text, HTTP or tensors; only the scheduler changes it."""
+
+import secrets
+from typing import Literal
+
+from msgspec import Struct
+
+Finish = Literal["stop", "length"]
+
+
+class Sampling(Struct, frozen=True):
+    """How the next token is drawn, and when to stop: after `max_tokens`, or at any of `stop_ids`."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_tokens: int = 256
+    stop_ids: frozenset[int] = frozenset()
+
+
+class Sequence:
+    """The ids of one request, prompt first, of which `computed` have their keys and values in `slot`."""
+
+    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling) -> None:
+        self.skill = skill
+        self.prompt = prompt
+        self.sampling = sampling
+        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        self.tokens = list(prompt)
+        self.computed = 0
+        self.cached = 0
+        self.slot: int | None = None
+        self.finish: Finish | None = None
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were sampled so far."""
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def remaining(self) -> int:
+        """How many ids still wait for their keys and values: 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    def append(self, token: int) -> None:
+        """Add a sampled id, and set `finish` if it is the last one."""
+        self.tokens.append(token)
+        if token in self.sampling.stop_ids:
+            self.finish = "stop"
+        elif self.generated >= self.sampling.max_tokens:
+            self.finish = "length"

@@ -1,0 +1,58 @@
+"""The tokens of one request, as the asyncio loop reads them while the engine's thread makes them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import NamedTuple, Self
+
+from server.engine.sequence import Finish, Sequence
+from server.errors import EngineFailed
+
+
+class Token(NamedTuple):
+    """A sampled id; the last one of a reply says why it is the last (a stop id is sampled too, and counts)."""
+
+    id: int
+    finish: Finish | None
+
+
+class Stream(AsyncIterator[Token]):
+    """Yields each token as it is sampled; raises EngineFailed if the engine fails; `aclose()` aborts."""
+
+    def __init__(self, sequence: Sequence, abort: Callable[[Sequence], None]) -> None:
+        self._sequence = sequence
+        self._abort = abort
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[Token | EngineFailed | None] = asyncio.Queue()
+        self._ended = False
+
+    @property
+    def cached(self) -> int:
+        """How many prompt tokens were not computed again; valid from the first token on."""
+        return self._sequence.cached
+
+    def put(self, item: Token | EngineFailed) -> None:
+        """Hand over a token or the failure; for the engine's thread."""
+        with suppress(RuntimeError):  # the reader's loop is closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Token:
+        if self._ended:
+            raise StopAsyncIteration
+        item = await self._items.get()
+        if isinstance(item, Token):
+            self._ended = item.finish is not None
+            return item
+        self._ended = True
+        if item is None:
+            raise StopAsyncIteration
+        raise item
+
+    async def aclose(self) -> None:
+        """Stop generating; the slot is free within one step. Closing twice, or after the end, does nothing."""
+        self._abort(self._sequence)
+        self._ended = True
+        self._items.put_nowait(None)  # wakes a reader that waits in another task

@@ -1,0 +1,220 @@
+"""The engine with fake runners: what arrives, what an abort frees, and that no failure leaves anyone waiting."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from torch import Tensor
+
+from server.engine.batch import Batch
+from server.engine.engine import Engine
+from server.engine.runners import Runner
+from server.engine.sequence import Sampling
+from server.engine.stream import Stream, Token
+from server.errors import EngineFailed, InvalidRequest, Overloaded
+from tests.fakes import EchoRunner, ScriptRunner
+
+GREEDY = Sampling(temperature=0, max_tokens=10)
+
+
+@contextmanager
+def started(runner: Runner, *, slots: int = 2, context: int = 64, max_waiting: int = 64) -> Iterator[Engine]:
+    engine = Engine(runner, slots=slots, context=context, batch_tokens=16, max_waiting=max_waiting)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+
+
+async def collect(stream: Stream) -> list[Token]:
+    return [token async for token in stream]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for it to become true, at most two seconds."""
+    for _ in range(400):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not become true")
+
+
+def test_a_stop_id_is_delivered_and_ends_the_stream() -> None:
+    async def main() -> None:
+        with started(EchoRunner(stop_id=9, vocabulary=10)) as engine:
+            sampling = Sampling(temperature=0, max_tokens=10, stop_ids=frozenset({9}))
+            tokens = await collect(engine.submit([1, 2, 3], sampling, skill="a"))
+        assert tokens == [Token(1, None), Token(2, None), Token(3, None), Token(9, "stop")]
+
+    asyncio.run(main())
+
+
+def test_max_tokens_ends_the_stream_with_length() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([4], vocabulary=5)) as engine:
+            tokens = await collect(engine.submit([0], Sampling(temperature=0, max_tokens=3), skill="a"))
+        assert tokens == [Token(4, None), Token(4, None), Token(4, "length")]
+
+    asyncio.run(main())
+
+
+def test_more_requests_than_slots_all_get_their_own_reply() -> None:
+    async def main() -> None:
+        with started(EchoRunner(stop_id=99, vocabulary=100)) as engine:
+            sampling = Sampling(temperature=0, max_tokens=20, stop_ids=frozenset({99}))
+            prompts = [list(range(start, start + 1 + start % 7)) for start in range(30)]
+            streams = [engine.submit(prompt, sampling, skill="a") for prompt in prompts]
+            replies = await asyncio.gather(*map(collect, streams))
+            assert [[token.id for token in reply] for reply in replies] == [[*prompt, 99] for prompt in prompts]
+            assert (engine.running, engine.waiting, engine.kv_used_ratio) == (0, 0, 0.0)
+
+    asyncio.run(main())
+
+
+def test_a_second_prompt_of_the_skill_reports_what_it_reused() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5)) as engine:
+            for skill, expected in (("a", 0), ("a", 19), ("b", 0)):
+                stream = engine.submit([2] * 20, Sampling(temperature=0, max_tokens=1), skill=skill)
+                await collect(stream)
+                assert stream.cached == expected
+
+    asyncio.run(main())
+
+
+def test_closing_a_stream_frees_its_slot_within_one_step() -> None:
+    async def main() -> None:
+        runner = ScriptRunner([1], vocabulary=5, delay=0.02)
+        with started(runner, slots=1) as engine:
+            stream = engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a")
+            other = engine.submit([0], Sampling(temperature=0, max_tokens=1), skill="a")
+            await anext(stream)
+            await stream.aclose()
+            steps = runner.steps
+            await collect(other)
+            assert runner.steps <= steps + 2  # the one in progress, then the other's only one
+            assert await collect(stream) == []
+            await stream.aclose()
+            assert engine.running == 0
+
+    asyncio.run(main())
+
+
+def test_closing_a_waiting_stream_takes_it_out_of_the_queue() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1) as engine:
+            streams = [engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a") for _ in range(3)]
+            await anext(streams[0])
+            assert engine.waiting == 2
+            await streams[2].aclose()
+            assert engine.waiting == 1
+
+    asyncio.run(main())
+
+
+def test_closing_wakes_a_reader_in_another_task() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5, delay=0.2)) as engine:
+            stream = engine.submit([0], GREEDY, skill="a")
+            reader = asyncio.create_task(collect(stream))
+            await asyncio.sleep(0)
+            await stream.aclose()
+            assert await asyncio.wait_for(reader, 2) == []
+
+    asyncio.run(main())
+
+
+def test_beyond_the_queue_it_is_overloaded_and_says_when_to_return() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1, max_waiting=2) as engine:
+            streams = [engine.submit([0], GREEDY, skill="a") for _ in range(1)]
+            await until(lambda: engine.running == 1)
+            streams += [engine.submit([0], GREEDY, skill="a") for _ in range(2)]
+            with pytest.raises(Overloaded, match="2 requests are waiting") as raised:
+                engine.submit([0], GREEDY, skill="a")
+            assert raised.value.retry_after >= 1
+            assert [len(await collect(stream)) for stream in streams] == [10, 10, 10]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "said"),
+    [([], 1, "prompt is empty"), ([1], 0, "max_tokens is 0"), ([1] * 60, 5, "60 tokens and max_tokens is 5")],
+)
+def test_what_cannot_fit_is_refused_with_the_numbers(prompt: list[int], max_tokens: int, said: str) -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5)) as engine, pytest.raises(InvalidRequest, match=said):
+            engine.submit(prompt, Sampling(max_tokens=max_tokens), skill="a")
+
+    asyncio.run(main())
+
+
+def test_a_failing_runner_fails_every_stream_and_later_ones() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5, fail_after=3)) as engine:
+            streams = [engine.submit([0], GREEDY, skill="a") for _ in range(4)]
+            replies = await asyncio.wait_for(asyncio.gather(*map(collect, streams), return_exceptions=True), 2)
+            assert [str(reply) for reply in replies] == [
+                "The engine failed: RuntimeError: the fake runner was told to fail"
+            ] * 4
+            with pytest.raises(EngineFailed, match="told to fail"):
+                engine.submit([0], GREEDY, skill="a")
+            assert engine.failure
+            assert (engine.running, engine.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_nan_logits_fail_instead_of_becoming_text() -> None:
+    class NanRunner(ScriptRunner):
+        def forward(self, batch: Batch) -> Tensor:
+            return super().forward(batch) * float("nan")
+
+    async def main() -> None:
+        with started(NanRunner([1], vocabulary=5)) as engine, pytest.raises(EngineFailed, match="NaN"):
+            await collect(engine.submit([0], GREEDY, skill="a"))
+
+    asyncio.run(main())
+
+
+def test_stopping_ends_open_streams_and_the_thread() -> None:
+    async def main() -> None:
+        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1) as engine:
+            streams = [engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a") for _ in range(2)]
+            await anext(streams[0])
+            engine.stop()
+            for stream in streams:
+                with pytest.raises(EngineFailed, match="stopped"):
+                    await collect(stream)
+            with pytest.raises(EngineFailed, match="stopped"):
+                engine.submit([0], GREEDY, skill="a")
+
+    asyncio.run(main())
+
+
+def test_an_idle_engine_does_not_compute() -> None:
+    async def main() -> None:
+        runner = ScriptRunner([1], vocabulary=5)
+        with started(runner) as engine:
+            await collect(engine.submit([0], GREEDY, skill="a"))
+            steps = runner.steps
+            await asyncio.sleep(0.05)
+            assert runner.steps == steps == 10
+
+    asyncio.run(main())
+
+
+def test_a_reader_whose_loop_is_gone_does_not_hurt_the_others() -> None:
+    with started(ScriptRunner([1], vocabulary=5, delay=0.005)) as engine:
+
+        async def leave() -> None:
+            engine.submit([0], Sampling(temperature=0, max_tokens=30), skill="a")
+
+        async def stay() -> list[Token]:
+            return await collect(engine.submit([0], Sampling(temperature=0, max_tokens=40), skill="a"))
+
+        asyncio.run(leave())
+        assert len(asyncio.run(stay())) == 40
