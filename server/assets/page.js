@@ -1,0 +1,17 @@
+// Shows the skill's totals, and asks for them again every two seconds while the page is seen.
+const cells = document.querySelectorAll("[data-total]");
+const freshness = document.querySelector("#freshness");
+const usual = freshness.textContent;
+
+async function refresh() {
+  try {
+    const totals = await (await fetch("/tokens")).json();
+    for (const cell of cells) cell.textContent = totals[cell.dataset.total].toLocaleString("en");
+    freshness.textContent = usual;
+  } catch {
+    freshness.textContent = "The server does not answer; the numbers are the last that it gave.";
+  }
+}
+
+refresh();
+setInterval(() => document.hidden || refresh(), 2000);

@@ -1,0 +1,122 @@
+/**
+ * Markdown's blocks: text -> paragraphs, headings, lists, quotes, code and rules, each with the lines that it came from.
+ * Pure data, and a function of the whole text, so how the text arrived cannot change the result.
+ */
+export type Block = { source: string } & (
+  | { kind: "paragraph"; text: string }
+  | { kind: "heading"; level: number; text: string }
+  | { kind: "code"; text: string }
+  | { kind: "list"; start: number | null; items: Block[][] }
+  | { kind: "quote"; children: Block[] }
+  | { kind: "rule" }
+);
+
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
+const RULE = /^ {0,3}(?:(?:\* *){3,}|(?:- *){3,}|(?:_ *){3,})$/;
+const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:( +)(.*)|$)/;
+const QUOTE = /^ {0,3}> ?/;
+const DEEPEST = 8;
+
+/** All blocks of a text; with `depth` at its limit, lists and quotes stay paragraphs. */
+export function parseBlocks(text: string, depth = 0): Block[] {
+  const lines = text.replace(/\r\n?/g, "\n").replace(/\t/g, "    ").split("\n");
+  const blocks: Block[] = [];
+  for (let at = 0; at < lines.length; ) {
+    if (!lines[at]?.trim()) {
+      at++;
+      continue;
+    }
+    const [block, end] = blockAt(lines, at, depth);
+    blocks.push({ ...block, source: lines.slice(at, end).join("\n") });
+    at = end;
+  }
+  return blocks;
+}
+
+type Parsed = [block: Block, end: number];
+
+function blockAt(lines: string[], at: number, depth: number): Parsed {
+  const line = lines[at] ?? "";
+  const heading = HEADING.exec(line);
+  if (heading) {
+    return [{ source: "", kind: "heading", level: heading[1]?.length ?? 1, text: heading[2] ?? "" }, at + 1];
+  }
+  if (FENCE.test(line)) return code(lines, at);
+  if (RULE.test(line)) return [{ source: "", kind: "rule" }, at + 1];
+  if (depth < DEEPEST && QUOTE.test(line)) return quote(lines, at, depth);
+  if (depth < DEEPEST && ITEM.test(line)) return list(lines, at, depth);
+  return paragraph(lines, at, depth);
+}
+
+/** From a fence to its like, or to the end: an answer that is still being written has not closed it yet. */
+function code(lines: string[], at: number): Parsed {
+  const fence = FENCE.exec(lines[at] ?? "")?.[1] ?? "";
+  const indent = (lines[at] ?? "").indexOf(fence);
+  const closes = (line: string): boolean => line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0] ?? "", "");
+  let end = at + 1;
+  while (end < lines.length && !closes(lines[end] ?? "")) end++;
+  const body = lines.slice(at + 1, end).map((line) => line.replace(new RegExp(`^ {0,${indent}}`), ""));
+  return [{ source: "", kind: "code", text: body.join("\n") }, Math.min(lines.length, end + 1)];
+}
+
+function quote(lines: string[], at: number, depth: number): Parsed {
+  let end = at;
+  while (end < lines.length && QUOTE.test(lines[end] ?? "")) end++;
+  const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
+  return [{ source: "", kind: "quote", children: parseBlocks(inner.join("\n"), depth + 1) }, end];
+}
+
+/** Items with the same kind of marker; blank lines between them do not end the list. */
+function list(lines: string[], at: number, depth: number): Parsed {
+  const first = ITEM.exec(lines[at] ?? "");
+  const marker = first?.[2]?.at(-1) ?? "";
+  const start = marker === "." || marker === ")" ? parseInt(first?.[2] ?? "1", 10) : null;
+  const items: Block[][] = [];
+  let end = at;
+  for (;;) {
+    const next = afterBlanks(lines, end);
+    const found = ITEM.exec(lines[next] ?? "");
+    if (found?.[2]?.at(-1) !== marker || RULE.test(lines[next] ?? "")) break;
+    const [text, after] = item(lines, next, found);
+    items.push(parseBlocks(text, depth + 1));
+    end = after;
+  }
+  return [{ source: "", kind: "list", start, items }, end];
+}
+
+/** One item's text, without its indentation, and the line after it. */
+function item(lines: string[], at: number, found: RegExpExecArray): [string, number] {
+  const [, before = "", marker = "", spaces = " ", rest = ""] = found;
+  const indent = before.length + marker.length + (spaces.length > 4 ? 1 : spaces.length);
+  const inside = (line: string): boolean => line.search(/[^ ]/) >= Math.min(indent, before.length + 2);
+  const text = [rest];
+  let end = at + 1;
+  for (;;) {
+    const next = afterBlanks(lines, end);
+    const line = lines[next] ?? "";
+    const lazy = next === end && !startsBlock(line) && text.at(-1) !== "";
+    if (next >= lines.length || !(inside(line) || lazy)) break;
+    text.push(...lines.slice(end, next), line.replace(new RegExp(`^ {0,${indent}}`), ""));
+    end = next + 1;
+  }
+  return [text.join("\n"), end];
+}
+
+function paragraph(lines: string[], at: number, depth: number): Parsed {
+  let end = at + 1;
+  while (end < lines.length && lines[end]?.trim() && !(depth < DEEPEST && startsBlock(lines[end] ?? ""))) end++;
+  const text = lines.slice(at, end).map((line) => line.trim());
+  return [{ source: "", kind: "paragraph", text: text.join("\n") }, end];
+}
+
+/** Whether a line ends the paragraph before it; a number does so only if it is 1, as CommonMark has it. */
+function startsBlock(line: string): boolean {
+  const numbered = /^ *\d/.test(line) && !/^ *1[.)]/.test(line);
+  return [HEADING, FENCE, RULE, QUOTE].some((pattern) => pattern.test(line)) || (ITEM.test(line) && !numbered);
+}
+
+function afterBlanks(lines: string[], at: number): number {
+  while (at < lines.length && !lines[at]?.trim()) at++;
+  return at;
+}
