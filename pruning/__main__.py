@@ -1,0 +1,79 @@
+"""`secateur prune` and `secateur evaluate`: a mistake is answered with one sentence and exit code 2, never a traceback.
+
+Interrupted, it says that the same command goes on where it was, and exits with 130.
+"""
+
+import argparse
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from server.errors import SecateurError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        arguments.run(arguments)
+    except SecateurError as error:
+        return _fail(error.message)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _fail("the disk is full: free some space and run the same command again, and it goes on where it was")
+    except KeyboardInterrupt:
+        print("\nInterrupted: run the same command again and it goes on where it was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="secateur", description="Prune a language model and measure the result.")
+    commands = top.add_subparsers(required=True, metavar="prune | evaluate")
+    prune = commands.add_parser("prune", help="carry out a recipe", description=_prune.__doc__)
+    prune.add_argument("recipe", type=Path, help="a TOML file")
+    prune.add_argument("--output", type=Path, required=True, metavar="DIR", help="the artifact to make or reuse")
+    prune.add_argument("--base-cache", type=Path, default=Path("build/base"), metavar="DIR", help="imported models")
+    prune.set_defaults(run=_prune)
+    evaluate = commands.add_parser("evaluate", help="measure an artifact", description=_evaluate.__doc__)
+    evaluate.add_argument("artifact", type=Path, help="an artifact's directory")
+    evaluate.add_argument("--source", required=True, help="text, JSON lines or JSON; may be package:module/file")
+    evaluate.add_argument("--buckets", type=int, nargs="+", default=list(range(10)), metavar="N", help="0 to 9")
+    evaluate.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens in all")
+    evaluate.add_argument("--window", type=int, default=512, metavar="N", help="tokens in each window")
+    evaluate.set_defaults(run=_evaluate)
+    return top
+
+
+def _prune(arguments: argparse.Namespace) -> None:
+    """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused."""
+    from pruning.pipeline import run
+
+    run(arguments.recipe, arguments.output, arguments.base_cache)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Print the perplexity of an artifact on a text."""
+    from pruning.data import Draw, Encoder, draw
+    from pruning.evaluation.perplexity import dense, perplexity
+    from server.checkpoint.reader import Artifact
+
+    artifact = Artifact.open(arguments.artifact)
+    count = max(arguments.tokens // arguments.window, 1)
+    windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
+    print(f"{perplexity(dense(artifact), windows, 'evaluating'):.4f}")
+
+
+def _fail(sentence: str) -> int:
+    """Say what went wrong and return the exit code for it."""
+    print(f"secateur: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

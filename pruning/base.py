@@ -1,0 +1,204 @@
+"""Turns what a recipe calls its base into a base artifact, once, and builds a model's skeleton without weights.
+
+The one file of this package that imports transformers; it runs no code that comes with a model.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stderr
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from gguf import GGUFReader, LlamaFileType
+from tokenizers import Tokenizer, pre_tokenizers
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from pruning.errors import ModelRefused
+from pruning.sources import locate
+from pruning.weights import Shards, Source
+from server.checkpoint import lineage as record
+from server.checkpoint.reader import Artifact
+from server.checkpoint.writer import CheckpointWriter
+from server.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
+"""GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
+
+
+def prepare(reference: str, cache: Path) -> Artifact:
+    """The base artifact of `reference`, from `cache` or imported into it; raises ModelRefused in one sentence."""
+    path = locate(reference)
+    base = describe(path)
+    target = cache / f"{base.name}-{base.digest[:12]}"
+    if target.exists():
+        try:
+            return Artifact.open(target)
+        except ArtifactError as error:
+            logger.info("%s; importing it again", error)
+    logger.info("importing %s", path)
+    if path.is_dir():
+        _import_directory(path, base, target)
+    else:
+        _import_gguf(path, base, target)
+    return Artifact.open(target)
+
+
+def describe(path: Path) -> record.Base:
+    """Name, digest, note and licence of the model at `path`; raises ModelRefused unless it is in a known form."""
+    if path.is_dir():
+        return _describe_directory(path)
+    if path.suffix != ".gguf":
+        raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
+    fields = GGUFReader(path).fields
+    kind = LlamaFileType(fields["general.file_type"].contents()).name if "general.file_type" in fields else "GGUF"
+    note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
+    terms = fields["general.license"].contents() if "general.license" in fields else "unknown"
+    return record.Base(path.stem, record.digest_of(path), note, terms)
+
+
+def skeleton(config: Mapping[str, Any]) -> nn.Module:
+    """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers real."""
+    _refuse_config(config)
+    values = {key: value for key, value in config.items() if key != "model_type"}
+    settings = AutoConfig.for_model(config["model_type"], **values)
+    with _EmptyOnMeta():
+        model: nn.Module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    stored = model.state_dict().keys()
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in stored]
+    if lost:
+        raise ModelRefused(f"a {config['model_type']} model cannot be built without its weights: {lost[0]} is computed")
+    return model.eval().requires_grad_(False)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    return {"torch": str(torch.__version__), "transformers": transformers.__version__}
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Sends uninitialised memory, which is what weights start as, to the meta device; computed buffers stay real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **device})
+
+
+def _refuse_config(config: Mapping[str, Any]) -> None:
+    """Raise ModelRefused for what is no causal language model, needs its own code or is quantised."""
+    kind = config.get("model_type")
+    if "auto_map" in config:
+        raise ModelRefused(f"the model brings its own code ({kind}), which is never run here")
+    if "quantization_config" in config:
+        raise ModelRefused("the model is quantised already: start from its 16-bit weights")
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
+    given = config.get("architectures") or [expected]
+    if expected is None or expected not in given:
+        raise ModelRefused(f"{given[0] or kind} is not a causal language model, and only those can be pruned")
+
+
+def _describe_directory(path: Path) -> record.Base:
+    """The description of a Hugging Face directory; its digest is that of the manifest of its files."""
+    files = [*sorted(path.glob("*.safetensors")), path / "config.json", path / "tokenizer.json"]
+    if not list(path.glob("*.safetensors")) and list(path.glob("*.bin")):
+        raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
+    for file in files:
+        if not file.exists():
+            raise ModelRefused(f"{path} has no {file.name}, so it is not a Hugging Face model directory")
+    if len(files) == 2:
+        raise ModelRefused(f"{path} holds no *.safetensors")
+    manifest = "".join(f"{record.digest_of(file)}  {file.name}\n" for file in files)
+    return record.Base(path.resolve().name, hashlib.sha256(manifest.encode()).hexdigest(), license=_license(path))
+
+
+def _license(path: Path) -> str:
+    """The licence that the model card's header names."""
+    card = path / "README.md"
+    match = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.exists() else None
+    return match[1] if match else "unknown"
+
+
+def _import_directory(path: Path, base: record.Base, target: Path) -> None:
+    """Copy a Hugging Face directory, tensor by tensor, into a base artifact."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    model = skeleton(config)
+    artifact = (path / record.FILE).exists()
+    source: Source = Artifact.open(path) if artifact else Shards(sorted(path.glob("*.safetensors")))
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    known = set(source.names())
+    with CheckpointWriter(target, packed=False) as writer:
+        for name in _tensor_names(model):
+            found = name if name in known else name.removeprefix(prefix)
+            if found not in known:
+                raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
+            writer.add(name, _stored(source.tensor(found)))
+        _finish(writer, path, config, base)
+
+
+def _tensor_names(model: nn.Module) -> list[str]:
+    """What a checkpoint of `model` holds: its parameters, tied ones once."""
+    return [name for name, _ in model.named_parameters()]
+
+
+def _import_gguf(path: Path, base: record.Base, target: Path) -> None:
+    """Dequantise a GGUF file into a base artifact; the one place where a whole model is in memory, at 16 bits."""
+    with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        )
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
+    for key in ("quantization_config", "_name_or_path"):
+        config.pop(key, None)
+    with tempfile.TemporaryDirectory() as folder, CheckpointWriter(target, packed=False) as writer:
+        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+        _repair_tokenizer(path, Path(folder) / "tokenizer.json")
+        model.generation_config.save_pretrained(folder)
+        for name, parameter in model.named_parameters():
+            writer.add(name, _stored(parameter.detach()))
+        _finish(writer, Path(folder), config, base)
+
+
+def _repair_tokenizer(gguf: Path, file: Path) -> None:
+    """Split digits one by one where the GGUF's pre-tokenizer does."""
+    fields = GGUFReader(gguf).fields
+    tokenizer = Tokenizer.from_file(str(file))
+    if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in DIGIT_SPLITTERS:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.save(str(file))
+
+
+def _finish(writer: CheckpointWriter, folder: Path, config: Mapping[str, Any], base: record.Base) -> None:
+    """Add the configuration, the tokenizer and the lineage of a base, which has no steps."""
+    writer.text("config.json", json.dumps({**config, "dtype": "bfloat16"}, indent=2, sort_keys=True) + "\n")
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            writer.copy(folder / name)
+    writer.finish(record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions()))
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    """`tensor` as artifacts store it: floating point as bfloat16."""
+    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor

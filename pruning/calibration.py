@@ -1,0 +1,115 @@
+"""One pass over the data, block by block: the weights of one block and one batch of states are in memory, no more.
+
+Hidden states lie in two memory-mapped files in turn, and a journal is written after each block: killed at any moment
+and run again, a pass repeats at most one block and ends with the same result, bit for bit.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from pruning.model import Blocks, Call
+from pruning.progress import Progress
+from pruning.weights import write_bytes
+
+Note = dict[str, Any]
+"""What a visit wants remembered of its block; plain values."""
+
+
+class BlockView:
+    """One loaded block and the states of all batches before it."""
+
+    def __init__(self, sweep: "Sweep", index: int) -> None:
+        self._sweep = sweep
+        self.index = index
+
+    @property
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear layers by the full names of their weights."""
+        return self._sweep.blocks.linears(self.index)
+
+    def run(self) -> None:
+        """Run the block on every batch and drop the results: for hooks to see its inputs."""
+        for _ in self._batches():
+            pass
+
+    def advance(self, see: Callable[[Tensor, Tensor], None] | None = None) -> None:
+        """Run the block on every batch and keep the states for the next block; show `see` those before and after."""
+        after = self._sweep.states(self.index + 1)
+        for rows, before, output in self._batches():
+            after[rows] = output
+            if see:
+                see(before, output)
+
+    def _batches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        before = self._sweep.states(self.index)
+        for rows in self._sweep.rows:
+            states = before[rows].clone()  # a block may write into its input
+            call = self._sweep.calls[rows.stop - rows.start][self.index]
+            yield rows, before[rows], self._sweep.blocks.run(self.index, states, call)
+            self._sweep.step()
+
+
+Visit = Callable[[BlockView], Note]
+
+
+class Sweep:
+    """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`."""
+
+    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
+        self.blocks = blocks
+        self.calls: dict[int, list[Call]] = {}  # by the number of sequences in the batch
+        self.rows = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
+        self._ids = ids
+        self._folder = folder
+        self._journal = folder / "journal.json"
+        self._files: list[numpy.memmap[Any, Any]] = []
+        self.step: Callable[[], None] = lambda: None
+
+    def visit(self, visit: Visit, what: str, runs: int) -> list[Note]:
+        """Call `visit` once for each block in order, skipping those a killed pass did; `runs` is forwards a batch."""
+        notes = self._begin()
+        unit = len(self.rows) * runs
+        with Progress(what, len(self.blocks) * unit, len(notes) * unit) as progress:
+            self.step = progress.step
+            for index in range(len(notes), len(self.blocks)):
+                with self.blocks.loaded(index):
+                    notes.append(visit(BlockView(self, index)))
+                self._files[(index + 1) % 2].flush()
+                write_bytes(self._journal, json.dumps(notes).encode())
+        return notes
+
+    def states(self, index: int) -> Tensor:
+        """The hidden states [sequences, tokens, hidden] before block `index`, as a view of the mapped file."""
+        return torch.from_numpy(self._files[index % 2])
+
+    def _begin(self) -> list[Note]:
+        """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
+        for rows in self.rows:
+            if notes is None or rows.stop - rows.start not in self.calls:
+                states, calls = self.blocks.capture(self._ids[rows])
+                self.calls.setdefault(rows.stop - rows.start, calls)
+                if not self._files:
+                    self._map((*self._ids.shape, states.shape[-1]))
+                if notes is None:
+                    self.states(0)[rows] = states
+        if notes is None:
+            self._files[0].flush()
+            write_bytes(self._journal, b"[]")
+        return notes or []
+
+    def _map(self, shape: tuple[int, ...]) -> None:
+        """Map the two files; all their bytes are claimed now, as a full disk met in a mapping kills the process."""
+        for name in ("states-even", "states-odd"):
+            path = self._folder / name
+            with path.open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, 4 * int(numpy.prod(shape)))
+            self._files.append(numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape))

@@ -1,0 +1,140 @@
+"""Text in, seeded token ids [sequences, tokens] out, with the digest that says which ids they were.
+
+Reads plain text (paragraphs), JSON lines ("text" or "messages") and a JSON object of title -> text; a text belongs to
+the bucket `int(sha1(title or text), 16) % 10`, so calibration and evaluation can be kept apart for good.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pruning.errors import DataError
+from pruning.sources import locate
+from server.checkpoint.lineage import Data
+from server.checkpoint.reader import Artifact
+
+BODY_FIELDS = ("text", "extract", "content")
+
+
+class Text(NamedTuple):
+    """One text and the title that it is known by, which may be the text itself."""
+
+    title: str
+    body: str
+
+    @property
+    def bucket(self) -> int:
+        """Which tenth of all texts it belongs to, 0 to 9."""
+        return int(hashlib.sha1(self.title.encode()).hexdigest(), 16) % 10
+
+
+class Encoder:
+    """Encodes texts with the tokenizer and chat template that lie in an artifact."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+        self._folder = artifact.path
+        end = artifact.config.get("eos_token_id")
+        self.end: list[int] = (end[:1] if isinstance(end, list) else [end]) if end is not None else []
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` and the end-of-sequence id."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids + self.end
+
+    def chat(self, messages: list[dict[str, str]]) -> str:
+        """`messages` as the model's chat template writes them; raises DataError where it has none."""
+        settings = json.loads((self._folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        file = self._folder / "chat_template.jinja"
+        template = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
+        if not template:
+            raise DataError("the data holds messages, but the model has no chat template to write them with")
+        tokens = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        return environment.from_string(template).render(messages=messages, **tokens)
+
+
+class Draw(NamedTuple):
+    """Which ids to draw: `sequences` x `tokens`, from the texts of `source` in `buckets`, in an order by `seed`."""
+
+    source: str
+    buckets: Collection[int]
+    sequences: int
+    tokens: int
+    seed: int = 0
+
+
+def draw(wanted: Draw, encoder: Encoder) -> tuple[Tensor, Data]:
+    """Shuffle the texts, join them with end-of-sequence ids and cut ids [sequences, tokens].
+
+    Raises DataError, with the numbers, where the text is empty or too short.
+    """
+    source, buckets, sequences, tokens, seed = wanted
+    texts = [text for text in read(locate(source), encoder.chat) if text.bucket in buckets]
+    random.Random(seed).shuffle(texts)
+    ids: list[int] = []
+    for text in texts:
+        if len(ids) >= sequences * tokens:
+            break
+        ids += encoder.encode(text.body)
+    if len(ids) < sequences * tokens:
+        raise DataError(
+            f"{source} gives {len(ids)} tokens in {len(texts)} texts of the buckets {sorted(buckets)}, "
+            f"but {sequences} x {tokens} = {sequences * tokens} are needed"
+        )
+    packed = torch.tensor(ids[: sequences * tokens]).view(sequences, tokens)
+    return packed, Data(source=source, digest=digest_of(packed), sequences=sequences, tokens=tokens, seed=seed)
+
+
+def digest_of(ids: Tensor) -> str:
+    """SHA-256 of ids as little-endian int64."""
+    return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def read(path: Path, chat: Callable[[list[dict[str, str]]], str]) -> list[Text]:
+    """Every text in the file `path` that is not blank; raises DataError where the file is in no known form."""
+    try:
+        content = path.read_text(encoding="utf-8")
+        texts = list(_READERS.get(path.suffix, _paragraphs)(content, chat))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is in no known form ({error}): see the README for the three that are") from None
+    return [text for text in texts if text.body.strip()]
+
+
+def _paragraphs(content: str, _: object) -> Iterator[Text]:
+    """One text for each run of lines without a blank one."""
+    for paragraph in content.split("\n\n"):
+        yield Text(paragraph, paragraph)
+
+
+def _json_lines(content: str, chat: Callable[[list[dict[str, str]]], str]) -> Iterator[Text]:
+    """One text for each line, from its "text" or its "messages"."""
+    for line in content.splitlines():
+        if line.strip():
+            value = json.loads(line)
+            body = chat(value["messages"]) if "messages" in value else str(value["text"])
+            yield Text(str(value.get("title", body)), body)
+
+
+def _json_object(content: str, _: object) -> Iterator[Text]:
+    """One text for each title."""
+    for title, value in json.loads(content).items():
+        yield Text(title, value if isinstance(value, str) else _body(value))
+
+
+def _body(value: Mapping[str, Any]) -> str:
+    """The text in an article's record."""
+    return str(next(value[field] for field in BODY_FIELDS if field in value))
+
+
+_READERS = {".jsonl": _json_lines, ".json": _json_object}

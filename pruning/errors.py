@@ -1,0 +1,31 @@
+"""What can go wrong while pruning, as one tree; the text of each is one sentence for the person who reads it.
+
+SecateurError
+└── PruningError
+    ├── RecipeError      a recipe that cannot be read: the file, the path in it, what is wrong, what is allowed
+    ├── SourceMissing    a model or text that a recipe names and that is not there
+    ├── ModelRefused     a model that cannot be pruned, and why
+    └── DataError        text that is empty, too short or not in a known form
+"""
+
+from server.errors import SecateurError
+
+
+class PruningError(SecateurError):
+    """Base of everything that pruning raises on purpose."""
+
+
+class RecipeError(PruningError):
+    """A recipe that cannot be read or does not fit the model."""
+
+
+class SourceMissing(PruningError):
+    """A file or package that is named and not there."""
+
+
+class ModelRefused(PruningError):
+    """A model whose blocks cannot be found, replayed or pruned."""
+
+
+class DataError(PruningError):
+    """Text from which the token ids that are asked for cannot be drawn."""

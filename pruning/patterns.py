@@ -1,0 +1,74 @@
+"""Scores to keep masks: a fraction of each row or of the matrix, or N of every M columns.
+
+Counts are exact, and of equal scores the one with the lower index is removed first, as in Wanda's stable sort.
+"""
+
+import re
+from math import ceil
+from typing import Annotated, NamedTuple
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+MAX_COLUMNS = 64
+
+Sparsity = (
+    Annotated[float, Meta(gt=0, lt=1, description="the fraction of weights to remove")]
+    | Annotated[str, Meta(description="N:M keeps N of every M input columns")]
+)
+
+
+class Groups(NamedTuple):
+    """`keep` weights stay in each run of `columns` consecutive input columns."""
+
+    keep: int
+    columns: int
+
+
+def groups_of(sparsity: float | str) -> Groups | None:
+    """The groups that "N:M" asks for, or None for a fraction; raises ValueError unless 0 < N < M <= 64."""
+    if not isinstance(sparsity, str):
+        return None
+    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", sparsity)
+    keep, columns = map(int, match.groups()) if match else (0, 0)
+    if not 0 < keep < columns <= MAX_COLUMNS:
+        raise ValueError(
+            f'sparsity "{sparsity}" is neither a fraction such as 0.5 nor "N:M" with 0 < N < M <= {MAX_COLUMNS}'
+        )
+    return Groups(keep, columns)
+
+
+def keep_rows(score: Tensor, sparsity: float | str) -> Tensor:
+    """True for what stays of `score` [rows, columns]: the fraction is removed from each row alone."""
+    groups = groups_of(sparsity)
+    if groups:
+        return keep_groups(score, groups)
+    return drop_lowest(score, int(score.shape[1] * float(sparsity)))
+
+
+def keep_matrix(score: Tensor, sparsity: float | str) -> Tensor:
+    """True for what stays of `score` [rows, columns]: the fraction is removed from the matrix as a whole."""
+    groups = groups_of(sparsity)
+    if groups:
+        return keep_groups(score, groups)
+    return drop_lowest(score.flatten(), int(score.numel() * float(sparsity))).view_as(score)
+
+
+def keep_groups(score: Tensor, groups: Groups) -> Tensor:
+    """True for the `keep` highest of every `columns` columns; a shorter last group keeps its share, rounded up."""
+    rows, columns = score.shape
+    whole = columns - columns % groups.columns
+    parts = []
+    if whole:
+        grouped = score[:, :whole].reshape(rows, -1, groups.columns)
+        parts.append(drop_lowest(grouped, groups.columns - groups.keep).view(rows, whole))
+    if rest := columns - whole:
+        parts.append(drop_lowest(score[:, whole:], rest - ceil(rest * groups.keep / groups.columns)))
+    return torch.cat(parts, dim=1)
+
+
+def drop_lowest(score: Tensor, count: int) -> Tensor:
+    """True everywhere but at exactly `count` lowest scores along the last dimension."""
+    lowest = score.argsort(dim=-1, stable=True)[..., :count]
+    return torch.ones_like(score, dtype=torch.bool).scatter_(-1, lowest, False)

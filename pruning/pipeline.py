@@ -1,0 +1,254 @@
+"""A recipe in, an evaluated artifact out: each stage leaves its results in a work directory, so a rerun goes on there.
+
+The artifact appears under its name whole, with its lineage, or not at all; the work directory goes once it has.
+"""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from torch import Tensor
+
+from pruning import base as bases
+from pruning.calibration import Note, Sweep
+from pruning.data import Draw, Encoder, draw
+from pruning.evaluation.perplexity import dense, perplexity, quantise
+from pruning.evaluation.report import table
+from pruning.layerwise import PruneBlock, block_file
+from pruning.model import Blocks
+from pruning.recipe import Depth, Layerwise, Recipe, read
+from pruning.sources import locate
+from pruning.structured import depth
+from pruning.weights import Overlay, Source, parameters, write_bytes
+from server.checkpoint import lineage as record
+from server.checkpoint.reader import Artifact
+from server.checkpoint.writer import CheckpointWriter
+from server.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+CHECKED_TOKENS = 16
+"""Tokens on which the replay of the blocks is proved."""
+
+
+class Inputs(NamedTuple):
+    """Everything that decides the result."""
+
+    recipe: Recipe
+    base: Artifact
+    calibration: tuple[Tensor, record.Data]
+    evaluation: tuple[Tensor, record.Data]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Equal for two runs that give the same artifact."""
+        return {
+            "recipe": self.recipe.digest,
+            "base": self.base.lineage.base.digest,
+            "calibration": self.calibration[1].digest,
+            "evaluation": self.evaluation[1].digest,
+        }
+
+
+class Model(NamedTuple):
+    """A model between two stages."""
+
+    config: dict[str, Any]
+    source: Source
+
+
+def run(recipe_file: Path, output: Path, cache: Path) -> Artifact:
+    """Carry out the recipe, print the table and return the artifact at `output`, which is reused where it fits."""
+    inputs = prepare(read(recipe_file), cache)
+    artifact = reusable(output, inputs)
+    if artifact is None:
+        work = _work_directory(output, inputs)
+        candidate = _candidate(work, inputs)
+        _publish(evaluate(candidate, inputs, cache), output)
+        shutil.rmtree(work)
+        artifact = Artifact.open(output)
+    print(table(artifact, locate(inputs.recipe.base)))
+    return artifact
+
+
+def prepare(recipe: Recipe, cache: Path) -> Inputs:
+    """Import the base and draw the token ids."""
+    base = bases.prepare(recipe.base, cache)
+    encoder = Encoder(base)
+    c, e = recipe.calibration, recipe.evaluation
+    if c.source == e.source and set(c.buckets) & set(e.buckets):
+        logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
+    calibration = draw(Draw(c.source, c.buckets, c.sequences, c.tokens, c.seed), encoder)
+    evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
+    return Inputs(recipe, base, calibration, evaluation)
+
+
+def reusable(output: Path, inputs: Inputs) -> Artifact | None:
+    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
+    if not output.exists():
+        return None
+    try:
+        artifact = Artifact.open(output)
+    except ArtifactError as error:
+        logger.info("%s; making it anew", error)
+        return None
+    lineage = artifact.lineage
+    same = (
+        lineage.recipe == json.loads(msgspec.json.encode(inputs.recipe))
+        and lineage.base.digest == inputs.base.lineage.base.digest
+        and lineage.calibration == inputs.calibration[1]
+        and lineage.evaluation is not None
+        and lineage.evaluation.data == inputs.evaluation[1]
+    )
+    if not same:
+        logger.info("%s was made with another recipe or other data: making it anew", output)
+    return artifact if same else None
+
+
+def evaluate(candidate: Artifact, inputs: Inputs, cache: Path) -> Artifact:
+    """Measure the saved candidate and its base, and write the figures into the candidate's lineage."""
+    windows, data = inputs.evaluation
+    figures = _base_figures(inputs, cache)
+    pruned = perplexity(dense(candidate), windows, "evaluating the pruned model")
+    evaluation = record.Evaluation(
+        data=data,
+        window=data.tokens,
+        perplexity=figures["perplexity"] | {"pruned": pruned},
+        bytes=figures["bytes"] | {"pruned": candidate.size},
+    )
+    lineage = msgspec.structs.replace(candidate.lineage, evaluation=evaluation)
+    text = msgspec.json.format(msgspec.json.encode(lineage, order="sorted"), indent=2)
+    write_bytes(candidate.path / record.FILE, text)
+    return Artifact(candidate.path, lineage, candidate.config)
+
+
+def _base_figures(inputs: Inputs, cache: Path) -> dict[str, dict[str, Any]]:
+    """Perplexity and bytes of the base at 16 bits and at int8, measured once for each text and kept in `cache`."""
+    windows, data = inputs.evaluation
+    path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}.json"
+    if path.exists():
+        figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
+        return figures
+    model = dense(inputs.base)
+    before = perplexity(model, windows, "evaluating the base")
+    saved = quantise(model)
+    int8 = perplexity(model, windows, "evaluating the base at int8")
+    size = inputs.base.size
+    figures = {"perplexity": {"dense": before, "int8": int8}, "bytes": {"dense": size, "int8": size - saved}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(figures).encode())
+    return figures
+
+
+def _work_directory(output: Path, inputs: Inputs) -> Path:
+    """The directory beside `output` that an interrupted run left for the same inputs, or a new one."""
+    work = output.with_name(output.name + ".work")
+    identity = work / "identity.json"
+    if work.exists() and not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
+        logger.info("%s was begun with another recipe or other data: starting anew", work)
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_bytes(identity, json.dumps(inputs.identity).encode())
+    return work
+
+
+def _candidate(work: Path, inputs: Inputs) -> Artifact:
+    """The pruned model as an artifact in the work directory, without its evaluation."""
+    path = work / "artifact"
+    if path.exists():
+        return Artifact.open(path)
+    model = Model(inputs.base.config, inputs.base)
+    steps: list[record.Step] = []
+    for number, stage in enumerate(inputs.recipe.stages):
+        folder = work / f"stage-{number}"
+        apply = _layerwise if isinstance(stage, Layerwise) else _depth
+        model, step = apply(stage, model, folder, inputs)  # type: ignore[arg-type]
+        steps.append(step)
+    with CheckpointWriter(path) as writer:
+        for name in model.source.names():
+            writer.add(name, model.source.tensor(name))
+        writer.text("config.json", json.dumps(model.config, indent=2, sort_keys=True) + "\n")
+        for file in sorted(inputs.base.path.iterdir()):
+            if file.name not in ("config.json", "model.safetensors", record.FILE):
+                writer.copy(file)
+        writer.finish(_lineage(inputs, tuple(steps)))
+    return Artifact.open(path)
+
+
+def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
+    """The record of what was done, before any evaluation."""
+    return record.Lineage(
+        created=bases.now(),
+        base=inputs.base.lineage.base,
+        recipe=inputs.recipe.values(),
+        steps=steps,
+        versions=bases.versions() | {"python": sys.version.split()[0]},
+        calibration=inputs.calibration[1],
+    )
+
+
+def _layerwise(stage: Layerwise, model: Model, folder: Path, inputs: Inputs) -> tuple[Model, record.Step]:
+    """Prune every linear layer; the pruned blocks lie over the source."""
+    blocks = _blocks(model, inputs)
+    visit = PruneBlock(stage.technique, folder)
+    notes = _sweep(blocks, inputs, folder).visit(visit, "pruning", visit.runs)
+    source = Overlay(model.source, [block_file(folder, index) for index in range(len(blocks))])
+    values = msgspec.to_builtins(stage.technique)
+    sparsity = {name: value for note in notes for name, value in note["sparsity"].items()}
+    step = record.Step(
+        technique=values.pop("name"),
+        options=values,
+        sparsity=sparsity,
+        seconds=_seconds(notes),
+        parameters=parameters(source)[0],
+    )
+    return Model(model.config, source), step
+
+
+def _depth(stage: Depth, model: Model, folder: Path, inputs: Inputs) -> tuple[Model, record.Step]:
+    """Remove the blocks of least influence."""
+    blocks = _blocks(model, inputs)
+    notes = _sweep(blocks, inputs, folder).visit(depth.measure, "measuring blocks", depth.RUNS)
+    removed = depth.least([note["influence"] for note in notes], stage.remove)
+    source = depth.without(model.source, blocks.path, removed, len(blocks))
+    config = depth.shortened(model.config, removed, len(blocks))
+    step = record.Step(
+        technique="depth",
+        options={"remove": stage.remove},
+        sparsity={},
+        seconds=_seconds(notes),
+        parameters=parameters(source)[0],
+        removed_blocks=removed,
+    )
+    return Model(config, source), step
+
+
+def _blocks(model: Model, inputs: Inputs) -> Blocks:
+    """The blocks of a model, proved on a few tokens to replay bit for bit."""
+    blocks = Blocks(bases.skeleton(model.config), model.source)
+    blocks.check(inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
+    return blocks
+
+
+def _sweep(blocks: Blocks, inputs: Inputs, folder: Path) -> Sweep:
+    """A pass over the calibration ids with its files in `folder`."""
+    return Sweep(blocks, inputs.calibration[0], inputs.recipe.calibration.batch, folder)
+
+
+def _seconds(notes: list[Note]) -> float:
+    """The time spent on all blocks, whatever runs it was spread over."""
+    return round(sum(float(note["seconds"]) for note in notes), 1)
+
+
+def _publish(candidate: Artifact, output: Path) -> None:
+    """Rename the evaluated candidate into place; what stood there goes after it."""
+    old = output.with_name(output.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    candidate.path.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,152 @@
+"""What to prune, how, on which data, and how to judge it: one frozen value, read from TOML.
+
+A mistake in the file is answered with its path, what is wrong there and what is allowed.
+"""
+
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from pruning.errors import RecipeError
+from pruning.techniques import AnyTechnique
+
+Count = Annotated[int, Meta(ge=1)]
+Bucket = Annotated[int, Meta(ge=0, le=9)]
+ALL_BUCKETS = tuple(range(10))
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text that a model is pruned on."""
+
+    source: str
+    """A text file, JSON lines, or a JSON object of texts; a path, or `package:module/file`."""
+    buckets: tuple[Bucket, ...] = ALL_BUCKETS
+    """Which tenths of the texts, by the hash of their title."""
+    sequences: Count = 64
+    tokens: Annotated[int, Meta(ge=2)] = 512
+    """Tokens in each sequence."""
+    seed: int = 0
+    batch: Count = 8
+    """Sequences that are in memory at once."""
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The text that perplexity is measured on; keep its buckets apart from calibration's."""
+
+    source: str
+    buckets: tuple[Bucket, ...] = ALL_BUCKETS
+    tokens: Annotated[int, Meta(ge=2)] = 8192
+    """Tokens in all."""
+    window: Annotated[int, Meta(ge=2)] = 512
+    """Tokens in each non-overlapping window."""
+    seed: int = 0
+
+
+class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layerwise"):
+    """Prune every linear layer of every block with one technique."""
+
+    technique: AnyTechnique
+
+
+class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):
+    """Remove the blocks that change the hidden state least."""
+
+    remove: Count
+    """Number of blocks to remove."""
+
+
+Stage = Layerwise | Depth
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole recipe; equal recipes have equal digests."""
+
+    base: str
+    """A Hugging Face directory, a GGUF file, or `package:module/file.gguf`."""
+    calibration: Calibration
+    evaluation: Evaluation
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
+
+    def values(self) -> dict[str, Any]:
+        """The recipe in plain values, defaults included, as the lineage records it."""
+        values: dict[str, Any] = msgspec.to_builtins(self)
+        return values
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe's values."""
+        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in the TOML file `path`; raises RecipeError with the file, the path in it and what is allowed."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: is not TOML: {error}") from None
+    try:
+        return msgspec.convert(values, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{path}: {error}{_allowed(str(error), values)}") from None
+
+
+def _allowed(message: str, values: dict[str, Any]) -> str:
+    """The names that could stand where `message` says something is unknown, or nothing."""
+    path = re.search(r"at `\$(.*)`$", message)
+    steps = re.findall(r"\w+", path[1]) if path else []
+    if "unknown field" in message:
+        names = _names(_kinds(Recipe, values, steps))
+    elif "Invalid value" in message and steps:
+        names = [str(kind.tag) for kind in _options(Recipe, values, steps[:-1])]
+    else:
+        return ""
+    return f"; allowed: {', '.join(sorted(names))}"
+
+
+def _names(kinds: list[msgspec.inspect.StructType]) -> list[str]:
+    """The field names of the struct that was meant, its tag's field first."""
+    kind = kinds[0]
+    return [*([kind.tag_field] if kind.tag_field else []), *(field.encode_name for field in kind.fields)]
+
+
+def _options(root: type, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
+    """Every struct that could stand at `steps`, which are field names and indices."""
+    kind: msgspec.inspect.Type = msgspec.inspect.type_info(root)
+    for step in steps:
+        if step.isdigit():
+            values = values[int(step)]
+            kind = kind.item_type if isinstance(kind, msgspec.inspect.VarTupleType) else kind
+            continue
+        struct = _chosen(_structs(kind), values)[0]
+        kind = next(field.type for field in struct.fields if field.encode_name == step)
+        values = values[step]
+    return _structs(kind)
+
+
+def _kinds(root: type, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
+    """The struct at `steps` that the values' own tag chooses."""
+    inner: Any = values
+    for step in steps:
+        inner = inner[int(step)] if step.isdigit() else inner[step]
+    return _chosen(_options(root, values, steps), inner)
+
+
+def _chosen(kinds: list[msgspec.inspect.StructType], values: Any) -> list[msgspec.inspect.StructType]:
+    """The one of `kinds` whose tag stands in `values`, or all of them."""
+    return [kind for kind in kinds if kind.tag_field and values.get(kind.tag_field) == kind.tag] or kinds
+
+
+def _structs(kind: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
+    """The structs in `kind`, looking through unions and constraints."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _structs(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return [struct for option in kind.types for struct in _structs(option)]
+    return [kind] if isinstance(kind, msgspec.inspect.StructType) else []

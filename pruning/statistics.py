@@ -1,0 +1,122 @@
+"""What a pass can observe: of the inputs of a linear layer, InputNorm and Gram; of a block, BlockInfluence.
+
+Each holds sums alone, so its memory does not grow with the data; linears that share an input share the statistic.
+"""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from pruning.errors import ModelRefused
+
+logger = logging.getLogger(__name__)
+
+MAX_DAMPING = 10.0
+
+
+class Statistic:
+    """Accumulates over the inputs of one linear layer with `columns` input features."""
+
+    def __init__(self, columns: int) -> None:
+        raise NotImplementedError
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        raise NotImplementedError
+
+
+class InputNorm(Statistic):
+    """The norm of each input feature: sqrt of the mean over sequences of the sum over tokens of x squared."""
+
+    def __init__(self, columns: int) -> None:
+        self._squares = torch.zeros(columns)
+        self._sequences = 0
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2)  # [B * T, columns]
+        self._squares += rows.square().sum(dim=0)
+        self._sequences += inputs.shape[:-2].numel()
+
+    @property
+    def value(self) -> Tensor:
+        """The norms [columns], float32."""
+        return (self._squares / self._sequences).sqrt()
+
+
+class Gram(Statistic):
+    """H = (2 / n) sum over the n sequences of X^T X, [columns, columns], accumulated in float32."""
+
+    def __init__(self, columns: int) -> None:
+        self._sum = torch.zeros(columns, columns)
+        self._sequences = 0
+        self._factors: dict[float, Tensor] = {}
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2)  # [B * T, columns]
+        self._sum.addmm_(rows.T, rows)
+        self._sequences += inputs.shape[:-2].numel()
+        self._factors.clear()
+
+    @property
+    def value(self) -> Tensor:
+        """H [columns, columns], float32."""
+        return self._sum * (2 / self._sequences)
+
+    @property
+    def dead(self) -> Tensor:
+        """True for the input features [columns] that were zero in all the data."""
+        return self._sum.diagonal() == 0
+
+    def inverse_factor(self, damping: float) -> Tensor:
+        """The upper Cholesky factor U of the inverse of H + damping * mean(diag H) * I; U^T U = H^-1.
+
+        Where that is not positive definite in float32, the damping is raised tenfold and the log says so.
+        """
+        if damping not in self._factors:
+            self._factors[damping] = self._factor(damping)
+        return self._factors[damping]
+
+    def _factor(self, damping: float) -> Tensor:
+        gram = self.value
+        gram.diagonal()[self.dead] = 1
+        unit = torch.eye(len(gram)) * gram.diagonal().mean()
+        while damping <= MAX_DAMPING:
+            factor = _inverse_factor(gram + damping * unit)
+            if factor is not None:
+                return factor
+            logger.warning(
+                "a Gram matrix of %d columns is singular with damping %g; trying tenfold", len(gram), damping
+            )
+            damping *= 10
+        raise ModelRefused(f"the inputs of a layer of {len(gram)} columns are not finite, so it cannot be pruned")
+
+
+def _inverse_factor(gram: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of the inverse of `gram`, or None where that is not positive definite."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if failed or not upper.isfinite().all() else upper
+
+
+class BlockInfluence:
+    """How much a block changes the hidden state: 1 - the mean over tokens of cos(state before, state after)."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._tokens = 0
+
+    def update(self, before: Tensor, after: Tensor) -> None:
+        """Take in the hidden states [B, T, hidden] before and after the block."""
+        cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+        self._sum += cosine.sum().item()
+        self._tokens += cosine.numel()
+
+    @property
+    def value(self) -> float:
+        """The influence: 0 for a block that changes no direction, at most 2."""
+        return 1 - self._sum / self._tokens

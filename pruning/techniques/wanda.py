@@ -1,0 +1,23 @@
+"""Wanda: remove the weights with the least |weight| x input norm in each row; update none.
+
+Sun et al., A Simple and Effective Pruning Approach for Large Language Models,
+https://arxiv.org/abs/2306.11695
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from pruning.patterns import keep_rows
+from pruning.statistics import InputNorm, Statistic
+from pruning.technique import Observed, Technique
+
+
+class Wanda(Technique, frozen=True):
+    """Costs one pass over the data and a sort."""
+
+    needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
+
+    def apply(self, weight: Tensor, observed: Observed) -> None:
+        """Prune `weight` [outputs, inputs] in place."""
+        weight.masked_fill_(~keep_rows(weight.abs() * observed[InputNorm].value, self.sparsity), 0)

@@ -1,0 +1,113 @@
+"""Where weights come from by name: an artifact, or an artifact seen through the stages that have changed it.
+
+One tensor is in memory at a time; nothing here writes to the model it reads.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+
+class Source(Protocol):
+    """Hands out the weights of a model one by one, under their Hugging Face names."""
+
+    def names(self) -> list[str]:
+        """All names."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """The weight `name`, dense, in the dtype it is stored in."""
+        ...
+
+
+class Shards:
+    """The tensors of several safetensors files."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = _index(files)
+
+    def names(self) -> list[str]:
+        """All names."""
+        return sorted(self._files)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name`, read from its file."""
+        with safe_open(self._files[name], framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+
+class Overlay:
+    """`source` with the tensors of some safetensors files in place of its own."""
+
+    def __init__(self, source: Source, files: Sequence[Path]) -> None:
+        self._source = source
+        self._changed = Shards(files)
+        self._names = set(self._changed.names())
+
+    def names(self) -> list[str]:
+        """All names of the source."""
+        return self._source.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """The replaced weight where there is one, else the source's."""
+        return (self._changed if name in self._names else self._source).tensor(name)
+
+
+class Renamed:
+    """`source` under other names; what `names` leaves out is gone."""
+
+    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = names  # new name -> name in the source
+
+    def names(self) -> list[str]:
+        """The new names."""
+        return list(self._names)
+
+    def tensor(self, name: str) -> Tensor:
+        """The source's weight behind the new name."""
+        return self._source.tensor(self._names[name])
+
+
+def _index(files: Sequence[Path]) -> dict[str, Path]:
+    """Each tensor's name and the file it is in."""
+    names: dict[str, Path] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names |= dict.fromkeys(file.keys(), path)
+    return names
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file beside `path` and rename it: whole after a kill at any moment, or not there."""
+    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` beside `path`, make it durable, and rename it into place."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def parameters(source: Source) -> tuple[int, int]:
+    """The number of parameters in `source`, and how many of them are exactly zero."""
+    total = zeros = 0
+    for name in source.names():
+        tensor = source.tensor(name)
+        total += tensor.numel()
+        zeros += tensor.numel() - int(torch.count_nonzero(tensor))
+    return total, zeros
