@@ -1,0 +1,49 @@
+"""The console script `secateur`: finds the command's module by name and hands over.
+
+Nothing else is imported before, so that `secateur --help` is fast and the server never sees the pruning code.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from server.errors import SecateurError
+
+COMMANDS = {
+    "prune": ("pruning.__main__", "prune a model as a recipe says, and evaluate it"),
+    "evaluate": ("pruning.__main__", "measure an artifact's perplexity"),
+    "serve": ("server.serve", "serve the skills of a configuration file"),
+    "keys": ("server.keys", "make API keys"),
+    "bench": ("server.bench", "measure an artifact beside its dense base"),
+}
+SHARED = "pruning.__main__"  # serves two commands, so it is told which
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 2, and one sentence on stderr, for what the user can put right."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        print(f"secateur: there is no command {words[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module, _ = COMMANDS[words[0]]
+    try:
+        code: int = import_module(module).main(words if module == SHARED else words[1:])
+    except SecateurError as error:
+        print(f"secateur {words[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: secateur COMMAND ...", "", *lines, "", "`secateur COMMAND --help` says more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What every endpoint reads from a request: its id, its credentials, and a body of bounded size and time."""
+
+import asyncio
+
+from starlette.requests import Request
+
+from server.errors import InvalidRequest, TooLarge
+from server.skills import Credentials
+
+BODY_SECONDS = 30.0
+DISCARD = 16  # so many limits of an oversized body are read and thrown away: a client that still sends reads no answer
+
+
+def request_id(request: Request) -> str:
+    """The id that the reply carries as X-Request-Id."""
+    identity: str = request.scope["state"]["request_id"]
+    return identity
+
+
+def credentials(request: Request) -> Credentials:
+    """What the request shows of its sender."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    shown = key.strip() if scheme.lower() == "bearer" else ""
+    return Credentials(key=shown or None, origin=request.headers.get("origin"))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body; raises TooLarge beyond `limit` bytes, InvalidRequest if it comes too slowly."""
+    body = bytearray()
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size <= limit:
+                    body += chunk
+                elif size > DISCARD * limit:
+                    break
+    except TimeoutError:
+        raise InvalidRequest(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+    if size > limit:
+        raise TooLarge(f"The body is larger than {limit} bytes.", code="body_too_large")
+    return bytes(body)

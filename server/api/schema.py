@@ -1,0 +1,216 @@
+"""The body of POST /v1/chat/completions, checked whole before anything else happens.
+
+Every fault is an InvalidRequest that names the field; a field that cannot be honoured is refused, never ignored.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from server.errors import InvalidRequest
+
+# OpenAI's fields that this server does not have, with the values that ask for nothing; null is always fine.
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (False, True),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+}
+# Notes of the caller to itself; they change no reply, and are neither kept nor logged.
+IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+
+Text = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """A piece of a message; images and sound are not understood."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """Role and text, as chat templates know them."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a stream tells beside the text."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
+
+
+class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request for one reply of the skill `model`."""
+
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    seed: int | None = None
+    stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens of the reply, by either of its names."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def sampled(self) -> str | None:
+        """The first field that is set of those that shape the reply."""
+        names = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop")
+        return next((name for name in names if getattr(self, name) is not None), None)
+
+
+def parse(body: bytes) -> ChatRequest:
+    """The request in `body`; raises InvalidRequest naming the field."""
+    fields = decode(body)
+    if isinstance(fields, dict):
+        fields = asked_for(fields)
+    try:
+        request = msgspec.convert(fields, ChatRequest)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
+    check(request)
+    return request
+
+
+def decode(body: bytes) -> Any:
+    """Strict JSON: UTF-8, no key twice, nothing nested without end."""
+    try:
+        return json.loads(body.decode(), object_pairs_hook=unique)
+    except UnicodeDecodeError:
+        raise InvalidRequest("The body is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
+    except ValueError:
+        raise InvalidRequest("The body holds a number of too many digits.") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different."""
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise InvalidRequest(f"The field {name[:64]!r} stands twice in one object.", param=name[:64])
+        fields[name] = value
+    return fields
+
+
+def asked_for(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without nulls and without what asks for nothing; raises InvalidRequest for what is not supported."""
+    for name, values in NEUTRAL.items():
+        value = fields.get(name)
+        if value is not None and value not in values:
+            allowed = " or ".join(json.dumps(value) for value in values)
+            hint = f" beyond {allowed}" if allowed else ""
+            raise InvalidRequest(f"`{name}` is not supported{hint}.", param=name, code="unsupported_parameter")
+    dropped = {*NEUTRAL, *IGNORED}
+    kept = {name: value for name, value in fields.items() if value is not None and name not in dropped}
+    messages = kept.get("messages")
+    if isinstance(messages, list):
+        kept["messages"] = [without_nulls(message) for message in messages]
+    return kept
+
+
+def without_nulls(message: Any) -> Any:
+    """The official client sends a reply back with `refusal: null` and the like."""
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None}
+
+
+def explain(message: str) -> InvalidRequest:
+    """msgspec's message with its path as `param`; the caller's own values are not repeated."""
+    what, _, place = message.partition(" - at `$")
+    path = place.rstrip("`").removeprefix(".")
+    if field := re.search(r"(?:unknown|required) field `(.*)`$", what, re.DOTALL):
+        path = f"{path}.{field[1][:64]}".removeprefix(".")
+    if what.startswith("Invalid enum value"):
+        what = f"Invalid value{', expected ' + ALLOWED[last] if (last := path.rsplit('.')[-1]) in ALLOWED else ''}"
+    elif "unknown field" in what:
+        what = "Unknown field"
+    return InvalidRequest(f"{what}: `{path}`." if path else f"{what}.", param=path or None)
+
+
+ALLOWED = {
+    "role": "system, developer, user or assistant",
+    "type": "text",
+    "include_obfuscation": "false",
+}
+
+
+def check(request: ChatRequest) -> None:
+    """What types cannot say: the order of the roles, and text that is no Unicode."""
+    for index, message in enumerate(request.messages):
+        if not unicode(message.plain()["content"]):
+            raise InvalidRequest("A lone surrogate is not text.", param=f"messages[{index}].content")
+    if not all(unicode(stop) for stop in request.stops):
+        raise InvalidRequest("A lone surrogate is not text.", param="stop")
+    check_roles([message.plain()["role"] for message in request.messages])
+    if None not in (request.max_tokens, request.max_completion_tokens):
+        raise InvalidRequest("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequest("`stream_options` is for streams: set `stream` to true.", param="stream_options")
+
+
+def check_roles(roles: list[str]) -> None:
+    """A system message may come first; then user and assistant take turns, and the user has the last word."""
+    turns = roles[1:] if roles[0] == "system" else roles
+    offset = len(roles) - len(turns)
+    for index, role in enumerate(turns):
+        expected = "assistant" if index % 2 else "user"
+        if role != expected:
+            param = f"messages[{index + offset}].role"
+            raise InvalidRequest(f"Roles out of order: expected {expected}, got {role} at `{param}`.", param=param)
+    if len(turns) % 2 == 0:
+        raise InvalidRequest("The last message must be the user's.", param=f"messages[{len(roles) - 1}].role")
+
+
+def unicode(text: str) -> bool:
+    """Whether `text` can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

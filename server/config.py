@@ -1,0 +1,76 @@
+"""The server's settings: frozen values from one TOML file, and nothing else decides them.
+
+A file that cannot be used raises ConfigError with the file, the path within it, and what would be allowed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from server.errors import ConfigError
+
+T = TypeVar("T")
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything `secateur serve` is told; paths are relative to the working directory."""
+
+    model: Path
+    """The artifact's directory."""
+    skills: Path
+    """One skill's TOML file, or a folder of them."""
+    ledger: Path
+    """The SQLite file that counts tokens; made if it does not exist."""
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    """0 takes a free port."""
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 9464
+    page_port: Port | None = None
+    """Where to show a host page of our own that embeds the widget; left out, there is none."""
+    slots: Positive = 8
+    """Replies generated at once."""
+    context: Positive = 2048
+    """Tokens of prompt and reply together."""
+    batch_tokens: Positive = 512
+    max_waiting: Annotated[int, Meta(ge=0)] = 64
+    """Requests queued beyond the slots; more are answered 503."""
+    max_body: Annotated[int, Meta(ge=1024)] = 1 << 20
+    """Bytes of a request's body."""
+    drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
+    """How long running replies may go on after SIGTERM."""
+
+
+def load(path: Path) -> Config:
+    """The settings in the TOML file `path`."""
+    return read(path, Config)
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """The TOML file `path` as a struct of `kind`; raises ConfigError for anything that is not one."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=kind, dec_hook=_path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), kind)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _path(kind: type, value: Any) -> Path:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError("Expected a path")
+
+
+def _explain(message: str, kind: type) -> str:
+    """msgspec's message, with the field's path always shown and the known names where one is unknown."""
+    where = "" if "`$" in message else " - at `$`"
+    if "unknown field" in message:
+        return f"{message}{where}; known fields are {', '.join(field.name for field in msgspec.structs.fields(kind))}"
+    return message + where

@@ -1,0 +1,197 @@
+import fcntl
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import ConfigError
+from server.metering import ledger as module
+from server.metering.ledger import Ledger, LedgerUnavailable, Opening, Outcome, Probe, Settlement, Usage
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "usage.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(path)
+    yield ledger
+    ledger.close()
+
+
+def opening(name: str, prompt: int = 10) -> Opening:
+    return Opening(name, "help", "tiny", prompt)
+
+
+def rows(path: Path) -> list[tuple[object, ...]]:
+    database = sqlite3.connect(path)
+    try:
+        return database.execute(
+            "SELECT request_id, state, outcome, prompt_tokens, cached_tokens, output_tokens FROM requests"
+        ).fetchall()
+    finally:
+        database.close()
+
+
+def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger, path: Path) -> None:
+    ledger.write(opening("r1")).result()
+    assert rows(path) == [("r1", "open", None, 10, 0, 0)]
+    assert ledger.totals().tokens == {}
+    ledger.write(Settlement("r1", Usage(10, 4, 3), "stop")).result()
+    assert rows(path) == [("r1", "final", "stop", 10, 4, 3)]
+    assert ledger.totals().tokens == {
+        ("help", "tiny", "input"): 10,
+        ("help", "tiny", "cached"): 4,
+        ("help", "tiny", "output"): 3,
+    }
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+
+
+def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
+    ledger.write(opening("r1")).result()
+    for output in (3, 3, 99):
+        ledger.write(Settlement("r1", Usage(10, 0, output), "stop")).result()
+    ledger.write(Settlement("never opened", Usage(10, 0, 5), "stop")).result()
+    assert ledger.totals().tokens["help", "tiny", "output"] == 3
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+
+
+def test_rows_that_a_dead_process_left_open_are_recovered_once(path: Path) -> None:
+    first = Ledger(path)
+    first.write(opening("r1", 10)).result()
+    first.write(opening("r2", 20)).result()
+    first.write(Settlement("r1", Usage(10, 0, 5), "length")).result()
+    first.close()
+    for recovered in (1, 0):
+        again = Ledger(path)
+        assert again.recovered == recovered
+        assert again.totals().tokens["help", "tiny", "input"] == 30
+        assert again.totals().tokens["help", "tiny", "output"] == 5
+        assert again.totals().requests == {("help", "tiny", "length"): 1, ("help", "tiny", "recovered"): 1}
+        again.close()
+    assert ("r2", "recovered", "recovered", 20, 0, 0) in rows(path)
+
+
+def test_one_process_owns_the_file(ledger: Ledger, path: Path) -> None:
+    program = f"from pathlib import Path; from server.metering.ledger import Ledger; Ledger(Path({str(path)!r}))"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert f"{path} is in use by another secateur (process {os.getpid()})" in other.stderr
+
+
+def test_the_file_is_free_again_after_close(path: Path) -> None:
+    Ledger(path).close()
+    Ledger(path).close()
+    with (path.parent / "usage.sqlite3.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "usage.sqlite3"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match="cannot be used as the ledger: file is not a database"):
+        Ledger(path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written: "):
+        Ledger(tmp_path / "file" / "usage.sqlite3")
+
+
+def test_locked_fails_closed_and_the_settlement_is_made_up_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    ledger = Ledger(path)
+    ledger.write(opening("r1")).result()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailable, match="locked"):
+        ledger.write(opening("r2")).result()
+    with pytest.raises(LedgerUnavailable):
+        ledger.write(Settlement("r1", Usage(10, 0, 7), "stop")).result()
+    with pytest.raises(LedgerUnavailable):
+        ledger.write(Probe()).result()
+    assert not ledger.writable
+    other.execute("ROLLBACK")
+    other.close()
+    ledger.write(Probe()).result()
+    assert ledger.writable
+    assert ledger.totals().tokens["help", "tiny", "output"] == 7
+    assert [row[0] for row in rows(path)] == ["r1"]
+    ledger.close()
+
+
+def test_a_full_disk_fails_closed_and_harms_nothing(path: Path) -> None:
+    """`max_page_count` makes SQLite meet SQLITE_FULL, as a full disk would."""
+    ledger = Ledger(path)
+    ledger.write(opening("r1")).result()
+    pages = ledger._database.execute("PRAGMA page_count").fetchone()[0]
+    ledger._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(LedgerUnavailable, match="full"):
+        for index in range(1000):
+            ledger.write(opening(f"more {index}")).result()
+    ledger._database.execute("PRAGMA max_page_count = 1000000")
+    ledger.write(Settlement("r1", Usage(10, 0, 1), "stop")).result()
+    assert ledger._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+    ledger.close()
+
+
+def test_many_writers_share_commits_and_lose_nothing(ledger: Ledger) -> None:
+    def reply(index: int) -> None:
+        ledger.write(opening(f"r{index}")).result()
+        ledger.write(Settlement(f"r{index}", Usage(10, 1, 2), "stop")).result()
+
+    with ThreadPoolExecutor(32) as pool:
+        done = wait([pool.submit(reply, index) for index in range(400)]).done
+    assert all(job.exception() is None for job in done)
+    assert ledger.totals().tokens["help", "tiny", "output"] == 800
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 400}
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "settle", "reopen"]),
+        st.integers(0, 5),
+        st.integers(0, 9),
+        st.sampled_from(["stop", "length", "client_gone", "error"]),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps)
+def test_any_history_keeps_totals_equal_to_the_sum_of_closed_rows(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int, int, Outcome]]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "usage.sqlite3"
+    ledger = Ledger(path)
+    opened = set()
+    for step, name, count, outcome in history:
+        if step == "open" and name not in opened:
+            opened.add(name)
+            ledger.write(opening(f"r{name}", count)).result()
+        elif step == "settle":
+            ledger.write(Settlement(f"r{name}", Usage(count, count // 2, count + 1), outcome)).result()
+        elif step == "reopen":
+            ledger.close()
+            ledger = Ledger(path)
+    totals = ledger.totals()
+    closed = [row for row in rows(path) if row[1] != "open"]
+    for position, kind in ((3, "input"), (4, "cached"), (5, "output")):
+        assert totals.tokens.get(("help", "tiny", kind), 0) == sum(int(str(row[position])) for row in closed)
+    assert sum(totals.requests.values()) == len(closed)
+    ledger.close()

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from server.config import Config, load
+from server.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+NEEDED = 'model = "m"\nskills = "s"\nledger = "l.sqlite3"\n'
+
+
+def test_defaults_are_loopback_only(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(NEEDED)
+    assert load(file) == Config(model=Path("m"), skills=Path("s"), ledger=Path("l.sqlite3"))
+    assert load(file).host == load(file).admin_host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"missing required field `model` - at `\$`"),
+        (NEEDED + "prot = 1", r"unknown field `prot` - at `\$`; known fields are model, .*port"),
+        (NEEDED + "port = 70000", r"<= 65535 - at `\$.port`"),
+        (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
+        (NEEDED + "slots = 0", r">= 1 - at `\$.slots`"),
+        (NEEDED.replace('"m"', "3"), r"Expected a path - at `\$.model`"),
+        ("model = ", r"is not TOML: Invalid value"),
+        (b"\xff", r"is not TOML: 'utf-8' codec"),
+    ],
+)
+def test_a_mistake_is_named_with_file_path_and_what_is_allowed(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(file)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file"):
+        load(tmp_path / "none.toml")
+
+
+def test_the_demo_is_valid() -> None:
+    config = load(ROOT / "examples/demo/server.toml")
+    assert (config.port, config.admin_port, config.page_port) == (8000, 9464, 8001)

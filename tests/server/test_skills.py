@@ -1,0 +1,125 @@
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
+from server.skills import Credentials, Skill, Skills, digest
+
+ROOT = Path(__file__).parent.parent.parent
+A = Skill(name="a", keys=(digest("key-a"),), origins=("https://a.example",))
+B = Skill(name="b", keys=(digest("key-b"), digest("key-both")), origins=("https://b.example:8443",))
+C = Skill(name="c", keys=(digest("key-both"),))
+CLOSED = Skill(name="closed")
+ALL = Skills([A, B, C, CLOSED])
+
+
+def test_a_key_opens_its_skills_only() -> None:
+    opened = {
+        key: [grant.skill.name for grant in ALL.usable(Credentials(key=key))] for key in ("key-a", "key-b", "key-both")
+    }
+    assert opened == {"key-a": ["a"], "key-b": ["b"], "key-both": ["b", "c"]}
+    assert ALL.authorise("a", Credentials(key="key-a")).trusted
+
+
+def test_an_origin_opens_its_skills_untrusted() -> None:
+    grant = ALL.authorise("a", Credentials(origin="https://a.example"))
+    assert grant.skill is A
+    assert not grant.trusted
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://a.example:443", "http://a.example", "https://a.example.evil", "https://A.example", "null", "*", ""],
+)
+def test_an_origin_matches_exactly_or_not_at_all(origin: str) -> None:
+    with pytest.raises(Forbidden):
+        ALL.authorise("a", Credentials(origin=origin))
+
+
+def test_a_key_that_is_good_counts_wherever_it_comes_from() -> None:
+    assert ALL.authorise("a", Credentials(key="key-a", origin="https://evil.example")).trusted
+    assert not ALL.authorise("a", Credentials(key="wrong", origin="https://a.example")).trusted
+
+
+@pytest.mark.parametrize(
+    ("shown", "error", "code"),
+    [
+        (Credentials(), Unauthorized, "missing_api_key"),
+        (Credentials(key="wrong"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="' OR 1=1--"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="\udcff"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="key-b"), Forbidden, "key_not_allowed"),
+        (Credentials(origin="https://b.example:8443"), Forbidden, "origin_not_allowed"),
+    ],
+)
+def test_everyone_else_is_refused(shown: Credentials, error: type[Exception], code: str) -> None:
+    with pytest.raises(error) as caught:
+        ALL.authorise("a", shown)
+    assert getattr(caught.value, "code") == code  # noqa: B009
+    assert "key-" not in str(caught.value)
+
+
+def test_a_skill_without_keys_and_origins_is_closed_to_all() -> None:
+    keys, origins = (None, "", "key-a", "key-both"), (None, "null", "https://a.example")
+    for key, origin in product(keys, origins):
+        with pytest.raises((Unauthorized, Forbidden)):
+            ALL.authorise("closed", Credentials(key=key, origin=origin))
+
+
+def test_an_unknown_skill_is_not_found() -> None:
+    with pytest.raises(NotFound, match="no skill 'nobody'"):
+        ALL.authorise("nobody", Credentials(key="key-a"))
+
+
+def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "2.toml").write_text('name = "first"')
+    (tmp_path / "1.toml").write_text('name = "second"')
+    (tmp_path / "notes.txt").write_text("not a skill")
+    assert Skills.load(tmp_path).names == ("second", "first")
+    assert Skills.load(tmp_path / "2.toml").names == ("first",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('nam = "a"', r"unknown field `nam`|missing required field `name`"),
+        ('name = "a"\ngreting = "x"', r"unknown field `greting` - at `\$`; known fields are name, title, greeting"),
+        ('name = "A b"', r"matching regex .* - at `\$.name`"),
+        ('name = "a"\norigins = ["*"]', r"'\*' at `\$.origins\[0\]` is no origin; write scheme://host"),
+        ('name = "a"\norigins = ["null"]', r"is no origin"),
+        ('name = "a"\norigins = ["https://x.example", "https://x.example/"]', r"\$.origins\[1\]"),
+        ('name = "a"\norigins = ["x.example"]', r"is no origin"),
+        ('name = "a"\norigins = ["ftp://x.example"]', r"is no origin"),
+        ('name = "a"\nkeys = ["sk-plain"]', r"`\$.keys\[0\]` is no SHA-256"),
+        ('name = "a"\nmax_tokens = 0', r">= 1 - at `\$.max_tokens`"),
+        ('name = "a"\ntemperature = 3', r"<= 2.0 - at `\$.temperature`"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Skills.load(tmp_path)
+    assert str(file) in str(caught.value)
+    assert "sk-plain" not in str(caught.value)
+
+
+def test_two_skills_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("1.toml", "2.toml"):
+        (tmp_path / name).write_text('name = "same"')
+    with pytest.raises(ConfigError, match=r"2\.toml.*'same'.*is taken by .*1\.toml"):
+        Skills.load(tmp_path)
+
+
+def test_a_folder_without_skills_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no skill"):
+        Skills.load(tmp_path)
+
+
+def test_the_demo_skill_lets_the_demo_page_in_and_nobody_else() -> None:
+    skills = Skills.load(ROOT / "examples/demo/skills")
+    assert skills.names == ("help",)
+    assert not skills.authorise("help", Credentials(origin="http://127.0.0.1:8001")).trusted
+    with pytest.raises(Forbidden):
+        skills.authorise("help", Credentials(origin="http://127.0.0.1:8000"))
