@@ -1,0 +1,70 @@
+"""Chats through the widget on the page that `make demo` serves, as a visitor would, and takes a screenshot.
+
+Run by CI after `make demo` has started: `python -m tests.browser.demo SCREENSHOT`.
+"""
+
+import json
+import shutil
+import sys
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser.conftest import FLAGS
+
+PAGE = "http://127.0.0.1:8001/"
+QUESTION = "What is Secateur?"
+ANSWER_MS = 120_000
+
+
+def main(screenshot: Path) -> None:
+    """Fails unless the answer streams into the widget, the tokens are counted and the browser reports no error."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(PAGE)
+        before = tokens()
+        print("answer:", chat(page))
+        page.wait_for_timeout(2500)  # the page reads its counts every two seconds
+        page.screenshot(path=screenshot)
+        after = tokens()
+        narrow(browser, screenshot.with_stem(f"{screenshot.stem}-320"))
+        browser.close()
+    print("tokens:", after)
+    assert not errors, errors
+    assert after["output"] > before["output"]
+    assert after["requests"] == before["requests"] + 1
+
+
+def chat(page: Page) -> str:
+    """Ask one question and return the whole answer."""
+    page.get_by_role("button", name="Open chat").click()
+    page.get_by_role("textbox", name="Your message").fill(QUESTION)
+    page.keyboard.press("Enter")
+    answer = page.locator(".answer .text").last
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWER_MS)
+    expect(answer).not_to_be_empty()
+    return answer.inner_text()
+
+
+def narrow(browser: Browser, screenshot: Path) -> None:
+    """The page and the open panel on a telephone, in the dark."""
+    page = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
+    page.goto(PAGE)
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.get_by_role("textbox", name="Your message")).to_be_visible()
+    page.screenshot(path=screenshot)
+
+
+def tokens() -> dict[str, int]:
+    """What the page shows of the skill's tokens."""
+    counts: dict[str, int] = json.load(urllib.request.urlopen(PAGE + "tokens", timeout=10))
+    return counts
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
