@@ -49,6 +49,7 @@ def policy(widget_url: str) -> str:
             f"script-src 'self' {origin}",
             f"connect-src 'self' {origin}",
             "style-src 'self'",
+            "img-src data:",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

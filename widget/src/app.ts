@@ -24,7 +24,7 @@ class Chat {
   #conversation: Conversation;
   #request: AbortController | null = null;
   #last: Answer | null = null;
-  #countdown = 0;
+  #countdown: ReturnType<typeof setInterval> | undefined;
   #known = false;
 
   constructor(

@@ -14,13 +14,13 @@ export type Block = { source: string } & (
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
 const RULE = /^ {0,3}(?:(?:\* *){3,}|(?:- *){3,}|(?:_ *){3,})$/;
-const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:( +)(.*)|$)/;
+const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const DEEPEST = 8;
 
 /** All blocks of a text; with `depth` at its limit, lists and quotes stay paragraphs. */
 export function parseBlocks(text: string, depth = 0): Block[] {
-  const lines = text.replace(/\r\n?/g, "\n").replace(/\t/g, "    ").split("\n");
+  const lines = text.replace(/\r\n?/g, "\n").split("\n");
   const blocks: Block[] = [];
   for (let at = 0; at < lines.length; ) {
     if (!lines[at]?.trim()) {
@@ -56,7 +56,7 @@ function code(lines: string[], at: number): Parsed {
   const closes = (line: string): boolean => line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0] ?? "", "");
   let end = at + 1;
   while (end < lines.length && !closes(lines[end] ?? "")) end++;
-  const body = lines.slice(at + 1, end).map((line) => line.replace(new RegExp(`^ {0,${indent}}`), ""));
+  const body = lines.slice(at + 1, end).map((line) => outdent(line, indent));
   return [{ source: "", kind: "code", text: body.join("\n") }, Math.min(lines.length, end + 1)];
 }
 
@@ -89,15 +89,15 @@ function list(lines: string[], at: number, depth: number): Parsed {
 function item(lines: string[], at: number, found: RegExpExecArray): [string, number] {
   const [, before = "", marker = "", spaces = " ", rest = ""] = found;
   const indent = before.length + marker.length + (spaces.length > 4 ? 1 : spaces.length);
-  const inside = (line: string): boolean => line.search(/[^ ]/) >= Math.min(indent, before.length + 2);
+  const inside = (line: string): boolean => width(line) >= Math.min(indent, before.length + 2);
   const text = [rest];
   let end = at + 1;
   for (;;) {
     const next = afterBlanks(lines, end);
     const line = lines[next] ?? "";
-    const lazy = next === end && !startsBlock(line) && text.at(-1) !== "";
+    const lazy = next === end && !startsBlock(line) && !ITEM.test(line) && text.at(-1) !== "";
     if (next >= lines.length || !(inside(line) || lazy)) break;
-    text.push(...lines.slice(end, next), line.replace(new RegExp(`^ {0,${indent}}`), ""));
+    text.push(...lines.slice(end, next), outdent(line, indent));
     end = next + 1;
   }
   return [text.join("\n"), end];
@@ -119,4 +119,13 @@ function startsBlock(line: string): boolean {
 function afterBlanks(lines: string[], at: number): number {
   while (at < lines.length && !lines[at]?.trim()) at++;
   return at;
+}
+
+/** How far a line is indented, in columns; models mean four by a tab. */
+function width(line: string): number {
+  return line.replace(/\t/g, "    ").search(/[^ ]/);
+}
+
+function outdent(line: string, columns: number): string {
+  return columns ? line.replace(new RegExp(`^(?:\\t| {1,${columns}})`), "") : line;
 }

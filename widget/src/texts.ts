@@ -35,9 +35,10 @@ const english = {
 
 export type Texts = typeof english;
 
-const languages: Record<string, Texts> = { en: english };
+const languages = new Map<string, Texts>([["en", english]]);
 
 /** The texts for a language tag such as `de-AT`; English where there are none. */
 export function textsFor(language: string): Texts {
-  return languages[language.toLowerCase()] ?? languages[language.split("-")[0]?.toLowerCase() ?? ""] ?? english;
+  const tag = language.toLowerCase();
+  return languages.get(tag) ?? languages.get(tag.split("-")[0] ?? "") ?? english;
 }

@@ -1,0 +1,52 @@
+"""Host pages that are harder than ours: hostile stylesheets, other policies, scripts included twice or late."""
+
+from html import escape
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+HOSTILE = """
+* { all: unset !important }
+body > *, html > * { opacity: .3 !important; pointer-events: none !important; transform: scale(.5) !important }
+html > :not(head, body) { display: none !important; visibility: hidden !important; filter: blur(9px) !important }
+button, textarea, div, span, p, h2 { font-size: 5px !important; color: red !important; position: static !important }
+.cover { position: fixed !important; inset: 0 !important; z-index: 2147483647 !important; display: block !important }
+"""
+TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"
+
+
+def document(head: str, body: str = "<p>Host page</p>") -> str:
+    start = '<!doctype html><html lang="en"><head><title>Host</title><link rel="icon" href="data:,">'
+    return f"{start}{head}</head><body>{body}</body></html>"
+
+
+def extra_pages(url: str) -> list[Route]:
+    """`url` is the address of widget.js."""
+    origin = url.removesuffix("/widget.js")
+    src = escape(url)
+    line = f'<script async src="{src}" data-skill="help"></script>'
+    late = f"""<script nonce="n">addEventListener("load", () => {{
+        const script = document.createElement("script");
+        Object.assign(script, {{ src: "{src}", type: "module" }}).dataset.skill = "help";
+        document.head.append(script); }})</script>"""
+    nonced = f'<script nonce="n" async src="{src}" data-skill="help"></script>'
+    strict = f"default-src 'none'; img-src data:; connect-src {origin}; {TRUSTED}; "
+    hostile = (
+        f"default-src 'none'; img-src data:; script-src {origin}; connect-src {origin}; style-src 'nonce-n'; {TRUSTED}"
+    )
+    return [
+        page("/hostile", document(f'<style nonce="n">{HOSTILE}</style>{line}', "<div class=cover></div>"), hostile),
+        page("/nonce", document(nonced), strict + "script-src 'nonce-n'"),
+        page("/dynamic", document(nonced), strict + "script-src 'nonce-n' 'strict-dynamic'"),
+        page("/late", document(late), strict.replace(TRUSTED, "") + "script-src 'nonce-n' 'strict-dynamic'"),
+        page("/twice", document(line + line + line), strict + f"script-src {origin}"),
+        page("/nameless", document(f'<script async src="{src}"></script>'), strict + f"script-src {origin}"),
+    ]
+
+
+def page(path: str, html: str, policy: str) -> Route:
+    async def serve(_: Request) -> Response:
+        return Response(html, headers={"Content-Security-Policy": policy}, media_type="text/html")
+
+    return Route(path, serve)

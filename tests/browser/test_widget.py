@@ -1,0 +1,269 @@
+"""The widget in Debian's Chromium, embedded from another origin under a strict policy."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.stub import Stub
+
+Visit = Callable[..., Any]
+
+
+def open_chat(page: Page) -> None:
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+
+
+def ask(page: Page, question: str) -> None:
+    page.get_by_role("textbox", name="Your message").fill(question)
+    page.keyboard.press("Enter")
+
+
+def answer(page: Page) -> Any:
+    return page.locator(".answer .text").last
+
+
+def listen(page: Page) -> None:
+    """Record what the polite status says, and each text that the latest answer shows."""
+    page.evaluate("""() => {
+        window.said = [];
+        window.shown = [];
+        const root = document.querySelector("html > skill-chat").shadowRoot;
+        const status = root.querySelector("[role=status]");
+        const heard = { childList: true, characterData: true, subtree: true };
+        new MutationObserver(() => said.push(status.textContent)).observe(status, heard);
+        new MutationObserver(() => {
+            const text = [...root.querySelectorAll(".answer .text")].at(-1).textContent;
+            if (shown.at(-1)?.trim() !== text.trim()) shown.push(text);
+        }).observe(root.querySelector("[role=log]"), heard);
+    }""")
+
+
+def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visit, host: str, stub: Stub) -> None:
+    stub.pieces, stub.delay = ("Roses ", "in *late* ", "winter."), 0.2
+    page = open_page(host)
+    open_chat(page)
+    expect(page.get_by_role("dialog", name="Garden help")).to_be_visible()
+    expect(page.get_by_text("AI assistant", exact=True)).to_be_visible()
+    expect(page.locator(".answer").first).to_have_text("AI assistant saidAsk me anything.")
+    listen(page)
+    ask(page, "When do I prune roses?")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(answer(page)).to_have_text("Roses in late winter.")
+    expect(answer(page).locator("em")).to_have_text("late")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert page.evaluate("said") == ["The assistant is writing.", "Answer complete. Roses in late winter."]
+    assert [text.strip() for text in page.evaluate("shown") if text] == [
+        "Roses",
+        "Roses in late",
+        "Roses in late winter.",
+    ]
+    assert page.get_by_role("log").get_attribute("aria-live") == "off"
+
+
+def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    page.evaluate("Array.prototype.toJSON = () => 'broken'")
+    open_chat(page)
+    for number in range(7):
+        ask(page, f'question "{number}"')
+        expect(page.locator(".answer .text strong")).to_have_count(number + 2)
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert stub.asked[0] == {
+        "model": "help",
+        "messages": [{"role": "user", "content": 'question "0"'}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    messages = stub.asked[-1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 4 + ["user"]
+    assert [message["content"] for message in messages[-3:]] == ['question "5"', "Hello **world**.", 'question "6"']
+
+
+def test_stop_ends_the_request_and_keeps_the_text(open_page: Visit, host: str, stub: Stub) -> None:
+    stub.pieces, stub.hold = ("Half an",), True
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Go on")
+    expect(answer(page)).to_have_text("Half an")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".answer").last).to_contain_text("Stopped.")
+    expect(answer(page)).to_have_text("Half an")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    page.wait_for_timeout(100)
+    assert stub.left == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "The assistant could not take this message. The server says no."),
+        (401, "This page is not allowed to use this assistant."),
+        (403, "This page is not allowed to use this assistant."),
+        (404, "This assistant does not exist any more."),
+        (500, "Something went wrong on our side."),
+    ],
+)
+def test_errors_are_words_and_can_be_tried_again(
+    open_page: Visit, host: str, stub: Stub, status: int, words: str
+) -> None:
+    page = open_page(host)
+    open_chat(page)
+    listen(page)
+    stub.status = status
+    ask(page, "Hello?")
+    expect(page.locator(".trouble-line span")).to_have_text(words)
+    stub.status = 200
+    page.get_by_role("button", name="Try again").click()
+    expect(answer(page)).to_have_text("Hello world.")
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    expect(page.locator(".question")).to_have_count(1)
+    assert stub.asked[-1]["messages"] == [{"role": "user", "content": "Hello?"}]
+    writing = "The assistant is writing."
+    assert page.evaluate("said") == [writing, words, writing, "Answer complete. Hello world."]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_waited_for(open_page: Visit, host: str, stub: Stub, status: int) -> None:
+    page = open_page(host)
+    open_chat(page)
+    stub.status, stub.headers = status, {"Retry-After": "2"}
+    ask(page, "Hello?")
+    expect(page.locator(".trouble-line span")).to_have_text("The assistant is busy. You can try again in 2 s.")
+    expect(page.get_by_role("button", name="Try again")).to_be_disabled()
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    expect(page.locator(".trouble-line span")).to_have_text("The assistant is busy. You can try again in 1 s.")
+    stub.status = 200
+    page.get_by_role("button", name="Try again").click()
+    expect(answer(page)).to_have_text("Hello world.")
+
+
+def test_a_cut_stream_keeps_its_text_and_says_so(open_page: Visit, host: str, stub: Stub) -> None:
+    stub.pieces, stub.cut, stub.delay = ("Only the", " first"), True, 0.05
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "All of it?")
+    expect(page.locator(".trouble-line span")).to_have_text("The connection was lost. This answer is incomplete.")
+    expect(answer(page)).to_have_text("Only the first")
+    stub.cut = False
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    assert stub.asked[-1]["messages"] == [{"role": "user", "content": "All of it?"}]
+
+
+def test_offline_is_said(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    expect(page.locator(".answer")).to_have_count(1)
+    page.context.set_offline(True)
+    ask(page, "Hello?")
+    expect(page.locator(".trouble-line span")).to_have_text("You are offline. Check your connection and try again.")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(answer(page)).to_have_text("Hello world.")
+
+
+def test_a_skill_that_refuses_says_so_at_once(open_page: Visit, host: str, stub: Stub) -> None:
+    stub.skill_status = 403
+    page = open_page(host)
+    open_chat(page)
+    expect(page.locator(".trouble-line span")).to_have_text("This page is not allowed to use this assistant.")
+    stub.skill_status = 200
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("dialog", name="Garden help")).to_be_visible()
+    expect(page.locator(".answer")).to_have_count(1)
+
+
+def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/twice")
+    expect(page.get_by_role("button", name="Open chat")).to_have_count(1)
+    page.wait_for_timeout(300)
+    assert {urlsplit(url).path for url in page.asked if url.startswith("http")} == {"/twice", "/widget.js"}
+    assert page.context.cookies() == []
+    names = "Object.keys(window).filter(name => /skill|chat|secateur/i.test(name)).length"
+    stores = f"[localStorage.length, sessionStorage.length, document.cookie, {names}]"
+    assert page.evaluate(stores) == [0, 0, "", 0]
+    open_chat(page)
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert page.evaluate(stores) == [0, 0, "", 0]
+    assert page.context.cookies() == []
+    paths = [urlsplit(url).path for url in page.asked if not url.startswith("data:")]
+    assert re.fullmatch(r"/assets/app-[0-9a-f]{12}\.js", paths[-3])
+    assert paths[-2:] == ["/v1/skills/help", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize("path", ["/nonce", "/dynamic", "/late", "/hostile"])
+def test_it_works_under_any_policy_and_any_stylesheet(open_page: Visit, host: str, stub: Stub, path: str) -> None:
+    page = open_page(host + path)
+    open_chat(page)
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+    panel = page.get_by_role("dialog")
+    box = panel.bounding_box()
+    assert box == {"x": 1280 - 20 - 392, "y": 720 - 20 - 640, "width": 392, "height": 640}
+    field = page.get_by_role("textbox", name="Your message")
+    style = "e => { const s = getComputedStyle(e); return [parseFloat(s.fontSize) >= 16, s.color] }"
+    assert field.evaluate(style) == [True, "rgb(26, 32, 29)"]
+    page.get_by_role("button", name="Close chat").click()
+    expect(page.get_by_role("button", name="Open chat")).to_be_focused()
+
+
+def test_it_survives_a_page_that_replaces_its_body(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/nonce")
+    open_chat(page)
+    page.evaluate("document.body.replaceWith(document.createElement('body'))")
+    ask(page, "Still there?")
+    expect(answer(page)).to_have_text("Hello world.")
+
+
+def test_the_keyboard_is_enough(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/nonce")
+    page.evaluate("window.heard = []; addEventListener('keydown', e => heard.push(e.key))")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    field = page.get_by_role("textbox", name="Your message")
+    expect(field).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    field.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
+    assert stub.asked == []
+    page.keyboard.press("Enter")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert stub.asked[0]["messages"][-1]["content"] == "one\ntwo"
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.get_by_role("button", name="Open chat")).to_be_focused()
+    assert page.evaluate("heard") == ["Tab", "Enter"]
+
+
+def test_a_script_line_without_a_skill_explains_itself(open_page: Visit, host: str) -> None:
+    page = open_page("about:blank")
+    with page.expect_console_message(lambda message: "data-skill" in message.text):
+        page.goto(f"{host}/nameless")
+    assert page.get_by_role("button", name="Open chat").count() == 0
+
+
+def test_a_narrow_screen_is_filled(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(host, viewport={"width": 320, "height": 568})
+    open_chat(page)
+    assert page.get_by_role("dialog").bounding_box() == {"x": 0, "y": 0, "width": 320, "height": 568}
+    stub.pieces = ("```\n" + "x" * 200 + "\n```\n" + "y" * 300,)
+    ask(page, "z" * 300)
+    expect(page.locator(".answer pre")).to_have_count(1)
+    assert page.get_by_role("log").evaluate("e => e.scrollWidth <= e.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+def test_the_host_page_shows_its_line_and_the_totals(open_page: Visit, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    line = page.locator("#embed").text_content()
+    assert re.fullmatch(r'<script async src="http://127\.0\.0\.1:\d+/widget\.js" data-skill="help"></script>', line)
+    assert line in page.request.get(host).text()
+    expect(page.locator("[data-total=input]")).to_have_text("1,234")
+    expect(page.locator("[data-total=requests]")).to_have_text("3")

@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { problemOf, waiting } from "../src/problem.ts";
+import { textsFor } from "../src/texts.ts";
+
+test("Retry-After in seconds, as a date, and as nonsense", () => {
+  const now = Date.parse("2026-11-24T12:00:00Z");
+  assert.equal(waiting("7", now), 7);
+  assert.equal(waiting("Tue, 24 Nov 2026 12:00:30 GMT", now), 30);
+  assert.equal(waiting("Tue, 24 Nov 2026 11:00:00 GMT", now), 1);
+  assert.equal(waiting("999999", now), 3600);
+  assert.equal(waiting("soon", now), 5);
+  assert.equal(waiting("", now), 5);
+  assert.equal(waiting(null, now), 5);
+});
+
+test("each status is told by what the visitor can do", async () => {
+  const kind = async (status: number): Promise<string> => (await problemOf(new Response("{}", { status }))).kind;
+  const expected = { 400: "refused", 401: "denied", 403: "denied", 404: "missing", 413: "refused", 429: "busy", 500: "failed", 503: "busy" };
+  for (const [status, name] of Object.entries(expected)) assert.equal(await kind(Number(status)), name);
+});
+
+test("the server's sentence is kept, whatever else the body holds", async () => {
+  const detail = async (body: string): Promise<string> => (await problemOf(new Response(body, { status: 400 }))).detail;
+  assert.equal(await detail('{"error":{"message":"Too long."}}'), "Too long.");
+  for (const body of ["", "null", "[]", '{"error":1}', '{"error":{"message":{}}}', "<html>"]) assert.equal(await detail(body), "");
+});
+
+test("an unknown language is English", () => {
+  for (const language of ["en", "en-GB", "EN", "xx", "", "constructor", "__proto__"]) assert.equal(textsFor(language).send, "Send");
+});
