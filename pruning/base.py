@@ -7,8 +7,7 @@ import hashlib
 import json
 import logging
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
 from io import StringIO
@@ -21,10 +20,13 @@ from gguf import GGUFReader, LlamaFileType
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pruning.errors import ModelRefused
+from pruning.model import prunable_blocks
 from pruning.sources import locate
 from pruning.weights import Shards, Source
 from server.checkpoint import lineage as record
@@ -136,25 +138,31 @@ def _license(path: Path) -> str:
 
 
 def _import_directory(path: Path, base: record.Base, target: Path) -> None:
-    """Copy a Hugging Face directory, tensor by tensor, into a base artifact."""
+    """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     model = skeleton(config)
+    prunable_blocks(model)  # refused before anything is copied
     artifact = (path / record.FILE).exists()
     source: Source = Artifact.open(path) if artifact else Shards(sorted(path.glob("*.safetensors")))
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    known = set(source.names())
+    found = _renamed(model, source.names())
     with CheckpointWriter(target, packed=False) as writer:
-        for name in _tensor_names(model):
-            found = name if name in known else name.removeprefix(prefix)
-            if found not in known:
+        for name, _ in model.named_parameters():
+            if name not in found:
                 raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
-            writer.add(name, _stored(source.tensor(found)))
-        _finish(writer, path, config, base)
+            writer.add(name, _stored(source.tensor(found[name])))
+        for name in TOKENIZER_FILES:
+            if (path / name).exists():
+                writer.copy(path / name)
+        _finish(writer, config, base)
 
 
-def _tensor_names(model: nn.Module) -> list[str]:
-    """What a checkpoint of `model` holds: its parameters, tied ones once."""
-    return [name for name, _ in model.named_parameters()]
+def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """The model's own names of stored tensors, old names and lacking prefixes put right as transformers does it."""
+    assert isinstance(model, PreTrainedModel)
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    prefix, own = model.base_model_prefix, model.state_dict()
+    return {rename_source_key(name, renamings, [], prefix, own)[0]: name for name in names}
 
 
 def _import_gguf(path: Path, base: record.Base, target: Path) -> None:
@@ -163,35 +171,44 @@ def _import_gguf(path: Path, base: record.Base, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
-    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "bfloat16"}
-    for key in ("quantization_config", "_name_or_path"):
+    prunable_blocks(model)
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
-    with tempfile.TemporaryDirectory() as folder, CheckpointWriter(target, packed=False) as writer:
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
-        _repair_tokenizer(path, Path(folder) / "tokenizer.json")
-        model.generation_config.save_pretrained(folder)
+    with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
             writer.add(name, _stored(parameter.detach()))
-        _finish(writer, Path(folder), config, base)
+        ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+        writer.text("generation_config.json", _json(ends))
+        _write_tokenizer(writer, path)
+        _finish(writer, config, base)
 
 
-def _repair_tokenizer(gguf: Path, file: Path) -> None:
-    """Split digits one by one where the GGUF's pre-tokenizer does."""
+def _write_tokenizer(writer: CheckpointWriter, gguf: Path) -> None:
+    """Write the tokenizer of a GGUF file, with digits split one by one where its pre-tokenizer does that."""
+    converted = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer: Tokenizer = converted.backend_tokenizer
     fields = GGUFReader(gguf).fields
-    tokenizer = Tokenizer.from_file(str(file))
     if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in DIGIT_SPLITTERS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.save(str(file))
+    settings = dict(converted.special_tokens_map)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if converted.chat_template:
+        settings["chat_template"] = converted.chat_template
+    writer.text("tokenizer.json", tokenizer.to_str(pretty=True))
+    writer.text("tokenizer_config.json", _json(settings))
 
 
-def _finish(writer: CheckpointWriter, folder: Path, config: Mapping[str, Any], base: record.Base) -> None:
-    """Add the configuration, the tokenizer and the lineage of a base, which has no steps."""
-    writer.text("config.json", json.dumps({**config, "dtype": "bfloat16"}, indent=2, sort_keys=True) + "\n")
-    for name in TOKENIZER_FILES:
-        if (folder / name).exists():
-            writer.copy(folder / name)
+def _finish(writer: CheckpointWriter, config: Mapping[str, Any], base: record.Base) -> None:
+    """Add the configuration and the lineage of a base, which has no steps."""
+    writer.text("config.json", _json({**config, "dtype": "bfloat16"}))
     writer.finish(record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions()))
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    """`values` as the text of a configuration file."""
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def now() -> str:

@@ -36,12 +36,10 @@ class Blocks:
 
     def __init__(self, model: nn.Module, source: Source) -> None:
         self.model = model
-        self.path, self._stack = find_blocks(model)
+        self.path, self._stack = prunable_blocks(model)
         self._source = source
         self._names = _source_names(model, source)
         self._extras: list[tuple[Any, ...] | None] = [None] * len(self._stack)  # what a block returns beside the state
-        for index, block in enumerate(self._stack):
-            _refuse_other_weights(block, f"{self.path}.{index}")
 
     def __len__(self) -> int:
         return len(self._stack)
@@ -159,6 +157,14 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(outermost.items(), key=lambda item: sum(p.numel() for p in item[1].parameters()))
 
 
+def prunable_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """What `find_blocks` finds; raises ModelRefused where most weights of a block are outside linear layers."""
+    path, stack = find_blocks(model)
+    for index, block in enumerate(stack):
+        _refuse_other_weights(block, f"{path}.{index}")
+    return path, stack
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` is a linear layer: torch's, or the transposed one of GPT-2's family, known by its name."""
     return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
@@ -217,7 +223,8 @@ def _refuse_other_weights(block: nn.Module, path: str) -> None:
     linear = sum(module.get_parameter("weight").numel() for module in block.modules() if is_linear(module))
     total = sum(parameter.numel() for parameter in block.parameters())
     if linear < LINEAR_SHARE * total:
-        largest = max((p.numel(), n) for n, p in block.named_parameters() if not n.endswith("bias"))[1]
+        inside = {f"{name}.weight" for name, module in block.named_modules() if is_linear(module)}
+        largest = max((p.numel(), name) for name, p in block.named_parameters() if name not in inside)[1]
         raise ModelRefused(
             f"only {linear / max(total, 1):.0%} of the weights of {path} are in linear layers (not {largest}), "
             "as in mixtures with fused experts: it cannot be pruned yet"

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+
+from pruning.errors import RecipeError
+from pruning.recipe import Depth, Layerwise, read
+from pruning.techniques import Magnitude, SparseGPT
+
+DEFAULT = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-32of64.toml"
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = DEFAULT.read_text()
+    assert old in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_the_default_recipe() -> None:
+    recipe = read(DEFAULT)
+    assert recipe.stages == (Layerwise(SparseGPT("32:64", block=128, damping=0.01)),)
+    assert not set(recipe.calibration.buckets) & set(recipe.evaluation.buckets)
+
+
+def test_stages_of_both_kinds(tmp_path: Path) -> None:
+    stages = '{ name = "magnitude", sparsity = 0.3 }\n[[stages]]\nkind = "depth"\nremove = 2\n'
+    path = changed(tmp_path, '{ name = "sparsegpt", sparsity = "32:64" }', stages)
+    assert read(path).stages == (Layerwise(Magnitude(0.3)), Depth(2))
+
+
+def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) -> None:
+    same = changed(tmp_path, "sequences = 64\n", "")  # 64 is the default
+    assert read(same).digest == read(DEFAULT).digest
+    assert hash(read(same)) == hash(read(DEFAULT))
+    assert read(changed(tmp_path, "sequences = 64", "sequences = 65")).digest != read(DEFAULT).digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("sparsity =", "sparsty =", "unknown field `sparsty` - at `$.stages[0].technique`; allowed: block, damping, n"),
+        ("sparsegpt", "sparsgpt", "'sparsgpt' - at `$.stages[0].technique.name`; allowed: magnitude, sparsegpt, wanda"),
+        ('"layerwise"', '"layer"', "'layer' - at `$.stages[0].kind`; allowed: depth, layerwise"),
+        ("tokens = 512", "toks = 512", "`toks` - at `$.calibration`; allowed: batch, buckets, seed, sequences, source"),
+        ("base =", "bse =", "unknown field `bse`; allowed: base, calibration, evaluation, stages"),
+        (
+            '"32:64"',
+            '"65:66"',
+            '"65:66" is neither a fraction such as 0.5 nor "N:M" with 0 < N < M <= 64 - at `$.stages',
+        ),
+        ('"32:64"', '"64:32"', '"64:32" is neither'),
+        ('"32:64"', '"half"', '"half" is neither'),
+        ('"32:64"', "1.5", "Expected `float` < 1.0 - at `$.stages[0].technique.sparsity`"),
+        ('"32:64"', "0", "Expected `float` > 0.0 - at `$.stages[0].technique.sparsity`"),
+        ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),
+        ("sequences = 64", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
+        ("base =", "base", "is not TOML: Expected '=' after a key"),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(RecipeError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml: cannot be read: No such file or directory"):
+        read(tmp_path / "none.toml")

@@ -1,0 +1,86 @@
+import logging
+
+import numpy
+import pytest
+import torch
+
+from pruning.errors import ModelRefused
+from pruning.statistics import BlockInfluence, Gram, InputNorm
+
+
+def batches(columns: int = 12) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 30, columns, generator=generator) for count in (4, 4, 3)]
+
+
+def test_input_norm_is_the_root_of_the_mean_over_sequences_of_the_sum_of_squares() -> None:
+    norm = InputNorm(12)
+    for batch in batches():
+        norm.update(batch)
+    mean = numpy.zeros(12)
+    for count, sequence in enumerate(numpy.concatenate([batch.double().numpy() for batch in batches()])):
+        mean = mean * count / (count + 1) + (sequence**2).sum(axis=0) / (count + 1)  # Wanda's running mean
+    numpy.testing.assert_allclose(norm.value, numpy.sqrt(mean), rtol=1e-6)
+
+
+def test_gram_is_two_over_n_times_the_sum_of_products() -> None:
+    gram = Gram(12)
+    for batch in batches():
+        gram.update(batch)
+    inputs = numpy.concatenate([batch.double().numpy().reshape(-1, 12) for batch in batches()])
+    numpy.testing.assert_allclose(gram.value, 2 / 11 * inputs.T @ inputs, rtol=1e-4, atol=1e-5)
+
+
+def test_inverse_factor_is_the_upper_factor_of_the_damped_inverse() -> None:
+    gram = Gram(12)
+    for batch in batches():
+        gram.update(batch)
+    factor = gram.inverse_factor(0.01)
+    damped = gram.value.double()
+    damped += 0.01 * damped.diagonal().mean() * torch.eye(12)
+    assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(
+        factor.double().T @ factor.double() @ damped, torch.eye(12).double(), rtol=1e-4, atol=1e-4
+    )
+    assert gram.inverse_factor(0.01) is factor
+    gram.update(batches()[0])
+    assert gram.inverse_factor(0.01) is not factor
+
+
+def test_a_dead_feature_is_known_and_does_no_harm() -> None:
+    gram = Gram(12)
+    batch = batches()[0]
+    batch[..., 5] = 0
+    gram.update(batch)
+    assert gram.dead.nonzero().tolist() == [[5]]
+    assert gram.inverse_factor(0.01).isfinite().all()
+
+
+def test_damping_grows_aloud_where_the_matrix_is_singular(caplog: pytest.LogCaptureFixture) -> None:
+    gram = Gram(64)
+    gram.update(torch.ones(1, 2, 64) * torch.linspace(1, 1e6, 64))
+    with caplog.at_level(logging.WARNING):
+        assert gram.inverse_factor(1e-9).isfinite().all()
+    assert "singular with damping 1e-09; trying tenfold" in caplog.text
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:
+    gram = Gram(4)
+    gram.update(torch.full((1, 2, 4), torch.nan))
+    with pytest.raises(ModelRefused, match="not finite"):
+        gram.inverse_factor(0.01)
+
+
+def test_block_influence_is_one_minus_the_mean_cosine() -> None:
+    before, after = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    influence = BlockInfluence()
+    influence.update(before[:1], after[:1])
+    influence.update(before[1:], after[1:])
+    cosines = [
+        float(b @ a / b.norm() / a.norm())
+        for b, a in zip(before.view(-1, 8), after.view(-1, 8), strict=True)
+    ]  # fmt: skip
+    assert influence.value == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-6)
+    same = BlockInfluence()
+    same.update(before, 3 * before)
+    assert same.value == pytest.approx(0, abs=1e-12)

@@ -1,0 +1,56 @@
+"""Tiny random models of many architectures, as Hugging Face directories that stock transformers wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+ARCHITECTURES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "phi", "phi3", "gpt2",
+    "gpt_neox", "opt", "starcoder2", "stablelm", "cohere", "granite", "gptj", "bloom", "smollm3",
+)  # fmt: skip
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "ffn_dim": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "rotary_dim": 8,
+    "vocab_size": 257,
+    "max_position_embeddings": 128,
+    "word_embed_proj_dim": 64,
+    "pad_token_id": None,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+}
+
+
+def config(kind: str, **changes: Any) -> Any:
+    """The configuration of a tiny model; sizes that the architecture calls otherwise are renamed by transformers."""
+    return AutoConfig.for_model(kind, **(SIZES | changes))
+
+
+def build(kind: str, **changes: Any) -> Any:
+    """A tiny random model, float32, in evaluation mode."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(kind, **changes), dtype=torch.float32)  # type: ignore[no-untyped-call]
+    return model.eval()
+
+
+def save(folder: Path, kind: str = "llama", **changes: Any) -> Path:
+    """Write a tiny random model with a byte-level tokenizer, whose 257th token ends a sequence."""
+    build(kind, **changes).bfloat16().save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: index for index, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<end>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    return folder
