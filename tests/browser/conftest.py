@@ -1,11 +1,11 @@
 """A browser, a host page on one origin and the server on another; every test fails on a policy violation."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Request, sync_playwright
 
 from server.page import page as host_page
 from tests.browser.hosts import extra_pages
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def stub_server() -> Iterator[tuple[Stub, str]]:
     stub = Stub()
-    with listening(stub.app) as origin:
+    with listening(stub.app()) as origin:
         yield stub, origin
 
 
@@ -51,29 +51,43 @@ def host(stub_server: tuple[Stub, str]) -> Iterator[str]:
     url = f"{stub_server[1]}/widget.js"
     app = host_page("help", url, lambda: {"input": 1234, "cached": 20, "output": 56, "requests": 3})
     app.router.routes.extend(extra_pages(url))
-    with listening(lambda: app) as origin:
+    with listening(app) as origin:
         yield origin
 
 
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page; what it asked for is in `page.asked`, and errors and violations fail the test at its end."""
-    pages: list[Page] = []
+class Visitor:
+    """Opens pages; keeps what they asked for and what went wrong in them."""
 
-    def visit(url: str, **options: Any) -> Page:
-        page = browser.new_context(**{"reduced_motion": "reduce", **options}).new_page()
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.pages: list[Page] = []
+        self.asked: list[str] = []
+        self.errors: list[str] = []
+
+    def __call__(self, url: str, **options: Any) -> Page:
+        page = self.browser.new_context(**{"reduced_motion": "reduce", **options}).new_page()
         page.set_default_timeout(5000)
         page.add_init_script(WATCH)
-        page.asked = []  # type: ignore[attr-defined]
-        page.errors = []  # type: ignore[attr-defined]
-        page.on("request", lambda request: page.asked.append(request.url))  # type: ignore[attr-defined]
-        page.on("pageerror", lambda error: page.errors.append(str(error)))  # type: ignore[attr-defined]
+        page.on("request", self.note_request)
+        page.on("pageerror", self.note_error)
         page.goto(url)
-        pages.append(page)
+        self.pages.append(page)
         return page
 
-    yield visit
-    for page in pages:
-        violations, errors = page.evaluate("[violations, attacks]"), page.errors  # type: ignore[attr-defined]
+    def note_request(self, request: Request) -> None:
+        if not request.url.startswith("data:"):
+            self.asked.append(request.url)
+
+    def note_error(self, error: Error) -> None:
+        self.errors.append(str(error))
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Visitor]:
+    """Opens pages; errors in them, violations of their policy and attacks that ran fail the test at its end."""
+    visitor = Visitor(browser)
+    yield visitor
+    for page in visitor.pages:
+        violations, attacks = page.evaluate("[violations, attacks]")
         page.context.close()
-        assert (violations, errors) == ([[], 0], [])
+        assert (violations, attacks, visitor.errors) == ([], 0, [])

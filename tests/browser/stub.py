@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -88,9 +88,9 @@ def event(data: object) -> bytes:
 
 
 @contextmanager
-def listening(build: Callable[[], ASGIApp]) -> Any:
+def listening(app: ASGIApp) -> Iterator[str]:
     """Serve an app on a free port of its own; gives the origin."""
-    config = uvicorn.Config(build(), port=0, log_level="critical", http="h11", ws="none", lifespan="off")
+    config = uvicorn.Config(app, port=0, log_level="critical", http="h11", ws="none", lifespan="off")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,16 +1,13 @@
 """The widget in Debian's Chromium, embedded from another origin under a strict policy."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.conftest import Visitor
 from tests.browser.stub import Stub
-
-Visit = Callable[..., Any]
 
 
 def open_chat(page: Page) -> None:
@@ -23,7 +20,7 @@ def ask(page: Page, question: str) -> None:
     page.keyboard.press("Enter")
 
 
-def answer(page: Page) -> Any:
+def answer(page: Page) -> Locator:
     return page.locator(".answer .text").last
 
 
@@ -43,7 +40,7 @@ def listen(page: Page) -> None:
     }""")
 
 
-def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visit, host: str, stub: Stub) -> None:
+def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.delay = ("Roses ", "in *late* ", "winter."), 0.2
     page = open_page(host)
     open_chat(page)
@@ -65,7 +62,7 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visit,
     assert page.get_by_role("log").get_attribute("aria-live") == "off"
 
 
-def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visit, host: str, stub: Stub) -> None:
+def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     page.evaluate("Array.prototype.toJSON = () => 'broken'")
     open_chat(page)
@@ -84,7 +81,7 @@ def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visit
     assert [message["content"] for message in messages[-3:]] == ['question "5"', "Hello **world**.", 'question "6"']
 
 
-def test_stop_ends_the_request_and_keeps_the_text(open_page: Visit, host: str, stub: Stub) -> None:
+def test_stop_ends_the_request_and_keeps_the_text(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.hold = ("Half an",), True
     page = open_page(host)
     open_chat(page)
@@ -109,7 +106,7 @@ def test_stop_ends_the_request_and_keeps_the_text(open_page: Visit, host: str, s
     ],
 )
 def test_errors_are_words_and_can_be_tried_again(
-    open_page: Visit, host: str, stub: Stub, status: int, words: str
+    open_page: Visitor, host: str, stub: Stub, status: int, words: str
 ) -> None:
     page = open_page(host)
     open_chat(page)
@@ -128,7 +125,7 @@ def test_errors_are_words_and_can_be_tried_again(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_waited_for(open_page: Visit, host: str, stub: Stub, status: int) -> None:
+def test_a_busy_server_is_waited_for(open_page: Visitor, host: str, stub: Stub, status: int) -> None:
     page = open_page(host)
     open_chat(page)
     stub.status, stub.headers = status, {"Retry-After": "2"}
@@ -142,7 +139,7 @@ def test_a_busy_server_is_waited_for(open_page: Visit, host: str, stub: Stub, st
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_cut_stream_keeps_its_text_and_says_so(open_page: Visit, host: str, stub: Stub) -> None:
+def test_a_cut_stream_keeps_its_text_and_says_so(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.cut, stub.delay = ("Only the", " first"), True, 0.05
     page = open_page(host)
     open_chat(page)
@@ -155,7 +152,7 @@ def test_a_cut_stream_keeps_its_text_and_says_so(open_page: Visit, host: str, st
     assert stub.asked[-1]["messages"] == [{"role": "user", "content": "All of it?"}]
 
 
-def test_offline_is_said(open_page: Visit, host: str, stub: Stub) -> None:
+def test_offline_is_said(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     expect(page.locator(".answer")).to_have_count(1)
@@ -167,7 +164,7 @@ def test_offline_is_said(open_page: Visit, host: str, stub: Stub) -> None:
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_skill_that_refuses_says_so_at_once(open_page: Visit, host: str, stub: Stub) -> None:
+def test_a_skill_that_refuses_says_so_at_once(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.skill_status = 403
     page = open_page(host)
     open_chat(page)
@@ -178,11 +175,11 @@ def test_a_skill_that_refuses_says_so_at_once(open_page: Visit, host: str, stub:
     expect(page.locator(".answer")).to_have_count(1)
 
 
-def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visit, host: str, stub: Stub) -> None:
+def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/twice")
     expect(page.get_by_role("button", name="Open chat")).to_have_count(1)
     page.wait_for_timeout(300)
-    assert {urlsplit(url).path for url in page.asked if url.startswith("http")} == {"/twice", "/widget.js"}
+    assert {urlsplit(url).path for url in open_page.asked} == {"/twice", "/widget.js"}
     assert page.context.cookies() == []
     names = "Object.keys(window).filter(name => /skill|chat|secateur/i.test(name)).length"
     stores = f"[localStorage.length, sessionStorage.length, document.cookie, {names}]"
@@ -192,13 +189,13 @@ def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visit, ho
     expect(answer(page)).to_have_text("Hello world.")
     assert page.evaluate(stores) == [0, 0, "", 0]
     assert page.context.cookies() == []
-    paths = [urlsplit(url).path for url in page.asked if not url.startswith("data:")]
+    paths = [urlsplit(url).path for url in open_page.asked]
     assert re.fullmatch(r"/assets/app-[0-9a-f]{12}\.js", paths[-3])
     assert paths[-2:] == ["/v1/skills/help", "/v1/chat/completions"]
 
 
 @pytest.mark.parametrize("path", ["/nonce", "/dynamic", "/late", "/hostile"])
-def test_it_works_under_any_policy_and_any_stylesheet(open_page: Visit, host: str, stub: Stub, path: str) -> None:
+def test_it_works_under_any_policy_and_any_stylesheet(open_page: Visitor, host: str, stub: Stub, path: str) -> None:
     page = open_page(host + path)
     open_chat(page)
     ask(page, "Hello")
@@ -213,7 +210,7 @@ def test_it_works_under_any_policy_and_any_stylesheet(open_page: Visit, host: st
     expect(page.get_by_role("button", name="Open chat")).to_be_focused()
 
 
-def test_it_survives_a_page_that_replaces_its_body(open_page: Visit, host: str, stub: Stub) -> None:
+def test_it_survives_a_page_that_replaces_its_body(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/nonce")
     open_chat(page)
     page.evaluate("document.body.replaceWith(document.createElement('body'))")
@@ -221,7 +218,7 @@ def test_it_survives_a_page_that_replaces_its_body(open_page: Visit, host: str, 
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_the_keyboard_is_enough(open_page: Visit, host: str, stub: Stub) -> None:
+def test_the_keyboard_is_enough(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/nonce")
     page.evaluate("window.heard = []; addEventListener('keydown', e => heard.push(e.key))")
     page.keyboard.press("Tab")
@@ -242,14 +239,14 @@ def test_the_keyboard_is_enough(open_page: Visit, host: str, stub: Stub) -> None
     assert page.evaluate("heard") == ["Tab", "Enter"]
 
 
-def test_a_script_line_without_a_skill_explains_itself(open_page: Visit, host: str) -> None:
+def test_a_script_line_without_a_skill_explains_itself(open_page: Visitor, host: str) -> None:
     page = open_page("about:blank")
     with page.expect_console_message(lambda message: "data-skill" in message.text):
         page.goto(f"{host}/nameless")
     assert page.get_by_role("button", name="Open chat").count() == 0
 
 
-def test_a_narrow_screen_is_filled(open_page: Visit, host: str, stub: Stub) -> None:
+def test_a_narrow_screen_is_filled(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host, viewport={"width": 320, "height": 568})
     open_chat(page)
     assert page.get_by_role("dialog").bounding_box() == {"x": 0, "y": 0, "width": 320, "height": 568}
@@ -260,9 +257,9 @@ def test_a_narrow_screen_is_filled(open_page: Visit, host: str, stub: Stub) -> N
     assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
-def test_the_host_page_shows_its_line_and_the_totals(open_page: Visit, host: str, stub: Stub) -> None:
+def test_the_host_page_shows_its_line_and_the_totals(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
-    line = page.locator("#embed").text_content()
+    line = page.locator("#embed").inner_text()
     assert re.fullmatch(r'<script async src="http://127\.0\.0\.1:\d+/widget\.js" data-skill="help"></script>', line)
     assert line in page.request.get(host).text()
     expect(page.locator("[data-total=input]")).to_have_text("1,234")

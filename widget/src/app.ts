@@ -12,6 +12,9 @@ import panelStyle from "./panel.css";
 import { Problem } from "./problem.ts";
 import { textsFor } from "./texts.ts";
 
+/** For the page's developer: the browser does not tell the widget which of the two it is. */
+const UNREACHABLE = "Secateur: the server is down, or this page's origin is not one of the skill's origins";
+
 /** Build the chat beside its launcher; `base` is the address of the folder that widget.js lies in. */
 export function start(root: ShadowRoot, launcher: HTMLButtonElement, base: string, skill: string): Chat {
   adopt(root, panelStyle + answerStyle);
@@ -108,12 +111,19 @@ class Chat {
 
   /** Say what went wrong and offer to try again; what had arrived of the answer stays. */
   #trouble(answer: Answer, problem: Problem, retry: () => void, text = ""): void {
-    const { problems, incomplete } = this.#texts;
-    const words = problem.kind === "cut" && text ? incomplete : `${problems[problem.kind]} ${shown(problem)}`.trim();
+    const words = this.#words(problem, text);
     const { line, button } = answer.trouble(words, retry);
     if (problem.seconds) this.#wait(line, button, problem.seconds);
     else this.#panel.announce(words);
-    if (problem.kind === "unreachable") console.warn("Secateur: the server is down, or this page's origin is not one of the skill's origins");
+    if (problem.kind === "unreachable") console.warn(UNREACHABLE);
+  }
+
+  #words(problem: Problem, text: string): string {
+    const { kind, detail, seconds } = problem;
+    if (seconds) return this.#texts.wait(seconds);
+    if (kind === "cut" && text) return this.#texts.incomplete;
+    // The server's own sentence helps where the visitor can act on it.
+    return [this.#texts.problems[kind], kind === "refused" && detail].filter(Boolean).join(" ");
   }
 
   /** Count down to when the server said that it may be asked again. */
@@ -132,9 +142,4 @@ class Chat {
     tick();
     this.#panel.announce(line.textContent ?? "");
   }
-}
-
-/** The server's own sentence helps where the visitor can act on it. */
-function shown(problem: Problem): string {
-  return problem.kind === "refused" ? problem.detail : "";
 }

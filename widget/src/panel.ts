@@ -30,9 +30,9 @@ export class Panel {
     const field = { rows: "1", "aria-label": texts.message, placeholder: texts.placeholder, enterkeyhint: "send" };
     this.#field = element("textarea", field);
     this.#send = button("send", "submit", texts.send, "M12 19V5M6 11l6-6 6 6");
-    this.#stop = button("stop", "button", texts.stop, "M8 8h8v8H8z");
+    this.#stop = button("stop", "button", texts.stop, "M7 7h10v10H7z");
     this.node = element("div", { class: "panel", role: "dialog", "aria-labelledby": "title" });
-    this.node.append(this.#header(), this.#log, this.#composer(), this.#status);
+    this.node.append(this.#head(), this.#log, this.#composer(), this.#status);
     this.writing(false);
     this.#listen();
   }
@@ -84,11 +84,11 @@ export class Panel {
     return focused === this.#send || focused === this.#stop || !!focused?.classList.contains("retry");
   }
 
-  #header(): HTMLElement {
+  #head(): HTMLElement {
     const close = button("close", "button", this.texts.close, "M6 6l12 12M18 6L6 18");
     close.addEventListener("click", () => this.actions.close());
     const label = element("p", { class: "label" }, this.texts.assistant);
-    return element("header", {}, element("div", {}, this.#title, label), close);
+    return element("div", { class: "head" }, element("div", {}, this.#title, label), close);
   }
 
   #composer(): HTMLElement {

@@ -19,7 +19,7 @@ const english = {
   stopped: "Stopped.",
   full: "The answer reached its length limit.",
   ready: "You can try again now.",
-  wait: (seconds: number): string => `The assistant is busy. You can try again in ${seconds} s.`,
+  wait: (seconds: number): string => `The assistant is busy. You can try again in ${seconds}\u00a0s.`,
   incomplete: "The connection was lost. This answer is incomplete.",
   problems: {
     offline: "You are offline. Check your connection and try again.",

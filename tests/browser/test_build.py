@@ -1,0 +1,48 @@
+"""The widget's own tests pass, its types hold, and building it gives exactly the files that are committed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WIDGET = ROOT / "widget"
+ASSETS = ROOT / "server" / "assets"
+needs_node = pytest.mark.skipif(
+    not shutil.which("node") or not (WIDGET / "node_modules").exists(),
+    reason="node or widget/node_modules is missing: install nodejs and npm, then run `npm ci` in widget/",
+)
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=WIDGET, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_node
+def test_types_hold() -> None:
+    run("npm", "run", "--silent", "check")
+
+
+@needs_node
+def test_its_own_tests_pass() -> None:
+    run("npm", "test", "--silent")
+
+
+@needs_node
+def test_building_gives_the_committed_files(tmp_path: Path) -> None:
+    run("node", "build.js", str(tmp_path))
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    committed = {path.name: path.read_bytes() for path in ASSETS.glob("*.js") if path.name != "page.js"}
+    assert built.keys() == committed.keys()
+    assert built == committed, "run `npm run build` in widget/ and commit what it writes"
+
+
+def test_sources_are_short_and_the_lock_file_names_no_host() -> None:
+    sources = [
+        path for path in WIDGET.glob("*/*") if path.suffix in (".ts", ".css") and "node_modules" not in path.parts
+    ]
+    assert len(sources) > 15
+    assert [path.name for path in sources if len(path.read_text().splitlines()) > 300] == []
+    assert "://" not in (WIDGET / "package-lock.json").read_text()
