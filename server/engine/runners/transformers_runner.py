@@ -1,0 +1,149 @@
+"""Runs any causal language model that transformers defines, over a cache of slots.
+
+It trusts nothing it can check: every weight must be filled, and before serving, logits must equal the model's own."""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, PreTrainedConfig
+from transformers import PreTrainedModel as Model
+
+from server.checkpoint.reader import Artifact
+from server.engine.batch import Batch, Chunk
+from server.engine.choice import Choice
+from server.engine.runners.slot_cache import SlotCache, Step, slot_attention
+from server.engine.sequence import Sampling, Sequence
+from server.errors import ArtifactError, ConfigError
+
+ATTENTION = "secateur_slots"
+KNOWN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def load(artifact: Artifact, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Model:
+    """The model of an artifact, every weight filled; ArtifactError names what is missing, unexpected or misshapen."""
+    device = device or choose_device()
+    dtype = dtype or choose_dtype(device)[0]
+    config = _config(artifact.config)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model, report = model_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=dict(artifact.tensors()),
+        dtype=dtype,
+        attn_implementation="sdpa",
+        ignore_mismatched_sizes=True,  # reported below, by name
+        output_loading_info=True,
+    )
+    for kind in ("missing", "unexpected", "mismatched"):
+        if names := sorted(str(name) for name in report[f"{kind}_keys"]):
+            raise ArtifactError(f"{artifact.path}: {kind} weights: {', '.join(names[:5])} ({len(names)} in all).")
+    assert isinstance(model, Model)
+    torch.nn.Module.to(model, device)
+    model.train(False)
+    return model
+
+
+def choose_device() -> torch.device:
+    """The first CUDA device, else the CPU."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device) -> tuple[torch.dtype, Choice]:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        return torch.bfloat16, Choice("dtype", "bfloat16", "CUDA multiplies bfloat16 faster than float32")
+    capabilities = torch.cpu.get_capabilities()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(name):
+            return torch.bfloat16, Choice(
+                "dtype", "bfloat16", f"this CPU has {name}: half the bytes of float32 to read"
+            )
+    return torch.float32, Choice("dtype", "float32", "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)")
+
+
+class TransformersRunner:
+    """Computes batches with a loaded model and a preallocated cache of `slots` x `context` positions."""
+
+    def __init__(self, model: Model, *, slots: int, context: int) -> None:
+        _check(model, context)
+        AttentionInterface.register(ATTENTION, slot_attention)
+        self._model = model
+        self._cache = SlotCache(slots, context)
+        self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        self.choices: tuple[Choice, ...] = (
+            Choice("runner", "transformers", f"{type(model).__name__} on {model.device}, {model.dtype}"),
+        )
+        self._prove()
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        device = self._model.device
+        ids = [token for chunk in batch.chunks for token in chunk.ids]
+        positions = [place for chunk in batch.chunks for place in range(chunk.start, chunk.end)]
+        rows = torch.tensor(_last_rows(batch), dtype=torch.long, device=device)
+        keep = {"logits_to_keep": rows} if self._keeps_rows else {}
+        logits: Tensor = self._model(
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            step=Step(batch, self._cache, device),
+            **keep,
+        ).logits[0]
+        return (logits if self._keeps_rows else logits[rows]).float().cpu()
+
+    @torch.inference_mode()
+    def _prove(self) -> None:
+        """Compare logits with the model's own forward on a few ids; ArtifactError if they differ."""
+        model = self._model
+        ids = [token % self.vocabulary for token in range(11, 11 + min(8, self._cache.context))]
+        expected: Tensor = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float().cpu()
+        model.set_attn_implementation(ATTENTION)
+        sequence = Sequence("", tuple(ids), Sampling())
+        for start, end in ((0, len(ids) // 2), (len(ids) // 2, len(ids) - 1), (len(ids) - 1, len(ids))):
+            chunk = Chunk(sequence, self._cache.slots - 1, start, tuple(ids[start:end]), end == len(ids))
+            logits = self.forward(Batch((chunk,))) if start < end else None
+        assert logits is not None
+        tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+        if not bool((logits[0] - expected).abs().max() <= tolerance * expected.abs().max()):
+            raise ArtifactError(
+                f"{type(model).__name__} computes other logits with a cache of slots; it cannot be served."
+            )
+
+
+def _config(values: dict[str, Any]) -> PreTrainedConfig:
+    kind = str(values.get("model_type"))
+    if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ArtifactError(f"config.json: model_type is {kind!r}, which is not a causal language model known here.")
+    config = CONFIG_MAPPING[kind].from_dict(values)
+    assert isinstance(config, PreTrainedConfig)
+    return config
+
+
+def _check(model: Model, context: int) -> None:
+    """Refuse, in a sentence, what the cache of slots cannot compute."""
+    config = model.config.get_text_config()
+    if not model._supports_attention_backend:
+        raise ArtifactError(f"{type(model).__name__} has an attention of its own; this server cannot run it.")
+    if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
+        raise ArtifactError(
+            f"{type(model).__name__} has layers of type {', '.join(sorted(unknown))}; it cannot be served."
+        )
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and context > limit:
+        raise ConfigError(f"context is {context}; the model was made for at most {limit} positions.")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        raise ArtifactError(f"rope_type {rope['rope_type']} changes with the length of the text; it cannot be cached.")
+
+
+def _last_rows(batch: Batch) -> list[int]:
+    """Where in the row of ids each wanted chunk ends."""
+    rows, end = [], 0
+    for chunk in batch.chunks:
+        end += len(chunk.ids)
+        rows += [end - 1] if chunk.wants_logits else []
+    return rows
