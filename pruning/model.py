@@ -138,7 +138,8 @@ class Blocks:
             origin = self._names[name]
             if origin not in loaded:
                 tensor = self._source.tensor(origin)
-                loaded[origin] = tensor.float() if tensor.is_floating_point() else tensor
+                kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+                loaded[origin] = tensor.to(kind, copy=True)  # never the source's own memory
             _place(self.model, name, loaded[origin])
         loaded.clear()
         try:

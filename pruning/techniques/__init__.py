@@ -4,4 +4,6 @@ from pruning.techniques.magnitude import Magnitude
 from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.wanda import Wanda
 
+__all__ = ["AnyTechnique", "Magnitude", "SparseGPT", "Wanda"]
+
 AnyTechnique = Magnitude | Wanda | SparseGPT

@@ -42,8 +42,10 @@ class CheckpointWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._weights.abandon()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        try:
+            self._weights.abandon()  # closing writes what is buffered, which fails on a full disk
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Append one weight under its Hugging Face name, in any order."""

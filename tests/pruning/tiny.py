@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 ARCHITECTURES = (
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "phi", "phi3", "gpt2",
-    "gpt_neox", "opt", "starcoder2", "stablelm", "cohere", "granite", "gptj", "bloom", "smollm3",
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "phi3", "gpt2", "gpt_neox", "opt", "starcoder2",
+    "stablelm", "bloom",
 )  # fmt: skip
 
 SIZES: dict[str, Any] = {
