@@ -120,6 +120,7 @@ def test_errors_are_words_and_can_be_tried_again(
     expect(page.locator(".trouble-line")).to_have_count(0)
     expect(page.locator(".question")).to_have_count(1)
     assert stub.asked[-1]["messages"] == [{"role": "user", "content": "Hello?"}]
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
     writing = "The assistant is writing."
     assert page.evaluate("said") == [writing, words, writing, "Answer complete. Hello world."]
 

@@ -112,7 +112,10 @@ class Chat {
   /** Say what went wrong and offer to try again; what had arrived of the answer stays. */
   #trouble(answer: Answer, problem: Problem, retry: () => void, text = ""): void {
     const words = this.#words(problem, text);
-    const { line, button } = answer.trouble(words, retry);
+    const { line, button } = answer.trouble(words, () => {
+      this.#panel.focus();
+      retry();
+    });
     if (problem.seconds) this.#wait(line, button, problem.seconds);
     else this.#panel.announce(words);
     if (problem.kind === "unreachable") console.warn(UNREACHABLE);

@@ -33,7 +33,7 @@ export class Panel {
     this.#stop = button("stop", "button", texts.stop, "M7 7h10v10H7z");
     this.node = element("div", { class: "panel", role: "dialog", "aria-labelledby": "title" });
     this.node.append(this.#head(), this.#log, this.#composer(), this.#status);
-    this.writing(false);
+    this.#stop.hidden = true;
     this.#listen();
   }
 
@@ -58,7 +58,8 @@ export class Panel {
 
   /** While an answer is being written, Stop stands in the place of Send. */
   writing(now: boolean): void {
-    if (this.#field.getRootNode() instanceof ShadowRoot && this.#holdsFocus()) this.focus();
+    const focused = (this.node.getRootNode() as ShadowRoot).activeElement;
+    if (focused === this.#send || focused === this.#stop) this.focus(); // it is about to go
     this.#send.hidden = now;
     this.#stop.hidden = !now;
     this.#log.setAttribute("aria-busy", String(now));
@@ -76,12 +77,6 @@ export class Panel {
 
   focus(): void {
     this.#field.focus({ preventScroll: true });
-  }
-
-  /** Whether the focus is on a button that is about to go. */
-  #holdsFocus(): boolean {
-    const focused = (this.node.getRootNode() as ShadowRoot).activeElement;
-    return focused === this.#send || focused === this.#stop || !!focused?.classList.contains("retry");
   }
 
   #head(): HTMLElement {
