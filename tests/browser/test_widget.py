@@ -240,6 +240,16 @@ def test_the_keyboard_is_enough(open_page: Visitor, host: str, stub: Stub) -> No
     assert page.evaluate("heard") == ["Tab", "Enter"]
 
 
+def test_an_app_that_does_not_load_is_said_and_tried_again(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    page.route("**/assets/app-*", lambda route: route.abort())
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.get_by_role("alert")).to_have_text("The chat could not be loaded. Please try again.")
+    page.unroute("**/assets/app-*")
+    open_chat(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_script_line_without_a_skill_explains_itself(open_page: Visitor, host: str) -> None:
     page = open_page("about:blank")
     with page.expect_console_message(lambda message: "data-skill" in message.text):

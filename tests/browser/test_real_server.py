@@ -1,0 +1,107 @@
+"""The widget against the server itself, on two origins, with a runner that replies what it is told."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from playwright.sync_api import expect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.app import host_page
+from tests.browser.conftest import Visitor
+from tests.browser.stub import listening
+from tests.browser.test_widget import answer, ask, open_chat
+from tests.server.harness import HELP, Served, parts, says, served, until
+
+
+class Later:
+    """An app that is known only when its own origin is."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+Start = Callable[..., tuple[str, Served]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server that replies `text`, and its host page; gives the page's address and the server."""
+    with ExitStack() as stack:
+
+        def run(text: str, *, delay: float = 0.0, origins: tuple[str, ...] = (), **settings: Any) -> tuple[str, Served]:
+            page = Later()
+            origin = stack.enter_context(listening(page))
+            skill = msgspec.structs.replace(HELP, origins=origins or (origin,))
+            runner = says(tmp_path, text, delay=delay)
+            made = parts(tmp_path, runner, (skill,), **settings)
+            server = stack.enter_context(served(made, runner))
+            port = int(server.url.rsplit(":", 1)[1])
+            config = msgspec.structs.replace(made.config, port=port, page_port=1)
+            embedding = host_page(msgspec.structs.replace(made, config=config))
+            assert embedding
+            page.app = embedding
+            return origin, server
+
+        yield run
+
+
+def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, start: Start) -> None:
+    origin, _ = start("Prune in **winter** 🌱.\n\n- a\n- b", delay=0.005)
+    page = open_page(origin)
+    expect(page.locator("[data-total=output]")).to_have_text("0")
+    open_chat(page)
+    expect(page.get_by_role("dialog", name="Help desk")).to_be_visible()
+    expect(page.locator(".answer .text")).to_have_text("Hello")
+    for number in (1, 2):
+        ask(page, "When?")
+        expect(page.locator(".answer li")).to_have_count(2 * number)
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        expect(answer(page).locator("p").first).to_have_text("Prune in winter 🌱.")
+        expect(page.locator("[data-total=requests]")).to_have_text(str(number))
+        tokens = len("Prune in **winter** 🌱.\n\n- a\n- b".encode()) + 1
+        expect(page.locator("[data-total=output]")).to_have_text(str(number * tokens))
+
+
+def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
+    origin, server = start("word " * 100, delay=0.05)
+    page = open_page(origin)
+    open_chat(page)
+    ask(page, "Go on for ever")
+    expect(answer(page)).to_contain_text("wo")
+    assert server.parts.engine.running == 1
+    page.get_by_role("button", name="Stop").click()
+    until(lambda: server.parts.engine.running == 0, 2)
+    expect(page.locator(".answer").last).to_contain_text("Stopped.")
+
+
+def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
+    origin, server = start("word " * 100, delay=0.05, slots=1, max_waiting=1)
+    visitors = [open_page(origin) for _ in range(3)]
+    for number, page in enumerate(visitors):
+        open_chat(page)
+        ask(page, "Me too")
+        if number < 2:
+            until(lambda: server.parts.engine.running + server.parts.engine.waiting == number + 1)  # noqa: B023
+    expect(visitors[2].locator(".trouble-line")).to_contain_text("The assistant is busy. You can try again in")
+
+
+def test_a_page_of_another_origin_is_told_in_words(open_page: Visitor, start: Start) -> None:
+    origin, _ = start("Hello", origins=("https://elsewhere.example",))
+    page = open_page(origin)
+    open_chat(page)
+    expect(page.locator(".trouble-line span")).to_have_text("The assistant cannot be reached right now.")
+
+
+def test_a_conversation_too_long_for_the_model_is_told_with_the_numbers(open_page: Visitor, start: Start) -> None:
+    origin, _ = start("Hello", context=128)
+    page = open_page(origin)
+    open_chat(page)
+    ask(page, "x" * 200)
+    expect(page.locator(".trouble-line span")).to_contain_text("The assistant could not take this message.")
+    expect(page.locator(".trouble-line span")).to_contain_text("128")
