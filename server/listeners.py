@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.api.events import quiet
-from server.app import Apps
+from server.app import Apps, Parts, build
 from server.errors import ConfigError
 
 POLL_SECONDS = 0.05
@@ -42,7 +42,7 @@ class Listener(uvicorn.Server):
         )
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         """`serve` below has them."""
         yield
 
@@ -55,7 +55,12 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; raises ConfigError if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        # With the protocol named, asyncio sets TCP_NODELAY; without, each event waits 40 ms for an acknowledgement.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen()  # who connects from now on waits, and is not refused
+        return bound
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
@@ -102,3 +107,32 @@ async def serve_until_signalled(apps: Apps, listeners: Sequence[Listener], *, dr
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await serve(apps, listeners, drain_seconds=drain_seconds, stop=stop)
+
+
+def run(parts: Parts) -> None:
+    """Bind every listener, say where they are, and serve until told to stop."""
+    apps, config = build(parts), parts.config
+    wanted = [
+        ("skills", apps.public, config.host, config.port),
+        ("metrics", apps.admin, config.admin_host, config.admin_port),
+    ]
+    if apps.page is not None and config.page_port is not None:
+        wanted.append(("page", apps.page, config.host, config.page_port))
+    listeners = {what: Listener(app, bind(host, port)) for what, app, host, port in wanted}
+    announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
+    asyncio.run(serve_until_signalled(apps, list(listeners.values()), drain_seconds=config.drain_seconds))
+
+
+def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
+    """Print what is served where, and each automatic choice with its reason."""
+    print(f"{parts.model}: skills {', '.join(parts.skills.names)}")
+    for choice in parts.choices:
+        print(f"  {choice.subject}: {choice.kernel} ({choice.reason})")
+    print(f"  counting: {parts.tokenizer.encoding_reason}")
+    if parts.ledger.recovered:
+        print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
+    print(f"API      {addresses['skills']}/v1")
+    print(f"metrics  {addresses['metrics']}/metrics")
+    if apps.page is not None:
+        print(f"page     {addresses['page']}/")
+    print("Stop with Ctrl-C.", flush=True)

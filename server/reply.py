@@ -93,12 +93,13 @@ class Replies:
 
     async def _admit(self, stream: Stream, request_id: str, skill: str, prompt: int) -> Reservation:
         """Open the row while the engine begins: nothing leaves before it is open."""
-        try:
-            with anyio.CancelScope(shield=True):
-                return await self._meter.admit(request_id, skill, prompt)
-        except BaseException:
-            await stream.aclose()
-            raise
+        with anyio.CancelScope(shield=True):
+            try:
+                reservation = await self._meter.admit(request_id, skill, prompt)
+            except BaseException:
+                await stream.aclose()
+                raise
+        return reservation
 
     async def _prompt(self, asked: Asked) -> list[int]:
         messages = with_system(asked.skill.system, asked.messages)

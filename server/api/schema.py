@@ -131,6 +131,8 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys are all different."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
+        if not unicode(name):
+            raise InvalidRequest("A lone surrogate is not text.", param=name[:64])
         if name in fields:
             raise InvalidRequest(f"The field {name[:64]!r} stands twice in one object.", param=name[:64])
         fields[name] = value

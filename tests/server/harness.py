@@ -3,19 +3,22 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from server.app import Apps, Parts, build
 from server.checkpoint.lineage import Base, Lineage, Step
 from server.config import Config
 from server.engine.engine import Engine
-from server.listeners import Listener, address, bind, serve
+from server.listeners import Listener, address, bind
+from server.listeners import serve as serve_apps
 from server.metering.ledger import Ledger
 from server.skills import Skill, Skills, digest
 from server.tokenizer import Tokenizer as ServerTokenizer
@@ -89,7 +92,16 @@ class Stop:
 def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTHER), **settings: Any) -> Parts:
     defaults = {"model": str(folder / "tiny"), "skills": str(folder), "ledger": str(folder / "usage.sqlite3")}
     config = msgspec.convert(
-        {**defaults, "slots": 2, "max_waiting": 4, "context": 512, "port": 0, "admin_port": 0, "page_port": 0, **settings},
+        {
+            **defaults,
+            "slots": 2,
+            "max_waiting": 4,
+            "context": 512,
+            "port": 0,
+            "admin_port": 0,
+            "page_port": 0,
+            **settings,
+        },
         Config,
         dec_hook=lambda kind, value: Path(value),
     )
@@ -109,7 +121,7 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
 
     async def run() -> None:
         stop.loop = asyncio.get_running_loop()
-        await serve(apps, listeners, drain_seconds=made.config.drain_seconds, stop=stop.event)
+        await serve_apps(apps, listeners, drain_seconds=made.config.drain_seconds, stop=stop.event)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
@@ -124,7 +136,32 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
         assert not thread.is_alive(), "the server did not stop"
 
 
+def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait for what another thread is about to do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
 def says(folder: Path, text: str, *, delay: float = 0.0) -> ScriptRunner:
     """A runner that replies `text` to everyone, byte by byte, and stops."""
     words = tokenizer(folder / "tiny")
     return ScriptRunner([*words.encode(text), next(iter(words.stop_ids))], words.vocabulary, delay=delay)
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers that reply `text` (or what `runner` makes), and stops them after the test."""
+    with ExitStack() as stack:
+
+        def start(
+            text: str = "Hello!", *, runner: FakeRunner | None = None, delay: float = 0.0, **settings: Any
+        ) -> Served:
+            chosen = runner or says(tmp_path, text, delay=delay)
+            return stack.enter_context(served(parts(tmp_path, chosen, **settings), chosen))
+
+        yield start

@@ -29,9 +29,7 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (b"\xff", r"is not TOML: 'utf-8' codec"),
     ],
 )
-def test_a_mistake_is_named_with_file_path_and_what_is_allowed(
-    tmp_path: Path, text: str | bytes, message: str
-) -> None:
+def test_a_mistake_is_named_with_file_path_and_what_is_allowed(tmp_path: Path, text: str | bytes, message: str) -> None:
     file = tmp_path / "server.toml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message) as caught:

@@ -108,9 +108,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "usage.sqlite3")
 
 
-def test_locked_fails_closed_and_the_settlement_is_made_up_for(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
     ledger = Ledger(path)
@@ -139,9 +137,9 @@ def test_a_full_disk_fails_closed_and_harms_nothing(path: Path) -> None:
     ledger.write(opening("r1")).result()
     pages = ledger._database.execute("PRAGMA page_count").fetchone()[0]
     ledger._database.execute(f"PRAGMA max_page_count = {pages}")
+    writes = [ledger.write(opening(f"more {index}")) for index in range(1000)]
     with pytest.raises(LedgerUnavailable, match="full"):
-        for index in range(1000):
-            ledger.write(opening(f"more {index}")).result()
+        writes[-1].result()
     ledger._database.execute("PRAGMA max_page_count = 1000000")
     ledger.write(Settlement("r1", Usage(10, 0, 1), "stop")).result()
     assert ledger._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
