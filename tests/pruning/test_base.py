@@ -1,0 +1,174 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+from pruning import base
+from pruning.errors import ModelRefused
+from server.checkpoint.reader import Artifact
+from tests.pruning import tiny
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "bloom"])
+def test_a_directory_becomes_a_base_artifact_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "model", kind)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    artifact = base.prepare(str(folder), tmp_path / "cache")
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert artifact.names() == sorted(name for name, _ in stock.named_parameters())
+    for name, parameter in stock.named_parameters():
+        assert torch.equal(artifact.tensor(name), parameter)
+    assert artifact.lineage.steps == ()
+    assert (artifact.lineage.base.name, artifact.lineage.base.license) == ("model", "mit")
+    assert artifact.path.name == f"model-{artifact.lineage.base.digest[:12]}"
+
+
+def test_a_changed_model_is_another_base_and_a_damaged_import_is_made_anew(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    first = base.prepare(str(model), tmp_path)
+    (first.path / "config.json").write_text("{}")
+    assert base.prepare(str(model), tmp_path).config["model_type"] == "llama"
+    assert "importing it again" in caplog.text
+    other = tiny.save(tmp_path / "other" / "tiny", num_hidden_layers=6, rms_norm_eps=1e-3)
+    assert base.prepare(str(other), tmp_path).path != first.path
+
+
+def test_an_artifact_can_be_pruned_again(model: Path, tmp_path: Path) -> None:
+    first = base.prepare(str(model), tmp_path / "cache")
+    second = base.prepare(str(first.path), tmp_path / "again")
+    for name, tensor in first.tensors():
+        assert torch.equal(second.tensor(name), tensor)
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    return apply
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def without_a_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (edit(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification is not a causal"),
+        (edit(model_type="t5", architectures=["T5ForConditionalGeneration"]), "T5For.* is not a causal language model"),
+        (edit(model_type="nonesuch", architectures=None), "nonesuch is not a causal language model"),
+        (edit(auto_map={"AutoModel": "code.py"}), "brings its own code"),
+        (edit(quantization_config={"bits": 4}), "is quantised already: start from its 16-bit weights"),
+        (pickled, r"holds pickled weights \(\*\.bin\), which can run code"),
+        (without_a_weight, "has no tensor model.norm.weight, which a llama model needs"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path], None], sentence: str) -> None:
+    folder = tiny.save(tmp_path / "model")
+    change(folder)
+    with pytest.raises(ModelRefused, match=sentence):
+        base.prepare(str(folder), tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_fused_experts_are_refused(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "model", "mixtral")
+    with pytest.raises(ModelRefused, match=r"weights of model\.layers\.0 are in linear layers .* with fused experts"):
+        base.prepare(str(folder), tmp_path / "cache")
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(ModelRefused, match="is neither a GGUF file nor a directory"):
+        base.prepare(str(tmp_path / "model.bin"), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_a_skeleton_has_no_weights_and_a_stock_models_buffers(kind: str) -> None:
+    config = tiny.config(kind).to_dict()
+    skeleton = base.skeleton(config)
+    stock = tiny.build(kind)
+    assert not skeleton.training
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+    assert {n: p.shape for n, p in skeleton.named_parameters()} == {n: p.shape for n, p in stock.named_parameters()}
+    buffers = dict(stock.named_buffers())
+    assert {name for name, _ in skeleton.named_buffers()} == buffers.keys()
+    for name, buffer in skeleton.named_buffers():
+        assert torch.equal(buffer, buffers[name])
+
+
+def gguf_file(path: Path, pre: str) -> Path:
+    """A Q8_0 Llama of one block, written with gguf's own writer."""
+    generator = numpy.random.default_rng(0)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_license("apache-2.0")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_context_length(128)
+    writer.add_embedding_length(64)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(259)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([*alphabet, "12", "ab", "<end>"])
+    writer.add_token_types([1] * 258 + [3])
+    writer.add_token_merges(["1 2", "a b"])
+    writer.add_eos_token_id(258)
+    writer.add_bos_token_id(258)
+    writer.add_chat_template("{{ messages[0].content }}")
+    shapes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
+    shapes |= {"ffn_gate": (128, 64), "ffn_up": (128, 64), "ffn_down": (64, 128)}
+    for name, shape in {"token_embd": (259, 64), **{f"blk.0.{n}": s for n, s in shapes.items()}}.items():
+        data = gguf.quantize(generator.normal(size=shape).astype("f4"), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", numpy.ones(64, dtype="f4"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(("pre", "pieces"), [("smollm", 4), ("gpt-2", 3)])
+def test_a_gguf_file_is_dequantised_and_its_digits_are_split(tmp_path: Path, pre: str, pieces: int) -> None:
+    artifact = base.prepare(str(gguf_file(tmp_path / "tiny.gguf", pre)), tmp_path / "cache")
+    assert artifact.lineage.base.note == "Q8_0, dequantised"
+    assert artifact.lineage.base.license == "apache-2.0"
+    reader = gguf.GGUFReader(tmp_path / "tiny.gguf")
+    tensors = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    for ours, theirs in (("embed_tokens", "token_embd"), ("layers.0.mlp.down_proj", "blk.0.ffn_down")):
+        expected = torch.from_numpy(tensors[f"{theirs}.weight"].copy()).bfloat16()
+        assert torch.equal(artifact.tensor(f"model.{ours}.weight"), expected)
+    assert artifact.config["tie_word_embeddings"] is True
+    assert "lm_head.weight" not in artifact.names()
+    assert "quantization_config" not in artifact.config
+    tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+    assert len(tokenizer.encode("ab12<end>", add_special_tokens=False).ids) == pieces
+    settings = json.loads((artifact.path / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == "{{ messages[0].content }}"
+    assert settings["eos_token"] == "<end>"
+    Artifact.open(artifact.path)

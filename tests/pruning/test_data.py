@@ -1,0 +1,127 @@
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning import base
+from pruning.data import Draw, Encoder, Text, digest_of, draw, read
+from pruning.errors import DataError
+from server.checkpoint.reader import Artifact
+
+
+@pytest.fixture(scope="module")
+def artifact(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return base.prepare(str(model), tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def encoder(artifact: Artifact) -> Encoder:
+    return Encoder(artifact)
+
+
+def no_chat(_: list[dict[str, str]]) -> str:
+    raise AssertionError
+
+
+def test_the_three_forms(tmp_path: Path) -> None:
+    plain, lines, titled = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.json"
+    plain.write_text("one\ntwo\n\nthree\n\n \n\n")
+    lines.write_text('{"text": "one"}\n\n{"messages": [{"role": "user", "content": "two"}], "title": "T"}\n')
+    titled.write_text(json.dumps({"A": "one", "B": {"extract": "two", "title": "x"}, "C": " "}))
+    assert read(plain, no_chat) == [Text("one\ntwo", "one\ntwo"), Text("three", "three")]
+    assert read(lines, lambda messages: f"<{messages[0]['content']}>") == [Text("one", "one"), Text("T", "<two>")]
+    assert read(titled, no_chat) == [Text("A", "one"), Text("B", "two")]
+
+
+def test_a_bucket_is_the_sha1_of_the_title_modulo_ten() -> None:
+    assert Text("Alan Turing", "x").bucket == int(hashlib.sha1(b"Alan Turing").hexdigest(), 16) % 10
+    buckets = [Text(str(n), "").bucket for n in range(1000)]
+    assert all(70 < buckets.count(bucket) < 130 for bucket in range(10))
+
+
+def test_ids_are_the_shuffled_texts_with_an_end_after_each(text: Path, encoder: Encoder) -> None:
+    ids, data = draw(Draw(str(text), range(10), 4, 50), encoder)
+    assert ids.shape == (4, 50)
+    assert ids.dtype == torch.int64
+    flat = ids.flatten().tolist()
+    end = flat.index(256)
+    first = bytes(text.read_bytes())
+    assert encoder.encode(first.decode().split("\n\n")[0])[-1] == 256
+    assert flat[: end + 1] in [encoder.encode(paragraph) for paragraph in first.decode().split("\n\n")]
+    assert (data.sequences, data.tokens, data.seed) == (4, 50, 0)
+    assert data.digest == hashlib.sha256(b"".join(i.to_bytes(8, "little") for i in flat)).hexdigest()
+
+
+def test_the_same_seed_draws_the_same_ids_and_another_does_not(text: Path, encoder: Encoder) -> None:
+    ids, data = draw(Draw(str(text), range(10), 4, 50, seed=1), encoder)
+    again, _ = draw(Draw(str(text), range(10), 4, 50, seed=1), encoder)
+    other, other_data = draw(Draw(str(text), range(10), 4, 50, seed=2), encoder)
+    assert torch.equal(ids, again)
+    assert not torch.equal(ids, other)
+    assert data.digest != other_data.digest
+    assert digest_of(ids) == data.digest
+
+
+def test_buckets_do_not_share_texts(text: Path, encoder: Encoder) -> None:
+    low, _ = draw(Draw(str(text), range(5), 1, 900), encoder)
+    high, _ = draw(Draw(str(text), range(5, 10), 1, 900), encoder)
+    assert not sentences(low) & sentences(high)
+
+
+def sentences(ids: torch.Tensor) -> set[tuple[int, ...]]:
+    """The texts between ends, the last one, which may be cut, left out."""
+    found: set[tuple[int, ...]] = set()
+    current: list[int] = []
+    for token in ids.flatten().tolist():
+        if token == 256:
+            found.add(tuple(current))
+            current = []
+        else:
+            current.append(token)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.txt", "", r"gives 0 tokens in 0 texts of the buckets \[0, 1, .* but 4 x 50 = 200 are needed"),
+        ("a.txt", "too short", r"gives 10 tokens in 1 texts of .* but 4 x 50 = 200 are needed"),
+        ("a.json", "{", r"a\.json cannot be read as \.json: Expecting property name"),
+        ("a.json", "[1]", r"a\.json is in no known form"),
+        ("a.jsonl", '{"body": "x"}', r"a\.jsonl is in no known form \('text'\)"),
+        ("a.jsonl", '{"messages": []}', r"holds messages, but the model has no chat template"),
+    ],
+)
+def test_bad_text_is_one_sentence(tmp_path: Path, encoder: Encoder, name: str, content: str, sentence: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(DataError, match=sentence):
+        draw(Draw(str(path), range(10), 4, 50), encoder)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"cannot be read as \.txt"):
+        read(tmp_path / "a.txt", no_chat)
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_messages_are_written_with_the_models_template(artifact: Artifact, tmp_path: Path, file: str) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    settings = {"eos_token": "<end>"} | ({"chat_template": template} if file == "tokenizer_config.json" else {})
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "tokenizer.json").write_bytes((artifact.path / "tokenizer.json").read_bytes())
+    if file == "chat_template.jinja":
+        (tmp_path / file).write_text(template)
+    moved = Encoder(Moved(artifact, tmp_path))
+    assert moved.chat([{"role": "user", "content": "Hi"}]) == "user: Hi<end>"
+
+
+class Moved(Artifact):
+    """An artifact with another folder for its tokenizer."""
+
+    def __init__(self, artifact: Artifact, path: Path) -> None:
+        self.path = path
+        self.config = artifact.config
