@@ -31,9 +31,7 @@ class Scheduler:
 
     def __init__(self, *, slots: int, context: int, batch_tokens: int, max_waiting: int) -> None:
         if slots < 1 or batch_tokens < slots:
-            raise ConfigError(
-                f"batch_tokens is {batch_tokens}; it must be at least slots ({slots}), which is at least 1."
-            )
+            raise ConfigError(f"slots is {slots}, batch_tokens {batch_tokens}; it must be 1 <= slots <= batch_tokens.")
         self.context = context
         self.batch_tokens = batch_tokens
         self.max_waiting = max_waiting
@@ -72,8 +70,7 @@ class Scheduler:
     def commit(self, batch: Batch, tokens: Ids[int]) -> None:
         """Take over a computed pass and its sampled ids; sequences aborted meanwhile are passed over."""
         for chunk in batch.chunks:
-            if chunk.sequence.slot is not None:
-                chunk.sequence.computed = chunk.end
+            chunk.sequence.computed = chunk.end
         for sequence, token in zip(batch.sampled, tokens, strict=True):
             if sequence.slot is not None:
                 sequence.append(token)

@@ -1,0 +1,202 @@
+"""Random traffic against a scheduler, with laws that hold at every step and a cache that knows what lies in it."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.engine.batch import Batch
+from server.engine.scheduler import Scheduler
+from server.engine.sequence import Sampling, Sequence
+from server.errors import ConfigError, Overloaded
+
+STOP = 3
+
+
+class Cache:
+    """Stores (skill, id) for each slot and position, and answers as a model would that reads its prefix from there."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots: list[dict[int, tuple[str, int]]] = [{} for _ in range(slots)]
+        self.computed: dict[Sequence, int] = {}
+
+    def forward(self, batch: Batch) -> list[int]:
+        tokens = []
+        assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks)
+        for chunk in batch.chunks:
+            slot = self.slots[chunk.slot]
+            for position, token in enumerate(chunk.ids, chunk.start):
+                slot[position] = (chunk.sequence.skill, token)
+            prefix = [slot[position] for position in range(chunk.end)]
+            assert prefix == [(chunk.sequence.skill, token) for token in chunk.sequence.tokens[: chunk.end]]
+            self.computed[chunk.sequence] = self.computed.get(chunk.sequence, 0) + len(chunk.ids)
+            if chunk.wants_logits:
+                assert chunk.end == len(chunk.sequence.tokens)
+                tokens.append(sum(token for _, token in prefix) % 13)
+        return tokens
+
+
+def check_laws(scheduler: Scheduler, batch: Batch) -> None:
+    used = [index for index, slot in enumerate(scheduler.slots) if slot.sequence]
+    assert sorted(used + scheduler.free) == list(range(len(scheduler.slots)))
+    assert [scheduler.slots[index].sequence for index in used] == sorted(
+        scheduler.running, key=lambda sequence: sequence.slot if sequence.slot is not None else -1
+    )
+    assert batch.tokens <= scheduler.batch_tokens
+    assert not (scheduler.waiting and scheduler.free)
+    decoding = {sequence for sequence in scheduler.running if sequence.generated}
+    assert decoding <= {chunk.sequence for chunk in batch.chunks}, "a long prompt stalled a reply"
+    assert bool(batch.chunks) == bool(scheduler.running)
+
+
+def random_sequence(generator: random.Random, context: int, skills: int) -> Sequence:
+    skill = f"skill {generator.randrange(skills)}"
+    system = [ord(skill[-1])] * generator.choice((0, 5, 9))
+    prompt = system + [generator.randrange(2) for _ in range(generator.randint(1, context // 2))]
+    prompt = prompt[: context - 1]
+    most = generator.randint(1, context - len(prompt))
+    return Sequence(skill, tuple(prompt), Sampling(max_tokens=most, stop_ids=frozenset({STOP})))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32),
+    slots=st.integers(1, 5),
+    spare=st.integers(0, 20),
+    context=st.integers(2, 40),
+    max_waiting=st.integers(1, 6),
+)
+def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, context: int, max_waiting: int) -> None:
+    generator = random.Random(seed)
+    scheduler = Scheduler(slots=slots, context=context, batch_tokens=slots + spare, max_waiting=max_waiting)
+    cache = Cache(slots)
+    accepted: list[Sequence] = []
+    aborted: set[Sequence] = set()
+    finished: list[Sequence] = []
+    arrivals = 40
+    for _ in range(40 * context * 20):
+        while arrivals and generator.random() < 0.3:
+            arrivals -= 1
+            sequence = random_sequence(generator, context, skills=3)
+            if len(scheduler.waiting) < max_waiting + len(scheduler.free):
+                scheduler.add(sequence)
+                accepted.append(sequence)
+            else:
+                with pytest.raises(Overloaded):
+                    scheduler.add(sequence)
+        batch = scheduler.schedule()
+        check_laws(scheduler, batch)
+        tokens = cache.forward(batch)
+        if accepted and generator.random() < 0.05:  # between planning and commit, as from another thread
+            victim = generator.choice(accepted)
+            if not victim.finish:
+                aborted.add(victim)
+            scheduler.abort(victim)
+            assert victim.slot is None
+            assert victim not in scheduler.running
+            assert victim not in scheduler.waiting
+        running = {sequence for sequence in batch.sampled if sequence not in aborted}
+        before = {sequence: sequence.generated for sequence in running}
+        scheduler.commit(batch, tokens)
+        assert all(sequence.generated == before[sequence] + 1 for sequence in running)
+        finished += [sequence for sequence in running if sequence.finish]
+        if not arrivals and scheduler.idle:
+            break
+    assert scheduler.idle, "a sequence starved"
+    assert len(finished) == len(set(finished))
+    assert set(finished) | aborted == set(accepted)
+    assert not set(finished) & aborted
+    for sequence in finished:
+        assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + sequence.generated - 1
+        assert sequence.finish == ("stop" if sequence.tokens[-1] == STOP else "length")
+        assert STOP not in sequence.tokens[len(sequence.prompt) : -1]
+        assert sequence.generated <= sequence.sampling.max_tokens
+        assert sequence.finish == "stop" or sequence.generated == sequence.sampling.max_tokens
+        assert sequence.cached < len(sequence.prompt)
+
+
+def run(scheduler: Scheduler, cache: Cache) -> list[Batch]:
+    batches = []
+    while not scheduler.idle:
+        batches.append(scheduler.schedule())
+        scheduler.commit(batches[-1], cache.forward(batches[-1]))
+    return batches
+
+
+def ask(skill: str, prompt: list[int], max_tokens: int = 1) -> Sequence:
+    return Sequence(skill, tuple(prompt), Sampling(max_tokens=max_tokens))
+
+
+def test_admission_is_first_in_first_out() -> None:
+    scheduler = Scheduler(slots=2, context=20, batch_tokens=4, max_waiting=50)
+    sequences = [ask("a", [1] * (1 + index % 7)) for index in range(20)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    first_seen = list(dict.fromkeys(chunk.sequence for batch in run(scheduler, Cache(2)) for chunk in batch.chunks))
+    assert first_seen == sequences
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_a_reply() -> None:
+    scheduler = Scheduler(slots=2, context=200, batch_tokens=8, max_waiting=5)
+    cache = Cache(2)
+    reply, long = ask("a", [1], max_tokens=40), ask("a", [2] * 100)
+    scheduler.add(reply)
+    first = scheduler.schedule()
+    scheduler.commit(first, cache.forward(first))
+    scheduler.add(long)
+    batches = [batch for batch in run(scheduler, cache) if long in {chunk.sequence for chunk in batch.chunks}]
+    assert [len(batch.chunks[-1].ids) for batch in batches] == [7] * 14 + [2]
+    assert all(batch.chunks[0].sequence is reply for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("skill", "prompt", "cached"),
+    [
+        ("a", [1, 2, 3, 4, 5], 4),
+        ("a", [1, 2, 3, 4], 3),  # the last id is always computed: its logits are wanted
+        ("a", [1, 2, 9], 2),
+        ("a", [9], 0),
+        ("b", [1, 2, 3, 4, 5], 0),
+    ],
+)
+def test_a_prefix_is_reused_within_a_skill_only(skill: str, prompt: list[int], cached: int) -> None:
+    scheduler, cache = Scheduler(slots=1, context=20, batch_tokens=8, max_waiting=5), Cache(1)
+    scheduler.add(ask("a", [1, 2, 3, 4]))
+    run(scheduler, cache)
+    second = ask(skill, prompt)
+    scheduler.add(second)
+    run(scheduler, cache)
+    assert second.cached == cached
+
+
+def test_the_slot_with_the_longest_common_prefix_is_taken() -> None:
+    scheduler, cache = Scheduler(slots=3, context=20, batch_tokens=8, max_waiting=5), Cache(3)
+    for prompt in ([1, 2, 8], [1, 2, 3, 4], [1, 7]):
+        scheduler.add(ask("a", prompt))
+    run(scheduler, cache)
+    sequence = ask("a", [1, 2, 3, 4, 5])
+    scheduler.add(sequence)
+    run(scheduler, cache)
+    assert sequence.cached == 4
+
+
+def test_what_an_aborted_sequence_did_not_commit_is_not_reused() -> None:
+    scheduler, cache = Scheduler(slots=1, context=20, batch_tokens=2, max_waiting=5), Cache(1)
+    first = ask("a", [1, 2, 3, 4, 5, 6])
+    scheduler.add(first)
+    batch = scheduler.schedule()
+    scheduler.commit(batch, cache.forward(batch))
+    batch = scheduler.schedule()
+    scheduler.abort(first)
+    scheduler.commit(batch, [])
+    second = ask("a", [1, 2, 3, 4, 5, 6])
+    scheduler.add(second)
+    run(scheduler, cache)
+    assert second.cached == 2
+
+
+@pytest.mark.parametrize(("slots", "batch_tokens"), [(0, 5), (4, 3)])
+def test_settings_that_would_starve_someone_are_refused(slots: int, batch_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=f"slots is {slots}, batch_tokens {batch_tokens}"):
+        Scheduler(slots=slots, context=20, batch_tokens=batch_tokens, max_waiting=5)
