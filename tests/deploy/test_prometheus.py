@@ -1,0 +1,139 @@
+"""The scrape config and the dashboard, against a real Prometheus that scraped the real server."""
+
+import json
+import math
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.harness import KEY, OTHER_KEY, Served, parts, says, served
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
+DASHBOARD = DEPLOY / "grafana" / "tokens-per-skill.json"
+VARIABLES = {"$__rate_interval": "10s", "$__range": "1m", "$skill": ".*"}
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="Debian's package prometheus is not installed",
+)
+
+
+@needs_prometheus
+def test_promtool_accepts_the_scrape_config() -> None:
+    subprocess.run(["promtool", "check", "config", "--lint-fatal", str(CONFIG)], check=True, capture_output=True)
+
+
+@needs_prometheus
+def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
+    runner = says(tmp_path, "Good day.", delay=0.001)
+    with served(parts(tmp_path, runner), runner) as server, prometheus(server, tmp_path) as port:
+        deadline = time.monotonic() + 60
+        missing = list(expressions())
+        while missing and time.monotonic() < deadline:
+            chat(server.url, "help", KEY)
+            chat(server.url, "other", OTHER_KEY)
+            time.sleep(0.5)
+            missing = [expression for expression in missing if not has_data(port, expression)]
+        assert not missing
+        assert_counters_equal_the_ledger(server, port)
+
+
+def assert_counters_equal_the_ledger(server: Served, port: int) -> None:
+    """What Prometheus says after its next scrape is what the ledger holds."""
+    tokens = server.parts.ledger.totals().tokens
+    expected = {(skill, kind): float(count) for (skill, _, kind), count in tokens.items()}
+    deadline = time.monotonic() + 10
+    scraped: dict[tuple[str, str], float] = {}
+    while scraped != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+        series = query(port, "secateur_tokens_total")
+        scraped = {(s["metric"]["skill"], s["metric"]["type"]): float(s["value"][1]) for s in series}
+    assert scraped == expected
+    assert min(expected[skill, kind] for skill in ("help", "other") for kind in ("input", "output")) > 0
+
+
+def expressions() -> Iterator[str]:
+    """Every PromQL expression of the dashboard, its variables filled in as Grafana would."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        for target in panel.get("targets", []):
+            expression = target["expr"]
+            for variable, value in VARIABLES.items():
+                expression = expression.replace(variable, value)
+            assert "$" not in expression
+            yield expression
+
+
+def test_the_dashboard_names_only_metrics_that_the_server_has(tmp_path: Path) -> None:
+    runner = says(tmp_path, "Good day.")
+    with served(parts(tmp_path, runner), runner) as server:
+        chat(server.url, "help", KEY)
+        exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=10).read().decode()
+    known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))
+    named = {name for e in expressions() for name in re.findall(r"\b(?:secateur|gen_ai)_\w+", e)}
+    assert named
+    assert not named - known
+
+
+@contextmanager
+def prometheus(server: Served, folder: Path) -> Iterator[int]:
+    """A real Prometheus with our scrape config, pointed at the test's server; yields its port."""
+    config = CONFIG.read_text().replace("127.0.0.1:9464", server.admin.removeprefix("http://"))
+    assert server.admin.removeprefix("http://") in config
+    (folder / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 1s"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def query(port: int, expression: str) -> list[dict[str, Any]]:
+    """The result of an instant query; nothing while Prometheus is still starting."""
+    try:
+        answer = urllib.request.urlopen(
+            f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}", timeout=5
+        )
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return []
+    except (ConnectionError, urllib.error.URLError):
+        return []
+    result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return result
+
+
+def has_data(port: int, expression: str) -> bool:
+    """Whether a query returns a number."""
+    return any(not math.isnan(float(series["value"][1])) for series in query(port, expression))
+
+
+def chat(url: str, skill: str, key: str) -> None:
+    """One complete answer."""
+    body = json.dumps({"model": skill, "messages": [{"role": "user", "content": "Hello"}]}).encode()
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}/v1/chat/completions", body, headers), timeout=30).read()
