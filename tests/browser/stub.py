@@ -41,6 +41,7 @@ class Stub:
         self.error = "The server says no."
         self.skill: dict[str, Any] = {"name": "help", "title": "Garden help", "greeting": "Ask me **anything**."}
         self.skill_status = 200
+        self.skill_delay = 0.0
         self.asked: list[dict[str, Any]] = []
         self.left = 0
 
@@ -68,6 +69,7 @@ class Stub:
         return StreamingResponse(self.stream(), headers=CORS, media_type="text/event-stream")
 
     async def about(self, request: Request) -> Response:
+        await asyncio.sleep(self.skill_delay)
         return JSONResponse(self.skill, self.skill_status, headers=CORS)
 
     def app(self) -> Starlette:

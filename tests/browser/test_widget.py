@@ -62,6 +62,15 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visito
     assert page.get_by_role("log").get_attribute("aria-live") == "off"
 
 
+def test_a_greeting_that_comes_late_still_stands_first(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.skill_delay = 0.5
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+    expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Hello world."])
+
+
 def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     page.evaluate("Array.prototype.toJSON = () => 'broken'")

@@ -37,9 +37,12 @@ export class Panel {
     this.#listen();
   }
 
+  /** Show the skill's title and greeting, which stands first even if the visitor was faster. */
   name(title: string, greeting: string): void {
     this.#title.textContent = title || this.texts.title;
-    if (greeting) this.answer().finish(greeting);
+    const answer = new Answer(this.texts, () => this.#follow());
+    answer.finish(greeting);
+    if (greeting) this.#log.prepend(answer.node);
   }
 
   question(text: string): void {
