@@ -52,9 +52,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _prune(arguments: argparse.Namespace) -> None:
     """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused."""
-    from pruning.pipeline import run
+    from pruning.evaluation.report import table
+    from pruning.inputs import prepare, reusable
+    from pruning.recipe import read
+    from pruning.sources import locate
 
-    run(arguments.recipe, arguments.output, arguments.base_cache)
+    recipe = read(arguments.recipe)
+    inputs = prepare(recipe, arguments.base_cache)
+    artifact = reusable(arguments.output, inputs)
+    if artifact is None:
+        from pruning.pipeline import run  # brings transformers, which takes seconds
+
+        artifact = run(inputs, arguments.output, arguments.base_cache)
+    print(table(artifact, locate(recipe.base)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

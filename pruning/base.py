@@ -3,9 +3,7 @@
 The one file of this package that imports transformers; it runs no code that comes with a model.
 """
 
-import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -27,49 +25,24 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pruning.errors import ModelRefused
 from pruning.model import prunable_blocks
-from pruning.sources import locate
 from pruning.weights import Shards, Source
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
-from server.errors import ArtifactError
-
-logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
 """GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
 
 
-def prepare(reference: str, cache: Path) -> Artifact:
-    """The base artifact of `reference`, from `cache` or imported into it; raises ModelRefused in one sentence."""
-    path = locate(reference)
-    base = describe(path)
-    target = cache / f"{base.name}-{base.digest[:12]}"
-    if target.exists():
-        try:
-            return Artifact.open(target)
-        except ArtifactError as error:
-            logger.info("%s; importing it again", error)
-    logger.info("importing %s", path)
+def import_base(path: Path, digest: str, target: Path) -> None:
+    """Write the model at `path` as a base artifact at `target`; raises ModelRefused in one sentence."""
     if path.is_dir():
-        _import_directory(path, base, target)
+        _import_directory(path, digest, target)
+    elif path.suffix == ".gguf":
+        _import_gguf(path, digest, target)
     else:
-        _import_gguf(path, base, target)
-    return Artifact.open(target)
-
-
-def describe(path: Path) -> record.Base:
-    """Name, digest, note and licence of the model at `path`; raises ModelRefused unless it is in a known form."""
-    if path.is_dir():
-        return _describe_directory(path)
-    if path.suffix != ".gguf":
         raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
-    fields = GGUFReader(path).fields
-    kind = LlamaFileType(fields["general.file_type"].contents()).name if "general.file_type" in fields else "GGUF"
-    note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
-    terms = fields["general.license"].contents() if "general.license" in fields else "unknown"
-    return record.Base(path.stem, record.digest_of(path), note, terms)
 
 
 def skeleton(config: Mapping[str, Any]) -> nn.Module:
@@ -116,18 +89,15 @@ def _refuse_config(config: Mapping[str, Any]) -> None:
         raise ModelRefused(f"{given[0] or kind} is not a causal language model, and only those can be pruned")
 
 
-def _describe_directory(path: Path) -> record.Base:
-    """The description of a Hugging Face directory; its digest is that of the manifest of its files."""
-    files = [*sorted(path.glob("*.safetensors")), path / "config.json", path / "tokenizer.json"]
-    if not list(path.glob("*.safetensors")) and list(path.glob("*.bin")):
-        raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
-    for file in files:
-        if not file.exists():
-            raise ModelRefused(f"{path} has no {file.name}, so it is not a Hugging Face model directory")
-    if len(files) == 2:
+def _refuse_files(path: Path) -> None:
+    """Raise ModelRefused unless `path` holds what a Hugging Face directory does."""
+    if not list(path.glob("*.safetensors")):
+        if list(path.glob("*.bin")):
+            raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
         raise ModelRefused(f"{path} holds no *.safetensors")
-    manifest = "".join(f"{record.digest_of(file)}  {file.name}\n" for file in files)
-    return record.Base(path.resolve().name, hashlib.sha256(manifest.encode()).hexdigest(), license=_license(path))
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).exists():
+            raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
 
 
 def _license(path: Path) -> str:
@@ -137,8 +107,9 @@ def _license(path: Path) -> str:
     return match[1] if match else "unknown"
 
 
-def _import_directory(path: Path, base: record.Base, target: Path) -> None:
+def _import_directory(path: Path, digest: str, target: Path) -> None:
     """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
+    _refuse_files(path)
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     model = skeleton(config)
     prunable_blocks(model)  # refused before anything is copied
@@ -153,7 +124,7 @@ def _import_directory(path: Path, base: record.Base, target: Path) -> None:
         for name in TOKENIZER_FILES:
             if (path / name).exists():
                 writer.copy(path / name)
-        _finish(writer, config, base)
+        _finish(writer, config, record.Base(path.resolve().name, digest, license=_license(path)))
 
 
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -165,7 +136,7 @@ def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return {rename_source_key(name, renamings, [], prefix, own)[0]: name for name in names}
 
 
-def _import_gguf(path: Path, base: record.Base, target: Path) -> None:
+def _import_gguf(path: Path, digest: str, target: Path) -> None:
     """Dequantise a GGUF file into a base artifact; the one place where a whole model is in memory, at 16 bits."""
     with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
         model = AutoModelForCausalLM.from_pretrained(
@@ -180,16 +151,24 @@ def _import_gguf(path: Path, base: record.Base, target: Path) -> None:
             writer.add(name, _stored(parameter.detach()))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
         writer.text("generation_config.json", _json(ends))
-        _write_tokenizer(writer, path)
-        _finish(writer, config, base)
+        fields = GGUFReader(path).fields
+        _write_tokenizer(writer, path, _text(fields, "tokenizer.ggml.pre"))
+        kind = LlamaFileType(fields["general.file_type"].contents()).name if "general.file_type" in fields else "GGUF"
+        note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
+        terms = _text(fields, "general.license") or "unknown"
+        _finish(writer, config, record.Base(path.stem, digest, note, terms))
 
 
-def _write_tokenizer(writer: CheckpointWriter, gguf: Path) -> None:
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    """A text in a GGUF file's header, or nothing."""
+    return str(fields[name].contents()) if name in fields else ""
+
+
+def _write_tokenizer(writer: CheckpointWriter, gguf: Path, splitter: str) -> None:
     """Write the tokenizer of a GGUF file, with digits split one by one where its pre-tokenizer does that."""
     converted = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer: Tokenizer = converted.backend_tokenizer
-    fields = GGUFReader(gguf).fields
-    if "tokenizer.ggml.pre" in fields and fields["tokenizer.ggml.pre"].contents() in DIGIT_SPLITTERS:
+    if splitter in DIGIT_SPLITTERS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     settings = dict(converted.special_tokens_map)

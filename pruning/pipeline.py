@@ -11,47 +11,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from torch import Tensor
 
 from pruning import base as bases
 from pruning.calibration import Note, Sweep
-from pruning.data import Draw, Encoder, draw
 from pruning.evaluation.perplexity import dense, perplexity, quantise
-from pruning.evaluation.report import table
+from pruning.inputs import Inputs
 from pruning.layerwise import PruneBlock, block_file
 from pruning.model import Blocks
-from pruning.recipe import Depth, Layerwise, Recipe, read
-from pruning.sources import locate
+from pruning.recipe import Depth, Layerwise
 from pruning.structured import depth
 from pruning.weights import Overlay, Source, parameters, write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
-from server.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
 CHECKED_TOKENS = 16
 """Tokens on which the replay of the blocks is proved."""
-
-
-class Inputs(NamedTuple):
-    """Everything that decides the result."""
-
-    recipe: Recipe
-    base: Artifact
-    calibration: tuple[Tensor, record.Data]
-    evaluation: tuple[Tensor, record.Data]
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Equal for two runs that give the same artifact."""
-        return {
-            "recipe": self.recipe.digest,
-            "base": self.base.lineage.base.digest,
-            "calibration": self.calibration[1].digest,
-            "evaluation": self.evaluation[1].digest,
-        }
 
 
 class Model(NamedTuple):
@@ -61,52 +38,13 @@ class Model(NamedTuple):
     source: Source
 
 
-def run(recipe_file: Path, output: Path, cache: Path) -> Artifact:
-    """Carry out the recipe, print the table and return the artifact at `output`, which is reused where it fits."""
-    inputs = prepare(read(recipe_file), cache)
-    artifact = reusable(output, inputs)
-    if artifact is None:
-        work = _work_directory(output, inputs)
-        candidate = _candidate(work, inputs)
-        _publish(evaluate(candidate, inputs, cache), output)
-        shutil.rmtree(work)
-        artifact = Artifact.open(output)
-    print(table(artifact, locate(inputs.recipe.base)))
-    return artifact
-
-
-def prepare(recipe: Recipe, cache: Path) -> Inputs:
-    """Import the base and draw the token ids."""
-    base = bases.prepare(recipe.base, cache)
-    encoder = Encoder(base)
-    c, e = recipe.calibration, recipe.evaluation
-    if c.source == e.source and set(c.buckets) & set(e.buckets):
-        logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
-    calibration = draw(Draw(c.source, c.buckets, c.sequences, c.tokens, c.seed), encoder)
-    evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
-    return Inputs(recipe, base, calibration, evaluation)
-
-
-def reusable(output: Path, inputs: Inputs) -> Artifact | None:
-    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
-    if not output.exists():
-        return None
-    try:
-        artifact = Artifact.open(output)
-    except ArtifactError as error:
-        logger.info("%s; making it anew", error)
-        return None
-    lineage = artifact.lineage
-    same = (
-        lineage.recipe == json.loads(msgspec.json.encode(inputs.recipe))
-        and lineage.base.digest == inputs.base.lineage.base.digest
-        and lineage.calibration == inputs.calibration[1]
-        and lineage.evaluation is not None
-        and lineage.evaluation.data == inputs.evaluation[1]
-    )
-    if not same:
-        logger.info("%s was made with another recipe or other data: making it anew", output)
-    return artifact if same else None
+def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
+    """Carry out the recipe, going on where an earlier run was stopped; returns the artifact at `output`."""
+    work = _work_directory(output, inputs)
+    candidate = _candidate(work, inputs)
+    _publish(evaluate(candidate, inputs, cache), output)
+    shutil.rmtree(work)
+    return Artifact.open(output)
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path) -> Artifact:

@@ -3,6 +3,7 @@
 A package is looked up and never imported: its code has no part in pruning.
 """
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -17,6 +18,15 @@ def locate(reference: str) -> Path:
     if not path.exists():
         raise SourceMissing(f"{reference} is not there (looked for {path.absolute()})")
     return path
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, or of the lines `digest  name` of a directory's files in order of their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(entry for entry in path.iterdir() if entry.is_file())
+    return hashlib.sha256("".join(f"{digest_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
 def _in_package(inner: str) -> Path:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning import base
 from pruning.errors import ModelRefused
+from pruning.inputs import base_artifact
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
@@ -21,7 +22,7 @@ from tests.pruning import tiny
 def test_a_directory_becomes_a_base_artifact_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", kind)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    artifact = base.prepare(str(folder), tmp_path / "cache")
+    artifact = base_artifact(str(folder), tmp_path / "cache")
     stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert artifact.names() == sorted(name for name, _ in stock.named_parameters())
     for name, parameter in stock.named_parameters():
@@ -35,17 +36,17 @@ def test_a_changed_model_is_another_base_and_a_damaged_import_is_made_anew(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    first = base.prepare(str(model), tmp_path)
+    first = base_artifact(str(model), tmp_path)
     (first.path / "config.json").write_text("{}")
-    assert base.prepare(str(model), tmp_path).config["model_type"] == "llama"
+    assert base_artifact(str(model), tmp_path).config["model_type"] == "llama"
     assert "importing it again" in caplog.text
     other = tiny.save(tmp_path / "other" / "tiny", num_hidden_layers=6, rms_norm_eps=1e-3)
-    assert base.prepare(str(other), tmp_path).path != first.path
+    assert base_artifact(str(other), tmp_path).path != first.path
 
 
 def test_an_artifact_can_be_pruned_again(model: Path, tmp_path: Path) -> None:
-    first = base.prepare(str(model), tmp_path / "cache")
-    second = base.prepare(str(first.path), tmp_path / "again")
+    first = base_artifact(str(model), tmp_path / "cache")
+    second = base_artifact(str(first.path), tmp_path / "again")
     for name, tensor in first.tensors():
         assert torch.equal(second.tensor(name), tensor)
 
@@ -86,20 +87,20 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path
     folder = tiny.save(tmp_path / "model")
     change(folder)
     with pytest.raises(ModelRefused, match=sentence):
-        base.prepare(str(folder), tmp_path / "cache")
+        base_artifact(str(folder), tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_fused_experts_are_refused(tmp_path: Path) -> None:
     folder = tiny.save(tmp_path / "model", "mixtral")
     with pytest.raises(ModelRefused, match=r"weights of model\.layers\.0 are in linear layers .* with fused experts"):
-        base.prepare(str(folder), tmp_path / "cache")
+        base_artifact(str(folder), tmp_path / "cache")
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(ModelRefused, match="is neither a GGUF file nor a directory"):
-        base.prepare(str(tmp_path / "model.bin"), tmp_path / "cache")
+        base_artifact(str(tmp_path / "model.bin"), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
@@ -155,7 +156,7 @@ def gguf_file(path: Path, pre: str) -> Path:
 
 @pytest.mark.parametrize(("pre", "pieces"), [("smollm", 4), ("gpt-2", 3)])
 def test_a_gguf_file_is_dequantised_and_its_digits_are_split(tmp_path: Path, pre: str, pieces: int) -> None:
-    artifact = base.prepare(str(gguf_file(tmp_path / "tiny.gguf", pre)), tmp_path / "cache")
+    artifact = base_artifact(str(gguf_file(tmp_path / "tiny.gguf", pre)), tmp_path / "cache")
     assert artifact.lineage.base.note == "Q8_0, dequantised"
     assert artifact.lineage.base.license == "apache-2.0"
     reader = gguf.GGUFReader(tmp_path / "tiny.gguf")

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning import base
 from pruning.data import Draw, Encoder, Text, digest_of, draw, read
 from pruning.errors import DataError
+from pruning.inputs import base_artifact
 from server.checkpoint.reader import Artifact
 
 
 @pytest.fixture(scope="module")
 def artifact(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return base.prepare(str(model), tmp_path_factory.mktemp("cache"))
+    return base_artifact(str(model), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

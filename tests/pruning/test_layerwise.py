@@ -10,6 +10,7 @@ from torch import nn
 
 from pruning import base
 from pruning.calibration import Sweep
+from pruning.inputs import base_artifact
 from pruning.layerwise import PruneBlock, block_file, observing
 from pruning.model import Blocks
 from pruning.statistics import Gram
@@ -30,7 +31,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifa
     def get(kind: str) -> Artifact:
         if kind not in made:
             folder = tiny.save(tmp_path_factory.mktemp(kind) / "model", kind)
-            made[kind] = base.prepare(str(folder), folder.parent / "cache")
+            made[kind] = base_artifact(str(folder), folder.parent / "cache")
         return made[kind]
 
     return get

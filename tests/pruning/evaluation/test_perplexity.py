@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning import base
 from pruning.evaluation.perplexity import dense, perplexity, quantise, rounded
+from pruning.inputs import base_artifact
 from pruning.model import find_blocks, is_linear
 
 WINDOWS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -16,7 +16,7 @@ def test_perplexity_is_what_transformers_own_loss_says(model: Path, tmp_path: Pa
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
         losses = [stock(input_ids=window[None], labels=window[None]).loss.item() for window in WINDOWS]
-    ours = perplexity(dense(base.prepare(str(model), tmp_path)), WINDOWS, "evaluating")
+    ours = perplexity(dense(base_artifact(str(model), tmp_path)), WINDOWS, "evaluating")
     assert ours == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
 
 
@@ -43,7 +43,7 @@ def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> 
 
 
 def test_quantising_counts_eight_and_a_half_bits(model: Path, tmp_path: Path) -> None:
-    loaded = dense(base.prepare(str(model), tmp_path))
+    loaded = dense(base_artifact(str(model), tmp_path))
     stack = find_blocks(loaded)[1]
     before = [module.get_parameter("weight").detach().clone() for module in stack.modules() if is_linear(module)]
     embedding = loaded.get_parameter("model.embed_tokens.weight").clone()

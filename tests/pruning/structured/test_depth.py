@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from pruning import base
 from pruning.calibration import Sweep
 from pruning.errors import ModelRefused, RecipeError
+from pruning.inputs import base_artifact
 from pruning.model import Blocks
 from pruning.structured import depth
 from pruning.weights import Renamed
@@ -18,7 +19,7 @@ IDS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
 
 
 def test_influence_is_what_a_stock_model_shows(model: Path, tmp_path: Path) -> None:
-    artifact = base.prepare(str(model), tmp_path / "cache")
+    artifact = base_artifact(str(model), tmp_path / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     notes = Sweep(blocks, IDS, 2, tmp_path / "pass").visit(depth.measure, "measuring", depth.RUNS)
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -69,7 +70,7 @@ def test_every_list_of_one_value_a_block_is_cut() -> None:
 
 @pytest.mark.parametrize("kind", ["gemma2", "gpt2", "opt", "gpt_neox"])
 def test_the_shorter_model_loads_as_itself(kind: str, tmp_path: Path) -> None:
-    artifact = base.prepare(str(tiny.save(tmp_path / "model", kind, num_hidden_layers=4)), tmp_path / "cache")
+    artifact = base_artifact(str(tiny.save(tmp_path / "model", kind, num_hidden_layers=4)), tmp_path / "cache")
     path = Blocks(base.skeleton(artifact.config), artifact).path
     source = depth.without(artifact, path, (1, 2), 4)
     blocks = Blocks(base.skeleton(depth.shortened(artifact.config, (1, 2), 4)), source)

@@ -1,0 +1,91 @@
+"""Gathers everything that decides a result, and finds out whether an artifact was made from just that.
+
+Imports no model code, so that an artifact which can be reused is found in about a second.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from torch import Tensor
+
+from pruning.data import Draw, Encoder, draw
+from pruning.recipe import Recipe
+from pruning.sources import digest_of, locate
+from server.checkpoint import lineage as record
+from server.checkpoint.reader import Artifact
+from server.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """Everything that decides the result."""
+
+    recipe: Recipe
+    base: Artifact
+    calibration: tuple[Tensor, record.Data]
+    evaluation: tuple[Tensor, record.Data]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Equal for two runs that give the same artifact."""
+        return {
+            "recipe": self.recipe.digest,
+            "base": self.base.lineage.base.digest,
+            "calibration": self.calibration[1].digest,
+            "evaluation": self.evaluation[1].digest,
+        }
+
+
+def prepare(recipe: Recipe, cache: Path) -> Inputs:
+    """Import the base and draw the token ids."""
+    base = base_artifact(recipe.base, cache)
+    encoder = Encoder(base)
+    c, e = recipe.calibration, recipe.evaluation
+    if c.source == e.source and set(c.buckets) & set(e.buckets):
+        logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
+    calibration = draw(Draw(c.source, c.buckets, c.sequences, c.tokens, c.seed), encoder)
+    evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
+    return Inputs(recipe, base, calibration, evaluation)
+
+
+def reusable(output: Path, inputs: Inputs) -> Artifact | None:
+    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
+    if not output.exists():
+        return None
+    try:
+        artifact = Artifact.open(output)
+    except ArtifactError as error:
+        logger.info("%s; making it anew", error)
+        return None
+    lineage = artifact.lineage
+    same = (
+        lineage.recipe == json.loads(msgspec.json.encode(inputs.recipe))
+        and lineage.base.digest == inputs.base.lineage.base.digest
+        and lineage.calibration == inputs.calibration[1]
+        and lineage.evaluation is not None
+        and lineage.evaluation.data == inputs.evaluation[1]
+    )
+    if not same:
+        logger.info("%s was made with another recipe or other data: making it anew", output)
+    return artifact if same else None
+
+
+def base_artifact(reference: str, cache: Path) -> Artifact:
+    """The base artifact of `reference`, from `cache` or imported into it."""
+    path = locate(reference)
+    digest = digest_of(path)
+    target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
+    if target.exists():
+        try:
+            return Artifact.open(target)
+        except ArtifactError as error:
+            logger.info("%s; importing it again", error)
+    from pruning.base import import_base  # brings transformers, which takes seconds
+
+    logger.info("importing %s", path)
+    import_base(path, digest, target)
+    return Artifact.open(target)
