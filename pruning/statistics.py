@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 MAX_DAMPING = 10.0
 
+STRIPE = 384
+"""Columns that are multiplied at once with those from them on; the other triangle is their mirror image."""
+
 
 class Statistic:
     """Accumulates over the inputs of one linear layer with `columns` input features."""
@@ -49,21 +52,24 @@ class Gram(Statistic):
     """H = (2 / n) sum over the n sequences of X^T X, [columns, columns], accumulated in float32."""
 
     def __init__(self, columns: int) -> None:
-        self._sum = torch.zeros(columns, columns)
+        self._sum = torch.zeros(columns, columns)  # its upper triangle; below the stripes stays zero
         self._sequences = 0
         self._factors: dict[float, Tensor] = {}
 
     def update(self, inputs: Tensor) -> None:
         """Take in one batch of inputs [..., tokens, columns]."""
         rows = inputs.flatten(0, -2)  # [B * T, columns]
-        self._sum.addmm_(rows.T, rows)
+        for start in range(0, len(self._sum), STRIPE):
+            stripe = slice(start, start + STRIPE)
+            self._sum[stripe, start:].addmm_(rows[:, stripe].T, rows[:, start:])
         self._sequences += inputs.shape[:-2].numel()
         self._factors.clear()
 
     @property
     def value(self) -> Tensor:
         """H [columns, columns], float32."""
-        return self._sum * (2 / self._sequences)
+        upper = self._sum.triu() * (2 / self._sequences)
+        return upper + upper.triu(1).T
 
     @property
     def dead(self) -> Tensor:

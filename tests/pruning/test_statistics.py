@@ -23,11 +23,13 @@ def test_input_norm_is_the_root_of_the_mean_over_sequences_of_the_sum_of_squares
     numpy.testing.assert_allclose(norm.value, numpy.sqrt(mean), rtol=1e-6)
 
 
-def test_gram_is_two_over_n_times_the_sum_of_products() -> None:
-    gram = Gram(12)
-    for batch in batches():
+@pytest.mark.parametrize("columns", [12, 384, 400, 900])
+def test_gram_is_two_over_n_times_the_sum_of_products(columns: int) -> None:
+    gram = Gram(columns)
+    for batch in batches(columns):
         gram.update(batch)
-    inputs = numpy.concatenate([batch.double().numpy().reshape(-1, 12) for batch in batches()])
+    inputs = numpy.concatenate([batch.double().numpy().reshape(-1, columns) for batch in batches(columns)])
+    assert torch.equal(gram.value, gram.value.T)
     numpy.testing.assert_allclose(gram.value, 2 / 11 * inputs.T @ inputs, rtol=1e-4, atol=1e-5)
 
 
