@@ -82,7 +82,7 @@ def slot_attention(
     """Attend each chunk's queries [1, heads, tokens, head_dim] to its slot's prefix; returns [1, tokens, heads, width].
 
     This is an attention function as transformers calls them; `step` comes with the keyword arguments of the model."""
-    refuse_unknown(options)
+    refuse_unknown(module, options)
     step: Step = options["step"]
     layer = module.layer_idx
     assert isinstance(layer, int)
@@ -110,8 +110,18 @@ def _attend(query: Tensor, layer: int, chunk: Chunk, step: Step, options: dict[s
     return output.reshape(heads, tokens, -1).transpose(0, 1)
 
 
-def refuse_unknown(options: dict[str, Any]) -> None:
+def refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
     """Raise ArtifactError if the model asks its attention for something that is not done here."""
+    if options.get("sliding_window") is None and is_sliding(module):
+        raise ArtifactError("The model's attention does not say how wide its sliding window is; it cannot run here.")
     for name in UNSUPPORTED:
         if options.get(name) is not None:
             raise ArtifactError(f"The model's attention uses `{name}`, which this server does not compute.")
+
+
+def is_sliding(module: nn.Module) -> bool:
+    """Whether the configuration gives this layer a sliding window, which some models put only into their masks."""
+    config = getattr(module, "config", None)
+    if types := getattr(config, "layer_types", None):
+        return bool(types[module.layer_idx] == "sliding_attention")
+    return getattr(config, "sliding_window", None) is not None

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel as Model
 from server.checkpoint.reader import Artifact
 from server.engine.batch import Batch, Chunk
 from server.engine.choice import Choice
+from server.engine.runners.semi_structured import install
 from server.engine.runners.slot_cache import SlotCache, Step, slot_attention
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
@@ -74,9 +75,13 @@ class TransformersRunner:
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.choices: tuple[Choice, ...] = (
-            Choice("runner", "transformers", f"{type(model).__name__} on {model.device}, {model.dtype}"),
+            Choice("runner", "transformers", f"{type(model).__name__} on {model.device}"),
+            _explain_dtype(model),
         )
-        self._prove()
+        expected = self._own_logits()
+        model.set_attn_implementation(ATTENTION)
+        self.choices += install(model)
+        self._prove(expected)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
@@ -96,29 +101,38 @@ class TransformersRunner:
         return (logits if self._keeps_rows else logits[rows]).float().cpu()
 
     @torch.inference_mode()
-    def _prove(self) -> None:
-        """Compare logits with the model's own forward on a few ids; ArtifactError if they differ."""
-        model = self._model
-        ids = [token % self.vocabulary for token in range(11, 11 + min(8, self._cache.context))]
-        expected: Tensor = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float().cpu()
-        model.set_attn_implementation(ATTENTION)
-        sequence = Sequence("", tuple(ids), Sampling())
-        for start, end in ((0, len(ids) // 2), (len(ids) // 2, len(ids) - 1), (len(ids) - 1, len(ids))):
-            chunk = Chunk(sequence, self._cache.slots - 1, start, tuple(ids[start:end]), end == len(ids))
+    def _own_logits(self) -> Tensor:
+        """What the untouched model says after the probe."""
+        ids = torch.tensor([self._probe()], device=self._model.device)
+        logits: Tensor = self._model(ids, use_cache=False).logits[0, -1]
+        return logits.float().cpu()
+
+    def _prove(self, expected: Tensor) -> None:
+        """Compute the probe in a chunk, another, and a last id, and compare; ArtifactError if logits differ."""
+        ids = self._probe()
+        sequence = Sequence("", ids, Sampling())
+        last = len(ids) - 1
+        for start, end in ((0, last // 2), (last // 2, last), (last, last + 1)):
+            chunk = Chunk(sequence, self._cache.slots - 1, start, ids[start:end], end > last)
             logits = self.forward(Batch((chunk,))) if start < end else None
         assert logits is not None
-        tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
+        tolerance = 1e-3 if self._model.dtype == torch.float32 else 0.1
         if not bool((logits[0] - expected).abs().max() <= tolerance * expected.abs().max()):
-            raise ArtifactError(
-                f"{type(model).__name__} computes other logits with a cache of slots; it cannot be served."
-            )
+            name = type(self._model).__name__
+            raise ArtifactError(f"{name} computes other logits over a cache of slots; it cannot run here.")
+
+    def _probe(self) -> tuple[int, ...]:
+        return tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._cache.context)))
 
 
 def _config(values: dict[str, Any]) -> PreTrainedConfig:
     kind = str(values.get("model_type"))
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ArtifactError(f"config.json: model_type is {kind!r}, which is not a causal language model known here.")
-    config = CONFIG_MAPPING[kind].from_dict(values)
+    try:
+        config = CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # each configuration checks itself in its own way
+        raise ArtifactError(f"config.json: {error}") from None
     assert isinstance(config, PreTrainedConfig)
     return config
 
@@ -138,6 +152,11 @@ def _check(model: Model, context: int) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
         raise ArtifactError(f"rope_type {rope['rope_type']} changes with the length of the text; it cannot be cached.")
+
+
+def _explain_dtype(model: Model) -> Choice:
+    dtype, choice = choose_dtype(model.device)
+    return choice if model.dtype == dtype else Choice("dtype", str(model.dtype).removeprefix("torch."), "asked for")
 
 
 def _last_rows(batch: Batch) -> list[int]:

@@ -130,8 +130,25 @@ def test_what_the_cache_cannot_compute_is_refused_in_a_sentence() -> None:
         TransformersRunner(tiny("gemma2"), slots=1, context=16)
     with pytest.raises(ArtifactError, match="attention of its own"):
         TransformersRunner(tiny("bloom", n_head=4, n_layer=2), slots=1, context=16)
+    with pytest.raises(ArtifactError, match="layers of type chunked_attention"):
+        TransformersRunner(tiny("llama", layer_types=["chunked_attention"] * 2), slots=1, context=16)
+    with pytest.raises(ArtifactError, match="how wide its sliding window is"):
+        TransformersRunner(tiny("llama", sliding_window=5), slots=1, context=16)
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    with pytest.raises(ArtifactError, match="rope_type dynamic"):
+        TransformersRunner(tiny("llama", rope_parameters=rope), slots=1, context=16)
     with pytest.raises(ConfigError, match="at most 128 positions"):
         TransformersRunner(tiny("llama"), slots=1, context=129)
+
+
+def test_two_of_four_layers_are_found_and_the_choices_are_told() -> None:
+    model = tiny("llama")
+    with torch.no_grad():
+        model.get_parameter("model.layers.0.mlp.up_proj.weight").view(-1, 4)[:, 1:3] = 0
+    choices = {choice.subject: choice for choice in TransformersRunner(model, slots=1, context=16).choices}
+    assert choices["runner"].reason == "LlamaForCausalLM on cpu"
+    assert choices["dtype"].kernel == "float32"
+    assert choices["2:4 layers"].kernel == "dense"
 
 
 def test_a_model_whose_logits_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
