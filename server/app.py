@@ -125,7 +125,8 @@ def host_page(parts: Parts) -> ASGIApp | None:
         requests = sum(n for (name, model, _), n in sums.requests.items() if (name, model) == (skill, parts.model))
         return {**tokens, "requests": requests}
 
-    return page(skill, f"http://{parts.config.host}:{parts.config.port}/widget.js", totals)
+    host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
+    return page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 
 def model_labels(parts: Parts) -> dict[str, str]:

@@ -37,6 +37,7 @@ class Listener(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )
@@ -85,6 +86,7 @@ async def serve(apps: Apps, listeners: Sequence[Listener], *, drain_seconds: flo
             listener.should_exit = True
         stopped.cancel()
         await asyncio.gather(*tasks)
+        await settled(apps)  # those that uvicorn had to cancel
 
 
 async def drain(apps: Apps, seconds: float, hurry: asyncio.Event) -> None:
@@ -95,6 +97,11 @@ async def drain(apps: Apps, seconds: float, hurry: asyncio.Event) -> None:
             while not apps.replies.idle and not hurry.is_set():
                 await asyncio.sleep(POLL_SECONDS)
     apps.replies.interrupt()
+    await settled(apps)
+
+
+async def settled(apps: Apps) -> None:
+    """Wait until no reply is under way, at most a few seconds: a reader that does not read may hold one up."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             while not apps.replies.idle:

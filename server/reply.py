@@ -186,9 +186,9 @@ class Reply:
 
     async def _next(self) -> str:
         """Wait for one token and return the text that may be sent; sets `finish` after the last."""
+        if self._interrupted:
+            return self._end("length", "server_shutdown")
         with anyio.CancelScope() as self._wait:
-            if self._interrupted:
-                self._wait.cancel()
             token = await anext(self._stream)
         if self._wait.cancelled_caught:
             return self._end("length", "server_shutdown")

@@ -7,13 +7,18 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from server.app import Parts
+from server.app import Engine, Parts
 from server.config import Config, load
+from server.engine.choice import Choice
 from server.listeners import run
 from server.metering.ledger import Ledger
 from server.skills import Skills
 from server.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from server.checkpoint.reader import Artifact
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,23 +34,28 @@ def main(argv: Sequence[str]) -> int:
 def prepare(config: Config) -> Parts:
     """Open everything that `config` names; raises ConfigError or ArtifactError for what cannot be used."""
     skills = Skills.load(config.skills)
-    # Imported late: these take seconds, and a mistake in a TOML file is told at once.
-    from server.checkpoint.reader import Artifact
-    from server.engine.engine import Engine
-    from server.engine.runners import transformers_runner
+    from server.checkpoint.reader import Artifact  # late: torch takes seconds, and a mistake in TOML is told at once
 
     artifact = Artifact.open(config.model)
-    ledger = Ledger(config.ledger)
     tokenizer = Tokenizer.load(config.model)
     tokenizer.chat([{"role": "user", "content": "Hello"}])  # a model without a chat template is refused here
+    ledger = Ledger(config.ledger)
+    engine, choices = load_engine(config, artifact)
+    return Parts(config, skills, engine, tokenizer, ledger, config.model.resolve().name, artifact.lineage, choices)
+
+
+def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:
+    """The engine with the model loaded, and what was chosen for it."""
+    from server.engine import engine
+    from server.engine.runners import transformers_runner
+
     model = transformers_runner.load(artifact)
     runner = transformers_runner.TransformersRunner(model, slots=config.slots, context=config.context)
-    engine = Engine(
+    made = engine.Engine(
         runner,
         slots=config.slots,
         context=config.context,
         batch_tokens=config.batch_tokens,
         max_waiting=config.max_waiting,
     )
-    name = config.model.resolve().name
-    return Parts(config, skills, engine, tokenizer, ledger, name, artifact.lineage, runner.choices)
+    return made, runner.choices

@@ -21,7 +21,7 @@ window.attack = () => attacks++;
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright runs an event loop in this thread; later tests must not meet it
 def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if not chromium:

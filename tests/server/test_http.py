@@ -266,6 +266,13 @@ def test_unready_once_the_engine_failed(serve: Serve) -> None:
     assert call(served.admin, "/healthz").status == 200
 
 
+def test_a_silent_stream_is_kept_alive_by_comments(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.api.events.KEEP_ALIVE_SECONDS", 0.05)
+    lines = complete(serve("ab", delay=0.2), {**ASK, "stream": True}).content.decode().split("\n\n")
+    assert lines.count(": keep-alive") >= 3
+    assert [line[:6] for line in lines if line != ": keep-alive"] == ["data: "] * 5 + [""]
+
+
 def test_a_header_without_end_is_refused(serve: Serve) -> None:
     served = serve()
     address = urlsplit(served.url)

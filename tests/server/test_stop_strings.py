@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.stop_strings import StopStrings
@@ -15,6 +15,7 @@ def cut(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(LETTERS, max_size=6), max_size=12),
     st.lists(st.text(LETTERS, min_size=1, max_size=4), max_size=4),

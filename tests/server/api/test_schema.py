@@ -3,7 +3,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.api.schema import parse
@@ -144,12 +144,14 @@ values = st.recursive(
 names = st.sampled_from(["model", "messages", "stream", "stop", "seed", "temperature", "top_p", "n", "max_tokens", "x"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, values) | values)
 def test_any_json_is_a_request_or_a_named_mistake(value: Any) -> None:
     with suppress(InvalidRequest):
         parse(json.dumps(value).encode())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_request_or_a_mistake(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):

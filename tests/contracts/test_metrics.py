@@ -1,0 +1,146 @@
+"""The usage that clients are told, the ledger's rows and what Prometheus scrapes are one count."""
+
+import http.client
+import random
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.metering.metrics import DURATION, FIRST_TOKEN
+from tests.server.harness import KEY, OTHER_KEY, Serve, Served
+
+
+def scrape(served: Served, accept: str = "text/plain") -> str:
+    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=10)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        response = connection.getresponse()
+        assert response.status == 200
+        assert str(response.getheader("Content-Type")).startswith(accept.split(";")[0])
+        return response.read().decode()
+
+
+def samples(served: Served) -> dict[tuple[str, ...], float]:
+    """(name, label value ...) -> value, the labels in alphabetical order of their names."""
+    families = text_string_to_metric_families(scrape(served))
+    return {
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_usage_is_ledger_is_metrics(serve: Serve) -> None:
+    served = serve("0123456789" * 3)
+    told = {(skill, kind): 0 for skill in ("help", "other") for kind in ("input", "cached", "output")}
+    draw = random.Random(1)
+    with (
+        OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as help_client,
+        OpenAI(base_url=f"{served.url}/v1", api_key=OTHER_KEY) as other_client,
+    ):
+        clients = {"help": help_client, "other": other_client}
+        for _ in range(40):
+            skill = draw.choice(["help", "other"])
+            options: dict[str, Any] = {
+                "model": skill,
+                "messages": [{"role": "user", "content": "x" * draw.randrange(50)}],
+                "max_tokens": draw.randrange(1, 50),
+                "stop": draw.choice([None, "7", "89"]),
+            }
+            usage = ask(clients[skill], options, stream=draw.random() < 0.5)
+            told[skill, "input"] += usage.prompt_tokens
+            told[skill, "cached"] += usage.prompt_tokens_details.cached_tokens
+            told[skill, "output"] += usage.completion_tokens
+
+    with closing(sqlite3.connect(served.parts.config.ledger)) as database:
+        rows = database.execute(
+            "SELECT skill, sum(prompt_tokens), sum(cached_tokens), sum(output_tokens) FROM requests GROUP BY skill"
+        )
+        recorded = {(row[0], kind): row[1 + index] for row in rows for index, kind in enumerate(TYPES)}
+        outcomes = database.execute("SELECT skill, outcome, count(*) FROM requests GROUP BY skill, outcome").fetchall()
+    scraped = samples(served)
+    assert recorded == told
+    assert {key: scraped["secateur_tokens_total", "tiny", key[0], key[1]] for key in told} == told
+    assert told["help", "cached"] > 0
+    for skill, outcome, count in outcomes:
+        assert scraped["secateur_requests_total", "tiny", outcome, skill] == count
+    assert scraped[("gen_ai_server_request_duration_seconds_count",)] == 40
+    assert scraped[("gen_ai_server_time_to_first_token_seconds_count",)] == 40
+
+
+TYPES = ("input", "cached", "output")
+
+
+def ask(client: OpenAI, options: dict[str, Any], *, stream: bool) -> Any:
+    """The usage that the client is told."""
+    if not stream:
+        return client.chat.completions.create(**options).usage
+    chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
+    return chunks[-1].usage
+
+
+def test_the_page_shows_the_same_count(serve: Serve) -> None:
+    served = serve("0123")
+    with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
+        usage = ask(client, {"model": "help", "messages": [{"role": "user", "content": "x"}]}, stream=False)
+    with closing(http.client.HTTPConnection(urlsplit(served.page).netloc, timeout=10)) as connection:
+        connection.request("GET", "/tokens")
+        shown = connection.getresponse().read().decode()
+    expected = f'{{"input":{usage.prompt_tokens},"cached":0,"output":{usage.completion_tokens},"requests":1}}'
+    assert shown == expected
+
+
+def test_skills_are_there_from_the_start_at_zero_and_the_rest_says_what_runs(serve: Serve) -> None:
+    served = serve()
+    scraped = samples(served)
+    for skill in ("help", "other"):
+        for kind in TYPES:
+            assert scraped["secateur_tokens_total", "tiny", skill, kind] == 0
+    assert scraped[("secateur_requests_running",)] == scraped[("secateur_requests_waiting",)] == 0
+    assert scraped[("secateur_kv_cache_usage_ratio",)] == 0
+    assert scraped["secateur_model_info", "tiny", "1" * 64, "tiny", "wanda"] == 1
+    assert scraped["secateur_runtime_info", "fake", "no model is needed above it", "runner"] == 1
+
+
+def test_the_buckets_are_the_conventions(serve: Serve) -> None:
+    """OpenTelemetry's advice for gen_ai.server.request.duration and gen_ai.server.time_to_first_token."""
+    assert [round(bound, 2) for bound in DURATION] == [
+        0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    ]  # fmt: skip
+    assert FIRST_TOKEN == (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+    text = scrape(serve())
+    for bound in ("0.32", "81.92"):
+        assert f'gen_ai_server_request_duration_seconds_bucket{{le="{bound}"}}' in text
+
+
+def test_unknown_skills_make_no_series(serve: Serve) -> None:
+    served = serve()
+    before = samples(served).keys()
+    with OpenAI(base_url=f"{served.url}/v1", api_key=KEY, max_retries=0) as client:
+        for index in range(5):
+            with pytest.raises(Exception, match="no skill"):
+                ask(client, {"model": f"x{index}", "messages": [{"role": "user", "content": "x"}]}, stream=False)
+    assert samples(served).keys() == before
+
+
+def test_open_metrics_is_offered(serve: Serve) -> None:
+    assert scrape(serve(), "application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
+
+
+def test_promtool_finds_nothing_to_say(serve: Serve) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    served = serve("0123")
+    with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
+        ask(client, {"model": "help", "messages": [{"role": "user", "content": "x"}]}, stream=True)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=scrape(served), capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

@@ -1,0 +1,149 @@
+"""The console script, in processes of its own."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from openai import OpenAI
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from server.__main__ import COMMANDS, main
+from server.checkpoint.writer import CheckpointWriter
+from server.skills import digest
+from tests.server.harness import KEY, LINEAGE, tokenizer
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "server", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_is_fast_and_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    done = run("--help")
+    assert time.monotonic() - started < 2
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^  (\w+)", done.stdout, re.MULTILINE) == list(COMMANDS)
+    assert main([]) == 2
+    assert "usage: secateur COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_one_sentence() -> None:
+    done = run("prun")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "secateur: there is no command 'prun'; there are prune, evaluate, serve, keys, bench\n"
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"secateur {command}" in capsys.readouterr().out
+
+
+def test_keys_create_prints_a_key_once_and_the_line_to_paste(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = set()
+    for _ in range(2):
+        assert main(["keys", "create"]) == 0
+        printed = capsys.readouterr().out
+        key = re.search(r"sk-[\w-]{43}", printed)
+        assert key
+        assert f'keys = ["{hashlib.sha256(key[0].encode()).hexdigest()}"]' in printed
+        keys.add(key[0])
+    assert len(keys) == 2
+
+
+def test_serve_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
+    settings = f'model = "{tmp_path}/none"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\n'
+    skill.write_text('name = "help"')
+    for text, message in (
+        ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; known fields are"),
+        ("", f"{tmp_path}/none is no artifact"),
+    ):
+        config.write_text(settings + text)
+        done = run("serve", str(config))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("secateur serve: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "usage.sqlite3").exists()
+
+
+@pytest.mark.parametrize(
+    "module", ["app", "listeners", "api.chat", "metering.meter", "skills", "config", "reply", "tokenizer"]
+)
+def test_what_speaks_http_loads_no_torch(module: str) -> None:
+    program = (
+        f"import sys, server.{module}; sys.exit(bool({{'torch', 'transformers', 'pruning'}} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of two layers with random weights, half of them pruned and packed, and a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("files")
+    tokenizer(folder)
+    settings: dict[str, Any] = {"vocab_size": 258, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**settings, num_attention_heads=4, num_key_value_heads=2, eos_token_id=257))
+    with CheckpointWriter(folder.parent / "tiny") as writer:
+        for name, weight in model.state_dict().items():
+            pruned = torch.where(torch.arange(weight.shape[-1]) % 2 == 0, weight, 0) if "proj" in name else weight
+            writer.add(name, pruned.to(torch.bfloat16))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            writer.copy(folder / name)
+        writer.text("config.json", json.dumps(model.config.to_dict()))
+        writer.finish(LINEAGE)
+    return folder.parent / "tiny"
+
+
+def settings_for(artifact: Path, folder: Path) -> Path:
+    (folder / "skill.toml").write_text(f'name = "help"\nkeys = ["{digest(KEY)}"]\nmax_tokens = 8')
+    config = folder / "server.toml"
+    config.write_text(
+        f'model = "{artifact}"\nskills = "{folder}/skill.toml"\nledger = "{folder}/usage.sqlite3"\n'
+        "port = 0\nadmin_port = 0\ncontext = 256\nslots = 2\n"
+    )
+    return config
+
+
+def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server", "serve", str(settings_for(artifact, tmp_path))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            lines = list(takewhile(lambda line: "Ctrl-C" not in line, server.stdout))
+            url = next(line.split()[1] for line in lines if line.startswith("API"))
+            with OpenAI(base_url=url, api_key=KEY) as client:
+                model = client.models.retrieve("help").model_dump()
+                reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert reply.usage
+    assert 1 <= reply.usage.completion_tokens <= 8
+    assert model["artifact"] == "tiny"
+    for choice in model["runtime"]:
+        assert f"  {choice['subject']}: {choice['kernel']} ({choice['reason']})\n" in lines
+
+
+def test_serve_refuses_an_artifact_that_was_changed(artifact: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(artifact, tmp_path / "changed")
+    with (changed / "tokenizer_config.json").open("a") as file:
+        file.write(" ")
+    done = run("serve", str(settings_for(changed, tmp_path)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tokenizer_config.json was changed" in done.stderr
+    assert done.stderr.count("\n") == 1
