@@ -10,15 +10,36 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.model import weight_of
+from pruning.recipe import Layerwise
+from pruning.stage import Model, Place, seconds
 from pruning.statistics import Statistic
 from pruning.technique import Observed, Technique
-from pruning.weights import write_file
+from pruning.weights import Overlay, parameters, write_file
+from server.checkpoint.lineage import Step
+
+
+def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
+    """Prune every linear layer of every block; the pruned weights lie over the model's source."""
+    blocks = place.blocks(model)
+    visit = PruneBlock(stage.technique, place.folder)
+    notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
+    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    options = msgspec.to_builtins(stage.technique)
+    step = Step(
+        technique=options.pop("name"),
+        options=options,
+        sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
+        seconds=seconds(notes),
+        parameters=parameters(source)[0],
+    )
+    return Model(model.config, source), step
 
 
 class PruneBlock:

@@ -7,35 +7,31 @@ import json
 import logging
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from pruning import base as bases
-from pruning.calibration import Note, Sweep
+from pruning import layerwise
 from pruning.evaluation.perplexity import dense, perplexity, quantise
 from pruning.inputs import Inputs
-from pruning.layerwise import PruneBlock, block_file
-from pruning.model import Blocks
-from pruning.recipe import Depth, Layerwise
+from pruning.recipe import Depth, Layerwise, Stage
+from pruning.stage import Model, Place
 from pruning.structured import depth
-from pruning.weights import Overlay, Source, parameters, write_bytes
+from pruning.weights import write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
 
 logger = logging.getLogger(__name__)
 
-CHECKED_TOKENS = 16
-"""Tokens on which the replay of the blocks is proved."""
-
-
-class Model(NamedTuple):
-    """A model between two stages."""
-
-    config: dict[str, Any]
-    source: Source
+APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
+    Layerwise: layerwise.apply,
+    Depth: depth.apply,
+}
+"""What carries out each kind of stage."""
 
 
 def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
@@ -102,9 +98,7 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
     model = Model(inputs.base.config, inputs.base)
     steps: list[record.Step] = []
     for number, stage in enumerate(inputs.recipe.stages):
-        folder = work / f"stage-{number}"
-        apply = _layerwise if isinstance(stage, Layerwise) else _depth
-        model, step = apply(stage, model, folder, inputs)  # type: ignore[arg-type]
+        model, step = APPLY[type(stage)](stage, model, Place(inputs, work / f"stage-{number}"))
         steps.append(step)
     with CheckpointWriter(path) as writer:
         for name in model.source.names():
@@ -127,59 +121,6 @@ def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
         versions=bases.versions() | {"python": sys.version.split()[0]},
         calibration=inputs.calibration[1],
     )
-
-
-def _layerwise(stage: Layerwise, model: Model, folder: Path, inputs: Inputs) -> tuple[Model, record.Step]:
-    """Prune every linear layer; the pruned blocks lie over the source."""
-    blocks = _blocks(model, inputs)
-    visit = PruneBlock(stage.technique, folder)
-    notes = _sweep(blocks, inputs, folder).visit(visit, "pruning", visit.runs)
-    source = Overlay(model.source, [block_file(folder, index) for index in range(len(blocks))])
-    values = msgspec.to_builtins(stage.technique)
-    sparsity = {name: value for note in notes for name, value in note["sparsity"].items()}
-    step = record.Step(
-        technique=values.pop("name"),
-        options=values,
-        sparsity=sparsity,
-        seconds=_seconds(notes),
-        parameters=parameters(source)[0],
-    )
-    return Model(model.config, source), step
-
-
-def _depth(stage: Depth, model: Model, folder: Path, inputs: Inputs) -> tuple[Model, record.Step]:
-    """Remove the blocks of least influence."""
-    blocks = _blocks(model, inputs)
-    notes = _sweep(blocks, inputs, folder).visit(depth.measure, "measuring blocks", depth.RUNS)
-    removed = depth.least([note["influence"] for note in notes], stage.remove)
-    source = depth.without(model.source, blocks.path, removed, len(blocks))
-    config = depth.shortened(model.config, removed, len(blocks))
-    step = record.Step(
-        technique="depth",
-        options={"remove": stage.remove},
-        sparsity={},
-        seconds=_seconds(notes),
-        parameters=parameters(source)[0],
-        removed_blocks=removed,
-    )
-    return Model(config, source), step
-
-
-def _blocks(model: Model, inputs: Inputs) -> Blocks:
-    """The blocks of a model, proved on a few tokens to replay bit for bit."""
-    blocks = Blocks(bases.skeleton(model.config), model.source)
-    blocks.check(inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
-    return blocks
-
-
-def _sweep(blocks: Blocks, inputs: Inputs, folder: Path) -> Sweep:
-    """A pass over the calibration ids with its files in `folder`."""
-    return Sweep(blocks, inputs.calibration[0], inputs.recipe.calibration.batch, folder)
-
-
-def _seconds(notes: list[Note]) -> float:
-    """The time spent on all blocks, whatever runs it was spread over."""
-    return round(sum(float(note["seconds"]) for note in notes), 1)
 
 
 def _publish(candidate: Artifact, output: Path) -> None:

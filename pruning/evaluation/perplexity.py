@@ -3,9 +3,6 @@
 Non-overlapping windows; exp of the mean over windows of the mean negative log-likelihood of all tokens but the first.
 """
 
-from contextlib import redirect_stderr
-from io import StringIO
-
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +17,7 @@ GROUP = 32
 
 def dense(artifact: Artifact) -> nn.Module:
     """The artifact's model on the CPU in float32, so that the figure depends on no hardware."""
-    with redirect_stderr(StringIO()):  # the loader's progress bar knows no terminal from a log file
-        return load(artifact, dtype=torch.float32, device=torch.device("cpu"))
+    return load(artifact, dtype=torch.float32, device=torch.device("cpu"))
 
 
 @torch.inference_mode()

@@ -11,11 +11,31 @@ from typing import Any
 
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
+from pruning.recipe import Depth
+from pruning.stage import Model, Place, seconds
 from pruning.statistics import BlockInfluence
-from pruning.weights import Renamed, Source
+from pruning.weights import Renamed, Source, parameters
+from server.checkpoint.lineage import Step
 
 RUNS = 1
 COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
+    """Remove the blocks of least influence."""
+    blocks = place.blocks(model)
+    notes = place.sweep(blocks).visit(measure, "measuring blocks", RUNS)
+    removed = least([note["influence"] for note in notes], stage.remove)
+    source = without(model.source, blocks.path, removed, len(blocks))
+    step = Step(
+        technique="depth",
+        options={"remove": stage.remove},
+        sparsity={},
+        seconds=seconds(notes),
+        parameters=parameters(source)[0],
+        removed_blocks=removed,
+    )
+    return Model(shortened(model.config, removed, len(blocks)), source), step
 
 
 def measure(view: BlockView) -> Note:

@@ -3,6 +3,8 @@
 It trusts nothing it can check: every weight must be filled, and before serving, logits must equal the model's own."""
 
 import inspect
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import torch
@@ -28,15 +30,16 @@ def load(artifact: Artifact, *, dtype: torch.dtype | None = None, device: torch.
     dtype = dtype or choose_dtype(device)[0]
     config = _config(artifact.config)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model, report = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=dict(artifact.tensors()),
-        dtype=dtype,
-        attn_implementation="eager",
-        ignore_mismatched_sizes=True,  # reported below, by name
-        output_loading_info=True,
-    )
+    with redirect_stderr(StringIO()):  # the loader's progress bar knows no terminal from a log file
+        model, report = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(artifact.tensors()),
+            dtype=dtype,
+            attn_implementation="eager",
+            ignore_mismatched_sizes=True,  # reported below, by name
+            output_loading_info=True,
+        )
     for kind in ("missing", "unexpected", "mismatched"):
         if names := sorted(str(name) for name in report[f"{kind}_keys"]):
             raise ArtifactError(f"{artifact.path}: {kind} weights: {', '.join(names[:5])} ({len(names)} in all).")

@@ -1,0 +1,45 @@
+"""What every stage of a recipe is given and gives back: a model goes in, and another goes on with a record of the step.
+
+A stage keeps what it has computed in a folder of its own and, run again, goes on from there.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pruning import base
+from pruning.calibration import Note, Sweep
+from pruning.inputs import Inputs
+from pruning.model import Blocks
+from pruning.weights import Source
+
+CHECKED_TOKENS = 16
+"""Tokens on which the replay of the blocks is proved."""
+
+
+class Model(NamedTuple):
+    """A model between two stages."""
+
+    config: dict[str, Any]
+    source: Source
+
+
+class Place(NamedTuple):
+    """Where a stage works: the inputs of the whole recipe, and a folder of its own."""
+
+    inputs: Inputs
+    folder: Path
+
+    def blocks(self, model: Model) -> Blocks:
+        """The blocks of `model`, proved on a few tokens to replay bit for bit; raises ModelRefused."""
+        blocks = Blocks(base.skeleton(model.config), model.source)
+        blocks.check(self.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
+        return blocks
+
+    def sweep(self, blocks: Blocks) -> Sweep:
+        """A pass over the calibration ids that keeps its files in the folder."""
+        return Sweep(blocks, self.inputs.calibration[0], self.inputs.recipe.calibration.batch, self.folder)
+
+
+def seconds(notes: list[Note]) -> float:
+    """The time spent on all blocks, whatever runs it was spread over."""
+    return round(sum(float(note["seconds"]) for note in notes), 1)
