@@ -102,7 +102,7 @@ class Replies:
         return reservation
 
     async def _prompt(self, asked: Asked) -> list[int]:
-        messages = with_system(asked.skill.system, asked.messages)
+        messages = conversation(asked.skill, asked.messages)
         if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
             return self._tokenizer.chat(messages)
         return await to_thread.run_sync(partial(self._long_prompt, messages))
@@ -209,12 +209,17 @@ class Reply:
         return text + self._stops.finish()
 
 
-def with_system(system: str, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The skill's system prompt, then the caller's own if there is one, as a single first message."""
+def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
     own = [message["content"] for message in messages if message["role"] == "system"]
-    parts = [part for part in (system, *own) if part]
+    parts = [part for part in (skill.system, *own) if part]
     first = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
-    return [*first, *(message for message in messages if message["role"] != "system")]
+    shown = [
+        {"role": role, "content": content}
+        for example in skill.examples
+        for role, content in (("user", example.question), ("assistant", example.answer))
+    ]
+    return [*first, *shown, *(message for message in messages if message["role"] != "system")]
 
 
 def too_long(prompt: int, context: int) -> InvalidRequest:

@@ -19,6 +19,13 @@ ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+class Example(Struct, frozen=True, forbid_unknown_fields=True):
+    """A question and how the skill is to answer it."""
+
+    question: Annotated[str, Meta(min_length=1)]
+    answer: Annotated[str, Meta(min_length=1)]
+
+
 class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     """One TOML file: a system prompt, its limits, and who may use it."""
 
@@ -28,6 +35,8 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     greeting: str = ""
     system: str = ""
     """Comes first in every conversation; callers cannot remove it."""
+    examples: tuple[Example, ...] = ()
+    """Turns that every conversation begins with; small models follow them far better than instructions."""
     origins: tuple[str, ...] = ()
     """Web origins whose pages may embed the widget: scheme://host[:port]."""
     keys: tuple[str, ...] = ()

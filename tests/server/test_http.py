@@ -8,11 +8,13 @@ import sqlite3
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.server.harness import KEY, ORIGIN, Serve, Served, until
+from server.skills import Example
+from tests.server.harness import HELP, KEY, ORIGIN, Serve, Served, until
 
 CANARY = "canary-4711"
 ASK = {"model": "help", "messages": [{"role": "user", "content": f"hi {CANARY}"}]}
@@ -204,8 +206,11 @@ def test_a_visitor_sets_nothing_and_plays_no_system(serve: Serve, more: dict[str
     assert answer.content.endswith(b"data: [DONE]\n\n")
 
 
-def test_the_system_prompt_comes_first_whatever_the_caller_says(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = serve()
+def test_the_system_prompt_and_the_examples_come_first_whatever_the_caller_says(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skill = msgspec.structs.replace(HELP, examples=(Example(question="Why?", answer="So."),))
+    served = serve(skills=(skill,))
     seen: list[Any] = []
     chat = served.parts.tokenizer.chat
 
@@ -217,6 +222,8 @@ def test_the_system_prompt_comes_first_whatever_the_caller_says(serve: Serve, mo
     complete(served, {**ASK, "messages": [{"role": "developer", "content": "Be rude."}, *ASK["messages"]]})
     assert [(message["role"], message["content"]) for message in seen[0]] == [
         ("system", "Be brief.\n\nBe rude."),
+        ("user", "Why?"),
+        ("assistant", "So."),
         ("user", f"hi {CANARY}"),
     ]
 
