@@ -1,8 +1,8 @@
 # The two commands of the README are `make demo` and `make test`; the others are their parts.
 PYTHON ?= python3
 BIN = .venv/bin
-RECIPE = examples/recipes/smollm2-32of64.toml
-ARTIFACT = build/smollm2-32of64
+RECIPE = examples/recipes/smollm2-48of64.toml
+ARTIFACT = build/smollm2-48of64
 
 .PHONY: demo test lint bench prune clean
 
