@@ -70,5 +70,10 @@ def keep_groups(score: Tensor, groups: Groups) -> Tensor:
 
 def drop_lowest(score: Tensor, count: int) -> Tensor:
     """True everywhere but at exactly `count` lowest scores along the last dimension."""
+    if not count:
+        return torch.ones_like(score, dtype=torch.bool)
+    keep = score > score.kthvalue(count, dim=-1, keepdim=True).values
+    if int((~keep).sum()) * score.shape[-1] == score.numel() * count:
+        return keep  # nothing ties with the last one removed, so nothing need be sorted
     lowest = score.argsort(dim=-1, stable=True)[..., :count]
     return torch.ones_like(score, dtype=torch.bool).scatter_(-1, lowest, False)

@@ -1,5 +1,6 @@
 from math import ceil
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
@@ -52,6 +53,16 @@ def test_of_equal_scores_the_lower_index_goes_first() -> None:
 
 def test_ties_are_broken_alike_in_long_rows() -> None:
     assert drop_lowest(torch.zeros(3, 5000), 1234)[:, :1234].any().item() is False
+
+
+@given(scores(), st.data())
+def test_a_threshold_and_a_stable_sort_give_the_same_mask(score: torch.Tensor, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, score.shape[1]))
+    for values in (score, score + torch.rand(score.shape)):  # with ties and, nearly always, without
+        expected = numpy.ones(values.shape, dtype=bool)
+        lowest = numpy.argsort(values.numpy(), axis=1, kind="stable")[:, :count]
+        numpy.put_along_axis(expected, lowest, False, axis=1)
+        assert drop_lowest(values, count).tolist() == expected.tolist()
 
 
 def test_sparsity_in_words() -> None:
