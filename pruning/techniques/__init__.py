@@ -1,9 +1,11 @@
 """Layer-wise techniques: one file each, one name each in the union."""
 
 from pruning.techniques.magnitude import Magnitude
+from pruning.techniques.ria import RIA
 from pruning.techniques.sparsegpt import SparseGPT
+from pruning.techniques.swaps import Swaps
 from pruning.techniques.wanda import Wanda
 
-__all__ = ["AnyTechnique", "Magnitude", "SparseGPT", "Wanda"]
+__all__ = ["RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
 
-AnyTechnique = Magnitude | Wanda | SparseGPT
+AnyTechnique = Magnitude | Wanda | RIA | Swaps | SparseGPT

@@ -49,6 +49,45 @@ def sparsegpt(weight: Matrix, gram: Matrix, sparsity: float | tuple[int, int], b
     return numpy.where(keep, result, 0)
 
 
+def ria_score(weight: Matrix, inputs: Matrix, power: float) -> Matrix:
+    """RIA: (|W_ij| / sum of column j + |W_ij| / sum of row i) times the norm of X_j to `power`."""
+    score = numpy.zeros(weight.shape)
+    for i in range(weight.shape[0]):
+        for j in range(weight.shape[1]):
+            size = abs(float(weight[i, j]))
+            row, column = sum(abs(float(w)) for w in weight[i]), sum(abs(float(w)) for w in weight[:, j])
+            score[i, j] = (size / column + size / row) * sum(float(x) ** 2 for x in inputs[:, j]) ** (power / 2)
+    return score
+
+
+def row_error(weight: Matrix, keep: NDArray[numpy.bool_], gram: Matrix) -> float:
+    """The layer error of one row whose weights outside `keep` are removed."""
+    removed = [j for j in range(len(weight)) if not keep[j]]
+    return sum(float(weight[i] * weight[j] * gram[i, j]) for i in removed for j in removed)
+
+
+def swapped(weight: Matrix, keep: NDArray[numpy.bool_], gram: Matrix, width: int, rounds: int) -> NDArray[numpy.bool_]:
+    """One row's mask after up to `rounds` rounds of the best exchange in each run of `width` columns, by trying all."""
+    keep = keep.copy()
+    for _ in range(rounds):
+        moved = False
+        floor = 1e-6 * row_error(weight, keep, gram)
+        for start in range(0, len(weight), width):
+            run = range(start, min(start + width, len(weight)))
+            before, trials = row_error(weight, keep, gram), {}
+            for i in (i for i in run if keep[i]):
+                for j in (j for j in run if not keep[j]):
+                    trial = keep.copy()
+                    trial[i], trial[j] = False, True
+                    trials[i, j] = row_error(weight, trial, gram)
+            if trials and before - min(trials.values()) > floor:
+                i, j = min(trials, key=trials.__getitem__)
+                keep[i], keep[j], moved = False, True, True
+        if not moved:
+            break
+    return keep
+
+
 def _drop(keep: NDArray[numpy.bool_], score: Matrix, count: int) -> None:
     """Set `keep`, a view, to False at the `count` lowest scores, the first of equals."""
     keep.flat[numpy.argsort(score, axis=None, kind="stable")[:count]] = False

@@ -1,6 +1,6 @@
 """Each technique against the paper's formula done slowly, on well-conditioned data: 6 tokens for each column."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy
 import pytest
@@ -8,7 +8,7 @@ import torch
 
 from pruning.patterns import keep_matrix
 from pruning.technique import Observed, Technique
-from pruning.techniques import Magnitude, SparseGPT, Wanda
+from pruning.techniques import RIA, AnyTechnique, Magnitude, SparseGPT, Wanda
 from tests.reference import slow
 
 ROWS, COLUMNS = 24, 192
@@ -56,6 +56,22 @@ def test_sparsegpt_is_the_papers_algorithm_within_rounding(sparsity: float | str
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("power", [0.5, 0])
+@pytest.mark.parametrize(("sparsity", "plain"), SPARSITIES)
+def test_ria_is_the_papers_formula(sparsity: float | str, plain: Any, power: float) -> None:
+    weight, inputs = problem()
+    result = pruned(RIA(sparsity, power=power), weight, inputs)
+    score = slow.ria_score(weight.double().numpy(), inputs.flatten(0, 1).double().numpy(), power)
+    keep = keep_matrix(torch.from_numpy(score), sparsity)
+    assert torch.equal(result, weight.where(keep, torch.zeros(())))
+
+
+def test_ria_with_rows_and_columns_of_zeros() -> None:
+    weight, inputs = problem()
+    weight[3], weight[:, 5] = 0, 0
+    assert pruned(RIA(0.5), weight, inputs).isfinite().all()
+
+
 def test_magnitude_removes_the_smallest_of_the_matrix() -> None:
     weight, inputs = problem()
     result = pruned(Magnitude(0.5), weight, inputs)
@@ -64,7 +80,7 @@ def test_magnitude_removes_the_smallest_of_the_matrix() -> None:
     assert torch.equal(result != 0, keep_matrix(weight.abs(), 0.5))
 
 
-@pytest.mark.parametrize("technique", [Magnitude, Wanda, SparseGPT])
+@pytest.mark.parametrize("technique", get_args(AnyTechnique))
 def test_what_is_removed_is_plus_zero(technique: type[Technique]) -> None:
     weight, inputs = problem()
     result = pruned(technique(0.5), weight, inputs)
