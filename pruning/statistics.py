@@ -4,6 +4,7 @@ Each holds sums alone, so its memory does not grow with the data; linears that s
 """
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,8 +45,22 @@ class InputNorm(Statistic):
 
     @property
     def value(self) -> Tensor:
-        """The norms [columns], float32."""
-        return (self._squares / self._sequences).sqrt()
+        """The norms [columns], float32; raises ModelRefused where the inputs were not finite."""
+        return (_finite(self._squares) / self._sequences).sqrt()
+
+
+class Spectrum(NamedTuple):
+    """A Gram matrix whose features have unit norm, plus damping: `vectors` diag(`values`) `vectors`^T."""
+
+    scale: Tensor
+    """The norm of each feature, sqrt(H_jj) [columns]; 1 where that is 0."""
+    values: Tensor
+    vectors: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix itself [columns, columns]."""
+        return self.vectors * self.values @ self.vectors.T
 
 
 class Gram(Statistic):
@@ -55,6 +70,7 @@ class Gram(Statistic):
         self._sum = torch.zeros(columns, columns)  # its upper triangle; below the stripes stays zero
         self._sequences = 0
         self._factors: dict[float, Tensor] = {}
+        self._spectra: dict[float, Spectrum] = {}
 
     def update(self, inputs: Tensor) -> None:
         """Take in one batch of inputs [..., tokens, columns]."""
@@ -64,10 +80,12 @@ class Gram(Statistic):
             self._sum[stripe, start:].addmm_(rows[:, stripe].T, rows[:, start:])
         self._sequences += inputs.shape[:-2].numel()
         self._factors.clear()
+        self._spectra.clear()
 
     @property
     def value(self) -> Tensor:
-        """H [columns, columns], float32."""
+        """H [columns, columns], float32; raises ModelRefused where the inputs were not finite."""
+        _finite(self._sum.diagonal())
         upper = self._sum.triu() * (2 / self._sequences)
         return upper + upper.triu(1).T
 
@@ -85,6 +103,17 @@ class Gram(Statistic):
             self._factors[damping] = self._factor(damping)
         return self._factors[damping]
 
+    def spectrum(self, damping: float) -> Spectrum:
+        """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with ones for the dead on the diagonal."""
+        if damping not in self._spectra:
+            gram = self.value
+            gram.diagonal()[self.dead] = 1
+            scale = gram.diagonal().sqrt()
+            gram.div_(scale).div_(scale[:, None])
+            values, vectors = torch.linalg.eigh(gram)
+            self._spectra[damping] = Spectrum(scale, values.clamp_min(0) + damping, vectors)
+        return self._spectra[damping]
+
     def _factor(self, damping: float) -> Tensor:
         gram = self.value
         gram.diagonal()[self.dead] = 1
@@ -98,6 +127,13 @@ class Gram(Statistic):
             )
             damping *= 10
         raise ModelRefused(f"the inputs of a layer of {len(gram)} columns are not finite, so it cannot be pruned")
+
+
+def _finite(sums: Tensor) -> Tensor:
+    """`sums` [columns] of squares, or ModelRefused where they are not finite."""
+    if not sums.isfinite().all():
+        raise ModelRefused(f"the inputs of a layer of {len(sums)} columns are not finite, so it cannot be pruned")
+    return sums
 
 
 def _inverse_factor(gram: Tensor) -> Tensor | None:

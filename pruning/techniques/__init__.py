@@ -1,11 +1,12 @@
 """Layer-wise techniques: one file each, one name each in the union."""
 
+from pruning.techniques.admm import ADMM
 from pruning.techniques.magnitude import Magnitude
 from pruning.techniques.ria import RIA
 from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.swaps import Swaps
 from pruning.techniques.wanda import Wanda
 
-__all__ = ["RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
+__all__ = ["ADMM", "RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
 
-AnyTechnique = Magnitude | Wanda | RIA | Swaps | SparseGPT
+AnyTechnique = Magnitude | Wanda | RIA | Swaps | SparseGPT | ADMM

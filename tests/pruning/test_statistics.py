@@ -49,6 +49,25 @@ def test_inverse_factor_is_the_upper_factor_of_the_damped_inverse() -> None:
     assert gram.inverse_factor(0.01) is not factor
 
 
+def test_the_spectrum_is_that_of_the_damped_matrix_of_unit_norm_features() -> None:
+    gram = Gram(12)
+    for batch in batches():
+        gram.update(batch * torch.arange(12))  # feature 0 is dead
+    spectrum = gram.spectrum(0.01)
+    correlation = numpy.corrcoef(numpy.concatenate([batch.reshape(-1, 12) for batch in batches()])[:, 1:].T)
+    assert spectrum.scale[0] == 1
+    assert spectrum.matrix[0].tolist() == pytest.approx([1.01] + [0] * 11, abs=1e-6)
+    torch.testing.assert_close(spectrum.scale[1:], gram.value.diagonal()[1:].sqrt())
+    numpy.testing.assert_allclose(spectrum.matrix[1:, 1:], correlation + 0.01 * numpy.eye(11), atol=0.02)  # its mean
+    scale = spectrum.scale
+    torch.testing.assert_close(
+        (spectrum.matrix - 0.01 * torch.eye(12))[1:] * scale * scale[1:, None], gram.value[1:], rtol=1e-3, atol=1e-2
+    )
+    assert gram.spectrum(0.01) is spectrum
+    gram.update(batches()[0])
+    assert gram.spectrum(0.01) is not spectrum
+
+
 def test_a_dead_feature_is_known_and_does_no_harm() -> None:
     gram = Gram(12)
     batch = batches()[0]
@@ -69,8 +88,11 @@ def test_damping_grows_aloud_where_the_matrix_is_singular(caplog: pytest.LogCapt
 def test_inputs_that_are_not_finite_are_refused() -> None:
     gram = Gram(4)
     gram.update(torch.full((1, 2, 4), torch.nan))
-    with pytest.raises(ModelRefused, match="not finite"):
-        gram.inverse_factor(0.01)
+    norm = InputNorm(4)
+    norm.update(torch.full((1, 2, 4), torch.inf))
+    for read in (lambda: gram.inverse_factor(0.01), lambda: gram.spectrum(0.01), lambda: norm.value):
+        with pytest.raises(ModelRefused, match="not finite"):
+            read()
 
 
 def test_block_influence_is_one_minus_the_mean_cosine() -> None:

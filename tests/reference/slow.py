@@ -49,6 +49,41 @@ def sparsegpt(weight: Matrix, gram: Matrix, sparsity: float | tuple[int, int], b
     return numpy.where(keep, result, 0)
 
 
+def admm(weight: Matrix, gram: Matrix, sparsity: float | tuple[int, int], rho: float, iterations: int) -> Matrix:
+    """ALPS' algorithm 1 with damping 0.01 by solving linear systems: the sparse iterate on unit-norm inputs."""
+    scale = numpy.sqrt(numpy.diag(gram))
+    matrix = gram / scale / scale[:, None] + 0.01 * numpy.eye(len(gram))
+    dense = weight * scale
+    sparse, dual, keep = dense, numpy.zeros_like(dense), numpy.ones(dense.shape, dtype=bool)
+    for _ in range(iterations):
+        free = numpy.linalg.solve(matrix + rho * numpy.eye(len(gram)), (dense @ matrix - dual + rho * sparse).T).T
+        last, keep = keep, numpy.ones(dense.shape, dtype=bool)
+        score = numpy.abs(free + dual / rho)
+        if isinstance(sparsity, tuple):
+            count, size = sparsity
+            for i in range(len(score)):
+                for j in range(0, score.shape[1], size):
+                    _drop(keep[i, j : j + size], score[i, j : j + size], size - count)
+        else:
+            _drop(keep, score, int(score.size * sparsity))
+        sparse = numpy.where(keep, free + dual / rho, 0)
+        dual = dual + rho * (free - sparse)
+        changed = (last != keep).sum() / keep.sum()
+        if not changed:
+            break
+        rho *= 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
+    return sparse
+
+
+def best_on_pattern(weight: Matrix, keep: NDArray[numpy.bool_], matrix: Matrix) -> Matrix:
+    """The weights within `keep` with the least layer error, row by row, from the normal equations."""
+    result = numpy.zeros_like(weight)
+    for i in range(len(weight)):
+        kept = keep[i].nonzero()[0]
+        result[i, kept] = numpy.linalg.solve(matrix[numpy.ix_(kept, kept)], matrix[kept] @ weight[i])
+    return result
+
+
 def ria_score(weight: Matrix, inputs: Matrix, power: float) -> Matrix:
     """RIA: (|W_ij| / sum of column j + |W_ij| / sum of row i) times the norm of X_j to `power`."""
     score = numpy.zeros(weight.shape)
