@@ -3,7 +3,7 @@
 Meng et al., ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models,
 https://arxiv.org/abs/2406.07831, algorithms 1 and 2, on inputs scaled to unit norm, which makes the diagonal the
 preconditioner of the refit. Deliberate differences: (1) the result is kept only where its layer error is below
-SparseGPT's; (2) the penalty grows after every iteration, so that fewer are needed.
+SparseGPT's; (2) the penalty grows a little after every iteration, not in steps after every third.
 """
 
 from typing import Annotated, ClassVar
@@ -24,9 +24,11 @@ class ADMM(Technique, frozen=True):
     damping: Annotated[float, Meta(gt=0, le=1)] = 0.01
     """Added to the diagonal of the Gram matrix, in units of its mean."""
     penalty: Annotated[float, Meta(gt=0)] = 0.1
-    """The first rho; it grows as long as the pattern still changes."""
-    iterations: Annotated[int, Meta(ge=1)] = 40
-    """At most; it ends once the pattern stays."""
+    """The first rho."""
+    growth: Annotated[float, Meta(ge=1)] = 1.1
+    """The factor of rho after each iteration: nearer to 1 takes longer and finds a little better patterns."""
+    iterations: Annotated[int, Meta(ge=1)] = 60
+    """At most; they end once the pattern stays."""
     refits: Annotated[int, Meta(ge=0)] = 10
     """Conjugate-gradient steps on the weights that stay."""
 
@@ -55,16 +57,10 @@ class ADMM(Technique, frozen=True):
             last, keep = keep, keep_matrix(W.abs(), self.sparsity)
             D = W.masked_fill(~keep, 0)
             dual = (W - D) * rho
-            changed = int((last ^ keep).sum()) / int(keep.sum())
-            if not changed:
+            if torch.equal(keep, last):
                 break
-            rho *= growth(changed)
+            rho *= self.growth
         return D
-
-
-def growth(changed: float) -> float:
-    """The factor of rho after an iteration that changed this share of the pattern."""
-    return 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
 
 
 def refit(sparse: Tensor, dense: Tensor, matrix: Tensor, steps: int) -> Tensor:

@@ -68,10 +68,9 @@ def admm(weight: Matrix, gram: Matrix, sparsity: float | tuple[int, int], rho: f
             _drop(keep, score, int(score.size * sparsity))
         sparse = numpy.where(keep, free + dual / rho, 0)
         dual = dual + rho * (free - sparse)
-        changed = (last != keep).sum() / keep.sum()
-        if not changed:
+        if (last == keep).all():
             break
-        rho *= 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
+        rho *= 1.1
     return sparse
 
 
