@@ -6,7 +6,8 @@ and run again, a pass repeats at most one block and ends with the same result, b
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ Note = dict[str, Any]
 """What a visit wants remembered of its block; plain values."""
 
 
+class Enough(BaseException):
+    """Ends the forward of a batch once its hooks have seen what they came for; no model catches it as its own error."""
+
+
 class BlockView:
     """One loaded block and the states of all batches before it."""
 
@@ -35,25 +40,25 @@ class BlockView:
         return self._sweep.blocks.linears(self.index)
 
     def run(self) -> None:
-        """Run the block on every batch and drop the results: for hooks to see its inputs."""
-        for _ in self._batches():
-            pass
+        """Run the block on every batch and drop the results: for hooks to see its inputs, which may raise Enough."""
+        for rows in self._sweep.rows:
+            with suppress(Enough):
+                self._forward(rows)
+            self._sweep.step()
 
     def advance(self, see: Callable[[Tensor, Tensor], None] | None = None) -> None:
         """Run the block on every batch and keep the states for the next block; show `see` those before and after."""
-        after = self._sweep.states(self.index + 1)
-        for rows, before, output in self._batches():
-            after[rows] = output
-            if see:
-                see(before, output)
-
-    def _batches(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        before = self._sweep.states(self.index)
+        before, after = self._sweep.states(self.index), self._sweep.states(self.index + 1)
         for rows in self._sweep.rows:
-            states = before[rows].clone()  # a block may write into its input
-            call = self._sweep.calls[rows.stop - rows.start][self.index]
-            yield rows, before[rows], self._sweep.blocks.run(self.index, states, call)
+            after[rows] = output = self._forward(rows)
+            if see:
+                see(before[rows], output)
             self._sweep.step()
+
+    def _forward(self, rows: slice) -> Tensor:
+        """The states of one batch after the block."""
+        states = self._sweep.states(self.index)[rows].clone()  # a block may write into its input
+        return self._sweep.blocks.run(self.index, states, self._sweep.calls[rows.stop - rows.start][self.index])
 
 
 Visit = Callable[[BlockView], Note]

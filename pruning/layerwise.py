@@ -1,11 +1,12 @@
 """Prunes every linear layer of one block at a time with one technique, and writes each block's weights to a file.
 
-A block runs twice for each batch: to observe its inputs with dense weights, and to pass on its pruned outputs.
+A block runs twice for each batch: to observe its inputs with dense weights, and to pass on its pruned outputs. In
+sequential order it runs once for each group of linears that share an input, as far as that group, and to pass on.
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,9 +15,9 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import BlockView, Note
+from pruning.calibration import BlockView, Enough, Note
 from pruning.errors import ModelRefused
-from pruning.model import weight_of
+from pruning.model import Blocks, weight_of
 from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
 from pruning.statistics import Statistic
@@ -28,7 +29,8 @@ from server.checkpoint.lineage import Step
 def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     """Prune every linear layer of every block; the pruned weights lie over the model's source."""
     blocks = place.blocks(model)
-    visit = PruneBlock(stage.technique, place.folder)
+    groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
+    visit = PruneBlock(stage.technique, place.folder, groups)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage.technique)
@@ -43,21 +45,26 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
 
 
 class PruneBlock:
-    """A visit that applies `technique` and leaves `folder`/block-NNNN.safetensors behind."""
+    """A visit that applies `technique` and leaves `folder`/block-NNNN.safetensors behind.
 
-    def __init__(self, technique: Technique, folder: Path) -> None:
+    With more `groups` than one, as counted by `count_groups`, each sees those before it pruned.
+    """
+
+    def __init__(self, technique: Technique, folder: Path, groups: int = 1) -> None:
         self._technique = technique
         self._folder = folder
-        self.runs = 2 if technique.needs else 0
+        self._sequential = groups > 1
+        self.runs = groups + 1 if technique.needs else 0
         """Forwards of each block and batch."""
 
     def __call__(self, view: BlockView) -> Note:
         """Observe, prune, save, and pass on the states; notes the sparsity of each weight and the seconds."""
         start = monotonic()
         linears = view.linears
-        observed = self._observe(view, linears)
-        for name, linear in linears.items():
-            prune(weight_of(linear), self._technique, observed[name])
+        for observed in self._observe(view, linears):
+            for name in observed:
+                with naming(name):
+                    prune(weight_of(linears[name]), self._technique, observed[name])
         tensors = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
@@ -65,16 +72,62 @@ class PruneBlock:
         sparsity = {name: _zeros(weight_of(linear)) for name, linear in linears.items()}
         return {"sparsity": sparsity, "seconds": monotonic() - start}
 
-    def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> dict[str, Observed]:
-        """The statistics of each layer; raises ModelRefused for a layer that the data never reaches."""
+    def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
+        """The statistics of the layers that are to be pruned next."""
         if not self.runs:
-            return {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
-        with observing(linears, self._technique.needs) as observed:
-            view.run()
-        for name in linears:
-            if name not in observed:
-                raise ModelRefused(f"{name} is never reached by the calibration data, so it cannot be pruned")
-        return observed
+            yield {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
+        elif self._sequential:
+            yield from in_turn(linears, self._technique.needs, view.run)
+        else:
+            with observing(linears, self._technique.needs) as observed:
+                view.run()
+            _all_reached(linears, observed)
+            yield {name: observed[name] for name in linears}
+
+
+def count_groups(blocks: Blocks, ids: Tensor) -> int:
+    """How many groups of linears that share an input the first block has; what `ids` [B, T] say does not matter."""
+    states, calls = blocks.capture(ids)
+    with blocks.loaded(0):
+
+        def run() -> None:
+            with suppress(Enough):
+                blocks.run(0, states.clone(), calls[0])
+
+        return sum(1 for _ in in_turn(blocks.linears(0), (), run))
+
+
+def in_turn(
+    linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], run: Callable[[], None]
+) -> Iterator[dict[str, Observed]]:
+    """The statistics of one group of linears that share an input after another, in the order of their calls.
+
+    `run` calls the block, and is called again once the caller has pruned a group.
+    """
+    rest = dict(linears)
+    while rest:
+        with observing(rest, needs, one_input=True) as observed:
+            run()
+        if not observed:
+            _all_reached(rest, observed)
+        yield observed
+        rest = {n: m for n, m in rest.items() if n not in observed}
+
+
+def _all_reached(linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]) -> None:
+    """Raise ModelRefused for a layer that the data never reaches."""
+    for name in linears:
+        if name not in observed:
+            raise ModelRefused(f"{name} is never reached by the calibration data, so it cannot be pruned")
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Say in a refusal which weight it is about."""
+    try:
+        yield
+    except ModelRefused as error:
+        raise ModelRefused(f"{name}: {error.message}") from error
 
 
 def block_file(folder: Path, index: int) -> Path:
@@ -89,9 +142,14 @@ def prune(weight: Tensor, technique: Technique, observed: Observed) -> None:
 
 
 @contextmanager
-def observing(linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, Observed]]:
-    """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them."""
-    observer = _Observer(needs)
+def observing(
+    linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], one_input: bool = False
+) -> Iterator[dict[str, Observed]]:
+    """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them.
+
+    With `one_input` only of the layers that share the first input met; a batch ends with Enough after them.
+    """
+    observer = _Observer(needs, one_input)
     hooks = [linear.register_forward_pre_hook(observer.hook(name)) for name, linear in linears.items()]
     try:
         yield observer.observed
@@ -103,9 +161,11 @@ def observing(linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ..
 class _Observer:
     """Gives each linear layer its statistics; the first layer that sees an input updates them for all that share it."""
 
-    def __init__(self, needs: tuple[type[Statistic], ...]) -> None:
+    def __init__(self, needs: tuple[type[Statistic], ...], one_input: bool) -> None:
         self.observed: dict[str, Observed] = {}
         self._needs = needs
+        self._one_input = one_input
+        self._complete = False  # with one input: every layer that shares it is known
         self._leaders: set[str] = set()
         self._seen: list[tuple[weakref.ref[Tensor], Observed]] = []  # inputs of the first batch that still live
 
@@ -115,6 +175,8 @@ class _Observer:
                 self._meet(name, args[0])
             if name in self._leaders:
                 self.observed[name].update(args[0])
+                if self._complete:
+                    raise Enough
 
         return see
 
@@ -122,6 +184,9 @@ class _Observer:
         """Find the statistics that are kept of these very inputs, or start new ones."""
         shared = next((observed for seen, observed in self._seen if seen() is inputs), None)
         if shared is None:
+            if self._one_input and self.observed:
+                self._complete = True
+                raise Enough
             self._leaders.add(name)
             shared = Observed(self._needs, inputs.shape[-1])
             self._seen.append((weakref.ref(inputs), shared))

@@ -7,7 +7,7 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -51,6 +51,9 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """Prune every linear layer of every block with one technique."""
 
     technique: AnyTechnique
+    order: Literal["block", "sequential"] = "block"
+    """"block" observes the dense block once; "sequential" lets each group of linears that share an input see the groups
+    before it pruned, for about half a forward more."""
 
 
 class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):

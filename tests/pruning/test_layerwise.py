@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from pruning import base
+from pruning import base, layerwise
+from pruning.__main__ import main
 from pruning.calibration import Sweep
+from pruning.errors import ModelRefused
 from pruning.inputs import base_artifact
-from pruning.layerwise import PruneBlock, block_file, observing
+from pruning.layerwise import PruneBlock, block_file, count_groups, observing, prune
 from pruning.model import Blocks
+from pruning.progress import Progress
 from pruning.statistics import Gram
-from pruning.technique import Technique
-from pruning.techniques import AnyTechnique
+from pruning.technique import Observed, Technique
+from pruning.techniques import AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.weights import Overlay
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -51,6 +54,22 @@ def after_last_block(model: Any, path: str) -> torch.Tensor:
     return states[0]
 
 
+def inputs_of(model: Any, names: set[str]) -> dict[str, torch.Tensor]:
+    """What a stock model hands to each linear [tokens, columns], in the order of calls."""
+    inputs: dict[str, torch.Tensor] = {}
+
+    def see(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        inputs[modules[module]] = args[0].flatten(0, -2)
+
+    modules = {module: name for name, module in model.named_modules() if f"{name}.weight" in names}
+    hooks = [module.register_forward_pre_hook(see) for module in modules]
+    with torch.no_grad():
+        model(input_ids=IDS, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return inputs
+
+
 @pytest.mark.parametrize("sparsity", [0.5, "2:4"])
 @pytest.mark.parametrize("technique", get_args(AnyTechnique))
 @pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
@@ -74,6 +93,68 @@ def test_every_technique_on_every_architecture(
     stock.tie_weights()
     expected = after_last_block(stock, blocks.path)
     torch.testing.assert_close(sweep.states(len(blocks)).clone(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
+def test_in_sequential_order_each_group_sees_those_before_it_pruned(
+    imported: Callable[[str], Artifact], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = imported(kind)
+    seen: list[torch.Tensor] = []
+
+    def spy(weight: torch.Tensor, technique: Technique, observed: Observed) -> None:
+        seen.append(observed[Gram].value)
+        prune(weight, technique, observed)
+
+    monkeypatch.setattr(layerwise, "prune", spy)
+    blocks = Blocks(base.skeleton(artifact.config), artifact)
+    visit = PruneBlock(SparseGPT("2:4"), tmp_path, count_groups(blocks, IDS[:1]))
+    sweep, steps = Sweep(blocks, IDS, 2, tmp_path), [0]
+    monkeypatch.setattr(Progress, "step", lambda _: steps.append(1))
+    notes = sweep.visit(visit, "pruning", visit.runs)
+    assert sum(steps) == len(blocks) * visit.runs * 3  # batches
+    assert [note["sparsity"].keys() for note in notes] == [blocks.linears(index).keys() for index in range(2)]
+    pruned = Overlay(artifact, [block_file(tmp_path, index) for index in range(len(blocks))])
+    stock = tiny.build(kind)
+    stock.load_state_dict({name: pruned.tensor(name) for name in pruned.names()}, strict=False)
+    stock.tie_weights()
+    inputs = inputs_of(stock, set().union(*(note["sparsity"] for note in notes)))
+    assert len(seen) == len(inputs)
+    for gram, rows in zip(seen, inputs.values(), strict=True):  # both in the order of calls
+        expected = rows.T @ rows  # up to a factor: some architectures flatten their sequences
+        torch.testing.assert_close(gram / gram.trace(), expected / expected.trace(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("llama", 4), ("gpt2", 4), ("phi3", 4), ("gpt_neox", 4), ("gemma2", 4)])
+def test_groups_are_of_linears_that_share_an_input(
+    imported: Callable[[str], Artifact], kind: str, groups: int, tmp_path: Path
+) -> None:
+    artifact = imported(kind)
+    assert count_groups(Blocks(base.skeleton(artifact.config), artifact), IDS[:1]) == groups
+    assert PruneBlock(Magnitude(0.5), tmp_path, groups).runs == 0
+
+
+def test_the_order_reaches_the_blocks_and_changes_the_result(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    stage = '[[stages]]\nkind = "layerwise"\norder = "{}"\ntechnique = {{ name = "sparsegpt", sparsity = "2:4" }}\n'
+    weights = []
+    for order in ("block", "sequential"):
+        arguments = ["--output", str(tmp_path / order), "--base-cache", str(tmp_path / "base")]
+        assert main(["prune", str(recipe(stage.format(order))), *arguments]) == 0
+        weights.append(Artifact.open(tmp_path / order))
+    for name, same in {"layers.0.self_attn.q_proj": True, "layers.0.mlp.down_proj": False}.items():
+        tensors = [artifact.tensor(f"model.{name}.weight") for artifact in weights]
+        assert torch.equal(*tensors) is same
+
+
+def test_a_layer_whose_inputs_are_not_finite_is_named(imported: Callable[[str], Artifact], tmp_path: Path) -> None:
+    blocks = Blocks(base.skeleton(imported("llama").config), imported("llama"))
+    visit = PruneBlock(Wanda("2:4"), tmp_path)
+    sweep = Sweep(blocks, IDS, 2, tmp_path)
+    original = blocks.capture
+    blocks.capture = lambda ids: (original(ids)[0] * torch.inf, original(ids)[1])  # type: ignore[method-assign]
+    sentence = r"model\.layers\.0\.\S*_proj\.weight: the inputs of a layer of 64 columns are not finite"
+    with pytest.raises(ModelRefused, match=sentence):
+        sweep.visit(visit, "pruning", visit.runs)
 
 
 def test_layers_that_share_an_input_share_the_statistic(imported: Callable[[str], Artifact]) -> None:
