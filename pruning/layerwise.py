@@ -5,7 +5,7 @@ sequential order it runs once for each group of linears that share an input, as 
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -15,12 +15,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from pruning.allocation import allocate, outlier_share
 from pruning.calibration import BlockView, Enough, Note
 from pruning.errors import ModelRefused
 from pruning.model import Blocks, weight_of
 from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
-from pruning.statistics import Statistic
+from pruning.statistics import InputNorm, Statistic
 from pruning.technique import Observed, Technique
 from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Step
@@ -30,7 +31,8 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     """Prune every linear layer of every block; the pruned weights lie over the model's source."""
     blocks = place.blocks(model)
     groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
-    visit = PruneBlock(stage.technique, place.folder, groups)
+    measured, techniques = _techniques(stage, blocks, place)
+    visit = PruneBlock(stage.technique, place.folder, groups, techniques)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage.technique)
@@ -38,20 +40,50 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         technique=options.pop("name"),
         options=options,
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
-        seconds=seconds(notes),
+        seconds=seconds(measured + notes),
         parameters=parameters(source)[0],
     )
     return Model(model.config, source), step
 
 
+def _techniques(stage: Layerwise, blocks: Blocks, place: Place) -> tuple[list[Note], list[Technique]]:
+    """The technique with the sparsity of each block, and the notes of the pass that measured it."""
+    if not stage.allocation:
+        return [], [stage.technique] * len(blocks)
+    apart = place._replace(folder=place.folder / "outliers")
+    notes = apart.sweep(blocks).visit(Outliers(stage.allocation.outliers), "measuring outliers", 1)
+    fractions = allocate([note["outliers"] for note in notes], float(stage.technique.sparsity), stage.allocation.spread)
+    return notes, [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
+
+
+class Outliers:
+    """A visit that notes which share of a dense block's |weight| x input norm is above `times` their mean."""
+
+    def __init__(self, times: float) -> None:
+        self._times = times
+
+    def __call__(self, view: BlockView) -> Note:
+        """Run the block once."""
+        start = monotonic()
+        linears = view.linears
+        with observing(linears, (InputNorm,)) as observed:
+            view.advance()
+        scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].value for name in observed]
+        return {"outliers": outlier_share(scores, self._times), "seconds": monotonic() - start}
+
+
 class PruneBlock:
     """A visit that applies `technique` and leaves `folder`/block-NNNN.safetensors behind.
 
-    With more `groups` than one, as counted by `count_groups`, each sees those before it pruned.
+    With more `groups` than one, as counted by `count_groups`, each sees those before it pruned. `techniques`, where
+    given, are the same technique with another sparsity for each block.
     """
 
-    def __init__(self, technique: Technique, folder: Path, groups: int = 1) -> None:
+    def __init__(
+        self, technique: Technique, folder: Path, groups: int = 1, techniques: Sequence[Technique] = ()
+    ) -> None:
         self._technique = technique
+        self._techniques = techniques
         self._folder = folder
         self._sequential = groups > 1
         self.runs = groups + 1 if technique.needs else 0
@@ -61,10 +93,11 @@ class PruneBlock:
         """Observe, prune, save, and pass on the states; notes the sparsity of each weight and the seconds."""
         start = monotonic()
         linears = view.linears
+        technique = self._techniques[view.index] if self._techniques else self._technique
         for observed in self._observe(view, linears):
             for name in observed:
                 with naming(name):
-                    prune(weight_of(linears[name]), self._technique, observed[name])
+                    prune(weight_of(linears[name]), technique, observed[name])
         tensors = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:

@@ -47,6 +47,15 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
 
 
+class OWL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="owl"):
+    """Remove less from blocks with more outliers of |weight| x input norm, for one more forward of the dense model."""
+
+    outliers: Annotated[float, Meta(gt=1)] = 5.0
+    """An outlier is above this many times the block's mean."""
+    spread: Annotated[float, Meta(gt=0, lt=0.5)] = 0.08
+    """The fractions lie over a range of twice this."""
+
+
 class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layerwise"):
     """Prune every linear layer of every block with one technique."""
 
@@ -54,6 +63,17 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     order: Literal["block", "sequential"] = "block"
     """"block" observes the dense block once; "sequential" lets each group of linears that share an input see the groups
     before it pruned, for about half a forward more."""
+    allocation: OWL | None = None
+    """How the fraction differs between blocks; None: not at all."""
+
+    def __post_init__(self) -> None:
+        sparsity = self.technique.sparsity
+        if self.allocation and isinstance(sparsity, str):
+            raise ValueError(f'allocation needs a fraction such as 0.6, and sparsity is "{sparsity}"')
+        if self.allocation and 2 * self.allocation.spread >= min(float(sparsity), 1 - float(sparsity)):
+            raise ValueError(
+                f"twice the spread {self.allocation.spread} must be less than sparsity and than 1 - sparsity"
+            )
 
 
 class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):
