@@ -4,6 +4,7 @@ A block runs twice for each batch: to observe its inputs with dense weights, and
 sequential order it runs once for each group of linears that share an input, as far as that group, and to pass on.
 """
 
+import logging
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,16 +22,23 @@ from pruning.errors import ModelRefused
 from pruning.model import Blocks, weight_of
 from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
-from pruning.statistics import InputNorm, Statistic
+from pruning.statistics import Gram, InputNorm, Statistic
 from pruning.technique import Observed, Technique
 from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_COLUMN = 6
+"""With fewer, Gram matrices are near singular and masks change with the rounding (docs/log.md)."""
 
 
 def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     """Prune every linear layer of every block; the pruned weights lie over the model's source."""
     blocks = place.blocks(model)
     groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
+    if Gram in stage.technique.needs:
+        warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
     measured, techniques = _techniques(stage, blocks, place)
     visit = PruneBlock(stage.technique, place.folder, groups, techniques)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
@@ -44,6 +52,16 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         parameters=parameters(source)[0],
     )
     return Model(model.config, source), step
+
+
+def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
+    """Log where `tokens` are too few for the Gram matrix of the block's widest input to be well conditioned."""
+    columns, name = max((weight_of(linear).shape[1], name) for name, linear in blocks.linears(0).items())
+    if tokens < TOKENS_PER_COLUMN * columns:
+        logger.warning(
+            "%d tokens of calibration are few for the %d inputs of %s: %d or more give a steadier result",
+            tokens, columns, name, TOKENS_PER_COLUMN * columns,
+        )  # fmt: skip
 
 
 def _techniques(stage: Layerwise, blocks: Blocks, place: Place) -> tuple[list[Note], list[Technique]]:

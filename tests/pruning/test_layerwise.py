@@ -146,6 +146,25 @@ def test_the_order_reaches_the_blocks_and_changes_the_result(recipe: Callable[[s
         assert torch.equal(*tensors) is same
 
 
+def test_few_tokens_for_a_gram_matrix_are_said_once(
+    recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = '[[stages]]\nkind = "layerwise"\ntechnique = {{ name = "{}", sparsity = "2:4" }}\n'
+    for name, expected in {
+        "wanda": [],
+        "sparsegpt": ["384 tokens of calibration are few for the 128 inputs of model."],
+    }.items():
+        caplog.clear()
+        arguments = ["--output", str(tmp_path / name), "--base-cache", str(tmp_path / "base")]
+        assert main(["prune", str(recipe(stage.format(name))), *arguments]) == 0
+        assert [message[:60] for message in caplog.messages if "are few" in message] == [text[:60] for text in expected]
+    path = recipe(stage.format("sparsegpt"))
+    path.write_text(path.read_text().replace("sequences = 12", "sequences = 24"))
+    caplog.clear()
+    assert main(["prune", str(path), "--output", str(tmp_path / "more"), "--base-cache", str(tmp_path / "base")]) == 0
+    assert "are few" not in caplog.text
+
+
 def test_a_layer_whose_inputs_are_not_finite_is_named(imported: Callable[[str], Artifact], tmp_path: Path) -> None:
     blocks = Blocks(base.skeleton(imported("llama").config), imported("llama"))
     visit = PruneBlock(Wanda("2:4"), tmp_path)
