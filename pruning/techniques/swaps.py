@@ -48,38 +48,56 @@ class Swaps(Technique, frozen=True):
 
 def swap(weight: Tensor, keep: Tensor, gram: Tensor, width: int, rounds: int) -> None:
     """Improve the mask `keep` [rows, columns] in place; exchanges stay within each run of `width` columns."""
-    rows = max(CHUNK // width**2, 1)
+    columns = weight.shape[1]
+    rows = max(4 * CHUNK // (width * columns), 1)  # each run compares at most (width / 2)^2 pairs
     for start in range(0, len(weight), rows):
-        chunk = slice(start, start + rows)
-        residual = weight[chunk].masked_fill(keep[chunk], 0) @ gram  # r = G (w o removed), [rows, columns]
+        W, kept = weight[start : start + rows], keep[start : start + rows]
+        residual = W.masked_fill(kept, 0) @ gram  # r = G (w o removed), [rows, columns]
+        runs = [_Run(W, kept, gram, slice(first, first + width)) for first in range(0, columns, width)]
         for _ in range(rounds):
-            least = LEAST_GAIN * (weight[chunk].masked_fill(keep[chunk], 0) * residual).sum(dim=1)
-            runs = [slice(first, first + width) for first in range(0, weight.shape[1], width)]
-            if not sum(_exchange(weight[chunk], keep[chunk], residual, gram, run, least) for run in runs):
+            least = LEAST_GAIN * (W.masked_fill(kept, 0) * residual).sum(dim=1)
+            if not sum(run.exchange(kept, residual, least) for run in runs):
                 break
 
 
-def _exchange(W: Tensor, keep: Tensor, residual: Tensor, gram: Tensor, run: slice, least: Tensor) -> int:
-    """Make the best exchange within `run` in each row of W [rows, columns] that gains by it; returns how many."""
-    w, r, G = W[:, run], residual[:, run], gram[run, run]
-    squares = w.square() * G.diagonal()
-    kept, removed = _members(keep[:, run]), _members(~keep[:, run])
-    if not kept.shape[1] or not removed.shape[1]:
-        return 0
-    infinity = torch.full_like(w, torch.inf)
-    cost = (squares + 2 * w * r).where(keep[:, run], infinity).gather(1, kept)  # of removing i
-    gain = (squares - 2 * w * r).where(~keep[:, run], infinity).gather(1, removed)  # of restoring j
-    change = G[kept[:, :, None], removed[:, None, :]]  # [rows, kept, removed]
-    change *= -2 * w.gather(1, kept)[:, :, None] * w.gather(1, removed)[:, None, :]
-    change += cost[:, :, None]
-    change += gain[:, None, :]
-    best, pair = change.flatten(1).min(dim=1)
-    moved = (-best > least).nonzero()[:, 0]
-    i = kept[moved, pair[moved] // removed.shape[1]] + run.start
-    j = removed[moved, pair[moved] % removed.shape[1]] + run.start
-    keep[moved, i], keep[moved, j] = False, True
-    residual[moved] += W[moved, i, None] * gram[i] - W[moved, j, None] * gram[j]
-    return len(moved)
+class _Run:
+    """The exchanges within one run of columns of W [rows, columns]; what a pair has in common is computed once."""
+
+    def __init__(self, W: Tensor, keep: Tensor, gram: Tensor, run: slice) -> None:
+        self._first, self._gram, self._W = run.start, gram, W
+        self._w, self._G = W[:, run], gram[run, run]
+        self._columns = run
+        self._kept, self._removed = _members(keep[:, run]), _members(~keep[:, run])  # [rows, kept], [rows, removed]
+        self._no_kept = ~keep[:, run].gather(1, self._kept)  # shorter rows are filled with what must not be chosen
+        self._no_removed = keep[:, run].gather(1, self._removed)
+        self._shared = self._common(self._kept[:, :, None], self._removed[:, None, :])  # [rows, kept, removed]
+
+    def exchange(self, keep: Tensor, residual: Tensor, least: Tensor) -> int:
+        """Make the best exchange in each row that gains more than `least` [rows] by it; returns how many did."""
+        if not self._shared.numel():
+            return 0
+        squares, product = self._w.square() * self._G.diagonal(), 2 * self._w * residual[:, self._columns]
+        cost = (squares + product).gather(1, self._kept).masked_fill_(self._no_kept, torch.inf)  # of removing i
+        gain = (squares - product).gather(1, self._removed).masked_fill_(self._no_removed, torch.inf)  # of restoring j
+        change = self._shared + cost[:, :, None]
+        change += gain[:, None, :]
+        best, pair = change.flatten(1).min(dim=1)
+        rows = (-best > least).nonzero()[:, 0]
+        a, b = pair[rows] // self._removed.shape[1], pair[rows] % self._removed.shape[1]
+        i, j = self._kept[rows, a], self._removed[rows, b]
+        self._kept[rows, a], self._removed[rows, b] = j, i
+        self._shared[rows, a] = self._common(j[:, None], self._removed[rows], rows)
+        self._shared[rows, :, b] = self._common(self._kept[rows], i[:, None], rows)
+        i, j = i + self._first, j + self._first
+        keep[rows, i], keep[rows, j] = False, True
+        residual[rows] += self._W[rows, i, None] * self._gram[i] - self._W[rows, j, None] * self._gram[j]
+        return len(rows)
+
+    def _common(self, i: Tensor, j: Tensor, rows: Tensor | None = None) -> Tensor:
+        """-2 w_i w_j G_ij for columns `i` and `j` of all rows, or of `rows`, broadcast against each other."""
+        w = self._w if rows is None else self._w[rows]
+        w_i, w_j = (w.gather(1, index.flatten(1)).view_as(index) for index in (i, j))
+        return self._G[i, j].mul_(w_i).mul_(w_j).mul_(-2)
 
 
 def _members(mask: Tensor) -> Tensor:
