@@ -17,8 +17,8 @@ from tests.reference import slow
 def problem(seed: int, rows: int = 5, columns: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight [rows, columns] and the Gram matrix of strongly correlated inputs."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(3 * columns, columns, generator=generator)
-    inputs += 2 * inputs[:, torch.randperm(columns, generator=generator)]
+    inputs = torch.randn(3 * columns, 5, generator=generator) @ torch.randn(5, columns, generator=generator)
+    inputs += 0.5 * torch.randn(inputs.shape, generator=generator)  # five directions and noise: many exchanges pay
     return torch.randn(rows, columns, generator=generator), inputs.T @ inputs
 
 
