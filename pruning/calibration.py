@@ -1,7 +1,8 @@
 """One pass over the data, block by block: the weights of one block and one batch of states are in memory, no more.
 
-Hidden states lie in two memory-mapped files in turn, and a journal is written after each block: killed at any moment
-and run again, a pass repeats at most one block and ends with the same result, bit for bit.
+Hidden states lie in two memory-mapped files in turn, or in one for each block boundary where they are kept, and a
+journal is written after each block: killed at any moment and run again, a pass repeats at most one block and ends with
+the same result, bit for bit.
 """
 
 import json
@@ -65,15 +66,19 @@ Visit = Callable[[BlockView], Note]
 
 
 class Sweep:
-    """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`."""
+    """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`.
 
-    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
+    With `keep`, the states before every block and after the last can be read once the pass is over.
+    """
+
+    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False) -> None:
         self.blocks = blocks
         self.calls: dict[int, list[Call]] = {}  # by the number of sequences in the batch
         self.rows = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
         self._ids = ids
         self._folder = folder
         self._journal = folder / "journal.json"
+        self._count = len(blocks) + 1 if keep else 2
         self._files: list[numpy.memmap[Any, Any]] = []
         self.step: Callable[[], None] = lambda: None
 
@@ -86,13 +91,13 @@ class Sweep:
             for index in range(len(notes), len(self.blocks)):
                 with self.blocks.loaded(index):
                     notes.append(visit(BlockView(self, index)))
-                self._files[(index + 1) % 2].flush()
+                self._files[(index + 1) % self._count].flush()
                 write_bytes(self._journal, json.dumps(notes).encode())
         return notes
 
     def states(self, index: int) -> Tensor:
         """The hidden states [sequences, tokens, hidden] before block `index`, as a view of the mapped file."""
-        return torch.from_numpy(self._files[index % 2])
+        return torch.from_numpy(self._files[index % self._count])
 
     def _begin(self) -> list[Note]:
         """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
@@ -112,9 +117,12 @@ class Sweep:
         return notes or []
 
     def _map(self, shape: tuple[int, ...]) -> None:
-        """Map the two files; all their bytes are claimed now, as a full disk met in a mapping kills the process."""
-        for name in ("states-even", "states-odd"):
-            path = self._folder / name
-            with path.open("ab") as file:
-                os.posix_fallocate(file.fileno(), 0, 4 * int(numpy.prod(shape)))
-            self._files.append(numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape))
+        """Map the files of the states."""
+        self._files += [mapped(self._folder / f"states-{number}", shape) for number in range(self._count)]
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> "numpy.memmap[Any, Any]":
+    """A file of float32 in memory; its bytes are claimed now, as a full disk met in a mapping kills the process."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * int(numpy.prod(shape)))
+    return numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape)

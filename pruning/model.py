@@ -76,10 +76,33 @@ class Blocks:
             self._forward(ids, recorder)
         return states[0], calls
 
-    def run(self, index: int, states: Tensor, call: Call) -> Tensor:
-        """Run one loaded block on `states` [B, T, hidden]; returns the states after it."""
-        with torch.no_grad():
+    def run(self, index: int, states: Tensor, call: Call, *, graph: bool = False) -> Tensor:
+        """Run one loaded block on `states` [B, T, hidden]; returns the states after it, with their graph if asked."""
+        with torch.set_grad_enabled(graph):
             return _state(self._stack[index](states, *call.args, **call.kwargs))
+
+    @contextmanager
+    def ending(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """What the model makes of `states` [B, T, hidden] after its last block, for `ids` [B, T]: logits [B, T, words].
+
+        The weights outside the blocks are in memory for as long as the context lasts.
+        """
+        last: list[Tensor] = []
+
+        def passer(index: int, _: Callable[..., Any]) -> Callable[..., Any]:
+            def skip(*args: Any, **kwargs: Any) -> Any:
+                hidden = last[0] if index == len(self) - 1 else Call.split(args, kwargs)[0]
+                return _with_extras(hidden, self._extras[index])
+
+            return skip
+
+        def logits(states: Tensor, ids: Tensor) -> Tensor:
+            last[:] = [states]
+            result: Tensor = self.model(input_ids=ids, use_cache=False).logits
+            return result
+
+        with self._wrapped(passer):
+            yield logits
 
     def check(self, ids: Tensor) -> None:
         """Prove on `ids` [2, T] that replaying the blocks equals the model's own forward, or raise ModelRefused."""
@@ -120,11 +143,17 @@ class Blocks:
 
     def _forward(self, ids: Tensor, wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> None:
         """Run the model's own forward with the `forward` of each block wrapped."""
+        with self._wrapped(wrap), torch.no_grad():
+            self.model(input_ids=ids, use_cache=False)
+
+    @contextmanager
+    def _wrapped(self, wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+        """Wrap the `forward` of each block, and have all weights but theirs in memory."""
         for index, block in enumerate(self._stack):
             block.forward = wrap(index, block.forward)
         try:
-            with self._placed(name for name in self._names if not name.startswith(f"{self.path}.")), torch.no_grad():
-                self.model(input_ids=ids, use_cache=False)
+            with self._placed(name for name in self._names if not name.startswith(f"{self.path}.")):
+                yield
         finally:
             for block in self._stack:
                 del block.forward  # the instance's wrapper; the class's own method shows again
