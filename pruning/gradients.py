@@ -61,22 +61,24 @@ class Backward:
         self._step: Callable[[], None] = lambda: None
 
     def visit(self, visit: Visit) -> list[Note]:
-        """Call `visit` once for each block, the last first, skipping those a killed pass did; notes in that order."""
-        notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
-        if notes is not None and len(notes) == len(self.blocks):
+        """Call `visit` once for each block, the last first, skipping those a killed pass did.
+
+        Returns the notes of the way to the loss, which are its seconds, and then of the blocks, the last first.
+        """
+        notes: list[Note] = json.loads(self._journal.read_bytes()) if self._journal.exists() else []
+        if len(notes) > len(self.blocks):
             return notes
-        self._sweep.visit(_forward, "going forward", 1)
+        forward = self._sweep.visit(_forward, "going forward", 1)
         shape = tuple(self._sweep.states(0).shape)
         self._files = [mapped(self._folder / f"gradients-{number}", shape) for number in range(2)]
-        done = 0 if notes is None else len(notes) + 1
-        with Progress("going backward", (len(self.blocks) + 1) * self.count, done * self.count) as progress:
+        unit = self.count
+        with Progress("going backward", (len(self.blocks) + 1) * unit, len(notes) * unit) as progress:
             self._step = progress.step
-            if notes is None:
-                self._end()
-                notes = self._note([], len(self.blocks))
-            for index in range(len(self.blocks) - 1 - len(notes), -1, -1):
+            if not notes:
+                self._note(notes, {"seconds": sum(note["seconds"] for note in forward) + self._end()})
+            for index in range(len(self.blocks) - len(notes), -1, -1):
                 with self.blocks.loaded(index):
-                    notes = self._note([*notes, visit(BackwardView(self, index))], index)
+                    self._note(notes, visit(BackwardView(self, index)))
         self._tidy()
         return notes
 
@@ -95,9 +97,9 @@ class Backward:
         self.gradients(index)[rows] = states.grad
         self._step()
 
-    def _end(self) -> None:
-        """The gradients of the loss by the states after the last block."""
-        last = len(self.blocks)
+    def _end(self) -> float:
+        """The gradients of the loss by the states after the last block; returns the seconds it took."""
+        start, last = monotonic(), len(self.blocks)
         with self.blocks.ending() as logits:
             for number, ids in enumerate(self._ids):
                 states = self._sweep.states(last)[number : number + 1].clone().requires_grad_()
@@ -106,12 +108,14 @@ class Backward:
                 assert states.grad is not None
                 self.gradients(last)[number] = states.grad[0]
                 self._step()
+        return monotonic() - start
 
-    def _note(self, notes: list[Note], index: int) -> list[Note]:
-        """Make durable what was done down to the states before block `index`."""
-        self._files[index % 2].flush()
+    def _note(self, notes: list[Note], note: Note) -> None:
+        """Make durable the gradients that were left last, and add `note` to `notes`."""
+        for file in self._files:
+            file.flush()
+        notes.append(note)
         write_bytes(self._journal, json.dumps(notes).encode())
-        return notes
 
     def _tidy(self) -> None:
         """Remove the files of the states; a full journal says that they are not needed again."""
@@ -121,21 +125,24 @@ class Backward:
 
 
 class Moments:
-    """Means over the sequences of the powers of the gradients of a model's weights, read from files."""
+    """Means over the sequences of powers of the gradients of a model's weights, read from files."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], powers: tuple[int, ...], seconds: float) -> None:
         self._shards = Shards(files)
+        self._powers = powers
+        self.seconds = seconds
 
-    def of(self, name: str, linear: nn.Module, power: int) -> Tensor:
-        """E[g^power] of the weight `name` of `linear`, [outputs, inputs], float32."""
-        moment = self._shards.tensor(f"{name}.{power}")
-        return moment if isinstance(linear, nn.Linear) else moment.T
+    def of(self, name: str, linear: nn.Module) -> dict[int, Tensor]:
+        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p."""
+        found = {power: self._shards.tensor(f"{name}.{power}") for power in self._powers}
+        return {power: found[power] if isinstance(linear, nn.Linear) else found[power].T for power in found}
 
 
 def moments(blocks: Blocks, ids: Tensor, folder: Path, powers: tuple[int, ...]) -> Moments:
     """Measure E[g^p] over `ids` [sequences, tokens] of each linear weight, where g is of one sequence's mean loss."""
-    Backward(blocks, ids, folder).visit(_Measure(folder, powers))
-    return Moments([_file(folder, index) for index in range(len(blocks))])
+    notes = Backward(blocks, ids, folder).visit(_Measure(folder, powers))
+    files = [_file(folder, index) for index in range(len(blocks))]
+    return Moments(files, powers, sum(note["seconds"] for note in notes))
 
 
 def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
@@ -165,9 +172,10 @@ class _Measure:
 
 
 def _forward(view: BlockView) -> Note:
-    """A visit that only passes on."""
+    """A visit that only passes on; notes the seconds."""
+    start = monotonic()
     view.advance()
-    return {}
+    return {"seconds": monotonic() - start}
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pruning.allocation import allocate, outlier_share
 from pruning.calibration import BlockView, Enough, Note
 from pruning.errors import ModelRefused
+from pruning.gradients import Moments
 from pruning.model import Blocks, weight_of
 from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
@@ -39,8 +40,9 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
     if Gram in stage.technique.needs:
         warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
+    moments = place.moments(blocks, stage.technique.moments) if stage.technique.moments else None
     measured, techniques = _techniques(stage, blocks, place)
-    visit = PruneBlock(stage.technique, place.folder, groups, techniques)
+    visit = PruneBlock(stage.technique, place.folder, groups, techniques, moments)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage.technique)
@@ -48,7 +50,7 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         technique=options.pop("name"),
         options=options,
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
-        seconds=seconds(measured + notes),
+        seconds=seconds(measured + notes) + round(moments.seconds if moments else 0, 1),
         parameters=parameters(source)[0],
     )
     return Model(model.config, source), step
@@ -98,11 +100,17 @@ class PruneBlock:
     """
 
     def __init__(
-        self, technique: Technique, folder: Path, groups: int = 1, techniques: Sequence[Technique] = ()
+        self,
+        technique: Technique,
+        folder: Path,
+        groups: int = 1,
+        techniques: Sequence[Technique] = (),
+        moments: Moments | None = None,
     ) -> None:
         self._technique = technique
         self._techniques = techniques
         self._folder = folder
+        self._moments = moments
         self._sequential = groups > 1
         self.runs = groups + 1 if technique.needs else 0
         """Forwards of each block and batch."""
@@ -114,8 +122,9 @@ class PruneBlock:
         technique = self._techniques[view.index] if self._techniques else self._technique
         for observed in self._observe(view, linears):
             for name in observed:
+                moments = self._moments.of(name, linears[name]) if self._moments else {}
                 with naming(name):
-                    prune(weight_of(linears[name]), technique, observed[name])
+                    prune(weight_of(linears[name]), technique, observed[name].with_moments(moments))
         tensors = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:

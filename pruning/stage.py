@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pruning import base
 from pruning.calibration import Note, Sweep
+from pruning.gradients import Moments, moments
 from pruning.inputs import Inputs
 from pruning.model import Blocks
 from pruning.weights import Source
@@ -38,6 +39,10 @@ class Place(NamedTuple):
     def sweep(self, blocks: Blocks) -> Sweep:
         """A pass over the calibration ids that keeps its files in the folder."""
         return Sweep(blocks, self.inputs.calibration[0], self.inputs.recipe.calibration.batch, self.folder)
+
+    def moments(self, blocks: Blocks, powers: tuple[int, ...]) -> Moments:
+        """The moments of the weights' gradients on the calibration ids, by a pass backward in a folder of its own."""
+        return moments(blocks, self.inputs.calibration[0], self.folder / "backward", powers)
 
 
 def seconds(notes: list[Note]) -> float:

@@ -3,6 +3,8 @@
 A technique is a value: it holds no state and no hooks, so a recipe can be compared, hashed and stored.
 """
 
+from collections.abc import Mapping
+from copy import copy
 from typing import ClassVar, TypeVar, cast
 
 import msgspec
@@ -19,6 +21,8 @@ class Observed:
 
     def __init__(self, needs: tuple[type[Statistic], ...], columns: int) -> None:
         self._statistics = {need: need(columns) for need in needs}
+        self.moments: Mapping[int, Tensor] = {}
+        """E[g^p] over the sequences of the weight's gradient, [outputs, inputs], by p."""
 
     def __getitem__(self, need: type[S]) -> S:
         return cast(S, self._statistics[need])
@@ -28,6 +32,12 @@ class Observed:
         for statistic in self._statistics.values():
             statistic.update(inputs)
 
+    def with_moments(self, moments: Mapping[int, Tensor]) -> "Observed":
+        """These very statistics, which layers may share, and the moments of one layer's own gradients."""
+        observed = copy(self)
+        observed.moments = moments
+        return observed
+
 
 class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, forbid_unknown_fields=True):
     """Removes weights from one linear layer at a time; its fields are the recipe's options and the lineage's record."""
@@ -36,6 +46,9 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     """0.5 removes half; "2:4" keeps 2 of every 4 input columns."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
+    """Statistics of the inputs that `apply` reads."""
+    moments: ClassVar[tuple[int, ...]] = ()
+    """Powers p of the gradients whose means E[g^p] `apply` reads: they cost a pass backward before all blocks."""
 
     def __post_init__(self) -> None:
         groups_of(self.sparsity)

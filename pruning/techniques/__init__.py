@@ -2,11 +2,12 @@
 
 from pruning.techniques.admm import ADMM
 from pruning.techniques.magnitude import Magnitude
+from pruning.techniques.obd import OBD
 from pruning.techniques.ria import RIA
 from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.swaps import Swaps
 from pruning.techniques.wanda import Wanda
 
-__all__ = ["ADMM", "RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
+__all__ = ["ADMM", "OBD", "RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
 
-AnyTechnique = Magnitude | Wanda | RIA | Swaps | SparseGPT | ADMM
+AnyTechnique = Magnitude | OBD | Wanda | RIA | Swaps | SparseGPT | ADMM

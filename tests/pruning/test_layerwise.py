@@ -12,6 +12,7 @@ from pruning import base, layerwise
 from pruning.__main__ import main
 from pruning.calibration import Sweep
 from pruning.errors import ModelRefused
+from pruning.gradients import moments
 from pruning.inputs import base_artifact
 from pruning.layerwise import PruneBlock, block_file, count_groups, observing, prune
 from pruning.model import Blocks
@@ -79,7 +80,8 @@ def test_every_technique_on_every_architecture(
     artifact = imported(kind)
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     blocks.check(IDS[:2, :8])
-    visit = PruneBlock(technique(sparsity), tmp_path)
+    powers = technique.moments
+    visit = PruneBlock(technique(sparsity), tmp_path, moments(blocks, IDS, tmp_path / "b", powers) if powers else None)
     sweep = Sweep(blocks, IDS, 2, tmp_path)  # batches of 2, 2 and 1
     notes = sweep.visit(visit, "pruning", visit.runs)
     pruned = Overlay(artifact, [block_file(tmp_path, index) for index in range(len(blocks))])

@@ -125,3 +125,22 @@ def swapped(weight: Matrix, keep: NDArray[numpy.bool_], gram: Matrix, width: int
 def _drop(keep: NDArray[numpy.bool_], score: Matrix, count: int) -> None:
     """Set `keep`, a view, to False at the `count` lowest scores, the first of equals."""
     keep.flat[numpy.argsort(score, axis=None, kind="stable")[:count]] = False
+
+
+def obd_mask(weight: Matrix, gradients: list[Matrix], sparsity: float | tuple[int, int]) -> NDArray[numpy.bool_]:
+    """Optimal Brain Damage's keep mask: 1/2 E[g^2] w^2, compared in the whole matrix or within M columns of a row."""
+    rows, columns = weight.shape
+    keep = numpy.ones((rows, columns), dtype=bool)
+    saliency = numpy.zeros((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            curvature = sum(float(gradient[i, j]) ** 2 for gradient in gradients) / len(gradients)
+            saliency[i, j] = curvature * float(weight[i, j]) ** 2 / 2
+    if not isinstance(sparsity, tuple):
+        _drop(keep, saliency, int(saliency.size * sparsity))
+        return keep
+    for i in range(rows):
+        for start in range(0, columns, sparsity[1]):
+            group = slice(start, start + sparsity[1])
+            _drop(keep[i, group], saliency[i, group], sparsity[1] - sparsity[0])
+    return keep
