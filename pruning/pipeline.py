@@ -17,9 +17,9 @@ from pruning import base as bases
 from pruning import layerwise
 from pruning.evaluation.perplexity import dense, perplexity, quantise
 from pruning.inputs import Inputs
-from pruning.recipe import Depth, Layerwise, Stage
+from pruning.recipe import Depth, Layerwise, Stage, Width
 from pruning.stage import Model, Place
-from pruning.structured import depth
+from pruning.structured import depth, width
 from pruning.weights import write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
     Layerwise: layerwise.apply,
     Depth: depth.apply,
+    Width: width.apply,
 }
 """What carries out each kind of stage."""
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.errors import RecipeError
+from pruning.structured.importance import AnyImportance
 from pruning.techniques import AnyTechnique
 
 Count = Annotated[int, Meta(ge=1)]
@@ -83,7 +84,23 @@ class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """Number of blocks to remove."""
 
 
-Stage = Layerwise | Depth
+class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="width"):
+    """Remove feed-forward units and whole groups of attention heads, the same number of each from every block."""
+
+    importance: AnyImportance
+    ffn: Annotated[float, Meta(gt=0, lt=1)] | Annotated[int, Meta(ge=32, multiple_of=32)] | None = None
+    """The fraction of feed-forward units to remove, rounded to a multiple of 32; or the multiple of 32 that stays."""
+    kv_groups: Annotated[int, Meta(ge=0)] = 0
+    """KV groups to remove, with all their heads."""
+    plan: dict[str, Literal["colwise", "rowwise"]] = {}
+    """The layers by their names within a block, where the architecture has no tensor-parallel plan."""
+
+    def __post_init__(self) -> None:
+        if self.ffn is None and not self.kv_groups:
+            raise ValueError("neither ffn nor kv_groups says what to remove")
+
+
+Stage = Layerwise | Depth | Width
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -144,3 +144,43 @@ def obd_mask(weight: Matrix, gradients: list[Matrix], sparsity: float | tuple[in
             group = slice(start, start + sparsity[1])
             _drop(keep[i, group], saliency[i, group], sparsity[1] - sparsity[0])
     return keep
+
+
+def taylor(weight: Matrix, gradients: list[Matrix], order: str) -> Matrix:
+    """LLM-Pruner's importance of each row of `weight`, from the gradient of each sequence's loss."""
+    rows, columns = weight.shape
+    result = numpy.zeros(rows)
+    for i in range(rows):
+        total = 0.0
+        for j in range(columns):
+            w, g = float(weight[i, j]), [float(gradient[i, j]) for gradient in gradients]
+            first, second = w * sum(g) / len(g), w * sum(x * x for x in g) / len(g) * w
+            total += {
+                "param_first": abs(first),
+                "param_second": second,
+                "param_mix": abs(first - second / 2),
+                "vectorize": first,
+            }[order]
+        result[i] = abs(total)
+    return result
+
+
+def least_squares_removal(weight: Matrix, gram: Matrix, size: int, count: int) -> tuple[list[int], Matrix]:
+    """Remove `count` units of `size` columns: each time the one whose best refit of all that stay errs least.
+
+    The units that stay, and the refitted weight, which is solved anew from the normal equations each time.
+    """
+    columns = weight.shape[1]
+    damped = gram + 0.01 * numpy.mean(numpy.diag(gram)) * numpy.eye(columns)
+    kept = list(range(columns // size))
+    best = weight.copy()
+    for _ in range(count):
+        trials = []
+        for unit in kept:
+            stay = [u * size + k for u in kept if u != unit for k in range(size)]
+            refit = numpy.zeros_like(weight)
+            refit[:, stay] = numpy.linalg.solve(damped[numpy.ix_(stay, stay)], damped[stay] @ weight.T).T
+            trials.append((float(numpy.trace((weight - refit) @ damped @ (weight - refit).T)), unit, refit))
+        _, gone, best = min(trials, key=lambda trial: trial[:2])
+        kept.remove(gone)
+    return kept, best

@@ -1,0 +1,50 @@
+"""What goes and what makes up for it, against the formulas done slowly."""
+
+from typing import Literal, get_args
+
+import pytest
+import torch
+
+from pruning.statistics import Gram
+from pruning.structured.importance import Taylor, remove
+from tests.reference import slow
+
+Order = Literal["param_first", "param_second", "param_mix", "vectorize"]
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_taylor_is_the_papers_formula(order: Order) -> None:
+    weight = torch.randn(12, 7, generator=GENERATOR)
+    gradients = [torch.randn(12, 7, generator=GENERATOR) for _ in range(5)]
+    importance = Taylor(order)
+    moments = {power: torch.stack([g**power for g in gradients]).mean(dim=0) for power in importance.powers}
+    rows = slow.taylor(weight.double().numpy(), [g.double().numpy() for g in gradients], order)
+    expected = torch.from_numpy(rows).view(4, 3).sum(dim=1)
+    torch.testing.assert_close(importance.units(weight, moments, 4).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 9), (4, 3)])
+def test_removal_is_least_squares_on_what_stays(size: int, count: int) -> None:
+    columns = 24
+    weight = torch.randn(10, columns, generator=GENERATOR)
+    mixing = torch.eye(columns) + 0.5 * torch.randn(columns, columns, generator=GENERATOR) / columns**0.5
+    inputs = torch.randn(4, 60, columns, generator=GENERATOR) @ mixing
+    gram = Gram(columns)
+    gram.update(inputs)
+    rows = inputs.flatten(0, 1).double().numpy()
+    kept, refit = slow.least_squares_removal(weight.double().numpy(), 2 / 4 * rows.T @ rows, size, count)
+    factor = gram.inverse_factor(0.01).double()
+    result = weight.clone()
+    found = remove(result, factor.T @ factor, columns // size, count)
+    assert found.tolist() == kept
+    torch.testing.assert_close(result.double(), torch.from_numpy(refit), rtol=0, atol=1e-4)
+    gone = torch.ones(columns // size, dtype=torch.bool)
+    gone[found] = False
+    assert not result.view(10, -1, size)[:, gone].any()
+
+
+def test_of_equals_the_lower_goes_first() -> None:
+    weight = torch.ones(3, 6)
+    assert remove(weight, torch.eye(6, dtype=torch.float64), 6, 2).tolist() == [2, 3, 4, 5]
+    assert torch.equal(weight, torch.tensor([0.0, 0, 1, 1, 1, 1]).expand(3, 6))

@@ -1,0 +1,220 @@
+"""Width: what goes, what is left, who loads it, and what is refused before any work."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from pruning import base
+from pruning.__main__ import main
+from pruning.errors import ModelRefused, RecipeError
+from pruning.evaluation.perplexity import dense
+from pruning.inputs import base_artifact, prepare
+from pruning.model import Blocks
+from pruning.recipe import Width, read
+from pruning.structured.importance import AnyImportance, SecondOrder, Taylor
+from pruning.structured.width import NarrowBlock, plan
+from server.checkpoint.reader import Artifact
+from tests.pruning import tiny
+from tests.reference import slow
+
+Write = Callable[[str], Path]
+IDS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
+STAGE = '[[stages]]\nkind = "width"\nffn = {ffn}\nkv_groups = {kv}\nimportance = {{ name = "{name}" }}\n'
+STAGE_OF = {"taylor": Taylor(), "second_order": SecondOrder()}
+GPT2 = {"mlp.c_fc": "colwise", "mlp.c_proj": "rowwise"}
+
+
+def prune(recipe: Path, folder: Path) -> Artifact:
+    assert main(["prune", str(recipe), "--output", str(folder / "out"), "--base-cache", str(folder / "base")]) == 0
+    return Artifact.open(folder / "out")
+
+
+def logits(model: Any, ids: Tensor = IDS) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(input_ids=ids, use_cache=False).logits
+    return result
+
+
+@pytest.mark.parametrize("name", ["taylor", "second_order"])
+def test_the_result_is_an_ordinary_smaller_model(name: str, recipe: Write, tmp_path: Path) -> None:
+    artifact = prune(recipe(STAGE.format(ffn=0.25, kv=1, name=name)), tmp_path)
+    sizes = {key: artifact.config[key] for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads")}
+    assert sizes == {"intermediate_size": 96, "num_attention_heads": 2, "num_key_value_heads": 1}
+    assert artifact.config["head_dim"] == 16
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    assert stock.model.layers[5].self_attn.o_proj.weight.shape == (64, 32)
+    torch.testing.assert_close(logits(stock), logits(dense(artifact)), rtol=1e-4, atol=1e-5)
+    [step] = artifact.lineage.steps
+    assert step.technique == "width"
+    assert step.options["sizes"] == {"self_attn.o_proj": 1, "mlp.down_proj": 96}
+    assert step.parameters == sum(parameter.numel() for parameter in stock.parameters())
+
+
+def with_zeroed(model: Path, folder: Path, units: list[int], group: int) -> Path:
+    """`model` whose blocks do not use some feed-forward units and one KV group."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "down_proj" in name:
+            tensor[:, units] = 0
+        elif "o_proj" in name:
+            tensor[:, group * 32 : group * 32 + 32] = 0
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["taylor", "second_order"])
+def test_what_is_never_used_goes_and_no_logit_changes(name: str, recipe: Write, model: Path, tmp_path: Path) -> None:
+    units = [*range(5, 20), *range(60, 77)]
+    changed = with_zeroed(model, tmp_path / "zeroed", units, 1)
+    path = recipe(STAGE.format(ffn=96, kv=1, name=name))
+    path.write_text(path.read_text().replace(str(model), str(changed)))
+    artifact = prune(path, tmp_path)
+    before = logits(AutoModelForCausalLM.from_pretrained(changed, dtype=torch.float32))
+    torch.testing.assert_close(logits(dense(artifact)), before, rtol=1e-4, atol=1e-5)
+    stay = [unit for unit in range(128) if unit not in units]
+    original = load_file(changed / "model.safetensors")["model.layers.2.mlp.up_proj.weight"]
+    assert torch.equal(artifact.tensor("model.layers.2.mlp.up_proj.weight"), original[stay])
+
+
+@pytest.mark.parametrize("order", ["param_mix", "vectorize"])
+def test_taylor_sums_over_the_layers_of_a_group(order: str, recipe: Write, model: Path, tmp_path: Path) -> None:
+    path = recipe(STAGE.format(ffn=64, kv=0, name="taylor").replace(" }", f', order = "{order}" }}'))
+    artifact = prune(path, tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    gradients: list[dict[str, Tensor]] = []
+    for ids in prepare(read(path), tmp_path / "base").calibration[0]:
+        stock.zero_grad()
+        stock(input_ids=ids[None], labels=ids[None]).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in stock.named_parameters() if p.grad is not None})
+    total = torch.zeros(128)
+    for layer in ("gate_proj", "up_proj", "down_proj"):
+        name = f"model.layers.4.mlp.{layer}.weight"
+        matrices = [stock.get_parameter(name).detach(), *(g[name] for g in gradients)]
+        weight, *each = [(m.T if layer == "down_proj" else m).double().numpy() for m in matrices]
+        total += torch.from_numpy(slow.taylor(weight, each, order))
+    expected = total.argsort()[64:].sort().values
+    original = stock.get_parameter("model.layers.4.mlp.gate_proj.weight").detach()
+    assert torch.equal(artifact.tensor("model.layers.4.mlp.gate_proj.weight").float(), original[expected])
+
+
+def test_second_order_beats_taylor_on_what_it_minimises(recipe: Write, tmp_path: Path) -> None:
+    results = {}
+    for name in STAGE_OF:
+        (tmp_path / name).mkdir()
+        artifact = prune(recipe(STAGE.format(ffn=64, kv=0, name=name)), tmp_path / name)
+        base_model = dense(Artifact.open(next((tmp_path / name / "base").glob("tiny-*"))))
+        ids = prepare(read(tmp_path / "recipe.toml"), tmp_path / name / "base").calibration[0]
+        results[name] = float((logits(dense(artifact), ids) - logits(base_model, ids)).square().mean())
+    assert results["second_order"] < results["taylor"]
+
+
+def test_stopped_in_the_middle_it_ends_with_the_identical_artifact(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = recipe(STAGE.format(ffn=96, kv=1, name="second_order"))
+    whole = prune(path, tmp_path / "whole")
+    original, visited = NarrowBlock.__call__, []
+
+    def visit(self: NarrowBlock, view: Any) -> Any:
+        visited.append(view.index)
+        if len(visited) == 3:
+            raise KeyboardInterrupt
+        return original(self, view)
+
+    monkeypatch.setattr(NarrowBlock, "__call__", visit)
+    arguments = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
+    assert main(arguments) == 130
+    assert main(arguments) == 0
+    assert visited == [0, 1, 2, 2, 3, 4, 5]
+    weights = "model.safetensors"
+    assert (tmp_path / "out" / weights).read_bytes() == (whole.path / weights).read_bytes()
+
+
+def blocks_of(kind: str, folder: Path, **changes: Any) -> tuple[Blocks, dict[str, Any]]:
+    artifact = base_artifact(str(tiny.save(folder / "model", kind, **changes)), folder / "cache")
+    return Blocks(base.skeleton(artifact.config), artifact), artifact.config
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "starcoder2"])
+def test_groups_come_from_the_architectures_own_plan(kind: str, tmp_path: Path) -> None:
+    blocks, config = blocks_of(kind, tmp_path)
+    smaller, sizes = plan(Width(SecondOrder(), ffn=64, kv_groups=1), config, blocks)
+    assert list(sizes.values()) == [1, 64], "attention first"
+    model = base.skeleton(smaller)
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in blocks.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("gpt2", GPT2), ("opt", {"fc1": "colwise", "fc2": "rowwise"}), ("gpt_neox", {})]
+)
+@pytest.mark.parametrize("importance", STAGE_OF.values(), ids=STAGE_OF)
+def test_layers_that_the_recipe_names_are_cut(
+    kind: str, named: dict[str, Any], importance: AnyImportance, recipe: Write, tmp_path: Path
+) -> None:
+    folder = tiny.save(tmp_path / "other", kind)
+    path = recipe(STAGE.format(ffn=96, kv=0, name=type(importance).__struct_config__.tag))
+    text = re_based(path.read_text(), folder)
+    lines = ", ".join(f'"{name}" = "{how}"' for name, how in named.items())
+    path.write_text(text + (f"plan = {{ {lines} }}\n" if named else ""))
+    artifact = prune(path, tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    torch.testing.assert_close(logits(stock), logits(dense(artifact)), rtol=1e-4, atol=1e-5)
+
+
+def re_based(text: str, folder: Path) -> str:
+    """A recipe's text with the model in `folder` as its base."""
+    return "\n".join(f'base = "{folder}"' if line.startswith("base") else line for line in text.splitlines()) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "stage", "sentence"),
+    [
+        ("gpt2", {}, {"ffn": 64}, "plan of GPT2LMHeadModel names no feed-forward layers"),
+        ("phi3", {}, {"ffn": 64}, "plan of Phi3ForCausalLM names no feed-forward layers"),
+        ("gpt_neox", {}, {"kv_groups": 1}, "names no attention with queries, keys and values in layers of their own"),
+        ("gpt2", {}, {"ffn": 64, "plan": {"mlp.up": "colwise"}}, "the plan names mlp.up, but the linear layers of a"),
+        ("llama", {}, {"kv_groups": 2}, "kv_groups = 2 would leave none of the model's 2 KV groups"),
+        ("llama", {}, {"ffn": 128}, "ffn = 128 would leave 128 of the model's 128 feed-forward units"),
+        ("llama", {}, {"ffn": 0.95}, "ffn = 0.95 would leave 0 of the model's 128"),
+        (
+            "llama",
+            {"num_key_value_heads": 4},
+            {"kv_groups": 1},
+            "leave 3 heads in 3 KV groups of the 4, but the heads must divide the hidden size 64; allowed: 2, 3",
+        ),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_before_any_work(
+    kind: str, changes: dict[str, Any], stage: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    blocks, config = blocks_of(kind, tmp_path, **changes)
+    with pytest.raises((RecipeError, ModelRefused), match=sentence):
+        plan(Width(SecondOrder(), **stage), config, blocks)
+
+
+def test_a_width_that_is_rounded_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocks, config = blocks_of("llama", tmp_path)
+    smaller, _ = plan(Width(Taylor(), ffn=0.2), config, blocks)
+    assert smaller["intermediate_size"] == 96
+    assert "ffn = 0.2 of 128 units: 96 stay, the nearest multiple of 32" in caplog.text
+
+
+def test_a_recipe_that_removes_nothing_is_a_mistake(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe('[[stages]]\nkind = "width"\nimportance = { name = "taylor" }\n')
+    assert main(["prune", str(path), "--output", "none"]) == 2
+    assert "neither ffn nor kv_groups says what to remove" in capsys.readouterr().err
+
+
+def test_the_configuration_stays_readable_json(recipe: Write, tmp_path: Path) -> None:
+    prune(recipe(STAGE.format(ffn=64, kv=0, name="second_order")), tmp_path)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["intermediate_size"] == 64
