@@ -78,10 +78,14 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
 
 class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):
-    """Remove the blocks that change the hidden state least."""
+    """Remove the blocks that are missed least."""
 
     remove: Count
     """Number of blocks to remove."""
+    by: Literal["influence", "angle", "perplexity"] = "influence"
+    """How much each changes the state, how far a run of them turns it, or perplexity without each in turn."""
+    sequences: Count = 8
+    """Calibration sequences on which perplexity is tried; the other measures take all."""
 
 
 class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="width"):

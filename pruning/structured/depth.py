@@ -1,19 +1,22 @@
-"""Removes the blocks that change the hidden state least: block influence, in one dense pass over the data.
+"""Removes whole blocks: those of least influence, the run that turns the state least, or by trial.
 
-Men et al., ShortGPT: Layers in Large Language Models are More Redundant Than You Expect,
-https://arxiv.org/abs/2403.03853
+Block influence, in one dense pass over the data: Men et al., ShortGPT: Layers in Large Language Models are More
+Redundant Than You Expect, https://arxiv.org/abs/2403.03853
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
+from pruning.model import Blocks
 from pruning.recipe import Depth
 from pruning.stage import Model, Place, seconds
 from pruning.statistics import BlockInfluence
+from pruning.structured.angle import LastTokens, straightest
+from pruning.structured.trials import Trials
 from pruning.weights import Renamed, Source, parameters
 from server.checkpoint.lineage import Step
 
@@ -22,20 +25,47 @@ COUNT_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
-    """Remove the blocks of least influence."""
+    """Remove blocks by the stage's measure; raises RecipeError before any work if none would stay."""
     blocks = place.blocks(model)
-    notes = place.sweep(blocks).visit(measure, "measuring blocks", RUNS)
-    removed = least([note["influence"] for note in notes], stage.remove)
+    refuse_all(stage.remove, len(blocks))
+    removed, notes = CHOOSE[stage.by](stage, blocks, place)
     source = without(model.source, blocks.path, removed, len(blocks))
     step = Step(
         technique="depth",
-        options={"remove": stage.remove},
+        options={"remove": stage.remove, "by": stage.by},
         sparsity={},
         seconds=seconds(notes),
         parameters=parameters(source)[0],
         removed_blocks=removed,
     )
     return Model(shortened(model.config, removed, len(blocks)), source), step
+
+
+def _by_influence(stage: Depth, blocks: Blocks, place: Place) -> tuple[tuple[int, ...], list[Note]]:
+    """The blocks of least influence."""
+    notes = place.sweep(blocks).visit(measure, "measuring blocks", RUNS)
+    return least([note["influence"] for note in notes], stage.remove), notes
+
+
+def _by_angle(stage: Depth, blocks: Blocks, place: Place) -> tuple[tuple[int, ...], list[Note]]:
+    """The run of blocks that turns the last token's state least."""
+    visit = LastTokens(place.folder)
+    notes = place.sweep(blocks).visit(visit, "measuring angles", visit.runs)
+    return straightest(visit.states(len(blocks)), stage.remove), notes
+
+
+def _by_perplexity(stage: Depth, blocks: Blocks, place: Place) -> tuple[tuple[int, ...], list[Note]]:
+    """One block after another, each time the one that the perplexity of the calibration text misses least."""
+    notes = Trials(blocks, place.inputs.calibration[0][: stage.sequences], place.folder).remove(stage.remove)
+    return tuple(sorted(note["block"] for note in notes)), notes
+
+
+CHOOSE: dict[str, Callable[[Depth, Blocks, Place], tuple[tuple[int, ...], list[Note]]]] = {
+    "influence": _by_influence,
+    "angle": _by_angle,
+    "perplexity": _by_perplexity,
+}
+"""What chooses the blocks, and notes the seconds."""
 
 
 def measure(view: BlockView) -> Note:
@@ -47,10 +77,14 @@ def measure(view: BlockView) -> Note:
 
 
 def least(influences: Sequence[float], count: int) -> tuple[int, ...]:
-    """The `count` blocks of least influence, in order; of equals the lower. Raises RecipeError if none would stay."""
-    if count >= len(influences):
-        raise RecipeError(f"remove = {count} would leave none of the model's {len(influences)} blocks")
+    """The `count` blocks of least influence, in order; of equals the lower."""
     return tuple(sorted(sorted(range(len(influences)), key=influences.__getitem__)[:count]))
+
+
+def refuse_all(count: int, blocks: int) -> None:
+    """Raise RecipeError if removing `count` of the `blocks` would leave none."""
+    if count >= blocks:
+        raise RecipeError(f"remove = {count} would leave none of the model's {blocks} blocks")
 
 
 def without(source: Source, path: str, removed: Sequence[int], blocks: int) -> Renamed:

@@ -42,7 +42,7 @@ def test_the_least_influential_go_and_of_equals_the_lower() -> None:
     assert depth.least([0.3, 0.1, 0.2, 0.1, 0.5], 2) == (1, 3)
     assert depth.least([0.1, 0.1, 0.1], 1) == (0,)
     with pytest.raises(RecipeError, match="remove = 3 would leave none of the model's 3 blocks"):
-        depth.least([0.1, 0.1, 0.1], 3)
+        depth.refuse_all(3, 3)
 
 
 class Names:
