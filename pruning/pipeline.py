@@ -103,7 +103,7 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
         steps.append(step)
     with CheckpointWriter(path) as writer:
         for name in model.source.names():
-            writer.add(name, model.source.tensor(name))
+            writer.add(name, model.source.tensor(name), model.source.scales(name))
         writer.text("config.json", json.dumps(model.config, indent=2, sort_keys=True) + "\n")
         for file in sorted(inputs.base.path.iterdir()):
             if file.name not in ("config.json", "model.safetensors", record.FILE):

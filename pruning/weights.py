@@ -25,6 +25,10 @@ class Source(Protocol):
         """The weight `name`, dense, in the dtype it is stored in."""
         ...
 
+    def scales(self, name: str) -> Tensor | None:
+        """The scales of `name` [rows, groups] where it is quantised: its values are then integers times these."""
+        return None
+
 
 class Shards:
     """The tensors of several safetensors files."""
@@ -42,6 +46,10 @@ class Shards:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
+    def scales(self, name: str) -> Tensor | None:
+        """The tensor `NAME.scales` beside the weight, if there is one."""
+        return self.tensor(f"{name}.scales") if f"{name}.scales" in self._files else None
+
 
 class Overlay:
     """`source` with the tensors of some safetensors files in place of its own."""
@@ -57,7 +65,14 @@ class Overlay:
 
     def tensor(self, name: str) -> Tensor:
         """The replaced weight where there is one, else the source's."""
-        return (self._changed if name in self._names else self._source).tensor(name)
+        return self._of(name).tensor(name)
+
+    def scales(self, name: str) -> Tensor | None:
+        """The scales of the same weight: one that was replaced by an unquantised one has none."""
+        return self._of(name).scales(name)
+
+    def _of(self, name: str) -> Source:
+        return self._changed if name in self._names else self._source
 
 
 class Renamed:
@@ -74,6 +89,10 @@ class Renamed:
     def tensor(self, name: str) -> Tensor:
         """The source's weight behind the new name."""
         return self._source.tensor(self._names[name])
+
+    def scales(self, name: str) -> Tensor | None:
+        """Its scales."""
+        return self._source.scales(self._names[name])
 
 
 def _index(files: Sequence[Path]) -> dict[str, Path]:

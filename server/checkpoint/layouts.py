@@ -1,17 +1,30 @@
-"""How one weight matrix lies on disk: dense, or balanced with k values in every 64 columns.
+"""How one weight matrix lies on disk: dense or balanced with k values in every 64 columns, and quantised or not.
 
 The layout of each tensor is written into the metadata of the safetensors file itself, so the file explains itself.
 """
 
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-GROUP = 64
+RUN = 64
 """Columns that share one mask: a 64-bit word, and the width of the widest registers at 8 bits."""
 
 FORMAT_VERSION = 1
 METADATA_KEY = "secateur"
+
+Count = Annotated[int, Meta(ge=1)]
+Keep = Annotated[int, Meta(ge=1, le=RUN)]
+Group = Literal[32, 64, 128]
+
+
+class Part(NamedTuple):
+    """One of the tensors [rows, columns] that a weight is stored as, `NAME.PART`."""
+
+    columns: int
+    dtypes: tuple[str, ...]
+    """What it may hold, in safetensors' names."""
 
 
 class Dense(msgspec.Struct, frozen=True, tag="dense", tag_field="layout"):
@@ -22,21 +35,59 @@ class Balanced(msgspec.Struct, frozen=True, tag="balanced", tag_field="layout"):
     """Exactly `keep` values of every 64 columns and a 64-bit mask: a fixed stride, whichever columns are kept.
 
     2:4 and 32:64 are both this layout with keep = 32. The tensor `NAME` is stored as `NAME.values`
-    [rows, groups * keep] and `NAME.mask` [rows, groups], bit i of a mask standing for column i of its group.
+    [rows, runs * keep] and `NAME.mask` [rows, runs], bit i of a mask standing for column i of its run.
     """
 
-    keep: int
-    columns: int
+    keep: Keep
+    columns: Count
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What is stored."""
+        runs = -(-self.columns // RUN)
+        return {"values": Part(runs * self.keep, ("BF16", "F16", "F32")), "mask": Part(runs, ("I64",))}
 
 
-Layout = Dense | Balanced
+class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"):
+    """Symmetric integer codes: weight = code * scale, one float16 scale for each row and `group` columns.
+
+    `NAME.scales` is [rows, ceil(columns / group)]; `NAME.values` are all codes or, with `keep`, those that `NAME.mask`
+    names, as in the balanced layout. Codes are two's complement. At 4 bits a byte holds two, the lower column in its
+    low half, and each row, or each run of 64 columns where there is a mask, begins with a new byte.
+    """
+
+    bits: Literal[4, 8]
+    group: Group
+    columns: Count
+    keep: Keep | None = None
+    transposed: bool = False
+    """The weight itself is [columns, rows], as GPT-2 has it."""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What is stored."""
+        runs = -(-self.columns // RUN)
+        strides, codes = (1, self.columns) if self.keep is None else (runs, self.keep)
+        values = Part(strides * (-(-codes * self.bits // 8)), ("I8" if self.bits == 8 else "U8",))
+        parts = {"values": values, "scales": Part(-(-self.columns // self.group), ("F16",))}
+        return parts if self.keep is None else parts | {"mask": Part(runs, ("I64",))}
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all parts."""
+        size = {"I8": 1, "U8": 1, "F16": 2, "I64": 8}
+        return sum(part.columns * size[part.dtypes[0]] for part in self.parts.values())
+
+
+Packed = Balanced | Quantised
+Layout = Dense | Packed
 
 
 class LayoutTable(msgspec.Struct, frozen=True):
     """What the metadata of `model.safetensors` says: a tensor that is not named here is dense."""
 
-    version: int
-    layouts: dict[str, Balanced]
+    version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
+    layouts: dict[str, Packed]
 
     def metadata(self) -> dict[str, str]:
         """The safetensors metadata that carries this table."""
@@ -44,6 +95,28 @@ class LayoutTable(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, metadata: dict[str, Any] | None) -> "LayoutTable":
-        """The table in `metadata`; an ordinary checkpoint has none, and all its tensors are dense."""
+        """The table in `metadata`; an ordinary checkpoint has none, and all its tensors are dense.
+
+        Raises msgspec.DecodeError for what is no table, and ValueError naming the tensor whose layout is malformed.
+        """
         text = (metadata or {}).get(METADATA_KEY)
-        return msgspec.json.decode(text, type=cls) if text else cls(version=FORMAT_VERSION, layouts={})
+        if not text:
+            return cls(version=FORMAT_VERSION, layouts={})
+        raw = msgspec.json.decode(text, type=_RawTable)
+        return cls(version=raw.version, layouts={name: _layout(name, values) for name, values in raw.layouts.items()})
+
+
+class _RawTable(msgspec.Struct):
+    """A table whose layouts are looked at one by one, so that an error can name the tensor."""
+
+    version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
+    layouts: dict[str, msgspec.Raw]
+
+
+def _layout(name: str, values: msgspec.Raw) -> Packed:
+    """The layout of the tensor `name`."""
+    try:
+        layout: Packed = msgspec.json.decode(values, type=Packed)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"the layout of {name} is malformed: {error}") from None
+    return layout

@@ -7,50 +7,58 @@ import numpy
 import torch
 from torch import Tensor
 
-from server.checkpoint.layouts import GROUP, Balanced, Dense, Layout
+from server.checkpoint.layouts import RUN, Balanced, Dense
 
-MASK_BYTES = GROUP // 8
+MASK_BYTES = RUN // 8
 
 
 def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """Split `weight` [rows, columns] into values [rows, groups * keep] and masks [rows, groups] of int64.
+    """Split `weight` [rows, columns] into values [rows, runs * keep] and masks [rows, runs] of int64.
 
-    A group with fewer than `keep` nonzeros is filled up with zeros, lowest column first, so that the stride is
-    fixed. Raises ValueError where a group holds more than `keep` nonzeros.
+    A run with fewer than `keep` nonzeros is filled up with zeros, lowest column first, so that the stride is
+    fixed. Raises ValueError where a run holds more than `keep` nonzeros.
     """
-    grouped = _grouped(weight)  # [rows, groups, 64]
-    zero = grouped == 0
-    fullest = int((~zero).sum(dim=2).max()) if grouped.numel() else 0
-    if fullest > keep:
-        raise ValueError(f"a group of {GROUP} columns holds {fullest} nonzero values, more than keep = {keep}")
+    runs = _runs(weight)  # [rows, runs, 64]
+    most = fullest(weight)
+    if most > keep:
+        raise ValueError(f"a run of {RUN} columns holds {most} nonzero values, more than keep = {keep}")
+    zero = runs == 0
     chosen = zero.to(torch.uint8).argsort(dim=2, stable=True)[..., :keep].sort(dim=2).values  # nonzeros come first
-    values = grouped.gather(2, chosen).flatten(1)
+    values = runs.gather(2, chosen).flatten(1)
     mask = torch.ones_like(chosen).bitwise_left_shift(chosen).sum(dim=2)  # distinct bits: the sum is their union
     return values, mask
 
 
 def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
-    """Rebuild the dense [rows, columns] matrix from what `pack` returned."""
-    rows, groups = mask.shape
-    bits = numpy.unpackbits(mask.numpy().view(numpy.uint8), axis=1, bitorder="little")  # thrice as fast as shifts
-    kept = torch.from_numpy(bits).view(torch.bool)  # [rows, groups * 64]
-    dense = torch.zeros(rows, groups * GROUP, dtype=values.dtype).masked_scatter_(kept, values)
+    """Rebuild the dense [rows, columns] matrix from what `pack` returned; raises ValueError for a wrong mask."""
+    rows, runs = mask.shape
+    words = mask.numpy()
+    keep = values.shape[1] // runs
+    if (numpy.bitwise_count(words.view(numpy.uint64)) != keep).any():
+        raise ValueError(f"a mask does not name {keep} columns")
+    bits = numpy.unpackbits(words.view(numpy.uint8), axis=1, bitorder="little")  # thrice as fast as shifts
+    kept = torch.from_numpy(bits).view(torch.bool)  # [rows, runs * 64]
+    dense = torch.zeros(rows, runs * RUN, dtype=values.dtype).masked_scatter_(kept, values)
     return dense[:, :columns].contiguous()
 
 
-def choose_layout(weight: Tensor) -> Layout:
-    """The smallest layout that holds `weight`: balanced with the fullest group's count, where that saves bytes."""
+def choose_layout(weight: Tensor) -> Balanced | Dense:
+    """The smallest layout that holds `weight`: balanced with the fullest run's count, where that saves bytes."""
     if weight.dim() != 2 or not weight.numel():
         return Dense()
     rows, columns = weight.shape
-    grouped = _grouped(weight)
-    keep = max(1, int((grouped != 0).sum(dim=2).max()))
-    packed = rows * grouped.shape[1] * (keep * weight.element_size() + MASK_BYTES)
+    keep = max(1, fullest(weight))
+    packed = rows * -(-columns // RUN) * (keep * weight.element_size() + MASK_BYTES)
     return Balanced(keep=keep, columns=columns) if packed < weight.numel() * weight.element_size() else Dense()
 
 
-def _grouped(weight: Tensor) -> Tensor:
-    """View `weight` as [rows, groups, 64], the last group padded with zeros."""
-    padding = -weight.shape[1] % GROUP
+def fullest(weight: Tensor) -> int:
+    """The most nonzeros that any run of 64 columns holds."""
+    return int((_runs(weight) != 0).sum(dim=2).max()) if weight.numel() else 0
+
+
+def _runs(weight: Tensor) -> Tensor:
+    """View `weight` as [rows, runs, 64], the last run padded with zeros."""
+    padding = -weight.shape[1] % RUN
     padded = torch.nn.functional.pad(weight, (0, padding)) if padding else weight
-    return padded.reshape(weight.shape[0], -1, GROUP)
+    return padded.reshape(weight.shape[0], -1, RUN)

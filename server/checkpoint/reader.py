@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from server.checkpoint import lineage as record
-from server.checkpoint.layouts import Balanced, Dense, Layout, LayoutTable
+from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised
 from server.checkpoint.packing import unpack
+from server.checkpoint.quantised import unpack_quantised
 from server.checkpoint.writer import WEIGHTS
 from server.errors import ArtifactError
 
@@ -28,8 +29,10 @@ class Artifact:
         try:
             self._file = _mapped(path / WEIGHTS)
             self._layouts = LayoutTable.read(self._file.metadata()).layouts
-        except (OSError, SafetensorError, msgspec.DecodeError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError(f"{path / WEIGHTS} cannot be read: {error}") from None
+        for name, layout in self._layouts.items():
+            self._check(name, layout)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Self:
@@ -50,7 +53,7 @@ class Artifact:
 
     def names(self) -> list[str]:
         """The Hugging Face names of all weights."""
-        parts = {f"{name}.{part}": name for name in self._layouts for part in ("values", "mask")}
+        parts = {f"{name}.{part}": name for name, layout in self._layouts.items() for part in layout.parts}
         return sorted({parts.get(key, key) for key in self._file.keys()})  # noqa: SIM118
 
     def layout(self, name: str) -> Layout:
@@ -60,16 +63,46 @@ class Artifact:
     def tensor(self, name: str) -> Tensor:
         """The weight `name`, dense, in the dtype it is stored in."""
         layout = self.layout(name)
-        if isinstance(layout, Balanced):
-            values, mask = self._file.get_tensor(f"{name}.values"), self._file.get_tensor(f"{name}.mask")
-            return unpack(values, mask, layout.columns)
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        if isinstance(layout, Dense):
+            tensor: Tensor = self._file.get_tensor(name)
+            return tensor
+        parts = {part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}
+        try:
+            if isinstance(layout, Quantised):
+                return unpack_quantised(parts, layout)
+            return unpack(parts["values"], parts["mask"], layout.columns)
+        except ValueError as error:
+            raise self._refusal(name, str(error)) from None
+
+    def scales(self, name: str) -> Tensor | None:
+        """The scales of a quantised weight, float16 [rows, groups], or [groups, rows] where it is stored transposed."""
+        layout = self.layout(name)
+        if not isinstance(layout, Quantised):
+            return None
+        scales: Tensor = self._file.get_tensor(f"{name}.scales")
+        return scales.T if layout.transposed else scales
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight with its name, one in memory at a time."""
         for name in self.names():
             yield name, self.tensor(name)
+
+    def _check(self, name: str, layout: Packed) -> None:
+        """Raise ArtifactError unless the parts of `name` are there as its layout says."""
+        rows = None
+        for part, expected in layout.parts.items():
+            if f"{name}.{part}" not in self._file.keys():  # noqa: SIM118
+                raise self._refusal(name, f"{name}.{part} is missing")
+            stored = self._file.get_slice(f"{name}.{part}")
+            shape, dtype = stored.get_shape(), stored.get_dtype()
+            rows = next(iter(shape), 0) if rows is None else rows
+            if shape != [rows, expected.columns] or dtype not in expected.dtypes:
+                wanted = f"{' or '.join(expected.dtypes)} {[rows, expected.columns]}"
+                raise self._refusal(name, f"{name}.{part} is {dtype} {shape}, where its layout needs {wanted}")
+
+    def _refusal(self, name: str, what: str) -> ArtifactError:
+        """The error for a weight that is not as its layout says."""
+        return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
 
 
 def _mapped(path: Path) -> Any:

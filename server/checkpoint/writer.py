@@ -13,8 +13,9 @@ import msgspec
 from torch import Tensor
 
 from server.checkpoint import lineage as record
-from server.checkpoint.layouts import FORMAT_VERSION, Balanced, LayoutTable
+from server.checkpoint.layouts import FORMAT_VERSION, Dense, Layout, LayoutTable, Packed
 from server.checkpoint.packing import choose_layout, pack
+from server.checkpoint.quantised import pack_quantised
 from server.checkpoint.safetensors_file import SafetensorsFile
 
 WEIGHTS = "model.safetensors"
@@ -31,7 +32,7 @@ class CheckpointWriter:
         self.path = path
         self.packed = packed
         self._partial = path.with_name(path.name + ".partial")
-        self._layouts: dict[str, Balanced] = {}
+        self._layouts: dict[str, Packed] = {}
 
     def __enter__(self) -> Self:
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -47,15 +48,17 @@ class CheckpointWriter:
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Append one weight under its Hugging Face name, in any order."""
-        layout = choose_layout(tensor) if self.packed else None
-        if not isinstance(layout, Balanced):
+    def add(self, name: str, tensor: Tensor, scales: Tensor | None = None) -> None:
+        """Append one weight under its Hugging Face name, in any order.
+
+        With `scales` [rows, groups] the weight is quantised, and its values are code * scale: the codes are stored.
+        """
+        layout, parts = _parts(tensor, scales) if self.packed else (Dense(), {})
+        if isinstance(layout, Dense):
             self._weights.add(name, tensor)
             return
-        values, mask = pack(tensor, layout.keep)
-        self._weights.add(f"{name}.values", values)
-        self._weights.add(f"{name}.mask", mask)
+        for part, stored in parts.items():
+            self._weights.add(f"{name}.{part}", stored)
         self._layouts[name] = layout
 
     def copy(self, source: Path) -> None:
@@ -86,6 +89,17 @@ class CheckpointWriter:
         self._partial.rename(self.path)
         _flush(self.path.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _parts(tensor: Tensor, scales: Tensor | None) -> tuple[Layout, dict[str, Tensor]]:
+    """The smallest layout that holds `tensor`, and what is stored of it."""
+    if scales is not None:
+        return pack_quantised(tensor, scales)
+    layout = choose_layout(tensor)
+    if isinstance(layout, Dense):
+        return layout, {}
+    values, mask = pack(tensor, layout.keep)
+    return layout, {"values": values, "mask": mask}
 
 
 def _flush(path: Path) -> None:

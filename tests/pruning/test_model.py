@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model import Blocks, find_blocks, is_linear, weight_of
+from pruning.weights import Source
 
 
 class Tiny(nn.Module):
@@ -37,7 +38,7 @@ class Plain(nn.Module):
         return result
 
 
-class Memory:
+class Memory(Source):
     """A source that keeps everything in memory and counts what it was asked for."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -35,6 +35,18 @@ def test_renamed_shows_only_the_new_names(shards: Shards) -> None:
     assert renamed.tensor("x").tolist() == [0, 0, 0]
 
 
+def test_scales_go_with_their_weight_until_it_is_replaced(shards: Shards, tmp_path: Path) -> None:
+    write_file(tmp_path / "first", {"b": torch.ones(2), "b.scales": torch.tensor([3.0])})
+    write_file(tmp_path / "second", {"b": torch.zeros(2)})
+    quantised = Overlay(shards, [tmp_path / "first"])
+    scales = Renamed(quantised, {"x": "b", "y": "a"}).scales("x")
+    assert scales is not None
+    assert scales.tolist() == [3]
+    assert Renamed(quantised, {"x": "b", "y": "a"}).scales("y") is None
+    assert "b.scales" not in quantised.names()
+    assert Overlay(quantised, [tmp_path / "second"]).scales("b") is None
+
+
 def test_views_are_written_as_they_look(tmp_path: Path) -> None:
     write_file(tmp_path / "file", {"t": torch.arange(6.0).view(2, 3).T})
     assert load_file(tmp_path / "file")["t"].tolist() == [[0, 3], [1, 4], [2, 5]]

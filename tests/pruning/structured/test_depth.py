@@ -12,7 +12,7 @@ from pruning.errors import ModelRefused, RecipeError
 from pruning.inputs import base_artifact
 from pruning.model import Blocks
 from pruning.structured import depth
-from pruning.weights import Renamed
+from pruning.weights import Renamed, Source
 from tests.pruning import tiny
 
 IDS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -45,7 +45,7 @@ def test_the_least_influential_go_and_of_equals_the_lower() -> None:
         depth.refuse_all(3, 3)
 
 
-class Names:
+class Names(Source):
     def names(self) -> list[str]:
         return ["embed", *(f"m.layers.{n}.w" for n in range(12)), "m.layers_norm.1.w"]
 
