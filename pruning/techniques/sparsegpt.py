@@ -8,11 +8,11 @@ whole number of N:M groups.
 
 from typing import Annotated, ClassVar
 
-import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.patterns import Groups, groups_of, keep_groups, keep_matrix
+from pruning.columns import Sparse, sweep
+from pruning.patterns import groups_of
 from pruning.statistics import Gram, Statistic
 from pruning.technique import Observed, Technique
 
@@ -29,30 +29,13 @@ class SparseGPT(Technique, frozen=True):
 
     def apply(self, weight: Tensor, observed: Observed) -> None:
         """Prune `weight` [outputs, inputs] in place and update what stays."""
-        U = observed[Gram].inverse_factor(self.damping)
         W = weight.clone()
         W[:, observed[Gram].dead] = 0
         groups = groups_of(self.sparsity)
         width = max(self.block // groups.columns, 1) * groups.columns if groups else self.block
-        for start in range(0, W.shape[1], width):
-            stop = min(start + width, W.shape[1])
-            errors = self._sweep(W[:, start:stop], U[start:stop, start:stop], groups)
-            W[:, stop:] -= errors.T @ U[start:stop, stop:]
-        weight.copy_(W)
 
-    def _sweep(self, W: Tensor, U: Tensor, groups: Groups | None) -> Tensor:
-        """Prune one block of columns `W` [rows, width] in place; returns the errors [width, rows] it passes on."""
-        columns = W.T.contiguous()  # [width, rows]: a column of W is one run of memory
-        scale = U.diagonal().square()
-        keep = torch.ones_like(columns, dtype=torch.bool)
-        if groups is None:
-            keep = keep_matrix(columns.T.square() / scale, self.sparsity).T.contiguous()
-        errors = torch.empty_like(columns)
-        for i in range(len(columns)):
-            if groups and i % groups.columns == 0:  # scored on weights that earlier columns have updated
-                group = slice(i, i + groups.columns)
-                keep[group] = keep_groups(columns[group].T.square() / scale[group], groups).T
-            errors[i] = columns[i].masked_fill(keep[i], 0) / U[i, i]
-            columns[i:].addr_(U[i, i:], errors[i], alpha=-1)
-        W.copy_(columns.masked_fill_(~keep, 0).T)
-        return errors
+        def begin(_: slice, columns: Tensor, variance: Tensor) -> Sparse:
+            return Sparse(columns, variance, self.sparsity)
+
+        sweep(W, observed[Gram].inverse_factor(self.damping), width, begin)
+        weight.copy_(W)
