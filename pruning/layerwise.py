@@ -25,7 +25,7 @@ from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
 from pruning.statistics import Gram, InputNorm, Statistic
 from pruning.technique import Observed, Technique
-from pruning.weights import Overlay, parameters, write_file
+from pruning.weights import Overlay, Source, parameters, write_file
 from server.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     visit = PruneBlock(stage.technique, place.folder, groups, techniques, moments)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    _warn_of_lost_scales(model.source, source)
     options = msgspec.to_builtins(stage.technique)
     step = Step(
         technique=options.pop("name"),
@@ -120,12 +121,13 @@ class PruneBlock:
         start = monotonic()
         linears = view.linears
         technique = self._techniques[view.index] if self._techniques else self._technique
+        tensors: dict[str, Tensor] = {}
         for observed in self._observe(view, linears):
             for name in observed:
                 moments = self._moments.of(name, linears[name]) if self._moments else {}
                 with naming(name):
-                    prune(weight_of(linears[name]), technique, observed[name].with_moments(moments))
-        tensors = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
+                    scales = prune(weight_of(linears[name]), technique, observed[name].with_moments(moments))
+                tensors |= stored(name, linears[name], scales)
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
             view.advance()
@@ -190,15 +192,31 @@ def naming(name: str) -> Iterator[None]:
         raise ModelRefused(f"{name}: {error.message}") from error
 
 
+def _warn_of_lost_scales(before: Source, after: Source) -> None:
+    """Say that weights which were quantised no longer are."""
+    lost = [name for name in after.names() if before.scales(name) is not None and after.scales(name) is None]
+    if lost:
+        logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(lost), lost[0])
+
+
 def block_file(folder: Path, index: int) -> Path:
     """Where the pruned weights of block `index` lie."""
     return folder / f"block-{index:04}.safetensors"
 
 
-def prune(weight: Tensor, technique: Technique, observed: Observed) -> None:
+def prune(weight: Tensor, technique: Technique, observed: Observed) -> Tensor | None:
     """Apply `technique` to `weight` in place and round it to what is stored, so that later blocks see just that."""
-    technique.apply(weight, observed)
+    scales = technique.apply(weight, observed)
     weight.copy_(weight.bfloat16())
+    return scales
+
+
+def stored(name: str, linear: nn.Module, scales: Tensor | None) -> dict[str, Tensor]:
+    """What is written of one layer: its weight and, where it is quantised, the scales, turned as the weight is."""
+    weight = {name: linear.get_parameter("weight").data.bfloat16()}
+    if scales is None:
+        return weight
+    return weight | {f"{name}.scales": scales if isinstance(linear, nn.Linear) else scales.T}
 
 
 @contextmanager

@@ -53,6 +53,9 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     def __post_init__(self) -> None:
         groups_of(self.sparsity)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
-        """Prune `weight` [outputs, inputs], float32, in place; what is removed becomes exactly +0."""
+    def apply(self, weight: Tensor, observed: Observed) -> Tensor | None:
+        """Prune `weight` [outputs, inputs], float32, in place; what is removed becomes exactly +0.
+
+        One that quantises returns the scales [outputs, groups], float16: the weight is then integers times these.
+        """
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """Layer-wise techniques: one file each, one name each in the union."""
 
 from pruning.techniques.admm import ADMM
+from pruning.techniques.gptq import GPTQ
 from pruning.techniques.magnitude import Magnitude
 from pruning.techniques.obd import OBD
 from pruning.techniques.ria import RIA
@@ -8,6 +9,6 @@ from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.swaps import Swaps
 from pruning.techniques.wanda import Wanda
 
-__all__ = ["ADMM", "OBD", "RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
+__all__ = ["ADMM", "GPTQ", "OBD", "RIA", "AnyTechnique", "Magnitude", "SparseGPT", "Swaps", "Wanda"]
 
-AnyTechnique = Magnitude | OBD | Wanda | RIA | Swaps | SparseGPT | ADMM
+AnyTechnique = Magnitude | OBD | Wanda | RIA | Swaps | SparseGPT | ADMM | GPTQ

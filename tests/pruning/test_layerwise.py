@@ -19,7 +19,7 @@ from pruning.model import Blocks
 from pruning.progress import Progress
 from pruning.statistics import Gram
 from pruning.technique import Observed, Technique
-from pruning.techniques import AnyTechnique, Magnitude, SparseGPT, Wanda
+from pruning.techniques import GPTQ, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.weights import Overlay
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -85,9 +85,10 @@ def test_every_technique_on_every_architecture(
     sweep = Sweep(blocks, IDS, 2, tmp_path)  # batches of 2, 2 and 1
     notes = sweep.visit(visit, "pruning", visit.runs)
     pruned = Overlay(artifact, [block_file(tmp_path, index) for index in range(len(blocks))])
+    most = 0.6 if technique is GPTQ else 0.51  # rounding adds zeros
     for index, note in enumerate(notes):
         assert note["sparsity"].keys() == blocks.linears(index).keys()
-        assert all(value == pytest.approx(0.5, abs=0.01) for value in note["sparsity"].values())
+        assert all(0.49 <= value <= most for value in note["sparsity"].values())
     if not visit.runs:
         return
     stock = tiny.build(kind)

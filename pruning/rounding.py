@@ -1,0 +1,35 @@
+"""Rounding to a few bits: symmetric codes and a float16 scale for each group of weights, the one that costs least."""
+
+import torch
+from torch import Tensor
+
+CANDIDATES = 20
+LEAST_CLIP = 0.6
+"""The tightest scale that is tried clips at this fraction of the largest weight."""
+
+
+def nearest(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """The codes, -2^(bits-1) to 2^(bits-1) - 1, nearest to weight / scale; 0 has code 0 whatever the scale."""
+    half = 2 ** (bits - 1)
+    return (weight / scale.where(scale != 0, 1)).round().clamp(-half, half - 1)
+
+
+def search_scale(weight: Tensor, importance: Tensor, bits: int) -> Tensor:
+    """The scale [...] of each group of `weight` [..., columns] whose rounding costs least, float16 in float32.
+
+    The cost is sum_j importance_j (w_j - code_j * scale)^2. Each candidate sends the largest |w| to the code without a
+    positive counterpart, or clips it; its codes then give its scale by least squares. A group of zeros has scale 0.
+    """
+    half = 2 ** (bits - 1)
+    extreme = weight.gather(-1, weight.abs().argmax(dim=-1, keepdim=True))
+    scale, best = torch.zeros_like(extreme), torch.zeros_like(extreme)
+    for clip in torch.linspace(half / (half - 1), LEAST_CLIP, CANDIDATES).tolist():
+        codes = nearest(weight, extreme * (-clip / half), bits)
+        weighted = importance * codes
+        along = (weighted * weight).sum(dim=-1, keepdim=True)
+        square = (weighted * codes).sum(dim=-1, keepdim=True)
+        explained = along.square() / square  # NaN where all codes are 0, which compares as worse
+        scale = torch.where(explained > best, along / square, scale)
+        best = torch.where(explained > best, explained, best)
+    limit = torch.finfo(torch.float16).max
+    return scale.squeeze(-1).clamp(-limit, limit).half().float()
