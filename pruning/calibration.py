@@ -40,6 +40,17 @@ class BlockView:
         """The block's linear layers by the full names of their weights."""
         return self._sweep.blocks.linears(self.index)
 
+    @property
+    def block(self) -> nn.Module:
+        """The block itself, loaded."""
+        return self._sweep.blocks.model.get_submodule(f"{self._sweep.blocks.path}.{self.index}")
+
+    def sample(self) -> Tensor:
+        """The states [sequences, tokens, hidden] that the block makes of the first batch."""
+        rows = self._sweep.rows[0]
+        call = self._sweep.calls[rows.stop - rows.start][self.index]
+        return self._sweep.blocks.run(self.index, self._sweep.states(self.index)[rows].clone(), call)
+
     def run(self) -> None:
         """Run the block on every batch and drop the results: for hooks to see its inputs, which may raise Enough."""
         for rows in self._sweep.rows:

@@ -131,7 +131,7 @@ class PruneBlock:
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
             view.advance()
-        sparsity = {name: _zeros(weight_of(linear)) for name, linear in linears.items()}
+        sparsity = {name: zeros(weight_of(linear)) for name, linear in linears.items()}
         return {"sparsity": sparsity, "seconds": monotonic() - start}
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
@@ -271,6 +271,6 @@ class _Observer:
         self.observed[name] = shared
 
 
-def _zeros(weight: Tensor) -> float:
+def zeros(weight: Tensor) -> float:
     """The fraction of exact zeros."""
     return 1 - int(torch.count_nonzero(weight)) / weight.numel()

@@ -15,6 +15,7 @@ from msgspec import Meta
 from pruning.errors import RecipeError
 from pruning.structured.importance import AnyImportance
 from pruning.techniques import AnyTechnique
+from server.checkpoint.layouts import Group
 
 Count = Annotated[int, Meta(ge=1)]
 Bucket = Annotated[int, Meta(ge=0, le=9)]
@@ -104,7 +105,17 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
             raise ValueError("neither ffn nor kv_groups says what to remove")
 
 
-Stage = Layerwise | Depth | Width
+class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):
+    """Scale the input columns that see large activations, and round every linear layer of every block."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    """Codes of 2 and 3 bits are for comparison: they are stored in 4."""
+    group: Group = 64
+    """Input columns that share one scale in each row."""
+    scheme: Literal["symmetric"] = "symmetric"
+
+
+Stage = Layerwise | Depth | Width | AWQ
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

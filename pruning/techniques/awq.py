@@ -1,0 +1,161 @@
+"""AWQ: scale up the input columns that see large activations, then round; what went before is scaled down to match.
+
+Lin et al., AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration,
+https://arxiv.org/abs/2306.00978, equations 4 and 5. Deliberate differences from their code: (1) what to scale down is
+found and proved by `pruning.folding`, not listed by architecture; (2) the error is that of the layers that share the
+input, from their Gram matrix; (3) the clip is `search_scale`, weighted by the squares of the inputs.
+"""
+
+import logging
+from collections.abc import Mapping
+from time import monotonic
+
+import torch
+from torch import Tensor, nn
+
+from pruning.calibration import BlockView, Note
+from pruning.errors import ModelRefused
+from pruning.folding import Folder
+from pruning.layerwise import block_file, observing, stored, zeros
+from pruning.model import weight_of
+from pruning.recipe import AWQ
+from pruning.rounding import nearest, search_scale
+from pruning.stage import Model, Place, seconds
+from pruning.statistics import Gram, Statistic
+from pruning.technique import Observed
+from pruning.weights import Overlay, parameters, write_file
+from server.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+RUNS = 2
+GRID = 20
+
+
+class MeanMagnitude(Statistic):
+    """The mean over all tokens of |x| of each input feature."""
+
+    def __init__(self, columns: int) -> None:
+        self._sum = torch.zeros(columns)
+        self._tokens = 0
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        self._sum += inputs.flatten(0, -2).abs().sum(dim=0)
+        self._tokens += inputs.shape[:-1].numel()
+
+    @property
+    def value(self) -> Tensor:
+        """The means [columns], float32."""
+        return self._sum / self._tokens
+
+
+def apply(stage: AWQ, model: Model, place: Place) -> tuple[Model, Step]:
+    """Scale and round every linear layer of every block; zeros stay zero, and the model has no new tensors."""
+    blocks = place.blocks(model)
+    notes = place.sweep(blocks).visit(_Visit(stage, blocks.path, place), "quantising", RUNS)
+    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    step = Step(
+        technique="awq",
+        options={"bits": stage.bits, "group": stage.group, "scheme": stage.scheme},
+        sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
+        seconds=seconds(notes),
+        parameters=parameters(source)[0],
+    )
+    return Model(model.config, source), step
+
+
+class _Visit:
+    """Scales, rounds and saves one block."""
+
+    def __init__(self, stage: AWQ, path: str, place: Place) -> None:
+        self._stage = stage
+        self._path = path
+        self._place = place
+        self._folder = Folder()
+
+    def __call__(self, view: BlockView) -> Note:
+        start = monotonic()
+        linears = view.linears
+        with observing(linears, (Gram, MeanMagnitude)) as observed:
+            view.run()
+        if missing := linears.keys() - observed.keys():
+            raise ModelRefused(f"{min(missing)} is never reached by the calibration data, so it cannot be quantised")
+        importance, changed = self._scale(view, linears, observed)
+        tensors = {name: tensor.bfloat16() for name, tensor in changed.items()}
+        for name, linear in linears.items():
+            scales = round_groups(weight_of(linear), importance[name], self._stage.bits, self._stage.group)
+            tensors |= stored(name, linear, scales)
+        write_file(block_file(self._place.folder, view.index), tensors)
+        view.advance()
+        return {
+            "sparsity": {name: zeros(weight_of(linear)) for name, linear in linears.items()},
+            "seconds": monotonic() - start,
+        }
+
+    def _scale(
+        self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Fold scales where that is possible; returns each layer's squared inputs after it, and what changed."""
+        importance: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
+        for names in _sharing(observed):
+            users = {name: linears[name] for name in names}
+            gram = observed[names[0]][Gram].value
+            scale = torch.ones(len(gram))
+            fold = self._folder.find(view, users)
+            if fold:
+                weight = torch.cat([weight_of(user) for user in users.values()])
+                magnitude = observed[names[0]][MeanMagnitude].value
+                scale = fold.divide(choose_scale(weight, gram, magnitude, self._stage.bits, self._stage.group))
+                for user in users.values():
+                    weight_of(user).mul_(scale)
+                changed |= {f"{self._path}.{view.index}.{fold.name}.{leaf}": t for leaf, t in fold.tensors().items()}
+            else:
+                logger.warning("nothing to fold the scales of %s into: they are 1", ", ".join(names))
+            importance |= dict.fromkeys(names, gram.diagonal() / scale.square())
+        return importance, changed
+
+
+def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, group: int) -> Tensor:
+    """The scale [columns], mean|x|^r with r of 0, 1/20, ... 19/20, that leaves `weight` the least output error.
+
+    The error is tr(D H D^T) of D = W - Q(W s) / s, with Q the nearest codes of unclipped groups.
+    """
+    best, least = torch.ones_like(magnitude), float("inf")
+    for step in range(GRID):
+        scale = magnitude.pow(step / GRID).clamp(min=1e-4)
+        scale = scale / (scale.max() * scale.min()).sqrt()
+        delta = weight - _unclipped(weight * scale, bits, group) / scale
+        error = float((delta @ gram * delta).sum())
+        if error < least:
+            best, least = scale, error
+    return best
+
+
+def round_groups(weight: Tensor, importance: Tensor, bits: int, group: int) -> Tensor:
+    """Round `weight` [rows, columns] in place with searched scales; returns them, [rows, groups], float16."""
+    scales = []
+    for start in range(0, weight.shape[1], group):
+        part = weight[:, start : start + group]
+        scale = search_scale(part.contiguous(), importance[start : start + group], bits)
+        part.copy_((nearest(part, scale[:, None], bits) * scale[:, None]).bfloat16())
+        scales.append(scale)
+    return torch.stack(scales, dim=1).half()
+
+
+def _unclipped(weight: Tensor, bits: int, group: int) -> Tensor:
+    """`weight` [rows, columns] rounded with the scale that lets the largest weight of each group just fit."""
+    rows, columns = weight.shape
+    grouped = nn.functional.pad(weight, (0, -columns % group)).view(rows, -1, group)
+    scale = grouped.abs().amax(dim=2, keepdim=True) / (2 ** (bits - 1) - 1)
+    rounded: Tensor = nearest(grouped, scale, bits) * scale
+    return rounded.view(rows, -1)[:, :columns]
+
+
+def _sharing(observed: Mapping[str, Observed]) -> list[list[str]]:
+    """The names of layers, those with one input together."""
+    groups: dict[int, list[str]] = {}
+    for name, statistics in observed.items():
+        groups.setdefault(id(statistics), []).append(name)
+    return list(groups.values())
