@@ -3,7 +3,9 @@
 Knows no architecture: a norm or a linear layer is a place to fold into if scaling it and the layers proves harmless.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from pruning.calibration import BlockView
 from pruning.model import is_linear, weight_of
+from pruning.weights import write_bytes
 
 TOLERANCE = 1e-3
 """A fold may change the block's output by this much of what scaling the layers alone changes: rounding, no more."""
@@ -46,10 +49,12 @@ class Fold(NamedTuple):
 
 
 class Folder:
-    """Finds folds, and remembers what failed in one block so that it is not tried again in the next."""
+    """Finds folds; the file `memory` holds what failed, so that neither later blocks nor a rerun try it again."""
 
-    def __init__(self) -> None:
-        self._failed: set[tuple[str, str, float]] = set()
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        failed = json.loads(memory.read_bytes()) if memory.exists() else []
+        self._failed: set[tuple[str, str, float]] = {(who, name, offset) for who, name, offset in failed}
 
     def find(self, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
         """What makes the input that all `users`, by name, share: proved on one batch; or None."""
@@ -68,6 +73,7 @@ class Folder:
             if (_trial(view, users.values(), fold, scale) - expected).norm() < TOLERANCE * effect:
                 return fold
             self._failed.add((who, fold.name, fold.offset))
+            write_bytes(self._memory, json.dumps(sorted(self._failed)).encode())
         return None
 
 

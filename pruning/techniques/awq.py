@@ -72,7 +72,7 @@ class _Visit:
         self._stage = stage
         self._path = path
         self._place = place
-        self._folder = Folder()
+        self._folder = Folder(place.folder / "folds-failed.json")
 
     def __call__(self, view: BlockView) -> Note:
         start = monotonic()

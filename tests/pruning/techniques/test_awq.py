@@ -1,16 +1,17 @@
 """AWQ: folds found by trial in many architectures, the paper's choice of scale done slowly, and the whole stage."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning import base
 from pruning.__main__ import main
 from pruning.calibration import BlockView, Sweep
-from pruning.folding import Folder
+from pruning.folding import Fold, Folder
 from pruning.inputs import base_artifact
 from pruning.layerwise import observing
 from pruning.model import Blocks
@@ -30,7 +31,7 @@ def folds(folder: Path, kind: str, **changes: int) -> dict[str, str | None]:
     artifact = base_artifact(str(tiny.save(folder / kind, kind, **changes)), folder / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     found: dict[str, str | None] = {}
-    folder_of = Folder()
+    folder_of = Folder(folder / "failed.json")
 
     def visit(view: BlockView) -> dict[str, str]:
         found.clear()
@@ -161,7 +162,7 @@ def test_a_fold_of_scales_leaves_the_model_as_it_was(tmp_path: Path) -> None:
             for name, module in view.linears.items()
             if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
         }
-        fold = Folder().find(view, users)
+        fold = Folder(tmp_path / "failed.json").find(view, users)
         assert fold is not None
         assert fold.offset == 1
         before = view.sample()
@@ -174,3 +175,31 @@ def test_a_fold_of_scales_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 
     Sweep(blocks, IDS, 2, tmp_path / "sweep").visit(visit, "folding", 1)
     assert max(differences) < 1e-5
+
+
+def test_stopped_in_the_middle_it_ends_with_the_identical_artifact(
+    tmp_path: Path, text: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(model=model, text=text, stages='[[stages]]\nkind = "awq"\n'))
+
+    def prune(name: str) -> int:
+        arguments = ["prune", str(recipe), "--output", str(tmp_path / name), "--base-cache", str(tmp_path / "base")]
+        return main(arguments)
+
+    assert prune("whole") == 0
+    original = Folder.find
+
+    def find(self: Folder, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
+        if view.index == 3 and any("down_proj" in name for name in users):
+            raise KeyboardInterrupt
+        return original(self, view, users)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "find", find)
+        assert prune("stopped") == 130
+    memory = tmp_path / "stopped.work" / "stage-0" / "folds-failed.json"
+    assert Folder(memory)._failed, "what failed is remembered over the stop"
+    assert prune("stopped") == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
