@@ -115,7 +115,48 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     scheme: Literal["symmetric"] = "symmetric"
 
 
-Stage = Layerwise | Depth | Width | AWQ
+class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Adapters of `rank`, scaled by `alpha` / `rank`, in place of the weights themselves."""
+
+    rank: Count = 8
+    alpha: Count = 16
+
+
+class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="distill"):
+    """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
+
+    tokens: Count
+    """The budget; it is spent in whole batches, at least one."""
+    length: Annotated[int, Meta(ge=2)] = 256
+    """Tokens in each sequence."""
+    batch: Count = 4
+    """Sequences in each step."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """The fraction of the steps in which the learning rate rises; then it falls along a cosine."""
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    interval: Count = 10
+    """Steps between two scores on the held-out texts; a killed run repeats no more."""
+    held_out: Count = 16
+    """Sequences of texts that are never trained on."""
+    seed: int = 0
+    embeddings: bool = False
+    """Whether embeddings and head are trained too."""
+    source: str | None = None
+    """The text; without it, that of the calibration."""
+    buckets: tuple[Bucket, ...] | None = None
+    """Which tenths of the texts; without it, those of the calibration."""
+    lora: LoRA | None = None
+    pretraining_tokens: Count | None = None
+    """Tokens that the base was trained on, for the record."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in the budget."""
+        return max(self.tokens // (self.batch * self.length), 1)
+
+
+Stage = Layerwise | Depth | Width | AWQ | Distill
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

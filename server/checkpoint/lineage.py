@@ -36,6 +36,28 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
 
 
+class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Training after pruning: how much, on what, and how it scored on data that it was never trained on."""
+
+    training: Data
+    held_out: Data
+    tokens: int
+    """Tokens trained on, repetitions included."""
+    flops: float
+    formula: str
+    """How `flops` were reckoned."""
+    precision: str
+    measure: str
+    """What `before` and `after` are; lower is better."""
+    before: float
+    after: float
+    """The best that training reached, kept or not."""
+    rolled_back: bool
+    """Whether nothing trained was kept, since nothing scored better than the start."""
+    pretraining_ratio: float | None = None
+    """`tokens` as a fraction of those that the base was trained on, where the recipe says how many."""
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of the recipe as it was carried out."""
 
@@ -48,6 +70,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of the model after this step, zeros included."""
     removed_blocks: tuple[int, ...] = ()
     """Blocks taken out, by their numbers in the model that the step received."""
+    recovery: Recovery | None = None
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,5 +1,7 @@
 """The papers' formulas done slowly, in plain Python and float64: what the techniques are compared with."""
 
+import math
+
 import numpy
 from numpy.typing import NDArray
 
@@ -184,3 +186,13 @@ def least_squares_removal(weight: Matrix, gram: Matrix, size: int, count: int) -
         _, gone, best = min(trials, key=lambda trial: trial[:2])
         kept.remove(gone)
     return kept, best
+
+
+def divergence(student: Matrix, teacher: Matrix, temperature: float) -> float:
+    """Mean over rows of KL(teacher || student) of softmaxed logits [rows, vocabulary], times temperature squared."""
+    total = 0.0
+    for given, expected in zip(student / temperature, teacher / temperature, strict=True):
+        q = [math.exp(x) / sum(math.exp(y) for y in given) for x in given]
+        p = [math.exp(x) / sum(math.exp(y) for y in expected) for x in expected]
+        total += sum(p[v] * math.log(p[v] / q[v]) for v in range(len(p)))
+    return total / len(student) * temperature**2

@@ -1,0 +1,1 @@
+"""Recovery of what pruning cost, by training on the user's own data."""

@@ -1,0 +1,195 @@
+"""Distils the dense base into the pruned model: AdamW on what is left, the loss is KL(base || pruned) on full logits.
+
+Hinton et al., Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531, section 2. Kept is the
+step that scores best on texts that are never trained on; if none beats the start, the model stays as it was.
+"""
+
+import logging
+from math import ceil, cos, pi
+from time import monotonic
+from typing import NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pruning.progress import Progress
+from pruning.recipe import Distill
+from pruning.stage import Model, Place
+from pruning.training.journal import Journal, State
+from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
+from pruning.training.student import Student, build
+from pruning.training.text import Lessons, draw
+from pruning.weights import Overlay, parameters
+from server.checkpoint.lineage import Recovery, Step
+
+logger = logging.getLogger(__name__)
+
+FLOOR = 0.1
+"""The learning rate at the end, as a fraction of its highest."""
+CLIP = 1.0
+"""The highest norm of a gradient."""
+BETAS = (0.9, 0.95)
+MEASURE = "mean KL(base || pruned) of a held-out token's prediction, nats"
+
+
+def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
+    """Train `model` towards the base and keep the best step, or `model` itself where none is better."""
+    task = Task(stage, model, Model(place.inputs.base.config, place.inputs.base), draw(stage, place.inputs))
+    precision = choose_precision()
+    journal = Journal(place.folder)
+    state = journal.state(task.identity(precision))
+    if state.step < stage.steps:
+        logger.info("distilling in %s: %s", precision.name, precision.reason)
+        state = Distillation(task, precision, journal).run(state)
+    recovery = record(task, precision, state)
+    if not recovery.rolled_back:
+        model = Model(model.config, Overlay(model.source, [journal.weights(state.best[0])]))
+    options = msgspec.to_builtins(stage)
+    step = Step(
+        technique=options.pop("kind"),
+        options=options,
+        sparsity={},
+        seconds=round(state.seconds, 1),
+        parameters=parameters(model.source)[0],
+        recovery=recovery,
+    )
+    return model, step
+
+
+class Task(NamedTuple):
+    """Everything that decides what a run comes to, but the precision."""
+
+    stage: Distill
+    student: Model
+    teacher: Model
+    lessons: Lessons
+
+    def identity(self, precision: Precision) -> str:
+        """Equal for two runs that may go on from each other's state."""
+        return f"{self.lessons.training_data.digest} {self.lessons.held_out_data.digest} {precision.name}"
+
+    def batch(self, step: int) -> Tensor:
+        """The ids [batch, length] of one step."""
+        return self.lessons.training[step * self.stage.batch :][: self.stage.batch]
+
+
+class Distillation:
+    """One run, which needs student, teacher, gradients and the optimiser's two moments in memory."""
+
+    def __init__(self, task: Task, precision: Precision, journal: Journal) -> None:
+        self._task, self._precision, self._journal = task, precision, journal
+        self._teacher = load(task.teacher, precision.dtype)
+        self._student = build(task.stage, task.student)
+        trained = list(self._student.parameters.values())
+        self._optimizer = torch.optim.AdamW(trained, betas=BETAS, weight_decay=0.0, fused=True)
+        self._clock = monotonic()
+
+    def run(self, state: State) -> State:
+        """Train from `state` to the end of the budget; returns the last state."""
+        stage = self._task.stage
+        if state.step:
+            self._journal.restore(self._student.parameters, self._optimizer)
+        else:
+            state = self._scored(state, 0, self._task.student)
+        with Progress("distilling", stage.steps, state.step) as progress:
+            for step in range(state.step + 1, stage.steps + 1):
+                self._train(step)
+                if step % stage.interval == 0 or step == stage.steps:
+                    state = self._keep(state, step)
+                progress.step()
+        return state
+
+    def _train(self, step: int) -> None:
+        """Make one step, the first of which is 1."""
+        stage = self._task.stage
+        for group in self._optimizer.param_groups:
+            group["lr"] = stage.learning_rate * rate(step, stage.steps, stage.warmup)
+        loss = self._divergence(self._student.network, self._task.batch(step - 1), stage.temperature)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        update(self._student, self._optimizer)
+
+    def _keep(self, state: State, step: int) -> State:
+        """Store the weights after `step`, score what was stored, and make the run go on from here if it is killed."""
+        file = self._journal.save_weights(step, self._student.weights())
+        student = self._task.student
+        state = self._scored(state, step, Model(student.config, Overlay(student.source, [file])))
+        self._journal.save(state, self._student.parameters, self._optimizer)
+        return state
+
+    @torch.no_grad()
+    def _scored(self, state: State, step: int, model: Model) -> State:
+        """`state` after `step` with the score of `model` on the held-out texts."""
+        network = load(model, self._precision.dtype)
+        held_out, batch = self._task.lessons.held_out, self._task.stage.batch
+        total = 0.0
+        for start in range(0, len(held_out), batch):
+            ids = held_out[start : start + batch]
+            total += self._divergence(network, ids).item() * len(ids)
+        scores = (*state.scores, (step, total / len(held_out)))
+        logger.info("step %d: held-out KL %.4f", step, scores[-1][1])
+        now = monotonic()
+        seconds, self._clock = now - self._clock, now
+        return msgspec.structs.replace(state, step=step, scores=scores, seconds=state.seconds + seconds)
+
+    def _divergence(self, network: nn.Module, ids: Tensor, temperature: float = 1.0) -> Tensor:
+        """The divergence of `network` from the teacher on `ids` [batch, length]."""
+        with torch.no_grad():
+            expected = logits(self._teacher, ids, self._precision)
+        return divergence(logits(network, ids, self._precision), expected, temperature)
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Mean over tokens of KL(teacher || student), in nats, from logits [batch, tokens, vocabulary].
+
+    Both are divided by `temperature`, and the result is multiplied by its square, so that gradients keep their size.
+    """
+    expected = functional.log_softmax(teacher.float().flatten(0, 1) / temperature, dim=-1)
+    given = functional.log_softmax(student.float().flatten(0, 1) / temperature, dim=-1)
+    return functional.kl_div(given, expected, reduction="batchmean", log_target=True) * temperature**2
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of step 1 to `steps` as a fraction of its highest: a line up, then a cosine down to FLOOR."""
+    rising = ceil(warmup * steps)
+    if step <= rising:
+        return step / rising
+    return FLOOR + (1 - FLOOR) * (1 + cos(pi * (step - rising) / (steps - rising))) / 2
+
+
+def update(student: Student, optimizer: torch.optim.Optimizer) -> None:
+    """One step of `optimizer` with the gradients that are there; pruned weights stay exactly zero."""
+    student.mask_gradients()
+    nn.utils.clip_grad_norm_(student.parameters.values(), CLIP)
+    optimizer.step()
+    student.mask_weights()
+
+
+def record(task: Task, precision: Precision, state: State) -> Recovery:
+    """What the lineage says of a finished run; the log says it too."""
+    stage, lessons = task.stage, task.lessons
+    before = state.scores[0][1]
+    step, after = min(state.scores[1:], key=lambda entry: entry[1])
+    rolled_back = state.best[0] == 0
+    if rolled_back:
+        logger.warning("distillation is rolled back: held-out KL was %.4f before, at best %.4f after", before, after)
+    else:
+        logger.info("held-out KL %.4f before distillation, %.4f after (step %d)", before, after, step)
+    tokens = lessons.training.numel()
+    factor = 4 if stage.lora else 6  # frozen weights need no gradients of their own
+    flops = tokens * (factor * parameters_in_blocks(task.student) + 2 * parameters_in_blocks(task.teacher))
+    return Recovery(
+        training=lessons.training_data,
+        held_out=lessons.held_out_data,
+        tokens=tokens,
+        flops=float(flops),
+        formula=f"{factor} N T (pruned) + 2 N T (base); N: parameters of the blocks, zeros included; T: tokens",
+        precision=precision.name,
+        measure=MEASURE,
+        before=before,
+        after=after,
+        rolled_back=rolled_back,
+        pretraining_ratio=tokens / stage.pretraining_tokens if stage.pretraining_tokens else None,
+    )

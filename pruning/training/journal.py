@@ -1,0 +1,97 @@
+"""Where a training run stands: weights, optimiser and scores in one file, written beside and renamed.
+
+Killed at any moment and run again, a run repeats at most one interval and ends with the same result, bit for bit.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pruning.weights import Shards
+from server.checkpoint.safetensors_file import SafetensorsFile
+
+ENTRY = "state"
+
+
+class State(msgspec.Struct, frozen=True):
+    """How far a run is and how it has scored."""
+
+    identity: str
+    """Of the data and the precision; a run with another identity starts anew."""
+    step: int = 0
+    scores: tuple[tuple[int, float], ...] = ()
+    """The held-out score after each of some steps; lower is better."""
+    seconds: float = 0.0
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """The step with the lowest score and that score; the earliest of equals."""
+        return min(self.scores, key=lambda entry: entry[1])
+
+
+class Journal:
+    """Keeps a run's state in `folder`: state.safetensors, and the weights of the best step so far."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._file = folder / "state.safetensors"
+
+    def weights(self, step: int) -> Path:
+        """Where the weights after `step` lie."""
+        return self._folder / f"step-{step:08}.safetensors"
+
+    def state(self, identity: str) -> State:
+        """Where the run with this identity stands: at its beginning, if nothing of it is there."""
+        if not self._file.exists():
+            return State(identity)
+        with safe_open(self._file, framework="pt") as file:
+            state = msgspec.json.decode(file.metadata()[ENTRY], type=State)
+        return state if state.identity == identity else State(identity)
+
+    def save_weights(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
+        """Keep `tensors` as the weights after `step`; returns their file."""
+        _write(self.weights(step), tensors, {})
+        return self.weights(step)
+
+    def save(self, state: State, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+        """Keep the whole state, then remove all weights but the best."""
+        tensors = {f"weight/{name}": parameter.detach() for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"{key}/{name}"] = value
+        _write(self._file, tensors, {ENTRY: msgspec.json.encode(state).decode()})
+        for file in self._folder.glob("step-*.safetensors"):
+            if file != self.weights(state.best[0]):
+                file.unlink()
+
+    @torch.no_grad()
+    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
+        """Put what `save` kept back in place."""
+        kept = Shards([self._file])
+        for key in kept.names():
+            kind, _, name = key.partition("/")
+            if kind == "weight":
+                parameters[name].copy_(kept.tensor(key))
+            else:
+                optimizer.state[parameters[name]][kind] = kept.tensor(key).clone()
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Stream `tensors` into a file beside `path` and rename it; nothing half written is left behind."""
+    partial = path.with_name(path.name + ".partial")
+    file = SafetensorsFile(partial)
+    try:
+        for name, tensor in tensors.items():
+            file.add(name, tensor)
+        file.close(metadata)
+        partial.replace(path)
+    finally:
+        file.abandon()
+        partial.unlink(missing_ok=True)
+        partial.with_name(partial.name + ".data").unlink(missing_ok=True)

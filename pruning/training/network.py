@@ -1,0 +1,63 @@
+"""A model whole in memory, for training: the one part of pruning whose memory grows with the model.
+
+Also says in which precision it is computed, and why.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pruning import base
+from pruning.model import find_blocks
+from pruning.stage import Model
+
+
+class Precision(NamedTuple):
+    """What a forward is computed in, and why."""
+
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """As torch calls it, without its module."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def context(self) -> torch.autocast:
+        """Autocast to the precision; in float32 it does nothing."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+def choose_precision() -> Precision:
+    """bfloat16 where the CPU multiplies it, else float32."""
+    capabilities = torch.cpu.get_capabilities()
+    for name in ("amx_bf16", "avx512_bf16"):
+        if capabilities.get(name):
+            return Precision(torch.bfloat16, f"this CPU has {name}")
+    return Precision(torch.float32, "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)")
+
+
+def load(model: Model, dtype: torch.dtype) -> nn.Module:
+    """`model` with every parameter in memory as `dtype`, none of them trained; tied ones stay tied."""
+    network = base.skeleton(model.config)
+    loaded: dict[int, nn.Parameter] = {}
+    for name, empty in list(network.named_parameters(remove_duplicate=False)):
+        if id(empty) not in loaded:
+            tensor = model.source.tensor(name).to(dtype, copy=True)
+            loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
+    return network
+
+
+def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
+    """The logits [batch, tokens, vocabulary] for `ids` [batch, tokens]."""
+    with precision.context():
+        output: Tensor = network(input_ids=ids, use_cache=False).logits
+    return output
+
+
+def parameters_in_blocks(model: Model) -> int:
+    """The number of parameters of all blocks, zeros included, embeddings and head left out."""
+    return sum(parameter.numel() for parameter in find_blocks(base.skeleton(model.config))[1].parameters())

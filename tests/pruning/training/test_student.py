@@ -1,0 +1,110 @@
+"""What is trained: the kept weights, or adapters whose merger keeps every zero."""
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import RecipeError
+from pruning.recipe import LoRA
+from pruning.stage import Model
+from pruning.training.network import load
+from pruning.training.student import Adapted, block_linears, kept
+from tests.pruning import tiny
+
+IDS = torch.arange(24).view(2, 12)
+
+
+class Memory:
+    """The weights of a model in memory, as a source."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._tensors = {name: parameter.detach() for name, parameter in network.named_parameters()}
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+
+def model(kind: str = "llama", *, pruned: bool) -> tuple[Model, nn.Module]:
+    network = tiny.build(kind)
+    if pruned:
+        for module in block_linears(network).values():
+            weight = module.get_parameter("weight").data
+            weight.masked_fill_(torch.rand_like(weight) < 0.5, 0)
+    return Model(network.config.to_dict(), Memory(network)), network
+
+
+def disturb(student: Adapted | object, parameters: dict[str, nn.Parameter]) -> None:
+    for parameter in parameters.values():
+        parameter.data += torch.randn_like(parameter) * 0.1
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2", "bloom"])
+def test_a_model_in_memory_is_the_model(kind: str) -> None:
+    given, network = model(kind, pruned=False)
+    loaded = load(given, torch.float32)
+    assert torch.equal(loaded(IDS).logits, network(IDS).logits)
+    assert len(list(loaded.parameters())) == len(list(network.parameters())), "tied weights are loaded once"
+
+
+def test_blocks_norms_and_biases_are_trained_and_embeddings_on_request() -> None:
+    network = load(model("gpt2", pruned=False)[0], torch.float32)
+    trained = set(kept(network, embeddings=False).parameters)
+    rest = {name for name, _ in network.named_parameters()} - trained
+    assert rest == {"transformer.wte.weight", "transformer.wpe.weight"}
+    assert not any(network.get_parameter(name).requires_grad for name in rest)
+    assert set(kept(network, embeddings=True).parameters) == trained | rest
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_merged_adapters_give_the_logits_of_the_adapters_where_nothing_is_pruned(kind: str) -> None:
+    pytest.importorskip("peft")
+    given, _ = model(kind, pruned=False)
+    student = Adapted(load(given, torch.float32), LoRA(rank=4, alpha=8), seed=0)
+    start = student.network(IDS).logits
+    for parameter in student.parameters.values():
+        parameter.data = (parameter.data + torch.randn_like(parameter) * 0.05).bfloat16().float()
+    merged = load(given, torch.float32)
+    for name, tensor in student.weights().items():
+        merged.get_parameter(name).data.copy_(tensor)
+    expected = student.network(IDS).logits
+    assert (expected - start).abs().max() > 0.1
+    torch.testing.assert_close(merged(IDS).logits, expected, rtol=0, atol=0.01)  # the merger is rounded to bfloat16
+
+
+def test_merged_adapters_are_the_paper_s_and_keep_every_zero() -> None:
+    pytest.importorskip("peft")
+    given, network = model(pruned=True)
+    student = Adapted(load(given, torch.float32), LoRA(rank=4, alpha=8), seed=0)
+    for parameter in student.parameters.values():
+        parameter.data += torch.randn_like(parameter) * 0.1
+    changed = student.weights()
+    for name in block_linears(network):
+        own = network.get_parameter(f"{name}.weight")
+        A, B = (student.parameters[f"{name}.lora_{which}.default.weight"].detach() for which in "AB")  # noqa: N806
+        expected = torch.where(own == 0, 0, own + 8 / 4 * B @ A)
+        assert torch.equal(changed[f"{name}.weight"] == 0, own == 0)
+        torch.testing.assert_close(changed[f"{name}.weight"], expected.bfloat16())
+    assert "model.norm.weight" in changed
+    assert "model.embed_tokens.weight" not in changed
+
+
+def test_adapters_are_seeded_and_leave_the_global_seed_alone() -> None:
+    pytest.importorskip("peft")
+    given, _ = model(pruned=True)
+    state = torch.random.get_rng_state()
+    first, second, third = (Adapted(load(given, torch.float32), LoRA(), seed).parameters for seed in (1, 1, 2))
+    name = "model.layers.0.mlp.up_proj.lora_A.default.weight"
+    assert torch.equal(first[name], second[name])
+    assert not torch.equal(first[name], third[name])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_without_peft_the_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(RecipeError, match=r"run `pip install 'secateur\[lora\]'` first"):
+        Adapted(load(model(pruned=True)[0], torch.float32), LoRA(), seed=0)
