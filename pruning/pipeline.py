@@ -17,11 +17,11 @@ from pruning import base as bases
 from pruning import layerwise
 from pruning.evaluation.perplexity import dense, perplexity, quantise
 from pruning.inputs import Inputs
-from pruning.recipe import AWQ, Depth, Distill, Layerwise, Stage, Width
+from pruning.recipe import AWQ, Depth, Distill, Layerwise, Reconstruct, Stage, Width
 from pruning.stage import Model, Place
 from pruning.structured import depth, width
 from pruning.techniques import awq
-from pruning.training import distillation
+from pruning.training import distillation, reconstruction
 from pruning.weights import write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
@@ -35,6 +35,7 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
     Width: width.apply,
     AWQ: awq.apply,
     Distill: distillation.apply,
+    Reconstruct: reconstruction.apply,
 }
 """What carries out each kind of stage."""
 

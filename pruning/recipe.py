@@ -156,7 +156,23 @@ class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
         return max(self.tokens // (self.batch * self.length), 1)
 
 
-Stage = Layerwise | Depth | Width | AWQ | Distill
+class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="reconstruct"):
+    """Train each block alone towards the base's states after it; one block in memory, pruned weights stay zero."""
+
+    steps: Count = 60
+    """Steps for each block."""
+    batch: Count = 2
+    """Sequences of the calibration in each step."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    interval: Count = 10
+    """Steps between two scores on the held-out sequences."""
+    held_out: Count = 8
+    """The last sequences of the calibration, which are never trained on."""
+    seed: int = 0
+
+
+Stage = Layerwise | Depth | Width | AWQ | Distill | Reconstruct
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

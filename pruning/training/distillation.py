@@ -5,7 +5,6 @@ step that scores best on texts that are never trained on; if none beats the star
 """
 
 import logging
-from math import ceil, cos, pi
 from time import monotonic
 from typing import NamedTuple
 
@@ -19,18 +18,14 @@ from pruning.recipe import Distill
 from pruning.stage import Model, Place
 from pruning.training.journal import Journal, State
 from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
-from pruning.training.student import Student, build
+from pruning.training.optimiser import Optimiser
+from pruning.training.student import build
 from pruning.training.text import Lessons, draw
 from pruning.weights import Overlay, parameters
 from server.checkpoint.lineage import Recovery, Step
 
 logger = logging.getLogger(__name__)
 
-FLOOR = 0.1
-"""The learning rate at the end, as a fraction of its highest."""
-CLIP = 1.0
-"""The highest norm of a gradient."""
-BETAS = (0.9, 0.95)
 MEASURE = "mean KL(base || pruned) of a held-out token's prediction, nats"
 
 
@@ -82,15 +77,15 @@ class Distillation:
         self._task, self._precision, self._journal = task, precision, journal
         self._teacher = load(task.teacher, precision.dtype)
         self._student = build(task.stage, task.student)
-        trained = list(self._student.parameters.values())
-        self._optimizer = torch.optim.AdamW(trained, betas=BETAS, weight_decay=0.0, fused=True)
+        stage = task.stage
+        self._optimiser = Optimiser(self._student, stage.learning_rate, stage.steps, stage.warmup)
         self._clock = monotonic()
 
     def run(self, state: State) -> State:
         """Train from `state` to the end of the budget; returns the last state."""
         stage = self._task.stage
         if state.step:
-            self._journal.restore(self._student.parameters, self._optimizer)
+            self._journal.restore(self._student.parameters, self._optimiser.adam)
         else:
             state = self._scored(state, 0, self._task.student)
         with Progress("distilling", stage.steps, state.step) as progress:
@@ -104,19 +99,15 @@ class Distillation:
     def _train(self, step: int) -> None:
         """Make one step, the first of which is 1."""
         stage = self._task.stage
-        for group in self._optimizer.param_groups:
-            group["lr"] = stage.learning_rate * rate(step, stage.steps, stage.warmup)
         loss = self._divergence(self._student.network, self._task.batch(step - 1), stage.temperature)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        update(self._student, self._optimizer)
+        self._optimiser.step(loss, step)
 
     def _keep(self, state: State, step: int) -> State:
         """Store the weights after `step`, score what was stored, and make the run go on from here if it is killed."""
         file = self._journal.save_weights(step, self._student.weights())
         student = self._task.student
         state = self._scored(state, step, Model(student.config, Overlay(student.source, [file])))
-        self._journal.save(state, self._student.parameters, self._optimizer)
+        self._journal.save(state, self._student.parameters, self._optimiser.adam)
         return state
 
     @torch.no_grad()
@@ -149,22 +140,6 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
     expected = functional.log_softmax(teacher.float().flatten(0, 1) / temperature, dim=-1)
     given = functional.log_softmax(student.float().flatten(0, 1) / temperature, dim=-1)
     return functional.kl_div(given, expected, reduction="batchmean", log_target=True) * temperature**2
-
-
-def rate(step: int, steps: int, warmup: float) -> float:
-    """The learning rate of step 1 to `steps` as a fraction of its highest: a line up, then a cosine down to FLOOR."""
-    rising = ceil(warmup * steps)
-    if step <= rising:
-        return step / rising
-    return FLOOR + (1 - FLOOR) * (1 + cos(pi * (step - rising) / (steps - rising))) / 2
-
-
-def update(student: Student, optimizer: torch.optim.Optimizer) -> None:
-    """One step of `optimizer` with the gradients that are there; pruned weights stay exactly zero."""
-    student.mask_gradients()
-    nn.utils.clip_grad_norm_(student.parameters.values(), CLIP)
-    optimizer.step()
-    student.mask_weights()
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:

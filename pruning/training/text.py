@@ -52,7 +52,7 @@ def draw(stage: Distill, inputs: Inputs) -> Lessons:
         )
     training = torch.tensor(ids).view(-1, stage.length)
     held_out = torch.tensor(held_ids).view(-1, stage.length)
-    return Lessons(training, held_out, _record(source, training, stage.seed), _record(source, held_out, stage.seed))
+    return Lessons(training, held_out, record(source, training, stage.seed), record(source, held_out, stage.seed))
 
 
 def _warn(source: str, buckets: Iterable[int], inputs: Inputs) -> None:
@@ -87,6 +87,6 @@ def _read(texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[in
     return ids
 
 
-def _record(source: str, ids: Tensor, seed: int) -> Data:
+def record(source: str, ids: Tensor, seed: int) -> Data:
     """What the lineage says of `ids` [sequences, length]."""
     return Data(source=source, digest=digest_of(ids), sequences=len(ids), tokens=ids.shape[1], seed=seed)

@@ -196,3 +196,12 @@ def divergence(student: Matrix, teacher: Matrix, temperature: float) -> float:
         p = [math.exp(x) / sum(math.exp(y) for y in expected) for x in expected]
         total += sum(p[v] * math.log(p[v] / q[v]) for v in range(len(p)))
     return total / len(student) * temperature**2
+
+
+def relative_error(output: Matrix, target: Matrix) -> float:
+    """Mean over rows [tokens, hidden] of the squared distance over the target's square."""
+    errors = [
+        sum((float(o) - float(t)) ** 2 for o, t in zip(given, wanted, strict=True)) / sum(float(t) ** 2 for t in wanted)
+        for given, wanted in zip(output, target, strict=True)
+    ]
+    return sum(errors) / len(errors)

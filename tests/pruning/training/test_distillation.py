@@ -6,21 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from math import cos, pi
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from torch import nn
 
 from pruning.__main__ import main
 from pruning.inputs import Inputs
 from pruning.recipe import Depth, Distill, LoRA
 from pruning.stage import Model, Place
 from pruning.structured import depth
-from pruning.training.distillation import Distillation, apply, divergence, rate, update
-from pruning.training.student import Student
+from pruning.training.distillation import Distillation, apply, divergence
 from server.checkpoint.lineage import Recovery
 from tests.reference import slow
 
@@ -68,45 +65,6 @@ def test_its_gradient_is_the_difference_of_the_predictions() -> None:
     student.requires_grad_(True)
     (gradient,) = torch.autograd.grad(divergence(student, teacher), student)
     torch.testing.assert_close(gradient, (student.softmax(-1) - teacher.softmax(-1)) / 4)
-
-
-def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine() -> None:
-    rates = [rate(step, 20, 0.2) for step in range(1, 21)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4:] == pytest.approx([0.1 + 0.9 * (1 + cos(pi * k / 16)) / 2 for k in range(1, 17)])
-    assert rates[-1] == pytest.approx(0.1)
-    assert rate(1, 1, 0.0) == pytest.approx(0.1)
-    assert rate(1, 1, 1.0) == 1.0
-
-
-def test_a_step_leaves_pruned_weights_and_their_moments_at_exactly_zero() -> None:
-    torch.manual_seed(0)
-    layer = nn.Linear(16, 16)
-    pruned = torch.rand(16, 16) < 0.5
-    layer.weight.data.masked_fill_(pruned, 0)
-    before = layer.weight.data.clone()
-    student = Student(layer, dict(layer.named_parameters()), {"weight": pruned})
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    for _ in range(3):
-        optimizer.zero_grad()
-        torch.autograd.backward(layer(torch.randn(8, 16)).square().mean())
-        update(student, optimizer)
-    assert layer.weight[pruned].eq(0).all()
-    assert layer.weight[~pruned].ne(before[~pruned]).all()
-    moments = optimizer.state[layer.weight]
-    assert moments["exp_avg"][pruned].eq(0).all()
-    assert moments["exp_avg"][~pruned].ne(0).all()
-
-
-def test_weights_pruned_after_they_have_moved_do_not_come_back() -> None:
-    torch.manual_seed(0)
-    layer, pruned = nn.Linear(16, 16), torch.rand(16, 16) < 0.5
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    torch.autograd.backward(layer(torch.randn(8, 16)).square().mean())
-    optimizer.step()  # leaves moments, which move a weight that has no gradient
-    layer.weight.data.masked_fill_(pruned, 0)
-    update(Student(layer, dict(layer.named_parameters()), {"weight": pruned}), optimizer)
-    assert layer.weight[pruned].eq(0).all()
 
 
 def test_a_pruned_model_comes_nearer_to_its_base_and_keeps_its_zeros(

@@ -1,0 +1,43 @@
+"""How training moves weights: AdamW with a schedule, and pruned weights that stay exactly zero."""
+
+from math import ceil, cos, pi
+
+import torch
+from torch import nn
+
+from pruning.training.student import Student
+
+FLOOR = 0.1
+"""The learning rate at the end, as a fraction of its highest."""
+CLIP = 1.0
+"""The highest norm of a gradient."""
+BETAS = (0.9, 0.95)
+
+
+class Optimiser:
+    """AdamW without decay over what `student` trains; the rate goes up along a line, then down along a cosine."""
+
+    def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float) -> None:
+        self._student = student
+        self._learning_rate, self._steps, self._warmup = learning_rate, steps, warmup
+        trained = list(student.parameters.values())
+        self.adam = torch.optim.AdamW(trained, betas=BETAS, weight_decay=0.0, fused=True)
+
+    def step(self, loss: torch.Tensor, step: int) -> None:
+        """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero."""
+        for group in self.adam.param_groups:
+            group["lr"] = self._learning_rate * rate(step, self._steps, self._warmup)
+        self.adam.zero_grad()
+        torch.autograd.backward(loss)
+        self._student.mask_gradients()
+        nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
+        self.adam.step()
+        self._student.mask_weights()
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of step 1 to `steps` as a fraction of its highest: a line up, then a cosine down to FLOOR."""
+    rising = ceil(warmup * steps)
+    if step <= rising:
+        return step / rising
+    return FLOOR + (1 - FLOOR) * (1 + cos(pi * (step - rising) / (steps - rising))) / 2
