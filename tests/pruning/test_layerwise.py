@@ -81,7 +81,8 @@ def test_every_technique_on_every_architecture(
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     blocks.check(IDS[:2, :8])
     powers = technique.moments
-    visit = PruneBlock(technique(sparsity), tmp_path, moments(blocks, IDS, tmp_path / "b", powers) if powers else None)
+    gradients = moments(blocks, IDS, tmp_path / "b", powers) if powers else None
+    visit = PruneBlock(technique(sparsity), tmp_path, moments=gradients)
     sweep = Sweep(blocks, IDS, 2, tmp_path)  # batches of 2, 2 and 1
     notes = sweep.visit(visit, "pruning", visit.runs)
     pruned = Overlay(artifact, [block_file(tmp_path, index) for index in range(len(blocks))])

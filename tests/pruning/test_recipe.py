@@ -6,7 +6,7 @@ from pruning.errors import RecipeError
 from pruning.recipe import Depth, Layerwise, read
 from pruning.techniques import Magnitude, SparseGPT
 
-DEFAULT = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-32of64.toml"
+DEFAULT = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-48of64.toml"
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -19,13 +19,13 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 def test_the_default_recipe() -> None:
     recipe = read(DEFAULT)
-    assert recipe.stages == (Layerwise(SparseGPT("32:64", block=128, damping=0.01)),)
+    assert recipe.stages == (Layerwise(SparseGPT("48:64", block=128, damping=0.01)),)
     assert not set(recipe.calibration.buckets) & set(recipe.evaluation.buckets)
 
 
 def test_stages_of_both_kinds(tmp_path: Path) -> None:
     stages = '{ name = "magnitude", sparsity = 0.3 }\n[[stages]]\nkind = "depth"\nremove = 2\n'
-    path = changed(tmp_path, '{ name = "sparsegpt", sparsity = "32:64" }', stages)
+    path = changed(tmp_path, '{ name = "sparsegpt", sparsity = "48:64" }', stages)
     assert read(path).stages == (Layerwise(Magnitude(0.3)), Depth(2))
 
 
@@ -45,14 +45,14 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
         ("tokens = 512", "toks = 512", "`toks` - at `$.calibration`; allowed: batch, buckets, seed, sequences, source"),
         ("base =", "bse =", "unknown field `bse`; allowed: base, calibration, evaluation, stages"),
         (
-            '"32:64"',
+            '"48:64"',
             '"65:66"',
             '"65:66" is neither a fraction such as 0.5 nor "N:M" with 0 < N < M <= 64 - at `$.stages',
         ),
-        ('"32:64"', '"64:32"', '"64:32" is neither'),
-        ('"32:64"', '"half"', '"half" is neither'),
-        ('"32:64"', "1.5", "Expected `float` < 1.0 - at `$.stages[0].technique.sparsity`"),
-        ('"32:64"', "0", "Expected `float` > 0.0 - at `$.stages[0].technique.sparsity`"),
+        ('"48:64"', '"64:32"', '"64:32" is neither'),
+        ('"48:64"', '"half"', '"half" is neither'),
+        ('"48:64"', "1.5", "Expected `float` < 1.0 - at `$.stages[0].technique.sparsity`"),
+        ('"48:64"', "0", "Expected `float` > 0.0 - at `$.stages[0].technique.sparsity`"),
         ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),
         ("sequences = 64", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
         ("base =", "base", "is not TOML: Expected '=' after a key"),

@@ -32,7 +32,7 @@ def inputs(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return prepare(read(folder / "recipe.toml"), folder / "base")
 
 
-class Halved:
+class Halved(Source):
     """`source` without the smaller half of each matrix in its blocks."""
 
     def __init__(self, source: Source) -> None:

@@ -11,12 +11,13 @@ from pruning.recipe import LoRA
 from pruning.stage import Model
 from pruning.training.network import load
 from pruning.training.student import Adapted, block_linears, kept
+from pruning.weights import Source
 from tests.pruning import tiny
 
 IDS = torch.arange(24).view(2, 12)
 
 
-class Memory:
+class Memory(Source):
     """The weights of a model in memory, as a source."""
 
     def __init__(self, network: nn.Module) -> None:
