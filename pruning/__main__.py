@@ -22,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SecateurError as error:
         return _fail(error.message)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
         return _fail("the disk is full: free some space and run the same command again, and it goes on where it was")
     except KeyboardInterrupt:
         print("\nInterrupted: run the same command again and it goes on where it was.", file=sys.stderr)
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--source", required=True, help="text, JSON lines or JSON; may be package:module/file")
     evaluate.add_argument("--buckets", type=int, nargs="+", default=list(range(10)), metavar="N", help="0 to 9")
     evaluate.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens in all")
-    evaluate.add_argument("--window", type=int, default=512, metavar="N", help="tokens in each window")
+    evaluate.add_argument("--window", type=_window, default=512, metavar="N", help="tokens in each window")
     evaluate.set_defaults(run=_evaluate)
     return top
 
@@ -59,11 +59,12 @@ def _prune(arguments: argparse.Namespace) -> None:
 
     recipe = read(arguments.recipe)
     inputs = prepare(recipe, arguments.base_cache)
-    artifact = reusable(arguments.output, inputs)
+    output = arguments.output.resolve()
+    artifact = reusable(output, inputs)
     if artifact is None:
         from pruning.pipeline import run  # brings transformers, which takes seconds
 
-        artifact = run(inputs, arguments.output, arguments.base_cache)
+        artifact = run(inputs, output, arguments.base_cache)
     print(table(artifact, locate(recipe.base)))
 
 
@@ -77,6 +78,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     count = max(arguments.tokens // arguments.window, 1)
     windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
     print(f"{perplexity(dense(artifact), windows, 'evaluating'):.4f}")
+
+
+def _window(text: str) -> int:
+    """A number of tokens in which at least one is predicted."""
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens from 2 up")
+    return int(text)
 
 
 def _fail(sentence: str) -> int:

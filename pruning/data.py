@@ -134,7 +134,10 @@ def _json_object(content: str, _: object) -> Iterator[Text]:
 
 def _body(value: Mapping[str, Any]) -> str:
     """The text in an article's record."""
-    return str(next(value[field] for field in BODY_FIELDS if field in value))
+    field = next((field for field in BODY_FIELDS if field in value), None)
+    if field is None:
+        raise KeyError(f"a record has none of {', '.join(BODY_FIELDS)}")
+    return str(value[field])
 
 
 _READERS = {".jsonl": _json_lines, ".json": _json_object}

@@ -5,7 +5,8 @@ SecateurError
     ├── RecipeError      a recipe that cannot be read: the file, the path in it, what is wrong, what is allowed
     ├── SourceMissing    a model or text that a recipe names and that is not there
     ├── ModelRefused     a model that cannot be pruned, and why
-    └── DataError        text that is empty, too short or not in a known form
+    ├── DataError        text that is empty, too short or not in a known form
+    └── Busy             another process is doing the same
 """
 
 from server.errors import SecateurError
@@ -29,3 +30,7 @@ class ModelRefused(PruningError):
 
 class DataError(PruningError):
     """Text from which the token ids that are asked for cannot be drawn."""
+
+
+class Busy(PruningError):
+    """Another process works in the same directory."""

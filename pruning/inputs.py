@@ -3,16 +3,16 @@
 Imports no model code, so that an artifact which can be reused is found in about a second.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from torch import Tensor
 
 from pruning.data import Draw, Encoder, draw
-from pruning.recipe import Recipe
+from pruning.errors import RecipeError
+from pruning.lock import locked
+from pruning.recipe import Distill, Recipe
 from pruning.sources import digest_of, locate
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
@@ -31,12 +31,16 @@ class Inputs(NamedTuple):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Equal for two runs that give the same artifact."""
+        """Equal for two runs that give the same artifact; the lineage keeps it."""
+        lessons = [
+            stage.source or self.recipe.calibration.source for stage in self.recipe.stages if isinstance(stage, Distill)
+        ]
         return {
             "recipe": self.recipe.digest,
             "base": self.base.lineage.base.digest,
             "calibration": self.calibration[1].digest,
             "evaluation": self.evaluation[1].digest,
+            **{f"text {source}": digest_of(locate(source)) for source in lessons},
         }
 
 
@@ -53,22 +57,20 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:
-    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
+    """The artifact at `output` where it is whole and made from the same recipe, base and data.
+
+    Raises RecipeError where something else stands there, which a new artifact must not replace.
+    """
     if not output.exists():
         return None
+    if not output.is_dir() or (any(output.iterdir()) and not (output / record.FILE).exists()):
+        raise RecipeError(f"{output} exists and is no artifact: name a new directory, or remove it yourself first")
     try:
         artifact = Artifact.open(output)
     except ArtifactError as error:
         logger.info("%s; making it anew", error)
         return None
-    lineage = artifact.lineage
-    same = (
-        lineage.recipe == json.loads(msgspec.json.encode(inputs.recipe))
-        and lineage.base.digest == inputs.base.lineage.base.digest
-        and lineage.calibration == inputs.calibration[1]
-        and lineage.evaluation is not None
-        and lineage.evaluation.data == inputs.evaluation[1]
-    )
+    same = artifact.lineage.inputs == inputs.identity and artifact.lineage.evaluation is not None
     if not same:
         logger.info("%s was made with another recipe or other data: making it anew", output)
     return artifact if same else None
@@ -86,6 +88,7 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
             logger.info("%s; importing it again", error)
     from pruning.base import import_base  # brings transformers, which takes seconds
 
-    logger.info("importing %s", path)
-    import_base(path, digest, target)
+    with locked(cache / ".lock", f"importing a model into {cache}"):
+        logger.info("importing %s", path)
+        import_base(path, digest, target)
     return Artifact.open(target)

@@ -25,7 +25,7 @@ from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
 from pruning.statistics import Gram, InputNorm, Statistic
 from pruning.technique import Observed, Technique
-from pruning.weights import Overlay, Source, parameters, write_file
+from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     visit = PruneBlock(stage.technique, place.folder, groups, techniques, moments)
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
-    _warn_of_lost_scales(model.source, source)
     options = msgspec.to_builtins(stage.technique)
     step = Step(
         technique=options.pop("name"),
@@ -190,13 +189,6 @@ def naming(name: str) -> Iterator[None]:
         yield
     except ModelRefused as error:
         raise ModelRefused(f"{name}: {error.message}") from error
-
-
-def _warn_of_lost_scales(before: Source, after: Source) -> None:
-    """Say that weights which were quantised no longer are."""
-    lost = [name for name in after.names() if before.scales(name) is not None and after.scales(name) is None]
-    if lost:
-        logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(lost), lost[0])
 
 
 def block_file(folder: Path, index: int) -> Path:

@@ -5,6 +5,7 @@ The artifact appears under its name whole, with its lineage, or not at all; the 
 
 import json
 import logging
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,19 +16,27 @@ import msgspec
 
 from pruning import base as bases
 from pruning import layerwise
+from pruning.errors import RecipeError
 from pruning.evaluation.perplexity import dense, perplexity, quantise
 from pruning.inputs import Inputs
+from pruning.lock import locked
 from pruning.recipe import AWQ, Depth, Distill, Layerwise, Reconstruct, Stage, Width
 from pruning.stage import Model, Place
 from pruning.structured import depth, width
 from pruning.techniques import awq
 from pruning.training import distillation, reconstruction
-from pruning.weights import write_bytes
+from pruning.weights import Source, write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
+from server.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
+
+LOCK = "lock"
+IDENTITY = "identity.json"
+OURS = re.compile(r"(identity\.json|artifact|stage-\d+)(\.partial)?")
+"""What a run leaves in its work directory."""
 
 APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
     Layerwise: layerwise.apply,
@@ -41,11 +50,17 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
 
 
 def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
-    """Carry out the recipe, going on where an earlier run was stopped; returns the artifact at `output`."""
-    work = _work_directory(output, inputs)
-    candidate = _candidate(work, inputs)
-    _publish(evaluate(candidate, inputs, cache), output)
-    shutil.rmtree(work)
+    """Carry out the recipe, going on where an earlier run was stopped; returns the artifact at `output`.
+
+    Raises Busy where another process does so, RecipeError where the work directory holds what no run left there.
+    """
+    work = output.with_name(output.name + ".work")
+    with locked(work / LOCK, f"making {output}"):
+        _prepare(work, inputs)
+        candidate = _candidate(work, inputs)
+        _publish(evaluate(candidate, inputs, cache), output)
+        _clear(work)
+        shutil.rmtree(work)
     return Artifact.open(output)
 
 
@@ -84,27 +99,42 @@ def _base_figures(inputs: Inputs, cache: Path) -> dict[str, dict[str, Any]]:
     return figures
 
 
-def _work_directory(output: Path, inputs: Inputs) -> Path:
-    """The directory beside `output` that an interrupted run left for the same inputs, or a new one."""
-    work = output.with_name(output.name + ".work")
-    identity = work / "identity.json"
-    if work.exists() and not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
-        logger.info("%s was begun with another recipe or other data: starting anew", work)
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    write_bytes(identity, json.dumps(inputs.identity).encode())
-    return work
+def _prepare(work: Path, inputs: Inputs) -> None:
+    """Keep what an interrupted run left in `work` for the same inputs, and clear what one left for others."""
+    identity = work / IDENTITY
+    if not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
+        if _clear(work):
+            logger.info("%s was begun with another recipe or other data: starting anew", work)
+        write_bytes(identity, json.dumps(inputs.identity).encode())
+
+
+def _clear(work: Path) -> bool:
+    """Remove all but the lock, the identity first: a kill in between must not leave it beside half of the files."""
+    entries = sorted(entry for entry in work.iterdir() if entry.name != LOCK)
+    for entry in entries:
+        if not OURS.fullmatch(entry.name):
+            raise RecipeError(f"{entry} was left by no run of secateur: move it elsewhere, as {work} is used for work")
+    (work / IDENTITY).unlink(missing_ok=True)
+    for entry in entries:
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+    return bool(entries)
 
 
 def _candidate(work: Path, inputs: Inputs) -> Artifact:
     """The pruned model as an artifact in the work directory, without its evaluation."""
     path = work / "artifact"
     if path.exists():
-        return Artifact.open(path)
+        try:
+            return Artifact.open(path)
+        except ArtifactError as error:  # killed while its evaluation was written
+            logger.info("%s; putting it together again", error)
+            shutil.rmtree(path)
     model = Model(inputs.base.config, inputs.base)
     steps: list[record.Step] = []
     for number, stage in enumerate(inputs.recipe.stages):
+        before = model.source
         model, step = APPLY[type(stage)](stage, model, Place(inputs, work / f"stage-{number}"))
+        _warn_of_lost_scales(before, model.source)
         steps.append(step)
     with CheckpointWriter(path) as writer:
         for name in model.source.names():
@@ -117,6 +147,14 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
     return Artifact.open(path)
 
 
+def _warn_of_lost_scales(before: Source, after: Source) -> None:
+    """Say that weights which were quantised no longer are."""
+    kept = set(before.names()) & set(after.names())
+    lost = sorted(name for name in kept if before.scales(name) is not None and after.scales(name) is None)
+    if lost:
+        logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(lost), lost[0])
+
+
 def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
     """The record of what was done, before any evaluation."""
     return record.Lineage(
@@ -125,6 +163,7 @@ def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
         recipe=inputs.recipe.values(),
         steps=steps,
         versions=bases.versions() | {"python": sys.version.split()[0]},
+        inputs=inputs.identity,
         calibration=inputs.calibration[1],
     )
 

@@ -92,6 +92,8 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: dict[str, Any]
     steps: tuple[Step, ...]
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
+    """SHA-256 of all that decides the result: the recipe, the base, the ids drawn, the texts trained on."""
     calibration: Data | None = None
     evaluation: Evaluation | None = None
     files: dict[str, str] = {}

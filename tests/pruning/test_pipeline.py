@@ -15,12 +15,14 @@ import msgspec
 import pytest
 import torch
 
-from pruning import base, calibration
+from pruning import base, calibration, pipeline
 from pruning.__main__ import main
 from pruning.calibration import BlockView, Note
 from pruning.layerwise import PruneBlock
+from pruning.lock import locked
 from pruning.recipe import read
 from server.checkpoint.reader import Artifact
+from tests.pruning.conftest import SPARSEGPT
 
 Write = Callable[..., Path]
 DEPTH = '[[stages]]\nkind = "depth"\nremove = 2\n[[stages]]\nkind = "layerwise"\n'
@@ -77,6 +79,21 @@ def test_an_artifact_that_fits_is_reused_and_one_that_does_not_is_made_anew(
     assert prune(path, tmp_path) == 0
     assert "was changed" in caplog.text
     Artifact.open(tmp_path / "out")
+
+
+def test_an_artifact_trained_on_a_text_that_has_changed_is_made_anew(recipe: Write, text: Path, tmp_path: Path) -> None:
+    lessons = tmp_path / "lessons.txt"
+    lessons.write_text(text.read_text())
+    distill = f'kind = "distill"\nsource = "{lessons}"\ntokens = 64\nlength = 16\nbatch = 2\nheld_out = 2\n'
+    path = recipe(f"{SPARSEGPT}[[stages]]\n{distill}")
+    assert prune(path, tmp_path) == 0
+    lineage = tmp_path / "out" / "lineage.json"
+    first = sha256(lineage)
+    assert prune(path, tmp_path) == 0
+    assert sha256(lineage) == first
+    lessons.write_text(text.read_text().replace("times", "by"))
+    assert prune(path, tmp_path) == 0
+    assert sha256(lineage) != first
 
 
 def test_blocks_are_removed_and_the_rest_pruned(recipe: Write, tmp_path: Path) -> None:
@@ -246,3 +263,43 @@ def test_the_base_is_imported_once(recipe: Write, tmp_path: Path, monkeypatch: p
     assert prune(recipe(), tmp_path) == 0
     monkeypatch.setattr(base, "CheckpointWriter", None)
     assert prune(recipe(), tmp_path) == 0
+
+
+def test_what_is_no_artifact_is_never_replaced(
+    recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "out" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    assert prune(recipe(), tmp_path) == 2
+    assert "exists and is no artifact" in capsys.readouterr().err
+    precious.rename(tmp_path / "thesis.txt")
+    work = tmp_path / "out.work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("years of work")
+    assert prune(recipe(), tmp_path) == 2
+    assert "was left by no run of secateur" in capsys.readouterr().err
+    assert (work / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_runs_never_work_in_one_directory(
+    recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "out.work" / "lock", "testing"):
+        assert prune(recipe(), tmp_path) == 2
+    assert "another secateur is making" in capsys.readouterr().err
+    assert prune(recipe(), tmp_path) == 0
+
+
+def test_a_kill_while_the_evaluation_is_written_costs_no_more_than_that(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(candidate: Artifact, *_: object) -> Artifact:
+        (candidate.path / "lineage.json.partial").write_text("{")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "evaluate", killed)
+        assert prune(recipe(), tmp_path) == 130
+    assert prune(recipe(), tmp_path) == 0
+    Artifact.open(tmp_path / "out")

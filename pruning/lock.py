@@ -1,0 +1,20 @@
+"""A lock that the system releases however its holder ends."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pruning.errors import Busy
+
+
+@contextmanager
+def locked(file: Path, doing: str) -> Iterator[None]:
+    """Hold `file`, which is made where it is missing; raises Busy where another process is `doing` this now."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
+        yield
