@@ -84,9 +84,9 @@ class Engine:
         try:
             while (batch := self._next_batch()) is not None:
                 self._step(batch)
-        except Exception as error:  # whatever it was, no stream may be left hanging
+        except Exception:  # whatever it was, no stream may be left hanging
             logger.exception("The engine failed")
-            self._fail(f"The engine failed: {type(error).__name__}: {error}")
+            self._fail("The engine failed; the server's log says why.")
 
     def _next_batch(self) -> Batch | None:
         """Sleep until there is work, then plan it; None once stopped."""
