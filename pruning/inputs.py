@@ -28,19 +28,18 @@ class Inputs(NamedTuple):
     base: Artifact
     calibration: tuple[Tensor, record.Data]
     evaluation: tuple[Tensor, record.Data]
+    lessons: dict[str, str]
+    """SHA-256 of each text that a stage trains on."""
 
     @property
     def identity(self) -> dict[str, str]:
         """Equal for two runs that give the same artifact; the lineage keeps it."""
-        lessons = [
-            stage.source or self.recipe.calibration.source for stage in self.recipe.stages if isinstance(stage, Distill)
-        ]
         return {
             "recipe": self.recipe.digest,
             "base": self.base.lineage.base.digest,
             "calibration": self.calibration[1].digest,
             "evaluation": self.evaluation[1].digest,
-            **{f"text {source}": digest_of(locate(source)) for source in lessons},
+            **{f"text {source}": digest for source, digest in self.lessons.items()},
         }
 
 
@@ -53,7 +52,10 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
         logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
     calibration = draw(Draw(c.source, c.buckets, c.sequences, c.tokens, c.seed), encoder)
     evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
-    return Inputs(recipe, base, calibration, evaluation)
+    texts = {stage.source or c.source for stage in recipe.stages if isinstance(stage, Distill)}
+    return Inputs(
+        recipe, base, calibration, evaluation, {source: digest_of(locate(source)) for source in sorted(texts)}
+    )
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:

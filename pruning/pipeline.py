@@ -28,7 +28,7 @@ from pruning.training import distillation, reconstruction
 from pruning.weights import Source, write_bytes
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
-from server.checkpoint.writer import CheckpointWriter
+from server.checkpoint.writer import CheckpointWriter, publish
 from server.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
     with locked(work / LOCK, f"making {output}"):
         _prepare(work, inputs)
         candidate = _candidate(work, inputs)
-        _publish(evaluate(candidate, inputs, cache), output)
+        publish(evaluate(candidate, inputs, cache).path, output)
         _clear(work)
         shutil.rmtree(work)
     return Artifact.open(output)
@@ -166,13 +166,3 @@ def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
         inputs=inputs.identity,
         calibration=inputs.calibration[1],
     )
-
-
-def _publish(candidate: Artifact, output: Path) -> None:
-    """Rename the evaluated candidate into place; what stood there goes after it."""
-    old = output.with_name(output.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.rename(old)
-    candidate.path.rename(output)
-    shutil.rmtree(old, ignore_errors=True)

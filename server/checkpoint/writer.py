@@ -77,18 +77,19 @@ class CheckpointWriter:
         self.text(record.FILE, msgspec.json.format(msgspec.json.encode(complete, order="sorted"), indent=2).decode())
         for path in [*self._partial.iterdir(), self._partial]:
             _flush(path)
-        self._replace()
+        publish(self._partial, self.path)
         return complete
 
-    def _replace(self) -> None:
-        """Rename the new artifact into place; one that stood there is removed after it."""
-        old = self.path.with_name(self.path.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.path.exists():
-            self.path.rename(old)
-        self._partial.rename(self.path)
-        _flush(self.path.parent)
-        shutil.rmtree(old, ignore_errors=True)
+
+def publish(made: Path, path: Path) -> None:
+    """Rename the artifact `made` into place; one that stood there is removed after it."""
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    made.rename(path)
+    _flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _parts(tensor: Tensor, scales: Tensor | None) -> tuple[Layout, dict[str, Tensor]]:
