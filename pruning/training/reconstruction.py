@@ -6,7 +6,6 @@ on held-out sequences stays as it was.
 """
 
 import logging
-from pathlib import Path
 from time import monotonic
 
 import msgspec
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from pruning.calibration import BlockView, Note, Sweep
 from pruning.errors import RecipeError
 from pruning.inputs import Inputs
+from pruning.layerwise import block_file
 from pruning.model import Blocks
 from pruning.recipe import Reconstruct
 from pruning.stage import Model, Place, seconds
@@ -90,12 +90,12 @@ class ReconstructBlock:
         block = Block(module, self.sweep.states(view.index), target, calls)
         student = self._student(view, module)
         fitted = fit(self._stage, block, student, self._precision, f"{self._stage.seed}, {view.index}")
+        (_, before), (step, after) = fitted.scores[0], fitted.best
         for name, parameter in student.parameters.items():
             parameter.requires_grad_(False)
             parameter.data.copy_(fitted.weights[name])
-        write_file(block_file(self._folder, view.index), fitted.weights)
+        write_file(block_file(self._folder, view.index), fitted.weights if step else {})  # quantised ones stay so
         view.advance()
-        (_, before), (step, after) = fitted.scores[0], fitted.best
         if step == 0:
             logger.warning(
                 "block %d is rolled back: its held-out error was %.5f before, never less", view.index, before
@@ -109,11 +109,6 @@ class ReconstructBlock:
         named = {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
         pruned = {name: linear.get_parameter("weight").data == 0 for name, linear in view.linears.items()}
         return Student(module, named, pruned)
-
-
-def block_file(folder: Path, index: int) -> Path:
-    """Where the trained weights of block `index` lie."""
-    return folder / f"block-{index:04}.safetensors"
 
 
 def _refuse(stage: Reconstruct, inputs: Inputs, blocks: Blocks, originals: Blocks) -> None:

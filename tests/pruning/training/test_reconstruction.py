@@ -17,6 +17,7 @@ from pruning.training.block import Block, Fitted, relative_error
 from pruning.training.network import load
 from pruning.training.reconstruction import ReconstructBlock, apply
 from pruning.training.student import Student
+from pruning.weights import Shards
 from server.checkpoint.lineage import Recovery
 from tests.reference import slow
 
@@ -117,6 +118,7 @@ def test_a_block_that_gets_worse_is_rolled_back_early_and_says_so(
     assert record.rolled_back
     assert record.after == record.before
     assert same_weights(halved, result)
+    assert not [shard for shard in tmp_path.rglob("block-*.safetensors") if Shards([shard]).names()]
     assert "block 2 is rolled back" in caplog.text
     assert record.tokens == training.PATIENCE * 4 * 2 * 32
 
