@@ -40,8 +40,16 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
     ("old", "new", "expected"),
     [
         ("sparsity =", "sparsty =", "unknown field `sparsty` - at `$.stages[0].technique`; allowed: block, damping, n"),
-        ("sparsegpt", "sparsgpt", "'sparsgpt' - at `$.stages[0].technique.name`; allowed: admm, "),
-        ('"layerwise"', '"layer"', "'layer' - at `$.stages[0].kind`; allowed: awq, depth, "),
+        (
+            "sparsegpt",
+            "sparsgpt",
+            "`$.stages[0].technique.name`; allowed: admm, gptq, magnitude, obd, ria, sparsegpt, swaps, wanda",
+        ),
+        (
+            '"layerwise"',
+            '"layer"',
+            "'layer' - at `$.stages[0].kind`; allowed: awq, depth, distill, layerwise, reconstruct, width",
+        ),
         ("tokens = 512", "toks = 512", "`toks` - at `$.calibration`; allowed: batch, buckets, seed, sequences, source"),
         ("base =", "bse =", "unknown field `bse`; allowed: base, calibration, evaluation, stages"),
         (
