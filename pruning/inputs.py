@@ -12,8 +12,9 @@ from torch import Tensor
 from pruning.data import Draw, Encoder, draw
 from pruning.errors import RecipeError
 from pruning.lock import locked
-from pruning.recipe import Distill, Recipe
+from pruning.recipe import Recipe
 from pruning.sources import digest_of, locate
+from pruning.stages import Distill
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.errors import ArtifactError

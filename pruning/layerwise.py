@@ -21,8 +21,8 @@ from pruning.calibration import BlockView, Enough, Note
 from pruning.errors import ModelRefused
 from pruning.gradients import Moments
 from pruning.model import Blocks, weight_of
-from pruning.recipe import Layerwise
 from pruning.stage import Model, Place, seconds
+from pruning.stages import Layerwise
 from pruning.statistics import Gram, InputNorm, Statistic
 from pruning.technique import Observed, Technique
 from pruning.weights import Overlay, parameters, write_file

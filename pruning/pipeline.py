@@ -20,8 +20,8 @@ from pruning.errors import RecipeError
 from pruning.evaluation.perplexity import dense, perplexity, quantise
 from pruning.inputs import Inputs
 from pruning.lock import locked
-from pruning.recipe import AWQ, Depth, Distill, Layerwise, Reconstruct, Stage, Width
 from pruning.stage import Model, Place
+from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Stage, Width
 from pruning.structured import depth, width
 from pruning.techniques import awq
 from pruning.training import distillation, reconstruction

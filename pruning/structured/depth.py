@@ -12,8 +12,8 @@ from typing import Any
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model import Blocks
-from pruning.recipe import Depth
 from pruning.stage import Model, Place, seconds
+from pruning.stages import Depth
 from pruning.statistics import BlockInfluence
 from pruning.structured.angle import LastTokens, straightest
 from pruning.structured.trials import Trials

@@ -18,8 +18,8 @@ from pruning.errors import ModelRefused, RecipeError
 from pruning.gradients import Moments
 from pruning.layerwise import block_file, observing
 from pruning.model import Blocks, weight_of
-from pruning.recipe import Width
 from pruning.stage import Model, Place, seconds
+from pruning.stages import Width
 from pruning.statistics import Gram
 from pruning.structured.groups import Group, attention, feed_forward, local_linears
 from pruning.structured.importance import AnyImportance, SecondOrder, Taylor, remove

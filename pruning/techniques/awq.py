@@ -18,9 +18,9 @@ from pruning.errors import ModelRefused
 from pruning.folding import Folder
 from pruning.layerwise import block_file, observing, stored, zeros
 from pruning.model import weight_of
-from pruning.recipe import AWQ
 from pruning.rounding import nearest, search_scale
 from pruning.stage import Model, Place, seconds
+from pruning.stages import AWQ
 from pruning.statistics import Gram, Statistic
 from pruning.technique import Observed
 from pruning.weights import Overlay, parameters, write_file

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model import Call
-from pruning.recipe import Reconstruct
+from pruning.stages import Reconstruct
 from pruning.training.network import Precision
 from pruning.training.optimiser import Optimiser
 from pruning.training.student import Student

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pruning.progress import Progress
-from pruning.recipe import Distill
 from pruning.stage import Model, Place
+from pruning.stages import Distill
 from pruning.training.journal import Journal, State
 from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
 from pruning.training.optimiser import Optimiser

@@ -16,8 +16,8 @@ from pruning.errors import RecipeError
 from pruning.inputs import Inputs
 from pruning.layerwise import block_file
 from pruning.model import Blocks
-from pruning.recipe import Reconstruct
 from pruning.stage import Model, Place, seconds
+from pruning.stages import Reconstruct
 from pruning.training.block import Block, fit
 from pruning.training.network import choose_precision, parameters_in_blocks
 from pruning.training.student import Student

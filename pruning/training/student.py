@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pruning.errors import RecipeError
 from pruning.model import find_blocks, is_linear
-from pruning.recipe import Distill, LoRA
 from pruning.stage import Model
+from pruning.stages import Distill, LoRA
 from pruning.training.network import load
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from pruning.data import Encoder, Text, digest_of, read
 from pruning.errors import DataError
 from pruning.inputs import Inputs
-from pruning.recipe import Distill
 from pruning.sources import locate
+from pruning.stages import Distill
 from server.checkpoint.lineage import Data
 
 logger = logging.getLogger(__name__)

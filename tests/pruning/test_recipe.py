@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import RecipeError
-from pruning.recipe import Depth, Layerwise, read
+from pruning.recipe import read
+from pruning.stages import Depth, Layerwise
 from pruning.techniques import Magnitude, SparseGPT
 
 DEFAULT = Path(__file__).parents[2] / "examples" / "recipes" / "smollm2-48of64.toml"

@@ -17,7 +17,8 @@ from pruning.errors import ModelRefused, RecipeError
 from pruning.evaluation.perplexity import dense
 from pruning.inputs import base_artifact, prepare
 from pruning.model import Blocks
-from pruning.recipe import Width, read
+from pruning.recipe import read
+from pruning.stages import Width
 from pruning.structured.importance import AnyImportance, SecondOrder, Taylor
 from pruning.structured.width import NarrowBlock, plan
 from server.checkpoint.reader import Artifact

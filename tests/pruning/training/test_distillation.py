@@ -14,8 +14,8 @@ import torch
 
 from pruning.__main__ import main
 from pruning.inputs import Inputs
-from pruning.recipe import Depth, Distill, LoRA
 from pruning.stage import Model, Place
+from pruning.stages import Depth, Distill, LoRA
 from pruning.structured import depth
 from pruning.training.distillation import Distillation, apply, divergence
 from server.checkpoint.lineage import Recovery

@@ -9,8 +9,8 @@ import torch
 
 from pruning.errors import RecipeError
 from pruning.inputs import Inputs
-from pruning.recipe import Depth, Reconstruct
 from pruning.stage import Model, Place
+from pruning.stages import Depth, Reconstruct
 from pruning.structured import depth
 from pruning.training import block as training
 from pruning.training.block import Block, Fitted, relative_error

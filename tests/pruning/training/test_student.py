@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import RecipeError
-from pruning.recipe import LoRA
 from pruning.stage import Model
+from pruning.stages import LoRA
 from pruning.training.network import load
 from pruning.training.student import Adapted, block_linears, kept
 from pruning.weights import Source

@@ -9,7 +9,7 @@ from torch import Tensor
 from pruning.data import Encoder, Text, digest_of
 from pruning.errors import DataError
 from pruning.inputs import Inputs
-from pruning.recipe import Distill
+from pruning.stages import Distill
 from pruning.training.text import draw
 
 

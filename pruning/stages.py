@@ -1,0 +1,139 @@
+"""The stages that a recipe can have: what each is told, its defaults and its bounds."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pruning.structured.importance import AnyImportance
+from pruning.techniques import AnyTechnique
+from server.checkpoint.layouts import Group
+
+Count = Annotated[int, Meta(ge=1)]
+Bucket = Annotated[int, Meta(ge=0, le=9)]
+
+
+class OWL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="owl"):
+    """Remove less from blocks with more outliers of |weight| x input norm, for one more forward of the dense model."""
+
+    outliers: Annotated[float, Meta(gt=1)] = 5.0
+    """An outlier is above this many times the block's mean."""
+    spread: Annotated[float, Meta(gt=0, lt=0.5)] = 0.08
+    """The fractions lie over a range of twice this."""
+
+
+class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layerwise"):
+    """Prune every linear layer of every block with one technique."""
+
+    technique: AnyTechnique
+    order: Literal["block", "sequential"] = "block"
+    """"block" observes the dense block once; "sequential" lets each group of linears that share an input see the groups
+    before it pruned, for about half a forward more."""
+    allocation: OWL | None = None
+    """How the fraction differs between blocks; None: not at all."""
+
+    def __post_init__(self) -> None:
+        sparsity = self.technique.sparsity
+        if self.allocation and isinstance(sparsity, str):
+            raise ValueError(f'allocation needs a fraction such as 0.6, and sparsity is "{sparsity}"')
+        if self.allocation and 2 * self.allocation.spread >= min(float(sparsity), 1 - float(sparsity)):
+            raise ValueError(
+                f"twice the spread {self.allocation.spread} must be less than sparsity and than 1 - sparsity"
+            )
+
+
+class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):
+    """Remove the blocks that are missed least."""
+
+    remove: Count
+    """Number of blocks to remove."""
+    by: Literal["influence", "angle", "perplexity"] = "influence"
+    """How much each changes the state, how far a run of them turns it, or perplexity without each in turn."""
+    sequences: Count = 8
+    """Calibration sequences on which perplexity is tried; the other measures take all."""
+
+
+class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="width"):
+    """Remove feed-forward units and whole groups of attention heads, the same number of each from every block."""
+
+    importance: AnyImportance
+    ffn: Annotated[float, Meta(gt=0, lt=1)] | Annotated[int, Meta(ge=32, multiple_of=32)] | None = None
+    """The fraction of feed-forward units to remove, rounded to a multiple of 32; or the multiple of 32 that stays."""
+    kv_groups: Annotated[int, Meta(ge=0)] = 0
+    """KV groups to remove, with all their heads."""
+    plan: dict[str, Literal["colwise", "rowwise"]] = {}
+    """The layers by their names within a block, where the architecture has no tensor-parallel plan."""
+
+    def __post_init__(self) -> None:
+        if self.ffn is None and not self.kv_groups:
+            raise ValueError("neither ffn nor kv_groups says what to remove")
+
+
+class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):
+    """Scale the input columns that see large activations, and round every linear layer of every block."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    """Codes of 2 and 3 bits are for comparison: they are stored in 4."""
+    group: Group = 64
+    """Input columns that share one scale in each row."""
+    scheme: Literal["symmetric"] = "symmetric"
+
+
+class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Adapters of `rank`, scaled by `alpha` / `rank`, in place of the weights themselves."""
+
+    rank: Count = 8
+    alpha: Count = 16
+
+
+class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="distill"):
+    """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
+
+    tokens: Count
+    """The budget; it is spent in whole batches, at least one."""
+    length: Annotated[int, Meta(ge=2)] = 256
+    """Tokens in each sequence."""
+    batch: Count = 4
+    """Sequences in each step."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    """The fraction of the steps in which the learning rate rises; then it falls along a cosine."""
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    interval: Count = 10
+    """Steps between two scores on the held-out texts; a killed run repeats no more."""
+    held_out: Count = 16
+    """Sequences of texts that are never trained on."""
+    seed: int = 0
+    embeddings: bool = False
+    """Whether embeddings and head are trained too."""
+    source: str | None = None
+    """The text; without it, that of the calibration."""
+    buckets: tuple[Bucket, ...] | None = None
+    """Which tenths of the texts; without it, those of the calibration."""
+    lora: LoRA | None = None
+    pretraining_tokens: Count | None = None
+    """Tokens that the base was trained on, for the record."""
+
+    @property
+    def steps(self) -> int:
+        """Batches in the budget."""
+        return max(self.tokens // (self.batch * self.length), 1)
+
+
+class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="reconstruct"):
+    """Train each block alone towards the base's states after it; one block in memory, pruned weights stay zero."""
+
+    steps: Count = 60
+    """Steps for each block."""
+    batch: Count = 2
+    """Sequences of the calibration in each step."""
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    interval: Count = 10
+    """Steps between two scores on the held-out sequences."""
+    held_out: Count = 8
+    """The last sequences of the calibration, which are never trained on."""
+    seed: int = 0
+
+
+Stage = Layerwise | Depth | Width | AWQ | Distill | Reconstruct
