@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -86,7 +86,7 @@ class Outliers:
         """Run the block once."""
         start = monotonic()
         linears = view.linears
-        with observing(linears, (InputNorm,)) as observed:
+        with observing(linears, (InputNorm,), "end") as observed:
             view.advance()
         scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].value for name in observed]
         return {"outliers": outlier_share(scores, self._times), "seconds": monotonic() - start}
@@ -167,7 +167,7 @@ def in_turn(
     """
     rest = dict(linears)
     while rest:
-        with observing(rest, needs, one_input=True) as observed:
+        with observing(rest, needs, "one input") as observed:
             run()
         if not observed:
             _all_reached(rest, observed)
@@ -213,13 +213,16 @@ def stored(name: str, linear: nn.Module, scales: Tensor | None) -> dict[str, Ten
 
 @contextmanager
 def observing(
-    linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], one_input: bool = False
+    linears: Mapping[str, nn.Module],
+    needs: tuple[type[Statistic], ...],
+    until: Literal["all", "one input", "end"] = "all",
 ) -> Iterator[dict[str, Observed]]:
     """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them.
 
-    With `one_input` only of the layers that share the first input met; a batch ends with Enough after them.
+    A batch ends with Enough once all layers have seen their input, or once those have that share the first input met,
+    which are then the only ones, or it runs to its end.
     """
-    observer = _Observer(needs, one_input)
+    observer = _Observer(needs, {"all": len(linears), "one input": None, "end": 0}[until])
     hooks = [linear.register_forward_pre_hook(observer.hook(name)) for name, linear in linears.items()]
     try:
         yield observer.observed
@@ -231,11 +234,12 @@ def observing(
 class _Observer:
     """Gives each linear layer its statistics; the first layer that sees an input updates them for all that share it."""
 
-    def __init__(self, needs: tuple[type[Statistic], ...], one_input: bool) -> None:
+    def __init__(self, needs: tuple[type[Statistic], ...], expected: int | None) -> None:
         self.observed: dict[str, Observed] = {}
         self._needs = needs
-        self._one_input = one_input
-        self._complete = False  # with one input: every layer that shares it is known
+        self._expected = expected  # layers to be seen before a batch ends; None: those that share the first input
+        self._complete = False  # without a number: every layer that shares the input is known
+        self._last = ""  # the layer that is called after all others
         self._leaders: set[str] = set()
         self._seen: list[tuple[weakref.ref[Tensor], Observed]] = []  # inputs of the first batch that still live
 
@@ -245,8 +249,8 @@ class _Observer:
                 self._meet(name, args[0])
             if name in self._leaders:
                 self.observed[name].update(args[0])
-                if self._complete:
-                    raise Enough
+            if name == self._last or (self._complete and name in self._leaders):
+                raise Enough
 
         return see
 
@@ -254,13 +258,15 @@ class _Observer:
         """Find the statistics that are kept of these very inputs, or start new ones."""
         shared = next((observed for seen, observed in self._seen if seen() is inputs), None)
         if shared is None:
-            if self._one_input and self.observed:
+            if self._expected is None and self.observed:
                 self._complete = True
                 raise Enough
             self._leaders.add(name)
             shared = Observed(self._needs, inputs.shape[-1])
             self._seen.append((weakref.ref(inputs), shared))
         self.observed[name] = shared
+        if len(self.observed) == self._expected:
+            self._last = name
 
 
 def zeros(weight: Tensor) -> float:

@@ -184,7 +184,7 @@ def test_layers_that_share_an_input_share_the_statistic(imported: Callable[[str]
     artifact = imported("llama")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     states, calls = blocks.capture(IDS)
-    with blocks.loaded(0), observing(blocks.linears(0), (Gram,)) as observed:
+    with blocks.loaded(0), observing(blocks.linears(0), (Gram,), "end") as observed:
         blocks.run(0, states, calls[0])
         blocks.run(0, states, calls[0])
     grams = {name.split(".")[-2]: statistics[Gram] for name, statistics in observed.items()}
@@ -198,7 +198,7 @@ def test_the_statistic_is_that_of_the_layers_own_input(imported: Callable[[str],
     artifact = imported("llama")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     states, calls = blocks.capture(IDS)
-    with blocks.loaded(0) as block, observing(blocks.linears(0), (Gram,)) as observed:
+    with blocks.loaded(0) as block, observing(blocks.linears(0), (Gram,), "end") as observed:
         blocks.run(0, states, calls[0])
         inputs = block.get_submodule("input_layernorm")(states).flatten(0, 1)
     gram = observed["model.layers.0.self_attn.k_proj.weight"][Gram].value

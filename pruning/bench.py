@@ -1,0 +1,196 @@
+"""`make bench-pruning`: carries out rows of recipes that differ in their stages alone, and keeps what each came to.
+
+A row that is in the file of results already is not carried out again, so a run that was stopped goes on where it was.
+"""
+
+import argparse
+import logging
+import os
+import resource
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import rmtree
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from pruning.recipe import Calibration, Evaluation, Recipe
+from pruning.stages import Stage
+from pruning.weights import write_bytes
+from server.checkpoint.lineage import Recovery
+
+logger = logging.getLogger(__name__)
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the table: the stages, and with which seeds of the calibration they are measured."""
+
+    group: str
+    name: str
+    stages: tuple[Stage, ...]
+    seeds: tuple[int, ...] = (0,)
+    alone: bool = False
+    """Whether it is given all processors, because its time is part of the claim."""
+    calibration: dict[str, Any] = {}
+    """What differs from the calibration of all."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All rows, and what they have in common."""
+
+    base: str
+    calibration: Calibration
+    evaluation: Evaluation
+    rows: Annotated[tuple[Row, ...], Meta(min_length=1)]
+
+
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one row came to with one seed."""
+
+    group: str
+    name: str
+    seed: int
+    recipe: str
+    """SHA-256 of the recipe's values."""
+    perplexity: dict[str, float]
+    bytes: dict[str, int]
+    parameters: int
+    seconds: float
+    """Spent in the stages, on `threads` processors that other rows may have shared."""
+    threads: int
+    peak_mb: float
+    """The largest resident memory of the process that carried it out."""
+    recoveries: tuple[Recovery, ...] = ()
+
+
+class Job(NamedTuple):
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    recipe: Recipe
+    threads: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out what is missing and print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pruning.bench", description=__doc__)
+    parser.add_argument("plan", type=Path, help="a TOML file with the rows")
+    parser.add_argument("--results", type=Path, required=True, help="a JSON file, which is added to")
+    parser.add_argument("--work", type=Path, default=Path("build/bench-pruning"))
+    parser.add_argument("--base-cache", type=Path, default=Path("build/base"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows carried out side by side")
+    parser.add_argument("--keep", action="store_true", help="leave the artifacts in the work directory")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    plan = msgspec.convert(tomllib.loads(arguments.plan.read_text(encoding="utf-8")), Plan)
+    done = read(arguments.results)
+    waiting = [job for job in jobs(plan) if job.recipe.digest not in done]
+    logger.info("%d rows are measured, %d are to do", len(done), len(waiting))
+    for job, result in carry_out(waiting, arguments):
+        done = read(arguments.results) | {job.recipe.digest: result}
+        write(arguments.results, done)
+        logger.info(
+            "%s, %s, seed %d: perplexity %.2f", job.row.group, job.row.name, job.seed, result.perplexity["pruned"]
+        )
+    print(table([done[job.recipe.digest] for job in jobs(plan)]))
+    return 0
+
+
+def jobs(plan: Plan) -> Iterator[Job]:
+    """Every row with every seed: in the order of the plan, the first seed of all before the second of any."""
+    for number in range(max(len(row.seeds) for row in plan.rows)):
+        for row in (row for row in plan.rows if number < len(row.seeds)):
+            seed = row.seeds[number]
+            calibration = msgspec.structs.replace(plan.calibration, seed=seed, **row.calibration)
+            recipe = Recipe(plan.base, calibration, plan.evaluation, row.stages)
+            yield Job(row, seed, recipe, (os.cpu_count() or 1) if row.alone else 1)
+
+
+def carry_out(waiting: Sequence[Job], arguments: argparse.Namespace) -> Iterator[tuple[Job, Result]]:
+    """The result of each job as it comes, each in a process of its own; those that want to be alone come last."""
+    together = [job for job in waiting if not job.row.alone]
+    for part, workers in ((together, arguments.jobs), ([job for job in waiting if job.row.alone], 1)):
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            futures = {
+                pool.submit(measure, job, arguments.work, arguments.base_cache, arguments.keep): job for job in part
+            }
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+
+
+def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
+    """Carry out one job in this process."""
+    import torch
+
+    from pruning.inputs import prepare, reusable
+    from pruning.pipeline import run
+
+    torch.set_num_threads(job.threads)
+    work.mkdir(parents=True, exist_ok=True)
+    output = work.resolve() / job.recipe.digest[:16]
+    inputs = prepare(job.recipe, cache)
+    artifact = reusable(output, inputs) or run(inputs, output, cache)
+    evaluation, steps = artifact.lineage.evaluation, artifact.lineage.steps
+    assert evaluation is not None, "the pipeline evaluates what it publishes"
+    if not keep:
+        rmtree(output)
+    return Result(
+        group=job.row.group,
+        name=job.row.name,
+        seed=job.seed,
+        recipe=job.recipe.digest,
+        perplexity=evaluation.perplexity,
+        bytes=evaluation.bytes,
+        parameters=steps[-1].parameters,
+        seconds=round(sum(step.seconds for step in steps), 1),
+        threads=job.threads,
+        peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        recoveries=tuple(step.recovery for step in steps if step.recovery),
+    )
+
+
+def read(path: Path) -> dict[str, Result]:
+    """The results in `path` by their recipes' digests; none where there is no such file."""
+    if not path.exists():
+        return {}
+    return {result.recipe: result for result in msgspec.json.decode(path.read_bytes(), type=list[Result])}
+
+
+def write(path: Path, results: dict[str, Result]) -> None:
+    """Write all results, in an order of their own."""
+    ordered = sorted(results.values(), key=lambda result: (result.group, result.name, result.seed, result.recipe))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown: each row's perplexity with each seed, its ratio to the dense base, bytes and seconds."""
+    lines = ["| | technique | perplexity | to dense | MB | seconds |", "|---" * 6 + "|"]
+    rows = dict.fromkeys((result.group, result.name) for result in results)
+    for group, name in rows:
+        mine = [result for result in results if (result.group, result.name) == (group, name)]
+        first = mine[0]
+        perplexity = ", ".join(f"{result.perplexity['pruned']:.2f}" for result in mine)
+        ratio = first.perplexity["pruned"] / first.perplexity["dense"]
+        cells = (
+            group,
+            name,
+            perplexity,
+            f"{ratio:.2f} x",
+            f"{first.bytes['pruned'] / 1e6:.1f}",
+            f"{first.seconds:.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    dense = results[0]
+    reference = f"dense: perplexity {dense.perplexity['dense']:.2f}, {dense.bytes['dense'] / 1e6:.1f} MB"
+    return "\n".join([*lines, "", reference])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
