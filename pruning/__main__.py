@@ -70,14 +70,18 @@ def _prune(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Print the perplexity of an artifact on a text."""
+    from tempfile import TemporaryDirectory
+
     from pruning.data import Draw, Encoder, draw
-    from pruning.evaluation.perplexity import dense, perplexity
+    from pruning.evaluation.perplexity import perplexity
+    from pruning.stage import Model
     from server.checkpoint.reader import Artifact
 
     artifact = Artifact.open(arguments.artifact)
     count = max(arguments.tokens // arguments.window, 1)
     windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
-    print(f"{perplexity(dense(artifact), windows, 'evaluating'):.4f}")
+    with TemporaryDirectory() as folder:
+        print(f"{perplexity(Model(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
 
 
 def _window(text: str) -> int:

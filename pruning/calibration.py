@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy
@@ -130,6 +131,13 @@ class Sweep:
     def _map(self, shape: tuple[int, ...]) -> None:
         """Map the files of the states."""
         self._files += [mapped(self._folder / f"states-{number}", shape) for number in range(self._count)]
+
+
+def pass_on(view: BlockView) -> Note:
+    """A visit that only runs the block; notes the seconds."""
+    start = monotonic()
+    view.advance()
+    return {"seconds": monotonic() - start}
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> "numpy.memmap[Any, Any]":

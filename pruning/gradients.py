@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from pruning.calibration import BlockView, Note, Sweep, mapped
+from pruning.calibration import Note, Sweep, mapped, pass_on
 from pruning.model import Blocks
 from pruning.progress import Progress
 from pruning.weights import Shards, write_bytes, write_file
@@ -68,7 +68,7 @@ class Backward:
         notes: list[Note] = json.loads(self._journal.read_bytes()) if self._journal.exists() else []
         if len(notes) > len(self.blocks):
             return notes
-        forward = self._sweep.visit(_forward, "going forward", 1)
+        forward = self._sweep.visit(pass_on, "going forward", 1)
         shape = tuple(self._sweep.states(0).shape)
         self._files = [mapped(self._folder / f"gradients-{number}", shape) for number in range(2)]
         unit = self.count
@@ -169,13 +169,6 @@ class _Measure:
                     sums[key] = sums.get(key, torch.zeros(())) + gradient**power
         write_file(_file(self._folder, view.index), {key: total / count for key, total in sums.items()})
         return {"seconds": monotonic() - start}
-
-
-def _forward(view: BlockView) -> Note:
-    """A visit that only passes on; notes the seconds."""
-    start = monotonic()
-    view.advance()
-    return {"seconds": monotonic() - start}
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 from pruning import base as bases
 from pruning import layerwise
 from pruning.errors import RecipeError
-from pruning.evaluation.perplexity import dense, perplexity, quantise
+from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
 from pruning.stage import Model, Place
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = "lock"
 IDENTITY = "identity.json"
-OURS = re.compile(r"(identity\.json|artifact|stage-\d+)(\.partial)?")
+OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial)?")
 """What a run leaves in its work directory."""
 
 APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
@@ -58,17 +58,18 @@ def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
     with locked(work / LOCK, f"making {output}"):
         _prepare(work, inputs)
         candidate = _candidate(work, inputs)
-        publish(evaluate(candidate, inputs, cache).path, output)
+        publish(evaluate(candidate, inputs, cache, work).path, output)
         _clear(work)
         shutil.rmtree(work)
     return Artifact.open(output)
 
 
-def evaluate(candidate: Artifact, inputs: Inputs, cache: Path) -> Artifact:
+def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
     """Measure the saved candidate and its base, and write the figures into the candidate's lineage."""
     windows, data = inputs.evaluation
-    figures = _base_figures(inputs, cache)
-    pruned = perplexity(dense(candidate), windows, "evaluating the pruned model")
+    figures = _base_figures(inputs, cache, work)
+    model = Model(candidate.config, candidate)
+    pruned = perplexity(model, windows, work / "evaluation-pruned", "evaluating the pruned model")
     evaluation = record.Evaluation(
         data=data,
         window=data.tokens,
@@ -81,19 +82,19 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path) -> Artifact:
     return Artifact(candidate.path, lineage, candidate.config)
 
 
-def _base_figures(inputs: Inputs, cache: Path) -> dict[str, dict[str, Any]]:
+def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str, Any]]:
     """Perplexity and bytes of the base at 16 bits and at int8, measured once for each text and kept in `cache`."""
     windows, data = inputs.evaluation
     path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}.json"
     if path.exists():
         figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         return figures
-    model = dense(inputs.base)
-    before = perplexity(model, windows, "evaluating the base")
-    saved = quantise(model)
-    int8 = perplexity(model, windows, "evaluating the base at int8")
+    model = Model(inputs.base.config, inputs.base)
+    rounded = Int8(model)
+    before = perplexity(model, windows, work / "evaluation-base", "evaluating the base")
+    int8 = perplexity(model._replace(source=rounded), windows, work / "evaluation-int8", "evaluating the base at int8")
     size = inputs.base.size
-    figures = {"perplexity": {"dense": before, "int8": int8}, "bytes": {"dense": size, "int8": size - saved}}
+    figures = {"perplexity": {"dense": before, "int8": int8}, "bytes": {"dense": size, "int8": size - rounded.saved}}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(figures).encode())
     return figures

@@ -1,46 +1,77 @@
-"""Perplexity of a saved artifact, read by the reader and built by the loader that will serve it.
+"""Perplexity of a model, block by block: one block and a few windows in memory, whatever the model's size.
 
 Non-overlapping windows; exp of the mean over windows of the mean negative log-likelihood of all tokens but the first.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
-from pruning.model import find_blocks, is_linear, weight_of
+from pruning import base
+from pruning.calibration import Sweep, pass_on
+from pruning.gradients import next_token_loss
+from pruning.model import Blocks, weight_of
 from pruning.progress import Progress
+from pruning.stage import Model
+from pruning.weights import Source
 from server.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
 
 GROUP = 32
 """Columns that share one 16-bit scale in the int8 comparison."""
+BATCH = 4
+"""Windows that are in memory at once."""
 
 
 def dense(artifact: Artifact) -> nn.Module:
-    """The artifact's model on the CPU in float32, so that the figure depends on no hardware."""
+    """The artifact's model on the CPU in float32, whole in memory, as the loader that will serve it builds it."""
     return load(artifact, dtype=torch.float32, device=torch.device("cpu"))
 
 
-@torch.inference_mode()
-def perplexity(model: nn.Module, windows: Tensor, what: str) -> float:
-    """The perplexity of `model` on `windows` [n, tokens] of ids."""
+@torch.no_grad()
+def perplexity(model: Model, windows: Tensor, folder: Path, what: str) -> float:
+    """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on."""
+    blocks = Blocks(base.skeleton(model.config), model.source)
+    sweep = Sweep(blocks, windows, BATCH, folder)
+    sweep.visit(pass_on, what, 1)
+    states = sweep.states(len(blocks))
     losses = []
-    with Progress(what, len(windows)) as progress:
-        for ids in windows:
-            logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]  # [tokens - 1, vocabulary]
-            losses.append(nn.functional.cross_entropy(logits.float(), ids[1:]).double())
+    with blocks.ending() as logits, Progress(f"{what}, its end", len(windows)) as progress:
+        for number, ids in enumerate(windows):
+            losses.append(next_token_loss(logits(states[number : number + 1].clone(), ids[None])[0], ids).double())
             progress.step()
     return torch.stack(losses).mean().exp().item()
 
 
-def quantise(model: nn.Module) -> int:
-    """Round the linears of all blocks to int8 in groups of 32 columns, in place; returns the bytes that saves."""
-    saved = 0
-    for module in find_blocks(model)[1].modules():
-        if is_linear(module):
-            weight = weight_of(module)
-            weight.copy_(rounded(weight))
-            saved += 2 * weight.numel() - weight.numel() - 2 * weight.shape[0] * -(-weight.shape[1] // GROUP)
-    return saved
+class Int8:
+    """`model`'s weights with the linears of all blocks rounded to int8 in groups of 32 columns."""
+
+    def __init__(self, model: Model) -> None:
+        blocks = Blocks(base.skeleton(model.config), model.source)
+        self._source: Source = model.source
+        self._linears = {name: linear for index in range(len(blocks)) for name, linear in blocks.linears(index).items()}
+
+    def names(self) -> list[str]:
+        """All names."""
+        return self._source.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """The weight `name`, rounded if it is a linear layer's."""
+        weight = self._source.tensor(name)
+        if name not in self._linears:
+            return weight
+        weight = weight.float()
+        return rounded(weight) if isinstance(self._linears[name], nn.Linear) else rounded(weight.T).T
+
+    def scales(self, name: str) -> None:
+        """None: the values are given as they are."""
+
+    @property
+    def saved(self) -> int:
+        """How many bytes fewer it has than at 16 bits."""
+        shapes = [weight_of(linear).shape for linear in self._linears.values()]
+        return sum(rows * columns - 2 * rows * -(-columns // GROUP) for rows, columns in shapes)
 
 
 def rounded(weight: Tensor) -> Tensor:

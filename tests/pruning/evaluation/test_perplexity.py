@@ -5,9 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning.evaluation.perplexity import dense, perplexity, quantise, rounded
+from pruning.calibration import BlockView, Note, pass_on
+from pruning.evaluation.perplexity import Int8, dense, perplexity, rounded
 from pruning.inputs import base_artifact
 from pruning.model import find_blocks, is_linear
+from pruning.stage import Model
+from pruning.weights import Overlay, write_file
+from tests.pruning import tiny
 
 WINDOWS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
 
@@ -16,17 +20,38 @@ def test_perplexity_is_what_transformers_own_loss_says(model: Path, tmp_path: Pa
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
         losses = [stock(input_ids=window[None], labels=window[None]).loss.item() for window in WINDOWS]
-    ours = perplexity(dense(base_artifact(str(model), tmp_path)), WINDOWS, "evaluating")
+    base = base_artifact(str(model), tmp_path)
+    ours = perplexity(Model(base.config, base), WINDOWS, tmp_path / "evaluation", "evaluating")
     assert ours == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
 
 
-def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary() -> None:
-    class Nothing(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> "Nothing":
-            self.logits = torch.zeros(1, input_ids.shape[1], 257)
-            return self
+def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: Path, tmp_path: Path) -> None:
+    base = base_artifact(str(model), tmp_path)
+    names = base.names()
+    silent = {name: torch.zeros_like(base.tensor(name)) for name in names if "norm" in name}
+    write_file(tmp_path / "silent", silent)
+    source = Overlay(base, [tmp_path / "silent"])
+    assert perplexity(Model(base.config, source), WINDOWS, tmp_path / "evaluation", "evaluating") == pytest.approx(257)
 
-    assert perplexity(Nothing(), WINDOWS, "evaluating") == pytest.approx(257)
+
+def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_artifact(str(model), tmp_path)
+    values = Model(base.config, base)
+    whole = perplexity(values, WINDOWS, tmp_path / "whole", "evaluating")
+    ran: list[int] = []
+
+    def stopped(view: BlockView) -> Note:
+        if view.index == 1 and len(ran) == 1:
+            raise KeyboardInterrupt
+        ran.append(view.index)
+        return pass_on(view)
+
+    monkeypatch.setattr("pruning.evaluation.perplexity.pass_on", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        perplexity(values, WINDOWS, tmp_path / "cut", "evaluating")
+    ran.append(-1)
+    assert perplexity(values, WINDOWS, tmp_path / "cut", "evaluating") == whole
+    assert ran == [0, -1, *range(1, max(ran) + 1)]
 
 
 @pytest.mark.parametrize("columns", [32, 96, 50])
@@ -42,15 +67,20 @@ def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> 
     assert torch.equal(rounded(torch.zeros(2, columns)), torch.zeros(2, columns))
 
 
-def test_quantising_counts_eight_and_a_half_bits(model: Path, tmp_path: Path) -> None:
-    loaded = dense(base_artifact(str(model), tmp_path))
-    stack = find_blocks(loaded)[1]
-    before = [module.get_parameter("weight").detach().clone() for module in stack.modules() if is_linear(module)]
-    embedding = loaded.get_parameter("model.embed_tokens.weight").clone()
-    numbers = sum(weight.numel() for weight in before)
-    assert quantise(loaded) == numbers * (16 - 8.5) / 8
-    after = [module.get_parameter("weight").detach() for module in stack.modules() if is_linear(module)]
-    for old, new in zip(before, after, strict=True):
-        assert not torch.equal(old, new)
-        torch.testing.assert_close(old, new, rtol=0, atol=float(old.abs().max()) / 200)
-    assert torch.equal(loaded.get_parameter("model.embed_tokens.weight"), embedding)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_int8_rounds_the_blocks_linears_alone_and_counts_eight_and_a_half_bits(kind: str, tmp_path: Path) -> None:
+    base = base_artifact(str(tiny.save(tmp_path, kind)), tmp_path / "cache")
+    int8, numbers = Int8(Model(base.config, base)), 0
+    blocks = find_blocks(dense(base))[1]
+    linears = {f".{name}.weight": module for name, module in blocks.named_modules() if is_linear(module)}
+    for name in base.names():
+        before, after = base.tensor(name).float(), int8.tensor(name).float()
+        module = next((module for ending, module in linears.items() if name.endswith(ending)), None)
+        if module is None:
+            assert torch.equal(before, after), name
+        else:
+            turn = isinstance(module, torch.nn.Linear)
+            assert torch.equal(after, rounded(before) if turn else rounded(before.T).T), name
+            assert not torch.equal(before, after)
+            numbers += before.numel()
+    assert int8.saved == numbers * (16 - 8.5) / 8
