@@ -4,6 +4,7 @@ A row that is in the file of results already is not carried out again, so a run 
 """
 
 import argparse
+import hashlib
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from shutil import rmtree
+from shutil import copytree, rmtree
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -125,17 +126,28 @@ def carry_out(waiting: Sequence[Job], arguments: argparse.Namespace) -> Iterator
 
 
 def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
-    """Carry out one job in this process."""
+    """Carry out one job in this process; stages that an earlier one began with too are taken from there."""
     import torch
 
-    from pruning.inputs import prepare, reusable
-    from pruning.pipeline import run
+    from pruning.inputs import prepare
+    from pruning.pipeline import begin, run, work_directory
 
     torch.set_num_threads(job.threads)
-    work.mkdir(parents=True, exist_ok=True)
     output = work.resolve() / job.recipe.digest[:16]
+    own = work_directory(output)
+    own.mkdir(parents=True, exist_ok=True)
     inputs = prepare(job.recipe, cache)
-    artifact = reusable(output, inputs) or run(inputs, output, cache)
+    begin(own, inputs)
+    kept = [work / "stages" / digest for digest in beginnings(job.recipe)]
+    for number, folder in enumerate(kept):
+        if folder.exists() and not (own / f"stage-{number}").exists():
+            copytree(folder, own / f"stage-{number}", copy_function=os.link)
+    artifact = run(inputs, output, cache, keep=True)
+    for number, folder in enumerate(kept):
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            (own / f"stage-{number}").replace(folder)
+    rmtree(own)
     evaluation, steps = artifact.lineage.evaluation, artifact.lineage.steps
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     if not keep:
@@ -153,6 +165,13 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         recoveries=tuple(step.recovery for step in steps if step.recovery),
     )
+
+
+def beginnings(recipe: Recipe) -> list[str]:
+    """A digest of the first stage with all that decides it, of the first two, and so on."""
+    common = (recipe.base, recipe.calibration)
+    parts = [(common, recipe.stages[: count + 1]) for count in range(len(recipe.stages))]
+    return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
 
 
 def read(path: Path) -> dict[str, Result]:

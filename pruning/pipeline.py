@@ -49,19 +49,36 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
 """What carries out each kind of stage."""
 
 
-def run(inputs: Inputs, output: Path, cache: Path) -> Artifact:
+def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False) -> Artifact:
     """Carry out the recipe, going on where an earlier run was stopped; returns the artifact at `output`.
+
+    What the stages left is removed, unless it is to be kept for another run.
 
     Raises Busy where another process does so, RecipeError where the work directory holds what no run left there.
     """
-    work = output.with_name(output.name + ".work")
+    work = work_directory(output)
     with locked(work / LOCK, f"making {output}"):
-        _prepare(work, inputs)
+        begin(work, inputs)
         candidate = _candidate(work, inputs)
         publish(evaluate(candidate, inputs, cache, work).path, output)
-        _clear(work)
-        shutil.rmtree(work)
+        if not keep:
+            _clear(work)
+            shutil.rmtree(work)
     return Artifact.open(output)
+
+
+def work_directory(output: Path) -> Path:
+    """Where the stages leave their results while `output` is made."""
+    return output.with_name(output.name + ".work")
+
+
+def begin(work: Path, inputs: Inputs) -> None:
+    """Keep what an interrupted run left in `work` for the same inputs, and clear what one left for others."""
+    identity = work / IDENTITY
+    if not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
+        if _clear(work):
+            logger.info("%s was begun with another recipe or other data: starting anew", work)
+        write_bytes(identity, json.dumps(inputs.identity).encode())
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
@@ -98,15 +115,6 @@ def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(figures).encode())
     return figures
-
-
-def _prepare(work: Path, inputs: Inputs) -> None:
-    """Keep what an interrupted run left in `work` for the same inputs, and clear what one left for others."""
-    identity = work / IDENTITY
-    if not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
-        if _clear(work):
-            logger.info("%s was begun with another recipe or other data: starting anew", work)
-        write_bytes(identity, json.dumps(inputs.identity).encode())
 
 
 def _clear(work: Path) -> bool:
