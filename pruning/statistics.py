@@ -1,4 +1,4 @@
-"""What a pass can observe: of the inputs of a linear layer, InputNorm and Gram; of a block, BlockInfluence.
+"""What a pass can observe: of a linear layer's inputs, InputNorm, InputMean and Gram; of a block, BlockInfluence.
 
 Each holds sums alone, so its memory does not grow with the data; linears that share an input share the statistic.
 """
@@ -49,6 +49,33 @@ class InputNorm(Statistic):
         return (_finite(self._squares) / self._sequences).sqrt()
 
 
+class InputMean(Statistic):
+    """Mean and variance of each input feature over all tokens, accumulated in float64."""
+
+    def __init__(self, columns: int) -> None:
+        self._sums = torch.zeros(columns, dtype=torch.float64)
+        self._squares = torch.zeros(columns, dtype=torch.float64)
+        self._tokens = 0
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2).double()
+        self._sums += rows.sum(dim=0)
+        self._squares += rows.square().sum(dim=0)
+        self._tokens += len(rows)
+
+    @property
+    def mean(self) -> Tensor:
+        """The means [columns], float64; raises ModelRefused where the inputs were not finite."""
+        _finite(self._squares)
+        return self._sums / self._tokens
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances [columns], float64; raises ModelRefused where the inputs were not finite."""
+        return (_finite(self._squares) / self._tokens - self.mean.square()).clamp_min(0)
+
+
 class Spectrum(NamedTuple):
     """A Gram matrix whose features have unit norm, plus damping: `vectors` diag(`values`) `vectors`^T."""
 
@@ -68,7 +95,7 @@ class Gram(Statistic):
 
     def __init__(self, columns: int) -> None:
         self._sum = torch.zeros(columns, columns)  # its upper triangle; below the stripes stays zero
-        self._sequences = 0
+        self._sequences = self._tokens = 0
         self._factors: dict[float, Tensor] = {}
         self._spectra: dict[float, Spectrum] = {}
 
@@ -79,6 +106,7 @@ class Gram(Statistic):
             stripe = slice(start, start + STRIPE)
             self._sum[stripe, start:].addmm_(rows[:, stripe].T, rows[:, start:])
         self._sequences += inputs.shape[:-2].numel()
+        self._tokens += len(rows)
         self._factors.clear()
         self._spectra.clear()
 
@@ -88,6 +116,13 @@ class Gram(Statistic):
         _finite(self._sum.diagonal())
         upper = self._sum.triu() * (2 / self._sequences)
         return upper + upper.triu(1).T
+
+    def only(self, features: Tensor) -> "Gram":
+        """The matrix of the `features` alone, a mask [columns]."""
+        part = Gram(int(features.sum()))
+        part._sum = self._sum[features][:, features]
+        part._sequences, part._tokens = self._sequences, self._tokens
+        return part
 
     @property
     def dead(self) -> Tensor:
@@ -102,6 +137,11 @@ class Gram(Statistic):
         if damping not in self._factors:
             self._factors[damping] = self._factor(damping)
         return self._factors[damping]
+
+    def inverse_moment(self, damping: float) -> Tensor:
+        """The inverse of E[x x^T], a mean over tokens, damped as in `inverse_factor`; [columns, columns], float64."""
+        factor = self.inverse_factor(damping).double()
+        return factor.T @ factor * (2 * self._tokens / self._sequences)
 
     def spectrum(self, damping: float) -> Spectrum:
         """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with ones for the dead on the diagonal."""

@@ -13,6 +13,8 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from pruning.structured.fluctuation import FLAP
+
 
 class Taylor(msgspec.Struct, frozen=True, tag_field="name", tag="taylor", forbid_unknown_fields=True):
     """Costs a pass forward and one backward; updates no weight."""
@@ -48,7 +50,7 @@ class SecondOrder(msgspec.Struct, frozen=True, tag_field="name", tag="second_ord
     """Added to the diagonal of the Gram matrix, in units of its mean."""
 
 
-AnyImportance = Taylor | SecondOrder
+AnyImportance = Taylor | SecondOrder | FLAP
 
 
 def remove(weight: Tensor, inverse: Tensor, units: int, count: int) -> Tensor:

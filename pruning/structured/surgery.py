@@ -29,6 +29,8 @@ def cut(group: Group, linears: Mapping[str, nn.Module], kept: Tensor) -> dict[st
     weight = weight_of(linears[group.rowwise])
     columns = _spread(kept, weight.shape[1] // group.units)
     tensors[f"{group.rowwise}.weight"] = _stored(linears[group.rowwise], weight[:, columns])
+    if (bias := linears[group.rowwise]._parameters.get("bias")) is not None:
+        tensors[f"{group.rowwise}.bias"] = bias.data  # FLAP adds to it
     return {name: tensor.bfloat16() for name, tensor in tensors.items()}
 
 

@@ -20,10 +20,12 @@ from pruning.layerwise import block_file, observing
 from pruning.model import Blocks, weight_of
 from pruning.stage import Model, Place, seconds
 from pruning.stages import Width
-from pruning.statistics import Gram
+from pruning.statistics import Gram, InputMean, Statistic
+from pruning.structured.fluctuation import FLAP, fluctuation, fold
 from pruning.structured.groups import Group, attention, feed_forward, local_linears
 from pruning.structured.importance import AnyImportance, SecondOrder, Taylor, remove
 from pruning.structured.surgery import cut, refuse_misfit, with_heads, with_width
+from pruning.technique import Observed
 from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Step
 
@@ -122,6 +124,8 @@ class NarrowBlock:
         """The units of `group` that stay, in order."""
         if isinstance(self._importance, SecondOrder):
             return _compensated(view, group, linears[group.rowwise], size, self._importance.damping)
+        if isinstance(self._importance, FLAP):
+            return _steadied(view, group, linears[group.rowwise], size, self._importance.damping)
         assert self._moments is not None
         total = torch.zeros(group.units)
         for name in (*group.colwise, group.rowwise):
@@ -130,18 +134,46 @@ class NarrowBlock:
             if name == group.rowwise:
                 weight, moments = weight.T, {power: moment.T for power, moment in moments.items()}
             total += self._importance.units(weight, moments, group.units)
-        return total.argsort(stable=True)[group.units - size :].sort().values
+        return largest(total, size)
 
 
 def _compensated(view: BlockView, group: Group, linear: nn.Module, size: int, damping: float) -> Tensor:
     """Remove units from the rowwise `linear`, whose other columns make up for them; returns the units that stay."""
-    with observing({group.rowwise: linear}, (Gram,)) as observed:
-        view.run()
-    if group.rowwise not in observed:
-        raise ModelRefused(f"{group.rowwise} of block {view.index} is never reached by the calibration data")
-    gram, weight = observed[group.rowwise][Gram], weight_of(linear)
+    gram, weight = _observed(view, group, linear, (Gram,))[Gram], weight_of(linear)
     factor = gram.inverse_factor(damping).double()
     weight[:, gram.dead] = 0
     kept = remove(weight, factor.T @ factor, group.units, group.units - size)
     weight.copy_(weight.bfloat16())  # what is stored, so that later blocks see just that
     return kept
+
+
+def _steadied(view: BlockView, group: Group, linear: nn.Module, size: int, damping: float) -> Tensor:
+    """Remove the units that fluctuate least; the bias, or else the other columns, take over their mean."""
+    weight, bias = weight_of(linear), linear._parameters.get("bias")
+    observed = _observed(view, group, linear, (InputMean, Gram) if bias is None else (InputMean,))
+    inputs = observed[InputMean]
+    kept = largest(fluctuation(weight, inputs.variance, group.units), size)
+    gone = torch.ones(group.units, dtype=torch.bool).index_fill(0, kept, False)
+    columns = gone.repeat_interleave(weight.shape[1] // group.units)
+    if bias is None:
+        fold(weight, columns, inputs.mean, observed[Gram].only(~columns).inverse_moment(damping))
+    else:
+        bias.data += (weight[:, columns].double() @ inputs.mean[columns]).to(bias.dtype)
+        bias.data.copy_(bias.data.bfloat16())
+        weight[:, columns] = 0
+    weight.copy_(weight.bfloat16())
+    return kept
+
+
+def _observed(view: BlockView, group: Group, linear: nn.Module, needs: tuple[type[Statistic], ...]) -> Observed:
+    """The statistics of what the rowwise `linear` of `group` reads, with all that was removed before it gone."""
+    with observing({group.rowwise: linear}, needs) as observed:
+        view.run()
+    if group.rowwise not in observed:
+        raise ModelRefused(f"{group.rowwise} of block {view.index} is never reached by the calibration data")
+    return observed[group.rowwise]
+
+
+def largest(importance: Tensor, size: int) -> Tensor:
+    """The `size` units of largest `importance` [units], in order; of equals the higher."""
+    return importance.argsort(stable=True)[len(importance) - size :].sort().values

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pruning.errors import ModelRefused
-from pruning.statistics import BlockInfluence, Gram, InputNorm
+from pruning.statistics import BlockInfluence, Gram, InputMean, InputNorm
 
 
 def batches(columns: int = 12) -> list[torch.Tensor]:
@@ -21,6 +21,14 @@ def test_input_norm_is_the_root_of_the_mean_over_sequences_of_the_sum_of_squares
     for count, sequence in enumerate(numpy.concatenate([batch.double().numpy() for batch in batches()])):
         mean = mean * count / (count + 1) + (sequence**2).sum(axis=0) / (count + 1)  # Wanda's running mean
     numpy.testing.assert_allclose(norm.value, numpy.sqrt(mean), rtol=1e-6)
+
+
+def test_mean_and_variance_are_over_all_tokens() -> None:
+    observed, inputs = InputMean(12), numpy.concatenate([batch.double().numpy() for batch in batches()]).reshape(-1, 12)
+    for batch in batches():
+        observed.update(batch + 1000)
+    numpy.testing.assert_allclose(observed.mean, inputs.mean(axis=0) + 1000, rtol=1e-6)
+    numpy.testing.assert_allclose(observed.variance, inputs.var(axis=0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("columns", [12, 384, 400, 900])
@@ -47,6 +55,16 @@ def test_inverse_factor_is_the_upper_factor_of_the_damped_inverse() -> None:
     assert gram.inverse_factor(0.01) is factor
     gram.update(batches()[0])
     assert gram.inverse_factor(0.01) is not factor
+
+
+def test_a_part_of_a_gram_matrix_is_inverted_alone() -> None:
+    gram, features = Gram(12), torch.arange(12) % 3 > 0
+    for batch in batches():
+        gram.update(batch)
+    inputs = numpy.concatenate([batch.double().numpy() for batch in batches()]).reshape(-1, 12)[:, features.numpy()]
+    moment = inputs.T @ inputs / len(inputs)
+    moment += 0.01 * moment.diagonal().mean() * numpy.eye(8)
+    numpy.testing.assert_allclose(gram.only(features).inverse_moment(0.01), numpy.linalg.inv(moment), atol=1e-5)
 
 
 def test_the_spectrum_is_that_of_the_damped_matrix_of_unit_norm_features() -> None:

@@ -188,6 +188,17 @@ def least_squares_removal(weight: Matrix, gram: Matrix, size: int, count: int) -
     return kept, best
 
 
+def fluctuation(weight: Matrix, inputs: Matrix, size: int) -> Matrix:
+    """FLAP's score of each unit of `size` columns: the mean of Var(X_j) ||W_:,j||^2; `inputs` is [tokens, columns]."""
+    scores = []
+    for j in range(weight.shape[1]):
+        column = [float(x) for x in inputs[:, j]]
+        mean = sum(column) / len(column)
+        variance = sum((x - mean) ** 2 for x in column) / len(column)
+        scores.append(variance * sum(float(w) ** 2 for w in weight[:, j]))
+    return numpy.array([sum(scores[start : start + size]) / size for start in range(0, len(scores), size)])
+
+
 def divergence(student: Matrix, teacher: Matrix, temperature: float) -> float:
     """Mean over rows of KL(teacher || student) of softmaxed logits [rows, vocabulary], times temperature squared."""
     total = 0.0

@@ -19,6 +19,7 @@ from pruning.inputs import base_artifact, prepare
 from pruning.model import Blocks
 from pruning.recipe import read
 from pruning.stages import Width
+from pruning.structured.fluctuation import FLAP
 from pruning.structured.importance import AnyImportance, SecondOrder, Taylor
 from pruning.structured.width import NarrowBlock, plan
 from server.checkpoint.reader import Artifact
@@ -28,7 +29,7 @@ from tests.reference import slow
 Write = Callable[[str], Path]
 IDS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
 STAGE = '[[stages]]\nkind = "width"\nffn = {ffn}\nkv_groups = {kv}\nimportance = {{ name = "{name}" }}\n'
-STAGE_OF = {"taylor": Taylor(), "second_order": SecondOrder()}
+STAGE_OF = {"taylor": Taylor(), "second_order": SecondOrder(), "flap": FLAP()}
 GPT2 = {"mlp.c_fc": "colwise", "mlp.c_proj": "rowwise"}
 
 
@@ -43,7 +44,7 @@ def logits(model: Any, ids: Tensor = IDS) -> Tensor:
     return result
 
 
-@pytest.mark.parametrize("name", ["taylor", "second_order"])
+@pytest.mark.parametrize("name", STAGE_OF)
 def test_the_result_is_an_ordinary_smaller_model(name: str, recipe: Write, tmp_path: Path) -> None:
     artifact = prune(recipe(STAGE.format(ffn=0.25, kv=1, name=name)), tmp_path)
     sizes = {key: artifact.config[key] for key in ("intermediate_size", "num_attention_heads", "num_key_value_heads")}
@@ -73,7 +74,7 @@ def with_zeroed(model: Path, folder: Path, units: list[int], group: int) -> Path
     return folder
 
 
-@pytest.mark.parametrize("name", ["taylor", "second_order"])
+@pytest.mark.parametrize("name", STAGE_OF)
 def test_what_is_never_used_goes_and_no_logit_changes(name: str, recipe: Write, model: Path, tmp_path: Path) -> None:
     units = [*range(5, 20), *range(60, 77)]
     changed = with_zeroed(model, tmp_path / "zeroed", units, 1)
@@ -110,13 +111,50 @@ def test_taylor_sums_over_the_layers_of_a_group(order: str, recipe: Write, model
 
 def test_second_order_beats_taylor_on_what_it_minimises(recipe: Write, tmp_path: Path) -> None:
     results = {}
-    for name in STAGE_OF:
+    for name in ("taylor", "second_order"):
         (tmp_path / name).mkdir()
         artifact = prune(recipe(STAGE.format(ffn=64, kv=0, name=name)), tmp_path / name)
         base_model = dense(Artifact.open(next((tmp_path / name / "base").glob("tiny-*"))))
         ids = prepare(read(tmp_path / "recipe.toml"), tmp_path / name / "base").calibration[0]
         results[name] = float((logits(dense(artifact), ids) - logits(base_model, ids)).square().mean())
     assert results["second_order"] < results["taylor"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "named"), [("llama", "mlp.down_proj", {}), ("opt", "fc2", {"fc1": "colwise", "fc2": "rowwise"})]
+)
+def test_flap_keeps_the_mean_of_a_layers_output_and_adds_no_bias(
+    kind: str, layer: str, named: dict[str, str], recipe: Write, tmp_path: Path
+) -> None:
+    folder = tiny.save(tmp_path / "other", kind)
+    path = recipe(STAGE.format(ffn=64, kv=0, name="flap") + f"plan = {inline(named)}\n")
+    path.write_text(re_based(path.read_text(), folder))
+    artifact = prune(path, tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert set(artifact.names()) == {name for name, _ in stock.named_parameters()}, "a bias was added"
+    [linear] = [m for n, m in stock.named_modules() if n.endswith(f"layers.0.{layer}")]
+    seen: list[Tensor] = []
+    linear.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)))
+    logits(stock, prepare(read(path), tmp_path / "base").calibration[0])
+    inputs = torch.cat(seen)  # [tokens, 128]
+    kept = slow.fluctuation(linear.weight.detach().double().numpy(), inputs.double().numpy(), 1).argsort()[64:]
+    kept.sort()
+    gone = [unit for unit in range(128) if unit not in kept]
+    [name] = [name for name in artifact.names() if name.endswith(f"layers.0.{layer}.weight")]
+    found = artifact.tensor(name).float()
+    lost = linear.weight.detach()[:, gone] @ inputs[:, gone].mean(dim=0)
+    if linear.bias is None:
+        moment = inputs[:, kept].T @ inputs[:, kept] / len(inputs)
+        moment += 0.01 * moment.diagonal().mean() * torch.eye(64)
+        change = torch.outer(lost, torch.linalg.solve(moment, inputs[:, kept].mean(dim=0)))
+        assert change.abs().max() > 1e-3
+        expected = (linear.weight.detach()[:, kept] + change).bfloat16().float()
+        torch.testing.assert_close(found, expected, rtol=0.01, atol=1e-5)
+    else:
+        assert torch.equal(found, linear.weight.detach()[:, kept])
+        bias = artifact.tensor(name.replace("weight", "bias")).float()
+        torch.testing.assert_close(bias, (linear.bias.detach() + lost).bfloat16().float(), rtol=0.01, atol=1e-5)
+        assert not torch.equal(bias, linear.bias.detach())
 
 
 def test_stopped_in_the_middle_it_ends_with_the_identical_artifact(
@@ -165,11 +203,15 @@ def test_layers_that_the_recipe_names_are_cut(
     folder = tiny.save(tmp_path / "other", kind)
     path = recipe(STAGE.format(ffn=96, kv=0, name=type(importance).__struct_config__.tag))
     text = re_based(path.read_text(), folder)
-    lines = ", ".join(f'"{name}" = "{how}"' for name, how in named.items())
-    path.write_text(text + (f"plan = {{ {lines} }}\n" if named else ""))
+    path.write_text(text + f"plan = {inline(named)}\n")
     artifact = prune(path, tmp_path)
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     torch.testing.assert_close(logits(stock), logits(dense(artifact)), rtol=1e-4, atol=1e-5)
+
+
+def inline(table: dict[str, str]) -> str:
+    """An inline table of TOML."""
+    return "{ " + ", ".join(f'"{key}" = "{value}"' for key, value in table.items()) + " }"
 
 
 def re_based(text: str, folder: Path) -> str:
