@@ -21,9 +21,9 @@ from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
 from pruning.stage import Model, Place
-from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Stage, Width
+from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Round, Stage, Width
 from pruning.structured import depth, width
-from pruning.techniques import awq
+from pruning.techniques import awq, nearest
 from pruning.training import distillation, reconstruction
 from pruning.weights import Source, write_bytes
 from server.checkpoint import lineage as record
@@ -43,6 +43,7 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
     Depth: depth.apply,
     Width: width.apply,
     AWQ: awq.apply,
+    Round: nearest.apply,
     Distill: distillation.apply,
     Reconstruct: reconstruction.apply,
 }

@@ -33,3 +33,15 @@ def search_scale(weight: Tensor, importance: Tensor, bits: int) -> Tensor:
         best = torch.where(explained > best, explained, best)
     limit = torch.finfo(torch.float16).max
     return scale.squeeze(-1).clamp(-limit, limit).half().float()
+
+
+def round_groups(weight: Tensor, importance: Tensor, bits: int, group: int) -> Tensor:
+    """Round `weight` [rows, columns] in place with searched scales; returns them, [rows, groups], float16."""
+    scales = []
+    for start in range(0, weight.shape[1], group):
+        part = weight[:, start : start + group]
+        exact = part.float().contiguous()
+        scale = search_scale(exact, importance[start : start + group], bits)
+        part.copy_((nearest(exact, scale[:, None], bits) * scale[:, None]).bfloat16())
+        scales.append(scale)
+    return torch.stack(scales, dim=1).half()

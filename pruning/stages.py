@@ -79,6 +79,17 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     scheme: Literal["symmetric"] = "symmetric"
 
 
+class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="round"):
+    """Round matrices to the nearest codes, with the scale that leaves each group the least squared error."""
+
+    bits: Literal[2, 3, 4, 8] = 8
+    """Codes of 2 and 3 bits are for comparison: they are stored in 4."""
+    group: Group = 64
+    """Columns that share one scale in each row."""
+    what: Literal["embeddings", "blocks"] = "embeddings"
+    """The embeddings and the head, which other stages leave at 16 bits; or the linear layers of the blocks."""
+
+
 class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Adapters of `rank`, scaled by `alpha` / `rank`, in place of the weights themselves."""
 
@@ -136,4 +147,4 @@ class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     seed: int = 0
 
 
-Stage = Layerwise | Depth | Width | AWQ | Distill | Reconstruct
+Stage = Layerwise | Depth | Width | AWQ | Round | Distill | Reconstruct

@@ -18,7 +18,7 @@ from pruning.errors import ModelRefused
 from pruning.folding import Folder
 from pruning.layerwise import block_file, observing, stored, zeros
 from pruning.model import weight_of
-from pruning.rounding import nearest, search_scale
+from pruning.rounding import nearest, round_groups
 from pruning.stage import Model, Place, seconds
 from pruning.stages import AWQ
 from pruning.statistics import Gram, Statistic
@@ -131,17 +131,6 @@ def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, gro
         if error < least:
             best, least = scale, error
     return best
-
-
-def round_groups(weight: Tensor, importance: Tensor, bits: int, group: int) -> Tensor:
-    """Round `weight` [rows, columns] in place with searched scales; returns them, [rows, groups], float16."""
-    scales = []
-    for start in range(0, weight.shape[1], group):
-        part = weight[:, start : start + group]
-        scale = search_scale(part.contiguous(), importance[start : start + group], bits)
-        part.copy_((nearest(part, scale[:, None], bits) * scale[:, None]).bfloat16())
-        scales.append(scale)
-    return torch.stack(scales, dim=1).half()
 
 
 def _unclipped(weight: Tensor, bits: int, group: int) -> Tensor:

@@ -15,8 +15,9 @@ from pruning.folding import Fold, Folder
 from pruning.inputs import base_artifact
 from pruning.layerwise import observing
 from pruning.model import Blocks
+from pruning.rounding import round_groups
 from pruning.statistics import Gram
-from pruning.techniques.awq import MeanMagnitude, choose_scale, round_groups
+from pruning.techniques.awq import MeanMagnitude, choose_scale
 from server.checkpoint.layouts import Quantised
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
