@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pruning.progress import Progress
 from pruning.stage import Model, Place
 from pruning.stages import Distill
+from pruning.training.divergence import divergence
 from pruning.training.journal import Journal, State
 from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
 from pruning.training.optimiser import Optimiser
@@ -130,16 +130,6 @@ class Distillation:
         with torch.no_grad():
             expected = logits(self._teacher, ids, self._precision)
         return divergence(logits(network, ids, self._precision), expected, temperature)
-
-
-def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over tokens of KL(teacher || student), in nats, from logits [batch, tokens, vocabulary].
-
-    Both are divided by `temperature`, and the result is multiplied by its square, so that gradients keep their size.
-    """
-    expected = functional.log_softmax(teacher.float().flatten(0, 1) / temperature, dim=-1)
-    given = functional.log_softmax(student.float().flatten(0, 1) / temperature, dim=-1)
-    return functional.kl_div(given, expected, reduction="batchmean", log_target=True) * temperature**2
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:

@@ -17,9 +17,8 @@ from pruning.inputs import Inputs
 from pruning.stage import Model, Place
 from pruning.stages import Depth, Distill, LoRA
 from pruning.structured import depth
-from pruning.training.distillation import Distillation, apply, divergence
+from pruning.training.distillation import Distillation, apply
 from server.checkpoint.lineage import Recovery
-from tests.reference import slow
 
 STAGE = Distill(
     tokens=1024, length=32, batch=4, interval=2, held_out=6, learning_rate=2e-3, pretraining_tokens=4096
@@ -48,23 +47,6 @@ def distil(stage: Distill, model: Model, inputs: Inputs, folder: Path) -> tuple[
 
 def same_weights(one: Model, other: Model) -> bool:
     return all(torch.equal(one.source.tensor(name), other.source.tensor(name)) for name in one.source.names())
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_the_loss_is_the_divergence_of_the_papers(temperature: float) -> None:
-    torch.manual_seed(0)
-    student, teacher = torch.randn(2, 2, 3, 7).double()
-    expected = slow.divergence(student.view(6, 7).numpy(), teacher.view(6, 7).numpy(), temperature)
-    assert divergence(student, teacher, temperature).item() == pytest.approx(expected, rel=1e-5)  # float32 inside
-    assert divergence(teacher, teacher, temperature).item() == pytest.approx(0, abs=1e-7)
-
-
-def test_its_gradient_is_the_difference_of_the_predictions() -> None:
-    torch.manual_seed(0)
-    student, teacher = torch.randn(2, 1, 4, 5)
-    student.requires_grad_(True)
-    (gradient,) = torch.autograd.grad(divergence(student, teacher), student)
-    torch.testing.assert_close(gradient, (student.softmax(-1) - teacher.softmax(-1)) / 4)
 
 
 def test_a_pruned_model_comes_nearer_to_its_base_and_keeps_its_zeros(
