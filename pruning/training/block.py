@@ -3,8 +3,7 @@
 Distance is relative to each token's own state, so that the few tokens with huge states do not decide everything.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -54,13 +53,13 @@ def fit(stage: Reconstruct, block: Block, student: Student, precision: Precision
     training, held_out = range(len(block.before) - stage.held_out), range(len(block.before))[-stage.held_out :]
     optimiser = Optimiser(student, stage.learning_rate, stage.steps, stage.warmup)
     order = Random(seed)
-    fitted = Fitted([(0, score(block, student, held_out, stage.batch))], student.weights())
+    fitted = Fitted([(0, score(block, held_out, stage.batch))], student.weights())
     for step in range(1, stage.steps + 1):
         with precision.context():
             error = block.error(order.sample(training, stage.batch))
         optimiser.step(error, step)
         if step % stage.interval == 0 or step == stage.steps:
-            scores = [*fitted.scores, (step, score(block, student, held_out, stage.batch))]
+            scores = [*fitted.scores, (step, score(block, held_out, stage.batch))]
             better = scores[-1][1] < fitted.best[1]
             fitted = Fitted(scores, student.weights() if better else fitted.weights)
             if len(scores) - 1 - scores.index(fitted.best) >= PATIENCE:
@@ -69,13 +68,12 @@ def fit(stage: Reconstruct, block: Block, student: Student, precision: Precision
 
 
 @torch.no_grad()
-def score(block: Block, student: Student, rows: Sequence[int], batch: int) -> float:
-    """The relative error on `rows`, in float32, of the weights as they would be stored."""
+def score(block: Block, rows: Sequence[int], batch: int) -> float:
+    """The relative error on `rows`, in float32; a block in training has the weights that would be stored."""
     total = 0.0
-    with _stored(student):
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            total += block.error(part).item() * len(part)
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        total += block.error(part).item() * len(part)
     return total / len(rows)
 
 
@@ -83,16 +81,3 @@ def relative_error(output: Tensor, target: Tensor) -> Tensor:
     """Mean over tokens of |output - target|^2 / |target|^2, of [..., tokens, hidden]."""
     squares = target.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
     return ((output - target).square().sum(dim=-1) / squares).mean()
-
-
-@contextmanager
-def _stored(student: Student) -> Iterator[None]:
-    """Round what is trained to bfloat16 for as long as the context lasts."""
-    exact = {name: parameter.data for name, parameter in student.parameters.items()}
-    for parameter in student.parameters.values():
-        parameter.data = parameter.data.bfloat16().float()
-    try:
-        yield
-    finally:
-        for name, parameter in student.parameters.items():
-            parameter.data = exact[name]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.progress import Progress
 from pruning.stage import Model, Place
@@ -75,19 +75,21 @@ class Distillation:
 
     def __init__(self, task: Task, precision: Precision, journal: Journal) -> None:
         self._task, self._precision, self._journal = task, precision, journal
+        stage, held_out = task.stage, task.lessons.held_out
         self._teacher = load(task.teacher, precision.dtype)
-        self._student = build(task.stage, task.student)
-        stage = task.stage
+        self._student = build(stage, task.student, precision.dtype)
         self._optimiser = Optimiser(self._student, stage.learning_rate, stage.steps, stage.warmup)
         self._clock = monotonic()
+        self._batches = [slice(start, start + stage.batch) for start in range(0, len(held_out), stage.batch)]
+        self._expected = self._predict(held_out)
 
     def run(self, state: State) -> State:
         """Train from `state` to the end of the budget; returns the last state."""
         stage = self._task.stage
         if state.step:
-            self._journal.restore(self._student.parameters, self._optimiser.adam)
+            self._optimiser.restore(self._journal.tensors())
         else:
-            state = self._scored(state, 0, self._task.student)
+            state = self._scored(state, 0)
         with Progress("distilling", stage.steps, state.step) as progress:
             for step in range(state.step + 1, stage.steps + 1):
                 self._train(step)
@@ -98,38 +100,43 @@ class Distillation:
 
     def _train(self, step: int) -> None:
         """Make one step, the first of which is 1."""
-        stage = self._task.stage
-        loss = self._divergence(self._student.network, self._task.batch(step - 1), stage.temperature)
-        self._optimiser.step(loss, step)
+        ids = self._task.batch(step - 1)
+        with torch.no_grad():
+            expected = logits(self._teacher, ids, self._precision)
+        given = logits(self._student.network, ids, self._precision)
+        self._optimiser.step(divergence(given, expected, self._task.stage.temperature), step)
 
     def _keep(self, state: State, step: int) -> State:
-        """Store the weights after `step`, score what was stored, and make the run go on from here if it is killed."""
-        file = self._journal.save_weights(step, self._student.weights())
-        student = self._task.student
-        state = self._scored(state, step, Model(student.config, Overlay(student.source, [file])))
-        self._journal.save(state, self._student.parameters, self._optimiser.adam)
+        """Store the weights after `step`, score them, and make the run go on from here if it is killed."""
+        self._journal.save_weights(step, self._student.weights())
+        state = self._scored(state, step)
+        self._journal.save(state, self._optimiser.tensors())
         return state
 
     @torch.no_grad()
-    def _scored(self, state: State, step: int, model: Model) -> State:
-        """`state` after `step` with the score of `model` on the held-out texts."""
-        network = load(model, self._precision.dtype)
-        held_out, batch = self._task.lessons.held_out, self._task.stage.batch
+    def _predict(self, held_out: Tensor) -> Tensor:
+        """The teacher's logits [sequences, length, vocabulary] for the held-out ids, in a mapped file."""
+        first = logits(self._teacher, held_out[:1], self._precision)
+        expected = self._journal.mapped("expected", (*held_out.shape, first.shape[-1]), first.dtype)
+        with Progress("reading the held-out texts", len(self._batches)) as progress:
+            for rows in self._batches:
+                expected[rows] = logits(self._teacher, held_out[rows], self._precision)
+                progress.step()
+        return expected
+
+    @torch.no_grad()
+    def _scored(self, state: State, step: int) -> State:
+        """`state` after `step` with the score of the student, as it would be stored, on the held-out texts."""
+        network, held_out = self._student.judged(), self._task.lessons.held_out
         total = 0.0
-        for start in range(0, len(held_out), batch):
-            ids = held_out[start : start + batch]
-            total += self._divergence(network, ids).item() * len(ids)
+        for rows in self._batches:
+            given = logits(network, held_out[rows], self._precision)
+            total += divergence(given, self._expected[rows]).item() * len(given)
         scores = (*state.scores, (step, total / len(held_out)))
         logger.info("step %d: held-out KL %.4f", step, scores[-1][1])
         now = monotonic()
         seconds, self._clock = now - self._clock, now
         return msgspec.structs.replace(state, step=step, scores=scores, seconds=state.seconds + seconds)
-
-    def _divergence(self, network: nn.Module, ids: Tensor, temperature: float = 1.0) -> Tensor:
-        """The divergence of `network` from the teacher on `ids` [batch, length]."""
-        with torch.no_grad():
-            expected = logits(self._teacher, ids, self._precision)
-        return divergence(logits(network, ids, self._precision), expected, temperature)
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:

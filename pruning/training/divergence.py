@@ -31,8 +31,7 @@ class _Divergence(torch.autograd.Function):
         ctx.gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for start in range(0, len(student), ROWS):
             rows = slice(start, start + ROWS)
-            given = (student[rows].float() / temperature).log_softmax(dim=-1)
-            expected = (teacher[rows].float() / temperature).log_softmax(dim=-1)
+            given, expected = (_likelihoods(logits[rows], temperature) for logits in (student, teacher))
             likely = expected.exp()
             total += (expected.sub_(given).mul_(likely)).sum()
             if ctx.gradient is not None:
@@ -42,3 +41,9 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
         return ctx.gradient.mul_(outputs[0]), None, None  # in place, as nothing else reads it
+
+
+def _likelihoods(logits: Tensor, temperature: float) -> Tensor:
+    """The logarithms of the predictions [tokens, vocabulary], in float32."""
+    logits = logits.float()
+    return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)

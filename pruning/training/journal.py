@@ -3,14 +3,15 @@
 Killed at any moment and run again, a run repeats at most one interval and ends with the same result, bit for bit.
 """
 
+import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import msgspec
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from pruning.weights import Shards
 from server.checkpoint.safetensors_file import SafetensorsFile
@@ -54,32 +55,28 @@ class Journal:
             state = msgspec.json.decode(file.metadata()[ENTRY], type=State)
         return state if state.identity == identity else State(identity)
 
+    def mapped(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor in a file of the folder, so that it fills no memory; what it held before means nothing."""
+        path, size = self._folder / name, prod(shape)
+        with path.open("ab") as file:  # claimed now, as a full disk met in a mapping kills the process
+            os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+        return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+
     def save_weights(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
         """Keep `tensors` as the weights after `step`; returns their file."""
         _write(self.weights(step), tensors, {})
         return self.weights(step)
 
-    def save(self, state: State, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
-        """Keep the whole state, then remove all weights but the best."""
-        tensors = {f"weight/{name}": parameter.detach() for name, parameter in parameters.items()}
-        for name, parameter in parameters.items():
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = value
+    def save(self, state: State, tensors: Mapping[str, Tensor]) -> None:
+        """Keep the whole state, of which `tensors` are a part, then remove all weights but the best."""
         _write(self._file, tensors, {ENTRY: msgspec.json.encode(state).decode()})
         for file in self._folder.glob("step-*.safetensors"):
             if file != self.weights(state.best[0]):
                 file.unlink()
 
-    @torch.no_grad()
-    def restore(self, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
-        """Put what `save` kept back in place."""
-        kept = Shards([self._file])
-        for key in kept.names():
-            kind, _, name = key.partition("/")
-            if kind == "weight":
-                parameters[name].copy_(kept.tensor(key))
-            else:
-                optimizer.state[parameters[name]][kind] = kept.tensor(key).clone()
+    def tensors(self) -> Shards:
+        """The tensors that `save` kept."""
+        return Shards([self._file])
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

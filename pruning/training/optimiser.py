@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pruning.training.student import Student
+from pruning.weights import Source
 
 FLOOR = 0.1
 """The learning rate at the end, as a fraction of its highest."""
@@ -27,12 +28,29 @@ class Optimiser:
         """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero."""
         for group in self.adam.param_groups:
             group["lr"] = self._learning_rate * rate(step, self._steps, self._warmup)
-        self.adam.zero_grad()
         torch.autograd.backward(loss)
-        self._student.mask_gradients()
+        self._student.take_gradients()
         nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
         self.adam.step()
-        self._student.mask_weights()
+        self._student.settle()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that later steps depend on, by kind and name."""
+        kept = self._student.tensors()
+        for name, parameter in self._student.parameters.items():
+            kept |= {f"{kind}/{name}": value for kind, value in self.adam.state[parameter].items()}
+        return kept
+
+    def restore(self, kept: Source) -> None:
+        """Go on from what `tensors` gave."""
+        own = self._student.tensors()
+        for key in kept.names():
+            kind, _, name = key.partition("/")
+            if key in own:
+                own[key].copy_(kept.tensor(key))
+            else:
+                self.adam.state[self._student.parameters[name]][kind] = kept.tensor(key).clone()
+        self._student.settle()
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -91,9 +91,8 @@ class ReconstructBlock:
         student = self._student(view, module)
         fitted = fit(self._stage, block, student, self._precision, f"{self._stage.seed}, {view.index}")
         (_, before), (step, after) = fitted.scores[0], fitted.best
-        for name, parameter in student.parameters.items():
-            parameter.requires_grad_(False)
-            parameter.data.copy_(fitted.weights[name])
+        student.put(fitted.weights)
+        module.requires_grad_(False)
         write_file(block_file(self._folder, view.index), fitted.weights if step else {})  # quantised ones stay so
         view.advance()
         if step == 0:

@@ -17,33 +17,57 @@ from pruning.training.network import load
 
 
 class Student:
-    """A network, what of it is trained, and which weights are `pruned` for good."""
+    """A network whose weights are those that would be stored, and float32 weights behind the ones that are trained.
 
-    def __init__(
-        self, network: nn.Module, parameters: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]
-    ) -> None:
+    Gradients are taken at the stored weights and move those behind them: Micikevicius et al., Mixed Precision Training,
+    https://arxiv.org/abs/1710.03740, section 3.1. `pruned` are the weights that stay exactly zero.
+    """
+
+    def __init__(self, network: nn.Module, trained: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) -> None:
         self.network = network
-        self.parameters = parameters
+        self.parameters = {name: nn.Parameter(p.detach().to(torch.float32, copy=True)) for name, p in trained.items()}
         """What the optimiser changes, by name."""
+        self._trained = trained
         self._pruned = pruned
-        for parameter in parameters.values():
+        for parameter in trained.values():
             parameter.requires_grad_(True)
 
-    def mask_gradients(self) -> None:
-        """Remove the gradients of pruned weights, so that the optimiser's moments stay zero too."""
-        for name, pruned in self._pruned.items():
-            gradient = self.parameters[name].grad
-            if gradient is not None:
-                gradient.masked_fill_(pruned, 0)
+    def take_gradients(self) -> None:
+        """Hand the gradients on to `parameters`; without those of pruned weights, so that moments stay zero too."""
+        for name, parameter in self.parameters.items():
+            gradient = self._trained[name].grad
+            self._trained[name].grad = None
+            parameter.grad = None if gradient is None else gradient.float()
+            if parameter.grad is not None and name in self._pruned:
+                parameter.grad.masked_fill_(self._pruned[name], 0)
 
-    def mask_weights(self) -> None:
-        """Set pruned weights to exactly zero."""
+    def settle(self) -> None:
+        """Set pruned weights to exactly zero, and give the network what would be stored."""
         for name, pruned in self._pruned.items():
             self.parameters[name].data.masked_fill_(pruned, 0)
+        for name in self.parameters:
+            self.put({name: self._stored(name)})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that later steps depend on, by kind and name; writing to them and settling goes on from there."""
+        return {f"weight/{name}": parameter.data for name, parameter in self.parameters.items()}
+
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the network `weights`, by name."""
+        for name, weight in weights.items():
+            self._trained[name].data.copy_(weight)
 
     def weights(self) -> dict[str, Tensor]:
         """Every changed weight under the model's own name, as it is stored."""
-        return {name: parameter.detach().bfloat16() for name, parameter in self.parameters.items()}
+        return {name: self._stored(name) for name in self.parameters}
+
+    def judged(self) -> nn.Module:
+        """A network with the very weights that would be stored."""
+        return self.network
+
+    def _stored(self, name: str) -> Tensor:
+        """What the network has of one of `parameters`."""
+        return self.parameters[name].detach().bfloat16()
 
 
 def kept(network: nn.Module, embeddings: bool) -> Student:
@@ -59,10 +83,13 @@ def kept(network: nn.Module, embeddings: bool) -> Student:
 class Adapted(Student):
     """Trains low-rank adapters of the linear layers; the weights that are stored are the merged ones, masked again.
 
+    `merged` is the same network once more, which is judged with these.
+
     Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, https://arxiv.org/abs/2106.09685, equation 3.
     """
 
-    def __init__(self, network: nn.Module, lora: LoRA, seed: int) -> None:
+    def __init__(self, network: nn.Module, merged: nn.Module, lora: LoRA, seed: int) -> None:
+        self._merged = merged
         names = list(block_linears(network))
         _adapt(network, names, lora, seed)
         self._layers = {name: network.get_submodule(name) for name in names}
@@ -74,15 +101,28 @@ class Adapted(Student):
         """Every changed weight under the model's own name, as it is stored: merged, then masked."""
         changed = {name.replace(".base_layer.", "."): p.data for name, p in self.parameters.items() if p.dim() == 1}
         for name, layer in self._layers.items():
-            own = layer.get_submodule("base_layer").get_parameter("weight")
+            own = layer.get_submodule("base_layer").get_parameter("weight").float()
             changed[f"{name}.weight"] = (own + _delta(layer)).masked_fill_(own == 0, 0)
         return {name: tensor.bfloat16() for name, tensor in changed.items()}
 
+    def judged(self) -> nn.Module:
+        """The merged network."""
+        for name, weight in self.weights().items():
+            self._merged.get_parameter(name).data.copy_(weight)
+        return self._merged
 
-def build(stage: Distill, model: Model) -> Student:
-    """The student that `stage` asks for, from `model`, in float32."""
-    network = load(model, torch.float32)
-    return Adapted(network, stage.lora, stage.seed) if stage.lora else kept(network, stage.embeddings)
+    def _stored(self, name: str) -> Tensor:
+        """Adapters are not stored, so they are not rounded."""
+        parameter = self.parameters[name].detach()
+        return parameter.bfloat16() if parameter.dim() == 1 else parameter
+
+
+def build(stage: Distill, model: Model, dtype: torch.dtype) -> Student:
+    """The student that `stage` asks for, from `model`, whose network is in `dtype`."""
+    network = load(model, dtype)
+    if stage.lora:
+        return Adapted(network, load(model, dtype), stage.lora, stage.seed)
+    return kept(network, stage.embeddings)
 
 
 def block_linears(network: nn.Module) -> dict[str, nn.Module]:

@@ -31,7 +31,7 @@ def test_a_step_leaves_pruned_weights_and_their_moments_at_exactly_zero() -> Non
         optimiser.step(layer(torch.randn(8, 16)).square().mean(), step)
     assert layer.weight[pruned].eq(0).all()
     assert layer.weight[~pruned].ne(before[~pruned]).all()
-    moments = optimiser.adam.state[layer.weight]
+    moments = optimiser.adam.state[student.parameters["weight"]]
     assert moments["exp_avg"][pruned].eq(0).all()
     assert moments["exp_avg"][~pruned].ne(0).all()
 
@@ -40,9 +40,10 @@ def test_weights_pruned_after_they_have_moved_do_not_come_back() -> None:
     torch.manual_seed(0)
     layer, pruned = nn.Linear(16, 16), torch.rand(16, 16) < 0.5
     masks: dict[str, torch.Tensor] = {}
-    optimiser = Optimiser(Student(layer, dict(layer.named_parameters()), masks), learning_rate=0.1, steps=2, warmup=0)
+    student = Student(layer, dict(layer.named_parameters()), masks)
+    optimiser = Optimiser(student, learning_rate=0.1, steps=2, warmup=0)
     optimiser.step(layer(torch.randn(8, 16)).square().mean(), 1)  # leaves moments, which move without a gradient
-    layer.weight.data.masked_fill_(pruned, 0)
+    student.parameters["weight"].data.masked_fill_(pruned, 0)
     masks["weight"] = pruned
     optimiser.step(layer(torch.randn(8, 16)).square().mean(), 2)
     assert layer.weight[pruned].eq(0).all()
@@ -52,7 +53,8 @@ def test_a_step_is_adam_s_with_the_gradient_clipped() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 1, bias=False)
     weights = [layer.weight[0, i].item() for i in range(3)]
-    optimiser = Optimiser(Student(layer, dict(layer.named_parameters()), {}), learning_rate=0.01, steps=2, warmup=1)
+    student = Student(layer, dict(layer.named_parameters()), {})
+    optimiser = Optimiser(student, learning_rate=0.01, steps=2, warmup=1)
     first, second = [0.0] * 3, [0.0] * 3
     for step, inputs in ((1, [3.0, -4.0, 12.0]), (2, [0.1, 0.2, 0.2])):
         optimiser.step(layer(torch.tensor([inputs])).sum(), step)  # its gradient is `inputs`, of norm 13 and 0.3
@@ -62,4 +64,5 @@ def test_a_step_is_adam_s_with_the_gradient_clipped() -> None:
             second[i] = BETAS[1] * second[i] + (1 - BETAS[1]) * g * g
             mean, square = first[i] / (1 - BETAS[0] ** step), second[i] / (1 - BETAS[1] ** step)
             weights[i] -= 0.01 * step / 2 * mean / (sqrt(square) + 1e-8)
-    assert layer.weight[0].tolist() == pytest.approx(weights, rel=1e-5)
+    assert student.parameters["weight"][0].tolist() == pytest.approx(weights, rel=1e-5)
+    assert torch.equal(layer.weight, student.parameters["weight"].bfloat16().float()), "the layer has what is stored"

@@ -1,6 +1,7 @@
 """What is trained: the kept weights, or adapters whose merger keeps every zero."""
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from pruning.errors import RecipeError
 from pruning.stage import Model
 from pruning.stages import LoRA
 from pruning.training.network import load
-from pruning.training.student import Adapted, block_linears, kept
+from pruning.training.student import Adapted, Student, block_linears, kept
 from pruning.weights import Source
 from tests.pruning import tiny
 
+CLOSE: dict[str, Any] = {"rtol": 0.006, "atol": 0, "equal_nan": True}
 IDS = torch.arange(24).view(2, 12)
 
 
@@ -39,9 +41,14 @@ def model(kind: str = "llama", *, pruned: bool) -> tuple[Model, nn.Module]:
     return Model(network.config.to_dict(), Memory(network)), network
 
 
-def disturb(student: Adapted | object, parameters: dict[str, nn.Parameter]) -> None:
-    for parameter in parameters.values():
-        parameter.data += torch.randn_like(parameter) * 0.1
+def disturb(student: Student, by: float) -> None:
+    for parameter in student.parameters.values():
+        parameter.data += torch.randn_like(parameter) * by
+    student.settle()
+
+
+def adapted(given: Model, lora: LoRA, seed: int = 0) -> Adapted:
+    return Adapted(load(given, torch.float32), load(given, torch.float32), lora, seed)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2", "bloom"])
@@ -65,13 +72,12 @@ def test_blocks_norms_and_biases_are_trained_and_embeddings_on_request() -> None
 def test_merged_adapters_give_the_logits_of_the_adapters_where_nothing_is_pruned(kind: str) -> None:
     pytest.importorskip("peft")
     given, _ = model(kind, pruned=False)
-    student = Adapted(load(given, torch.float32), LoRA(rank=4, alpha=8), seed=0)
+    student = adapted(given, LoRA(rank=4, alpha=8))
     start = student.network(IDS).logits
-    for parameter in student.parameters.values():
-        parameter.data = (parameter.data + torch.randn_like(parameter) * 0.05).bfloat16().float()
-    merged = load(given, torch.float32)
-    for name, tensor in student.weights().items():
-        merged.get_parameter(name).data.copy_(tensor)
+    disturb(student, 0.05)
+    merged = student.judged()
+    weights = student.weights()
+    assert all(torch.equal(merged.get_parameter(name), tensor.float()) for name, tensor in weights.items())
     expected = student.network(IDS).logits
     assert (expected - start).abs().max() > 0.1
     torch.testing.assert_close(merged(IDS).logits, expected, rtol=0, atol=0.01)  # the merger is rounded to bfloat16
@@ -80,9 +86,8 @@ def test_merged_adapters_give_the_logits_of_the_adapters_where_nothing_is_pruned
 def test_merged_adapters_are_the_paper_s_and_keep_every_zero() -> None:
     pytest.importorskip("peft")
     given, network = model(pruned=True)
-    student = Adapted(load(given, torch.float32), LoRA(rank=4, alpha=8), seed=0)
-    for parameter in student.parameters.values():
-        parameter.data += torch.randn_like(parameter) * 0.1
+    student = adapted(given, LoRA(rank=4, alpha=8))
+    disturb(student, 0.1)
     changed = student.weights()
     for name in block_linears(network):
         own = network.get_parameter(f"{name}.weight")
@@ -98,7 +103,7 @@ def test_adapters_are_seeded_and_leave_the_global_seed_alone() -> None:
     pytest.importorskip("peft")
     given, _ = model(pruned=True)
     state = torch.random.get_rng_state()
-    first, second, third = (Adapted(load(given, torch.float32), LoRA(), seed).parameters for seed in (1, 1, 2))
+    first, second, third = (adapted(given, LoRA(), seed).parameters for seed in (1, 1, 2))
     name = "model.layers.0.mlp.up_proj.lora_A.default.weight"
     assert torch.equal(first[name], second[name])
     assert not torch.equal(first[name], third[name])
@@ -108,4 +113,31 @@ def test_adapters_are_seeded_and_leave_the_global_seed_alone() -> None:
 def test_without_peft_the_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RecipeError, match=r"run `pip install 'secateur\[lora\]'` first"):
-        Adapted(load(model(pruned=True)[0], torch.float32), LoRA(), seed=0)
+        adapted(model(pruned=True)[0], LoRA())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torch.dtype) -> None:
+    student = kept(load(model(pruned=True)[0], dtype), embeddings=False)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weight = student.network.get_parameter(name)
+    before = weight.detach().clone()
+    for _ in range(8):  # each less than bfloat16 resolves
+        student.parameters[name].data.mul_(1.001)
+        student.settle()
+    torch.testing.assert_close(weight.float() / before.float(), (before / before).float() * 1.001**8, **CLOSE)
+    assert weight.dtype == dtype
+    assert torch.equal(weight.bfloat16(), student.weights()[name])
+
+
+def test_gradients_move_the_weights_behind_and_pruned_ones_get_none() -> None:
+    given, network = model(pruned=True)
+    student = kept(load(given, torch.float32), embeddings=False)
+    for net in (network, student.network):
+        net(IDS).logits.square().mean().backward()
+    student.take_gradients()
+    for name in student.parameters:
+        own, parameter = network.get_parameter(name), student.parameters[name]
+        expected = own.grad if "proj" not in name else own.grad * (own != 0)
+        torch.testing.assert_close(parameter.grad, expected)
+        assert student.network.get_parameter(name).grad is None
