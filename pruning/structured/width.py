@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
 from pruning.gradients import Moments
-from pruning.layerwise import block_file, observing
+from pruning.layerwise import block_file
 from pruning.model import Blocks, weight_of
+from pruning.observing import observing
 from pruning.stage import Model, Place, seconds
 from pruning.stages import Width
 from pruning.statistics import Gram, InputMean, Statistic

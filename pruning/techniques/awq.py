@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.folding import Folder
-from pruning.layerwise import block_file, observing, stored, zeros
+from pruning.layerwise import block_file, stored, zeros
 from pruning.model import weight_of
+from pruning.observing import observing
 from pruning.rounding import nearest, round_groups
 from pruning.stage import Model, Place, seconds
 from pruning.stages import AWQ

@@ -14,8 +14,9 @@ from pruning.calibration import Sweep
 from pruning.errors import ModelRefused
 from pruning.gradients import moments
 from pruning.inputs import base_artifact
-from pruning.layerwise import PruneBlock, block_file, count_groups, observing, prune
+from pruning.layerwise import PruneBlock, block_file, prune
 from pruning.model import Blocks
+from pruning.observing import count_groups, observing
 from pruning.progress import Progress
 from pruning.statistics import Gram
 from pruning.technique import Observed, Technique

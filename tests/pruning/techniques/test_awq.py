@@ -13,8 +13,8 @@ from pruning.__main__ import main
 from pruning.calibration import BlockView, Sweep
 from pruning.folding import Fold, Folder
 from pruning.inputs import base_artifact
-from pruning.layerwise import observing
 from pruning.model import Blocks
+from pruning.observing import observing
 from pruning.rounding import round_groups
 from pruning.statistics import Gram
 from pruning.techniques.awq import MeanMagnitude, choose_scale
