@@ -9,8 +9,12 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.errors import SecateurError
+
+if TYPE_CHECKING:
+    from server.checkpoint.reader import Artifact
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +43,14 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument("recipe", type=Path, help="a TOML file")
     prune.add_argument("--output", type=Path, required=True, metavar="DIR", help="the artifact to make or reuse")
     prune.add_argument("--base-cache", type=Path, default=Path("build/base"), metavar="DIR", help="imported models")
+    prune.add_argument(
+        "--explain",
+        type=_svg,
+        nargs="?",
+        const=Path(),
+        metavar="SVG",
+        help="also print what each layer lost and why, and draw it: into SVG, or DIR.explain.svg",
+    )
     prune.set_defaults(run=_prune)
     evaluate = commands.add_parser("evaluate", help="measure an artifact", description=_evaluate.__doc__)
     evaluate.add_argument("artifact", type=Path, help="an artifact's directory")
@@ -66,6 +78,22 @@ def _prune(arguments: argparse.Namespace) -> None:
 
         artifact = run(inputs, output, arguments.base_cache)
     print(table(artifact, locate(recipe.base)))
+    if arguments.explain is not None:
+        beside = output.with_name(f"{output.name}.explain.svg")
+        _explain(artifact, arguments.explain if arguments.explain.name else beside)
+
+
+def _explain(artifact: "Artifact", drawing: Path) -> None:
+    """Print what each layer of `artifact` lost and why, and draw it."""
+    from pruning.evaluation.chart import svg
+    from pruning.evaluation.explain import explanation, grids
+    from pruning.weights import write_bytes
+
+    print(f"\n{explanation(artifact.lineage)}")
+    if layers := grids(artifact.lineage):
+        drawing.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(drawing, svg(artifact.path.name, layers).encode())
+        print(f"drawn in {drawing}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -89,6 +117,13 @@ def _window(text: str) -> int:
     if not text.isdigit() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens from 2 up")
     return int(text)
+
+
+def _svg(text: str) -> Path:
+    """A file to draw into."""
+    if not text.endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no .svg file; without one, put --explain last")
+    return Path(text)
 
 
 def _fail(sentence: str) -> int:

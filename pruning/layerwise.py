@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import msgspec
 import torch
@@ -18,6 +19,7 @@ from pruning.allocation import allocate, outlier_share
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.gradients import Moments
+from pruning.losses import measured
 from pruning.model import Blocks, weight_of
 from pruning.observing import count_groups, in_turn, observing, refuse_unreached
 from pruning.stage import Model, Place, seconds
@@ -25,7 +27,7 @@ from pruning.stages import Layerwise
 from pruning.statistics import Gram, InputNorm
 from pruning.technique import Observed, Technique
 from pruning.weights import Overlay, parameters, write_file
-from server.checkpoint.lineage import Step
+from server.checkpoint.lineage import Loss, Step
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
         seconds=seconds(measured + notes) + round(moments.seconds if moments else 0, 1),
         parameters=parameters(source)[0],
+        losses=losses_in(notes),
     )
     return Model(model.config, source), step
 
@@ -115,22 +118,26 @@ class PruneBlock:
         """Forwards of each block and batch."""
 
     def __call__(self, view: BlockView) -> Note:
-        """Observe, prune, save, and pass on the states; notes the sparsity of each weight and the seconds."""
+        """Observe, prune, save, and pass on the states; notes the sparsity and loss of each weight and the seconds."""
         start = monotonic()
         linears = view.linears
         technique = self._techniques[view.index] if self._techniques else self._technique
         tensors: dict[str, Tensor] = {}
+        losses: dict[str, Any] = {}
         for observed in self._observe(view, linears):
             for name in observed:
                 moments = self._moments.of(name, linears[name]) if self._moments else {}
+                weight = weight_of(linears[name])
+                dense = weight.clone()
                 with naming(name):
-                    scales = prune(weight_of(linears[name]), technique, observed[name].with_moments(moments))
+                    scales = prune(weight, technique, observed[name].with_moments(moments))
+                losses[name] = msgspec.to_builtins(measured(dense, weight, observed[name]))
                 tensors |= stored(name, linears[name], scales)
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
             view.advance()
         sparsity = {name: zeros(weight_of(linear)) for name, linear in linears.items()}
-        return {"sparsity": sparsity, "seconds": monotonic() - start}
+        return {"sparsity": sparsity, "losses": losses, "seconds": monotonic() - start}
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
         """The statistics of the layers that are to be pruned next."""
@@ -172,6 +179,11 @@ def stored(name: str, linear: nn.Module, scales: Tensor | None) -> dict[str, Ten
     if scales is None:
         return weight
     return weight | {f"{name}.scales": scales if isinstance(linear, nn.Linear) else scales.T}
+
+
+def losses_in(notes: Sequence[Note]) -> dict[str, Loss]:
+    """The losses that the visits of blocks have noted."""
+    return {name: msgspec.convert(value, Loss) for note in notes for name, value in note.get("losses", {}).items()}
 
 
 def zeros(weight: Tensor) -> float:

@@ -27,6 +27,9 @@ class Observed:
     def __getitem__(self, need: type[S]) -> S:
         return cast(S, self._statistics[need])
 
+    def __contains__(self, need: type[Statistic]) -> bool:
+        return need in self._statistics
+
     def update(self, inputs: Tensor) -> None:
         """Show one batch of inputs [..., tokens, columns] to every statistic."""
         for statistic in self._statistics.values():

@@ -9,14 +9,17 @@ input, from their Gram matrix; (3) the clip is `search_scale`, weighted by the s
 import logging
 from collections.abc import Mapping
 from time import monotonic
+from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.folding import Folder
-from pruning.layerwise import block_file, stored, zeros
+from pruning.layerwise import block_file, losses_in, stored, zeros
+from pruning.losses import by_gram
 from pruning.model import weight_of
 from pruning.observing import observing
 from pruning.rounding import nearest, round_groups
@@ -62,6 +65,7 @@ def apply(stage: AWQ, model: Model, place: Place) -> tuple[Model, Step]:
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
         seconds=seconds(notes),
         parameters=parameters(source)[0],
+        losses=losses_in(notes),
     )
     return Model(model.config, source), step
 
@@ -82,23 +86,28 @@ class _Visit:
             view.run()
         if missing := linears.keys() - observed.keys():
             raise ModelRefused(f"{min(missing)} is never reached by the calibration data, so it cannot be quantised")
-        importance, changed = self._scale(view, linears, observed)
+        grams, changed = self._scale(view, linears, observed)
         tensors = {name: tensor.bfloat16() for name, tensor in changed.items()}
+        losses: dict[str, Any] = {}
         for name, linear in linears.items():
-            scales = round_groups(weight_of(linear), importance[name], self._stage.bits, self._stage.group)
+            weight, gram = weight_of(linear), grams[name]
+            scaled = weight.clone()
+            scales = round_groups(weight, gram.diagonal(), self._stage.bits, self._stage.group)
+            losses[name] = msgspec.to_builtins(by_gram(scaled, weight, gram))
             tensors |= stored(name, linear, scales)
         write_file(block_file(self._place.folder, view.index), tensors)
         view.advance()
         return {
             "sparsity": {name: zeros(weight_of(linear)) for name, linear in linears.items()},
+            "losses": losses,
             "seconds": monotonic() - start,
         }
 
     def _scale(
         self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fold scales where that is possible; returns each layer's squared inputs after it, and what changed."""
-        importance: dict[str, Tensor] = {}
+        """Fold scales where that is possible; returns each layer's Gram matrix after it, and what changed."""
+        grams: dict[str, Tensor] = {}
         changed: dict[str, Tensor] = {}
         for names in _sharing(observed):
             users = {name: linears[name] for name in names}
@@ -114,8 +123,8 @@ class _Visit:
                 changed |= {f"{self._path}.{view.index}.{fold.name}.{leaf}": t for leaf, t in fold.tensors().items()}
             else:
                 logger.warning("nothing to fold the scales of %s into: they are 1", ", ".join(names))
-            importance |= dict.fromkeys(names, gram.diagonal() / scale.square())
-        return importance, changed
+            grams |= dict.fromkeys(names, gram / scale / scale[:, None])
+        return grams, changed
 
 
 def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, group: int) -> Tensor:

@@ -5,7 +5,7 @@ It is written once, with the weights, and names the SHA-256 of every other file 
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -58,6 +58,21 @@ class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`tokens` as a fraction of those that the base was trained on, where the recipe says how many."""
 
 
+class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one step changed in the outputs of one linear layer on the calibration data, and what explains it."""
+
+    error: float
+    """||(W - V) X||^2 / ||W X||^2, with W the weight before the step and V the one after it."""
+    measure: Literal["gram", "diagonal", "weights"]
+    """Of the inputs X it knows their Gram matrix, so that the error is exact; their norms alone; or nothing."""
+    removed: float
+    """The share of sum W_ij^2 x_j^2 that lay in the weights that became zero."""
+    outliers: float
+    """The share of the weights whose |W| x input norm is above five times the mean."""
+    rank: float | None = None
+    """Effective rank of the Gram matrix over its size: near 0, inputs can stand in for each other; near 1, hardly."""
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One stage of the recipe as it was carried out."""
 
@@ -71,6 +86,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     removed_blocks: tuple[int, ...] = ()
     """Blocks taken out, by their numbers in the model that the step received."""
     recovery: Recovery | None = None
+    losses: dict[str, Loss] = {}
+    """What each weight that was changed one layer at a time lost."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
