@@ -63,6 +63,25 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+def load(config: Mapping[str, Any], source: Source, dtype: torch.dtype) -> nn.Module:
+    """The model that `config` describes with every parameter of `source` in memory; tied ones stay tied."""
+    network = skeleton(config)
+    loaded: dict[int, nn.Parameter] = {}
+    for name, empty in list(network.named_parameters(remove_duplicate=False)):
+        if id(empty) not in loaded:
+            tensor = source.tensor(name).to(dtype, copy=True)
+            loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
+    return network
+
+
+def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The logits [batch, tokens, words] of the next tokens `ids` [batch, tokens], and the cache; None starts one."""
+    output = model(input_ids=ids, use_cache=True, **({} if cache is None else {"cache": cache}))
+    return output.logits, output.cache
+
+
 def versions() -> dict[str, str]:
     """Versions of what computed the result."""
     return {"torch": str(torch.__version__), "transformers": transformers.__version__}

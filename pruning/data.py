@@ -1,7 +1,8 @@
 """Text in, seeded token ids [sequences, tokens] out, with the digest that says which ids they were.
 
-Reads plain text (paragraphs), JSON lines ("text" or "messages") and a JSON object of title -> text; a text belongs to
-the bucket `int(sha1(title or text), 16) % 10`, so calibration and evaluation can be kept apart for good.
+Reads plain text (paragraphs), JSON lines ("text" or "messages"), a JSON object of title -> text, and a column of a
+dataset; a text belongs to the bucket `int(sha1(title or text), 16) % 10`, so calibration and evaluation can be kept
+apart for good.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from pruning import hub, sources
 from pruning.errors import DataError
 from pruning.sources import locate
 from server.checkpoint.lineage import Data
@@ -78,7 +80,7 @@ def draw(wanted: Draw, encoder: Encoder) -> tuple[Tensor, Data]:
     Raises DataError, with the numbers, where the text is empty or too short.
     """
     source, buckets, sequences, tokens, seed = wanted
-    texts = [text for text in read(locate(source), encoder.chat) if text.bucket in buckets]
+    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
     random.Random(seed).shuffle(texts)
     ids: list[int] = []
     for text in texts:
@@ -91,12 +93,35 @@ def draw(wanted: Draw, encoder: Encoder) -> tuple[Tensor, Data]:
             f"but {sequences} x {tokens} = {sequences * tokens} are needed"
         )
     packed = torch.tensor(ids[: sequences * tokens]).view(sequences, tokens)
-    return packed, Data(source=source, digest=digest_of(packed), sequences=sequences, tokens=tokens, seed=seed)
+    return packed, data_record(source, packed, seed)
+
+
+def data_record(source: str, ids: Tensor, seed: int) -> Data:
+    """What the lineage says of `ids` [sequences, tokens]."""
+    return Data(source=source, digest=digest_of(ids), sequences=len(ids), tokens=ids.shape[1], seed=seed)
 
 
 def digest_of(ids: Tensor) -> str:
     """SHA-256 of ids as little-endian int64."""
     return hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def texts_of(source: str, chat: Callable[[list[dict[str, str]]], str]) -> list[Text]:
+    """Every text of what a recipe calls `source`: a file, or a column of a dataset."""
+    if not source.startswith(hub.PREFIX):
+        return read(locate(source), chat)
+    values = [value for value in hub.column(source) if value]
+    if wrong := next((value for value in values if not isinstance(value, str | list)), None):
+        raise DataError(f"{source} holds {type(wrong).__name__}, neither texts nor messages of chats: {wrong!r:.60}")
+    bodies = [value if isinstance(value, str) else chat(value) for value in values]
+    return [Text(body, body) for body in bodies if body.strip()]
+
+
+def digest_of_source(source: str) -> str:
+    """SHA-256 of what a recipe calls `source`: of its file, or of a dataset's values as JSON."""
+    if not source.startswith(hub.PREFIX):
+        return sources.digest_of(locate(source))
+    return hashlib.sha256(json.dumps(hub.column(source), default=str).encode()).hexdigest()
 
 
 def read(path: Path, chat: Callable[[list[dict[str, str]]], str]) -> list[Text]:

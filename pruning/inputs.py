@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pruning.data import Draw, Encoder, draw
+from pruning.data import Draw, Encoder, data_record, digest_of_source, draw
 from pruning.errors import RecipeError
 from pruning.lock import locked
-from pruning.recipe import Recipe
-from pruning.sources import digest_of, locate
+from pruning.recipe import Calibration, Recipe
+from pruning.samples import own_samples
+from pruning.sources import SELF, digest_of, locate
 from pruning.stages import Distill
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
@@ -51,12 +52,20 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     c, e = recipe.calibration, recipe.evaluation
     if c.source == e.source and set(c.buckets) & set(e.buckets):
         logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
-    calibration = draw(Draw(c.source, c.buckets, c.sequences, c.tokens, c.seed), encoder)
+    calibration = _calibration(c, base, encoder)
     evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
     texts = {stage.source or c.source for stage in recipe.stages if isinstance(stage, Distill)}
     return Inputs(
-        recipe, base, calibration, evaluation, {source: digest_of(locate(source)) for source in sorted(texts)}
+        recipe, base, calibration, evaluation, {source: digest_of_source(source) for source in sorted(texts - {SELF})}
     )
+
+
+def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:
+    """The ids to calibrate on, of a text or of the base's own writing."""
+    if wanted.source == SELF:
+        ids = own_samples(base, wanted.sequences, wanted.tokens, wanted.seed)
+        return ids, data_record(SELF, ids, wanted.seed)
+    return draw(Draw(wanted.source, wanted.buckets, wanted.sequences, wanted.tokens, wanted.seed), encoder)
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:

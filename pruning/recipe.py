@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.errors import RecipeError
+from pruning.sources import SELF
 from pruning.stages import Bucket, Count, Stage
 
 ALL_BUCKETS = tuple(range(10))
@@ -22,7 +23,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The text that a model is pruned on."""
 
     source: str
-    """A text file, JSON lines, or a JSON object of texts; a path, or `package:module/file`."""
+    """A text file, JSON lines, or a JSON object of texts, as a path or `package:module/file`; a column of a dataset,
+    `dataset:NAME[:config][:split][:column]`; or "self", what the base itself writes, which knows no buckets."""
     buckets: tuple[Bucket, ...] = ALL_BUCKETS
     """Which tenths of the texts, by the hash of their title."""
     sequences: Count = 64
@@ -43,6 +45,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[int, Meta(ge=2)] = 512
     """Tokens in each non-overlapping window."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source == SELF:
+            raise ValueError(f'source "{SELF}" is for calibration: perplexity needs a text by others')
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,6 +10,8 @@ from pathlib import Path
 from pruning.errors import SourceMissing
 
 PACKAGE = "package:"
+SELF = "self"
+"""The source that stands for what the base itself writes."""
 
 
 def locate(reference: str) -> Path:

@@ -40,15 +40,7 @@ def choose_precision() -> Precision:
 
 def load(model: Model, dtype: torch.dtype) -> nn.Module:
     """`model` with every parameter in memory as `dtype`, none of them trained; tied ones stay tied."""
-    network = base.skeleton(model.config)
-    loaded: dict[int, nn.Parameter] = {}
-    for name, empty in list(network.named_parameters(remove_duplicate=False)):
-        if id(empty) not in loaded:
-            tensor = model.source.tensor(name).to(dtype, copy=True)
-            loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
-        path, _, leaf = name.rpartition(".")
-        network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
-    return network
+    return base.load(model.config, model.source, dtype)
 
 
 def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:

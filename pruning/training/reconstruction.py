@@ -12,6 +12,7 @@ import msgspec
 from torch import Tensor, nn
 
 from pruning.calibration import BlockView, Note, Sweep
+from pruning.data import data_record
 from pruning.errors import RecipeError
 from pruning.inputs import Inputs
 from pruning.layerwise import block_file
@@ -21,7 +22,6 @@ from pruning.stages import Reconstruct
 from pruning.training.block import Block, fit
 from pruning.training.network import choose_precision, parameters_in_blocks
 from pruning.training.student import Student
-from pruning.training.text import record
 from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Recovery, Step
 
@@ -138,8 +138,8 @@ def _recovery(stage: Reconstruct, inputs: Inputs, notes: list[Note], sizes: tupl
     tokens = [note["steps"] * stage.batch * ids.shape[1] for note in notes]
     flops = 6 * sizes[0] * sum(tokens) / len(notes) + 2 * sizes[1] * ids.numel()
     return Recovery(
-        training=record(data.source, training, data.seed),
-        held_out=record(data.source, held_out, data.seed),
+        training=data_record(data.source, training, data.seed),
+        held_out=data_record(data.source, held_out, data.seed),
         tokens=max(tokens),
         flops=flops,
         formula="6 N T (pruned, T: tokens, mean of blocks) + 2 N C (base, C: tokens of the calibration); "

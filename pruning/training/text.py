@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.data import Encoder, Text, digest_of, read
+from pruning.data import Encoder, Text, data_record, texts_of
 from pruning.errors import DataError
 from pruning.inputs import Inputs
-from pruning.sources import locate
+from pruning.samples import own_samples
+from pruning.sources import SELF
 from pruning.stages import Distill
 from server.checkpoint.lineage import Data
 
@@ -36,9 +37,11 @@ def draw(stage: Distill, inputs: Inputs) -> Lessons:
     calibration = inputs.recipe.calibration
     source = stage.source or calibration.source
     buckets = stage.buckets or calibration.buckets
+    if source == SELF:
+        return _own(stage, inputs)
     _warn(source, buckets, inputs)
     encoder = Encoder(inputs.base)
-    texts = [text for text in read(locate(source), encoder.chat) if text.bucket in buckets]
+    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
     random.Random(stage.seed).shuffle(texts)
     held_ids, judges = _take(reversed(texts), stage.held_out * stage.length, encoder)
     known = {text.body for text in judges}
@@ -52,7 +55,17 @@ def draw(stage: Distill, inputs: Inputs) -> Lessons:
         )
     training = torch.tensor(ids).view(-1, stage.length)
     held_out = torch.tensor(held_ids).view(-1, stage.length)
-    return Lessons(training, held_out, record(source, training, stage.seed), record(source, held_out, stage.seed))
+    return Lessons(
+        training, held_out, data_record(source, training, stage.seed), data_record(source, held_out, stage.seed)
+    )
+
+
+def _own(stage: Distill, inputs: Inputs) -> Lessons:
+    """Sequences that the base itself writes; the last ones are held out."""
+    count = stage.steps * stage.batch
+    ids = own_samples(inputs.base, count + stage.held_out, stage.length, stage.seed)
+    records = (data_record(SELF, part, stage.seed) for part in (ids[:count], ids[count:]))
+    return Lessons(ids[:count], ids[count:], *records)
 
 
 def _warn(source: str, buckets: Iterable[int], inputs: Inputs) -> None:
@@ -85,8 +98,3 @@ def _read(texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[in
     if readings > 1:
         logger.warning("the budget of %d tokens reads the %d tokens of the texts %d times", count, whole, readings)
     return ids
-
-
-def record(source: str, ids: Tensor, seed: int) -> Data:
-    """What the lineage says of `ids` [sequences, length]."""
-    return Data(source=source, digest=digest_of(ids), sequences=len(ids), tokens=ids.shape[1], seed=seed)
