@@ -8,11 +8,12 @@ apart for good.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -49,11 +50,27 @@ class Encoder:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` and the end-of-sequence id."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids + self.end
+        return self.ids(text) + self.end
 
-    def chat(self, messages: list[dict[str, str]]) -> str:
-        """`messages` as the model's chat template writes them; raises DataError where it has none."""
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text` alone."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @property
+    def start(self) -> list[int]:
+        """The id that the tokenizer itself puts before a text, or none."""
+        return list(self._tokenizer.encode("").ids[:1])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def chat(self, messages: list[dict[str, str]], reply: bool = False) -> str:
+        """`messages` as the model's chat template writes them, and what comes before a reply if one is wanted.
+
+        Raises DataError where it has none or refuses them.
+        """
         settings = json.loads((self._folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         file = self._folder / "chat_template.jinja"
         template = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
@@ -61,7 +78,10 @@ class Encoder:
             raise DataError("the data holds messages, but the model has no chat template to write them with")
         tokens = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(template).render(messages=messages, **tokens)
+        try:
+            return environment.from_string(template).render(messages=messages, add_generation_prompt=reply, **tokens)
+        except TemplateError as error:
+            raise DataError(f"the model's chat template refuses the messages: {error}") from None
 
 
 class Draw(NamedTuple):

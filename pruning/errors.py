@@ -5,6 +5,7 @@ SecateurError
     ├── RecipeError      a recipe that cannot be read: the file, the path in it, what is wrong, what is allowed
     ├── SourceMissing    a model or text that a recipe names and that is not there
     ├── ModelRefused     a model that cannot be pruned, and why
+    ├── TaskError        a task that cannot be read or does not fit the model, with the item that is wrong
     ├── DataError        text that is empty, too short or not in a known form
     └── Busy             another process is doing the same
 """
@@ -18,6 +19,10 @@ class PruningError(SecateurError):
 
 class RecipeError(PruningError):
     """A recipe that cannot be read or does not fit the model."""
+
+
+class TaskError(PruningError):
+    """A task that cannot be read or does not fit the model."""
 
 
 class SourceMissing(PruningError):

@@ -82,17 +82,17 @@ def read(path: Path) -> Recipe:
     try:
         return msgspec.convert(values, Recipe)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"{path}: {error}{_allowed(str(error), values)}") from None
+        raise RecipeError(f"{path}: {error}{allowed(Recipe, str(error), values)}") from None
 
 
-def _allowed(message: str, values: dict[str, Any]) -> str:
-    """The names that could stand where `message` says something is unknown, or nothing."""
+def allowed(root: Any, message: str, values: dict[str, Any]) -> str:
+    """The names that could stand where `message` says that something in `values`, a `root`, is unknown, or nothing."""
     path = re.search(r"at `\$(.*)`$", message)
     steps = re.findall(r"\w+", path[1]) if path else []
     if "unknown field" in message:
-        names = _names(_kinds(Recipe, values, steps))
+        names = _names(_kinds(root, values, steps))
     elif "Invalid value" in message and steps:
-        names = [str(kind.tag) for kind in _options(Recipe, values, steps[:-1])]
+        names = [str(kind.tag) for kind in _options(root, values, steps[:-1])]
     else:
         return ""
     return f"; allowed: {', '.join(sorted(names))}"
@@ -104,7 +104,7 @@ def _names(kinds: list[msgspec.inspect.StructType]) -> list[str]:
     return [*([kind.tag_field] if kind.tag_field else []), *(field.encode_name for field in kind.fields)]
 
 
-def _options(root: type, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
+def _options(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
     """Every struct that could stand at `steps`, which are field names and indices."""
     kind: msgspec.inspect.Type = msgspec.inspect.type_info(root)
     for step in steps:
@@ -118,7 +118,7 @@ def _options(root: type, values: Any, steps: list[str]) -> list[msgspec.inspect.
     return _structs(kind)
 
 
-def _kinds(root: type, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
+def _kinds(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
     """The struct at `steps` that the values' own tag chooses."""
     inner: Any = values
     for step in steps:

@@ -3,6 +3,7 @@
 It trusts nothing it can check: every weight must be filled, and before serving, logits must equal the model's own."""
 
 import inspect
+from collections.abc import Sequence as Ids
 from contextlib import redirect_stderr
 from io import StringIO
 from typing import Any
@@ -86,13 +87,17 @@ class TransformersRunner:
         self.choices += install(model)
         self._prove(expected)
 
-    @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        return self.last(batch, [int(chunk.wants_logits) for chunk in batch.chunks])
+
+    @torch.inference_mode()
+    def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
+        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
         device = self._model.device
         ids = [token for chunk in batch.chunks for token in chunk.ids]
         positions = [place for chunk in batch.chunks for place in range(chunk.start, chunk.end)]
-        rows = torch.tensor(_last_rows(batch), dtype=torch.long, device=device)
+        rows = torch.tensor(_last_rows(batch, counts), dtype=torch.long, device=device)
         keep = {"logits_to_keep": rows} if self._keeps_rows else {}
         logits: Tensor = self._model(
             input_ids=torch.tensor([ids], device=device),
@@ -162,10 +167,11 @@ def _explain_dtype(model: Model) -> Choice:
     return choice if model.dtype == dtype else Choice("dtype", str(model.dtype).removeprefix("torch."), "asked for")
 
 
-def _last_rows(batch: Batch) -> list[int]:
-    """Where in the row of ids each wanted chunk ends."""
-    rows, end = [], 0
-    for chunk in batch.chunks:
+def _last_rows(batch: Batch, counts: Ids[int]) -> list[int]:
+    """Where in the row of ids the last `counts[i]` ids of each chunk lie."""
+    rows: list[int] = []
+    end = 0
+    for chunk, count in zip(batch.chunks, counts, strict=True):
         end += len(chunk.ids)
-        rows += [end - 1] if chunk.wants_logits else []
+        rows += range(end - count, end)
     return rows
