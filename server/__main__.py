@@ -12,6 +12,7 @@ from server.errors import SecateurError
 COMMANDS = {
     "prune": ("pruning.__main__", "prune a model as a recipe says, and evaluate it"),
     "evaluate": ("pruning.__main__", "measure an artifact's perplexity"),
+    "task": ("pruning.faq.command", "make a task from FAQ pages"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
     "keys": ("server.keys", "make API keys"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),

@@ -1,0 +1,1 @@
+"""Question/answer pairs from FAQ pages in HTML, Markdown or POD."""
