@@ -18,7 +18,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Te
 
     Both are divided by `temperature`, and the result is multiplied by its square, so that gradients keep their size.
     """
-    loss: Tensor = _Divergence.apply(student.flatten(0, 1), teacher.flatten(0, 1), temperature)
+    loss: Tensor = _Divergence.apply(student.flatten(0, 1), teacher.flatten(0, 1), temperature)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pruning.errors import DataError, TaskError
 from pruning.evaluation import task as tasks
 from pruning.evaluation.perplexity import dense, perplexity
 from pruning.evaluation.score import carry_out, make, score, subject
+from pruning.stage import Model
 from server.checkpoint.reader import Artifact
 
 Read = Callable[..., tasks.Task]
@@ -120,13 +122,16 @@ def test_transcripts_are_scored_at_the_assistants_turns(artifact: Artifact, task
     assert found.measures["nll"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_text_has_the_perplexity_that_a_recipe_reports(artifact: Artifact, task: Read, text: Any) -> None:
+def test_text_has_the_perplexity_that_a_recipe_reports(
+    artifact: Artifact, task: Read, text: Any, tmp_path: Path
+) -> None:
     words = f'name = "a"\nkind = "text"\nsource = "{text}"\ntokens = 1000\nwindow = 200'
     found = score(dense(artifact), artifact, task(words))
     windows, _ = draw(Draw(str(text), range(10), 5, 200), Encoder(artifact))
     nll = found.measures["nll"]
     assert len(nll) == 5
-    assert math.exp(sum(nll) / 5) == pytest.approx(perplexity(dense(artifact), windows, ""), rel=1e-5)
+    reported = perplexity(Model(artifact.config, artifact), windows, tmp_path / "evaluation", "")
+    assert math.exp(sum(nll) / 5) == pytest.approx(reported, rel=1e-5)
 
 
 def test_behaviour_beside_the_base(artifact: Artifact, task: Read) -> None:

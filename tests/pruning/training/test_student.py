@@ -138,6 +138,7 @@ def test_gradients_move_the_weights_behind_and_pruned_ones_get_none() -> None:
     student.take_gradients()
     for name in student.parameters:
         own, parameter = network.get_parameter(name), student.parameters[name]
+        assert own.grad is not None
         expected = own.grad if "proj" not in name else own.grad * (own != 0)
         torch.testing.assert_close(parameter.grad, expected)
         assert student.network.get_parameter(name).grad is None
