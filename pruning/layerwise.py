@@ -4,7 +4,6 @@ A block runs twice for each batch: to observe its inputs with dense weights, and
 sequential order it runs once for each group of linears that share an input, as far as that group, and to pass on.
 """
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,83 +14,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pruning.allocation import allocate, outlier_share
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.gradients import Moments
 from pruning.losses import measured
-from pruning.model import Blocks, weight_of
-from pruning.observing import count_groups, in_turn, observing, refuse_unreached
-from pruning.stage import Model, Place, seconds
-from pruning.stages import Layerwise
-from pruning.statistics import Gram, InputNorm
+from pruning.model import weight_of
+from pruning.observing import in_turn, observe
 from pruning.technique import Observed, Technique
-from pruning.weights import Overlay, parameters, write_file
-from server.checkpoint.lineage import Loss, Step
-
-logger = logging.getLogger(__name__)
-
-TOKENS_PER_COLUMN = 6
-"""With fewer, Gram matrices are near singular and masks change with the rounding (docs/log.md)."""
-
-
-def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
-    """Prune every linear layer of every block; the pruned weights lie over the model's source."""
-    blocks = place.blocks(model)
-    groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
-    if Gram in stage.technique.needs:
-        warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
-    moments = place.moments(blocks, stage.technique.moments) if stage.technique.moments else None
-    measured, techniques = _techniques(stage, blocks, place)
-    visit = PruneBlock(stage.technique, place.folder, groups, techniques, moments)
-    notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
-    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
-    options = msgspec.to_builtins(stage.technique)
-    step = Step(
-        technique=options.pop("name"),
-        options=options,
-        sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
-        seconds=seconds(measured + notes) + round(moments.seconds if moments else 0, 1),
-        parameters=parameters(source)[0],
-        losses=losses_in(notes),
-    )
-    return Model(model.config, source), step
-
-
-def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
-    """Log where `tokens` are too few for the Gram matrix of the block's widest input to be well conditioned."""
-    columns, name = max((weight_of(linear).shape[1], name) for name, linear in blocks.linears(0).items())
-    if tokens < TOKENS_PER_COLUMN * columns:
-        logger.warning(
-            "%d tokens of calibration are few for the %d inputs of %s: %d or more give a steadier result",
-            tokens, columns, name, TOKENS_PER_COLUMN * columns,
-        )  # fmt: skip
-
-
-def _techniques(stage: Layerwise, blocks: Blocks, place: Place) -> tuple[list[Note], list[Technique]]:
-    """The technique with the sparsity of each block, and the notes of the pass that measured it."""
-    if not stage.allocation:
-        return [], [stage.technique] * len(blocks)
-    apart = place._replace(folder=place.folder / "outliers")
-    notes = apart.sweep(blocks).visit(Outliers(stage.allocation.outliers), "measuring outliers", 1)
-    fractions = allocate([note["outliers"] for note in notes], float(stage.technique.sparsity), stage.allocation.spread)
-    return notes, [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
-
-
-class Outliers:
-    """A visit that notes which share of a dense block's |weight| x input norm is above `times` their mean."""
-
-    def __init__(self, times: float) -> None:
-        self._times = times
-
-    def __call__(self, view: BlockView) -> Note:
-        """Run the block once."""
-        start = monotonic()
-        linears = view.linears
-        with observing(linears, (InputNorm,), "end") as observed:
-            view.advance()
-        scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].value for name in observed]
-        return {"outliers": outlier_share(scores, self._times), "seconds": monotonic() - start}
+from pruning.weights import write_file
+from server.checkpoint.lineage import Loss
 
 
 class PruneBlock:
@@ -141,15 +72,10 @@ class PruneBlock:
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
         """The statistics of the layers that are to be pruned next."""
-        if not self.runs:
-            yield {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
-        elif self._sequential:
+        if self._sequential and self.runs:
             yield from in_turn(linears, self._technique.needs, view.run)
         else:
-            with observing(linears, self._technique.needs) as observed:
-                view.run()
-            refuse_unreached(linears, observed)
-            yield {name: observed[name] for name in linears}
+            yield observe(view, self._technique.needs)
 
 
 @contextmanager

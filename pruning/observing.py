@@ -7,11 +7,22 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from pruning.calibration import Enough
+from pruning.calibration import BlockView, Enough
 from pruning.errors import ModelRefused
-from pruning.model import Blocks
+from pruning.model import Blocks, weight_of
 from pruning.statistics import Statistic
 from pruning.technique import Observed
+
+
+def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, Observed]:
+    """The statistics of all layers of a block; it runs once for each batch if any are needed."""
+    linears = view.linears
+    if not needs:
+        return {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
+    with observing(linears, needs) as observed:
+        view.run()
+    refuse_unreached(linears, observed)
+    return {name: observed[name] for name in linears}
 
 
 def count_groups(blocks: Blocks, ids: Tensor) -> int:

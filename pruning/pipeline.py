@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from pruning import base as bases
-from pruning import layerwise
+from pruning import layerwise_stage
 from pruning.errors import RecipeError
 from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
@@ -39,7 +39,7 @@ OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial
 """What a run leaves in its work directory."""
 
 APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
-    Layerwise: layerwise.apply,
+    Layerwise: layerwise_stage.apply,
     Depth: depth.apply,
     Width: width.apply,
     AWQ: awq.apply,

@@ -6,6 +6,7 @@ A mistake in the file is answered with its path, what is wrong there and what is
 import hashlib
 import re
 import tomllib
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from msgspec import Meta
 
 from pruning.errors import RecipeError
 from pruning.sources import SELF
-from pruning.stages import Bucket, Count, Stage
+from pruning.stages import Bucket, Count, Layerwise, Search, Stage
 
 ALL_BUCKETS = tuple(range(10))
 
@@ -59,6 +60,17 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration
     evaluation: Evaluation
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        length, sequences = self.calibration.tokens, self.calibration.sequences
+        for stage in self.stages:
+            if isinstance(stage, Layerwise) and isinstance(stage.allocation, Search):
+                needed = 2 * ceil(stage.allocation.tokens / length)
+                if needed > sequences:
+                    raise ValueError(
+                        f"a search with tokens = {stage.allocation.tokens} needs twice as many of the calibration, "
+                        f"{needed} sequences of {length}, and it has {sequences}"
+                    )
 
     def values(self) -> dict[str, Any]:
         """The recipe in plain values, defaults included, as the lineage records it."""

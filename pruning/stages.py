@@ -1,14 +1,18 @@
 """The stages that a recipe can have: what each is told, its defaults and its bounds."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from pruning.patterns import Sparsity, groups_of
 from pruning.structured.importance import AnyImportance
 from pruning.techniques import AnyTechnique
 from server.checkpoint.layouts import Group
 
+SEARCHED = 64
+"""Columns of the groups among which a search may choose; k may differ by block, as the runtime packs any k:64."""
 Count = Annotated[int, Meta(ge=1)]
 Bucket = Annotated[int, Meta(ge=0, le=9)]
 
@@ -22,6 +26,39 @@ class OWL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="na
     """The fractions lie over a range of twice this."""
 
 
+class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="search"):
+    """Prune every block at every level, then let an evolution find which blocks can lose more and which less.
+
+    Costs a pass of the technique for each level, then about 3 `tokens` of the model's forward for each generation.
+    """
+
+    levels: Annotated[tuple[Sparsity, ...], Meta(min_length=2)]
+    """What a block may lose, in equal steps, the technique's sparsity among them: fractions, or "k:64"."""
+    generations: Count = 30
+    offspring: Count = 16
+    """Mixtures tried in each generation."""
+    tokens: Count = 8192
+    """Calibration tokens on which the best of a generation is compared with its parent, and as many others on which
+    the result is compared with the same sparsity for all."""
+    seed: int = 0
+
+    def ordered(self) -> list[float | str]:
+        """The levels from the least removed to the most; raises ValueError unless they are in equal steps."""
+        amounts = sorted((_amount(level), level) for level in self.levels)
+        steps = [after[0] - before[0] for before, after in pairwise(amounts)]
+        if min(steps) <= 0 or max(steps) - min(steps) > 1e-6 * max(steps):
+            raise ValueError(f"the levels {', '.join(map(str, self.levels))} are not in equal steps")
+        return [level for _, level in amounts]
+
+
+def _amount(level: float | str) -> float:
+    """What a level removes: a fraction, or the weights in 64 columns."""
+    groups = groups_of(level)
+    if groups and groups.columns != SEARCHED:
+        raise ValueError(f'the level "{level}" is neither a fraction nor "k:{SEARCHED}"')
+    return SEARCHED - groups.keep if groups else float(level)
+
+
 class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layerwise"):
     """Prune every linear layer of every block with one technique."""
 
@@ -29,17 +66,30 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     order: Literal["block", "sequential"] = "block"
     """"block" observes the dense block once; "sequential" lets each group of linears that share an input see the groups
     before it pruned, for about half a forward more."""
-    allocation: OWL | None = None
-    """How the fraction differs between blocks; None: not at all."""
+    allocation: OWL | Search | None = None
+    """How the sparsity differs between blocks; None: not at all."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.allocation, OWL):
+            self._check_owl(self.allocation)
+        if isinstance(self.allocation, Search):
+            self._check_search(self.allocation)
+
+    def _check_owl(self, allocation: OWL) -> None:
         sparsity = self.technique.sparsity
-        if self.allocation and isinstance(sparsity, str):
+        if isinstance(sparsity, str):
             raise ValueError(f'allocation needs a fraction such as 0.6, and sparsity is "{sparsity}"')
-        if self.allocation and 2 * self.allocation.spread >= min(float(sparsity), 1 - float(sparsity)):
-            raise ValueError(
-                f"twice the spread {self.allocation.spread} must be less than sparsity and than 1 - sparsity"
-            )
+        if 2 * allocation.spread >= min(sparsity, 1 - sparsity):
+            raise ValueError(f"twice the spread {allocation.spread} must be less than sparsity and than 1 - sparsity")
+
+    def _check_search(self, allocation: Search) -> None:
+        sparsity = self.technique.sparsity
+        if len({isinstance(level, str) for level in (sparsity, *allocation.levels)}) > 1:
+            raise ValueError(f"sparsity {sparsity} and the levels must be all fractions or all k:{SEARCHED}")
+        if sparsity not in allocation.ordered():
+            raise ValueError(f"sparsity {sparsity} must be among the levels, since it is their mean over the blocks")
+        if self.order != "block":
+            raise ValueError('a search prunes on what dense layers give, so order must be "block"')
 
 
 class Depth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="depth"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.__main__ import main
-from pruning.allocation import allocate, outlier_share
+from pruning.allocation.owl import allocate, outlier_share
 from server.checkpoint.reader import Artifact
 
 STAGE = """[[stages]]

@@ -5,9 +5,31 @@ https://arxiv.org/abs/2310.05175.
 """
 
 from collections.abc import Sequence
+from time import monotonic
 
 import torch
 from torch import Tensor
+
+from pruning.calibration import BlockView, Note
+from pruning.model import weight_of
+from pruning.observing import observing
+from pruning.statistics import InputNorm
+
+
+class Outliers:
+    """A visit that notes which share of a dense block's |weight| x input norm is above `times` their mean."""
+
+    def __init__(self, times: float) -> None:
+        self._times = times
+
+    def __call__(self, view: BlockView) -> Note:
+        """Run the block once."""
+        start = monotonic()
+        linears = view.linears
+        with observing(linears, (InputNorm,), "end") as observed:
+            view.advance()
+        scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].value for name in observed]
+        return {"outliers": outlier_share(scores, self._times), "seconds": monotonic() - start}
 
 
 def outlier_share(scores: Sequence[Tensor], times: float) -> float:

@@ -1,0 +1,1 @@
+"""How much each block loses, where that is not the same for all."""

@@ -1,0 +1,80 @@
+"""The stage `layerwise`: chooses how much each block loses, then prunes them one after another with one technique."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pruning.allocation.owl import Outliers, allocate
+from pruning.allocation.search import Allocation, search
+from pruning.gradients import Moments
+from pruning.layerwise import PruneBlock, block_file, losses_in
+from pruning.model import Blocks, weight_of
+from pruning.observing import count_groups
+from pruning.stage import Model, Place, seconds
+from pruning.stages import OWL, Layerwise, Search
+from pruning.statistics import Gram
+from pruning.weights import Overlay, parameters
+from server.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+TOKENS_PER_COLUMN = 6
+"""With fewer, Gram matrices are near singular and masks change with the rounding (docs/log.md)."""
+
+
+def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
+    """Prune every linear layer of every block; the pruned weights lie over the model's source."""
+    blocks = place.blocks(model)
+    groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
+    if Gram in stage.technique.needs:
+        warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
+    moments = place.moments(blocks, stage.technique.moments) if stage.technique.moments else None
+    chosen = CHOOSE[type(stage.allocation)](stage, blocks, place, moments)
+    visit = PruneBlock(stage.technique, place.folder, groups, chosen.techniques, moments)
+    notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
+    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    options = msgspec.to_builtins(stage.technique) | chosen.options
+    step = Step(
+        technique=options.pop("name"),
+        options=options,
+        sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
+        seconds=round(seconds(notes) + chosen.seconds + (moments.seconds if moments else 0), 1),
+        parameters=parameters(source)[0],
+        losses=losses_in(notes),
+    )
+    return Model(model.config, source), step
+
+
+def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
+    """Log where `tokens` are too few for the Gram matrix of the block's widest input to be well conditioned."""
+    columns, name = max((weight_of(linear).shape[1], name) for name, linear in blocks.linears(0).items())
+    if tokens < TOKENS_PER_COLUMN * columns:
+        logger.warning(
+            "%d tokens of calibration are few for the %d inputs of %s: %d or more give a steadier result",
+            tokens, columns, name, TOKENS_PER_COLUMN * columns,
+        )  # fmt: skip
+
+
+def _uniform(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | None) -> Allocation:
+    """The same for all blocks."""
+    return Allocation([stage.technique] * len(blocks), {}, 0.0)
+
+
+def _owl(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | None) -> Allocation:
+    """Less for blocks with more outliers."""
+    assert isinstance(stage.allocation, OWL)
+    apart = place._replace(folder=place.folder / "outliers")
+    notes = apart.sweep(blocks).visit(Outliers(stage.allocation.outliers), "measuring outliers", 1)
+    fractions = allocate([note["outliers"] for note in notes], float(stage.technique.sparsity), stage.allocation.spread)
+    techniques = [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
+    return Allocation(techniques, {"allocation": {"levels": fractions}}, seconds(notes))
+
+
+CHOOSE: dict[type[Any], Callable[[Layerwise, Blocks, Place, Moments | None], Allocation]] = {
+    type(None): _uniform,
+    OWL: _owl,
+    Search: search,
+}
+"""What decides how much each block loses."""
