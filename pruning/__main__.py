@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        arguments.run(arguments)
+        code: int = arguments.run(arguments) or 0
     except SecateurError as error:
         return _fail(error.message)
     except OSError as error:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted: run the same command again and it goes on where it was.", file=sys.stderr)
         return 130
-    return 0
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +54,11 @@ def parser() -> argparse.ArgumentParser:
     prune.set_defaults(run=_prune)
     evaluate = commands.add_parser("evaluate", help="measure an artifact", description=_evaluate.__doc__)
     evaluate.add_argument("artifact", type=Path, help="an artifact's directory")
-    evaluate.add_argument("--source", required=True, help="text, JSON lines or JSON; may be package:module/file")
+    what = evaluate.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", type=Path, metavar="FILE.toml", help="a task, beside the base and the quantised base")
+    what.add_argument("--source", help="perplexity of a text, JSON lines or JSON; may be package:module/file")
+    evaluate.add_argument("--report", type=Path, metavar="DIR", help="where a task's report goes; ARTIFACT.evaluation")
+    evaluate.add_argument("--base-cache", type=Path, default=Path("build/base"), metavar="DIR", help="imported models")
     evaluate.add_argument("--buckets", type=int, nargs="+", default=list(range(10)), metavar="N", help="0 to 9")
     evaluate.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens in all")
     evaluate.add_argument("--window", type=_window, default=512, metavar="N", help="tokens in each window")
@@ -96,8 +100,15 @@ def _explain(artifact: "Artifact", drawing: Path) -> None:
         print(f"drawn in {drawing}")
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
-    """Print the perplexity of an artifact on a text."""
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """Measure an artifact on a task, beside its base and the quantised base of equal bytes, or on a text.
+
+    A task gives a table and a report; the exit code is 3 where a gate of the task fails.
+    """
+    if arguments.task:
+        from pruning.evaluation.command import evaluate
+
+        return evaluate(arguments.artifact, arguments.task, arguments.base_cache, arguments.report)
     from tempfile import TemporaryDirectory
 
     from pruning.data import Draw, Encoder, draw
@@ -110,6 +121,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
     with TemporaryDirectory() as folder:
         print(f"{perplexity(Model(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
+    return 0
 
 
 def _window(text: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from server.bench_client import Measurement, Server, measure
-from server.checkpoint.reader import Artifact
+from server.checkpoint.reader import Artifact, find_base
 from server.errors import ArtifactError, SecateurError
 
 ROUNDS = 3
@@ -51,15 +51,6 @@ def main(argv: Sequence[str]) -> int:
         print(f"secateur bench: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def find_base(cache: Path, digest: str) -> Artifact:
-    """The dense base with this digest; raises ArtifactError where `cache` does not hold it."""
-    for record in sorted(cache.glob("*/lineage.json")):
-        artifact = Artifact.open(record.parent)
-        if artifact.lineage.base.digest == digest:
-            return artifact
-    raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
 
 
 def rows(base: Artifact, pruned: Artifact) -> list[Row]:

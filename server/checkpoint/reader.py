@@ -105,6 +105,15 @@ class Artifact:
         return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
 
 
+def find_base(cache: Path, digest: str) -> Artifact:
+    """The dense base with this digest; raises ArtifactError where `cache` does not hold it."""
+    for file in sorted(cache.glob(f"*/{record.FILE}")):
+        artifact = Artifact.open(file.parent)
+        if artifact.lineage.base.digest == digest:
+            return artifact
+    raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
+
+
 def _mapped(path: Path) -> Any:
     """Map a safetensors file; `Any`, since the library has no annotations."""
     return safe_open(path, framework="pt")

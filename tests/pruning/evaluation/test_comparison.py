@@ -1,0 +1,260 @@
+"""The whole command on a tiny pruned model: three models, gates, the table, the page and the JSON."""
+
+import json
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from pruning.__main__ import main
+from pruning.evaluation import bootstrap, comparison, quantised
+from pruning.evaluation import task as tasks
+from pruning.evaluation.perplexity import dense
+from pruning.evaluation.results import Results
+from pruning.evaluation.score import score
+from pruning.model import find_blocks, is_linear, weight_of
+from server.checkpoint.reader import Artifact
+from server.engine.runners import transformers_runner
+from tests.pruning import tiny
+from tests.pruning.conftest import RECIPE
+
+ITEMS = [{"id": f"q{n}", "question": f"<What> is {n}?", "answer": f"It is & {n}{n}."} for n in range(12)]
+
+
+def learned(folder: Path) -> Path:
+    """A tiny model that has learned the answers, so that pruning has something to lose."""
+    tiny.save(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [tokenizer.encode(f"Question: {item['question']}\nAnswer: {item['answer']}").ids for item in ITEMS]
+    length = min(map(len, texts))
+    ids = torch.tensor([text[:length] for text in texts])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(40):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.bfloat16().save_pretrained(folder)
+    return folder
+
+
+class Place:
+    """A tiny pruned artifact, its base, and a task."""
+
+    def __init__(self, folder: Path, text: Path) -> None:
+        model = learned(folder / "model")
+        self.folder = folder
+        self.artifact = folder / "pruned"
+        self.cache = folder / "base"
+        recipe = folder / "recipe.toml"
+        stage = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "magnitude", sparsity = "8:64" }\n'
+        recipe.write_text(RECIPE.format(model=model, text=text, stages=stage))
+        assert main(["prune", str(recipe), "--output", str(self.artifact), "--base-cache", str(self.cache)]) == 0
+
+    def evaluate(self, text: str, items: list[dict[str, Any]]) -> int:
+        (self.folder / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
+        (self.folder / "task.toml").write_text(f'name = "mine"\nitems = "items.jsonl"\n{text}')
+        arguments = ["--task", str(self.folder / "task.toml"), "--base-cache", str(self.cache)]
+        return main(["evaluate", str(self.artifact), *arguments])
+
+    @property
+    def results(self) -> Results:
+        return msgspec.json.decode((self.folder / "pruned.evaluation/mine.json").read_bytes(), type=Results)
+
+    @property
+    def page(self) -> str:
+        return (self.folder / "pruned.evaluation/mine.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Place:
+    return Place(tmp_path_factory.mktemp("place"), text)
+
+
+def test_three_models_on_one_task(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 9\n', ITEMS) == 0
+    found = place.results
+    artifact = Artifact.open(place.artifact)
+    [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
+    assert [row.bytes for row in found.rows][::2] == [base.size, artifact.size]
+    own = score(dense(artifact), artifact, tasks.read(place.folder / "task.toml"))
+    mean = sum(own.measures["nll"]) / len(ITEMS)
+    assert found.rows[2].measures["nll"].value == pytest.approx(mean, rel=0.01)  # it served in bfloat16, perhaps
+    ratio = found.rows[2].measures["nll"].value / found.rows[0].measures["nll"].value
+    assert found.rows[2].nll_ratio
+    assert found.rows[2].nll_ratio.value == pytest.approx(ratio)
+    assert found.passed
+    shown = capsys.readouterr().out
+    assert "Passed: 1 gates" in shown
+    for row in found.rows:
+        assert f"{row.bytes:,}" in shown
+        assert f"{row.measures['nll'].value:.3f} [{row.measures['nll'].low:.3f}" in shown
+    assert set(found.layers["sparsity"].values()) == {0.875}
+
+
+def test_a_failed_gate_gives_code_3_and_names_what_regressed_most(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1\nmax_accuracy_drop = 1', ITEMS) == 3
+    found = place.results
+    assert [gate.passed for gate in found.gates] == [False, True]
+    assert found.gates[0].measured.high > 1
+    shown = capsys.readouterr().out
+    assert "Failed: 1 of 2 gates" in shown
+    changes = dict(zip([item["id"] for item in ITEMS], found.changes["pruned"], strict=True))
+    worst = sorted(changes, key=lambda name: -changes[name])
+    assert [item.id for item in found.regressions] == [name for name in worst if changes[name] > 0][:10]
+    for item in found.regressions[:3]:
+        assert item.id in shown
+        assert item.wanted in shown
+
+
+def test_a_gate_is_judged_by_the_bound_and_not_by_the_mean(place: Place) -> None:
+    place.evaluate('kind = "pairs"\n', ITEMS)
+    ratio = place.results.rows[2].nll_ratio
+    assert ratio
+    between = max(1.0, (ratio.value + ratio.high) / 2)
+    assert ratio.value < between < ratio.high
+    assert place.evaluate(f'kind = "pairs"\n[gates]\nmax_nll_ratio = {between}', ITEMS) == 3
+
+
+def test_behaviour_is_compared_with_the_base(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = [{"prompt": item["question"]} for item in ITEMS]
+    assert place.evaluate('kind = "behaviour"\ngreedy = 5\n[gates]\nmax_kl = 0.000001', prompts) == 3
+    found = place.results
+    assert found.measure == "kl"
+    assert found.rows[0].measures["kl"].high == 0
+    assert 0 < found.rows[1].measures["kl"].value < found.rows[2].measures["kl"].value
+    assert found.regressions[0].base_answer
+    assert "max_kl does not hold" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = 'kind = "pairs"\nseed = 5'
+    loaded: list[str] = []
+    real = transformers_runner.load
+
+    def load(artifact: Artifact) -> Any:
+        loaded.append(artifact.path.name)
+        if len(loaded) == 2:
+            raise KeyboardInterrupt
+        return real(artifact)
+
+    monkeypatch.setattr(comparison, "load", load)
+    assert place.evaluate(task, ITEMS) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+    assert place.evaluate(task, ITEMS) == 0
+    base = loaded[0]
+    assert loaded == [base, base, base, "pruned"]  # scored; stopped at the quantised; that one again; the pruned one
+    first = place.results
+    assert place.evaluate(task, ITEMS) == 0
+    assert len(loaded) == 4
+    assert msgspec.structs.replace(place.results, created="") == msgspec.structs.replace(first, created="")
+
+
+def test_mistakes_are_told_before_any_model_is_loaded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparison, "load", None)
+    assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x" * 200, "answer": "y"}]) == 2
+    assert "item '13' is" in capsys.readouterr().err
+    assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x", "answer": ""}]) == 2
+    assert "answer is empty" in capsys.readouterr().err
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.folder / "elsewhere")]
+    place.evaluate('kind = "pairs"\nname_ = 3', ITEMS)
+    capsys.readouterr()
+    (place.folder / "task.toml").write_text('name = "mine"\nkind = "text"\nsource = "x"')
+    assert main(["evaluate", str(place.artifact), *arguments]) == 2
+    assert "the dense base is not in" in capsys.readouterr().err
+
+
+class Outline(HTMLParser):
+    """Whatever a page would load or run, and whether its elements are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+        self.open: list[str] = []
+        self.figures = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        names = {name for name, _ in attributes}
+        if tag in ("script", "link", "img", "iframe") or names & {"src", "href", "srcset"}:
+            self.foreign.append(tag)
+        self.figures += tag == "figure"
+        if tag not in ("meta", "line", "circle", "rect", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "line", "circle", "rect", "polyline"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> None:
+    place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1', ITEMS)
+    outline = Outline()
+    outline.feed(place.page)
+    assert not outline.foreign
+    assert not outline.open
+    assert outline.figures == 3
+    worst = place.results.regressions[0]
+    assert f"&lt;What&gt; is {worst.id[1:]}?" in place.page
+    assert "<What>" not in place.page
+    assert "prefers-color-scheme: dark" in place.page
+    assert "@media print" in place.page
+    assert "nan" not in place.page.split("<body>")[1]
+
+
+def weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    return (weight_of(module) for module in find_blocks(model)[1].modules() if is_linear(module))
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 32), (4, 64)])
+def test_the_quantised_base_has_the_bytes_that_its_layout_has(
+    place: Place, bits: int, group: int, task: Callable[..., tasks.Task]
+) -> None:
+    [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
+    model = transformers_runner.load(base, dtype=torch.bfloat16)
+    numbers = sum(weight.numel() for weight in weights(model))
+    wanted = base.size - int(numbers * (16 - bits - 16 / group) / 8)
+    choice = quantised.choose(model, base.size, wanted)
+    assert choice == quantised.Choice(bits, group, wanted)
+    before = [weight.clone() for weight in weights(model)]
+    quantised.quantise(model, choice)
+    for old, new in zip(before, weights(model), strict=True):
+        groups = new.reshape(-1, group)
+        assert max(len(row.unique()) for row in groups) <= 2**bits
+        error = ((new - old).float().square().sum() / old.float().square().sum()).item()
+        assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
+    for old, stored in zip(before, weights(dense(base)), strict=True):
+        assert torch.equal(old.float(), stored)  # loaded weights may lie in the mapped file, which must not change
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        found = bootstrap.mean(list(generator.exponential(1.0, 60)), seed)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.86 <= hits / 200 <= 0.98
+    values, reference = [1.0, 2.0, 3.0, 9.0], [1.0, 1.0, 2.0, 5.0]
+    assert bootstrap.ratio(values, reference, 0).value == pytest.approx(15 / 9)
+    assert bootstrap.difference(values, reference, 0).value == pytest.approx(6 / 4)
+    assert bootstrap.mean(values, 1) == bootstrap.mean(values, 1)
+    many = list(generator.exponential(1.0, 60))
+    assert bootstrap.mean(many, 1) != bootstrap.mean(many, 2)
+
+
+def test_pairing_makes_the_interval_of_a_common_change_narrow() -> None:
+    reference = list(np.random.default_rng(0).exponential(1.0, 50))
+    ratio = bootstrap.ratio([1.1 * value for value in reference], reference, 0)
+    assert ratio.high - ratio.low < 1e-9
