@@ -10,8 +10,8 @@ from typing import NamedTuple
 from pruning.evaluation.results import Results
 from pruning.evaluation.scores import LABELS
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 20, 16, 44
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 16, 44
 CLASSES = ("base", "quantised", "pruned")
 BINS = 24
 
@@ -23,6 +23,8 @@ class Axis(NamedTuple):
     high: float
     start: float
     end: float
+    least: float = 0.0
+    """The least distance of two ticks."""
 
     def at(self, value: float) -> float:
         """The pixel of a value."""
@@ -30,7 +32,7 @@ class Axis(NamedTuple):
 
     def ticks(self) -> list[float]:
         """About five round values within."""
-        rough = (self.high - self.low) / 5
+        rough = max((self.high - self.low) / 5, self.least)
         power = 10 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
@@ -48,7 +50,7 @@ def quality(results: Results) -> str:
         parts.append(_line(place, y.at(found.low), place, y.at(found.high), kind))
         parts.append(f'<circle class="{kind}" cx="{place:.1f}" cy="{y.at(found.value):.1f}" r="5"/>')
         label = row.name.split(" in ")[0]
-        parts.append(_text(place - 9, y.at(found.value) + 4, f"{label}, {size:.0f} MB", f"label {kind}", "end"))
+        parts.append(_text(place - 9, y.at(found.value) + 4, f"{label}, {size:.3g} MB", f"label {kind}", "end"))
     return _svg("Quality against bytes: lower and further left is better", parts)
 
 
@@ -60,7 +62,7 @@ def changes(results: Results) -> str:
         high = low + 1
     x = _across([low, high])
     counts = [_counts(values, low, high) for values in (pruned, quantised)]
-    y = Axis(0, max(max(count) for count in counts) * 1.05, HEIGHT - BOTTOM, TOP)
+    y = Axis(0, max(max(count) for count in counts) * 1.05, HEIGHT - BOTTOM, TOP, 1)
     parts = [_frame(x, y, f"change of {LABELS[results.measure]}; to the right is worse", "items")]
     width = (high - low) / BINS
     outline = []
@@ -93,7 +95,7 @@ def _by_block(name: str, values: dict[str, float]) -> str:
             blocks[int(found[1])].append(value)
     if not blocks:
         return ""
-    x = Axis(-0.5, max(blocks) + 0.5, LEFT, WIDTH - RIGHT)
+    x = Axis(-0.5, max(blocks) + 0.5, LEFT, WIDTH - RIGHT, 1)
     y = Axis(0, max(max(map(max, blocks.values())) * 1.1, 1e-9), HEIGHT - BOTTOM, TOP)
     label = {"sparsity": "fraction of zeros", "error": "relative error of the layer's output"}[name]
     parts = [_frame(x, y, "block", label)]

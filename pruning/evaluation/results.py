@@ -64,6 +64,8 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     changes: dict[str, tuple[float, ...]]
     """By model, how much that measure changed for each item."""
     regressions: tuple[Regression, ...]
+    answered: str
+    """Whether the answers of regressions are what a model said, or chose among options."""
     layers: dict[str, dict[str, float]]
     """By "sparsity" and, where recorded, "error": a value for each weight."""
 
@@ -96,6 +98,7 @@ def results(compared: Compared) -> Results:
         measure=rank,
         changes={model.name: _changes(model, base, rank) for model in models[1:]},
         regressions=_regressions(compared, rank),
+        answered="said" if base.scores.replies else "chose",
         layers=_layers(lineage.steps),
     )
 

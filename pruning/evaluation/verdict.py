@@ -19,19 +19,26 @@ SHORT = {
 }
 
 
+GATES = {
+    "max_nll_ratio": "the negative log-likelihood, as a multiple of the base's,",
+    "max_accuracy_drop": "the accuracy lost",
+    "max_kl": "the KL divergence from the base, in nats a token,",
+}
+
+
 def headline(results: Results) -> str:
     """The verdict in a few words."""
     if not results.gates:
         return "Not judged: the task sets no gates"
     failed = sum(not gate.passed for gate in results.gates)
-    return f"Failed: {failed} of {len(results.gates)} gates" if failed else f"Passed: {len(results.gates)} gates"
+    return f"Failed: {failed} of {len(results.gates)} gates" if failed else "Passed: every gate holds"
 
 
 def sentences(results: Results) -> list[str]:
     """What a person who decides has to know beyond the headline."""
     lines = [
-        f"{gate.gate} {'holds' if gate.passed else 'does not hold'}: at most {gate.limit:g} is allowed, "
-        f"{gate.measured.value:.3g} was measured, and at worst it is {gate.measured.high:.3g}."
+        f"{gate.gate} {'holds' if gate.passed else 'does not hold'}: {GATES[gate.gate]} is {gate.measured.value:.3g}, "
+        f"at worst {gate.measured.high:.3g}; at most {gate.limit:g} is allowed."
         for gate in results.gates
     ]
     _, rival, pruned = results.rows
@@ -59,7 +66,7 @@ def table(results: Results) -> str:
     lines += _paired(results.rows[1:])
     lines += ["", headline(results), *sentences(results)]
     if not results.passed:
-        lines += ["", *(line for item in results.regressions[:SHOWN] for line in side_by_side(item))]
+        lines += ["", *(line for item in results.regressions[:SHOWN] for line in side_by_side(item, results.answered))]
     return "\n".join(lines)
 
 
@@ -68,14 +75,14 @@ def interval(found: Interval, form: str = ".3f") -> str:
     return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
 
-def side_by_side(item: Regression) -> Iterator[str]:
+def side_by_side(item: Regression, answered: str) -> Iterator[str]:
     """One regression as lines of text."""
     yield f"{item.id}: {item.base:.2f} became {item.pruned:.2f}: {_short(item.prompt)}"
     if item.wanted:
-        yield f"    wanted  {_short(item.wanted)}"
+        yield f"    wanted        {_short(item.wanted)}"
     if item.base_answer or item.pruned_answer:
-        yield f"    base    {_short(item.base_answer)}"
-        yield f"    pruned  {_short(item.pruned_answer)}"
+        yield f"    base {answered:9}{_short(item.base_answer)}"
+        yield f"    pruned {answered:7}{_short(item.pruned_answer)}"
 
 
 def _line(row: Row, columns: list[str]) -> str:
