@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pruning.inputs import prepare
-from pruning.layerwise import apply
+from pruning.pipeline import APPLY
 from pruning.recipe import read
 from pruning.stage import Model, Place
 from pruning.stages import Layerwise
@@ -113,7 +113,7 @@ def main() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(inputs.base.path, dtype=torch.float32)
     with TemporaryDirectory(dir=cache) as folder:
         start = monotonic()
-        (_, source), _ = apply(stage, Model(inputs.base.config, inputs.base), Place(inputs, Path(folder)))
+        (_, source), _ = APPLY[Layerwise](stage, Model(inputs.base.config, inputs.base), Place(inputs, Path(folder)))
         ours = monotonic() - start
         start = monotonic()
         plain(model, inputs.calibration[0], keep, of)
