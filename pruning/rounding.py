@@ -45,3 +45,29 @@ def round_groups(weight: Tensor, importance: Tensor, bits: int, group: int) -> T
         part.copy_((nearest(exact, scale[:, None], bits) * scale[:, None]).bfloat16())
         scales.append(scale)
     return torch.stack(scales, dim=1).half()
+
+
+def in_groups(weight: Tensor, group: int) -> Tensor:
+    """`weight` [rows, columns] as [rows, groups, group], the last group filled up with zeros."""
+    padding = -weight.shape[1] % group
+    return torch.nn.functional.pad(weight, (0, padding)).reshape(len(weight), -1, group)
+
+
+def rounded(weight: Tensor, scales: Tensor, bits: int, group: int) -> Tensor:
+    """code * scale of the codes of `weight` [rows, columns] nearest by `scales` [rows, groups], as bfloat16."""
+    spread = scales[..., None]
+    codes = nearest(in_groups(weight, group), spread, bits)
+    return codes.mul_(spread).bfloat16().flatten(1)[:, : weight.shape[1]]
+
+
+def refit(weight: Tensor, scales: Tensor, bits: int, group: int) -> Tensor:
+    """The scales [rows, groups], float16 in float32, that fit `weight` best with the codes which `scales` give it.
+
+    Least squares, sum(w q) / sum(q^2): the error never rises but for float16. A group without codes keeps its scale.
+    """
+    grouped = in_groups(weight, group)
+    codes = nearest(grouped, scales[..., None], bits)
+    square = codes.square().sum(dim=-1)
+    fitted = torch.where(square > 0, (grouped * codes).sum(dim=-1) / square, scales)
+    limit = torch.finfo(torch.float16).max
+    return fitted.clamp(-limit, limit).half().float()

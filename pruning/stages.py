@@ -147,6 +147,15 @@ class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alpha: Count = 16
 
 
+class Quantise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Codes that the linear layers of the blocks are trained to have."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    """Codes of 2 and 3 bits are for comparison: they are stored in 4."""
+    group: Group = 64
+    """Input columns that share one scale in each row."""
+
+
 class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="distill"):
     """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
 
@@ -172,8 +181,15 @@ class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     buckets: tuple[Bucket, ...] | None = None
     """Which tenths of the texts; without it, those of the calibration."""
     lora: LoRA | None = None
+    quantise: Quantise | None = None
+    """Quantisation-aware: weights are trained behind codes and scales, which are what is scored and stored. A model
+    that is quantised starts from its own; one that is not is rounded first, and never comes out unrounded."""
     pretraining_tokens: Count | None = None
     """Tokens that the base was trained on, for the record."""
+
+    def __post_init__(self) -> None:
+        if self.lora and self.quantise:
+            raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
 
     @property
     def steps(self) -> int:

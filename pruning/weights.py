@@ -95,6 +95,32 @@ class Renamed:
         return self._source.scales(self._names[name])
 
 
+class Unrounded:
+    """`source` with its quantised weights as they were before the stage that quantised them, where it is known."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def names(self) -> list[str]:
+        """All names of the source."""
+        return self._source.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """The weight before it was quantised."""
+        source = self._source
+        while isinstance(source, Renamed | Overlay):
+            if isinstance(source, Renamed):
+                name = source._names[name]
+            elif source._of(name) is not source._source and source.scales(name) is None:
+                break
+            source = source._source
+        return source.tensor(name)
+
+    def scales(self, name: str) -> Tensor | None:
+        """None: nothing is quantised."""
+        return None
+
+
 def _index(files: Sequence[Path]) -> dict[str, Path]:
     """Each tensor's name and the file it is in."""
     names: dict[str, Path] = {}

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from pruning.progress import Progress
 from pruning.stage import Model, Place
-from pruning.stages import Distill
+from pruning.stages import Distill, Layerwise
+from pruning.techniques import GPTQ
 from pruning.training.divergence import divergence
 from pruning.training.journal import Journal, State
 from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
 from pruning.training.optimiser import Optimiser
-from pruning.training.student import build
+from pruning.training.rounded import Rounded
+from pruning.training.student import Adapted, Student, kept
 from pruning.training.text import Lessons, draw
-from pruning.weights import Overlay, parameters
+from pruning.weights import Overlay, Source, Unrounded, parameters
 from server.checkpoint.lineage import Recovery, Step
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,13 @@ MEASURE = "mean KL(base || pruned) of a held-out token's prediction, nats"
 
 def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
     """Train `model` towards the base and keep the best step, or `model` itself where none is better."""
-    task = Task(stage, model, Model(place.inputs.base.config, place.inputs.base), draw(stage, place.inputs))
+    task = Task(
+        stage,
+        model,
+        Model(place.inputs.base.config, place.inputs.base),
+        draw(stage, place.inputs),
+        _zeros(stage, model, place),
+    )
     precision = choose_precision()
     journal = Journal(place.folder)
     state = journal.state(task.identity(precision))
@@ -39,7 +47,7 @@ def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
         logger.info("distilling in %s: %s", precision.name, precision.reason)
         state = Distillation(task, precision, journal).run(state)
     recovery = record(task, precision, state)
-    if not recovery.rolled_back:
+    if stage.quantise or not recovery.rolled_back:  # what it is rolled back to is rounded too
         model = Model(model.config, Overlay(model.source, [journal.weights(state.best[0])]))
     options = msgspec.to_builtins(stage)
     step = Step(
@@ -60,6 +68,8 @@ class Task(NamedTuple):
     student: Model
     teacher: Model
     lessons: Lessons
+    zeros: Source
+    """Whose zeros stay, as far as the student has them."""
 
     def identity(self, precision: Precision) -> str:
         """Equal for two runs that may go on from each other's state."""
@@ -77,7 +87,7 @@ class Distillation:
         self._task, self._precision, self._journal = task, precision, journal
         stage, held_out = task.stage, task.lessons.held_out
         self._teacher = load(task.teacher, precision.dtype)
-        self._student = build(stage, task.student, precision.dtype)
+        self._student = build(task, precision.dtype)
         self._optimiser = Optimiser(self._student, stage.learning_rate, stage.steps, stage.warmup)
         self._clock = monotonic()
         self._batches = [slice(start, start + stage.batch) for start in range(0, len(held_out), stage.batch)]
@@ -89,6 +99,8 @@ class Distillation:
         if state.step:
             self._optimiser.restore(self._journal.tensors())
         else:
+            if stage.quantise:
+                self._journal.save_weights(0, self._student.weights())
             state = self._scored(state, 0)
         with Progress("distilling", stage.steps, state.step) as progress:
             for step in range(state.step + 1, stage.steps + 1):
@@ -137,6 +149,27 @@ class Distillation:
         now = monotonic()
         seconds, self._clock = now - self._clock, now
         return msgspec.structs.replace(state, step=step, scores=scores, seconds=state.seconds + seconds)
+
+
+def build(task: Task, dtype: torch.dtype) -> Student:
+    """The student that the stage asks for, with its network in `dtype`."""
+    stage, network = task.stage, load(task.student, dtype)
+    if stage.lora:
+        return Adapted(network, load(task.student, dtype), stage.lora, stage.seed)
+    trained = kept(network, stage.embeddings, task.zeros)
+    return (
+        Rounded(network, trained, stage.quantise, task.student.source) if stage.quantise else Student(network, trained)
+    )
+
+
+def _zeros(stage: Distill, model: Model, place: Place) -> Source:
+    """Where pruned weights are zero: before rounding, which makes zeros that may come back.
+
+    After pruning and rounding in one sweep the two cannot be told apart, and all zeros stay.
+    """
+    techniques = [stage.technique for stage in place.inputs.recipe.stages if isinstance(stage, Layerwise)]
+    joint = any(isinstance(technique, GPTQ) and technique.sparsity for technique in techniques)
+    return Unrounded(model.source) if stage.quantise and not joint else model.source
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:

@@ -32,7 +32,7 @@ class Optimiser:
         self._student.take_gradients()
         nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
         self.adam.step()
-        self._student.settle()
+        self._student.update(step)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that later steps depend on, by kind and name."""

@@ -21,7 +21,7 @@ from pruning.stage import Model, Place, seconds
 from pruning.stages import Reconstruct
 from pruning.training.block import Block, fit
 from pruning.training.network import choose_precision, parameters_in_blocks
-from pruning.training.student import Student
+from pruning.training.student import Student, Trained
 from pruning.weights import Overlay, parameters, write_file
 from server.checkpoint.lineage import Recovery, Step
 
@@ -107,7 +107,7 @@ class ReconstructBlock:
         prefix = f"{self.sweep.blocks.path}.{view.index}"
         named = {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
         pruned = {name: linear.get_parameter("weight").data == 0 for name, linear in view.linears.items()}
-        return Student(module, named, pruned)
+        return Student(module, Trained(named, pruned))
 
 
 def _refuse(stage: Reconstruct, inputs: Inputs, blocks: Blocks, originals: Blocks) -> None:

@@ -4,32 +4,39 @@ A weight of a linear layer in a block that is exactly zero at the start is exact
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pruning.errors import RecipeError
 from pruning.model import find_blocks, is_linear
-from pruning.stage import Model
-from pruning.stages import Distill, LoRA
-from pruning.training.network import load
+from pruning.stages import LoRA
+from pruning.weights import Source
+
+
+class Trained(NamedTuple):
+    """What of a network is trained, by name, and which weights of it stay exactly zero."""
+
+    parameters: Mapping[str, nn.Parameter]
+    pruned: Mapping[str, Tensor]
 
 
 class Student:
     """A network whose weights are those that would be stored, and float32 weights behind the ones that are trained.
 
     Gradients are taken at the stored weights and move those behind them: Micikevicius et al., Mixed Precision Training,
-    https://arxiv.org/abs/1710.03740, section 3.1. `pruned` are the weights that stay exactly zero.
+    https://arxiv.org/abs/1710.03740, section 3.1.
     """
 
-    def __init__(self, network: nn.Module, trained: Mapping[str, nn.Parameter], pruned: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: nn.Module, trained: Trained) -> None:
         self.network = network
-        self.parameters = {name: nn.Parameter(p.detach().to(torch.float32, copy=True)) for name, p in trained.items()}
+        self._trained, self._pruned = trained
+        self.parameters = {
+            name: nn.Parameter(p.detach().to(torch.float32, copy=True)) for name, p in self._trained.items()
+        }
         """What the optimiser changes, by name."""
-        self._trained = trained
-        self._pruned = pruned
-        for parameter in trained.values():
+        for parameter in self._trained.values():
             parameter.requires_grad_(True)
 
     def take_gradients(self) -> None:
@@ -52,6 +59,10 @@ class Student:
         """All that later steps depend on, by kind and name; writing to them and settling goes on from there."""
         return {f"weight/{name}": parameter.data for name, parameter in self.parameters.items()}
 
+    def update(self, step: int) -> None:
+        """Take over what the optimiser's `step` has made of `parameters`."""
+        self.settle()
+
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Give the network `weights`, by name."""
         for name, weight in weights.items():
@@ -70,14 +81,22 @@ class Student:
         return self.parameters[name].detach().bfloat16()
 
 
-def kept(network: nn.Module, embeddings: bool) -> Student:
-    """Trains all of the blocks, vectors outside them, and matrices outside them if `embeddings` are to be."""
+def kept(network: nn.Module, embeddings: bool, zeros: Source | None = None) -> Trained:
+    """All of the blocks, vectors outside them, and matrices outside them if `embeddings` are to be trained.
+
+    Zeros of the linear layers in the blocks stay; with `zeros` only those that are zero there too.
+    """
     prefix = find_blocks(network)[0] + "."
     named = network.named_parameters()
     parameters = {name: p for name, p in named if embeddings or p.dim() == 1 or name.startswith(prefix)}
-    weights = {f"{name}.weight": module.get_parameter("weight") for name, module in block_linears(network).items()}
-    pruned = {name: mask for name, weight in weights.items() if (mask := weight.data == 0).any()}
-    return Student(network, parameters, pruned)
+    pruned = {}
+    for layer, module in block_linears(network).items():
+        mask = module.get_parameter("weight").data == 0
+        if zeros:
+            mask &= zeros.tensor(f"{layer}.weight") == 0
+        if mask.any():
+            pruned[f"{layer}.weight"] = mask
+    return Trained(parameters, pruned)
 
 
 class Adapted(Student):
@@ -94,7 +113,7 @@ class Adapted(Student):
         _adapt(network, names, lora, seed)
         self._layers = {name: network.get_submodule(name) for name in names}
         named = network.named_parameters()
-        super().__init__(network, {name: p for name, p in named if p.dim() == 1 or ".lora_" in name}, {})
+        super().__init__(network, Trained({name: p for name, p in named if p.dim() == 1 or ".lora_" in name}, {}))
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
@@ -115,14 +134,6 @@ class Adapted(Student):
         """Adapters are not stored, so they are not rounded."""
         parameter = self.parameters[name].detach()
         return parameter.bfloat16() if parameter.dim() == 1 else parameter
-
-
-def build(stage: Distill, model: Model, dtype: torch.dtype) -> Student:
-    """The student that `stage` asks for, from `model`, whose network is in `dtype`."""
-    network = load(model, dtype)
-    if stage.lora:
-        return Adapted(network, load(model, dtype), stage.lora, stage.seed)
-    return kept(network, stage.embeddings)
 
 
 def block_linears(network: nn.Module) -> dict[str, nn.Module]:

@@ -64,6 +64,7 @@ def test_blocks_norms_and_biases_are_trained_and_embeddings_on_request() -> None
     trained = set(kept(network, embeddings=False).parameters)
     rest = {name for name, _ in network.named_parameters()} - trained
     assert rest == {"transformer.wte.weight", "transformer.wpe.weight"}
+    Student(network, kept(network, embeddings=False))
     assert not any(network.get_parameter(name).requires_grad for name in rest)
     assert set(kept(network, embeddings=True).parameters) == trained | rest
 
@@ -118,7 +119,8 @@ def test_without_peft_the_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torch.dtype) -> None:
-    student = kept(load(model(pruned=True)[0], dtype), embeddings=False)
+    network = load(model(pruned=True)[0], dtype)
+    student = Student(network, kept(network, embeddings=False))
     name = "model.layers.0.mlp.up_proj.weight"
     weight = student.network.get_parameter(name)
     before = weight.detach().clone()
@@ -132,7 +134,8 @@ def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torc
 
 def test_gradients_move_the_weights_behind_and_pruned_ones_get_none() -> None:
     given, network = model(pruned=True)
-    student = kept(load(given, torch.float32), embeddings=False)
+    trained = load(given, torch.float32)
+    student = Student(trained, kept(trained, embeddings=False))
     for net in (network, student.network):
         net(IDS).logits.square().mean().backward()
     student.take_gradients()
