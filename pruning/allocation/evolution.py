@@ -9,6 +9,7 @@ uniform it is. Knows nothing of models: a mixture is a tuple of numbers.
 import json
 import math
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -27,6 +28,7 @@ Measure = Callable[[Sequence[Mixture], Sequence[int]], list[float]]
 SHARES = (16, 4)
 """All offspring are tried on 1/16 of the tokens, the best quarter on 1/4, the best of those on all."""
 MOST_SWITCHES = 3
+WORST = sys.float_info.max
 
 
 class Evolution(msgspec.Struct, frozen=True):
@@ -57,7 +59,7 @@ def evolve(
     state = read(file)
     if state is None:
         began = monotonic()
-        state = Evolution(0, start, measure([start], pool)[0], spent + monotonic() - began)
+        state = Evolution(0, start, _finite(measure([start], pool)[0]), spent + monotonic() - began)
     with Progress("searching levels", options.generations, state.generation) as progress:
         while state.generation < options.generations:
             state = _generation(state, options, measure, pool)
@@ -65,7 +67,7 @@ def evolve(
             progress.step()
     if state.final is None:
         began = monotonic()
-        uniform, best = measure([start, state.best], unseen)
+        uniform, best = map(_finite, measure([start, state.best], unseen))
         seconds = state.seconds + monotonic() - began
         state = msgspec.structs.replace(state, final=(uniform, best), seconds=seconds)
         _write(file, state)
@@ -102,7 +104,7 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
         scores = measure(children, part) if len(children) > 1 else [0.0]
         ranked = sorted(zip(map(_finite, scores), children, strict=False))
         children = [child for _, child in ranked[: max(len(children) // 4, 1)]]
-    divergence = _finite(measure(children, pool)[0]) if children else math.inf
+    divergence = _finite(measure(children, pool)[0]) if children else WORST
     better = divergence < state.divergence
     return Evolution(
         state.generation + 1,
@@ -113,8 +115,8 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
 
 
 def _finite(score: float) -> float:
-    """The score, and the worst there is for one that is no number."""
-    return math.inf if math.isnan(score) else score
+    """The score, or the worst there is for one that is not finite, which JSON could not hold."""
+    return score if math.isfinite(score) else WORST
 
 
 def _write(file: Path, state: Evolution) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.allocation.evolution import Measure, Mixture, evolve, mutate
+from pruning.allocation.evolution import Measure, Mixture, evolve, mutate, read
 from pruning.stages import Search
 
 OPTIONS = Search(levels=(0.3, 0.4, 0.5, 0.6, 0.7), generations=40, offspring=12)
@@ -53,15 +53,17 @@ def test_uniform_stays_where_nothing_beats_it_on_unseen_sequences(tmp_path: Path
     found = evolve(START, OPTIONS, overfitted, PARTS, tmp_path / "a", 0)
     assert found.best != START
     assert not found.beats
-    nan = evolve(
-        START,
-        OPTIONS,
-        lambda mixtures, _: [1.0, *[float("nan")] * len(mixtures)][: len(mixtures)],
-        PARTS,
-        tmp_path / "b",
-        0,
-    )
-    assert not nan.beats
+
+
+def test_what_is_no_number_never_wins(tmp_path: Path) -> None:
+    def broken(mixtures: Sequence[Mixture], _: Sequence[int]) -> list[float]:
+        return [1.0 if mixture == START else float("nan") for mixture in mixtures]
+
+    found = evolve(START, OPTIONS, broken, PARTS, tmp_path / "a", 0)
+    assert (found.best, found.beats) == (START, False)
+    ruined = evolve(START, OPTIONS, lambda mixtures, _: [float("inf")] * len(mixtures), PARTS, tmp_path / "b", 0)
+    assert read(tmp_path / "b") == ruined
+    assert not ruined.beats
 
 
 def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
