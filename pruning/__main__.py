@@ -16,6 +16,8 @@ from server.errors import SecateurError
 if TYPE_CHECKING:
     from server.checkpoint.reader import Artifact
 
+logger = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
@@ -117,6 +119,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from server.checkpoint.reader import Artifact
 
     artifact = Artifact.open(arguments.artifact)
+    if any(step.technique == "vocabulary" for step in artifact.lineage.steps):
+        logger.warning("%s has a smaller vocabulary: what follows is for each of its own tokens", arguments.artifact)
     count = max(arguments.tokens // arguments.window, 1)
     windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
     with TemporaryDirectory() as folder:

@@ -43,7 +43,7 @@ class Encoder:
     """Encodes texts with the tokenizer and chat template that lie in an artifact."""
 
     def __init__(self, artifact: Artifact) -> None:
-        self._tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+        self._tokenizer = tokenizer_of(artifact)
         self._folder = artifact.path
         end = artifact.config.get("eos_token_id")
         self.end: list[int] = (end[:1] if isinstance(end, list) else [end]) if end is not None else []
@@ -82,6 +82,11 @@ class Encoder:
             return environment.from_string(template).render(messages=messages, add_generation_prompt=reply, **tokens)
         except TemplateError as error:
             raise DataError(f"the model's chat template refuses the messages: {error}") from None
+
+
+def tokenizer_of(artifact: Artifact) -> Tokenizer:
+    """The tokenizer that lies in `artifact`."""
+    return Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
 
 
 class Draw(NamedTuple):

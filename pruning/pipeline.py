@@ -16,13 +16,15 @@ import msgspec
 
 from pruning import base as bases
 from pruning import layerwise_stage
+from pruning.data import tokenizer_of
 from pruning.errors import RecipeError
 from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
+from pruning.spelling import spell
 from pruning.stage import Model, Place
-from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Round, Stage, Width
-from pruning.structured import depth, width
+from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Round, Stage, Vocabulary, Width
+from pruning.structured import depth, vocabulary, width
 from pruning.techniques import awq, nearest
 from pruning.training import distillation, reconstruction
 from pruning.weights import Source, write_bytes
@@ -33,6 +35,7 @@ from server.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 
+SPELT = "the text in the tokens that stay, its loss for each token of the base's vocabulary"
 LOCK = "lock"
 IDENTITY = "identity.json"
 OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial)?")
@@ -42,12 +45,20 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
     Layerwise: layerwise_stage.apply,
     Depth: depth.apply,
     Width: width.apply,
+    Vocabulary: vocabulary.apply,
     AWQ: awq.apply,
     Round: nearest.apply,
     Distill: distillation.apply,
     Reconstruct: reconstruction.apply,
 }
 """What carries out each kind of stage."""
+
+CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]] = {
+    Depth: depth.check,
+    Width: width.check,
+    Vocabulary: vocabulary.check,
+}
+"""What says before any work that a stage cannot be done to a configuration, or what that becomes."""
 
 
 def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False) -> Artifact:
@@ -84,15 +95,19 @@ def begin(work: Path, inputs: Inputs) -> None:
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
     """Measure the saved candidate and its base, and write the figures into the candidate's lineage."""
-    windows, data = inputs.evaluation
+    ids, data = inputs.evaluation
     figures = _base_figures(inputs, cache, work)
     model = Model(candidate.config, candidate)
+    before, after = (tokenizer_of(artifact) for artifact in (inputs.base, candidate))
+    same = before.to_str() == after.to_str()
+    windows = ids if same else spell(ids, before, after)
     pruned = perplexity(model, windows, work / "evaluation-pruned", "evaluating the pruned model")
     evaluation = record.Evaluation(
         data=data,
         window=data.tokens,
         perplexity=figures["perplexity"] | {"pruned": pruned},
         bytes=figures["bytes"] | {"pruned": candidate.size},
+        note="" if same else SPELT,
     )
     lineage = msgspec.structs.replace(candidate.lineage, evaluation=evaluation)
     text = msgspec.json.format(msgspec.json.encode(lineage, order="sorted"), indent=2)
@@ -139,6 +154,7 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
         except ArtifactError as error:  # killed while its evaluation was written
             logger.info("%s; putting it together again", error)
             shutil.rmtree(path)
+    _check(work, inputs)
     model = Model(inputs.base.config, inputs.base)
     steps: list[record.Step] = []
     for number, stage in enumerate(inputs.recipe.stages):
@@ -151,10 +167,20 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
             writer.add(name, model.source.tensor(name), model.source.scales(name))
         writer.text("config.json", json.dumps(model.config, indent=2, sort_keys=True) + "\n")
         for file in sorted(inputs.base.path.iterdir()):
-            if file.name not in ("config.json", "model.safetensors", record.FILE):
+            if file.name not in ("config.json", "model.safetensors", record.FILE, *model.files):
                 writer.copy(file)
+        for name, text in model.files.items():
+            writer.text(name, text)
         writer.finish(_lineage(inputs, tuple(steps)))
     return Artifact.open(path)
+
+
+def _check(work: Path, inputs: Inputs) -> None:
+    """Raise before any work where a stage could not be done to what those before it will leave."""
+    config = inputs.base.config
+    for number, stage in enumerate(inputs.recipe.stages):
+        if type(stage) in CHECK:
+            config = CHECK[type(stage)](stage, config, Place(inputs, work / f"stage-{number}"))
 
 
 def _warn_of_lost_scales(before: Source, after: Source) -> None:

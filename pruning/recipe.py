@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from pruning.errors import RecipeError
 from pruning.sources import SELF
-from pruning.stages import Bucket, Count, Layerwise, Search, Stage
+from pruning.stages import Bucket, Count, Layerwise, Search, Stage, Vocabulary
 
 ALL_BUCKETS = tuple(range(10))
 
@@ -71,6 +71,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                         f"a search with tokens = {stage.allocation.tokens} needs twice as many of the calibration, "
                         f"{needed} sequences of {length}, and it has {sequences}"
                     )
+        if any(isinstance(stage, Vocabulary) for stage in self.stages[:-1]):
+            raise ValueError("vocabulary must be the last of the stages: the others work on the base's token ids")
 
     def values(self) -> dict[str, Any]:
         """The recipe in plain values, defaults included, as the lineage records it."""

@@ -3,8 +3,11 @@
 A stage keeps what it has computed in a folder of its own and, run again, goes on from there.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import Tensor, nn
 
 from pruning import base
 from pruning.calibration import Note, Sweep
@@ -22,6 +25,8 @@ class Model(NamedTuple):
 
     config: dict[str, Any]
     source: Source
+    files: Mapping[str, str] = {}
+    """What the last stage made of the base's other files, by their names; those that it left alone are not here."""
 
 
 class Place(NamedTuple):
@@ -43,6 +48,30 @@ class Place(NamedTuple):
     def moments(self, blocks: Blocks, powers: tuple[int, ...]) -> Moments:
         """The moments of the weights' gradients on the calibration ids, by a pass backward in a folder of its own."""
         return moments(blocks, self.inputs.calibration[0], self.folder / "backward", powers)
+
+
+def unloaded(config: dict[str, Any]) -> Blocks:
+    """The blocks of a model of this configuration, for their shapes: there are no weights."""
+    model = base.skeleton(config)
+    return Blocks(model, Nothing(model))
+
+
+class Nothing:
+    """The names of a model's weights, of which none can be had."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = list(model.state_dict())
+
+    def names(self) -> list[str]:
+        """All names."""
+        return self._names
+
+    def tensor(self, name: str) -> Tensor:
+        """Not to be called."""
+        raise NotImplementedError(name)
+
+    def scales(self, name: str) -> None:
+        """None: nothing is quantised."""
 
 
 def seconds(notes: list[Note]) -> float:

@@ -119,6 +119,17 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
             raise ValueError("neither ffn nor kv_groups says what to remove")
 
 
+class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="vocabulary"):
+    """Remove the tokens that a text does not use, and rewrite the tokenizer; the last stage of a recipe."""
+
+    keep: Annotated[int, Meta(ge=64, multiple_of=64)] | None = None
+    """At most so many tokens stay, the most frequent; without it, all that the text uses."""
+    source: str | None = None
+    """The text; without it, that of the calibration."""
+    buckets: tuple[Bucket, ...] | None = None
+    """Which tenths of the texts; without it, those of the calibration."""
+
+
 class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):
     """Scale the input columns that see large activations, and round every linear layer of every block."""
 
@@ -213,4 +224,4 @@ class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     seed: int = 0
 
 
-Stage = Layerwise | Depth | Width | AWQ | Round | Distill | Reconstruct
+Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct

@@ -4,7 +4,7 @@ One tensor is in memory at a time; nothing here writes to the model it reads.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -93,6 +93,29 @@ class Renamed:
     def scales(self, name: str) -> Tensor | None:
         """Its scales."""
         return self._source.scales(self._names[name])
+
+
+class Rows:
+    """`source` with only the given `rows`, their numbers in order, of the tensors `names`."""
+
+    def __init__(self, source: Source, names: Collection[str], rows: Sequence[int]) -> None:
+        self._source = source
+        self._cut = set(names)
+        self._rows = torch.tensor(rows)
+
+    def names(self) -> list[str]:
+        """All names of the source."""
+        return self._source.names()
+
+    def tensor(self, name: str) -> Tensor:
+        """The source's weight, or the rows of it that are left."""
+        tensor = self._source.tensor(name)
+        return tensor[self._rows] if name in self._cut else tensor
+
+    def scales(self, name: str) -> Tensor | None:
+        """Its scales, for the same rows."""
+        scales = self._source.scales(name)
+        return scales[self._rows] if scales is not None and name in self._cut else scales
 
 
 class Unrounded:

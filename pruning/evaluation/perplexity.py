@@ -13,6 +13,7 @@ from pruning.calibration import Sweep, pass_on
 from pruning.gradients import next_token_loss
 from pruning.model import Blocks, weight_of
 from pruning.progress import Progress
+from pruning.spelling import Spelt
 from pruning.stage import Model
 from pruning.weights import Source
 from server.checkpoint.reader import Artifact
@@ -30,16 +31,22 @@ def dense(artifact: Artifact) -> nn.Module:
 
 
 @torch.no_grad()
-def perplexity(model: Model, windows: Tensor, folder: Path, what: str) -> float:
-    """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on."""
+def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -> float:
+    """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on.
+
+    Of windows that are spelt in other tokens it is that of each token before, so it can be compared.
+    """
+    every = windows.ids if isinstance(windows, Spelt) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
-    sweep = Sweep(blocks, windows, BATCH, folder)
+    sweep = Sweep(blocks, every, BATCH, folder)
     sweep.visit(pass_on, what, 1)
     states = sweep.states(len(blocks))
     losses = []
-    with blocks.ending() as logits, Progress(f"{what}, its end", len(windows)) as progress:
-        for number, ids in enumerate(windows):
-            losses.append(next_token_loss(logits(states[number : number + 1].clone(), ids[None])[0], ids).double())
+    with blocks.ending() as logits, Progress(f"{what}, its end", len(every)) as progress:
+        for number, ids in enumerate(every):
+            given = logits(states[number : number + 1].clone(), ids[None])[0]
+            loss = windows.loss(number, given) if isinstance(windows, Spelt) else next_token_loss(given, ids)
+            losses.append(loss.double())
             progress.step()
     return torch.stack(losses).mean().exp().item()
 

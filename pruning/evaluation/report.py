@@ -24,6 +24,8 @@ def table(artifact: Artifact, source: Path) -> str:
     removed = sum(len(step.removed_blocks) for step in artifact.lineage.steps)
     lines.append(f"{total:,} parameters, {zeros / total:.1%} of them zero; {removed} blocks removed")
     lines.append(f"perplexity on {evaluation.data.sequences} windows of {evaluation.window} tokens")
+    if evaluation.note:
+        lines.append(f"pruned: {evaluation.note}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model import Blocks
-from pruning.stage import Model, Place, seconds
+from pruning.stage import Model, Place, seconds, unloaded
 from pruning.stages import Depth
 from pruning.statistics import BlockInfluence
 from pruning.structured.angle import LastTokens, straightest
@@ -39,6 +39,13 @@ def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
         removed_blocks=removed,
     )
     return Model(shortened(model.config, removed, len(blocks)), source), step
+
+
+def check(stage: Depth, config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The configuration afterwards, whichever blocks go; raises before any work where none would stay."""
+    blocks = len(unloaded(config))
+    refuse_all(stage.remove, blocks)
+    return shortened(config, range(stage.remove), blocks)
 
 
 def _by_influence(stage: Depth, blocks: Blocks, place: Place) -> tuple[tuple[int, ...], list[Note]]:

@@ -19,7 +19,7 @@ from pruning.gradients import Moments
 from pruning.layerwise import block_file
 from pruning.model import Blocks, weight_of
 from pruning.observing import observing
-from pruning.stage import Model, Place, seconds
+from pruning.stage import Model, Place, seconds, unloaded
 from pruning.stages import Width
 from pruning.statistics import Gram, InputMean, Statistic
 from pruning.structured.fluctuation import FLAP, fluctuation, fold
@@ -56,6 +56,17 @@ def apply(stage: Width, model: Model, place: Place) -> tuple[Model, Step]:
     return Model(config, source), step
 
 
+def check(stage: Width, config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The configuration afterwards; raises before any work where the result could not be loaded."""
+    result, sizes = plan(stage, config, unloaded(config))
+    group, width = list(sizes.items())[-1]
+    if isinstance(stage.ffn, float) and width != group.units * (1 - stage.ffn):
+        logger.warning(
+            "ffn = %g of %d units: %d stay, the nearest multiple of %d", stage.ffn, group.units, width, MULTIPLE
+        )
+    return result
+
+
 def plan(stage: Width, config: Mapping[str, Any], blocks: Blocks) -> tuple[dict[str, Any], dict[Group, int]]:
     """The configuration afterwards, and the units that stay of each group; attention comes first, as in the block."""
     sizes: dict[Group, int] = {}
@@ -83,8 +94,6 @@ def _width(ffn: float | int, units: int) -> int:
             f"ffn = {ffn} would leave {width} of the model's {units} feed-forward units; "
             f"it is a fraction to remove, or the multiple of {MULTIPLE} below {units} that stays"
         )
-    if isinstance(ffn, float) and width != units * (1 - ffn):
-        logger.warning("ffn = %g of %d units: %d stay, the nearest multiple of %d", ffn, units, width, MULTIPLE)
     return width
 
 

@@ -98,6 +98,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens in each non-overlapping window."""
     perplexity: dict[str, float]
     bytes: dict[str, int]
+    note: str = ""
+    """What a reader must know of how the artifact was measured."""
 
 
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

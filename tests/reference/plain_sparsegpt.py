@@ -113,7 +113,7 @@ def main() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(inputs.base.path, dtype=torch.float32)
     with TemporaryDirectory(dir=cache) as folder:
         start = monotonic()
-        (_, source), _ = APPLY[Layerwise](stage, Model(inputs.base.config, inputs.base), Place(inputs, Path(folder)))
+        source = APPLY[Layerwise](stage, Model(inputs.base.config, inputs.base), Place(inputs, Path(folder)))[0].source
         ours = monotonic() - start
         start = monotonic()
         plain(model, inputs.calibration[0], keep, of)

@@ -245,11 +245,9 @@ def test_what_cannot_be_cut_is_refused_before_any_work(
         plan(Width(SecondOrder(), **stage), config, blocks)
 
 
-def test_a_width_that_is_rounded_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    blocks, config = blocks_of("llama", tmp_path)
-    smaller, _ = plan(Width(Taylor(), ffn=0.2), config, blocks)
-    assert smaller["intermediate_size"] == 96
-    assert "ffn = 0.2 of 128 units: 96 stay, the nearest multiple of 32" in caplog.text
+def test_a_width_that_is_rounded_says_so_once(recipe: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert prune(recipe(STAGE.format(ffn=0.2, kv=0, name="taylor")), tmp_path).config["intermediate_size"] == 96
+    assert caplog.text.count("ffn = 0.2 of 128 units: 96 stay, the nearest multiple of 32") == 1
 
 
 def test_a_recipe_that_removes_nothing_is_a_mistake(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:

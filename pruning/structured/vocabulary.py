@@ -1,0 +1,205 @@
+"""Removes tokens that a deployment's text does not use: their rows of the embeddings, and what names them.
+
+Only the number of rows changes, and the files that name token ids are rewritten: any loader takes the result.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import msgspec
+from tokenizers import Tokenizer
+
+from pruning import base
+from pruning.data import Encoder, read, tokenizer_of
+from pruning.errors import DataError, ModelRefused, RecipeError
+from pruning.inputs import Inputs
+from pruning.progress import Progress
+from pruning.sources import locate
+from pruning.spelling import spell
+from pruning.stage import Model, Place
+from pruning.stages import Vocabulary
+from pruning.structured import tokens
+from pruning.weights import Rows, parameters, write_bytes
+from server.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+NAMING = ("_token_id", "_token_ids", "suppress_tokens", "bad_words_ids")
+"""How the keys end whose values are ids, in config.json and generation_config.json."""
+TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What was found out about the text; kept in a file."""
+
+    kept: list[int]
+    """The ids of the tokens that stay, in order."""
+    covered: float
+    """The fraction of the text's tokens that stay as they are."""
+    seconds: float
+
+
+class Smaller(NamedTuple):
+    """The model with the smaller vocabulary, but for its weights."""
+
+    config: dict[str, Any]
+    files: dict[str, str]
+    cut: list[str]
+    """The weights that lose rows."""
+
+
+def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """Choose the tokens and return the configuration afterwards; raises before any work where that cannot be."""
+    smaller = plan(config, place.inputs, choose(stage, config, place).kept)
+    windows = place.inputs.evaluation[0]
+    spelt = spell(windows, tokenizer_of(place.inputs.base), Tokenizer.from_str(smaller.files[TOKENIZER]))
+    longest = spelt.ids.shape[1]
+    limit = config.get("max_position_embeddings") or longest
+    if longest > limit:
+        raise RecipeError(
+            f"a window of the evaluation becomes {longest} tokens of the smaller vocabulary, but the model takes "
+            f"{limit}: choose a window below {windows.shape[1]}"
+        )
+    return smaller.config
+
+
+def apply(stage: Vocabulary, model: Model, place: Place) -> tuple[Model, Step]:
+    """Cut the rows and hand on the rewritten files."""
+    start = monotonic()
+    choice = choose(stage, model.config, place)
+    smaller = plan(model.config, place.inputs, choice.kept)
+    source = Rows(model.source, smaller.cut, choice.kept)
+    options = msgspec.to_builtins(stage)
+    step = Step(
+        technique=options.pop("kind"),
+        options=options | {"tokens": len(choice.kept), "of": model.config["vocab_size"], "covered": choice.covered},
+        sparsity={},
+        seconds=round(choice.seconds + monotonic() - start, 1),
+        parameters=parameters(source)[0],
+    )
+    return Model(smaller.config, source, smaller.files), step
+
+
+def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice:
+    """Which tokens stay; counted once, and read from the stage's folder after that."""
+    file = place.folder / "tokens.json"
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=Choice)
+    start = monotonic()
+    folder = place.inputs.base.path
+    definition = _read(folder / TOKENIZER)
+    ids = tokens.ids_of(definition)
+    token = {id: token for token, id in ids.items()}
+    named = _named(config, folder, ids)
+    counts = {token[id]: count for id, count in _count(stage, place.inputs).items()}
+    kept = tokens.choose(definition, [token[id] for id in named], counts, stage.keep)
+    covered = sum(count for token, count in counts.items() if token in kept) / sum(counts.values())
+    logger.info("%d of %d tokens stay, which are %.2f %% of the text", len(kept), len(ids), 100 * covered)
+    choice = Choice(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, msgspec.json.encode(choice))
+    return choice
+
+
+def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
+    """What becomes of configuration and files with the tokens `kept`; raises ModelRefused if that would not fit."""
+    number = {old: new for new, old in enumerate(kept)}
+    folder = inputs.base.path
+    definition = tokens.without_others(_read(folder / TOKENIZER), number)
+    smaller = {**_renumbered(config, number), "vocab_size": len(kept)}
+    files = {TOKENIZER: _json(definition)}
+    if (folder / GENERATION).exists():
+        files[GENERATION] = _json(_renumbered(_read(folder / GENERATION), number))
+    if added := (settings := _settings(folder)).get("added_tokens_decoder"):
+        settings["added_tokens_decoder"] = {str(number[int(id)]): token for id, token in added.items()}
+        files[SETTINGS] = _json(settings)
+    loaded = Tokenizer.from_str(files[TOKENIZER])
+    wrong = [token for token, id in tokens.ids_of(definition).items() if loaded.token_to_id(token) != id]
+    if wrong or loaded.get_vocab_size() != len(kept):
+        raise ModelRefused(f"the rewritten tokenizer does not give {wrong[:1]} the id that it should have")
+    return Smaller(smaller, files, _cut(config, smaller))
+
+
+def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
+    """The weights whose rows are tokens; raises ModelRefused where more than a number of rows would change."""
+    old, new = config.get("vocab_size"), smaller["vocab_size"]
+    before = {name: tuple(parameter.shape) for name, parameter in base.skeleton(config).named_parameters()}
+    after = {name: tuple(parameter.shape) for name, parameter in base.skeleton(smaller).named_parameters()}
+    changed = [name for name in before if before[name] != after.get(name)]
+    for name in changed:
+        if before[name][0] != old or after.get(name) != (new, *before[name][1:]):
+            raise ModelRefused(
+                f"{name} would not lose rows alone with a smaller vocab_size, so no token can be removed"
+            )
+    if not changed:
+        raise ModelRefused("no weight has the number of rows that vocab_size says, so no token can be removed")
+    return changed
+
+
+def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
+    """How often the text uses each id."""
+    calibration, evaluation = inputs.recipe.calibration, inputs.recipe.evaluation
+    source, buckets = stage.source or calibration.source, stage.buckets or calibration.buckets
+    if source == evaluation.source and set(buckets) & set(evaluation.buckets):
+        logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
+    encoder = Encoder(inputs.base)
+    texts = [text for text in read(locate(source), encoder.chat) if text.bucket in buckets]
+    if not texts:
+        raise DataError(f"{source} has no text in the buckets {sorted(buckets)}")
+    counts: Counter[int] = Counter()
+    with Progress("counting tokens", len(texts)) as progress:
+        for text in texts:
+            counts.update(encoder.encode(text.body))
+            progress.step()
+    return counts
+
+
+def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
+    """The ids that the model's own files name; raises ModelRefused where the tokenizer has no such token."""
+    generation = _read(folder / GENERATION) if (folder / GENERATION).exists() else {}
+    found = [
+        id for values in (config, generation) for key in values if key.endswith(NAMING) for id in _flat(values[key])
+    ]
+    settings = [value for key, value in _settings(folder).items() if key.endswith("_token")]
+    special = [value["content"] if isinstance(value, dict) else value for value in settings]
+    known = set(ids.values())
+    if unknown := sorted(set(found) - known):
+        raise ModelRefused(f"config.json or {GENERATION} names the token id {unknown[0]}, which {TOKENIZER} lacks")
+    return found + [ids[text] for text in special if isinstance(text, str) and text in ids]
+
+
+def _flat(value: Any) -> Iterator[int]:
+    """Every id in a value that is an id, nothing, or a list of such; -1 stands for none."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    elif value is not None and value >= 0:
+        yield value
+
+
+def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[str, Any]:
+    """`values` of a configuration file with every id that it names renumbered."""
+
+    def new(value: Any) -> Any:
+        return [new(item) for item in value] if isinstance(value, list) else number.get(value, value)
+
+    return {key: new(value) if key.endswith(NAMING) else value for key, value in values.items()}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    return _read(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    """The text of a JSON file, whose order matters to nobody but is kept."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
