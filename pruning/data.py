@@ -1,8 +1,9 @@
 """Text in, seeded token ids [sequences, tokens] out, with the digest that says which ids they were.
 
-Reads plain text (paragraphs), JSON lines ("text" or "messages"), a JSON object of title -> text, and a column of a
-dataset; a text belongs to the bucket `int(sha1(title or text), 16) % 10`, so calibration and evaluation can be kept
-apart for good.
+Reads plain text (paragraphs), JSON lines ("text", "messages", or "question" and "answer"), a JSON object of
+title -> text, and a column of a dataset; a text belongs to the bucket `int(sha1(title or text), 16) % 10`, so
+calibration and evaluation can be kept apart for good. A line that is marked "held_out" is for evaluation on a task,
+and is never read here.
 """
 
 import hashlib
@@ -168,12 +169,17 @@ def _paragraphs(content: str, _: object) -> Iterator[Text]:
 
 
 def _json_lines(content: str, chat: Callable[[list[dict[str, str]]], str]) -> Iterator[Text]:
-    """One text for each line, from its "text" or its "messages"."""
+    """One text for each line that is not held out, from its "text", its "messages", or its question and answer."""
     for line in content.splitlines():
-        if line.strip():
-            value = json.loads(line)
+        value: dict[str, Any] = json.loads(line) if line.strip() else {"held_out": True}
+        if value.get("held_out"):
+            continue
+        if "question" in value:
+            messages = [{"role": "user", "content": value["question"]}]
+            body = chat([*messages, {"role": "assistant", "content": value["answer"]}])
+        else:
             body = chat(value["messages"]) if "messages" in value else str(value["text"])
-            yield Text(str(value.get("title", body)), body)
+        yield Text(str(value.get("title", value.get("question", body))), body)
 
 
 def _json_object(content: str, _: object) -> Iterator[Text]:

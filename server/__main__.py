@@ -11,7 +11,7 @@ from server.errors import SecateurError
 
 COMMANDS = {
     "prune": ("pruning.__main__", "prune a model as a recipe says, and evaluate it"),
-    "evaluate": ("pruning.__main__", "measure an artifact's perplexity"),
+    "evaluate": ("pruning.__main__", "measure an artifact on a task or a text"),
     "task": ("pruning.faq.command", "make a task from FAQ pages"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
     "keys": ("server.keys", "make API keys"),

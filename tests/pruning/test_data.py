@@ -35,6 +35,14 @@ def test_the_three_forms(tmp_path: Path) -> None:
     assert read(titled, no_chat) == [Text("A", "one"), Text("B", "two")]
 
 
+def test_held_out_lines_are_never_read(tmp_path: Path) -> None:
+    lines = tmp_path / "a.jsonl"
+    items = [{"question": f"q{n}", "answer": "a", "held_out": n == 1} for n in range(3)]
+    lines.write_text("\n".join([*map(json.dumps, items), '{"text": "secret", "held_out": true}']))
+    found = read(lines, lambda messages: "|".join(f"{turn['role']} {turn['content']}" for turn in messages))
+    assert found == [Text("q0", "user q0|assistant a"), Text("q2", "user q2|assistant a")]
+
+
 def test_a_bucket_is_the_sha1_of_the_title_modulo_ten() -> None:
     assert Text("Alan Turing", "x").bucket == int(hashlib.sha1(b"Alan Turing").hexdigest(), 16) % 10
     buckets = [Text(str(n), "").bucket for n in range(1000)]

@@ -1,7 +1,7 @@
 """Scores against the model's own forward of each whole text, one at a time, without cache, batch or shared prefix."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from pruning.evaluation.perplexity import dense, perplexity
 from pruning.evaluation.score import carry_out, make, score, subject
 from pruning.stage import Model
 from server.checkpoint.reader import Artifact
+from server.engine.batch import Batch
+from server.engine.runners.transformers_runner import TransformersRunner
 
 Read = Callable[..., tasks.Task]
 FAQ = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}, or so{'!' * (n % 7)}"} for n in range(20)]
@@ -178,3 +180,23 @@ def test_a_model_without_a_template_cannot_chat(tmp_path_factory: pytest.TempPat
     mute = base_artifact(str(tiny.save(folder / "tiny")), folder / "base")
     with pytest.raises(DataError, match="no chat template"):
         make(task('name = "a"\nkind = "pairs"\nchat = true', *FAQ), mute)
+
+
+def test_a_shared_question_is_computed_once(artifact: Artifact, task: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    real = TransformersRunner.last
+
+    def last(runner: TransformersRunner, batch: Batch, counts: Sequence[int]) -> torch.Tensor:
+        computed.append(batch.tokens)
+        return real(runner, batch, counts)
+
+    monkeypatch.setattr(TransformersRunner, "last", last)
+    options = [["one", "two", "three"], ["four", "five", "six"]]
+    items = [{"question": "Which of these is it? " * 5, "options": some, "answer": 0} for some in options]
+    plan = make(task('name = "a"\nkind = "choice"\nby = "sum"', *items), artifact)
+    scored = subject(dense(artifact), artifact, plan)
+    computed.clear()
+    carry_out(plan, scored, None, "")
+    question = len(Encoder(artifact).ids(f"Question: {items[0]['question']}\nAnswer:"))
+    answers = sum(len(Encoder(artifact).ids(f" {text}")) for some in options for text in some)
+    assert sum(computed) == 2 * question + answers - 6 + 2 * 2  # the last of a question goes again before each option
