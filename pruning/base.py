@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 import transformers
 from gguf import GGUFReader, LlamaFileType
@@ -143,7 +144,10 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
         for name in TOKENIZER_FILES:
             if (path / name).exists():
                 writer.copy(path / name)
-        _finish(writer, config, record.Base(path.resolve().name, digest, license=_license(path)))
+        if isinstance(source, Artifact):
+            _finish(writer, config, _own(source, digest))
+        else:
+            _finish(writer, config, _lineage(record.Base(path.resolve().name, digest, license=_license(path))))
 
 
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -175,7 +179,7 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
         kind = LlamaFileType(fields["general.file_type"].contents()).name if "general.file_type" in fields else "GGUF"
         note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
         terms = _text(fields, "general.license") or "unknown"
-        _finish(writer, config, record.Base(path.stem, digest, note, terms))
+        _finish(writer, config, _lineage(record.Base(path.stem, digest, note, terms)))
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -198,10 +202,22 @@ def _write_tokenizer(writer: CheckpointWriter, gguf: Path, splitter: str) -> Non
     writer.text("tokenizer_config.json", _json(settings))
 
 
-def _finish(writer: CheckpointWriter, config: Mapping[str, Any], base: record.Base) -> None:
-    """Add the configuration and the lineage of a base, which has no steps."""
+def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
+    """Add the configuration and the lineage."""
     writer.text("config.json", _json({**config, "dtype": "bfloat16"}))
-    writer.finish(record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions()))
+    writer.finish(lineage)
+
+
+def _lineage(base: record.Base) -> record.Lineage:
+    """The record of a base, which has no steps."""
+    return record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions())
+
+
+def _own(artifact: Artifact, digest: str) -> record.Lineage:
+    """The record of a base that is itself an artifact: all of its own record is kept."""
+    parent = artifact.lineage
+    base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
+    return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -28,7 +28,9 @@ from pruning.structured import depth, vocabulary, width
 from pruning.techniques import awq, nearest
 from pruning.training import distillation, reconstruction
 from pruning.weights import Source, write_bytes
+from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
+from server.checkpoint.digest import weights_digest
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter, publish
 from server.errors import ArtifactError
@@ -109,10 +111,19 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
         bytes=figures["bytes"] | {"pruned": candidate.size},
         note="" if same else SPELT,
     )
-    lineage = msgspec.structs.replace(candidate.lineage, evaluation=evaluation)
-    text = msgspec.json.format(msgspec.json.encode(lineage, order="sorted"), indent=2)
-    write_bytes(candidate.path / record.FILE, text)
-    return Artifact(candidate.path, lineage, candidate.config)
+    return _documented(candidate, msgspec.structs.replace(candidate.lineage, evaluation=evaluation))
+
+
+def _documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
+    """Write the documents, then the record that covers them: after a kill in between the candidate is refused."""
+    documents = {card.FILE: card.render(lineage, candidate.config), bom.FILE: bom.render(lineage, candidate.config)}
+    files = dict(lineage.files)
+    for name, content in documents.items():
+        write_bytes(candidate.path / name, content)
+        files[name] = record.digest_of(candidate.path / name)
+    complete = msgspec.structs.replace(lineage, files=files)
+    write_bytes(candidate.path / record.FILE, record.encoded(complete))
+    return Artifact(candidate.path, complete, candidate.config)
 
 
 def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str, Any]]:
@@ -157,11 +168,14 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
     _check(work, inputs)
     model = Model(inputs.base.config, inputs.base)
     steps: list[record.Step] = []
+    digest = weights_digest(model.source)
     for number, stage in enumerate(inputs.recipe.stages):
         before = model.source
         model, step = APPLY[type(stage)](stage, model, Place(inputs, work / f"stage-{number}"))
         _warn_of_lost_scales(before, model.source)
-        steps.append(step)
+        made = weights_digest(model.source)
+        steps.append(msgspec.structs.replace(step, parent_digest=digest, digest=made))
+        digest = made
     with CheckpointWriter(path) as writer:
         for name in model.source.names():
             writer.add(name, model.source.tensor(name), model.source.scales(name))
@@ -201,4 +215,6 @@ def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
         versions=bases.versions() | {"python": sys.version.split()[0]},
         inputs=inputs.identity,
         calibration=inputs.calibration[1],
+        parent=inputs.base.lineage.parent,
+        parent_digest=inputs.base.lineage.parent_digest,
     )

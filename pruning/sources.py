@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 from pruning.errors import SourceMissing
+from server.checkpoint.lineage import SIGNATURE
 
 PACKAGE = "package:"
 SELF = "self"
@@ -23,11 +24,14 @@ def locate(reference: str) -> Path:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of the lines `digest  name` of a directory's files in order of their names."""
+    """SHA-256 of a file, or of the lines `digest  name` of a directory's files in order of their names.
+
+    A signature does not count: a model is the same before and after it is signed.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(entry for entry in path.iterdir() if entry.is_file())
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != SIGNATURE)
     return hashlib.sha256("".join(f"{digest_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """The lineage record: what an artifact was made from, how, and what was measured before and after.
 
-It is written once, with the weights, and names the SHA-256 of every other file of the artifact.
+It is written once, with the weights, and names the SHA-256 of every other file of the artifact. Fields at their
+defaults are not written, so that a field added later leaves the addresses of older records as they are.
 """
 
 import hashlib
@@ -12,9 +13,11 @@ import msgspec
 from server.errors import ArtifactError
 
 FILE = "lineage.json"
+SIGNATURE = "model.sig"
+"""Beside the record and not named in it: it signs the record too."""
 
 
-class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The model that pruning started from."""
 
     name: str
@@ -25,7 +28,7 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     license: str = ""
 
 
-class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Token ids drawn from a text: `digest` is the SHA-256 of the ids themselves, as little-endian int64."""
 
     source: str
@@ -36,7 +39,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
 
 
-class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Training after pruning: how much, on what, and how it scored on data that it was never trained on."""
 
     training: Data
@@ -73,7 +76,7 @@ class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Effective rank of the Gram matrix over its size: near 0, inputs can stand in for each other; near 1, hardly."""
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One stage of the recipe as it was carried out."""
 
     technique: str
@@ -88,9 +91,21 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recovery: Recovery | None = None
     losses: dict[str, Loss] = {}
     """What each weight that was changed one layer at a time lost."""
+    parent_digest: str = ""
+    """Of the weights that the step began from, as `weights_digest` computes it."""
+    digest: str = ""
+    """Of the weights that it made: the next step's `parent_digest`."""
 
 
-class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whether an artifact kept to all that a task demands, and what was measured there."""
+
+    task: str
+    passed: bool
+    figures: dict[str, float] = {}
+
+
+class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Perplexity and bytes of the dense base, of the artifact, and of the quantised base of about equal bytes."""
 
     data: Data
@@ -100,9 +115,10 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: dict[str, int]
     note: str = ""
     """What a reader must know of how the artifact was measured."""
+    gates: tuple[GateResult, ...] = ()
 
 
-class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The whole record of one artifact."""
 
     created: str
@@ -117,6 +133,10 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluation: Evaluation | None = None
     files: dict[str, str] = {}
     """SHA-256 of each file of the artifact but this record."""
+    parent: "Lineage | None" = None
+    """The whole record of the artifact that was the base, where it was one of ours."""
+    parent_digest: str = ""
+    """The address of `parent`."""
     version: int = 1
 
 
@@ -127,8 +147,18 @@ def read(directory: Path) -> Lineage:
         return msgspec.json.decode(path.read_bytes(), type=Lineage)
     except FileNotFoundError:
         raise ArtifactError(f"{directory} is no artifact: it has no {FILE}; make one with `secateur prune`") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a lineage record: {error}") from None
+
+
+def encoded(lineage: Lineage) -> bytes:
+    """The record as its file has it."""
+    return msgspec.json.format(msgspec.json.encode(lineage, order="sorted"), indent=2)
+
+
+def address(lineage: Lineage) -> str:
+    """The content address: SHA-256 of the canonical JSON, keys sorted and without spaces; equal for equal records."""
+    return hashlib.sha256(msgspec.json.encode(lineage, order="sorted")).hexdigest()
 
 
 def digest_of(path: Path) -> str:
@@ -142,7 +172,7 @@ def verify(directory: Path, lineage: Lineage) -> None:
 
     A file that the record does not name is refused too: a planted chat template would speak for the model.
     """
-    present = {path.name for path in directory.iterdir()} - {FILE}
+    present = {path.name for path in directory.iterdir()} - {FILE, SIGNATURE}
     for name in sorted(present | lineage.files.keys()):
         if name not in lineage.files:
             raise ArtifactError(f"{directory / name} is not named in {FILE}; remove it, or make the artifact again")
@@ -150,3 +180,8 @@ def verify(directory: Path, lineage: Lineage) -> None:
             raise ArtifactError(f"{directory / name} is missing, though {FILE} names it; copy the artifact again")
         if digest_of(directory / name) != lineage.files[name]:
             raise ArtifactError(f"{directory / name} was changed: its SHA-256 is not the one that {FILE} records")
+
+
+def schema() -> bytes:
+    """The JSON Schema of a record, as `lineage.schema.json` beside this file has it."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Lineage), order="sorted"), indent=2) + b"\n"

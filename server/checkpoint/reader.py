@@ -11,7 +11,9 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from server.checkpoint import chain
 from server.checkpoint import lineage as record
+from server.checkpoint.digest import weights_digest
 from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised
 from server.checkpoint.packing import unpack
 from server.checkpoint.quantised import unpack_quantised
@@ -40,6 +42,7 @@ class Artifact:
         lineage = record.read(path)
         if verify:
             record.verify(path, lineage)
+            chain.check(path, lineage)
         try:
             config = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError) as error:
@@ -86,6 +89,13 @@ class Artifact:
         """Every weight with its name, one in memory at a time."""
         for name in self.names():
             yield name, self.tensor(name)
+
+    def check_last_link(self) -> None:
+        """Raise ArtifactError unless the weights are those that the lineage's last step made; reads all of them."""
+        steps = chain.links(self.lineage)
+        if steps and steps[-1].digest and weights_digest(self) != steps[-1].digest:
+            made = f"what the last step of {record.FILE} made ({steps[-1].technique})"
+            raise ArtifactError(f"{self.path / WEIGHTS} does not hold {made}; copy the artifact again")
 
     def _check(self, name: str, layout: Packed) -> None:
         """Raise ArtifactError unless the parts of `name` are there as its layout says."""

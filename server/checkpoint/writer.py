@@ -74,7 +74,7 @@ class CheckpointWriter:
         self._weights.close(LayoutTable(version=FORMAT_VERSION, layouts=self._layouts).metadata())
         files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
         complete = msgspec.structs.replace(lineage, files=files)
-        self.text(record.FILE, msgspec.json.format(msgspec.json.encode(complete, order="sorted"), indent=2).decode())
+        (self._partial / record.FILE).write_bytes(record.encoded(complete))
         for path in [*self._partial.iterdir(), self._partial]:
             _flush(path)
         publish(self._partial, self.path)
