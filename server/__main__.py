@@ -13,11 +13,14 @@ COMMANDS = {
     "prune": ("pruning.__main__", "prune a model as a recipe says, and evaluate it"),
     "evaluate": ("pruning.__main__", "measure an artifact on a task or a text"),
     "task": ("pruning.faq.command", "make a task from FAQ pages"),
+    "lineage": ("server.history", "draw what an artifact was made from"),
+    "sign": ("server.signing.command", "sign an artifact"),
+    "verify": ("server.signing.command", "say who signed an artifact, or which file differs"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
-    "keys": ("server.keys", "make API keys"),
+    "keys": ("server.keys", "make API keys, and keys that sign"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),
 }
-SHARED = "pruning.__main__"  # serves two commands, so it is told which
+SHARED = ("pruning.__main__", "server.signing.command")  # each serves two commands, so it is told which
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, _ = COMMANDS[words[0]]
     try:
-        code: int = import_module(module).main(words if module == SHARED else words[1:])
+        code: int = import_module(module).main(words if module in SHARED else words[1:])
     except SecateurError as error:
         print(f"secateur {words[0]}: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,8 @@ SecateurError
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
+│   └── SignatureError             not signed, by nobody who counts, or not what was signed
+├── RegistryError                  a registry that cannot be used, or what its rules do not allow
 └── EngineFailed              500  the engine stopped; the message says why
 """
 
@@ -82,6 +84,14 @@ class ConfigError(SecateurError):
 
 class ArtifactError(SecateurError):
     """A checkpoint directory that cannot be used."""
+
+
+class SignatureError(ArtifactError):
+    """An artifact or a statement that nobody who counts has signed as it is, or a key that cannot sign."""
+
+
+class RegistryError(SecateurError):
+    """A registry that cannot be used, or something that its rules do not allow; nothing was changed."""
 
 
 class EngineFailed(SecateurError):

@@ -1,0 +1,1 @@
+"""Signatures over whole artifacts: who vouches for these very files."""

@@ -1,0 +1,142 @@
+"""Keys that sign, and the file that says whose they are: Ed25519, or the elliptic curves of OpenSSF model-signing.
+
+A signers file has a line for each key, `NAME KEY`, where KEY is the public key's DER in base64; `#` begins a comment.
+"""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
+
+from server.errors import SignatureError
+
+PrivateKey = Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+PublicKey = Ed25519PublicKey | ec.EllipticCurvePublicKey
+CURVES: dict[str, hashes.HashAlgorithm] = {
+    "secp256r1": hashes.SHA256(),
+    "secp384r1": hashes.SHA384(),
+    "secp521r1": hashes.SHA512(),
+}
+"""OpenSSF's, each with the hash that belongs to it."""
+
+
+class Signer(NamedTuple):
+    """A name and the key that stands for it."""
+
+    name: str
+    key: PublicKey
+
+    @property
+    def line(self) -> str:
+        """The line of a signers file."""
+        der = self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return f"{self.name} {base64.b64encode(der).decode()}"
+
+    @property
+    def hint(self) -> str:
+        """What a signature names the key by, as OpenSSF's does: SHA-256 of its PEM."""
+        return hint(self.key)
+
+    def signed(self, content: bytes, signature: bytes) -> bool:
+        """Whether `signature` over `content` is by this key."""
+        try:
+            if isinstance(self.key, Ed25519PublicKey):
+                self.key.verify(signature, content)
+            else:
+                self.key.verify(signature, content, ec.ECDSA(CURVES[self.key.curve.name]))
+        except InvalidSignature:
+            return False
+        return True
+
+
+class Signers(NamedTuple):
+    """Everybody whose signature counts."""
+
+    path: Path
+    signers: tuple[Signer, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The signers file `path`; raises SignatureError with the line that is wrong."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SignatureError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        found = [_signer(path, number, line) for number, line in enumerate(lines, 1) if line.split("#")[0].strip()]
+        if not found:
+            raise SignatureError(f"{path} names no signer: put a line of `secateur keys signer` there")
+        return cls(path, tuple(found))
+
+    def find(self, hint: str, what: str | Path) -> Signer:
+        """The signer whose key `what` names by its hint; raises SignatureError where there is none."""
+        for signer in self.signers:
+            if signer.hint == hint:
+                return signer
+        raise SignatureError(f"{what} is signed with the key {hint[:16]}, which no line of {self.path} has")
+
+
+def hint(key: PublicKey) -> str:
+    """SHA-256 of the public key's PEM."""
+    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def create(path: Path, *, elliptic: bool) -> PublicKey:
+    """Write a new private key to `path`, for its owner's eyes; raises SignatureError where something stands there."""
+    key: PrivateKey = ec.generate_private_key(ec.SECP256R1()) if elliptic else Ed25519PrivateKey.generate()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise SignatureError(f"{path} cannot be made: {error.strerror}; a key is never replaced") from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return key.public_key()
+
+
+def read_private(path: Path) -> PrivateKey:
+    """The private key in the PEM file `path`; raises SignatureError for what cannot sign here."""
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise SignatureError(f"{path} cannot be read: {error.strerror}") from None
+    except TypeError:
+        raise SignatureError(f"{path} is protected by a passphrase, which is not asked for here") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SignatureError(f"{path} is no private key in PEM: make one with `secateur keys signer`") from None
+    if isinstance(key, Ed25519PrivateKey) or (isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in CURVES):
+        return key
+    raise SignatureError(f"{path} is neither an Ed25519 key nor one of the curves {', '.join(CURVES)}")
+
+
+def sign(key: PrivateKey, content: bytes) -> bytes:
+    """The signature of `key` over `content`."""
+    if isinstance(key, Ed25519PrivateKey):
+        return key.sign(content)
+    return key.sign(content, ec.ECDSA(CURVES[key.curve.name]))
+
+
+def _signer(path: Path, number: int, line: str) -> Signer:
+    """One line of a signers file."""
+    name, _, key = line.split("#")[0].strip().partition(" ")
+    try:
+        public = load_der_public_key(base64.b64decode(key.strip(), validate=True))
+    except (ValueError, UnsupportedAlgorithm):
+        raise SignatureError(f"{path}, line {number}: not `NAME KEY` as `secateur keys signer` prints it") from None
+    if isinstance(public, Ed25519PublicKey) or (
+        isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in CURVES
+    ):
+        return Signer(name, public)
+    raise SignatureError(f"{path}, line {number}: neither an Ed25519 key nor one of {', '.join(CURVES)}")
