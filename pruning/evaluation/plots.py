@@ -34,7 +34,7 @@ class Axis(NamedTuple):
         """About five round values within."""
         rough = max((self.high - self.low) / 5, self.least)
         power = 10 ** math.floor(math.log10(rough))
-        step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
         first = math.ceil(self.low / step - 1e-9)
         return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -45,12 +45,12 @@ def quality(results: Results) -> str:
     x = _across([0, max(size for size, _ in points) * 1.12])
     y = _up([bound for _, found in points for bound in (found.low, found.high)])
     parts = [_frame(x, y, "megabytes", LABELS[results.measure])]
-    for (size, found), kind, row in zip(points, CLASSES, results.rows, strict=True):
+    for number, ((size, found), kind, row) in enumerate(zip(points, CLASSES, results.rows, strict=True)):
         place = x.at(size)
         parts.append(_line(place, y.at(found.low), place, y.at(found.high), kind))
         parts.append(f'<circle class="{kind}" cx="{place:.1f}" cy="{y.at(found.value):.1f}" r="5"/>')
         label = row.name.split(" in ")[0]
-        parts.append(_text(place - 9, y.at(found.value) + 4, f"{label}, {size:.3g} MB", f"label {kind}", "end"))
+        parts.append(_text(LEFT + 8, TOP + 14 + 16 * number, f"{label}: {size:.3g} MB", f"label {kind}", "start"))
     return _svg("Quality against bytes: lower and further left is better", parts)
 
 

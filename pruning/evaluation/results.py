@@ -3,7 +3,8 @@
 It is written as JSON as it stands; the table in the terminal and the page are drawn from it.
 """
 
-from typing import Any
+import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,7 +14,8 @@ from pruning.evaluation import scores as measures
 from pruning.evaluation.bootstrap import Interval
 from pruning.evaluation.comparison import Compared, Model
 from pruning.evaluation.gates import Judgement, judge
-from pruning.evaluation.task import Item, Pair, Question
+from pruning.evaluation.task import Item, Pair, Question, Task, Text
+from server.checkpoint.lineage import Step
 
 WORST = 10
 
@@ -92,7 +94,7 @@ def results(compared: Compared) -> Results:
         base=f"{lineage.base.name}{f' ({lineage.base.note})' if lineage.base.note else ''}",
         created=now(),
         runner=compared.runner,
-        rows=tuple(_row(model, base, task.seed) for model in models),
+        rows=tuple(_row(model, base, task) for model in models),
         against_quantised=_against(pruned, compared.quantised, rank, task.seed),
         gates=judge(task, pruned.scores, base.scores),
         measure=rank,
@@ -103,13 +105,17 @@ def results(compared: Compared) -> Results:
     )
 
 
-def _row(model: Model, base: Model, seed: int) -> Row:
+def _row(model: Model, base: Model, task: Task) -> Row:
     """One model's line."""
+    seed = task.seed
     values = dict(model.scores.measures)
     if model.scores.chosen and model is not base:
         pairs = zip(model.scores.chosen, base.scores.chosen, strict=True)
         values[measures.FLIPS] = tuple(float(left != right) for left, right in pairs)
     figures = {name: bootstrap.mean(value, seed) for name, value in values.items()}
+    if isinstance(task, Text):
+        found = figures[measures.NLL]
+        figures[measures.PERPLEXITY] = Interval(*(math.exp(bound) for bound in (found.value, found.low, found.high)))
     nll, accuracy = None, None
     if model is not base and measures.NLL in values:
         nll = bootstrap.ratio(values[measures.NLL], base.scores.measures[measures.NLL], seed)
@@ -162,10 +168,10 @@ def _wanted(item: Item) -> str:
     return item.options[item.answer] if isinstance(item, Question) else ""
 
 
-def _layers(steps: Any) -> dict[str, dict[str, float]]:
+def _layers(steps: Iterable[Step]) -> dict[str, dict[str, float]]:
     """The sparsity that each weight ended with, and the error of its layer where a step recorded it."""
     found: dict[str, dict[str, float]] = {"sparsity": {}, "error": {}}
     for step in steps:
         found["sparsity"] |= step.sparsity
-        found["error"] |= getattr(step, "errors", None) or {}
+        found["error"] |= {name: loss.error for name, loss in step.losses.items()}
     return {name: values for name, values in found.items() if values}

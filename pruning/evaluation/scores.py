@@ -6,6 +6,7 @@ NLL = "nll"
 ACCURACY = "accuracy"
 EXACT = "exact"
 CONTAINED = "contained"
+PERPLEXITY = "perplexity"
 KL = "kl"
 AGREEMENT = "agreement"
 FLIPS = "flips"
@@ -15,6 +16,7 @@ LABELS = {
     ACCURACY: "accuracy",
     EXACT: "greedy answer equals the wanted one",
     CONTAINED: "greedy answer contains the wanted one",
+    PERPLEXITY: "perplexity",
     KL: "KL divergence from the base, nats a token",
     AGREEMENT: "greedy reply equals the base's",
     FLIPS: "choices that differ from the base's",

@@ -13,6 +13,7 @@ SHORT = {
     "accuracy": "accuracy",
     "exact": "exact",
     "contained": "contained",
+    "perplexity": "perplexity",
     "kl": "KL/token",
     "agreement": "same reply",
     "flips": "flips",

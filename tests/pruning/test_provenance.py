@@ -11,8 +11,8 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from pruning import pipeline
 from pruning.__main__ import main
+from pruning.weights import write_bytes
 from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
@@ -98,17 +98,16 @@ def test_killed_between_the_documents_and_the_record_it_puts_the_artifact_togeth
     recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
-    original = pipeline.write_bytes
 
     def killed(path: Path, content: bytes) -> None:
         if path.name == record.FILE:
             raise KeyboardInterrupt
         written.append(path.name)
-        original(path, content)
+        write_bytes(path, content)
 
     path = recipe(SPARSEGPT)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_bytes", killed)
+        patch.setattr("pruning.pipeline.write_bytes", killed)
         command = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
         assert main(command) == 130
     assert written[-2:] == ["README.md", "bom.cdx.json"]

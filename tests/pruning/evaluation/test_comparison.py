@@ -136,6 +136,19 @@ def test_behaviour_is_compared_with_the_base(place: Place, capsys: pytest.Captur
     assert "max_kl does not hold" in capsys.readouterr().out
 
 
+def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Path) -> None:
+    (place.folder / "task.toml").write_text(
+        f'name = "mine"\nkind = "text"\nsource = "{text}"\nbuckets = [7, 8, 9]\ntokens = 128\nwindow = 32'
+    )
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.cache)]
+    assert main(["evaluate", str(place.artifact), *arguments]) == 0
+    recorded = Artifact.open(place.artifact).lineage.evaluation
+    assert recorded
+    found = [row.measures["perplexity"].value for row in place.results.rows]
+    assert found[0] == pytest.approx(recorded.perplexity["dense"], rel=0.05)  # that is float32
+    assert found[2] == pytest.approx(recorded.perplexity["pruned"], rel=0.05)
+
+
 def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

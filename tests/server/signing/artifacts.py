@@ -33,7 +33,7 @@ def make(path: Path, value: float = 1.0, *, gates: tuple[GateResult, ...] | None
     lineage = Lineage("2026-11-25T00:00:00+00:00", base, {}, steps, {"torch": "2"}, inputs={"value": str(value)})
     if gates is not None:
         evaluation = Evaluation(
-            Data("text", "1" * 64, 4, 32, 0), 32, {"dense": 15.0, "pruned": 16.0 + value}, {"dense": 512}, gates
+            Data("text", "1" * 64, 4, 32, 0), 32, {"dense": 15.0, "pruned": 16.0 + value}, {"dense": 512}, gates=gates
         )
         lineage = msgspec.structs.replace(lineage, evaluation=evaluation)
     files = path.parent / f"{path.name}.files"
