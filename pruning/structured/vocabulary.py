@@ -15,11 +15,11 @@ import msgspec
 from tokenizers import Tokenizer
 
 from pruning import base
-from pruning.data import Encoder, read, tokenizer_of
+from pruning.data import Encoder, texts_of, tokenizer_of
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.inputs import Inputs
 from pruning.progress import Progress
-from pruning.sources import locate
+from pruning.sources import SELF
 from pruning.spelling import spell
 from pruning.stage import Model, Place
 from pruning.stages import Vocabulary
@@ -147,8 +147,10 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
     source, buckets = stage.source or calibration.source, stage.buckets or calibration.buckets
     if source == evaluation.source and set(buckets) & set(evaluation.buckets):
         logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
+    if source == SELF:
+        return Counter(inputs.calibration[0].flatten().tolist())
     encoder = Encoder(inputs.base)
-    texts = [text for text in read(locate(source), encoder.chat) if text.bucket in buckets]
+    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
     if not texts:
         raise DataError(f"{source} has no text in the buckets {sorted(buckets)}")
     counts: Counter[int] = Counter()
