@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo test lint bench prune clean
+.PHONY: demo test lint bench bench-pruning prune clean
 
 demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -23,6 +23,11 @@ lint: .venv/test
 
 bench: prune  ## print the table of the README, measured now
 	@$(BIN)/secateur bench $(ARTIFACT)
+
+bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruning.toml that is not measured yet: hours
+	@$(BIN)/python -m pruning.bench docs/figures/pruning.toml --results docs/figures/pruning.json
+	@$(BIN)/python -m pruning.evaluation.which docs/figures/pruning.json docs/which-method.md
+	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/figures/sparsegpt-2of4.toml build/base
 
 clean:
 	rm -rf .venv build

@@ -20,10 +20,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from pruning.evaluation.measured import Result, read, write
+from pruning.evaluation.which import page
 from pruning.recipe import Calibration, Evaluation, Recipe
 from pruning.stages import Stage
-from pruning.weights import write_bytes
-from server.checkpoint.lineage import Recovery
 
 logger = logging.getLogger(__name__)
 
@@ -48,25 +48,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration
     evaluation: Evaluation
     rows: Annotated[tuple[Row, ...], Meta(min_length=1)]
-
-
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one row came to with one seed."""
-
-    group: str
-    name: str
-    seed: int
-    recipe: str
-    """SHA-256 of the recipe's values."""
-    perplexity: dict[str, float]
-    bytes: dict[str, int]
-    parameters: int
-    seconds: float
-    """Spent in the stages, on `threads` processors that other rows may have shared."""
-    threads: int
-    peak_mb: float
-    """The largest resident memory of the process that carried it out."""
-    recoveries: tuple[Recovery, ...] = ()
 
 
 class Job(NamedTuple):
@@ -99,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.info(
             "%s, %s, seed %d: perplexity %.2f", job.row.group, job.row.name, job.seed, result.perplexity["pruned"]
         )
-    print(table([done[job.recipe.digest] for job in jobs(plan)]))
+    print(page(list(done.values())))
     return 0
 
 
@@ -172,43 +153,6 @@ def beginnings(recipe: Recipe) -> list[str]:
     common = (recipe.base, recipe.calibration)
     parts = [(common, recipe.stages[: count + 1]) for count in range(len(recipe.stages))]
     return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
-
-
-def read(path: Path) -> dict[str, Result]:
-    """The results in `path` by their recipes' digests; none where there is no such file."""
-    if not path.exists():
-        return {}
-    return {result.recipe: result for result in msgspec.json.decode(path.read_bytes(), type=list[Result])}
-
-
-def write(path: Path, results: dict[str, Result]) -> None:
-    """Write all results, in an order of their own."""
-    ordered = sorted(results.values(), key=lambda result: (result.group, result.name, result.seed, result.recipe))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
-
-
-def table(results: Sequence[Result]) -> str:
-    """Markdown: each row's perplexity with each seed, its ratio to the dense base, bytes and seconds."""
-    lines = ["| | technique | perplexity | to dense | MB | seconds |", "|---" * 6 + "|"]
-    rows = dict.fromkeys((result.group, result.name) for result in results)
-    for group, name in rows:
-        mine = [result for result in results if (result.group, result.name) == (group, name)]
-        first = mine[0]
-        perplexity = ", ".join(f"{result.perplexity['pruned']:.2f}" for result in mine)
-        ratio = first.perplexity["pruned"] / first.perplexity["dense"]
-        cells = (
-            group,
-            name,
-            perplexity,
-            f"{ratio:.2f} x",
-            f"{first.bytes['pruned'] / 1e6:.1f}",
-            f"{first.seconds:.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    dense = results[0]
-    reference = f"dense: perplexity {dense.perplexity['dense']:.2f}, {dense.bytes['dense'] / 1e6:.1f} MB"
-    return "\n".join([*lines, "", reference])
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from pruning.errors import DataError
+from pruning.evaluation.measured import Result, read
 from pruning.weights import write_bytes
 
 GOALS = (
@@ -24,22 +23,10 @@ GOALS = (
     ("the smallest file", r".*int\d.*"),
 )
 """Each goal and the groups of rows that serve it."""
+UNPRUNED = {"dense": "16 bits", "int8": "8 bits in groups of 32"}
+"""The models that no row made, by their keys in a result."""
 NEAR = 1.05
 """Of two methods whose perplexities differ by less than this factor, the quicker one is worth a look."""
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One measured run."""
-
-    name: str
-    group: str
-    """Rows of one group can be compared: "2:4", "32:64", "50 %", "structured 20 %", "int4"."""
-    recipe: dict[str, Any]
-    seed: int
-    perplexity: float
-    bytes: int
-    seconds: float
-    dense_perplexity: float
 
 
 class Method(NamedTuple):
@@ -47,17 +34,17 @@ class Method(NamedTuple):
 
     group: str
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[Result, ...]
 
     @property
     def perplexity(self) -> float:
         """The mean over seeds."""
-        return mean(row.perplexity for row in self.rows)
+        return mean(row.perplexity["pruned"] for row in self.rows)
 
     @property
     def ratio(self) -> float:
         """The mean over seeds of perplexity over that of the dense model in the same run."""
-        return mean(row.perplexity / row.dense_perplexity for row in self.rows)
+        return mean(row.perplexity["pruned"] / row.perplexity["dense"] for row in self.rows)
 
     @property
     def seconds(self) -> float:
@@ -67,10 +54,10 @@ class Method(NamedTuple):
     @property
     def bytes(self) -> float:
         """The mean over seeds."""
-        return mean(row.bytes for row in self.rows)
+        return mean(row.bytes["pruned"] for row in self.rows)
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(rows: Sequence[Result]) -> str:
     """The page in Markdown: goals with what served each best, then every group."""
     head = [
         "# Which method for which goal",
@@ -81,13 +68,20 @@ def page(rows: Sequence[Row]) -> str:
         return "\n".join([*head, "", "Nothing has been measured yet: run `make bench-pruning`.", ""])
     methods = _methods(rows)
     groups = list(dict.fromkeys(method.group for method in methods))
-    lines = [*head, "Perplexities compare within this page alone: one model, one text.", "", *_goals(methods, groups)]
+    lines = [*head, "Perplexities compare within this page alone: one model, one text.", _beside(rows[0])]
+    lines += ["", *_goals(methods, groups)]
     for group in groups:
         lines += ["", f"## {group}", "", *_table([method for method in methods if method.group == group])]
-    return "\n".join([*lines, "", *_frontier(methods), ""])
+    return "\n".join([*lines, "", *_frontier(methods, rows[0]), ""])
 
 
-def _methods(rows: Sequence[Row]) -> list[Method]:
+def _beside(row: Result) -> str:
+    """What every row has to be held against: the dense model, and the same at 8 bits."""
+    parts = [f"{name}: {row.perplexity[key]:.2f}, {row.bytes[key] / 1e6:.1f} MB" for key, name in UNPRUNED.items()]
+    return f"Unpruned, {'; '.join(parts)}."
+
+
+def _methods(rows: Sequence[Result]) -> list[Method]:
     """The rows by group, in the order in which groups were measured, and by name, the least perplexity first."""
     keys = list(dict.fromkeys((row.group, row.name) for row in rows))
     methods = [Method(*key, tuple(row for row in rows if (row.group, row.name) == key)) for key in keys]
@@ -117,38 +111,30 @@ def _table(methods: Sequence[Method]) -> list[str]:
     """One group, the least perplexity first."""
     lines = ["| method | perplexity | of dense | MB | seconds | seeds |", "|---|---|---|---|---|---|"]
     for method in methods:
-        values = [row.perplexity for row in method.rows]
+        values = [row.perplexity["pruned"] for row in method.rows]
         spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
         cells = [method.name, f"{method.perplexity:.2f}{spread}", f"{method.ratio:.2f} x", _size(method)]
         lines.append(f"| {' | '.join([*cells, f'{method.seconds:.0f}', str(len(values))])} |")
     return lines
 
 
-def _frontier(methods: Sequence[Method]) -> list[str]:
-    """Every method that no other beats in bytes and perplexity at once, the smallest first."""
-    best = [one for one in methods if not any(_beats(other, one) for other in methods)]
-    ordered = sorted(best, key=lambda method: method.bytes)
-    names = [f"- {_size(one)} MB: {one.group}, {one.name} ({one.perplexity:.2f})" for one in ordered]
+def _frontier(methods: Sequence[Method], row: Result) -> list[str]:
+    """Every method, and the unpruned models, that nothing beats in bytes and perplexity at once."""
+    points = [(method.bytes, method.perplexity, f"{method.group}, {method.name}") for method in methods]
+    points += [(row.bytes[key], row.perplexity[key], f"unpruned, {name}") for key, name in UNPRUNED.items()]
+    best = [one for one in points if not any(_beats(other, one) for other in points)]
+    names = [f"- {size / 1e6:.1f} MB: {name} ({perplexity:.2f})" for size, perplexity, name in sorted(best)]
     return ["## What nothing else beats in bytes and perplexity at once", "", *names]
 
 
-def _beats(one: Method, other: Method) -> bool:
+def _beats(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
     """Whether `one` is no worse in both and better in one."""
-    mine, its = (one.bytes, one.perplexity), (other.bytes, other.perplexity)
-    return mine != its and mine[0] <= its[0] and mine[1] <= its[1]
+    return one[:2] != other[:2] and one[0] <= other[0] and one[1] <= other[1]
 
 
 def _size(method: Method) -> str:
     """Megabytes."""
     return f"{method.bytes / 1e6:.1f}"
-
-
-def read(path: Path) -> list[Row]:
-    """The rows in `path`; raises DataError where they are not."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Row])
-    except (OSError, msgspec.DecodeError) as error:
-        raise DataError(f"{path} holds no measured rows: {error}") from None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -157,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m pruning.evaluation.which ROWS.json PAGE.md", file=sys.stderr)
         return 2
     try:
-        write_bytes(Path(arguments[1]), page(read(Path(arguments[0]))).encode())
+        write_bytes(Path(arguments[1]), page(list(read(Path(arguments[0])).values())).encode())
     except DataError as error:
         print(f"secateur: {error.message}", file=sys.stderr)
         return 2

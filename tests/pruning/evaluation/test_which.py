@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from pruning.evaluation.which import Row, main, page, read
+from pruning.evaluation.measured import Result, read, write
+from pruning.evaluation.which import main, page
 
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def row(name: str, group: str, perplexity: float, size: int = 100, seconds: float = 10, seed: int = 0) -> Row:
-    return Row(name, group, {}, seed, perplexity, size * 10**6, seconds, 10.0)
+def row(name: str, group: str, perplexity: float, size: int = 100, seconds: float = 10, seed: int = 0) -> Result:
+    perplexities = {"dense": 10.0, "int8": 10.1, "pruned": perplexity}
+    sizes = {"dense": 269 * 10**6, "int8": 170 * 10**6, "pruned": size * 10**6}
+    digest = f"{group} {name} {seed}"
+    return Result(group, name, seed, digest, perplexities, sizes, 1000, seconds, threads=1, peak_mb=900.0)
 
 
 ROWS = [
@@ -27,7 +30,7 @@ ROWS = [
 
 
 def test_the_page_in_docs_is_made_from_the_rows_in_docs() -> None:
-    assert (DOCS / "which-method.md").read_text() == page(read(DOCS / "figures" / "pruning.json"))
+    assert (DOCS / "which-method.md").read_text() == page(list(read(DOCS / "figures" / "pruning.json").values()))
 
 
 def test_each_goal_names_the_best_and_a_quicker_one_that_is_near() -> None:
@@ -52,15 +55,20 @@ def test_a_group_is_ordered_by_perplexity_with_the_range_over_seeds() -> None:
 
 
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
-    text = page([*ROWS, row("big", "int8", 16, 170)]).split("at once\n")[1]
-    assert text.splitlines()[1:] == ["- 113.0 MB: int4, gptq (17.00)", "- 170.0 MB: int8, big (16.00)"]
+    text = page([*ROWS, row("big", "int4", 16, 150)]).split("at once\n")[1]
+    assert text.splitlines()[1:] == [
+        "- 113.0 MB: int4, gptq (17.00)",
+        "- 150.0 MB: int4, big (16.00)",
+        "- 170.0 MB: unpruned, 8 bits in groups of 32 (10.10)",
+        "- 269.0 MB: unpruned, 16 bits (10.00)",
+    ]
 
 
 def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, target = tmp_path / "rows.json", tmp_path / "page.md"
-    rows.write_bytes(msgspec.json.encode(ROWS))
+    write(rows, {result.recipe: result for result in ROWS})
     assert main([str(rows), str(target)]) == 0
-    assert target.read_text() == page(ROWS)
+    assert target.read_text() == page(list(read(rows).values()))
     rows.write_text('[{"name": "x"}]')
     assert main([str(rows), str(target)]) == 2
     assert "holds no measured rows: Object missing required field `group` - at `$[0]`" in capsys.readouterr().err
