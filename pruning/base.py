@@ -16,6 +16,7 @@ import msgspec
 import torch
 import transformers
 from gguf import GGUFReader, LlamaFileType
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -50,9 +51,13 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
     """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers real."""
     _refuse_config(config)
     values = {key: value for key, value in config.items() if key != "model_type"}
-    settings = AutoConfig.for_model(config["model_type"], **values)
-    with _EmptyOnMeta():
-        model: nn.Module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    try:
+        settings = AutoConfig.for_model(config["model_type"], **values)
+        with _EmptyOnMeta():
+            model: nn.Module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (ValueError, StrictDataclassError) as error:  # the sentence is in the last line
+        reason = str(error).splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise ModelRefused(f"transformers refuses what config.json says: {reason}") from error
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and not parameter.is_meta:

@@ -48,7 +48,10 @@ def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any
     Raises ModelRefused where the plan has none with queries, keys and values in layers of their own.
     """
     linears = local_linears(blocks, 0)
-    units = config.get("num_key_value_heads") or config.get("num_attention_heads") or 0
+    heads = config.get("num_attention_heads") or 0
+    units = config.get("num_key_value_heads") or heads
+    if units and heads % units:
+        raise ModelRefused(f"config.json's {heads} heads do not divide into its {units} KV groups, so none can go")
     for colwise, rowwise in _pairs(blocks, named):
         rows = [weight_of(linears[name]).shape[0] for name in colwise]
         if len(colwise) == QKV and units and not any(count % units for count in rows):

@@ -1,6 +1,7 @@
 """Width: what goes, what is left, who loads it, and what is refused before any work."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pruning.evaluation.perplexity import dense
 from pruning.inputs import base_artifact, prepare
 from pruning.model import Blocks
 from pruning.recipe import read
+from pruning.stage import unloaded
 from pruning.stages import Width
 from pruning.structured.fluctuation import FLAP
 from pruning.structured.importance import AnyImportance, SecondOrder, Taylor
@@ -243,6 +245,32 @@ def test_what_cannot_be_cut_is_refused_before_any_work(
     blocks, config = blocks_of(kind, tmp_path, **changes)
     with pytest.raises((RecipeError, ModelRefused), match=sentence):
         plan(Width(SecondOrder(), **stage), config, blocks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_attention_heads": 8, "num_key_value_heads": 3}, "8 heads do not divide into its 3 KV groups"),
+        ({"num_attention_heads": 6}, "refuses what config.json says: The hidden size .64. is not a multiple of"),
+    ],
+)
+def test_heads_that_do_not_divide_are_refused_in_a_sentence(changes: dict[str, int], sentence: str) -> None:
+    config = tiny.config("llama").to_dict() | changes
+    with pytest.raises(ModelRefused, match=sentence) as caught:
+        plan(Width(SecondOrder(), kv_groups=1), config, unloaded(config))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ['kind = "depth"\nremove = 5\n', 'kind = "width"\nffn = 96\nkv_groups = 2\n'])
+def test_a_stage_that_cannot_be_is_refused_before_those_ahead_of_it_work(
+    stage: str, recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    importance = 'importance = { name = "taylor" }\n' if "width" in stage else ""
+    path = recipe(f'[[stages]]\nkind = "depth"\nremove = 1\n[[stages]]\n{stage}{importance}')
+    arguments = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
+    assert main(arguments) == 2
+    assert re.search("would leave none of the model's (5 blocks|2 KV groups)", capsys.readouterr().err)
+    assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
 def test_a_width_that_is_rounded_says_so_once(recipe: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
