@@ -111,6 +111,33 @@ def test_taylor_sums_over_the_layers_of_a_group(order: str, recipe: Write, model
     assert torch.equal(artifact.tensor("model.layers.4.mlp.gate_proj.weight").float(), original[expected])
 
 
+def test_taylor_sums_over_all_heads_of_a_kv_group(recipe: Write, tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "other", num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=4)
+    path = recipe(STAGE.format(ffn=96, kv=2, name="taylor"))
+    path.write_text(re_based(path.read_text(), folder))
+    artifact = prune(path, tmp_path)
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = prepare(read(path), tmp_path / "base").calibration[0]
+    stock(input_ids=ids, labels=ids).loss.backward()  # all sequences at once, as LLM-Pruner does it
+    for block, layer in enumerate(stock.model.layers):
+        weights = {name: getattr(layer.self_attn, f"{name}_proj").weight for name in "qkvo"}
+        saliency = {name: (weight.detach() * weight.grad).abs() for name, weight in weights.items()}
+        importance = [0.0] * 4
+        for head in range(8):
+            rows = slice(head * 16, head * 16 + 16)
+            importance[head // 2] += float(saliency["q"][rows].sum()) + float(saliency["o"][:, rows].sum())
+        for group in range(4):
+            rows = slice(group * 16, group * 16 + 16)
+            importance[group] += float(saliency["k"][rows].sum()) + float(saliency["v"][rows].sum())
+        kept = sorted(sorted(range(4), key=importance.__getitem__)[2:])
+        heads = [head * 16 + row for group in kept for head in (2 * group, 2 * group + 1) for row in range(16)]
+        keys = [group * 16 + row for group in kept for row in range(16)]
+        name = f"model.layers.{block}.self_attn"
+        for part, chosen in (("q", heads), ("k", keys), ("v", keys)):
+            assert torch.equal(artifact.tensor(f"{name}.{part}_proj.weight").float(), weights[part].detach()[chosen])
+        assert torch.equal(artifact.tensor(f"{name}.o_proj.weight").float(), weights["o"].detach()[:, heads])
+
+
 def test_second_order_beats_taylor_on_what_it_minimises(recipe: Write, tmp_path: Path) -> None:
     results = {}
     for name in ("taylor", "second_order"):
