@@ -25,7 +25,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from pruning.errors import ModelRefused
+from pruning.errors import ModelRefused, refusing
 from pruning.model import prunable_blocks
 from pruning.weights import Shards, Source
 from server.checkpoint import lineage as record
@@ -39,10 +39,9 @@ DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
 
 def import_base(path: Path, digest: str, target: Path) -> None:
     """Write the model at `path` as a base artifact at `target`; raises ModelRefused in one sentence."""
-    if path.is_dir():
-        _import_directory(path, digest, target)
-    elif path.suffix == ".gguf":
-        _import_gguf(path, digest, target)
+    if path.is_dir() or path.suffix == ".gguf":
+        with refusing(f"{path} cannot be read as a model"):
+            (_import_directory if path.is_dir() else _import_gguf)(path, digest, target)
     else:
         raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
 

@@ -6,6 +6,7 @@ the same result, bit for bit.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from pruning.model import Blocks, Call
 from pruning.progress import Progress
 from pruning.weights import write_bytes
+
+logger = logging.getLogger(__name__)
 
 Note = dict[str, Any]
 """What a visit wants remembered of its block; plain values."""
@@ -90,6 +93,7 @@ class Sweep:
         self._ids = ids
         self._folder = folder
         self._journal = folder / "journal.json"
+        self._keep = keep
         self._count = len(blocks) + 1 if keep else 2
         self._files: list[numpy.memmap[Any, Any]] = []
         self.step: Callable[[], None] = lambda: None
@@ -115,6 +119,10 @@ class Sweep:
         """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
         self._folder.mkdir(parents=True, exist_ok=True)
         notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
+        needed = self._keep or len(notes or []) < len(self.blocks)
+        if notes is not None and needed and not self._there():
+            logger.warning("files of the states are gone from %s: starting anew", self._folder)
+            notes = None
         for rows in self.rows:
             if notes is None or rows.stop - rows.start not in self.calls:
                 states, calls = self.blocks.capture(self._ids[rows])
@@ -131,6 +139,10 @@ class Sweep:
     def _map(self, shape: tuple[int, ...]) -> None:
         """Map the files of the states."""
         self._files += [mapped(self._folder / f"states-{number}", shape) for number in range(self._count)]
+
+    def _there(self) -> bool:
+        """Whether all files of the states are there, as they are from before the journal's first entry."""
+        return all((self._folder / f"states-{number}").exists() for number in range(self._count))
 
 
 def pass_on(view: BlockView) -> Note:

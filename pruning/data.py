@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pruning import hub, sources
-from pruning.errors import DataError
+from pruning.errors import DataError, refusing
 from pruning.sources import locate
 from server.checkpoint.lineage import Data
 from server.checkpoint.reader import Artifact
@@ -72,22 +72,26 @@ class Encoder:
 
         Raises DataError where it has none or refuses them.
         """
-        settings = json.loads((self._folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        file = self._folder / "chat_template.jinja"
-        template = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
+        file = self._folder / "tokenizer_config.json"
+        with refusing(f"{file} cannot be read"):
+            settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        own = self._folder / "chat_template.jinja"
+        template = own.read_text(encoding="utf-8") if own.exists() else settings.get("chat_template")
         if not template:
             raise DataError("the data holds messages, but the model has no chat template to write them with")
         tokens = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         try:
             return environment.from_string(template).render(messages=messages, add_generation_prompt=reply, **tokens)
-        except TemplateError as error:
-            raise DataError(f"the model's chat template refuses the messages: {error}") from None
+        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            raise DataError(f"the model's chat template fails on the messages in the data: {error}") from None
 
 
 def tokenizer_of(artifact: Artifact) -> Tokenizer:
-    """The tokenizer that lies in `artifact`."""
-    return Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+    """The tokenizer that lies in `artifact`; raises ModelRefused where it is damaged."""
+    file = artifact.path / "tokenizer.json"
+    with refusing(f"{file} cannot be read"):
+        return Tokenizer.from_file(str(file))
 
 
 class Draw(NamedTuple):

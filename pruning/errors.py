@@ -10,6 +10,9 @@ SecateurError
     └── Busy             another process is doing the same
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from server.errors import SecateurError
 
 
@@ -39,3 +42,15 @@ class DataError(PruningError):
 
 class Busy(PruningError):
     """Another process works in the same directory."""
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn any error of a model's own code or files, but ours and the system's, into a refusal in one sentence."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (SecateurError, OSError)):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        raise ModelRefused(f"{what}: {type(error).__name__}: {first}") from error

@@ -6,6 +6,7 @@ is run again with its graph, and the gradient of the states before it is left fo
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import Note, Sweep, mapped, pass_on
+from pruning.errors import ModelRefused
 from pruning.model import Blocks
 from pruning.progress import Progress
 from pruning.weights import Shards, write_bytes, write_file
+
+logger = logging.getLogger(__name__)
 
 
 class BackwardView:
@@ -70,7 +74,11 @@ class Backward:
             return notes
         forward = self._sweep.visit(pass_on, "going forward", 1)
         shape = tuple(self._sweep.states(0).shape)
-        self._files = [mapped(self._folder / f"gradients-{number}", shape) for number in range(2)]
+        paths = [self._folder / f"gradients-{number}" for number in range(2)]
+        if notes and not all(path.exists() for path in paths):
+            logger.warning("files of the gradients are gone from %s: starting anew", self._folder)
+            notes = []
+        self._files = [mapped(path, shape) for path in paths]
         unit = self.count
         with Progress("going backward", (len(self.blocks) + 1) * unit, len(notes) * unit) as progress:
             self._step = progress.step
@@ -129,11 +137,16 @@ class Moments:
 
     def __init__(self, files: list[Path], powers: tuple[int, ...], seconds: float) -> None:
         self._shards = Shards(files)
+        self._names = set(self._shards.names())
         self._powers = powers
         self.seconds = seconds
 
     def of(self, name: str, linear: nn.Module) -> dict[int, Tensor]:
-        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p."""
+        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p; ModelRefused where it has none."""
+        if any(f"{name}.{power}" not in self._names for power in self._powers):
+            raise ModelRefused(
+                f"{name} is never reached by the calibration data, so it has no gradient to be judged by"
+            )
         found = {power: self._shards.tensor(f"{name}.{power}") for power in self._powers}
         return {power: found[power] if isinstance(linear, nn.Linear) else found[power].T for power in found}
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import ModelRefused
+from pruning.errors import ModelRefused, refusing
 from pruning.weights import Source
 
 LINEAR_SHARE = 0.8
@@ -110,7 +110,7 @@ class Blocks:
         states, _ = self.capture(ids[:1])
         _, calls = self.capture(ids[1:])  # of other tokens: a call that depends on the tokens must not pass
         for index, expected in enumerate(own):
-            with self.loaded(index), _refusing(f"{self.path}.{index} cannot be run alone"):
+            with self.loaded(index), refusing(f"{self.path}.{index} cannot be run alone"):
                 states = self.run(index, states, calls[index])
             if not torch.equal(states, expected):
                 raise ModelRefused(
@@ -133,7 +133,7 @@ class Blocks:
 
             return run
 
-        with _refusing("the model's own forward fails"):
+        with refusing("the model's own forward fails"):
             self._forward(ids, loader)
         if order != list(range(len(self))):
             raise ModelRefused(
@@ -208,17 +208,6 @@ def weight_of(module: nn.Module) -> Tensor:
 
 class _Captured(BaseException):
     """Ends a forward once the last block has been called; no model catches it as an error of its own."""
-
-
-@contextmanager
-def _refusing(what: str) -> Iterator[None]:
-    """Turn any error of the model's own code into a refusal in one sentence."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, (ModelRefused, OSError)):
-            raise
-        raise ModelRefused(f"{what}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
 def _state(output: Any) -> Tensor:

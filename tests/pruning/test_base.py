@@ -63,6 +63,10 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def damaged(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(b"{" * 100) and None
+
+
 def without_a_weight(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     del tensors["model.norm.weight"]
@@ -81,6 +85,9 @@ def without_a_weight(folder: Path) -> None:
         (without_a_weight, "has no tensor model.norm.weight, which a llama model needs"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (damaged("config.json"), r"model cannot be read as a model: JSONDecodeError: "),
+        (damaged("model.safetensors"), r"model cannot be read as a model: SafetensorError: "),
+        (edit(num_attention_heads="four"), r"model cannot be read as a model: "),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path], None], sentence: str) -> None:
@@ -89,6 +96,12 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path
     with pytest.raises(ModelRefused, match=sentence):
         base_artifact(str(folder), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").glob("*")] in ([], [".lock"])
+
+
+def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ModelRefused, match=r"model\.gguf cannot be read as a model: "):
+        base_artifact(str(tmp_path / "model.gguf"), tmp_path / "cache")
 
 
 def test_fused_experts_are_refused(tmp_path: Path) -> None:

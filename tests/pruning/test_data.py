@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pruning.data import Draw, Encoder, Text, digest_of, draw, read
-from pruning.errors import DataError
+from pruning.errors import DataError, ModelRefused
 from pruning.inputs import base_artifact
 from server.checkpoint.reader import Artifact
 
@@ -125,6 +125,34 @@ def test_messages_are_written_with_the_models_template(artifact: Artifact, tmp_p
         (tmp_path / file).write_text(template)
     moved = Encoder(Moved(artifact, tmp_path))
     assert moved.chat([{"role": "user", "content": "Hi"}]) == "user: Hi<end>"
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for m in messages %}", "chat template fails on the messages in the data: Unexpected end of template"),
+        ("{{ raise_exception('no') }}", "chat template fails on the messages in the data: 'raise_exception' is undef"),
+        ("{{ messages[0].content + 1 }}", "chat template fails on the messages in the data: "),
+    ],
+)
+def test_a_template_that_fails_is_one_sentence(
+    artifact: Artifact, tmp_path: Path, template: str, sentence: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((artifact.path / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text(template)
+    (tmp_path / "a.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
+    with pytest.raises(DataError, match=sentence):
+        read(tmp_path / "a.jsonl", Encoder(Moved(artifact, tmp_path)).chat)
+
+
+def test_a_damaged_tokenizer_is_one_sentence(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelRefused, match=r"tokenizer\.json cannot be read: Exception: "):
+        Encoder(Moved(artifact, tmp_path))
+    (tmp_path / "tokenizer.json").write_bytes((artifact.path / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(ModelRefused, match=r"tokenizer_config\.json cannot be read: JSONDecodeError: "):
+        Encoder(Moved(artifact, tmp_path)).chat([])
 
 
 class Moved(Artifact):

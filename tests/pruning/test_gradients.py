@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from pruning import base
-from pruning.gradients import Backward, BackwardView, moments
+from pruning.errors import ModelRefused
+from pruning.gradients import Backward, BackwardView, Moments, moments
 from pruning.inputs import base_artifact
 from pruning.model import Blocks
+from pruning.weights import write_file
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
@@ -138,3 +140,33 @@ def test_one_block_is_in_memory(tmp_path: Path) -> None:
 
     Backward(blocks, IDS, tmp_path / "pass").visit(visit)
     assert loaded == [{"2"}, {"1"}, {"0"}]
+
+
+@pytest.mark.parametrize("lost", ["states-2", "gradients-*"])
+def test_without_its_files_it_starts_anew(tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture) -> None:
+    artifact = imported("llama", tmp_path)
+    seen: list[int] = []
+
+    def visit(view: BackwardView) -> Any:
+        seen.append(view.index)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return {"sum": sum(float(tensor.sum()) for part in view.sequences() for tensor in part.values())}
+
+    whole = Backward(blocks_of(artifact), IDS, tmp_path / "whole")
+    cut = Backward(blocks_of(artifact), IDS, tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        cut.visit(visit)
+    for path in (tmp_path / "cut").glob(lost):
+        path.unlink()
+    notes = Backward(blocks_of(artifact), IDS, tmp_path / "cut").visit(visit)
+    assert "are gone from" in caplog.text
+    assert [note["sum"] for note in notes[1:]] == [note["sum"] for note in whole.visit(visit)[1:]]
+
+
+def test_a_layer_without_a_gradient_is_named(tmp_path: Path) -> None:
+    write_file(tmp_path / "moments.safetensors", {"reached.weight.2": torch.ones(2, 2)})
+    found = Moments([tmp_path / "moments.safetensors"], (2,), 0.0)
+    assert torch.equal(found.of("reached.weight", torch.nn.Linear(2, 2))[2], torch.ones(2, 2))
+    with pytest.raises(ModelRefused, match=r"idle\.weight is never reached by the calibration data"):
+        found.of("idle.weight", torch.nn.Linear(2, 2))

@@ -167,6 +167,24 @@ def test_stopped_at_any_block_it_loses_no_other(
     assert visited == [*range(when), *range(when - 1, 6)]
 
 
+def test_without_the_files_of_its_states_it_starts_anew(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original, visited = PruneBlock.__call__, []
+
+    def visit(self: PruneBlock, view: BlockView) -> Note:
+        visited.append(view.index)
+        if len(visited) == 3:
+            raise KeyboardInterrupt
+        return original(self, view)
+
+    monkeypatch.setattr(PruneBlock, "__call__", visit)
+    assert prune(recipe(), tmp_path) == 130
+    (tmp_path / "out.work" / "stage-0" / "states-0").unlink()
+    assert prune(recipe(), tmp_path) == 0
+    assert visited == [0, 1, 2, *range(6)]
+
+
 def test_one_block_is_in_memory(recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, peaks = PruneBlock.__call__, []
 
