@@ -64,7 +64,10 @@ def pickled(folder: Path) -> None:
 
 
 def damaged(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(b"{" * 100) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(b"{" * 100)
+
+    return change
 
 
 def without_a_weight(folder: Path) -> None:
