@@ -13,6 +13,7 @@ COMMANDS = {
     "prune": ("pruning.__main__", "prune a model as a recipe says, and evaluate it"),
     "evaluate": ("pruning.__main__", "measure an artifact on a task or a text"),
     "task": ("pruning.faq.command", "make a task from FAQ pages"),
+    "registry": ("server.registry.command", "versions, approvals and promotions of models"),
     "lineage": ("server.history", "draw what an artifact was made from"),
     "sign": ("server.signing.command", "sign an artifact"),
     "verify": ("server.signing.command", "say who signed an artifact, or which file differs"),

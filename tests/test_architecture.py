@@ -15,6 +15,8 @@ WITHOUT_TORCH = (
     "server.skills",
     "server.metering",
     "server.config",
+    "server.registry",
+    "server.signing",
     "server.reply",
     "server.tokenizer",
     "server.engine.sequence",
