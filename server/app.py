@@ -3,11 +3,14 @@
 The one place that knows every part; it decides nothing that a configuration file does not say.
 """
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from anyio import to_thread
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -15,7 +18,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from server import reply
 from server.api import problems, widget
 from server.api.chat import Chat
 from server.api.frame import Frame
@@ -27,27 +29,24 @@ from server.engine.choice import Choice
 from server.errors import SecateurError
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
-from server.metering.metrics import EngineCollector, EngineState, Latency, LedgerCollector
+from server.metering.metrics import EngineCollector, Latency, LedgerCollector
 from server.page import page
 from server.reply import Replies
+from server.rollout import Engine, Model, Rollout
 from server.skills import Skills
 from server.tokenizer import Tokenizer
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-class Engine(reply.Engine, EngineState, Protocol):
-    """What is used of the engine, by replies, metrics and probes."""
+class Successors(Protocol):
+    """Says which model is to answer next."""
 
-    def start(self) -> None:
-        """Start the thread."""
+    def next(self) -> Model | None:
+        """Another model, loaded, if there is to be one; called in a thread."""
 
-    def stop(self) -> None:
-        """End the thread and every stream."""
-
-    @property
-    def failure(self) -> str | None:
-        """Why the engine does not run, or None while it does."""
+    def began(self) -> None:
+        """The first model, or the one that `next` handed out, answers now."""
 
 
 class Parts(Struct, frozen=True):
@@ -61,6 +60,7 @@ class Parts(Struct, frozen=True):
     model: str
     lineage: Lineage
     choices: Sequence[Choice] = ()
+    successors: Successors | None = None
 
 
 class Apps(NamedTuple):
@@ -77,14 +77,15 @@ class Apps(NamedTuple):
 def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
-    registry.register(LedgerCollector(parts.ledger, parts.skills.names, parts.model))
-    registry.register(EngineCollector(parts.engine, model_labels(parts), parts.choices))
-    meter = Meter(parts.ledger, Latency(registry), model=parts.model)
-    replies = Replies(parts.engine, parts.tokenizer, meter)
-    health = Health(replies, lambda: parts.engine.failure)
-    public = Starlette(routes=public_routes(parts, replies, health), exception_handlers=HANDLERS)
+    rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
+    registry.register(LedgerCollector(parts.ledger, parts.skills.names, lambda: rollout.names))
+    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
+    replies = Replies(rollout, Meter(parts.ledger, Latency(registry)))
+    health = Health(replies, lambda: rollout.current.engine.failure)
+    models = Models(parts.skills, rollout)
+    public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
     admin = Starlette(routes=[Route("/metrics", Metrics(registry).scrape), *probes(health)])
-    return Apps(Frame(public, parts.skills), admin, host_page(parts), replies, running(parts))
+    return Apps(Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout))
 
 
 HANDLERS = {
@@ -94,10 +95,9 @@ HANDLERS = {
 }
 
 
-def public_routes(parts: Parts, replies: Replies, health: Health) -> list[Route]:
+def public_routes(parts: Parts, replies: Replies, models: Models, health: Health) -> list[Route]:
     """What the world sees."""
     chat = Chat(parts.skills, replies, max_body=parts.config.max_body)
-    models = Models(parts.skills, parts.model, parts.lineage, parts.choices)
     return [
         Route("/v1/chat/completions", chat.complete, methods=["POST"]),
         Route("/v1/models", models.list),
@@ -113,27 +113,29 @@ def probes(health: Health) -> list[Route]:
     return [Route("/healthz", health.alive), Route("/readyz", health.ready)]
 
 
-def host_page(parts: Parts) -> ASGIApp | None:
-    """The page that embeds the widget of the first skill, where one is asked for."""
+def host_page(parts: Parts, models: Callable[[], Sequence[str]]) -> ASGIApp | None:
+    """The page that embeds the widget of the first skill, where one is asked for; counts the tokens of `models`."""
     if parts.config.page_port is None:
         return None
     skill = parts.skills.names[0]
 
     def totals() -> dict[str, int]:
-        sums = parts.ledger.totals()
-        tokens = {kind: n for (name, model, kind), n in sums.tokens.items() if (name, model) == (skill, parts.model)}
-        requests = sum(n for (name, model, _), n in sums.requests.items() if (name, model) == (skill, parts.model))
-        return {**tokens, "requests": requests}
+        sums, names, counts = parts.ledger.totals(), models(), Counter[str]()
+        for (name, model, kind), n in sums.tokens.items():
+            counts[kind] += n if name == skill and model in names else 0
+        for (name, model, _), n in sums.requests.items():
+            counts["requests"] += n if name == skill and model in names else 0
+        return counts
 
     host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
     return page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 
-def model_labels(parts: Parts) -> dict[str, str]:
+def model_labels(model: Model) -> dict[str, str]:
     """The labels of secateur_model_info."""
-    lineage = parts.lineage
+    lineage = model.lineage
     return {
-        "model": parts.model,
+        "model": model.name,
         "base": lineage.base.name,
         "technique": "+".join(step.technique for step in lineage.steps) or "none",
         "digest": lineage.files.get("model.safetensors", ""),
@@ -141,11 +143,26 @@ def model_labels(parts: Parts) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(parts: Parts) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
-    parts.engine.start()
+    rollout.start()
+    following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
     try:
         yield
     finally:
-        parts.engine.stop()
+        following.cancel()
+        await asyncio.wait([following])
+        rollout.stop()
         parts.ledger.close()
+
+
+async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:
+    """Ask again and again for another model, and let it answer."""
+    if successors is None:
+        return
+    await to_thread.run_sync(successors.began)
+    while True:
+        await asyncio.sleep(seconds)
+        if model := await to_thread.run_sync(successors.next):
+            rollout.replace(model)
+            await to_thread.run_sync(successors.began)

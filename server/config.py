@@ -12,6 +12,7 @@ from msgspec import Meta
 from server.errors import ConfigError
 
 T = TypeVar("T")
+REGISTRY = "registry:"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -19,12 +20,18 @@ Positive = Annotated[int, Meta(ge=1)]
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything `secateur serve` is told; paths are relative to the working directory."""
 
-    model: Path
-    """The artifact's directory."""
+    model: Annotated[str, Meta(min_length=1)]
+    """The artifact's directory, or `registry:NAME@production`."""
     skills: Path
     """One skill's TOML file, or a folder of them."""
     ledger: Path
     """The SQLite file that counts tokens; made if it does not exist."""
+    registry: str = "build/registry.sqlite3"
+    """Where `registry:` looks: a file or postgresql://..."""
+    registry_seconds: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """How often it is asked whether another version was promoted."""
+    signers: Path | None = None
+    """Who may sign: the artifact must be signed by one of them. A model of the registry needs this."""
     host: str = "127.0.0.1"
     port: Port = 8000
     """0 takes a free port."""
@@ -44,10 +51,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
 
+    @property
+    def reference(self) -> str | None:
+        """What `registry:` names, or None where `model` is a directory."""
+        return self.model.removeprefix(REGISTRY) if self.model.startswith(REGISTRY) else None
+
 
 def load(path: Path) -> Config:
     """The settings in the TOML file `path`."""
-    return read(path, Config)
+    config = read(path, Config)
+    if config.reference is not None and config.signers is None:
+        raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
+    return config
 
 
 def read(path: Path, kind: type[T]) -> T:

@@ -3,9 +3,8 @@
 Text leaves only after its tokens were counted, and the row is settled before the reader learns that it has all.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
 
 import anyio
 from anyio import to_thread
@@ -14,24 +13,15 @@ from msgspec import Struct
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import InvalidRequest, Overloaded
-from server.metering.ledger import Outcome, Usage
+from server.metering.ledger import Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
+from server.rollout import Model, Rollout
 from server.skills import Skill
 from server.stop_strings import StopStrings
-from server.tokenizer import TextStream, Tokenizer
+from server.tokenizer import TextStream
 
 LONG_TEXT = 4096  # characters; longer texts are tokenised in a thread, so that other streams go on
 DRAIN_RETRY_SECONDS = 5
-
-
-class Engine(Protocol):
-    """What is used of the engine."""
-
-    context: int
-
-    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str) -> Stream:
-        """Queue a prompt; raises Overloaded or InvalidRequest."""
-        ...
 
 
 class Asked(Struct, frozen=True):
@@ -50,12 +40,11 @@ class Asked(Struct, frozen=True):
 class Replies:
     """Begins replies, knows which are under way, and ends them when the server shuts down."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, meter: Meter) -> None:
+    def __init__(self, rollout: Rollout, meter: Meter) -> None:
         self.draining = False
-        self._engine = engine
-        self._tokenizer = tokenizer
+        self._rollout = rollout
         self._meter = meter
-        self._live: set[Reply] = set()
+        self._live: dict[Reply, Model] = {}
         self._beginning = 0
 
     @property
@@ -70,15 +59,20 @@ class Replies:
     async def begin(self, request_id: str, asked: Asked) -> "Reply":
         """A reply whose row is open; raises InvalidRequest, Overloaded or LedgerUnavailable. Close it in any case."""
         self._beginning += 1
+        model = self._rollout.use()  # all of a reply is one model's, whatever is promoted meanwhile
         try:
-            prompt = await self._prompt(asked)
+            prompt = await prompt_of(asked, model)
             if self.draining:
                 raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
-            stream = self._engine.submit(prompt, self._sampling(asked, len(prompt)), skill=asked.skill.name)
-            reservation = await self._admit(stream, request_id, asked.skill.name, len(prompt))
-            reply = Reply(stream, TextStream(self._tokenizer), StopStrings(asked.stop), reservation, self._live)
-            self._live.add(reply)
+            wanted = sampling_of(asked, len(prompt), model)
+            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name)
+            reservation = await self._admit(stream, Opening(request_id, asked.skill.name, model.name, len(prompt)))
+            reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
+            self._live[reply] = model
             return reply
+        except BaseException:
+            self._rollout.release(model)
+            raise
         finally:
             self._beginning -= 1
 
@@ -91,46 +85,20 @@ class Replies:
         for reply in self._live:
             reply.interrupt()
 
-    async def _admit(self, stream: Stream, request_id: str, skill: str, prompt: int) -> Reservation:
+    def _ended(self, reply: "Reply") -> None:
+        """A reply was closed, for the first time or again."""
+        if model := self._live.pop(reply, None):
+            self._rollout.release(model)
+
+    async def _admit(self, stream: Stream, opening: Opening) -> Reservation:
         """Open the row while the engine begins: nothing leaves before it is open."""
         with anyio.CancelScope(shield=True):
             try:
-                reservation = await self._meter.admit(request_id, skill, prompt)
+                reservation = await self._meter.admit(opening)
             except BaseException:
                 await stream.aclose()
                 raise
         return reservation
-
-    async def _prompt(self, asked: Asked) -> list[int]:
-        messages = conversation(asked.skill, asked.messages)
-        if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
-            return self._tokenizer.chat(messages)
-        return await to_thread.run_sync(partial(self._long_prompt, messages))
-
-    def _long_prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Count first, which is fast: the exact tokenizer takes a second for a megabyte."""
-        count = sum(self._tokenizer.count(message["content"]) for message in messages)
-        if count >= self._engine.context:
-            raise too_long(count, self._engine.context)
-        return self._tokenizer.chat(messages)
-
-    def _sampling(self, asked: Asked, prompt: int) -> Sampling:
-        """The caller's wishes within the skill's and the engine's limits."""
-        skill, room = asked.skill, self._engine.context - prompt
-        if room < 1:
-            raise too_long(prompt, self._engine.context)
-        if asked.max_tokens is not None and asked.max_tokens > skill.max_tokens:
-            raise InvalidRequest(
-                f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.max_tokens}.",
-                param="max_tokens",
-            )
-        return Sampling(
-            temperature=skill.temperature if asked.temperature is None else asked.temperature,
-            top_p=skill.top_p if asked.top_p is None else asked.top_p,
-            seed=asked.seed,
-            max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
-            stop_ids=self._tokenizer.stop_ids,
-        )
 
 
 class Reply:
@@ -142,14 +110,14 @@ class Reply:
         text: TextStream,
         stops: StopStrings,
         reservation: Reservation,
-        live: "set[Reply]",
+        ended: "Callable[[Reply], None]",
     ) -> None:
         self.finish: Finish | None = None
         self._stream = stream
         self._text = text
         self._stops = stops
         self._reservation = reservation
-        self._live = live
+        self._ended = ended
         self._outcome: Outcome = "stop"
         self._interrupted = False
         self._wait = anyio.CancelScope()
@@ -177,7 +145,7 @@ class Reply:
             try:
                 await self._reservation.settle(outcome)
             finally:
-                self._live.discard(self)
+                self._ended(self)
 
     def interrupt(self) -> None:
         """End the reply with what it has; its reader is told `length`, since the protocol knows no better word."""
@@ -207,6 +175,41 @@ class Reply:
         if self._stops.matched:
             self.finish = self._outcome = "stop"
         return text + self._stops.finish()
+
+
+async def prompt_of(asked: Asked, model: Model) -> list[int]:
+    """The ids of the conversation, as `model` reads them."""
+    messages = conversation(asked.skill, asked.messages)
+    if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
+        return model.tokenizer.chat(messages)
+    return await to_thread.run_sync(partial(long_prompt, messages, model))
+
+
+def long_prompt(messages: Sequence[Mapping[str, str]], model: Model) -> list[int]:
+    """Count first, which is fast: the exact tokenizer takes a second for a megabyte."""
+    count = sum(model.tokenizer.count(message["content"]) for message in messages)
+    if count >= model.engine.context:
+        raise too_long(count, model.engine.context)
+    return model.tokenizer.chat(messages)
+
+
+def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
+    """The caller's wishes within the skill's and the engine's limits."""
+    skill, room = asked.skill, model.engine.context - prompt
+    if room < 1:
+        raise too_long(prompt, model.engine.context)
+    if asked.max_tokens is not None and asked.max_tokens > skill.max_tokens:
+        raise InvalidRequest(
+            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.max_tokens}.",
+            param="max_tokens",
+        )
+    return Sampling(
+        temperature=skill.temperature if asked.temperature is None else asked.temperature,
+        top_p=skill.top_p if asked.top_p is None else asked.top_p,
+        seed=asked.seed,
+        max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
+        stop_ids=model.tokenizer.stop_ids,
+    )
 
 
 def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:

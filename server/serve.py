@@ -6,14 +6,19 @@ Whatever cannot be used is refused before the first listener answers.
 import argparse
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.app import Engine, Parts
+from server.app import Parts
 from server.config import Config, load
 from server.engine.choice import Choice
+from server.follow import Follower, Source
 from server.listeners import run
 from server.metering.ledger import Ledger
+from server.rollout import Engine, Model
+from server.signing import envelope
+from server.signing.keys import Signers
 from server.skills import Skills
 from server.tokenizer import Tokenizer
 
@@ -32,16 +37,39 @@ def main(argv: Sequence[str]) -> int:
 
 
 def prepare(config: Config) -> Parts:
-    """Open everything that `config` names; raises ConfigError or ArtifactError for what cannot be used."""
+    """Open everything that `config` names; raises one of server.errors for what cannot be used."""
     skills = Skills.load(config.skills)
-    from server.checkpoint.reader import Artifact  # late: torch takes seconds, and a mistake in TOML is told at once
-
-    artifact = Artifact.open(config.model)
-    tokenizer = Tokenizer.load(config.model)
-    tokenizer.chat([{"role": "user", "content": "Hello"}])  # a model without a chat template is refused here
+    signers = Signers.read(config.signers) if config.signers else None
+    follower = None
+    path, name = Path(config.model), Path(config.model).resolve().name
+    if config.reference is not None and signers is not None:
+        source = Source(config.registry, config.reference, signers)
+        follower = Follower(source, skills.names, partial(load_model, config))
+        version = follower.first()
+        path, name = version.path, version.name
+    elif signers is not None:
+        envelope.verify(path, signers)
+    artifact, tokenizer = open_model(path)
     ledger = Ledger(config.ledger)
     engine, choices = load_engine(config, artifact)
-    return Parts(config, skills, engine, tokenizer, ledger, config.model.resolve().name, artifact.lineage, choices)
+    return Parts(config, skills, engine, tokenizer, ledger, name, artifact.lineage, choices, follower)
+
+
+def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":
+    """The artifact and its tokenizer; raises ArtifactError for what cannot chat."""
+    from server.checkpoint.reader import Artifact  # late: torch takes seconds, and a mistake in TOML is told at once
+
+    artifact = Artifact.open(path)
+    tokenizer = Tokenizer.load(path)
+    tokenizer.chat([{"role": "user", "content": "Hello"}])  # a model without a chat template is refused here
+    return artifact, tokenizer
+
+
+def load_model(config: Config, path: Path, name: str) -> Model:
+    """A model ready to answer, but for its thread."""
+    artifact, tokenizer = open_model(path)
+    engine, choices = load_engine(config, artifact)
+    return Model(name, engine, tokenizer, artifact.lineage, choices)
 
 
 def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:

@@ -1,6 +1,5 @@
 """GET /v1/models: the skills the caller may use, each with what its model was made from; GET /v1/skills/{name}."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,22 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.requests import credentials
-from server.checkpoint.lineage import Lineage
-from server.engine.choice import Choice
+from server.checkpoint.lineage import Lineage, address
+from server.rollout import Model, Rollout
 from server.skills import Skills
 
 
 class Models:
-    """The endpoints, for these skills and this one artifact."""
+    """The endpoints, for these skills and the artifact that answers them now."""
 
-    def __init__(self, skills: Skills, name: str, lineage: Lineage, choices: Sequence[Choice]) -> None:
+    def __init__(self, skills: Skills, rollout: Rollout) -> None:
         self._skills = skills
-        self._created = timestamp(lineage.created)
-        self._details = {
-            "artifact": name,
-            "lineage": summary(lineage),
-            "runtime": [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in choices],
-        }
+        self._rollout = rollout
+        self._shown = (rollout.current, details(rollout.current))
 
     async def list(self, request: Request) -> Response:
         """Every skill the caller may use."""
@@ -42,19 +37,43 @@ class Models:
         return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
 
     def _model(self, skill: str) -> dict[str, Any]:
-        return {"id": skill, "object": "model", "created": self._created, "owned_by": "secateur", **self._details}
+        if self._shown[0] is not self._rollout.current:
+            self._shown = (self._rollout.current, details(self._rollout.current))
+        return {"id": skill, "object": "model", "owned_by": "secateur", **self._shown[1]}
+
+
+def details(model: Model) -> dict[str, Any]:
+    """What every skill says of the artifact behind it."""
+    return {
+        "created": timestamp(model.lineage.created),
+        "artifact": model.name,
+        "lineage": summary(model.lineage),
+        "runtime": [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in model.choices],
+    }
 
 
 def summary(lineage: Lineage) -> dict[str, Any]:
-    """The lineage without its per-layer figures and file digests."""
+    """The lineage and its parents, without per-layer figures and file digests."""
     evaluation = lineage.evaluation
     return {
+        "address": address(lineage),
         "created": lineage.created,
         "base": lineage.base,
-        "steps": [{"technique": step.technique, "options": step.options} for step in lineage.steps],
+        "steps": [
+            {
+                "technique": step.technique,
+                "options": step.options,
+                "parameters": step.parameters,
+                "parent_digest": step.parent_digest,
+                "digest": step.digest,
+            }
+            for step in lineage.steps
+        ],
         "calibration": lineage.calibration,
         "perplexity": evaluation.perplexity if evaluation else None,
         "bytes": evaluation.bytes if evaluation else None,
+        "gates": evaluation.gates if evaluation else (),
+        "parent": summary(lineage.parent) if lineage.parent else None,
     }
 
 

@@ -11,18 +11,17 @@ from server.metering.metrics import Latency
 
 
 class Meter:
-    """Counts the replies of one model into a ledger, and their latencies into histograms."""
+    """Counts replies into a ledger, and their latencies into histograms."""
 
-    def __init__(self, ledger: Ledger, latency: Latency, *, model: str) -> None:
+    def __init__(self, ledger: Ledger, latency: Latency) -> None:
         self._ledger = ledger
         self._latency = latency
-        self._model = model
 
-    async def admit(self, request_id: str, skill: str, prompt: int) -> "Reservation":
-        """Open a row for a prompt of so many tokens; raises LedgerUnavailable: what cannot be counted is not served."""
+    async def admit(self, opening: Opening) -> "Reservation":
+        """Open a row; raises LedgerUnavailable: what cannot be counted is not served."""
         started = time.monotonic()
-        await asyncio.wrap_future(self._ledger.write(Opening(request_id, skill, self._model, prompt)))
-        return Reservation(self, request_id, prompt, started)
+        await asyncio.wrap_future(self._ledger.write(opening))
+        return Reservation(self, opening.request_id, opening.prompt, started)
 
     async def writable(self) -> bool:
         """Whether the ledger can be written; after a failure, tries."""

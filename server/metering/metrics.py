@@ -3,7 +3,7 @@
 Labels come from the configuration only, never from a request, so the number of series is bounded.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -55,9 +55,10 @@ class Latency:
 class LedgerCollector(Collector):
     """The counters; configured skills are present from the start, at zero, so that rates see their first request."""
 
-    def __init__(self, ledger: Ledger, skills: Iterable[str], model: str) -> None:
+    def __init__(self, ledger: Ledger, skills: Sequence[str], models: Callable[[], Iterable[str]]) -> None:
         self._ledger = ledger
-        self._zero = {(skill, model, kind): 0 for skill in skills for kind in ("input", "cached", "output")}
+        self._skills = skills
+        self._models = models
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples, so that registering does not read the ledger."""
@@ -67,7 +68,9 @@ class LedgerCollector(Collector):
         """One family per table of totals."""
         totals = self._ledger.totals()
         tokens, requests = _counters()
-        for labels, value in {**self._zero, **totals.tokens}.items():
+        kinds = ("input", "cached", "output")
+        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills for kind in kinds}
+        for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
         for labels, value in totals.requests.items():
             requests.add_metric(labels, value)
@@ -77,7 +80,9 @@ class LedgerCollector(Collector):
 class EngineCollector(Collector):
     """Gauges of the engine, and what model and kernels it runs."""
 
-    def __init__(self, engine: EngineState, model: dict[str, str], choices: Sequence[Choice]) -> None:
+    def __init__(
+        self, engine: EngineState, model: Callable[[], dict[str, str]], choices: Callable[[], Sequence[Choice]]
+    ) -> None:
         self._engine = engine
         self._model = model
         self._choices = choices
@@ -94,8 +99,8 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "secateur_kv_cache_usage_ratio", "Part of the KV cache that running replies fill.", engine.kv_used_ratio
         )
-        yield _info("secateur_model_info", "The model served, from its lineage.", [self._model])
-        choices = [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in self._choices]
+        yield _info("secateur_model_info", "The model served, from its lineage.", [self._model()])
+        choices = [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in self._choices()]
         yield _info("secateur_runtime_info", "Each automatic choice, and why it was made.", choices)
 
 

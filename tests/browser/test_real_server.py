@@ -43,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             server = stack.enter_context(served(made, runner))
             port = int(server.url.rsplit(":", 1)[1])
             config = msgspec.structs.replace(made.config, port=port, page_port=1)
-            embedding = host_page(msgspec.structs.replace(made, config=config))
+            embedding = host_page(msgspec.structs.replace(made, config=config), lambda: (made.model,))
             assert embedding
             page.app = embedding
             return origin, server

@@ -12,7 +12,7 @@ NEEDED = 'model = "m"\nskills = "s"\nledger = "l.sqlite3"\n'
 def test_defaults_are_loopback_only(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text(NEEDED)
-    assert load(file) == Config(model=Path("m"), skills=Path("s"), ledger=Path("l.sqlite3"))
+    assert load(file) == Config(model="m", skills=Path("s"), ledger=Path("l.sqlite3"))
     assert load(file).host == load(file).admin_host == "127.0.0.1"
 
 
@@ -24,7 +24,7 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (NEEDED + "port = 70000", r"<= 65535 - at `\$.port`"),
         (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
         (NEEDED + "slots = 0", r">= 1 - at `\$.slots`"),
-        (NEEDED.replace('"m"', "3"), r"Expected a path - at `\$.model`"),
+        (NEEDED.replace('"s"', "3"), r"Expected a path - at `\$.skills`"),
         ("model = ", r"is not TOML: Invalid value"),
         (b"\xff", r"is not TOML: 'utf-8' codec"),
     ],

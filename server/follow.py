@@ -1,0 +1,78 @@
+"""Follows a version of the registry: `registry:NAME@production` is looked up now and then, checked, and loaded.
+
+A version that cannot be served leaves the one before where it is, and the log says why.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from server.errors import SecateurError
+from server.registry import rules
+from server.registry.store import Registry, Version
+from server.rollout import Model
+from server.signing.keys import Signers
+
+logger = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """Where versions come from and who must have signed them."""
+
+    url: str
+    reference: str
+    """NAME@ALIAS or NAME@NUMBER."""
+    signers: Signers
+
+
+class Follower:
+    """Remembers which version is served; `load` makes a model of an artifact's directory and a name for it."""
+
+    def __init__(self, source: Source, skills: Sequence[str], load: Callable[[Path, str], Model]) -> None:
+        self._source = source
+        self._skills = skills
+        self._load = load
+        self._seen: Version | None = None
+        self._unreachable = False
+
+    def first(self) -> Version:
+        """The version to begin with; raises RegistryError or ArtifactError where it cannot be trusted."""
+        self._seen = self._look()
+        rules.verify(self._seen, self._source.signers)
+        return self._seen
+
+    def next(self) -> Model | None:
+        """Another version's model, loaded, if the registry names another one since the last call."""
+        assert self._seen is not None, "`first` comes first"
+        try:
+            found = self._look()
+        except SecateurError as error:
+            if not self._unreachable:
+                logger.error("%s; %s goes on", error, self._seen.name)
+            self._unreachable = True
+            return None
+        self._unreachable = False
+        if found.address == self._seen.address:
+            return None
+        before, self._seen = self._seen, found  # one that fails is not tried again until the alias moves
+        try:
+            rules.verify(found, self._source.signers)
+            return self._load(found.path, found.name)
+        except Exception as error:  # whatever it was, the model that runs goes on
+            reason = error if isinstance(error, SecateurError) else repr(error)
+            logger.error("%s cannot be served: %s; what was served before %s goes on", found.name, reason, before.name)
+            return None
+
+    def began(self) -> None:
+        """Record that the version which was handed out answers the skills now."""
+        assert self._seen is not None, "`first` comes first"
+        try:
+            with Registry.open(self._source.url) as registry:
+                registry.bind(self._skills, self._seen)
+        except SecateurError as error:
+            logger.warning("that %s answers %s is not recorded: %s", self._seen.name, ", ".join(self._skills), error)
+
+    def _look(self) -> Version:
+        with Registry.open(self._source.url) as registry:
+            return registry.resolve(self._source.reference)

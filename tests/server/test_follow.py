@@ -1,0 +1,226 @@
+"""A promotion while replies are under way: the real server, a real registry, and models whose words are known."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from server import serve
+from server.__main__ import main
+from server.checkpoint import lineage as record
+from server.checkpoint.lineage import GateResult
+from server.config import load
+from server.engine.engine import Engine
+from server.errors import ConfigError
+from server.follow import Follower, Source
+from server.registry.store import Move, Registry
+from server.rollout import Model
+from server.serve import prepare
+from server.signing import keys
+from server.signing.keys import Signers
+from server.tokenizer import Tokenizer
+from tests.fakes import ScriptRunner
+from tests.server.harness import KEY, LINEAGE, Served, parts, says, served, until
+from tests.server.signing.artifacts import make
+from tests.server.test_lifecycle import STREAM, everything, get, ledger_of, received, send
+
+PASSED = (GateResult("faq", True),)
+
+
+class House:
+    """A registry with two signed versions, the first in production, and what each says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url = folder, str(folder / "registry.sqlite3")
+        self.key, self.signers = folder / "alice.pem", folder / "signers"
+        self.signers.write_text(keys.Signer("alice", keys.create(self.key, elliptic=False)).line)
+        self.engines: dict[str, Engine] = {}
+        for number in (1, 2):
+            self.add(folder / f"model-{number}", number)
+        self("promote", "tiny@1")
+
+    def __call__(self, *words: str) -> None:
+        assert main(["registry", "--registry", self.url, *words]) == 0
+
+    def add(self, path: Path, number: int) -> None:
+        make(path, float(number), gates=PASSED)
+        assert main(["sign", str(path), "--key", str(self.key)]) == 0
+        self("add", "tiny", str(path))
+
+    def load(self, path: Path, name: str) -> Model:
+        """In the place of the real loader: a version says its own number, slowly."""
+        words = Tokenizer.load(path)
+        script = [*words.encode(name[-1] * 40), next(iter(words.stop_ids))]
+        engine = self.engines[name] = Engine(ScriptRunner(script, words.vocabulary, delay=0.05), slots=2, context=512)
+        return Model(name, engine, words, record.read(path))
+
+    @contextmanager
+    def served(self) -> Iterator[Served]:
+        follower = Follower(Source(self.url, "tiny@production", Signers.read(self.signers)), ("help",), self.load)
+        version = follower.first()
+        made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
+        model = self.load(version.path, version.name)
+        begin: dict[str, Any] = {"engine": model.engine, "lineage": model.lineage, "model": model.name}
+        made = msgspec.structs.replace(made, successors=follower, **begin)
+        with served(made, ScriptRunner([0], 258)) as server:
+            yield server
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def artifact(server: Served) -> str:
+    """What /v1/models says is served."""
+    raw = everything(ask(server.url, "/v1/models/help"))
+    return str(json.loads(raw.split(b"\r\n\r\n", 1)[1])["artifact"])
+
+
+def ask(url: str, path: str) -> socket.socket:
+    address = urlsplit(url)
+    connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+def test_a_stream_that_runs_during_a_promotion_ends_whole_on_the_old_version(house: House) -> None:
+    with house.served() as server:
+        running = send(server.url, STREAM)
+        until(lambda: house.engines["tiny@1"].running == 1)
+        house("promote", "tiny@2", "--signers", str(house.signers))
+        until(lambda: artifact(server) == "tiny@2")
+        assert house.engines["tiny@1"].running == 1, "the stream was to be under way still"
+        assert house.engines["tiny@1"].failure is None
+        begun_after = send(server.url, STREAM)
+        text, events = received(running)
+        assert text == "1" * 40
+        assert events[-1] == "[DONE]"
+        assert received(begun_after)[0] == "2" * 40
+        until(lambda: house.engines["tiny@1"].failure == "The engine was stopped.")
+        assert not house.engines["tiny@1"]._thread.is_alive()
+        until(lambda: len([row for row in ledger_of(server) if row["state"] == "final"]) == 2)
+        assert [row["model"] for row in ledger_of(server)] == ["tiny@1", "tiny@2"]
+        scrape = everything(ask(server.admin, "/metrics")).decode()
+        for number in (1, 2):
+            assert f'secateur_tokens_total{{model="tiny@{number}",skill="help",type="output"}} 41.0' in scrape
+        assert 'secateur_model_info{base="tiny"' in scrape
+        with Registry.open(house.url) as registry:
+            assert registry.bindings("tiny")["help"][0] == 2
+        house("rollback", "tiny")
+        until(lambda: artifact(server) == "tiny@1")
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone"])
+def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_one_goes_on(
+    house: House, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = house.folder / "model-2"
+    with house.served() as server:
+        if what == "unloadable":
+            server.parts.successors._load = lambda *_: 1 / 0  # type: ignore[union-attr]
+        if what == "changed":
+            (path / "config.json").write_text("{}")
+        if what == "unsigned":
+            (path / "model.sig").unlink()
+        if what == "gone":
+            path.rename(house.folder / "elsewhere")
+        with Registry.open(house.url) as registry:
+            registry.move("tiny", Move(2, "promote", 2, 1, "it was whole when it was promoted", "now"))
+        until(lambda: "tiny@2 cannot be served" in caplog.text)
+        assert artifact(server) == "tiny@1"
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        assert get(server.admin, "/readyz")[0] == 200
+    reasons = {
+        "changed": "config.json was",
+        "unsigned": "not signed",
+        "unloadable": "division",
+        "gone": "is no artifact",
+    }
+    assert caplog.text.count("cannot be served") == 1
+    assert reasons[what] in caplog.text
+
+
+def test_a_registry_that_cannot_be_reached_changes_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        file = Path(house.url)
+        file.rename(house.folder / "away")
+        file.write_text("no database at all" * 99)
+        until(lambda: "not a database" in caplog.text)
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        (house.folder / "away").replace(file)
+        house("promote", "tiny@2")
+        until(lambda: artifact(server) == "tiny@2")
+
+
+def config(house: House, text: str) -> Path:
+    path = house.folder / "server.toml"
+    skill = house.folder / "skill.toml"
+    skill.write_text('name = "help"')
+    path.write_text(f'{text}\nskills = "{skill}"\nledger = "{house.folder}/usage.sqlite3"\nregistry = "{house.url}"\n')
+    return path
+
+
+def test_a_model_of_the_registry_is_served_signed_or_not_at_all(house: House) -> None:
+    with pytest.raises(ConfigError, match="a model of the registry must be signed: name the file of `signers`"):
+        load(config(house, 'model = "registry:tiny@production"'))
+
+
+@pytest.mark.parametrize(
+    ("model", "tampered", "sentence"),
+    [
+        ("registry:tiny@production", "config.json", "config.json was changed"),
+        ("registry:other@production", "", "there is no model 'other' here; there are tiny"),
+        ("registry:tiny@latest", "", "'tiny@latest' is no version"),
+        ("{folder}/model-1", "config.json", "config.json was changed or swapped after alice signed"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_at_start(
+    house: House, model: str, tampered: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if tampered:
+        (house.folder / "model-1" / tampered).write_text("{}")
+    named = model.format(folder=house.folder)
+    path = config(house, f'model = "{named}"\nsigners = "{house.signers}"')
+    assert main(["serve", str(path)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (house.folder / "usage.sqlite3").exists()
+
+
+def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House) -> None:
+    with house.served() as server:
+        loading, go_on = threading.Event(), threading.Event()
+
+        def slow(path: Path, name: str) -> Model:
+            loading.set()
+            assert go_on.wait(10)
+            return house.load(path, name)
+
+        server.parts.successors._load = slow  # type: ignore[union-attr]
+        house("promote", "tiny@2")
+        assert loading.wait(10)
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        go_on.set()
+        until(lambda: artifact(server) == "tiny@2")
+
+
+def test_prepare_opens_what_the_registry_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the weights, which are no real model's."""
+    monkeypatch.setattr(serve, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
+    made = prepare(load(config(house, f'model = "registry:tiny@production"\nsigners = "{house.signers}"')))
+    made.ledger.close()
+    assert made.model == "tiny@1"
+    assert made.lineage == record.read(house.folder / "model-1")
+    assert made.lineage != LINEAGE
+    assert made.successors is not None
+    assert made.successors.next() is None
