@@ -85,7 +85,9 @@ def build(parts: Parts) -> Apps:
     models = Models(parts.skills, rollout)
     public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
     admin = Starlette(routes=[Route("/metrics", Metrics(registry).scrape), *probes(health)])
-    return Apps(Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout))
+    return Apps(
+        Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout)
+    )
 
 
 HANDLERS = {

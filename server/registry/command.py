@@ -107,9 +107,9 @@ def _verify(registry: Registry, arguments: argparse.Namespace) -> None:
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> None:
     """Export every version of a model to an MLflow registry."""
-    from server.registry import mlflow_export
+    from server.registry.mlflow_export import export  # late: it brings MLflow
 
-    count = mlflow_export.export(registry, arguments.name, arguments.mlflow)
+    count = export(registry, arguments.name, arguments.mlflow)
     print(f"{arguments.name}: {count} versions are in {arguments.mlflow}")
 
 
