@@ -9,17 +9,20 @@ import sys
 import time
 from itertools import takewhile
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from openai import OpenAI
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.__main__ import COMMANDS, main
+from server.checkpoint.lineage import FILE, encoded, read
 from server.checkpoint.writer import CheckpointWriter
 from server.skills import digest
-from tests.server.harness import KEY, LINEAGE, tokenizer
+from tests.server.harness import KEY, LINEAGE, tokenizer, until
 
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -137,6 +140,51 @@ def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, 
     assert model["artifact"] == "tiny"
     for choice in model["runtime"]:
         assert f"  {choice['subject']}: {choice['kernel']} ({choice['reason']})\n" in lines
+
+
+def artifact_behind(client: OpenAI) -> str:
+    return str(client.models.retrieve("help").model_dump()["artifact"])
+
+
+def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = ["registry", "--registry", str(tmp_path / "registry.sqlite3")]
+    key, signers = str(tmp_path / "alice.pem"), tmp_path / "signers"
+    assert main(["keys", "signer", "alice", "--key", key, "--kind", "ed25519"]) == 0
+    signers.write_text(capsys.readouterr().out.splitlines()[-1])
+    for number in (1, 2):
+        made = shutil.copytree(artifact, tmp_path / f"model-{number}")
+        (made / FILE).write_bytes(
+            encoded(msgspec.structs.replace(LINEAGE, created=str(number), files=read(made).files))
+        )
+        assert main(["sign", str(made), "--key", key]) == 0
+        assert main([*registry, "add", "tiny", str(made)]) == 0
+        approve = ["approve", f"tiny@{number}", "--key", key, "--reason", "a test", "--override"]
+        assert main([*registry, *approve]) == 0
+    promote = [*registry, "promote", "--signers", str(signers)]
+    assert main([*promote, "tiny@1"]) == 0
+    config = settings_for(Path("registry:tiny@production"), tmp_path)
+    more = f'registry = "{tmp_path}/registry.sqlite3"\nsigners = "{signers}"\nregistry_seconds = 0.1\n'
+    config.write_text(config.read_text() + more)
+    with subprocess.Popen([sys.executable, "-m", "server", "serve", str(config)], stdout=PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            lines = list(takewhile(lambda line: "Ctrl-C" not in line, server.stdout))
+            url = next(line.split()[1] for line in lines if line.startswith("API"))
+            with OpenAI(base_url=url, api_key=KEY) as client:
+                assert artifact_behind(client) == "tiny@1"
+                assert main([*promote, "tiny@2"]) == 0
+                until(lambda: artifact_behind(client) == "tiny@2", 30)
+                assert main([*registry, "rollback", "tiny", "--signers", str(signers)]) == 0
+                until(lambda: artifact_behind(client) == "tiny@1", 30)
+                reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert reply.usage
+    assert reply.usage.completion_tokens >= 1
 
 
 def test_serve_refuses_an_artifact_that_was_changed(artifact: Path, tmp_path: Path) -> None:
