@@ -36,10 +36,8 @@ class Rounded(Student):
         self._again: list[str] = []  # quantised already, with other codes
         self._scales = {name: self._start(name, source.scales(name)) for name in linears}
         if self._again:
-            what = f"{self._bits} bits in groups of {self._group}"
-            logger.warning(
-                "%d weights are rounded again, to %s, %s for instance", len(self._again), what, self._again[0]
-            )
+            what = f"{self._bits} bits in groups of {self._group}, {self._again[0]} for instance"
+            logger.warning("%d weights that are quantised otherwise are rounded again, to %s", len(self._again), what)
         self.settle()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -23,9 +23,9 @@ def seal(directory: Path, key: Path, folder: Path) -> bytes:
         raise SignatureError(MISSING)
     from model_signing import hashing, signing
 
-    ignored = hashing.Config()  # type: ignore[no-untyped-call]
+    ignored = hashing.Config()
     ignored.set_ignored_paths(paths=[directory / SIGNATURE], ignore_git_paths=False)
-    signer = signing.Config()  # type: ignore[no-untyped-call]
+    signer = signing.Config()
     target = folder / SIGNATURE
     signer.use_elliptic_key_signer(private_key=key).set_hashing_config(ignored).sign(directory, target)
     return target.read_bytes()

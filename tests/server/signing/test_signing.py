@@ -58,7 +58,7 @@ def test_openssf_s_own_verifier_takes_what_an_elliptic_key_signed(tmp_path: Path
     public.write_bytes(
         read_private(made.key).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    verifier = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
+    verifier = model_signing.verifying.Config()
     verifier.use_elliptic_key_verifier(public_key=public)
     verifier.verify(made.path, made.path / record.SIGNATURE)
     (made.path / "config.json").write_text("{}")
