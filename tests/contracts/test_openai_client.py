@@ -120,7 +120,8 @@ def test_models(serve: Serve) -> None:
         model: Any = client.models.retrieve("help")
         assert model == models[0]
         assert model.owned_by == "secateur"
-        assert model.lineage["steps"] == [{"technique": "wanda", "options": {"sparsity": "32:64"}}]
+        (step,) = model.lineage["steps"]
+        assert (step["technique"], step["options"], step["parameters"]) == ("wanda", {"sparsity": "32:64"}, 10)
         assert model.lineage["base"]["license"] == "Apache-2.0"
         assert model.runtime == [{"subject": "runner", "kernel": "fake", "reason": "no model is needed above it"}]
         with pytest.raises(openai.NotFoundError):

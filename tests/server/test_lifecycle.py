@@ -31,7 +31,11 @@ def send(url: str, body: dict[str, Any]) -> socket.socket:
     connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
     content = json.dumps(body)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    try:
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    except OSError:  # the server was killed in between
+        connection.close()
+        raise
     return connection
 
 

@@ -218,7 +218,7 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> N
     outline.feed(place.page)
     assert not outline.foreign
     assert not outline.open
-    assert outline.figures == 3
+    assert outline.figures == 4  # bytes and quality, the layers' sparsity and their errors, and the change by item
     worst = place.results.regressions[0]
     assert f"&lt;What&gt; is {worst.id[1:]}?" in place.page
     assert "<What>" not in place.page
