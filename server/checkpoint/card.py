@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from server.checkpoint.chain import generations, links
-from server.checkpoint.lineage import Data, Evaluation, Lineage, Step
+from server.checkpoint.lineage import Data, Lineage, Step
 
 FILE = "README.md"
 SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
 """What YAML takes as a text without quotes."""
-LABELS = {"dense": "base, 16 bits", "int8": "base, quantised to 8 bits in groups of 32", "pruned": "this model"}
+LABELS = {"dense": "{}, 16 bits", "int8": "{}, quantised to 8 bits in groups of 32", "pruned": "this model"}
+"""The base of an artifact that was made from another is that other, so each row is called by its name."""
 USE = (
     "The uses of the base model, on the task that it was measured on. It is another model than its base: measure it on "
     "your own task before it is used there."
@@ -30,9 +31,9 @@ def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
     title = f"# {plain(oldest.base.name)}, pruned"
     sections = {
         "Intended use": [USE],
-        "Limits": [LIMITS, *_comparison(lineage.evaluation)],
+        "Limits": [LIMITS, *_comparison(lineage)],
         "What was removed": [*_base(oldest), *_removed(lineage), _shape(config)],
-        "Before and after": _figures(lineage.evaluation),
+        "Before and after": _figures(lineage),
         "Data": list(_data(lineage)),
     }
     parts = [_front_matter(oldest, lineage), title]
@@ -104,27 +105,31 @@ def describe(step: Step) -> str:
 
 def _shape(config: Mapping[str, Any]) -> str:
     context = config.get("max_position_embeddings")
-    kind = f"A {plain(str(config.get('model_type', 'causal language')))} model"
-    return f"{kind} with a context of {context:,} tokens." if isinstance(context, int) else f"{kind}."
+    kind = f"Architecture: {plain(str(config.get('model_type', 'unknown')))}"
+    return f"{kind}, with a context of {context:,} tokens." if isinstance(context, int) else f"{kind}."
 
 
-def _comparison(evaluation: Evaluation | None) -> list[str]:
+def _comparison(lineage: Lineage) -> list[str]:
     """What a reader must know first: whether plain quantisation does better."""
+    evaluation = lineage.evaluation
     if evaluation is None or not {"int8", "pruned"} <= evaluation.bytes.keys() & evaluation.perplexity.keys():
         return []
     size, quality = evaluation.bytes, evaluation.perplexity
     if size["int8"] > size["pruned"] or quality["int8"] > quality["pruned"]:
         return []
-    return ["**The base quantised to 8 bits is smaller than this model and has the lower perplexity.**"]
+    other = f"{plain(lineage.base.name)}, quantised to 8 bits,"
+    return [f"**{other} is smaller than this model and has the lower perplexity.**"]
 
 
-def _figures(evaluation: Evaluation | None) -> list[str]:
+def _figures(lineage: Lineage) -> list[str]:
+    evaluation = lineage.evaluation
     if evaluation is None:
         return ["It was not evaluated."]
-    rows = ["| | bytes | perplexity |", "|---|---|---|"]
+    rows = ["| | bytes | perplexity |", "|---|---|---|", *_first(lineage)]
     for key, label in LABELS.items():
         if key in evaluation.bytes and key in evaluation.perplexity:
-            rows.append(f"| {label} | {evaluation.bytes[key]:,} | {evaluation.perplexity[key]:.2f} |")
+            name = label.format(plain(lineage.base.name))
+            rows.append(f"| {name} | {evaluation.bytes[key]:,} | {evaluation.perplexity[key]:.2f} |")
     data = evaluation.data
     basis = f"Perplexity on {data.sequences} windows of {evaluation.window} tokens of {plain(data.source)}."
     gates = [
@@ -133,6 +138,16 @@ def _figures(evaluation: Evaluation | None) -> list[str]:
         for gate in evaluation.gates
     ]
     return ["\n".join(rows), basis, *(["\n".join(gates)] if gates else [])]
+
+
+def _first(lineage: Lineage) -> list[str]:
+    """The row of the first base, where it was measured on the same text and is not the base of this artifact."""
+    oldest = list(generations(lineage))[-1]
+    ours, theirs = lineage.evaluation, oldest.evaluation
+    if oldest is lineage or ours is None or theirs is None or theirs.data.digest != ours.data.digest:
+        return []
+    figures = f"{theirs.bytes['dense']:,} | {theirs.perplexity['dense']:.2f}"
+    return [f"| {plain(oldest.base.name)}, 16 bits, the first base | {figures} |"]
 
 
 def _data(lineage: Lineage) -> Iterator[str]:

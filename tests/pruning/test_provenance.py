@@ -77,9 +77,18 @@ def test_the_model_card_says_what_the_record_says(generations: tuple[Artifact, A
         assert evaluation
         for key in ("dense", "int8", "pruned"):
             assert f"| {evaluation.bytes[key]:,} | {evaluation.perplexity[key]:.2f} |" in body
+        assert f"| {artifact.lineage.base.name}, 16 bits |" in body
         assert artifact.lineage.calibration
         assert artifact.lineage.calibration.digest in body
         assert record.digest_of(artifact.path / "README.md") == artifact.lineage.files["README.md"]
+
+
+def test_the_card_of_a_child_shows_the_first_base_too(generations: tuple[Artifact, Artifact]) -> None:
+    parent, child = generations
+    assert parent.lineage.evaluation
+    first = parent.lineage.evaluation.perplexity["dense"]
+    assert f"| tiny, 16 bits, the first base | 515,776 | {first:.2f} |" in (child.path / "README.md").read_text()
+    assert "the first base" not in (parent.path / "README.md").read_text()
 
 
 def test_the_bill_of_materials_is_valid_cyclonedx(generations: tuple[Artifact, Artifact]) -> None:

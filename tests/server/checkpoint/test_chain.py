@@ -51,6 +51,15 @@ def test_the_address_is_of_the_content_and_not_of_the_spelling(tmp_path: Path) -
     assert record.address(msgspec.structs.replace(CHILD, created="2026-11-26T00:00:00Z")) != record.address(CHILD)
 
 
+def test_a_field_at_its_default_is_not_written_so_that_new_fields_leave_old_addresses_alone() -> None:
+    values = json.loads(record.encoded(lineage(Step("wanda", {}, {}, 1.0, 10))))
+    assert values.keys() == {"created", "base", "recipe", "steps", "versions"}
+    assert values["base"].keys() == {"name", "digest"}
+    assert values["steps"][0].keys() == {"technique", "options", "sparsity", "seconds", "parameters"}
+    evaluation = record.Evaluation(record.Data("text", "1", 1, 2, 0), 2, {}, {})
+    assert json.loads(msgspec.json.encode(evaluation)).keys() == {"data", "window", "perplexity", "bytes"}
+
+
 def test_prune_recover_and_quantise_are_three_links_over_two_artifacts(tmp_path: Path) -> None:
     assert [link.technique for link in chain.links(CHILD)] == ["wanda", "distill", "gptq"]
     chain.check(tmp_path, CHILD)
