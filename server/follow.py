@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from server.errors import SecateurError
+from server.checkpoint.lineage import Lineage, address
+from server.errors import RegistryError, SecateurError
 from server.registry import rules
 from server.registry.store import Registry, Version
 from server.rollout import Model
@@ -58,11 +59,19 @@ class Follower:
         before, self._seen = self._seen, found  # one that fails is not tried again until the alias moves
         try:
             rules.verify(found, self._source.signers)
-            return self._load(found.path, found.name)
+            model = self._load(found.path, found.name)
+            self.confirm(model.lineage)
+            return model
         except Exception as error:  # whatever it was, the model that runs goes on
             reason = error if isinstance(error, SecateurError) else repr(error)
             logger.error("%s cannot be served: %s; what was served before %s goes on", found.name, reason, before.name)
             return None
+
+    def confirm(self, lineage: Lineage) -> None:
+        """Raise RegistryError unless what was loaded is what was looked up: the files may have changed in between."""
+        assert self._seen is not None, "`first` comes first"
+        if address(lineage) != self._seen.address:
+            raise RegistryError(f"{self._seen.path} was exchanged while {self._seen.name} was loaded")
 
     def began(self) -> None:
         """Record that the version which was handed out answers the skills now."""

@@ -50,6 +50,8 @@ def prepare(config: Config) -> Parts:
     elif signers is not None:
         envelope.verify(path, signers)
     artifact, tokenizer = open_model(path)
+    if follower is not None:
+        follower.confirm(artifact.lineage)
     ledger = Ledger(config.ledger)
     engine, choices = load_engine(config, artifact)
     return Parts(config, skills, engine, tokenizer, ledger, name, artifact.lineage, choices, follower)

@@ -12,7 +12,7 @@ from server.signing.keys import Signers, read_private
 def main(argv: Sequence[str]) -> int:
     """Run one action; returns 0."""
     arguments = parser().parse_args(argv)
-    with Registry.open(arguments.registry) as registry:
+    with Registry.open(arguments.registry, create=arguments.run is _add) as registry:
         arguments.run(registry, arguments)
     return 0
 

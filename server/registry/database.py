@@ -15,6 +15,7 @@ from server.errors import RegistryError
 BUSY_SECONDS = 3.0
 POSTGRES = re.compile(r"postgres(ql)?://")
 NOTHING = "nothing was changed"
+MAKE = "`secateur registry add` makes one"
 
 
 class Database(Protocol):
@@ -44,9 +45,16 @@ class Database(Protocol):
         ...
 
 
-def connect(url: str) -> Database:
-    """The database at `url`, an SQLite path or `postgresql://...`; raises RegistryError if it cannot be had."""
-    return Postgres(url) if POSTGRES.match(url) else SQLite(Path(url))
+def connect(url: str, *, create: bool) -> Database:
+    """The database at `url`, an SQLite path or `postgresql://...`; raises RegistryError if it cannot be had.
+
+    Only with `create` is a file made, so that a mistyped path is not taken for an empty registry.
+    """
+    if POSTGRES.match(url):
+        return Postgres(url)
+    if not create and not Path(url).exists():
+        raise RegistryError(f"there is no registry at {url}: {MAKE}")
+    return SQLite(Path(url))
 
 
 class SQLite:

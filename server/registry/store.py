@@ -13,7 +13,7 @@ from msgspec import Struct
 from server.checkpoint import lineage as record
 from server.checkpoint.lineage import GateResult, Lineage
 from server.errors import RegistryError
-from server.registry.database import Database, connect
+from server.registry.database import MAKE, Database, connect
 from server.registry.schema import TABLES, prepare
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -77,15 +77,22 @@ class Registry:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        found, wanted = database.tables(), {table.split()[2] for table in TABLES}
-        if found & wanted and "registry" not in found:
-            raise RegistryError(f"{database.where} is another program's database: name a new file or schema")
-        prepare(database, exists="registry" in found)
 
     @classmethod
-    def open(cls, url: str) -> Self:
-        """The registry at `url`, made if it does not exist."""
-        return cls(connect(url))
+    def open(cls, url: str, *, create: bool = False) -> Self:
+        """The registry at `url`; one that does not exist is made with `create`, and an error without it."""
+        database = connect(url, create=create)
+        try:
+            found, wanted = database.tables(), {table.split()[2] for table in TABLES}
+            if "registry" not in found and found & wanted:
+                raise RegistryError(f"{database.where} is another program's database: name a new file or schema")
+            if "registry" not in found and not create:
+                raise RegistryError(f"there is no registry at {database.where}: {MAKE}")
+            prepare(database, exists="registry" in found)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
 
     def __enter__(self) -> Self:
         return self

@@ -146,6 +146,7 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
         "unsigned": "not signed",
         "unloadable": "division",
         "gone": "is no artifact",
+        "exchanged": "model-2 was exchanged while tiny@2 was loaded",
     }
     assert caplog.text.count("cannot be served") == 1
     assert reasons[what] in caplog.text

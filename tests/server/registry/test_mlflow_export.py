@@ -58,7 +58,7 @@ def test_what_cannot_be_exported_is_one_sentence(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     url = str(tmp_path / "registry.sqlite3")
     shop = Shop(tmp_path, url)
-    with Registry.open(url):
+    with Registry.open(url, create=True):
         pass
     assert main(["registry", "--registry", url, "export", "tiny", "--mlflow", f"sqlite:///{tmp_path}/m"]) == 2
     assert "there is no model 'tiny' here; there are none" in capsys.readouterr().err

@@ -348,12 +348,25 @@ def test_a_database_of_another_program_or_of_a_newer_one_is_refused(tmp_path: Pa
         other.execute("CREATE TABLE models (x)")
     with pytest.raises(RegistryError, match="another program's database"):
         Registry.open(str(tmp_path / "other.sqlite3"))
-    Registry.open(str(tmp_path / "newer.sqlite3"))._database.execute("UPDATE registry SET version = 2")
+    with Registry.open(str(tmp_path / "newer.sqlite3"), create=True) as registry:
+        registry._database.execute("UPDATE registry SET version = 2")
     with pytest.raises(RegistryError, match="is of version 2; this program knows 1"):
         Registry.open(str(tmp_path / "newer.sqlite3"))
     (tmp_path / "text").write_text("this is no database" * 99)
     with pytest.raises(RegistryError, match="not a database"):
         Registry.open(str(tmp_path / "text"))
+
+
+def test_only_adding_makes_a_registry(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shop = Shop(tmp_path, url)
+    for words in (("list",), ("promote", "tiny@1")):
+        assert shop(*words) == 2
+        error = capsys.readouterr().err
+        assert "there is no registry at" in error
+        assert "`secateur registry add` makes one" in error
+    assert not (tmp_path / "registry.sqlite3").exists()
+    shop.added(1.0)
+    assert shop("list") == 0
 
 
 def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
