@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from pruning.allocation.options import OWL, Search
 from pruning.allocation.owl import Outliers, allocate
 from pruning.allocation.search import Allocation, search
 from pruning.gradients import Moments
@@ -13,7 +14,7 @@ from pruning.layerwise import PruneBlock, block_file, losses_in
 from pruning.model import Blocks, weight_of
 from pruning.observing import count_groups
 from pruning.stage import Model, Place, seconds
-from pruning.stages import OWL, Layerwise, Search
+from pruning.stages import Layerwise
 from pruning.statistics import Gram
 from pruning.weights import Overlay, parameters
 from server.checkpoint.lineage import Step

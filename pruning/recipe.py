@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from pruning.allocation.options import Search
+from pruning.bounds import Bucket, Count
 from pruning.errors import RecipeError
 from pruning.sources import SELF
-from pruning.stages import Bucket, Count, Layerwise, Search, Stage, Vocabulary
+from pruning.stages import Layerwise, Stage, Vocabulary
 
 ALL_BUCKETS = tuple(range(10))
 

@@ -16,8 +16,8 @@ from time import monotonic
 
 import msgspec
 
+from pruning.allocation.options import Search
 from pruning.progress import Progress
-from pruning.stages import Search
 from pruning.weights import write_bytes
 
 Mixture = tuple[int, ...]

@@ -14,11 +14,12 @@ import msgspec
 
 from pruning.allocation.database import Divergence, PruneLevels
 from pruning.allocation.evolution import Evolution, Mixture, evolve, read
+from pruning.allocation.options import Search
 from pruning.errors import RecipeError
 from pruning.gradients import Moments
 from pruning.model import Blocks, weight_of
 from pruning.stage import Place, seconds
-from pruning.stages import Layerwise, Search
+from pruning.stages import Layerwise
 from pruning.technique import Technique
 
 logger = logging.getLogger(__name__)

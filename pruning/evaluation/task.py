@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from pruning.bounds import Bucket, Count
 from pruning.data import Text as Titled
 from pruning.errors import TaskError
 from pruning.recipe import ALL_BUCKETS, allowed
-from pruning.stages import Bucket, Count
 
 FIELD = "kind"
 AtLeastOne = Annotated[float, Meta(ge=1)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.allocation.evolution import Measure, Mixture, evolve, mutate, read
-from pruning.stages import Search
+from pruning.allocation.options import Search
 
 OPTIONS = Search(levels=(0.3, 0.4, 0.5, 0.6, 0.7), generations=40, offspring=12)
 START = (2,) * 8
