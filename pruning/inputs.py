@@ -15,7 +15,7 @@ from pruning.lock import locked
 from pruning.recipe import Calibration, Recipe
 from pruning.samples import own_samples
 from pruning.sources import SELF, digest_of, locate
-from pruning.stages import Distill, Vocabulary
+from pruning.stages import Training, Vocabulary
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.errors import ArtifactError
@@ -54,7 +54,8 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
         logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
     calibration = _calibration(c, base, encoder)
     evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
-    texts = {stage.source or c.source for stage in recipe.stages if isinstance(stage, Distill | Vocabulary)}
+    readers = [stage for stage in recipe.stages if isinstance(stage, Training | Vocabulary)]
+    texts = {source or c.source for stage in readers for source in stage.sources}
     return Inputs(
         recipe, base, calibration, evaluation, {source: digest_of_source(source) for source in sorted(texts - {SELF})}
     )

@@ -82,6 +82,11 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     buckets: tuple[Bucket, ...] | None = None
     """Which tenths of the texts; without it, those of the calibration."""
 
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The one text; None stands for that of the calibration."""
+        return (self.source,)
+
 
 class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):
     """Scale the input columns that see large activations, and round every linear layer of every block."""
@@ -120,8 +125,8 @@ class Quantise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Input columns that share one scale in each row."""
 
 
-class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="distill"):
-    """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all training of the whole model is told."""
 
     tokens: Count
     """The budget; it is spent in whole batches, at least one."""
@@ -132,33 +137,53 @@ class Distill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
     """The fraction of the steps in which the learning rate rises; then it falls along a cosine."""
-    temperature: Annotated[float, Meta(gt=0)] = 1.0
     interval: Count = 10
     """Steps between two scores on the held-out texts; a killed run repeats no more."""
     held_out: Count = 16
     """Sequences of texts that are never trained on."""
     seed: int = 0
-    embeddings: bool = False
-    """Whether embeddings and head are trained too."""
-    source: str | None = None
-    """The text; without it, that of the calibration."""
-    buckets: tuple[Bucket, ...] | None = None
-    """Which tenths of the texts; without it, those of the calibration."""
-    lora: LoRA | None = None
-    quantise: Quantise | None = None
-    """Quantisation-aware: weights are trained behind codes and scales, which are what is scored and stored. A model
-    that is quantised starts from its own; one that is not is rounded first, and never comes out unrounded."""
     pretraining_tokens: Count | None = None
     """Tokens that the base was trained on, for the record."""
-
-    def __post_init__(self) -> None:
-        if self.lora and self.quantise:
-            raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
 
     @property
     def steps(self) -> int:
         """Batches in the budget."""
         return max(self.tokens // (self.batch * self.length), 1)
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """Every text that is trained on; None stands for that of the calibration."""
+        raise NotImplementedError
+
+
+class Reading(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Training on one text."""
+
+    source: str | None = None
+    """The text; without it, that of the calibration."""
+    buckets: tuple[Bucket, ...] | None = None
+    """Which tenths of the texts; without it, those of the calibration."""
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The one text."""
+        return (self.source,)
+
+
+class Distill(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="distill"):
+    """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
+
+    temperature: Annotated[float, Meta(gt=0)] = 1.0
+    embeddings: bool = False
+    """Whether embeddings and head are trained too."""
+    lora: LoRA | None = None
+    quantise: Quantise | None = None
+    """Quantisation-aware: weights are trained behind codes and scales, which are what is scored and stored. A model
+    that is quantised starts from its own; one that is not is rounded first, and never comes out unrounded."""
+
+    def __post_init__(self) -> None:
+        if self.lora and self.quantise:
+            raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
 
 
 class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="reconstruct"):

@@ -20,14 +20,14 @@ class Optimiser:
 
     def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float) -> None:
         self._student = student
-        self._learning_rate, self._steps, self._warmup = learning_rate, steps, warmup
-        trained = list(student.parameters.values())
-        self.adam = torch.optim.AdamW(trained, betas=BETAS, weight_decay=0.0, fused=True)
+        self._steps, self._warmup = steps, warmup
+        self.adam = torch.optim.AdamW(student.groups(learning_rate), betas=BETAS, weight_decay=0.0, fused=True)
+        self._highest = [group["lr"] for group in self.adam.param_groups]
 
     def step(self, loss: torch.Tensor, step: int) -> None:
         """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero."""
-        for group in self.adam.param_groups:
-            group["lr"] = self._learning_rate * rate(step, self._steps, self._warmup)
+        for group, highest in zip(self.adam.param_groups, self._highest, strict=True):
+            group["lr"] = highest * rate(step, self._steps, self._warmup)
         torch.autograd.backward(loss)
         self._student.take_gradients()
         nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)

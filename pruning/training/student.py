@@ -1,4 +1,4 @@
-"""What distillation trains: the kept weights themselves, or LoRA's adapters beside them; norms and biases always.
+"""What training moves: the kept weights themselves, or LoRA's adapters beside them; norms and biases always.
 
 A weight of a linear layer in a block that is exactly zero at the start is exactly zero in what comes out.
 """
@@ -38,6 +38,10 @@ class Student:
         """What the optimiser changes, by name."""
         for parameter in self._trained.values():
             parameter.requires_grad_(True)
+
+    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The parameters as torch's optimisers take them, with the highest rate of each group."""
+        return [{"params": list(self.parameters.values()), "lr": learning_rate}]
 
     def take_gradients(self) -> None:
         """Hand the gradients on to `parameters`; without those of pruned weights, so that moments stay zero too."""

@@ -17,7 +17,7 @@ from pruning.errors import DataError
 from pruning.inputs import Inputs
 from pruning.samples import own_samples
 from pruning.sources import SELF
-from pruning.stages import Distill
+from pruning.stages import Reading
 from server.checkpoint.lineage import Data
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,12 @@ class Lessons(NamedTuple):
     training_data: Data
     held_out_data: Data
 
+    def batch(self, step: int, size: int) -> Tensor:
+        """The ids [size, length] of one step, the first of which is 1."""
+        return self.training[(step - 1) * size :][:size]
 
-def draw(stage: Distill, inputs: Inputs) -> Lessons:
+
+def draw(stage: Reading, inputs: Inputs) -> Lessons:
     """The ids that `stage` asks for; raises DataError, with the numbers, where the texts do not suffice."""
     calibration = inputs.recipe.calibration
     source = stage.source or calibration.source
@@ -60,7 +64,7 @@ def draw(stage: Distill, inputs: Inputs) -> Lessons:
     )
 
 
-def _own(stage: Distill, inputs: Inputs) -> Lessons:
+def _own(stage: Reading, inputs: Inputs) -> Lessons:
     """Sequences that the base itself writes; the last ones are held out."""
     count = stage.steps * stage.batch
     ids = own_samples(inputs.base, count + stage.held_out, stage.length, stage.seed)

@@ -84,7 +84,7 @@ def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
     result, record = distil(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, inputs, tmp_path)
     assert record.rolled_back
     assert record.after > record.before
-    assert "distillation is rolled back: held-out KL was" in caplog.text
+    assert "training is rolled back: mean KL(base || pruned)" in caplog.text
     assert result == halved
 
 

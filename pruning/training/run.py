@@ -1,0 +1,170 @@
+"""A training run that goes from where its journal says it is to the end of its budget, and is scored on the way.
+
+It needs the whole model in memory, with gradients and the optimiser's two moments.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import ClassVar, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from pruning.progress import Progress
+from pruning.stage import Model
+from pruning.stages import Training
+from pruning.training.journal import Journal, State
+from pruning.training.network import Precision
+from pruning.training.optimiser import Optimiser
+from pruning.training.student import Student
+from pruning.training.text import Lessons
+from pruning.weights import Overlay, parameters
+from server.checkpoint.lineage import Recovery, Step
+
+logger = logging.getLogger(__name__)
+
+LETTERS = "N: parameters of the blocks, zeros included; T: tokens"
+
+
+class Run(ABC):
+    """Trains `student`; what a step is and how a model scores is the subclass's matter."""
+
+    doing: ClassVar[str]
+    """What the progress bar says."""
+
+    def __init__(self, stage: Training, student: Student, precision: Precision, journal: Journal) -> None:
+        self._stage, self._student = stage, student
+        self._precision, self._journal = precision, journal
+        self._optimiser = Optimiser(student, stage.learning_rate, stage.steps, stage.warmup)
+        self._state = State("")
+        self._clock = monotonic()
+
+    def run(self, state: State) -> State:
+        """Train from `state` to the end of the budget; returns the last state."""
+        logger.info("%s in %s: %s", self.doing, self._precision.name, self._precision.reason)
+        self._state = state
+        if state.step:
+            self._optimiser.restore(self._journal.tensors())
+        else:
+            self._begin()
+        stage = self._stage
+        with Progress(self.doing, stage.steps, state.step) as progress:
+            for step in range(state.step + 1, stage.steps + 1):
+                self._train(step)
+                if step % stage.interval == 0 or step == stage.steps:
+                    self._keep(step)
+                progress.step()
+        return self._state
+
+    def _begin(self) -> None:
+        """Score the model as it comes."""
+        self._score(0, self._student.judged())
+
+    @abstractmethod
+    def _train(self, step: int) -> None:
+        """Make one step, the first of which is 1."""
+
+    @abstractmethod
+    def _judge(self, network: nn.Module) -> float:
+        """The score of `network` on the held-out texts, without gradients; lower is better."""
+
+    def _keep(self, step: int) -> None:
+        """Store and score what training has come to after `step`, and make the run go on from here if it is killed."""
+        self._store(step)
+        self._score(step, self._student.judged())
+        self._journal.save(self._state, self._optimiser.tensors())
+
+    def _store(self, step: int) -> None:
+        """Keep the weights after `step`, which may turn out the best."""
+        self._journal.save_weights(step, self._student.weights())
+
+    @torch.no_grad()
+    def _score(self, step: int, network: nn.Module) -> None:
+        """Add the score of `network`, which has the weights after `step`, to the state."""
+        score = self._judge(network)
+        logger.info("step %d: held-out score %.4f", step, score)
+        now = monotonic()
+        seconds, self._clock = self._state.seconds + now - self._clock, now
+        scores = (*self._state.scores, (step, score))
+        self._state = msgspec.structs.replace(self._state, step=step, scores=scores, seconds=seconds)
+
+
+def identity(precision: Precision, *lessons: Lessons) -> str:
+    """Equal for two runs that may go on from each other's state."""
+    digests = [data.digest for part in lessons for data in (part.training_data, part.held_out_data)]
+    return " ".join([*digests, precision.name])
+
+
+class Effort(NamedTuple):
+    """What a run took and how it was measured, in the words of the lineage's `Recovery`."""
+
+    flops: float
+    formula: str
+    precision: str
+    measure: str
+
+
+class Outcome(NamedTuple):
+    """The score before training and the one that it reached, kept or not."""
+
+    before: float
+    after: float
+    rolled_back: bool
+
+
+def batches(sequences: int, size: int) -> list[slice]:
+    """Which of so many sequences are taken together."""
+    return [slice(start, min(start + size, sequences)) for start in range(0, sequences, size)]
+
+
+def mean_over(parts: Sequence[slice], measure: Callable[[slice], Tensor]) -> float:
+    """The mean over all sequences of `measure`, which gives that of one of `parts`."""
+    sizes = [part.stop - part.start for part in parts]
+    total: float = sum(measure(part).item() * size for part, size in zip(parts, sizes, strict=True))
+    return total / sum(sizes)
+
+
+def best_outcome(measure: str, state: State) -> Outcome:
+    """What the best step of a finished run reached; the log says it, or that nothing is kept."""
+    before = state.scores[0][1]
+    step, after = min(state.scores[1:], key=lambda entry: entry[1])
+    rolled_back = state.best[0] == 0
+    if rolled_back:
+        logger.warning("training is rolled back: %s was %.4f before, at best %.4f after", measure, before, after)
+    else:
+        logger.info("%s: %.4f before training, %.4f after (step %d)", measure, before, after, step)
+    return Outcome(before, after, rolled_back)
+
+
+def best_model(model: Model, journal: Journal, state: State) -> Model:
+    """`model` with the weights after the best step of a finished run."""
+    return Model(model.config, Overlay(model.source, [journal.weights(state.best[0])]))
+
+
+def recovery(stage: Training, lessons: Lessons, effort: Effort, outcome: Outcome) -> Recovery:
+    """What the lineage says of a finished run."""
+    tokens = stage.steps * stage.batch * stage.length
+    return Recovery(
+        training=lessons.training_data,
+        held_out=lessons.held_out_data,
+        tokens=tokens,
+        pretraining_ratio=tokens / stage.pretraining_tokens if stage.pretraining_tokens else None,
+        **effort._asdict(),
+        **outcome._asdict(),
+    )
+
+
+def step_of(stage: Training, model: Model, seconds: float, recovery: Recovery) -> Step:
+    """The lineage's record of `stage`, which left `model`."""
+    options = msgspec.to_builtins(stage)
+    return Step(
+        technique=options.pop("kind"),
+        options=options,
+        sparsity={},
+        seconds=round(seconds, 1),
+        parameters=parameters(model.source)[0],
+        recovery=recovery,
+    )
