@@ -186,6 +186,36 @@ class Distill(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
             raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
 
 
+class Shear(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="shear"):
+    """Learn which layers, hidden dimensions, KV groups and feed-forward units stay, while the weights are trained."""
+
+    layers: Count | None = None
+    """How many stay; what is not given is not pruned."""
+    hidden: Count | None = None
+    kv_groups: Count | None = None
+    """In each layer, with all their heads of queries."""
+    ffn: Annotated[int, Meta(ge=32, multiple_of=32)] | None = None
+    """In each layer."""
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    target_warmup: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    """The fraction of the steps in which the size that is asked for goes from the whole model's to the target."""
+    mask_learning_rate: Annotated[float, Meta(gt=0)] = 1.0
+    """Of the masks, and of the multipliers, which go up; as in the paper. With less, some hundred steps may not be
+    enough to come to the target."""
+    plan: dict[str, Literal["colwise", "rowwise"]] = {}
+    """The layers by their names within a block, where the architecture has no tensor-parallel plan."""
+
+    @property
+    def target(self) -> dict[str, int]:
+        """How much stays of each kind that is pruned."""
+        sizes = {"layers": self.layers, "hidden": self.hidden, "kv_groups": self.kv_groups, "ffn": self.ffn}
+        return {kind: size for kind, size in sizes.items() if size is not None}
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError("none of layers, hidden, kv_groups and ffn says what is to stay")
+
+
 class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="reconstruct"):
     """Train each block alone towards the base's states after it; one block in memory, pruned weights stay zero."""
 
@@ -202,4 +232,4 @@ class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     seed: int = 0
 
 
-Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct
+Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct | Shear

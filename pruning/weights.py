@@ -75,6 +75,21 @@ class Overlay:
         return self._changed if name in self._names else self._source
 
 
+class InMemory(Source):
+    """Tensors that are in memory."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def names(self) -> list[str]:
+        """All names."""
+        return list(self._tensors)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name` itself."""
+        return self._tensors[name]
+
+
 class Renamed:
     """`source` under other names; what `names` leaves out is gone."""
 

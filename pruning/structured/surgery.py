@@ -3,8 +3,8 @@
 Every block keeps the same sizes, so that anything that loads the model loads what is left of it.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,12 @@ def cut(group: Group, linears: Mapping[str, nn.Module], kept: Tensor) -> dict[st
     tensors = {}
     for name in group.colwise:
         weight = weight_of(linears[name])
-        rows = _spread(kept, weight.shape[0] // group.units)
+        rows = spread(kept, weight.shape[0] // group.units)
         tensors[f"{name}.weight"] = _stored(linears[name], weight[rows])
         if (bias := linears[name]._parameters.get("bias")) is not None:
             tensors[f"{name}.bias"] = bias.data[rows]
     weight = weight_of(linears[group.rowwise])
-    columns = _spread(kept, weight.shape[1] // group.units)
+    columns = spread(kept, weight.shape[1] // group.units)
     tensors[f"{group.rowwise}.weight"] = _stored(linears[group.rowwise], weight[:, columns])
     if (bias := linears[group.rowwise]._parameters.get("bias")) is not None:
         tensors[f"{group.rowwise}.bias"] = bias.data  # FLAP adds to it
@@ -69,6 +69,46 @@ def refuse_misfit(blocks: Blocks, config: Mapping[str, Any], sizes: Mapping[Grou
         for group, size in sizes.items():
             cuts = cut(group, local_linears(blocks, index), torch.arange(size, device="meta"))
             expected |= {f"{blocks.path}.{index}.{name}": tuple(tensor.shape) for name, tensor in cuts.items()}
+    refuse_other_shapes(config, expected)
+
+
+class Cut(NamedTuple):
+    """What stays of one module: numbers of its outputs (of an embedding or a norm, its features) and of its inputs."""
+
+    module: str
+    outputs: Tensor | None = None
+    inputs: Tensor | None = None
+
+
+def cut_out(network: nn.Module, tensors: Mapping[str, Tensor], cuts: Iterable[Cut]) -> dict[str, Tensor]:
+    """`tensors`, the parameters of `network` by name, with what `cuts` leave of them."""
+    result = dict(tensors)
+    for path, outputs, inputs in cuts:
+        module = network.get_submodule(path)
+        for leaf in module._parameters:
+            name = f"{path}.{leaf}"
+            if name not in result:  # no bias, or tied to a parameter that is cut under its own name
+                continue
+            axis = outputs_axis(module, result[name])
+            if outputs is not None:
+                result[name] = result[name].index_select(axis, outputs)
+            if inputs is not None and result[name].dim() == 2:
+                result[name] = result[name].index_select(1 - axis, inputs)
+    return result
+
+
+def outputs_axis(module: nn.Module, tensor: Tensor) -> int:
+    """Which axis of `tensor`, a parameter of `module`, runs over the module's outputs."""
+    return 0 if tensor.dim() == 1 or isinstance(module, nn.Linear) else 1  # embeddings and Conv1D: [inputs, outputs]
+
+
+def with_hidden(config: Mapping[str, Any], columns: int, new: int) -> dict[str, Any]:
+    """`config` with `new` hidden dimensions; `columns` is the width of all heads of queries, which stays."""
+    return {**config, "hidden_size": new, "head_dim": columns // config["num_attention_heads"]}
+
+
+def refuse_other_shapes(config: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ModelRefused where a model by `config` has other shapes than those `expected` of its parameters."""
     model = base.skeleton(config)
     for name, parameter in model.named_parameters():
         if tuple(parameter.shape) != expected.get(name):
@@ -78,7 +118,7 @@ def refuse_misfit(blocks: Blocks, config: Mapping[str, Any], sizes: Mapping[Grou
             )
 
 
-def _spread(kept: Tensor, size: int) -> Tensor:
+def spread(kept: Tensor, size: int) -> Tensor:
     """The rows or columns of the units `kept`, each a run of `size`."""
     return (kept[:, None] * size + torch.arange(size, device=kept.device)).flatten()
 

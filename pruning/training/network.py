@@ -50,6 +50,12 @@ def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
     return output
 
 
+def language_loss(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
+    """Mean negative log-likelihood, in nats, of every id of `ids` [batch, tokens] but the first of each sequence."""
+    predicted = logits(network, ids, precision)[:, :-1].float().flatten(0, 1)
+    return nn.functional.cross_entropy(predicted, ids[:, 1:].flatten())
+
+
 def parameters_in_blocks(model: Model) -> int:
     """The number of parameters of all blocks, zeros included, embeddings and head left out."""
     return sum(parameter.numel() for parameter in find_blocks(base.skeleton(model.config))[1].parameters())

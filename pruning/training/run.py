@@ -17,7 +17,7 @@ from pruning.progress import Progress
 from pruning.stage import Model
 from pruning.stages import Training
 from pruning.training.journal import Journal, State
-from pruning.training.network import Precision
+from pruning.training.network import Precision, language_loss
 from pruning.training.optimiser import Optimiser
 from pruning.training.student import Student
 from pruning.training.text import Lessons
@@ -122,9 +122,14 @@ def batches(sequences: int, size: int) -> list[slice]:
 
 def mean_over(parts: Sequence[slice], measure: Callable[[slice], Tensor]) -> float:
     """The mean over all sequences of `measure`, which gives that of one of `parts`."""
-    sizes = [part.stop - part.start for part in parts]
+    sizes: list[int] = [part.stop - part.start for part in parts]
     total: float = sum(measure(part).item() * size for part, size in zip(parts, sizes, strict=True))
     return total / sum(sizes)
+
+
+def language_score(network: nn.Module, ids: Tensor, batch: int, precision: Precision) -> float:
+    """The language model's loss of `network` on all of `ids` [sequences, length], `batch` of them at a time."""
+    return mean_over(batches(len(ids), batch), lambda rows: language_loss(network, ids[rows], precision))
 
 
 def best_outcome(measure: str, state: State) -> Outcome:
