@@ -23,10 +23,10 @@ from pruning.inputs import Inputs
 from pruning.lock import locked
 from pruning.spelling import spell
 from pruning.stage import Model, Place
-from pruning.stages import AWQ, Depth, Distill, Layerwise, Reconstruct, Round, Shear, Stage, Vocabulary, Width
+from pruning.stages import AWQ, Continue, Depth, Distill, Layerwise, Reconstruct, Round, Shear, Stage, Vocabulary, Width
 from pruning.structured import depth, vocabulary, width
 from pruning.techniques import awq, nearest
-from pruning.training import distillation, reconstruction, shearing
+from pruning.training import continuation, distillation, reconstruction, shearing
 from pruning.weights import Source, write_bytes
 from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
@@ -53,6 +53,7 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
     Distill: distillation.apply,
     Reconstruct: reconstruction.apply,
     Shear: shearing.apply,
+    Continue: continuation.apply,
 }
 """What carries out each kind of stage."""
 
@@ -61,6 +62,7 @@ CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]]
     Width: width.check,
     Vocabulary: vocabulary.check,
     Shear: shearing.check,
+    Continue: continuation.check,
 }
 """What says before any work that a stage cannot be done to a configuration, or what that becomes."""
 

@@ -186,6 +186,37 @@ class Distill(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
             raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
 
 
+class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Texts of one kind."""
+
+    name: str
+    source: str | None = None
+    """The text; without it, that of the calibration."""
+    buckets: tuple[Bucket, ...] | None = None
+    """Which tenths of the texts; without it, those of the calibration."""
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    """Its share of the batches at first, and of the held-out score, beside the other domains'."""
+
+
+class Continue(Training, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="continue"):
+    """Go on with pre-training on several domains, each read the more the further its loss is above the base's."""
+
+    domains: Annotated[tuple[Domain, ...], Meta(min_length=1)]
+    """Their shares change at every `interval`."""
+    embeddings: bool = True
+    """Whether embeddings and head are trained too."""
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The text of each domain."""
+        return tuple(domain.source for domain in self.domains)
+
+    def __post_init__(self) -> None:
+        names = [domain.name for domain in self.domains]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two domains are named {twice[0]}")
+
+
 class Shear(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="shear"):
     """Learn which layers, hidden dimensions, KV groups and feed-forward units stay, while the weights are trained."""
 
@@ -232,4 +263,4 @@ class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     seed: int = 0
 
 
-Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct | Shear
+Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct | Shear | Continue

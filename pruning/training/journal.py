@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from pruning.training.mixture import Mixture
 from pruning.weights import Shards
 from server.checkpoint.safetensors_file import SafetensorsFile
 
@@ -28,6 +29,8 @@ class State(msgspec.Struct, frozen=True):
     scores: tuple[tuple[int, float], ...] = ()
     """The held-out score after each of some steps; lower is better."""
     seconds: float = 0.0
+    mixture: Mixture | None = None
+    """How the domains stand, where there are several."""
 
     @property
     def best(self) -> tuple[int, float]:

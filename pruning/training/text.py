@@ -6,18 +6,19 @@ order, as often as the budget asks.
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pruning.data import Encoder, Text, data_record, texts_of
-from pruning.errors import DataError
+from pruning.errors import DataError, RecipeError
 from pruning.inputs import Inputs
 from pruning.samples import own_samples
 from pruning.sources import SELF
-from pruning.stages import Reading
+from pruning.stages import Continue, Domain, Reading, Training
 from server.checkpoint.lineage import Data
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,56 @@ class Lessons(NamedTuple):
         return self.training[(step - 1) * size :][:size]
 
 
+class Origin(NamedTuple):
+    """Which tenths of which text are read."""
+
+    source: str
+    buckets: tuple[int, ...]
+
+    def shares(self, other: "Origin") -> bool:
+        """Whether a text may come from both."""
+        return self.source == other.source and (self.source == SELF or bool(set(self.buckets) & set(other.buckets)))
+
+
 def draw(stage: Reading, inputs: Inputs) -> Lessons:
-    """The ids that `stage` asks for; raises DataError, with the numbers, where the texts do not suffice."""
+    """The ids that `stage` asks for, as often as its budget does; DataError where the texts do not suffice."""
+    return _draw(stage, _origin(stage, inputs), inputs, again=True)
+
+
+def draw_domains(stage: Continue, inputs: Inputs) -> list[Lessons]:
+    """The ids of each domain, no more often than they stand there; DataError where the texts do not suffice."""
+    return [_draw(stage, origin, inputs, again=False) for origin in origins(stage, inputs)]
+
+
+def origins(stage: Continue, inputs: Inputs) -> list[Origin]:
+    """Where the texts of each domain come from; RecipeError where two domains share some."""
+    found = [_origin(domain, inputs) for domain in stage.domains]
+    for (one, first), (other, second) in combinations(zip(stage.domains, found, strict=True), 2):
+        if first.shares(second):
+            remedy = "other sources" if first.source == SELF else "buckets that are apart"
+            raise RecipeError(
+                f"the domains {one.name} and {other.name} share texts of {first.source}, so that what one holds out "
+                f"the other trains on: give them {remedy}"
+            )
+    return found
+
+
+def joined(lessons: Sequence[Lessons]) -> Lessons:
+    """The ids of several domains one after another, of which the records name every source."""
+    training, held_out = (torch.cat([getattr(part, name) for part in lessons]) for name in ("training", "held_out"))
+    source = ", ".join(dict.fromkeys(part.training_data.source for part in lessons))
+    return _lessons(source, training, held_out, lessons[0].training_data.seed)
+
+
+def _origin(reader: Reading | Domain, inputs: Inputs) -> Origin:
+    """What `reader` reads; what it leaves open is the calibration's."""
     calibration = inputs.recipe.calibration
-    source = stage.source or calibration.source
-    buckets = stage.buckets or calibration.buckets
+    return Origin(reader.source or calibration.source, reader.buckets or calibration.buckets)
+
+
+def _draw(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> Lessons:
+    """Hold out some texts and read others up to the budget, `again` where they do not suffice for it."""
+    source, buckets = origin
     if source == SELF:
         return _own(stage, inputs)
     _warn(source, buckets, inputs)
@@ -51,25 +97,26 @@ def draw(stage: Reading, inputs: Inputs) -> Lessons:
     known = {text.body for text in judges}
     rest = [text for text in texts if text.body not in known]
     wanted = stage.steps * stage.batch * stage.length
-    ids = _read(rest, wanted, stage.seed, encoder)
-    if len(held_ids) < stage.held_out * stage.length or len(ids) < wanted:
+    ids = _read(rest, wanted, stage.seed, encoder) if again else _take(rest, wanted, encoder)[0]
+    if len(held_ids) < stage.held_out * stage.length or len(ids) < (wanted if again else stage.length):
         raise DataError(
             f"{source} has {len(texts)} texts in the buckets {sorted(buckets)}: too few to hold out "
             f"{stage.held_out} x {stage.length} tokens and to train on others"
         )
-    training = torch.tensor(ids).view(-1, stage.length)
-    held_out = torch.tensor(held_ids).view(-1, stage.length)
-    return Lessons(
-        training, held_out, data_record(source, training, stage.seed), data_record(source, held_out, stage.seed)
-    )
+    training = torch.tensor(ids[: len(ids) // stage.length * stage.length]).view(-1, stage.length)
+    return _lessons(source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
 
 
-def _own(stage: Reading, inputs: Inputs) -> Lessons:
+def _lessons(source: str, training: Tensor, held_out: Tensor, seed: int) -> Lessons:
+    """The ids with their records."""
+    return Lessons(training, held_out, data_record(source, training, seed), data_record(source, held_out, seed))
+
+
+def _own(stage: Training, inputs: Inputs) -> Lessons:
     """Sequences that the base itself writes; the last ones are held out."""
     count = stage.steps * stage.batch
     ids = own_samples(inputs.base, count + stage.held_out, stage.length, stage.seed)
-    records = (data_record(SELF, part, stage.seed) for part in (ids[:count], ids[count:]))
-    return Lessons(ids[:count], ids[count:], *records)
+    return _lessons(SELF, ids[:count], ids[count:], stage.seed)
 
 
 def _warn(source: str, buckets: Iterable[int], inputs: Inputs) -> None:

@@ -39,8 +39,26 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     seed: int
 
 
+class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One kind of text that was trained on, with its own held-out loss."""
+
+    name: str
+    training: Data
+    """All there is to read; `tokens` of the domain says how much was read."""
+    held_out: Data
+    reference: float
+    """The base's loss."""
+    before: float
+    after: float
+    """At the step that is `after` of the whole."""
+    tokens: int
+    """Tokens trained on, repetitions included."""
+    weight: float
+    """Its share of the batches at the end."""
+
+
 class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Training after pruning: how much, on what, and how it scored on data that it was never trained on."""
+    """Training after pruning, or while it is learnt what to prune: how much, on what, and how it scored elsewhere."""
 
     training: Data
     held_out: Data
@@ -59,6 +77,8 @@ class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Whether nothing trained was kept, since nothing scored better than the start."""
     pretraining_ratio: float | None = None
     """`tokens` as a fraction of those that the base was trained on, where the recipe says how many."""
+    domains: tuple[Domain, ...] = ()
+    """What the texts were made of, where the recipe names domains."""
 
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -49,7 +49,8 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
         (
             '"layerwise"',
             '"layer"',
-            "'layer' - at `$.stages[0].kind`; allowed: awq, depth, distill, layerwise, reconstruct, round, shear,",
+            "'layer' - at `$.stages[0].kind`; allowed: awq, continue, depth, distill, layerwise, reconstruct, round, "
+            "shear, vocabulary, width",
         ),
         ("tokens = 512", "toks = 512", "`toks` - at `$.calibration`; allowed: batch, buckets, seed, sequences, source"),
         ("base =", "bse =", "unknown field `bse`; allowed: base, calibration, evaluation, stages"),

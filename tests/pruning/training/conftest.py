@@ -1,5 +1,9 @@
 """A tiny model with larger weights than random ones have, so that pruning it does harm and training helps."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,15 @@ class Halved(Source):
 def halved(inputs: Inputs) -> Model:
     """The model, pruned by magnitude."""
     return Model(inputs.base.config, Halved(inputs.base))
+
+
+def kill_once(file: Path, arguments: list[str]) -> None:
+    """Start the command and kill it, without a chance to tidy up, once `file` is there."""
+    process = subprocess.Popen([sys.executable, "-m", "pruning", *arguments], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not file.exists():
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()

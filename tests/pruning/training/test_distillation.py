@@ -1,10 +1,6 @@
 """Distillation: loss and schedule against their definitions, exact zeros, rollback, and the way to an artifact."""
 
 import hashlib
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +15,7 @@ from pruning.stages import Depth, Distill, LoRA
 from pruning.structured import depth
 from pruning.training.distillation import Distillation, apply
 from server.checkpoint.lineage import Recovery
+from tests.pruning.training.conftest import kill_once
 
 STAGE = Distill(
     tokens=1024, length=32, batch=4, interval=2, held_out=6, learning_rate=2e-3, pretraining_tokens=4096
@@ -166,14 +163,7 @@ def test_killed_it_ends_with_the_identical_artifact(recipe: Callable[[str], Path
     cache = str(tmp_path / "base")
     assert main(["prune", str(path), "--output", str(tmp_path / "whole"), "--base-cache", cache]) == 0
     arguments = ["prune", str(path), "--output", str(tmp_path / "cut"), "--base-cache", cache]
-    process = subprocess.Popen([sys.executable, "-m", "pruning", *arguments], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "cut.work" / "stage-1" / "state.safetensors").exists():
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_once(tmp_path / "cut.work" / "stage-1" / "state.safetensors", arguments)
     assert not (tmp_path / "cut").exists(), "it was to be killed in the middle"
     assert main(arguments) == 0
     whole, cut = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "cut"))

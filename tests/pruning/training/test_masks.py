@@ -1,4 +1,4 @@
-"""Hard-concrete masks and dynamic batch loading against their formulas."""
+"""Hard-concrete masks against their formulas."""
 
 from math import exp, log
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pruning.training.masks import decide, penalty, probability, sample, target_at
-from pruning.training.mixture import reweigh
 
 
 def sigmoid(x: float) -> float:
@@ -54,10 +53,3 @@ def test_the_penalty_and_its_target_are_the_formulas() -> None:
     assert penalty(torch.tensor(7.0), 5.0, torch.tensor(0.5), torch.tensor(2.0)).item() == 0.5 * 2 + 2 * 4
     assert [target_at(step, 4, 10.0, 6.0) for step in range(6)] == [10, 9, 8, 7, 6, 6]
     assert target_at(0, 0, 10.0, 6.0) == 6
-
-
-def test_a_domain_above_its_reference_is_read_more_and_one_below_does_not_lose_by_it() -> None:
-    weights, loss, reference = torch.tensor([[0.5, 0.3, 0.2], [2.0, 3.0, 1.0], [1.5, 3.0, 4.0]]).double()
-    grown = [0.5 * exp(0.5), 0.3, 0.2]
-    assert reweigh(weights, loss, reference).tolist() == pytest.approx([w / sum(grown) for w in grown])
-    assert torch.equal(reweigh(weights, reference, reference), weights / weights.sum())
