@@ -8,7 +8,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.server.harness import KEY, OTHER_KEY, Serve, Served, says
+from server.checkpoint.lineage import address
+from tests.server.harness import KEY, LINEAGE, OTHER_KEY, Serve, Served, says
 
 ASK: Any = [{"role": "user", "content": "Say hello"}]
 # ChatML, one token a byte: the skill's system prompt, the question, and the beginning of the reply.
@@ -120,8 +121,10 @@ def test_models(serve: Serve) -> None:
         model: Any = client.models.retrieve("help")
         assert model == models[0]
         assert model.owned_by == "secateur"
-        (step,) = model.lineage["steps"]
-        assert (step["technique"], step["options"], step["parameters"]) == ("wanda", {"sparsity": "32:64"}, 10)
+        [step] = model.lineage["steps"]
+        assert (step["technique"], step["options"], step["digest"]) == ("wanda", {"sparsity": "32:64"}, "made")
+        assert model.lineage["address"] == address(LINEAGE)
+        assert model.lineage["parent"] is None
         assert model.lineage["base"]["license"] == "Apache-2.0"
         assert model.runtime == [{"subject": "runner", "kernel": "fake", "reason": "no model is needed above it"}]
         with pytest.raises(openai.NotFoundError):

@@ -46,7 +46,9 @@ LINEAGE = Lineage(
     created="2026-11-24T12:00:00+00:00",
     base=Base(name="tiny", digest="0" * 64, license="Apache-2.0"),
     recipe={},
-    steps=(Step(technique="wanda", options={"sparsity": "32:64"}, sparsity={}, seconds=1.0, parameters=10),),
+    steps=(
+        Step(technique="wanda", options={"sparsity": "32:64"}, sparsity={}, seconds=1.0, parameters=10, digest="made"),
+    ),
     versions={},
     files={"model.safetensors": "1" * 64},
 )
