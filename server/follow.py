@@ -48,23 +48,22 @@ class Follower:
         assert self._seen is not None, "`first` comes first"
         try:
             found = self._look()
-        except SecateurError as error:
+        except Exception as error:  # nothing may end the following
             if not self._unreachable:
-                logger.error("%s; %s goes on", error, self._seen.name)
+                logger.error("%s; %s goes on", reason(error), self._seen.name)
             self._unreachable = True
             return None
         self._unreachable = False
         if found.address == self._seen.address:
             return None
-        before, self._seen = self._seen, found  # one that fails is not tried again until the alias moves
+        self._seen = found  # one that fails is not tried again until the alias moves
         try:
             rules.verify(found, self._source.signers)
             model = self._load(found.path, found.name)
             self.confirm(model.lineage)
             return model
         except Exception as error:  # whatever it was, the model that runs goes on
-            reason = error if isinstance(error, SecateurError) else repr(error)
-            logger.error("%s cannot be served: %s; what was served before %s goes on", found.name, reason, before.name)
+            logger.error("%s cannot be served: %s; what was served before goes on", found.name, reason(error))
             return None
 
     def confirm(self, lineage: Lineage) -> None:
@@ -85,3 +84,8 @@ class Follower:
     def _look(self) -> Version:
         with Registry.open(self._source.url) as registry:
             return registry.resolve(self._source.reference)
+
+
+def reason(error: Exception) -> str:
+    """Our own sentences as they are, and anything else so that it can be looked for."""
+    return str(error) if isinstance(error, SecateurError) else repr(error)

@@ -203,10 +203,18 @@ class Registry:
             address,
             Path(path),
             added,
-            msgspec.json.decode(text, type=Lineage),
+            self._lineage(model, number, text),
             tuple(sorted((_gate(row) for row in gates), key=lambda gate: gate.added)),
             tuple(Approval(*row) for row in approvals),
         )
+
+    def _lineage(self, model: str, number: int, text: str) -> Lineage:
+        """The record as it was added; raises RegistryError where somebody has put something else there."""
+        try:
+            return msgspec.json.decode(text, type=Lineage)
+        except (msgspec.DecodeError, RecursionError) as error:
+            where = f"the registry {self._database.where}"
+            raise RegistryError(f"{where}: the record of {model}@{number} was changed: {error}") from None
 
     def _alias(self, model: str, alias: Alias, number: int) -> None:
         statement = (

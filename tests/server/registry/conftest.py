@@ -11,6 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.server.registry.shop import Shop
+
 
 def binary(name: str) -> str | None:
     """A program of PostgreSQL, which Debian keeps out of the path."""
@@ -52,3 +54,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     with psycopg.connect(host=folder, user="secateur", dbname="postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload, unused-ignore]
     return f"postgresql://secateur:secret@/{name}?host={folder}"
+
+
+@pytest.fixture
+def shop(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> Shop:
+    return Shop(tmp_path, url)

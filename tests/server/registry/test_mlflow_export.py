@@ -9,7 +9,7 @@ import pytest
 from server.__main__ import main
 from server.checkpoint import lineage as record
 from server.registry.store import Registry
-from tests.server.registry.test_registry import FAILED, PASSED, Shop
+from tests.server.registry.shop import FAILED, PASSED, Shop
 
 
 @pytest.fixture
