@@ -116,6 +116,17 @@ def test_a_quantised_model_starts_as_it_is_and_is_what_a_run_is_rolled_back_to(
         assert (before is None and after is None) or torch.equal(before, after), name  # type: ignore[arg-type]
 
 
+def test_a_model_that_was_never_rounded_comes_out_rounded_though_it_is_rolled_back(
+    halved: Model, inputs: Inputs, tmp_path: Path
+) -> None:
+    result, step = apply(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, Place(inputs, tmp_path))
+    assert step.recovery is not None
+    assert step.recovery.rolled_back
+    start = student(halved, inputs).weights()
+    assert result.source.scales(UP) is not None
+    assert all(torch.equal(result.source.tensor(name), start[name]) for name in start if name.endswith("_proj.weight"))
+
+
 class Thinned(Halved):
     """Every other column is gone, whatever its values."""
 
