@@ -254,7 +254,7 @@ class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_f
     """Steps for each block."""
     batch: Count = 2
     """Sequences of the calibration in each step."""
-    learning_rate: Annotated[float, Meta(gt=0)] = 2e-4
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-3
     warmup: Annotated[float, Meta(ge=0, le=1)] = 0.05
     interval: Count = 10
     """Steps between two scores on the held-out sequences."""

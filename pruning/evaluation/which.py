@@ -68,7 +68,11 @@ def page(rows: Sequence[Result]) -> str:
         return "\n".join([*head, "", "Nothing has been measured yet: run `make bench-pruning`.", ""])
     methods = _methods(rows)
     groups = list(dict.fromkeys(method.group for method in methods))
-    lines = [*head, "Perplexities compare within this page alone: one model, one text.", _beside(rows[0])]
+    lines = [
+        *head,
+        "Perplexities compare within this page alone: one model, one text. Seconds are of one core that other",
+    ]
+    lines += ["work may have shared: they rank methods, no more.", _beside(rows[0])]
     lines += ["", *_goals(methods, groups)]
     for group in groups:
         lines += ["", f"## {group}", "", *_table([method for method in methods if method.group == group])]
