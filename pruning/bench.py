@@ -9,7 +9,6 @@ import logging
 import os
 import resource
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,10 +19,12 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from pruning.errors import RecipeError
 from pruning.evaluation.measured import Result, read, write
 from pruning.evaluation.which import page
-from pruning.recipe import Calibration, Evaluation, Recipe
+from pruning.recipe import Calibration, Evaluation, Recipe, read_as
 from pruning.stages import Stage
+from server.errors import SecateurError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="leave the artifacts in the work directory")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    plan = msgspec.convert(tomllib.loads(arguments.plan.read_text(encoding="utf-8")), Plan)
+    try:
+        measure_all(arguments)
+    except SecateurError as error:
+        print(f"secateur: {error.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def measure_all(arguments: argparse.Namespace) -> None:
+    """Carry out the rows that are missing and print the page."""
+    plan: Plan = read_as(Plan, arguments.plan, RecipeError)
     done = read(arguments.results)
     waiting = [job for job in jobs(plan) if job.recipe.digest not in done]
     logger.info("%d rows are measured, %d are to do", len(done), len(waiting))
@@ -81,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "%s, %s, seed %d: perplexity %.2f", job.row.group, job.row.name, job.seed, result.perplexity["pruned"]
         )
     print(page(list(done.values())))
-    return 0
 
 
 def jobs(plan: Plan) -> Iterator[Job]:

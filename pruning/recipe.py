@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from pruning.allocation.options import Search
 from pruning.bounds import Bucket, Count
-from pruning.errors import RecipeError
+from pruning.errors import PruningError, RecipeError
 from pruning.sources import SELF
 from pruning.stages import Layerwise, Stage, Vocabulary
 
@@ -89,19 +89,25 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def read(path: Path) -> Recipe:
     """The recipe in the TOML file `path`; raises RecipeError with the file, the path in it and what is allowed."""
+    recipe: Recipe = read_as(Recipe, path, RecipeError)
+    return recipe
+
+
+def read_as(kind: Any, path: Path, refusal: type[PruningError]) -> Any:
+    """The value of type `kind` in the TOML file `path`; raises `refusal` with the place and what is allowed there."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise refusal(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: is not TOML: {error}") from None
+        raise refusal(f"{path}: is not TOML: {error}") from None
     try:
-        return msgspec.convert(values, Recipe)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"{path}: {error}{allowed(Recipe, str(error), values)}") from None
+        raise refusal(f"{path}: {error}{_allowed(kind, str(error), values)}") from None
 
 
-def allowed(root: Any, message: str, values: dict[str, Any]) -> str:
+def _allowed(root: Any, message: str, values: dict[str, Any]) -> str:
     """The names that could stand where `message` says that something in `values`, a `root`, is unknown, or nothing."""
     path = re.search(r"at `\$(.*)`$", message)
     steps = re.findall(r"\w+", path[1]) if path else []

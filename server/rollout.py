@@ -15,12 +15,13 @@ from server.checkpoint.lineage import Lineage
 from server.engine.choice import Choice
 from server.engine.sequence import Sampling
 from server.engine.stream import Stream
+from server.metering.metrics import EngineState
 from server.tokenizer import Tokenizer
 
 POLL_SECONDS = 0.05
 
 
-class Engine(Protocol):
+class Engine(EngineState, Protocol):
     """What is used of an engine."""
 
     context: int
@@ -38,18 +39,6 @@ class Engine(Protocol):
     @property
     def failure(self) -> str | None:
         """Why the engine does not run, or None while it does."""
-
-    @property
-    def running(self) -> int:
-        """Sequences that hold a slot."""
-
-    @property
-    def waiting(self) -> int:
-        """Sequences that wait for one."""
-
-    @property
-    def kv_used_ratio(self) -> float:
-        """Part of the cache in use, 0 to 1."""
 
 
 class Model(Struct, frozen=True, eq=False):

@@ -4,7 +4,6 @@ A mistake is answered with the file, the line or the path in it, and what is all
 """
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from msgspec import Meta
 from pruning.bounds import Bucket, Count
 from pruning.data import Text as Titled
 from pruning.errors import TaskError
-from pruning.recipe import ALL_BUCKETS, allowed
+from pruning.recipe import ALL_BUCKETS, read_as
 
 FIELD = "kind"
 AtLeastOne = Annotated[float, Meta(ge=1)]
@@ -187,16 +186,7 @@ ACCURACY = (Pairs, Choice)
 
 def read(path: Path) -> Task:
     """The task in the TOML file `path` with its items; raises TaskError with the place and what is allowed there."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise TaskError(f"{path}: is not TOML: {error}") from None
-    try:
-        task: Task = msgspec.convert(values, Task)
-    except msgspec.ValidationError as error:
-        raise TaskError(f"{path}: {error}{allowed(Task, str(error), values)}") from None
+    task: Task = read_as(Task, path, TaskError)
     _check_gates(path, task)
     if isinstance(task, Text):
         return task
