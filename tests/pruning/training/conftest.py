@@ -13,6 +13,7 @@ from torch import Tensor
 from pruning.inputs import Inputs, prepare
 from pruning.recipe import read
 from pruning.stage import Model
+from pruning.training.run import Run
 from pruning.weights import Source
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE, SPARSEGPT
@@ -66,3 +67,17 @@ def kill_once(file: Path, arguments: list[str]) -> None:
         time.sleep(0.0005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, run: type[Run], when: int) -> list[int]:
+    """Have `run` interrupted instead of its step number `when`, counted over all its runs; returns the steps tried."""
+    train, steps = run._train, list[int]()
+
+    def stop(self: Run, step: int) -> None:
+        steps.append(step)
+        if len(steps) == when:
+            raise KeyboardInterrupt
+        train(self, step)
+
+    monkeypatch.setattr(run, "_train", stop)
+    return steps

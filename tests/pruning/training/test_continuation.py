@@ -23,7 +23,7 @@ from pruning.training.mixture import Mixture, reweigh, sequence
 from pruning.training.network import Precision
 from pruning.training.text import draw_domains
 from server.checkpoint.lineage import Recovery
-from tests.pruning.training.conftest import kill_once
+from tests.pruning.training.conftest import kill_once, stopped_at
 
 STAGE = Continue(
     tokens=1024,
@@ -178,15 +178,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = go_on(STAGE, halved, inputs, tmp_path / "whole")
-    train, steps = Continuation._train, []
-
-    def stop(self: Continuation, step: int) -> None:
-        steps.append(step)
-        if len(steps) == when:
-            raise KeyboardInterrupt
-        train(self, step)
-
-    monkeypatch.setattr(Continuation, "_train", stop)
+    steps = stopped_at(monkeypatch, Continuation, when)
     with pytest.raises(KeyboardInterrupt):
         go_on(STAGE, halved, inputs, tmp_path / "cut")
     result, record = go_on(STAGE, halved, inputs, tmp_path / "cut")

@@ -15,7 +15,7 @@ from pruning.stages import Depth, Distill, LoRA
 from pruning.structured import depth
 from pruning.training.distillation import Distillation, apply
 from server.checkpoint.lineage import Recovery
-from tests.pruning.training.conftest import kill_once
+from tests.pruning.training.conftest import kill_once, stopped_at
 
 STAGE = Distill(
     tokens=1024, length=32, batch=4, interval=2, held_out=6, learning_rate=2e-3, pretraining_tokens=4096
@@ -131,15 +131,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = distil(STAGE, halved, inputs, tmp_path / "whole")
-    train, steps = Distillation._train, []
-
-    def stop(self: Distillation, step: int) -> None:
-        steps.append(step)
-        if len(steps) == when:
-            raise KeyboardInterrupt
-        train(self, step)
-
-    monkeypatch.setattr(Distillation, "_train", stop)
+    steps = stopped_at(monkeypatch, Distillation, when)
     with pytest.raises(KeyboardInterrupt):
         distil(STAGE, halved, inputs, tmp_path / "cut")
     result, record = distil(STAGE, halved, inputs, tmp_path / "cut")

@@ -19,6 +19,7 @@ from pruning.training.journal import State
 from pruning.training.network import Precision
 from pruning.training.shearing import Shearing, apply
 from server.checkpoint.reader import Artifact
+from tests.pruning.training.conftest import stopped_at
 
 STAGE = Shear(
     tokens=512,
@@ -106,15 +107,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     whole: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     expected, record = apply(STAGE, whole, Place(inputs, tmp_path / "whole"))
-    train, steps = Shearing._train, []
-
-    def stop(self: Shearing, step: int) -> None:
-        steps.append(step)
-        if len(steps) == when:
-            raise KeyboardInterrupt
-        train(self, step)
-
-    monkeypatch.setattr(Shearing, "_train", stop)
+    steps = stopped_at(monkeypatch, Shearing, when)
     with pytest.raises(KeyboardInterrupt):
         apply(STAGE, whole, Place(inputs, tmp_path / "cut"))
     result, again = apply(STAGE, whole, Place(inputs, tmp_path / "cut"))
