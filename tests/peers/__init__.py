@@ -1,0 +1,1 @@
+"""The race that `make bench-peers` runs: other inference engines, each from its wheel, beside this one."""

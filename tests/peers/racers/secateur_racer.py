@@ -1,0 +1,40 @@
+"""This product's engine, without HTTP: `... ARTIFACT THREADS RUNNER`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from server.checkpoint.reader import Artifact
+from server.config import Config
+from server.engine.sequence import Sampling
+from server.serve import load_engine
+from tests.peers.racers.racer import Ids, race
+
+SLOTS = 16
+
+
+def main() -> None:
+    """Race."""
+    import torch
+
+    torch.set_num_threads(int(sys.argv[2]))
+    unused = Path("unused")
+    config = Config(model=sys.argv[1], skills=unused, ledger=unused, slots=SLOTS, context=1024)
+    engine, choices = load_engine(config, Artifact.open(Path(sys.argv[1])))
+    for choice in choices:
+        print(f"{choice.subject}: {choice.kernel}: {choice.reason}", file=sys.stderr)
+    engine.start()
+
+    async def one(ids: Ids, tokens: int) -> None:
+        made = [token async for token in engine.submit(ids, Sampling(temperature=0, max_tokens=tokens), skill="race")]
+        assert len(made) == tokens, "it stopped early"
+
+    async def all_of_them(prompts: list[Ids], tokens: int) -> None:
+        await asyncio.gather(*(one(ids, tokens) for ids in prompts))
+
+    race(lambda prompts, tokens: asyncio.run(all_of_them(prompts, tokens)))
+    engine.stop()
+
+
+if __name__ == "__main__":
+    main()
