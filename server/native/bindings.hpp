@@ -34,4 +34,6 @@ struct Instructions {
     const InstructionSet* set;
 };
 
+void bind_step(nb::module_& module);
+
 }  // namespace secateur

@@ -10,6 +10,8 @@
 #error "define SECATEUR_SET, the namespace of this build"
 #endif
 
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing here is ever called: all of it is inlined
+
 namespace secateur::SECATEUR_SET {
 
 #if defined(__AVX512F__)

@@ -110,6 +110,7 @@ NB_MODULE(_core, module) {
     }, nb::arg("wanted") = "", "An instruction set and why: the best, or the one `wanted`, or ValueError.");
     module.def("multiply", product, nb::arg("weights"), nb::arg("input"), nb::arg("outputs"), nb::arg("pool"),
                nb::arg("set"), "Write input [tokens, columns] times each weight to outputs [tokens, rows].");
+    bind_step(module);
 }
 
 }  // namespace secateur

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from server.native.rope import Refused, Rope, rope_of
@@ -44,7 +45,7 @@ class Family(Struct, frozen=True):
     """What the models of one `model_type` have in common, and what a `config.json` may leave out."""
 
     defaults: Mapping[str, Any] = {}
-    norms: Mapping[str, str] = NORMS
+    norms: Mapping[str, str] = msgspec.field(default_factory=NORMS.copy)
     one_plus: bool = False
     """A norm multiplies by 1 + weight."""
     scaled_embedding: bool = False
@@ -118,6 +119,20 @@ class Plan(Struct, frozen=True):
     head: str
     norm: str
     layers: tuple[LayerPlan, ...]
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Rows and columns of each matrix of a layer."""
+        queries, keys = self.heads * self.head_width, self.key_heads * self.head_width
+        return {
+            "query": (queries, self.hidden),
+            "key": (keys, self.hidden),
+            "value": (keys, self.hidden),
+            "output": (self.hidden, queries),
+            "gate": (self.feed_forward, self.hidden),
+            "up": (self.feed_forward, self.hidden),
+            "down": (self.hidden, self.feed_forward),
+        }
 
     @property
     def names(self) -> frozenset[str]:

@@ -1,3 +1,3 @@
 // Norms, activations and attention, compiled for portable.
 #define SECATEUR_SET rows_portable
-#include "rows.inc"
+#include "row_kernels.hpp"

@@ -1,4 +1,5 @@
 // Attention of a few queries over the blocks of one sequence, with the softmax that is corrected as it goes on.
+// Included by row_kernels.hpp only, once for each instruction set.
 //
 // The queries of a tile share each block's keys and values while these lie in the first-level cache. A query passes over
 // blocks of which it sees nothing, so its sums are those it would have alone.

@@ -104,7 +104,7 @@ void store_row(const Cache& cache, int64_t block, int32_t head, int32_t place, c
 }  // namespace
 }  // namespace secateur::SECATEUR_SET
 
-#include "attention.inc"
+#include "attention.hpp"
 
 namespace secateur::SECATEUR_SET {
 
