@@ -13,7 +13,7 @@ from torch import Tensor
 from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised
 from server.errors import ArtifactError
 from server.native import _core
-from server.native.plan import LayerPlan, Plan
+from server.native.plan import LayerPlan, Plan, Refused
 
 ALIGNMENT = 64
 
@@ -91,7 +91,7 @@ class Loader:
         layout = self._weights.layout(name)
         parts = self._weights.parts(name)
         if isinstance(layout, Quantised) and layout.transposed:
-            raise ArtifactError(f"The weight {name} is stored transposed, which the native step does not read.")
+            raise Refused(f"the weight {name} is stored transposed")
         held = [parts["values"].shape[0], parts["values"].shape[1] if isinstance(layout, Dense) else layout.columns]
         if held != [rows, columns]:
             raise ArtifactError(f"The weight {name} is {held}, where the configuration needs {[rows, columns]}.")

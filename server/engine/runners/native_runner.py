@@ -5,7 +5,7 @@ Whatever can be wrong with a batch is said before the native call; at load it pr
 
 from collections.abc import Sequence as Ids
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from server.engine.batch import Batch, Chunk
 from server.engine.choice import Choice
+from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 from server.native import _core
@@ -21,7 +22,6 @@ from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
 
 BLOCK = _core.BLOCK_POSITIONS
-KeyBits = Literal[8, 16]
 
 
 class Artifact(Weights, Protocol):
@@ -31,25 +31,14 @@ class Artifact(Weights, Protocol):
 
 
 class NativeRunner:
-    """Computes batches of at most `batch_tokens` ids with a cache of `slots` x `context` positions."""
+    """Computes batches with a cache of `slots` x `context` positions; raises Refused for weights it does not read."""
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        plan: Plan,
-        *,
-        slots: int,
-        context: int,
-        batch_tokens: int = 512,
-        options: "Options | None" = None,
-    ) -> None:
+    def __init__(self, artifact: Artifact, plan: Plan, options: Options) -> None:
+        slots, context = options.slots, options.context
         if context > plan.positions:
             raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
-        options = options or Options()
         self.vocabulary = plan.vocabulary
-        self._tokens = batch_tokens
-        self._slots = slots
-        self._context = context
+        self._options = options
         self._per_slot = -(-context // BLOCK)
         loader = Loader(artifact, plan)
         try:
@@ -58,7 +47,7 @@ class NativeRunner:
             threads, reason = choose_threads(options.threads)
             self._step = _core.Step(
                 values,
-                tokens=batch_tokens,
+                tokens=options.batch_tokens,
                 blocks=slots * self._per_slot,
                 eight_bits=options.key_bits == 8,
                 pool=_core.Pool(threads),
@@ -99,7 +88,7 @@ class NativeRunner:
 
     def _prove(self) -> None:
         """A few ids at once and in pieces must give the same logits, and finite ones; ArtifactError if not."""
-        ids = tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._context, self._tokens)))
+        ids = tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._options.context, self._options.batch_tokens)))
         pieces = [(0, len(ids) // 2), (len(ids) // 2, len(ids))]
         whole, parts = (self._probe(ids, cuts) for cuts in ([(0, len(ids))], pieces))
         if not bool(whole.isfinite().all()):
@@ -115,11 +104,3 @@ class NativeRunner:
                 logits = self.forward(Batch((Chunk(sequence, 0, start, ids[start:end], True),)))
         return logits
 
-
-class Options:
-    """What a caller may fix: bits of keys and values, threads (None: as many as make sense), instructions ("": best)."""
-
-    def __init__(self, *, key_bits: KeyBits = 16, threads: int | None = None, instructions: str = "") -> None:
-        self.key_bits = key_bits
-        self.threads = threads
-        self.instructions = instructions

@@ -9,7 +9,8 @@ import torch
 pytest.importorskip("server.native._core")
 
 from server.engine.batch import Batch, Chunk
-from server.engine.runners.native_runner import NativeRunner, Options
+from server.engine.runners import Options
+from server.engine.runners.native_runner import NativeRunner
 from server.engine.sampling import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
@@ -27,7 +28,7 @@ LAYOUTS = ["int8", "int4", "bf16 32:64", "bf16 17:64", "int8 32:64", "int4 24:64
 
 def runner_of(packed: Packed, *, slots: int = 4, context: int = 128, **options: Any) -> NativeRunner:
     plan = plan_of(packed.config, packed.names())
-    return NativeRunner(packed, plan, slots=slots, context=context, batch_tokens=128, options=Options(**options))
+    return NativeRunner(packed, plan, Options(slots=slots, context=context, batch_tokens=128, **options))
 
 
 def whole(runner: NativeRunner, ids: list[int], slot: int = 0) -> torch.Tensor:
