@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from server.engine.batch import Batch, Chunk
+from server.engine.blocks import BLOCK, Space
 from server.engine.choice import Choice
 from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
@@ -21,7 +22,6 @@ from server.native.plan import Plan
 from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
 
-BLOCK = _core.BLOCK_POSITIONS
 
 
 class Artifact(Weights, Protocol):
@@ -39,7 +39,8 @@ class NativeRunner:
             raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
         self.vocabulary = plan.vocabulary
         self._options = options
-        self._per_slot = -(-context // BLOCK)
+        self._space = Space(slots, context)
+        assert _core.BLOCK_POSITIONS == BLOCK
         loader = Loader(artifact, plan)
         try:
             instructions, why = _core.choose(options.instructions)
@@ -48,7 +49,7 @@ class NativeRunner:
             self._step = _core.Step(
                 values,
                 tokens=options.batch_tokens,
-                blocks=slots * self._per_slot,
+                blocks=self._space.count,
                 eight_bits=options.key_bits == 8,
                 pool=_core.Pool(threads),
                 set=instructions,
@@ -82,9 +83,12 @@ class NativeRunner:
         return logits
 
     def _tables(self, batch: Batch) -> Any:
-        """Which blocks of the cache hold the positions of each chunk."""
-        first = numpy.array([[chunk.slot * self._per_slot] for chunk in batch.chunks], dtype=numpy.int32)
-        return first.reshape(-1, 1) + numpy.arange(self._per_slot, dtype=numpy.int32)
+        """Which blocks of the cache hold the positions of each chunk; -1, which is none, beyond its own."""
+        tables = numpy.full((len(batch.chunks), self._space.per_text), -1, dtype=numpy.int32)
+        for row, chunk in zip(tables, batch.chunks, strict=True):
+            blocks = self._space.table(chunk.slot, chunk.blocks)
+            row[: len(blocks)] = blocks
+        return tables
 
     def _prove(self) -> None:
         """A few ids at once and in pieces must give the same logits, and finite ones; ArtifactError if not."""

@@ -137,7 +137,7 @@ def test_what_is_wrong_with_a_batch_is_said_before_it_is_computed() -> None:
     with pytest.raises(ValueError, match="beyond the context"):
         whole(runner, [1] * 41)
     with pytest.raises(ValueError, match="outside the cache"):
-        whole(runner, [1], slot=2)
+        whole(runner, [1], slot=9)
     with pytest.raises(ValueError, match="larger than this step"):
         runner_of(Packed(tiny("llama"))).last(
             Batch(tuple(Chunk(Sequence("", (1,) * 100, Sampling()), slot, 0, (1,) * 100, True) for slot in (0, 1))), [1, 1]
