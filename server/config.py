@@ -4,7 +4,7 @@ A file that cannot be used raises ConfigError with the file, the path within it,
 """
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -44,6 +44,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: Positive = 2048
     """Tokens of prompt and reply together."""
     batch_tokens: Positive = 512
+    """Ids computed in one pass: what a long prompt may delay the replies that are being read."""
+    runner: Literal["auto", "native", "transformers"] = "auto"
+    """What computes; `auto` is the native runner where it is built and has a plan for the model."""
+    threads: Positive | None = None
+    """Of the native runner; left out, as many as the process may use, less one for HTTP."""
+    key_bits: Literal[8, 16] = 16
+    """Of the keys and values that the native runner keeps of each text."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
     """Requests queued beyond the slots; more are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20

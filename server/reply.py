@@ -17,8 +17,10 @@ from server.metering.ledger import Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
 from server.rollout import Model, Rollout
 from server.skills import Skill
+from server.standing import Standing
 from server.stop_strings import StopStrings
 from server.tokenizer import TextStream
+from server.turns import conversation
 
 LONG_TEXT = 4096  # characters; longer texts are tokenised in a thread, so that other streams go on
 DRAIN_RETRY_SECONDS = 5
@@ -44,6 +46,7 @@ class Replies:
         self.draining = False
         self._rollout = rollout
         self._meter = meter
+        self._standing = Standing()
         self._live: dict[Reply, Model] = {}
         self._beginning = 0
 
@@ -65,7 +68,8 @@ class Replies:
             if self.draining:
                 raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
             wanted = sampling_of(asked, len(prompt), model)
-            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name)
+            standing = self._standing.length(prompt, asked.skill, model)
+            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name, standing=standing)
             reservation = await self._admit(stream, Opening(request_id, asked.skill.name, model.name, len(prompt)))
             reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
             self._live[reply] = model
@@ -210,19 +214,6 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
         max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
         stop_ids=model.tokenizer.stop_ids,
     )
-
-
-def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
-    """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
-    own = [message["content"] for message in messages if message["role"] == "system"]
-    parts = [part for part in (skill.system, *own) if part]
-    first = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
-    shown = [
-        {"role": role, "content": content}
-        for example in skill.examples
-        for role, content in (("user", example.question), ("assistant", example.answer))
-    ]
-    return [*first, *shown, *(message for message in messages if message["role"] != "system")]
 
 
 def too_long(prompt: int, context: int) -> InvalidRequest:

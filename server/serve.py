@@ -77,10 +77,17 @@ def load_model(config: Config, path: Path, name: str) -> Model:
 def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:
     """The engine with the model loaded, and what was chosen for it."""
     from server.engine import engine
-    from server.engine.runners import transformers_runner
+    from server.engine.runners import Options
+    from server.engine.runners.choosing import load_runner
 
-    model = transformers_runner.load(artifact)
-    runner = transformers_runner.TransformersRunner(model, slots=config.slots, context=config.context)
+    options = Options(
+        slots=config.slots,
+        context=config.context,
+        batch_tokens=config.batch_tokens,
+        key_bits=config.key_bits,
+        threads=config.threads,
+    )
+    runner = load_runner(artifact, config.runner, options)
     made = engine.Engine(
         runner,
         slots=config.slots,

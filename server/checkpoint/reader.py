@@ -74,13 +74,19 @@ class Artifact:
         turned = isinstance(layout, Quantised) and layout.transposed
         return (layout.columns, rows) if turned else (rows, layout.columns)
 
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """The tensors that the weight `name` is stored as, mapped from the file; one, `values`, where it is dense."""
+        layout = self.layout(name)
+        if isinstance(layout, Dense):
+            return {"values": self._file.get_tensor(name)}
+        return {part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}
+
     def tensor(self, name: str) -> Tensor:
         """The weight `name`, dense, in the dtype it is stored in."""
         layout = self.layout(name)
+        parts = self.parts(name)
         if isinstance(layout, Dense):
-            tensor: Tensor = self._file.get_tensor(name)
-            return tensor
-        parts = {part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}
+            return parts["values"]
         try:
             if isinstance(layout, Quantised):
                 return unpack_quantised(parts, layout)

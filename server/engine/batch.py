@@ -1,4 +1,4 @@
-"""What one forward pass computes: a few chunks of ids, each with the cache slot and position where it starts.
+"""What one forward pass computes: a few chunks of ids, each with its place in the cache and the position where it starts.
 
 A batch is a value: it stays true for the runner while another thread aborts the sequences it came from."""
 
@@ -15,6 +15,8 @@ class Chunk(Struct, frozen=True):
     start: int
     ids: tuple[int, ...]
     wants_logits: bool
+    blocks: tuple[int, ...] = ()
+    """Where its positions lie in the cache; empty: in the blocks that are the slot's where nothing is shared."""
 
     @property
     def end(self) -> int:

@@ -44,12 +44,13 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str) -> Stream:
+    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str, standing: int = 0) -> Stream:
         """Queue a prompt and return its tokens to come; call it within the asyncio loop that will read them.
 
+        The first `standing` ids are those that every prompt of the skill begins with: they are kept for the next.
         Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
         _check(len(prompt), sampling, self.context)
-        sequence = Sequence(skill, tuple(prompt), sampling)
+        sequence = Sequence(skill, tuple(prompt), sampling, standing)
         stream = Stream(sequence, self._abort)
         with self._changed:
             if self._failure:
@@ -71,9 +72,9 @@ class Engine:
 
     @property
     def kv_used_ratio(self) -> float:
-        """The part of the cache that running sequences fill, 0 to 1."""
+        """The part of the cache that running sequences hold, what they share counted once, 0 to 1."""
         with self._changed:
-            return sum(sequence.computed for sequence in self._scheduler.running) / (self.slots * self.context)
+            return self._scheduler.blocks.held / len(self._scheduler.blocks.holders)
 
     @property
     def failure(self) -> str | None:

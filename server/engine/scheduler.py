@@ -6,28 +6,17 @@ from collections import deque
 from collections.abc import Sequence as Ids
 
 from server.engine.batch import Batch, Chunk
+from server.engine.blocks import BLOCK, Blocks, Space, blocks_for
 from server.engine.sequence import Sequence
 from server.errors import ConfigError, Overloaded
 
 
-class Slot:
-    """One row of the cache: whose it is, and after that what it still holds and for which skill."""
-
-    def __init__(self) -> None:
-        self.skill = ""
-        self.ids: list[int] = []
-        self.sequence: Sequence | None = None
-
-    def shared(self, sequence: Sequence) -> int:
-        """How many prompt ids the slot already holds; never all, for the last one's logits are needed."""
-        if self.skill != sequence.skill:
-            return 0
-        limit = min(len(self.ids), len(sequence.prompt) - 1)
-        return next((i for i in range(limit) if self.ids[i] != sequence.prompt[i]), limit)
-
-
 class Scheduler:
-    """Continuous batching over `slots` sequences of at most `context` ids; raises Overloaded when the queue is full."""
+    """Continuous batching over `slots` sequences of at most `context` ids; raises Overloaded when the queue is full.
+
+    Every sequence has all its blocks from the start, so none is ever stopped for want of one. What several sequences of
+    one skill begin with is computed once, and lies in blocks that they share.
+    """
 
     def __init__(self, *, slots: int, context: int, batch_tokens: int, max_waiting: int) -> None:
         if slots < 1 or batch_tokens < slots:
@@ -35,8 +24,10 @@ class Scheduler:
         self.context = context
         self.batch_tokens = batch_tokens
         self.max_waiting = max_waiting
-        self.slots = [Slot() for _ in range(slots)]
-        self.free = list(range(slots))  # the least recently used first
+        self.slots = slots
+        space = Space(slots, context)
+        self.blocks = Blocks(space.count, space.pinned)
+        self.free = list(range(slots))
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
 
@@ -49,7 +40,7 @@ class Scheduler:
         """Queue a sequence; Overloaded, which says when to come back, if `max_waiting` wait beyond the free slots."""
         assert 0 < len(sequence.prompt) <= self.context - sequence.sampling.max_tokens
         if len(self.waiting) >= self.max_waiting + len(self.free):
-            rounds = 1 + len(self.waiting) // len(self.slots)  # a round of replies takes a second or more
+            rounds = 1 + len(self.waiting) // self.slots  # a round of replies takes a second or more
             raise Overloaded(f"{len(self.waiting)} requests are waiting already; try again later.", retry_after=rounds)
         self.waiting.append(sequence)
 
@@ -58,10 +49,12 @@ class Scheduler:
         while self.waiting and self.free:
             self._admit(self.waiting.popleft())
         budget = self.batch_tokens
-        chunks = []
+        chunks: list[Chunk] = []
         # Decoding first: a long prompt must not stall the replies that are being read.
         for sequence in sorted(self.running, key=lambda sequence: sequence.generated == 0):
-            count = min(sequence.remaining, budget)
+            self._adopt(sequence)
+            follows = bool(chunks) and not chunks[-1].sequence.generated
+            count = _useful(sequence, min(sequence.remaining, budget), follows)
             if count:
                 chunks.append(_chunk(sequence, count))
                 budget -= count
@@ -71,6 +64,8 @@ class Scheduler:
         """Take over a computed pass and its sampled ids; sequences aborted meanwhile are passed over."""
         for chunk in batch.chunks:
             chunk.sequence.computed = chunk.end
+            if chunk.sequence.slot is not None:
+                self._learn(chunk.sequence)
         for sequence, token in zip(batch.sampled, tokens, strict=True):
             if sequence.slot is not None:
                 sequence.append(token)
@@ -85,24 +80,63 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def _admit(self, sequence: Sequence) -> None:
-        index = max(self.free, key=lambda index: self.slots[index].shared(sequence))
-        slot = self.slots[index]
-        sequence.cached = sequence.computed = slot.shared(sequence)
-        sequence.slot = index
-        slot.skill, slot.ids, slot.sequence = sequence.skill, [], sequence
-        self.free.remove(index)
+        sequence.extend_keys(len(sequence.prompt) // BLOCK)
+        # The last id's logits are needed, so its block is never taken over whole.
+        shared = self.blocks.prefix(sequence.keys[: (len(sequence.prompt) - 1) // BLOCK])
+        for block in shared:
+            self.blocks.hold(block)
+        needed = blocks_for(len(sequence.prompt) + sequence.sampling.max_tokens - 1)
+        sequence.blocks = [*shared, *(self.blocks.take() for _ in range(needed - len(shared)))]
+        sequence.cached = sequence.computed = len(shared) * BLOCK
+        sequence.slot = self.free.pop(0)
         self.running.append(sequence)
+
+    def _adopt(self, sequence: Sequence) -> None:
+        """Go on from what another sequence of the skill has computed since this one was admitted."""
+        while sequence.computed % BLOCK == 0 and sequence.computed + BLOCK < len(sequence.prompt):
+            index = sequence.computed // BLOCK
+            block = self.blocks.find(sequence.keys[index])
+            if block is None:
+                return
+            self.blocks.hold(block)
+            self.blocks.release(sequence.blocks[index])
+            sequence.blocks[index] = block
+            sequence.computed += BLOCK
+            sequence.cached += BLOCK
+
+    def _learn(self, sequence: Sequence) -> None:
+        """Let others find the blocks that are now full; those with what the skill always begins with stay."""
+        whole = sequence.computed // BLOCK
+        sequence.extend_keys(whole)
+        for index in range(sequence.learnt, whole):
+            standing = (index + 1) * BLOCK <= sequence.standing
+            self.blocks.learn(sequence.blocks[index], sequence.keys[index], pin=standing)
+        sequence.learnt = max(sequence.learnt, whole)
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        slot = self.slots[sequence.slot]
-        slot.ids, slot.sequence = sequence.tokens[: sequence.computed], None
+        for block in reversed(sequence.blocks):  # the end is forgotten before the beginning
+            self.blocks.release(block)
+        sequence.blocks = []
         self.free.append(sequence.slot)
         self.running.remove(sequence)
         sequence.slot = None
 
 
+def _useful(sequence: Sequence, count: int, follows: bool) -> int:
+    """Of `count` ids, as many as are worth computing now: a prompt that goes on stops at the end of a block.
+
+    From there others may take over, and so it may itself: one that `follows` another waits rather than begin a block.
+    """
+    end = sequence.computed + count
+    if end >= len(sequence.prompt):
+        return count
+    whole = end - end % BLOCK - sequence.computed
+    return max(0, whole) if whole >= BLOCK or follows else count
+
+
 def _chunk(sequence: Sequence, count: int) -> Chunk:
     assert sequence.slot is not None
     start, end = sequence.computed, sequence.computed + count
-    return Chunk(sequence, sequence.slot, start, tuple(sequence.tokens[start:end]), end == len(sequence.tokens))
+    ids = tuple(sequence.tokens[start:end])
+    return Chunk(sequence, sequence.slot, start, ids, end == len(sequence.tokens), tuple(sequence.blocks))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from server.engine.blocks import BLOCK, first_key, next_key
+
 Finish = Literal["stop", "length"]
 
 
@@ -21,9 +23,12 @@ class Sampling(Struct, frozen=True):
 
 
 class Sequence:
-    """The ids of one request, prompt first, of which `computed` have their keys and values in `slot`."""
+    """The ids of one request, prompt first, of which `computed` have their keys and values in `blocks`.
 
-    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling) -> None:
+    The first `standing` ids are those that every prompt of the skill begins with.
+    """
+
+    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling, standing: int = 0) -> None:
         self.skill = skill
         self.prompt = prompt
         self.sampling = sampling
@@ -31,7 +36,13 @@ class Sequence:
         self.tokens = list(prompt)
         self.computed = 0
         self.cached = 0
+        self.standing = standing
         self.slot: int | None = None
+        self.blocks: list[int] = []
+        self.keys: list[bytes] = []
+        """What stands for each of the first blocks, for those that begin alike."""
+        self.learnt = 0
+        """How many blocks others can find."""
         self.finish: Finish | None = None
 
     @property
@@ -43,6 +54,13 @@ class Sequence:
     def remaining(self) -> int:
         """How many ids still wait for their keys and values: 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    def extend_keys(self, count: int) -> None:
+        """Make the keys of the first `count` blocks, which are full."""
+        while len(self.keys) < count:
+            start = len(self.keys) * BLOCK
+            before = self.keys[-1] if self.keys else first_key(self.skill)
+            self.keys.append(next_key(before, self.tokens[start : start + BLOCK]))
 
     def append(self, token: int) -> None:
         """Add a sampled id, and set `finish` if it is the last one."""

@@ -1,11 +1,27 @@
 """What computes logits for a batch; each runner is one file behind this protocol."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
+from msgspec import Struct
 from torch import Tensor
 
 from server.engine.batch import Batch
 from server.engine.choice import Choice
+
+
+class Options(Struct, frozen=True):
+    """What a runner is made for, and what a caller may fix of the native one."""
+
+    slots: int
+    context: int
+    batch_tokens: int = 512
+    """The most ids of one batch."""
+    key_bits: Literal[8, 16] = 16
+    """Of the keys and values in the cache."""
+    threads: int | None = None
+    """None: as many as this process may use, less one for HTTP."""
+    instructions: str = ""
+    """The instruction set by name; empty: the best there is."""
 
 
 class Runner(Protocol):

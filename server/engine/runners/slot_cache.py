@@ -1,4 +1,4 @@
-"""Keys and values of every slot, and the attention that writes a batch into them and reads each prefix back.
+"""Keys and values of every sequence, and the attention that writes a batch into them and reads each prefix back.
 
 All sequences of a batch lie in one row of ids, so linear layers see them at once; only attention tells them apart."""
 
@@ -9,17 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.engine.batch import Batch, Chunk
+from server.engine.blocks import BLOCK, Space
 from server.errors import ArtifactError
 
 UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "alibi")  # what this attention would silently leave out
 
 
+Places = range | Tensor
+"""Rows of the cache: a range where they follow each other, else [positions]."""
+
+
 class SlotCache:
-    """One pair of tensors [slots * context, kv_heads, head_dim] a layer, allocated when the layer first writes."""
+    """One pair of tensors [positions, kv_heads, head_dim] a layer, allocated when the layer first writes."""
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots = slots
-        self.context = context
+        self.space = Space(slots, context)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -30,10 +35,13 @@ class SlotCache:
         stored_keys.index_copy_(0, rows, keys.transpose(0, 1))
         stored_values.index_copy_(0, rows, values.transpose(0, 1))
 
-    def read(self, layer: int, slot: int, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Views of positions start to end of a slot: keys and values [1, kv_heads, end - start, head_dim]."""
-        first, length = slot * self.context + start, end - start
-        keys, values = (stored.narrow(0, first, length) for stored in self._layers[layer])
+    def read(self, layer: int, places: Places) -> tuple[Tensor, Tensor]:
+        """Keys and values [1, kv_heads, positions, head_dim] at the places; views where these follow each other."""
+        pair = (
+            stored.narrow(0, places.start, len(places)) if isinstance(places, range) else stored.index_select(0, places)
+            for stored in self._layers[layer]
+        )
+        keys, values = pair
         return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
 
     @property
@@ -43,7 +51,7 @@ class SlotCache:
 
     def _allocate(self, like: Tensor) -> Tensor:
         heads, _, width = like.shape
-        return torch.zeros(self.slots * self.context, heads, width, dtype=like.dtype, device=like.device)
+        return torch.zeros(self.space.count * BLOCK, heads, width, dtype=like.dtype, device=like.device)
 
 
 class Step:
@@ -53,9 +61,25 @@ class Step:
         self.batch = batch
         self.cache = cache
         self.device = device
-        rows = [chunk.slot * cache.context + place for chunk in batch.chunks for place in range(chunk.start, chunk.end)]
+        self._tables = {chunk.slot: cache.space.table(chunk.slot, chunk.blocks) for chunk in batch.chunks}
+        rows = [row for chunk in batch.chunks for row in self._rows(chunk, chunk.start)]
         self.rows = torch.tensor(rows, device=device)
+        self._places: dict[tuple[int, int], Places] = {}
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
+
+    def places(self, chunk: Chunk, start: int) -> Places:
+        """Where the chunk's sequence has its positions from `start` on, made once for all layers."""
+        key = (chunk.slot, start)
+        if key not in self._places:
+            rows = self._rows(chunk, start)
+            together = range(rows[0], rows[0] + len(rows))
+            follow = rows == list(together)
+            self._places[key] = together if follow else torch.tensor(rows, device=self.device)
+        return self._places[key]
+
+    def _rows(self, chunk: Chunk, start: int) -> list[int]:
+        table = self._tables[chunk.slot]
+        return [table[place // BLOCK] * BLOCK + place % BLOCK for place in range(start, chunk.end)]
 
     def mask(self, chunk: Chunk, group: int, window: int | None) -> Tensor | None:
         """True where a query may look: [group * queries, keys]; None if all may look at all, as while decoding."""
@@ -100,7 +124,7 @@ def _attend(query: Tensor, layer: int, chunk: Chunk, step: Step, options: dict[s
     """Attention of one chunk: query [heads, tokens, head_dim] -> [tokens, heads, width]."""
     heads, tokens, width = query.shape
     window = options.get("sliding_window")
-    keys, values = step.cache.read(layer, chunk.slot, first_visible(chunk, window), chunk.end)
+    keys, values = step.cache.read(layer, step.places(chunk, first_visible(chunk, window)))
     kv_heads = keys.shape[1]
     group = heads // kv_heads
     # Heads that share keys become more queries of one head: 5 times as fast as repeating the keys for each (bf16, CPU).

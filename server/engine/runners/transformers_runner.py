@@ -130,7 +130,7 @@ class TransformersRunner:
             raise ArtifactError(f"{name} computes other logits over a cache of slots; it cannot run here.")
 
     def _probe(self) -> tuple[int, ...]:
-        return tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._cache.context)))
+        return tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._cache.space.context)))
 
 
 def _config(values: dict[str, Any]) -> PreTrainedConfig:

@@ -76,8 +76,8 @@ def test_more_requests_than_slots_all_get_their_own_reply() -> None:
 def test_a_second_prompt_of_the_skill_reports_what_it_reused() -> None:
     async def main() -> None:
         with started(ScriptRunner([1], vocabulary=5)) as engine:
-            for skill, expected in (("a", 0), ("a", 19), ("b", 0)):
-                stream = engine.submit([2] * 20, Sampling(temperature=0, max_tokens=1), skill=skill)
+            for skill, expected in (("a", 0), ("a", 32), ("b", 0)):
+                stream = engine.submit([2] * 40, Sampling(temperature=0, max_tokens=1), skill=skill)
                 await collect(stream)
                 assert stream.cached == expected
 

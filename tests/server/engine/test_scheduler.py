@@ -1,12 +1,14 @@
 """Random traffic against a scheduler, with laws that hold at every step and a cache that knows what lies in it."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.batch import Batch
+from server.engine.blocks import BLOCK, Space
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
@@ -15,20 +17,23 @@ STOP = 3
 
 
 class Cache:
-    """Stores (skill, id) for each slot and position, and answers as a model would that reads its prefix from there."""
+    """Stores (skill, id) for each block and place, and answers as a model would that reads its prefix from there."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots: list[dict[int, tuple[str, int]]] = [{} for _ in range(slots)]
+    def __init__(self) -> None:
+        self.cells: dict[tuple[int, int], tuple[str, int]] = {}
         self.computed: dict[Sequence, int] = {}
 
     def forward(self, batch: Batch) -> list[int]:
         tokens = []
         assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks)
+        written: set[tuple[int, int]] = set()
         for chunk in batch.chunks:
-            slot = self.slots[chunk.slot]
-            for position, token in enumerate(chunk.ids, chunk.start):
-                slot[position] = (chunk.sequence.skill, token)
-            prefix = [slot[position] for position in range(chunk.end)]
+            places = [(chunk.blocks[position // BLOCK], position % BLOCK) for position in range(chunk.end)]
+            new = places[chunk.start :]
+            assert not written & set(new), "two sequences write one place"
+            written |= set(new)
+            self.cells |= {place: (chunk.sequence.skill, id) for place, id in zip(new, chunk.ids, strict=True)}
+            prefix = [self.cells[place] for place in places]
             assert prefix == [(chunk.sequence.skill, token) for token in chunk.sequence.tokens[: chunk.end]]
             self.computed[chunk.sequence] = self.computed.get(chunk.sequence, 0) + len(chunk.ids)
             if chunk.wants_logits:
@@ -38,11 +43,9 @@ class Cache:
 
 
 def check_laws(scheduler: Scheduler, batch: Batch) -> None:
-    used = [index for index, slot in enumerate(scheduler.slots) if slot.sequence]
-    assert sorted(used + scheduler.free) == list(range(len(scheduler.slots)))
-    assert [scheduler.slots[index].sequence for index in used] == sorted(
-        scheduler.running, key=lambda sequence: sequence.slot if sequence.slot is not None else -1
-    )
+    used = [sequence.slot for sequence in scheduler.running if sequence.slot is not None]
+    assert sorted(used + scheduler.free) == list(range(scheduler.slots))
+    check_conservation(scheduler)
     assert batch.tokens <= scheduler.batch_tokens
     assert not (scheduler.waiting and scheduler.free)
     decoding = {sequence for sequence in scheduler.running if sequence.generated}
@@ -50,13 +53,25 @@ def check_laws(scheduler: Scheduler, batch: Batch) -> None:
     assert bool(batch.chunks) == bool(scheduler.running)
 
 
+def check_conservation(scheduler: Scheduler) -> None:
+    """Every block is held, pinned or free; it has as many holders as running sequences name it."""
+    blocks = scheduler.blocks
+    holders = Counter(block for sequence in scheduler.running for block in sequence.blocks)
+    assert [holders[block] for block in range(len(blocks.holders))] == blocks.holders
+    resting = set(blocks.pinned) - set(holders)
+    assert not set(blocks.free) & (set(holders) | resting)
+    assert len(blocks.free) + len(holders) + len(resting) == len(blocks.holders)
+    assert len(blocks.pinned) <= Space(scheduler.slots, scheduler.context).pinned
+
+
 def random_sequence(generator: random.Random, context: int, skills: int) -> Sequence:
     skill = f"skill {generator.randrange(skills)}"
-    system = [ord(skill[-1])] * generator.choice((0, 5, 9))
+    system = [ord(skill[-1])] * generator.choice((0, 5, BLOCK + 9, 3 * BLOCK))
     prompt = system + [generator.randrange(2) for _ in range(generator.randint(1, context // 2))]
     prompt = prompt[: context - 1]
-    most = generator.randint(1, context - len(prompt))
-    return Sequence(skill, tuple(prompt), Sampling(max_tokens=most, stop_ids=frozenset({STOP})))
+    most = generator.randint(1, min(12, context - len(prompt)))
+    sampling = Sampling(max_tokens=most, stop_ids=frozenset({STOP}))
+    return Sequence(skill, tuple(prompt), sampling, standing=len(system))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -64,13 +79,13 @@ def random_sequence(generator: random.Random, context: int, skills: int) -> Sequ
     seed=st.integers(0, 2**32),
     slots=st.integers(1, 5),
     spare=st.integers(0, 20),
-    context=st.integers(2, 40),
+    context=st.integers(2, 6 * BLOCK),
     max_waiting=st.integers(1, 6),
 )
 def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, context: int, max_waiting: int) -> None:
     generator = random.Random(seed)
     scheduler = Scheduler(slots=slots, context=context, batch_tokens=slots + spare, max_waiting=max_waiting)
-    cache = Cache(slots)
+    cache = Cache()
     accepted: list[Sequence] = []
     aborted: set[Sequence] = set()
     finished: list[Sequence] = []
@@ -104,6 +119,8 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
         if not arrivals and scheduler.idle:
             break
     assert scheduler.idle, "a sequence starved"
+    check_conservation(scheduler)
+    assert not any(scheduler.blocks.holders)
     assert len(finished) == len(set(finished))
     assert set(finished) | aborted == set(accepted)
     assert not set(finished) & aborted
@@ -133,13 +150,13 @@ def test_admission_is_first_in_first_out() -> None:
     sequences = [ask("a", [1] * (1 + index % 7)) for index in range(20)]
     for sequence in sequences:
         scheduler.add(sequence)
-    first_seen = list(dict.fromkeys(chunk.sequence for batch in run(scheduler, Cache(2)) for chunk in batch.chunks))
+    first_seen = list(dict.fromkeys(chunk.sequence for batch in run(scheduler, Cache()) for chunk in batch.chunks))
     assert first_seen == sequences
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_a_reply() -> None:
     scheduler = Scheduler(slots=2, context=200, batch_tokens=8, max_waiting=5)
-    cache = Cache(2)
+    cache = Cache()
     reply, long = ask("a", [1], max_tokens=40), ask("a", [2] * 100)
     scheduler.add(reply)
     first = scheduler.schedule()
@@ -150,19 +167,22 @@ def test_a_long_prompt_is_computed_in_chunks_beside_a_reply() -> None:
     assert all(batch.chunks[0].sequence is reply for batch in batches)
 
 
+LONG = list(range(100, 100 + 3 * BLOCK))
+
+
 @pytest.mark.parametrize(
     ("skill", "prompt", "cached"),
     [
-        ("a", [1, 2, 3, 4, 5], 4),
-        ("a", [1, 2, 3, 4], 3),  # the last id is always computed: its logits are wanted
-        ("a", [1, 2, 9], 2),
-        ("a", [9], 0),
-        ("b", [1, 2, 3, 4, 5], 0),
+        ("a", [*LONG, 1], 3 * BLOCK),
+        ("a", LONG, 2 * BLOCK),  # the last id is always computed: its logits are wanted
+        ("a", [*LONG[: BLOCK + 5], 9, 9], BLOCK),  # only whole blocks are shared
+        ("a", [9, *LONG], 0),
+        ("b", [*LONG, 1], 0),
     ],
 )
 def test_a_prefix_is_reused_within_a_skill_only(skill: str, prompt: list[int], cached: int) -> None:
-    scheduler, cache = Scheduler(slots=1, context=20, batch_tokens=8, max_waiting=5), Cache(1)
-    scheduler.add(ask("a", [1, 2, 3, 4]))
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=5), Cache()
+    scheduler.add(ask("a", LONG))
     run(scheduler, cache)
     second = ask(skill, prompt)
     scheduler.add(second)
@@ -170,30 +190,68 @@ def test_a_prefix_is_reused_within_a_skill_only(skill: str, prompt: list[int], c
     assert second.cached == cached
 
 
-def test_the_slot_with_the_longest_common_prefix_is_taken() -> None:
-    scheduler, cache = Scheduler(slots=3, context=20, batch_tokens=8, max_waiting=5), Cache(3)
-    for prompt in ([1, 2, 8], [1, 2, 3, 4], [1, 7]):
-        scheduler.add(ask("a", prompt))
+def test_a_reply_is_reused_as_the_beginning_of_the_next_prompt() -> None:
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=5), Cache()
+    first = ask("a", LONG[:BLOCK], max_tokens=BLOCK + 1)
+    scheduler.add(first)
     run(scheduler, cache)
-    sequence = ask("a", [1, 2, 3, 4, 5])
-    scheduler.add(sequence)
+    second = ask("a", [*first.tokens, 5])
+    scheduler.add(second)
     run(scheduler, cache)
-    assert sequence.cached == 4
+    assert second.cached == 2 * BLOCK
+
+
+def test_streams_of_a_skill_share_its_prompt_while_they_run() -> None:
+    scheduler, cache = Scheduler(slots=4, context=200, batch_tokens=4 + BLOCK, max_waiting=5), Cache()
+    sequences = [ask("a", [*LONG, index], max_tokens=30) for index in range(4)]
+    for sequence in sequences:  # all at once: those behind take over what the first has computed meanwhile
+        scheduler.add(sequence)
+    while not all(sequence.generated for sequence in sequences):
+        batch = scheduler.schedule()
+        scheduler.commit(batch, cache.forward(batch))
+        check_conservation(scheduler)
+    assert len({tuple(sequence.blocks[:3]) for sequence in sequences}) == 1
+    assert scheduler.blocks.holders[sequences[0].blocks[0]] == 4
+    assert sum(cache.computed[sequence] for sequence in sequences) < 3 * BLOCK + 50
+    run(scheduler, cache)
+    assert not any(scheduler.blocks.holders)
+
+
+def test_what_a_skill_begins_with_stays_whatever_comes_between() -> None:
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=50), Cache()
+    scheduler.add(Sequence("a", (*LONG, 1), Sampling(max_tokens=1), standing=3 * BLOCK))
+    run(scheduler, cache)
+    for start in range(20):  # far more than the cache holds
+        scheduler.add(ask("b", [start] * 190))
+        run(scheduler, cache)
+    second = ask("a", [*LONG, 2])
+    scheduler.add(second)
+    run(scheduler, cache)
+    assert second.cached == 3 * BLOCK
+
+
+def test_no_more_stays_than_one_text_has() -> None:
+    scheduler, cache = Scheduler(slots=1, context=100, batch_tokens=64, max_waiting=50), Cache()
+    for skill in range(5):
+        scheduler.add(Sequence(f"skill {skill}", tuple(LONG[:90]), Sampling(max_tokens=1), standing=90))
+        run(scheduler, cache)
+        check_conservation(scheduler)
+    assert len(scheduler.blocks.pinned) == 4
 
 
 def test_what_an_aborted_sequence_did_not_commit_is_not_reused() -> None:
-    scheduler, cache = Scheduler(slots=1, context=20, batch_tokens=2, max_waiting=5), Cache(1)
-    first = ask("a", [1, 2, 3, 4, 5, 6])
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=BLOCK, max_waiting=5), Cache()
+    first = ask("a", LONG)
     scheduler.add(first)
     batch = scheduler.schedule()
     scheduler.commit(batch, cache.forward(batch))
     batch = scheduler.schedule()
     scheduler.abort(first)
     scheduler.commit(batch, [])
-    second = ask("a", [1, 2, 3, 4, 5, 6])
+    second = ask("a", LONG)
     scheduler.add(second)
     run(scheduler, cache)
-    assert second.cached == 2
+    assert second.cached == BLOCK
 
 
 @pytest.mark.parametrize(("slots", "batch_tokens"), [(0, 5), (4, 3)])

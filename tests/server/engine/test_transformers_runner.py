@@ -98,7 +98,7 @@ def test_mixed_batches_give_the_logits_of_the_whole_text(name: str) -> None:
 
 def serve(runner: TransformersRunner, prompts: list[tuple[int, ...]], batch_tokens: int) -> list[Sequence]:
     """Greedy replies to all prompts, as the engine would make them."""
-    scheduler = Scheduler(slots=4, context=60, batch_tokens=batch_tokens, max_waiting=99)
+    scheduler = Scheduler(slots=4, context=80, batch_tokens=batch_tokens, max_waiting=99)
     sequences = [Sequence("one", prompt, Sampling(temperature=0, max_tokens=12)) for prompt in prompts]
     for sequence in sequences:
         scheduler.add(sequence)
@@ -111,8 +111,8 @@ def serve(runner: TransformersRunner, prompts: list[tuple[int, ...]], batch_toke
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
 def test_greedy_replies_equal_generate_also_when_prefixes_are_reused(name: str) -> None:
     model = tiny(name)
-    system = tuple(range(20, 40))
-    prompts = [system + tuple(range(start, start + 1 + start % 5)) for start in range(40, 49)]
+    system = tuple(range(20, 60))
+    prompts = [system + tuple(range(start, start + 1 + start % 5)) for start in range(60, 69)]
     model.set_attn_implementation("eager")
     expected = [
         model.generate(  # type: ignore[operator]
@@ -120,9 +120,9 @@ def test_greedy_replies_equal_generate_also_when_prefixes_are_reused(name: str) 
         )[0].tolist()
         for prompt in prompts
     ]
-    sequences = serve(TransformersRunner(model, slots=4, context=60), prompts, batch_tokens=13)
+    sequences = serve(TransformersRunner(model, slots=4, context=80), prompts, batch_tokens=13)
     assert [sequence.tokens for sequence in sequences] == expected
-    assert sum(sequence.cached for sequence in sequences) >= 20 * (len(prompts) - 4)
+    assert sum(sequence.cached for sequence in sequences) >= 32 * (len(prompts) - 4)
 
 
 def test_what_the_cache_cannot_compute_is_refused_in_a_sentence() -> None:

@@ -1,0 +1,110 @@
+"""Runs a planned decoder with the C++ step, on the packed weights as they lie in the mapped file.
+
+Whatever can be wrong with a batch is said before the native call; at load it proves that chunks change nothing.
+"""
+
+from collections.abc import Sequence as Ids
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy
+import torch
+from torch import Tensor
+
+from server.engine.batch import Batch, Chunk
+from server.engine.blocks import BLOCK, Space
+from server.engine.choice import Choice
+from server.engine.runners import Options
+from server.engine.sequence import Sampling, Sequence
+from server.errors import ArtifactError, ConfigError
+from server.native import _core
+from server.native.plan import Plan
+from server.native.threads import choose_threads
+from server.native.weights import Loader, Weights
+
+
+
+class Artifact(Weights, Protocol):
+    """What is used of an artifact."""
+
+    path: Path
+
+
+class NativeRunner:
+    """Computes batches with a cache of `slots` x `context` positions; raises Refused for weights it does not read."""
+
+    def __init__(self, artifact: Artifact, plan: Plan, options: Options) -> None:
+        slots, context = options.slots, options.context
+        if context > plan.positions:
+            raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
+        self.vocabulary = plan.vocabulary
+        self._options = options
+        self._space = Space(slots, context)
+        assert _core.BLOCK_POSITIONS == BLOCK
+        loader = Loader(artifact, plan)
+        try:
+            instructions, why = _core.choose(options.instructions)
+            values = loader.values(context)
+            threads, reason = choose_threads(options.threads)
+            self._step = _core.Step(
+                values,
+                tokens=options.batch_tokens,
+                blocks=self._space.count,
+                eight_bits=options.key_bits == 8,
+                pool=_core.Pool(threads),
+                set=instructions,
+            )
+        except ValueError as error:
+            raise ArtifactError(f"{artifact.path}: {error}.") from None
+        kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
+        self.choices: tuple[Choice, ...] = (
+            Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
+            Choice("instructions", instructions.name, why),
+            Choice("threads", str(threads), reason),
+            Choice("keys and values", f"{options.key_bits} bits", f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"),
+        )
+        self._prove()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        return self.last(batch, [int(chunk.wants_logits) for chunk in batch.chunks])
+
+    def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
+        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
+        logits = torch.empty(sum(counts), self.vocabulary)
+        ids = numpy.array([token for chunk in batch.chunks for token in chunk.ids], dtype=numpy.int64)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary:
+            raise ValueError(f"a token id is outside the vocabulary of {self.vocabulary}")
+        rows: list[Any] = []
+        for chunk, count in zip(batch.chunks, counts, strict=True):
+            rows.append((chunk.start, len(chunk.ids), count))
+        chunks = numpy.array(rows, dtype=numpy.int32).reshape(-1, 3)
+        self._step.run(ids.astype(numpy.int32), chunks, self._tables(batch), logits.numpy())
+        return logits
+
+    def _tables(self, batch: Batch) -> Any:
+        """Which blocks of the cache hold the positions of each chunk; -1, which is none, beyond its own."""
+        tables = numpy.full((len(batch.chunks), self._space.per_text), -1, dtype=numpy.int32)
+        for row, chunk in zip(tables, batch.chunks, strict=True):
+            blocks = self._space.table(chunk.slot, chunk.blocks)
+            row[: len(blocks)] = blocks
+        return tables
+
+    def _prove(self) -> None:
+        """A few ids at once and in pieces must give the same logits, and finite ones; ArtifactError if not."""
+        ids = tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._options.context, self._options.batch_tokens)))
+        pieces = [(0, len(ids) // 2), (len(ids) // 2, len(ids))]
+        whole, parts = (self._probe(ids, cuts) for cuts in ([(0, len(ids))], pieces))
+        if not bool(whole.isfinite().all()):
+            raise ArtifactError("The model computes NaN or infinite logits: its weights are damaged.")
+        if not torch.equal(whole, parts):
+            raise ArtifactError("The native step computes other logits in pieces; this is a fault of Secateur's.")
+
+    def _probe(self, ids: tuple[int, ...], cuts: Ids[tuple[int, int]]) -> Tensor:
+        sequence = Sequence("", ids, Sampling())
+        logits = torch.empty(0)
+        for start, end in cuts:
+            if start < end:
+                logits = self.forward(Batch((Chunk(sequence, 0, start, ids[start:end], True),)))
+        return logits
+

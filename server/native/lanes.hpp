@@ -1,0 +1,101 @@
+// As many floats at a time as a register holds, in the compiler's own vectors: one source for each instruction set.
+//
+// Everything here is inline in a namespace named after the set, so that no two builds of it are ever mixed.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifndef SECATEUR_SET
+#error "define SECATEUR_SET, the namespace of this build"
+#endif
+
+#pragma GCC diagnostic ignored "-Wpsabi"  // nothing here is ever called: all of it is inlined
+
+namespace secateur::SECATEUR_SET {
+
+#if defined(__AVX512F__)
+constexpr int32_t lanes = 16;
+#elif defined(__AVX2__)
+constexpr int32_t lanes = 8;
+#else
+constexpr int32_t lanes = 4;
+#endif
+using Floats = float __attribute__((vector_size(4 * lanes)));
+using Words = int32_t __attribute__((vector_size(4 * lanes)));
+using Halves = uint16_t __attribute__((vector_size(2 * lanes)));
+using Bytes = int8_t __attribute__((vector_size(lanes)));
+
+#define SECATEUR_INLINE inline __attribute__((always_inline))
+
+SECATEUR_INLINE Floats all(float value) { return Floats{} + value; }
+
+SECATEUR_INLINE Floats load(const float* from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+
+SECATEUR_INLINE Floats load(const uint16_t* from) {  // bf16
+    Halves values;
+    std::memcpy(&values, from, sizeof values);
+    return reinterpret_cast<Floats>(__builtin_convertvector(values, Words) << 16);
+}
+
+SECATEUR_INLINE Floats load(const int8_t* from) {
+    Bytes values;
+    std::memcpy(&values, from, sizeof values);
+    return __builtin_convertvector(__builtin_convertvector(values, Words), Floats);
+}
+
+SECATEUR_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+SECATEUR_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+SECATEUR_INLINE float sum(Floats values) {  // pairwise, in the same order everywhere
+    float parts[lanes];
+    store(parts, values);
+    for (int width = lanes / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) parts[i] += parts[i + width];
+    return parts[0];
+}
+
+SECATEUR_INLINE float largest(Floats values) {
+    float parts[lanes];
+    store(parts, values);
+    for (int width = lanes / 2; width; width /= 2)
+        for (int i = 0; i < width; ++i) parts[i] = parts[i] > parts[i + width] ? parts[i] : parts[i + width];
+    return parts[0];
+}
+
+// e^x to about 2 units in the last place; 0 below -87, and e^88 from there on.
+SECATEUR_INLINE Floats exponential(Floats x) {
+    const Words tiny = x < all(-87.0f);
+    x = x > all(88.0f) ? all(88.0f) : x;
+    x = tiny ? all(-87.0f) : x;
+    const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const Floats count = (x * 1.44269504f + shift) - shift;
+    const Floats rest = (x - count * 0.693359375f) + count * 2.12194440e-4f;
+    Floats power = all(1.9875691500e-4f);  // Cephes' polynomial
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    const Words exponent = (__builtin_convertvector(count, Words) + 127) << 23;
+    const Floats result = power * reinterpret_cast<Floats>(exponent);
+    return tiny ? Floats{} : result;
+}
+
+SECATEUR_INLINE Floats tangent(Floats x) {  // tanh
+    return 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
+}
+
+SECATEUR_INLINE uint16_t to_bf16(float value) {  // to nearest, ties to even
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+}  // namespace secateur::SECATEUR_SET

@@ -1,0 +1,326 @@
+#include "step.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace secateur {
+namespace {
+
+constexpr int64_t page = 4096;
+constexpr int64_t rows_at_once = 8;     // that a thread takes of norms and the like
+constexpr int64_t worth_sharing = 32768;  // values; below that, waking threads costs more
+
+int64_t whole(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+void require(bool held, const std::string& sentence) {
+    if (!held) throw std::invalid_argument(sentence);
+}
+
+void require_shape(const Matrix& matrix, int64_t rows, int64_t columns, const char* name) {
+    require(matrix.rows == rows && matrix.columns == columns,
+            std::string(name) + " is " + std::to_string(matrix.rows) + " x " + std::to_string(matrix.columns) +
+                " where " + std::to_string(rows) + " x " + std::to_string(columns) + " is needed");
+}
+
+void require_size(const Vector& vector, int64_t size, const char* name) {
+    require(vector.empty() || static_cast<int64_t>(vector.size()) == size,
+            std::string(name) + " has " + std::to_string(vector.size()) + " values where " + std::to_string(size) +
+                " are needed");
+}
+
+void check_layer(const Model& model, const Layer& layer) {
+    const int64_t width = model.head_width, queries = layer.query.rows, keys = layer.key.rows;
+    require(queries > 0 && keys > 0 && queries % width == 0 && keys % width == 0 && queries % keys == 0,
+            "heads do not fit each other");
+    require_shape(layer.query, queries, model.hidden, "query");
+    require_shape(layer.key, keys, model.hidden, "key");
+    require_shape(layer.value, keys, model.hidden, "value");
+    require_shape(layer.output, model.hidden, queries, "output");
+    require_shape(layer.gate, layer.up.rows, model.hidden, "gate");
+    require_shape(layer.up, layer.up.rows, model.hidden, "up");
+    require_shape(layer.down, model.hidden, layer.up.rows, "down");
+    require_size(layer.query_bias, queries, "query bias");
+    require_size(layer.key_bias, keys, "key bias");
+    require_size(layer.value_bias, keys, "value bias");
+    require_size(layer.gate_bias, layer.up.rows, "gate bias");
+    require_size(layer.up_bias, layer.up.rows, "up bias");
+    for (const Vector* norm : {&layer.query_norm, &layer.key_norm}) require_size(*norm, width, "norm of a head");
+    for (const Vector* vector : {&layer.output_bias, &layer.down_bias, &layer.before_attention, &layer.after_attention,
+                                 &layer.before_mlp, &layer.after_mlp})
+        require_size(*vector, model.hidden, "norm or bias");
+    require(!layer.before_attention.empty() && !layer.before_mlp.empty(), "a norm is missing");
+    require(layer.window >= 0 && layer.rope >= -1 && layer.rope < static_cast<int32_t>(model.ropes.size()),
+            "window or rope is out of range");
+}
+
+Model checked(Model model) {
+    require(model.head_width > 0 && model.head_width <= widest_head, "a head must have 1 to 256 values");
+    require_shape(model.embedding, model.vocabulary, model.hidden, "embedding");
+    require_shape(model.head, model.vocabulary, model.hidden, "head");
+    require(!model.norm.empty() && !model.layers.empty(), "a model needs layers and a last norm");
+    require_size(model.norm, model.hidden, "last norm");
+    for (const Rope& rope : model.ropes) {
+        const auto size = static_cast<size_t>(model.positions) * (rope.width / 2);
+        require(rope.width > 0 && rope.width % 2 == 0 && rope.width <= model.head_width && rope.cosines.size() == size &&
+                    rope.sines.size() == size,
+                "a rope does not fit the heads");
+    }
+    for (const Layer& layer : model.layers) check_layer(model, layer);
+    return model;
+}
+
+int64_t value_bytes(const Limits& limits) { return limits.eight_bits ? 1 : 2; }
+
+// Bytes of keys, values and scales of one layer.
+struct CacheSizes {
+    int64_t keys, values, scales;
+    int64_t total() const { return keys + values + 2 * scales; }
+};
+
+CacheSizes cache_sizes(const Model& model, const Layer& layer, const Limits& limits) {
+    const int64_t places = int64_t{limits.blocks} * model.key_heads(layer) * block_positions;
+    return {whole(places * model.head_width * value_bytes(limits)),
+            whole(places * padded(model.head_width) * value_bytes(limits)),
+            limits.eight_bits ? whole(places * 4) : 0};
+}
+
+size_t all_cache_bytes(const Model& model, const Limits& limits) {
+    require(limits.tokens > 0 && limits.blocks > 0, "a step needs room for one id and one block");
+    int64_t bytes = 0;
+    for (const Layer& layer : model.layers) bytes += cache_sizes(model, layer, limits).total();
+    return static_cast<size_t>(bytes);
+}
+
+struct Widths {  // the widest of all layers
+    int64_t query = 0, key = 0, feed_forward = 0;
+};
+
+Widths widest(const Model& model) {
+    Widths widths;
+    for (const Layer& layer : model.layers) {
+        widths.query = std::max(widths.query, layer.query.rows);
+        widths.key = std::max(widths.key, layer.key.rows);
+        widths.feed_forward = std::max(widths.feed_forward, layer.up.rows);
+    }
+    return widths;
+}
+
+size_t arena_bytes(const Model& model, const Limits& limits) {
+    const Widths widths = widest(model);
+    const int64_t floats = 3 * int64_t{model.hidden} + 2 * widths.query + 2 * widths.key + 2 * widths.feed_forward;
+    return static_cast<size_t>(limits.tokens * floats * 4 + 9 * 64);
+}
+
+}  // namespace
+
+Memory::Memory(size_t bytes) : bytes_((bytes + page - 1) / page * page) {
+    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) throw std::bad_alloc();
+}
+
+Memory::Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+
+Memory::~Memory() {
+    if (data_) munmap(data_, bytes_);
+}
+
+Step::Step(Model model, Limits limits, Pool& pool, const InstructionSet& set)
+    : model_(checked(std::move(model))),
+      limits_(limits),
+      pool_(pool),
+      set_(set),
+      kernels_(row_kernels(set)),
+      keys_and_values_(all_cache_bytes(model_, limits)),
+      arena_(arena_bytes(model_, limits)) {
+    auto* at = static_cast<uint8_t*>(keys_and_values_.data());
+    for (const Layer& layer : model_.layers) {
+        const CacheSizes sizes = cache_sizes(model_, layer, limits);
+        Cache cache{limits.eight_bits, model_.key_heads(layer), model_.head_width, at, at + sizes.keys, nullptr, nullptr};
+        at += sizes.keys + sizes.values;
+        if (limits.eight_bits) {
+            cache.key_scales = reinterpret_cast<float*>(at);
+            cache.value_scales = reinterpret_cast<float*>(at + sizes.scales);
+            at += 2 * sizes.scales;
+        }
+        caches_.push_back(cache);
+    }
+    const Widths widths = widest(model_);
+    auto* next = static_cast<uint8_t*>(arena_.data());
+    const auto take = [&](int64_t width) {
+        return reinterpret_cast<float*>(std::exchange(next, next + whole(limits.tokens * width * 4)));
+    };
+    residual_ = take(model_.hidden), normed_ = take(model_.hidden), added_ = take(model_.hidden);
+    query_ = take(widths.query), mixed_ = take(widths.query);
+    key_ = take(widths.key), value_ = take(widths.key);
+    gate_ = take(widths.feed_forward), up_ = take(widths.feed_forward);
+    positions_.resize(limits.tokens), owners_.resize(limits.tokens);
+    ends_.reserve(limits.tokens), parts_.reserve(limits.tokens);
+}
+
+template <class Function> void Step::rows(Function function) {
+    if (int64_t{count_} * model_.hidden < worth_sharing) {
+        for (int64_t row = 0; row < count_; ++row) function(row);
+        return;
+    }
+    pool_.run((count_ + rows_at_once - 1) / rows_at_once, [&](int64_t part) {
+        const int64_t end = std::min<int64_t>(count_, (part + 1) * rows_at_once);
+        for (int64_t row = part * rows_at_once; row < end; ++row) function(row);
+    });
+}
+
+void Step::run(const Batch& batch, float* logits) {
+    check(batch);
+    place(batch);
+    if (count_ == 0) return;
+    embed(batch);
+    for (size_t i = 0; i < model_.layers.size(); ++i) {
+        attention(model_.layers[i], caches_[i], batch);
+        feed_forward(model_.layers[i]);
+    }
+    head(batch, logits);
+}
+
+void Step::check(const Batch& batch) const {
+    int64_t count = 0;
+    for (const Chunk& chunk : batch.chunks) {
+        require(chunk.start >= 0 && chunk.count > 0 && chunk.wanted >= 0 && chunk.wanted <= chunk.count,
+                "a chunk's numbers are out of range");
+        const int64_t end = int64_t{chunk.start} + chunk.count;
+        require(end <= model_.positions, "a chunk ends beyond the context");
+        const int64_t needed = (end + block_positions - 1) / block_positions;
+        require(needed <= static_cast<int64_t>(chunk.blocks.size()), "a chunk has too few blocks of the cache");
+        for (const int32_t block : chunk.blocks.first(static_cast<size_t>(needed)))
+            require(block >= 0 && block < limits_.blocks, "a block is outside the cache");
+        count += chunk.count;
+    }
+    require(count == static_cast<int64_t>(batch.ids.size()), "the chunks do not hold as many ids as there are");
+    require(count <= limits_.tokens, "the batch is larger than this step was made for");
+    for (const int32_t id : batch.ids)
+        require(id >= 0 && id < model_.vocabulary, "token id " + std::to_string(id) + " is outside the vocabulary");
+}
+
+void Step::place(const Batch& batch) {
+    count_ = 0;
+    ends_.clear(), parts_.clear();
+    const Layer& first = model_.layers.front();
+    const int32_t group = model_.heads(first) / model_.key_heads(first);
+    const int32_t rows = std::max(1, 32 / group);
+    for (size_t i = 0; i < batch.chunks.size(); ++i) {
+        const Chunk& chunk = batch.chunks[i];
+        for (int32_t row = 0; row < chunk.count; row += rows)
+            parts_.push_back({static_cast<int32_t>(i), row, std::min(rows, chunk.count - row)});
+        for (int32_t row = 0; row < chunk.count; ++row, ++count_) {
+            positions_[count_] = chunk.start + row;
+            owners_[count_] = static_cast<int32_t>(i);
+        }
+        ends_.push_back(count_);
+    }
+}
+
+void Step::embed(const Batch& batch) {
+    rows([&](int64_t i) {
+        float* out = residual_ + i * model_.hidden;
+        row(model_.embedding, batch.ids[i], out);
+        if (model_.embedding_scale != 1) kernels_.scale(out, model_.embedding_scale, model_.hidden);
+    });
+}
+
+void Step::attention(const Layer& layer, const Cache& cache, const Batch& batch) {
+    const int32_t hidden = model_.hidden, width = model_.head_width;
+    rows([&](int64_t i) {
+        kernels_.norm(residual_ + i * hidden, layer.before_attention.data(), normed_ + i * hidden, hidden,
+                      model_.epsilon);
+    });
+    const Matrix weights[] = {layer.query, layer.key, layer.value};
+    float* const outputs[] = {query_, key_, value_};
+    multiply(weights, normed_, outputs, count_, pool_, set_);
+    rows([&](int64_t i) { turn_and_store(layer, cache, batch, i); });
+    const int32_t heads = cache.heads, group = model_.heads(layer) / heads;
+    const int64_t stride = layer.query.rows;
+    pool_.run(static_cast<int64_t>(parts_.size()) * heads, [&](int64_t number) {
+        const Part& part = parts_[number / heads];
+        const auto head = static_cast<int32_t>(number % heads);
+        const Chunk& chunk = batch.chunks[part.chunk];
+        const int64_t at = (ends_[part.chunk] - chunk.count + part.row) * stride + int64_t{head} * group * width;
+        kernels_.attend({&cache, chunk.blocks.data(), query_ + at, mixed_ + at, stride, chunk.start + part.row, part.rows,
+                         head, group, layer.window, model_.attention_scale, model_.attention_cap});
+    });
+    multiply(layer.output, mixed_, added_, count_, pool_, set_);
+    if (!layer.output_bias.empty())
+        rows([&](int64_t i) { kernels_.add(added_ + i * hidden, layer.output_bias.data(), hidden); });
+    add_to_residual(layer.after_attention);
+}
+
+// Biases, norms and rotation of a row's heads, and its key and value into the cache.
+void Step::turn_and_store(const Layer& layer, const Cache& cache, const Batch& batch, int64_t i) {
+    const int32_t width = model_.head_width, position = positions_[i];
+    float* query = query_ + i * layer.query.rows;
+    float* key = key_ + i * layer.key.rows;
+    float* value = value_ + i * layer.value.rows;
+    if (!layer.query_bias.empty()) kernels_.add(query, layer.query_bias.data(), layer.query.rows);
+    if (!layer.key_bias.empty()) kernels_.add(key, layer.key_bias.data(), layer.key.rows);
+    if (!layer.value_bias.empty()) kernels_.add(value, layer.value_bias.data(), layer.value.rows);
+    const auto turn = [&](float* head, const Vector& norm) {
+        if (!norm.empty()) kernels_.norm(head, norm.data(), head, width, model_.epsilon);
+        if (layer.rope < 0) return;
+        const Rope& rope = model_.ropes[layer.rope];
+        const int64_t at = int64_t{position} * (rope.width / 2);
+        kernels_.rotate(head, rope.cosines.data() + at, rope.sines.data() + at, rope.width);
+    };
+    for (int32_t head = 0; head < model_.heads(layer); ++head) turn(query + head * width, layer.query_norm);
+    const int32_t block = batch.chunks[owners_[i]].blocks[position / block_positions];
+    for (int32_t head = 0; head < cache.heads; ++head) {
+        turn(key + head * width, layer.key_norm);
+        kernels_.store(cache, block, head, position % block_positions, key + head * width, value + head * width);
+    }
+}
+
+void Step::feed_forward(const Layer& layer) {
+    const int32_t hidden = model_.hidden;
+    const int64_t inner = layer.up.rows;
+    rows([&](int64_t i) {
+        kernels_.norm(residual_ + i * hidden, layer.before_mlp.data(), normed_ + i * hidden, hidden, model_.epsilon);
+    });
+    const Matrix weights[] = {layer.gate, layer.up};
+    float* const outputs[] = {gate_, up_};
+    multiply(weights, normed_, outputs, count_, pool_, set_);
+    rows([&](int64_t i) {
+        if (!layer.gate_bias.empty()) kernels_.add(gate_ + i * inner, layer.gate_bias.data(), inner);
+        if (!layer.up_bias.empty()) kernels_.add(up_ + i * inner, layer.up_bias.data(), inner);
+        kernels_.gate(gate_ + i * inner, up_ + i * inner, inner, model_.activation == Activation::gelu_tanh);
+    });
+    multiply(layer.down, gate_, added_, count_, pool_, set_);
+    if (!layer.down_bias.empty())
+        rows([&](int64_t i) { kernels_.add(added_ + i * hidden, layer.down_bias.data(), hidden); });
+    add_to_residual(layer.after_mlp);
+}
+
+void Step::add_to_residual(const Vector& norm) {
+    const int32_t hidden = model_.hidden;
+    rows([&](int64_t i) {
+        float* added = added_ + i * hidden;
+        if (!norm.empty()) kernels_.norm(added, norm.data(), added, hidden, model_.epsilon);
+        kernels_.add(residual_ + i * hidden, added, hidden);
+    });
+}
+
+void Step::head(const Batch& batch, float* logits) {
+    int64_t wanted = 0;
+    for (size_t i = 0; i < batch.chunks.size(); ++i)
+        for (int32_t row = ends_[i] - batch.chunks[i].wanted; row < ends_[i]; ++row, ++wanted)
+            kernels_.norm(residual_ + int64_t{row} * model_.hidden, model_.norm.data(), normed_ + wanted * model_.hidden,
+                          model_.hidden, model_.epsilon);
+    if (wanted == 0) return;
+    multiply(model_.head, normed_, logits, wanted, pool_, set_);
+    if (model_.logit_cap > 0)
+        pool_.run(wanted, [&](int64_t i) {
+            kernels_.cap(logits + i * model_.vocabulary, model_.logit_cap, model_.vocabulary);
+        });
+}
+
+}  // namespace secateur

@@ -1,0 +1,18 @@
+"""The turns that the model reads: the skill's own, then the caller's."""
+
+from collections.abc import Mapping, Sequence
+
+from server.skills import Skill
+
+
+def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
+    own = [message["content"] for message in messages if message["role"] == "system"]
+    parts = [part for part in (skill.system, *own) if part]
+    first = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
+    shown = [
+        {"role": role, "content": content}
+        for example in skill.examples
+        for role, content in (("user", example.question), ("assistant", example.answer))
+    ]
+    return [*first, *shown, *(message for message in messages if message["role"] != "system")]
