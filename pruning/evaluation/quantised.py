@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pruning.model import find_blocks, is_linear, weight_of
 from pruning.rounding import nearest, search_scale
-from server.checkpoint.layouts import Group, Quantised
+from server.checkpoint.layouts import Group, Quantised, size_of
 from server.checkpoint.quantised import dequantise
 
 
@@ -38,7 +38,7 @@ def choose(model: nn.Module, size: int, wanted: int) -> Choice:
         saved = 0
         for rows, columns in shapes:
             layout = Quantised(bits=bits, group=group, columns=columns)  # type: ignore[arg-type]
-            saved += rows * (2 * columns - layout.row_bytes)
+            saved += rows * 2 * columns - size_of(layout, rows)
         choices.append(Choice(bits, group, size - saved))
     return min(choices, key=lambda choice: abs(choice.bytes - wanted))
 

@@ -1,4 +1,4 @@
-"""How one weight matrix lies on disk: dense or balanced with k values in every 64 columns, and quantised or not.
+"""How one weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; quantised or not.
 
 The layout of each tensor is written into the metadata of the safetensors file itself, so the file explains itself.
 """
@@ -11,7 +11,9 @@ from msgspec import Meta
 RUN = 64
 """Columns that share one mask: a 64-bit word, and the width of the widest registers at 8 bits."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What this code reads up to. 2 added unstructured weights; a file without them is written as 1."""
+
 METADATA_KEY = "secateur"
 
 Count = Annotated[int, Meta(ge=1)]
@@ -25,6 +27,8 @@ class Part(NamedTuple):
     columns: int
     dtypes: tuple[str, ...]
     """What it may hold, in safetensors' names."""
+    rows: int | None = None
+    """How many rows it has, where it has not one for each row of the weight."""
 
 
 class Dense(msgspec.Struct, frozen=True, tag="dense", tag_field="layout"):
@@ -48,18 +52,36 @@ class Balanced(msgspec.Struct, frozen=True, tag="balanced", tag_field="layout"):
         return {"values": Part(runs * self.keep, ("BF16", "F16", "F32")), "mask": Part(runs, ("I64",))}
 
 
+class Unstructured(msgspec.Struct, frozen=True, tag="unstructured", tag_field="layout"):
+    """Only the `count` nonzero values, row after row, wherever they are.
+
+    `NAME.values` is [1, count]; `NAME.mask` [rows, runs] has bit i for column i of its run; `NAME.offsets` [rows, 1]
+    is where each row's values begin, so that rows can be read side by side.
+    """
+
+    count: Count
+    columns: Count
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """What is stored."""
+        return _unstructured(self.count, self.columns, ("BF16", "F16", "F32"))
+
+
 class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"):
     """Symmetric integer codes: weight = code * scale, one float16 scale for each row and `group` columns.
 
     `NAME.scales` is [rows, ceil(columns / group)]; `NAME.values` are all codes or, with `keep`, those that `NAME.mask`
     names, as in the balanced layout. Codes are two's complement. At 4 bits a byte holds two, the lower column in its
-    low half, and each row, or each run of 64 columns where there is a mask, begins with a new byte.
+    low half, and each row, or each run of 64 columns where there is a mask, begins with a new byte. With `count`, which
+    8 bits may have instead of `keep`, the codes are stored as in the unstructured layout.
     """
 
     bits: Literal[4, 8]
     group: Group
     columns: Count
     keep: Keep | None = None
+    count: Count | None = None
     transposed: bool = False
     """The weight itself is [columns, rows], as GPT-2 has it."""
 
@@ -67,19 +89,35 @@ class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"
     def parts(self) -> dict[str, Part]:
         """What is stored."""
         runs = -(-self.columns // RUN)
+        if self.count is not None:
+            return _unstructured(self.count, self.columns, ("I8",)) | {"scales": self._scales}
         strides, codes = (1, self.columns) if self.keep is None else (runs, self.keep)
         values = Part(strides * (-(-codes * self.bits // 8)), ("I8" if self.bits == 8 else "U8",))
-        parts = {"values": values, "scales": Part(-(-self.columns // self.group), ("F16",))}
+        parts = {"values": values, "scales": self._scales}
         return parts if self.keep is None else parts | {"mask": Part(runs, ("I64",))}
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of all parts."""
-        size = {"I8": 1, "U8": 1, "F16": 2, "I64": 8}
-        return sum(part.columns * size[part.dtypes[0]] for part in self.parts.values())
+    def _scales(self) -> Part:
+        return Part(-(-self.columns // self.group), ("F16",))
+
+    def __post_init__(self) -> None:
+        if self.count is not None and (self.keep is not None or self.bits != 8):
+            raise ValueError("count goes with 8 bits and without keep")
 
 
-Packed = Balanced | Quantised
+def _unstructured(count: int, columns: int, dtypes: tuple[str, ...]) -> dict[str, Part]:
+    """What a matrix with `count` values is stored as."""
+    runs = -(-columns // RUN)
+    return {"values": Part(count, dtypes, rows=1), "mask": Part(runs, ("I64",)), "offsets": Part(1, ("I64",))}
+
+
+def size_of(layout: "Packed", rows: int) -> int:
+    """Bytes of all parts of a weight with so many rows, where floating-point values have 2 bytes."""
+    size = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "I64": 8}
+    return sum((part.rows or rows) * part.columns * size[part.dtypes[0]] for part in layout.parts.values())
+
+
+Packed = Balanced | Unstructured | Quantised
 Layout = Dense | Packed
 
 
@@ -88,6 +126,12 @@ class LayoutTable(msgspec.Struct, frozen=True):
 
     version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
     layouts: dict[str, Packed]
+
+    @classmethod
+    def of(cls, layouts: dict[str, Packed]) -> "LayoutTable":
+        """The table of these layouts, in the oldest version that has them."""
+        new = any(isinstance(layout, Unstructured) or getattr(layout, "count", None) for layout in layouts.values())
+        return cls(version=2 if new else 1, layouts=layouts)
 
     def metadata(self) -> dict[str, str]:
         """The safetensors metadata that carries this table."""

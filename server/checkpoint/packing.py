@@ -1,4 +1,4 @@
-"""Dense to balanced and back: `unpack(*pack(weight, keep), columns)` equals `weight`, bit for bit.
+"""Dense to balanced or unstructured and back: what is unpacked equals what was packed, bit for bit.
 
 Knows nothing of files; works on any dtype that torch can index.
 """
@@ -7,9 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from server.checkpoint.layouts import RUN, Balanced, Dense
-
-MASK_BYTES = RUN // 8
+from server.checkpoint.layouts import RUN, Balanced, Dense, Unstructured, size_of
 
 
 def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
@@ -36,25 +34,62 @@ def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
     keep = values.shape[1] // runs
     if (numpy.bitwise_count(words.view(numpy.uint64)) != keep).any():
         raise ValueError(f"a mask does not name {keep} columns")
-    bits = numpy.unpackbits(words.view(numpy.uint8), axis=1, bitorder="little")  # thrice as fast as shifts
-    kept = torch.from_numpy(bits).view(torch.bool)  # [rows, runs * 64]
-    dense = torch.zeros(rows, runs * RUN, dtype=values.dtype).masked_scatter_(kept, values)
-    return dense[:, :columns].contiguous()
+    return _scatter(values, mask, columns)
 
 
-def choose_layout(weight: Tensor) -> Balanced | Dense:
-    """The smallest layout that holds `weight`: balanced with the fullest run's count, where that saves bytes."""
+def pack_unstructured(weight: Tensor) -> dict[str, Tensor]:
+    """The nonzero values of `weight` [rows, columns] as [1, count], masks [rows, runs], and offsets [rows, 1]."""
+    kept = _runs(weight) != 0  # [rows, runs, 64]
+    words = numpy.packbits(kept.numpy(), axis=2, bitorder="little").view(numpy.int64)[..., 0]
+    counts = kept.sum(dim=(1, 2))
+    return {
+        "values": weight[weight != 0].unsqueeze(0),
+        "mask": torch.from_numpy(words),
+        "offsets": (counts.cumsum(0) - counts).unsqueeze(1),
+    }
+
+
+def unpack_unstructured(parts: dict[str, Tensor], columns: int) -> Tensor:
+    """Rebuild the dense [rows, columns] matrix from what `pack_unstructured` returned.
+
+    Raises ValueError for offsets or a number of values that do not follow from the mask.
+    """
+    counts = numpy.bitwise_count(parts["mask"].numpy().view(numpy.uint64)).sum(axis=1, dtype=numpy.int64)
+    if (parts["offsets"].numpy()[:, 0] != counts.cumsum() - counts).any() or parts["values"].numel() != counts.sum():
+        raise ValueError("the offsets or the number of values do not follow from the mask")
+    return _scatter(parts["values"], parts["mask"], columns)
+
+
+def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
+    """The smallest layout that holds `weight`; the balanced one has the fullest run's count for all runs."""
     if weight.dim() != 2 or not weight.numel():
         return Dense()
     rows, columns = weight.shape
-    keep = max(1, fullest(weight))
-    packed = rows * -(-columns // RUN) * (keep * weight.element_size() + MASK_BYTES)
-    return Balanced(keep=keep, columns=columns) if packed < weight.numel() * weight.element_size() else Dense()
+    count = max(1, int(weight.count_nonzero()))
+    packed = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
+    layouts = [*packed, Unstructured(count=count, columns=columns)] if weight.any() else packed
+    wide = weight.element_size() - 2  # what a value has more than size_of counts
+
+    def size(layout: Balanced | Unstructured) -> int:
+        values = layout.parts["values"]
+        return size_of(layout, rows) + (values.rows or rows) * values.columns * wide
+
+    best = min(layouts, key=size)
+    return best if size(best) < weight.numel() * weight.element_size() else Dense()
 
 
 def fullest(weight: Tensor) -> int:
     """The most nonzeros that any run of 64 columns holds."""
     return int((_runs(weight) != 0).sum(dim=2).max()) if weight.numel() else 0
+
+
+def _scatter(values: Tensor, mask: Tensor, columns: int) -> Tensor:
+    """The matrix [rows, columns] whose `values` are where the bits of `mask` [rows, runs] are set."""
+    rows, runs = mask.shape
+    bits = numpy.unpackbits(mask.numpy().view(numpy.uint8), axis=1, bitorder="little")  # thrice as fast as shifts
+    kept = torch.from_numpy(bits).view(torch.bool)  # [rows, runs * 64]
+    dense = torch.zeros(rows, runs * RUN, dtype=values.dtype).masked_scatter_(kept, values)
+    return dense[:, :columns].contiguous()
 
 
 def _runs(weight: Tensor) -> Tensor:

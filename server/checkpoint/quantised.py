@@ -9,8 +9,8 @@ import msgspec
 import torch
 from torch import Tensor
 
-from server.checkpoint.layouts import Group, Quantised
-from server.checkpoint.packing import fullest, pack, unpack
+from server.checkpoint.layouts import Group, Quantised, size_of
+from server.checkpoint.packing import fullest, pack, pack_unstructured, unpack, unpack_unstructured
 
 
 def dequantise(codes: Tensor, scales: Tensor) -> Tensor:
@@ -45,8 +45,10 @@ def pack_quantised(weight: Tensor, scales: Tensor) -> tuple[Quantised, dict[str,
         columns=codes.shape[1],
         transposed=transposed,
     )
-    balanced = msgspec.structs.replace(dense, keep=max(1, fullest(codes)))
-    layout = min(dense, balanced, key=lambda layout: layout.row_bytes)
+    layouts = [dense, msgspec.structs.replace(dense, keep=max(1, fullest(codes)))]
+    if dense.bits == 8 and codes.any():
+        layouts.append(msgspec.structs.replace(dense, count=int(codes.count_nonzero())))
+    layout = min(layouts, key=lambda layout: size_of(layout, codes.shape[0]))
     return layout, {"scales": scales.half(), **_pack_codes(codes, layout)}
 
 
@@ -59,6 +61,8 @@ def unpack_quantised(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
 def unpack_codes(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
     """The int8 codes [rows, columns] from the parts of a weight."""
     values = parts["values"]
+    if layout.count is not None:
+        return unpack_unstructured(parts, layout.columns)
     if layout.keep is None:
         return values if layout.bits == 8 else _single(values, layout.columns)
     if layout.bits == 4:
@@ -67,7 +71,9 @@ def unpack_codes(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
 
 
 def _pack_codes(codes: Tensor, layout: Quantised) -> dict[str, Tensor]:
-    """The values of `codes` [rows, columns] and, with `keep`, their mask."""
+    """The values of `codes` [rows, columns] and, unless all are stored, where they belong."""
+    if layout.count is not None:
+        return pack_unstructured(codes)
     if layout.keep is None:
         return {"values": codes if layout.bits == 8 else _pairs(codes)}
     values, mask = pack(codes, layout.keep)

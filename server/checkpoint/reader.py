@@ -14,9 +14,9 @@ from torch import Tensor
 from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
-from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised
+from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised, Unstructured
 from server.checkpoint.lineage import WEIGHTS
-from server.checkpoint.packing import unpack
+from server.checkpoint.packing import unpack, unpack_unstructured
 from server.checkpoint.quantised import unpack_codes, unpack_quantised
 from server.errors import ArtifactError
 
@@ -70,7 +70,8 @@ class Artifact:
         layout = self.layout(name)
         if isinstance(layout, Dense):
             return tuple(self._file.get_slice(name).get_shape())
-        rows = self._file.get_slice(f"{name}.values").get_shape()[0]
+        part = next(part for part, expected in layout.parts.items() if expected.rows is None)
+        rows = self._file.get_slice(f"{name}.{part}").get_shape()[0]
         turned = isinstance(layout, Quantised) and layout.transposed
         return (layout.columns, rows) if turned else (rows, layout.columns)
 
@@ -90,6 +91,8 @@ class Artifact:
         try:
             if isinstance(layout, Quantised):
                 return unpack_quantised(parts, layout)
+            if isinstance(layout, Unstructured):
+                return unpack_unstructured(parts, layout.columns)
             return unpack(parts["values"], parts["mask"], layout.columns)
         except ValueError as error:
             raise self._refusal(name, str(error)) from None
@@ -107,7 +110,7 @@ class Artifact:
         layout = self.layout(name)
         assert isinstance(layout, Quantised), f"{name} has no codes"
         try:
-            return unpack_codes({part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}, layout)
+            return unpack_codes(self.parts(name), layout)
         except ValueError as error:
             raise self._refusal(name, str(error)) from None
 
@@ -131,9 +134,11 @@ class Artifact:
                 raise self._refusal(name, f"{name}.{part} is missing")
             stored = self._file.get_slice(f"{name}.{part}")
             shape, dtype = stored.get_shape(), stored.get_dtype()
-            rows = next(iter(shape), 0) if rows is None else rows
-            if shape != [rows, expected.columns] or dtype not in expected.dtypes:
-                wanted = f"{' or '.join(expected.dtypes)} {[rows, expected.columns]}"
+            if rows is None and expected.rows is None:
+                rows = next(iter(shape), 0)
+            wanted_shape = [expected.rows or rows, expected.columns]
+            if shape != wanted_shape or dtype not in expected.dtypes:
+                wanted = f"{' or '.join(expected.dtypes)} {wanted_shape}"
                 raise self._refusal(name, f"{name}.{part} is {dtype} {shape}, where its layout needs {wanted}")
 
     def _refusal(self, name: str, what: str) -> ArtifactError:

@@ -13,8 +13,8 @@ import msgspec
 from torch import Tensor
 
 from server.checkpoint import lineage as record
-from server.checkpoint.layouts import FORMAT_VERSION, Dense, Layout, LayoutTable, Packed
-from server.checkpoint.packing import choose_layout, pack
+from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Unstructured
+from server.checkpoint.packing import choose_layout, pack, pack_unstructured
 from server.checkpoint.quantised import pack_quantised
 from server.checkpoint.safetensors_file import SafetensorsFile
 
@@ -69,7 +69,7 @@ class CheckpointWriter:
 
     def finish(self, lineage: record.Lineage) -> record.Lineage:
         """Close the weights, record the digest of every file, and rename; returns the record as written."""
-        self._weights.close(LayoutTable(version=FORMAT_VERSION, layouts=self._layouts).metadata())
+        self._weights.close(LayoutTable.of(self._layouts).metadata())
         files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
         complete = msgspec.structs.replace(lineage, files=files)
         (self._partial / record.FILE).write_bytes(record.encoded(complete))
@@ -97,6 +97,8 @@ def _parts(tensor: Tensor, scales: Tensor | None) -> tuple[Layout, dict[str, Ten
     layout = choose_layout(tensor)
     if isinstance(layout, Dense):
         return layout, {}
+    if isinstance(layout, Unstructured):
+        return layout, pack_unstructured(tensor)
     values, mask = pack(tensor, layout.keep)
     return layout, {"values": values, "mask": mask}
 

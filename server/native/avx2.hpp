@@ -9,6 +9,8 @@
 
 namespace secateur::avx2 {
 
+constexpr int64_t TILE = 16;  // rows that are unpacked together
+
 inline __m256i load(const void* place) { return _mm256_loadu_si256(static_cast<const __m256i*>(place)); }
 inline void store(void* place, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(place), value); }
 

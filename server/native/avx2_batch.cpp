@@ -105,7 +105,7 @@ template <Kind KIND, int COUNT> inline void finish(const Span& span, const __m25
         }
         __m256 scale = _mm256_set1_ps(span.input_scales[t * span.runs]);
         for (int block = 0; block < 2; ++block) {
-            float* total = totals + t * BLOCK + block * 8;
+            float* total = totals + t * TILE + block * 8;
             __m256 both = _mm256_mul_ps(_mm256_loadu_ps(span.scales + block * span.next), scale);
             __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[block][t], bias));
             _mm256_storeu_ps(total, _mm256_fmadd_ps(sum, both, _mm256_loadu_ps(total)));
@@ -135,7 +135,7 @@ template <Kind KIND, bool SPLIT> struct Chunk {
         int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
         Span span{scales + group * 8, groups * 8, input.scales.get() + place, input.sums.get() + place * 2,
                   input.runs, !SPLIT};
-        float* total = totals + token * BLOCK;
+        float* total = totals + token * TILE;
         if (SPLIT) {
             finish<KIND, COUNT>(span, sums[0], total);
             if (group + 1 >= groups) return;
@@ -164,19 +164,19 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
     thread_local Scratch scratch;
     int64_t groups = weight.groups(), width = input.runs * RUN;
     float* scales = scratch.scales.grow(2 * groups * 8);
-    float* totals = scratch.totals.grow(TOKENS * BLOCK);
+    float* totals = scratch.totals.grow(TOKENS * TILE);
     Tile<KIND> tile;
     for (int64_t token = 0; token < input.tokens; token += TOKENS) {
         int64_t count = std::min(TOKENS, input.tokens - token);
         int16_t* wide = KIND == Kind::int8 ? scratch.wide.grow(count * width) : nullptr;
         if (wide) widen(input.codes.get() + token * width, count * width, wide);
-        for (int64_t row = first; row < last; row += BLOCK) {
+        for (int64_t row = first; row < last; row += TILE) {
             turn_scales(weight, row, last, scales);
             turn_scales(weight, std::min(row + 8, last - 1), last, scales + groups * 8);
-            std::fill_n(totals, count * BLOCK, 0.0f);
+            std::fill_n(totals, count * TILE, 0.0f);
             Chunk<KIND, SPLIT> chunk{weight, input, token, scales, wide, totals};
             using Source = Unpacked<KIND, DENSE>;
-            Source source(weight, row, last, BLOCK);
+            Source source(weight, row, last, TILE);
             for (int64_t step = 0; step < input.runs + Source::LAG; ++step) {
                 source.prepare(step);
                 if (step < Source::LAG) continue;
@@ -184,7 +184,7 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
                 chunk.add_all(tile, step - Source::LAG, count);
             }
             for (int64_t t = 0; t < count; ++t)
-                std::copy_n(totals + t * BLOCK, std::min(BLOCK, last - row), output + (token + t) * weight.rows + row);
+                std::copy_n(totals + t * TILE, std::min(TILE, last - row), output + (token + t) * weight.rows + row);
         }
     }
 }

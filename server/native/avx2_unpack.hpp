@@ -40,9 +40,9 @@ public:
 private:
     Stored stored_;
     int64_t rows_, runs_;
-    const uint8_t* place_[BLOCK] = {};
-    alignas(64) uint8_t split_[2][BLOCK][128];          // 64 bytes, and room for reads past them
-    alignas(64) uint8_t bytes_[BLOCK][3 * Stored::SPARE];
+    const uint8_t* place_[TILE] = {};
+    alignas(64) uint8_t split_[2][TILE][128];          // 64 bytes, and room for reads past them
+    alignas(64) uint8_t bytes_[TILE][3 * Stored::SPARE];
 };
 
 // Calls function(type) with the Unpacked that fits the matrix.

@@ -14,7 +14,9 @@ struct Candidate {
 
 std::vector<Candidate> candidates() {
     std::vector<Candidate> found;
-#if defined(SECATEUR_AVX512)
+#if defined(SECATEUR_EMULATE)
+    found.push_back({&AVX512, true, "AVX-512, emulated"});
+#elif defined(SECATEUR_AVX512)
     found.push_back({&AVX512,
                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&

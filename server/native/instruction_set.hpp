@@ -18,7 +18,7 @@ struct InstructionSet {
     void (*halves)(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
 };
 
-constexpr int64_t BLOCK = 16;  // rows that kernels like to have together
+constexpr int64_t BLOCK = 32;  // rows that kernels like to have together
 
 extern const InstructionSet PORTABLE, AVX2, AVX512;  // the last two only where the compiler knows them
 

@@ -8,8 +8,8 @@
 #include <bit>
 #include <cstring>
 
+#include "avx2.hpp"
 #include "decode.hpp"
-#include "instruction_set.hpp"
 
 namespace secateur::avx2 {
 
@@ -46,7 +46,7 @@ inline uint64_t word(const uint8_t* place) {
     return value;
 }
 
-// Where the values of up to BLOCK rows lie. Rows that are asked for past the last one are the last one again, so
+// Where the values of up to TILE rows lie. Rows that are asked for past the last one are the last one again, so
 // kernels need no other code for the end; reads past the last value are redirected to a padded copy.
 class Stored {
 public:
@@ -55,7 +55,7 @@ public:
     Stored(const Matrix& weight, int64_t first, int64_t last) : weight_(weight), runs_(weight.runs()) {
         int64_t size = weight.kind == Kind::bf16 ? 2 : 1, keep = weight.keep;
         step_ = weight.kind == Kind::int4 ? (keep + 1) / 2 : keep * size;
-        for (int64_t i = 0; i < BLOCK; ++i) {
+        for (int64_t i = 0; i < TILE; ++i) {
             int64_t row = std::min(first + i, last - 1);
             mask_[i] = weight.mask ? weight.mask + row * runs_ : nullptr;
             at_[i] = weight.values + (keep ? row * stride(weight) : static_cast<int64_t>(weight.offsets[row]) * size);
@@ -93,8 +93,8 @@ private:
     const Matrix& weight_;
     int64_t runs_, step_;
     const uint8_t* end_;
-    std::array<const uint8_t*, BLOCK> at_;
-    std::array<const uint64_t*, BLOCK> mask_;
+    std::array<const uint8_t*, TILE> at_;
+    std::array<const uint64_t*, TILE> mask_;
 };
 
 // 64 columns of bytes from the values that `mask` names; reads up to 7 bytes past the last one.

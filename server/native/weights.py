@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised
+from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, Unstructured
 from server.errors import ArtifactError
 from server.native import _core
 from server.native.plan import LayerPlan, Plan, Refused
@@ -92,11 +92,13 @@ class Loader:
         parts = self._weights.parts(name)
         if isinstance(layout, Quantised) and layout.transposed:
             raise Refused(f"the weight {name} is stored transposed")
-        held = [parts["values"].shape[0], parts["values"].shape[1] if isinstance(layout, Dense) else layout.columns]
+        held = list(parts["values"].shape)
+        if not isinstance(layout, Dense):
+            held = [parts.get("mask", parts["values"]).shape[0], layout.columns]
         if held != [rows, columns]:
             raise ArtifactError(f"The weight {name} is {held}, where the configuration needs {[rows, columns]}.")
         kind, keep, group = _kind(layout, columns)
-        label = kind if keep == RUN else f"{kind}, {keep} of {RUN}"
+        label = {RUN: kind, 0: f"{kind}, unstructured"}.get(keep, f"{kind}, {keep} of {RUN}")
         self.kinds[label] = self.kinds.get(label, 0) + 1
         halves = parts["values"] if kind != "bf16" else parts["values"].bfloat16()
         self.copied += halves is not parts["values"]
@@ -109,7 +111,7 @@ class Loader:
             values=self._lined_up(halves, numpy.uint8),
             mask=self._lined_up(parts["mask"], numpy.uint64) if "mask" in parts else None,
             scales=self._lined_up(parts["scales"], numpy.uint16) if "scales" in parts else None,
-            offsets=None,
+            offsets=self._lined_up(parts["offsets"], numpy.uint64) if "offsets" in parts else None,
         )
 
     def _lined_up(self, tensor: Tensor, kind: Any) -> Any:
@@ -124,8 +126,9 @@ class Loader:
 def _kind(layout: Layout, columns: int) -> tuple[str, int, int]:
     """How the values are stored, how many of 64 columns, and how many share a scale."""
     if isinstance(layout, Quantised):
-        return f"int{layout.bits}", layout.keep or RUN, layout.group
-    return "bf16", layout.keep if isinstance(layout, Balanced) else RUN, columns
+        return f"int{layout.bits}", 0 if layout.count else layout.keep or RUN, layout.group
+    keep = layout.keep if isinstance(layout, Balanced) else 0 if isinstance(layout, Unstructured) else RUN
+    return "bf16", keep, columns
 
 
 def angles(frequencies: tuple[float, ...], factor: float, positions: int) -> tuple[Any, Any]:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.checkpoint.layouts import Balanced, Dense
-from server.checkpoint.packing import choose_layout, pack, unpack
+from server.checkpoint.layouts import Balanced, Dense, LayoutTable, Unstructured, size_of
+from server.checkpoint.packing import choose_layout, pack, pack_unstructured, unpack, unpack_unstructured
 
 
 def sparse(rows: int, columns: int, keep: int, dtype: torch.dtype, seed: int) -> Tensor:
@@ -76,3 +76,31 @@ def test_a_layout_that_saves_nothing_is_not_chosen() -> None:
     nearly_full = torch.ones(4, 64, dtype=torch.bfloat16)
     nearly_full[:, :4] = 0  # 60 values and a mask are 128 bytes: as many as the dense row
     assert choose_layout(nearly_full) == Dense()
+
+
+@given(rows=st.integers(1, 9), columns=st.integers(1, 200), chance=st.floats(0, 1), seed=st.integers(0, 2**31))
+def test_unpack_unstructured_is_the_inverse(rows: int, columns: int, chance: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator).bfloat16()
+    weight[torch.rand(rows, columns, generator=generator) < chance] = 0
+    parts = pack_unstructured(weight)
+    assert parts["values"].tolist() == [weight[weight != 0].tolist()]
+    assert parts["offsets"].flatten().tolist() == [int((weight[:row] != 0).sum()) for row in range(rows)]
+    assert torch.equal(unpack_unstructured(parts, columns), weight)
+
+
+def test_weights_without_a_pattern_are_stored_unstructured() -> None:
+    weight = torch.randn(64, 576, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weight[torch.rand(64, 576, generator=torch.Generator().manual_seed(1)) < 0.5] = 0
+    layout = choose_layout(weight)
+    assert layout == Unstructured(count=int((weight != 0).sum()), columns=576)
+    assert sum(part.nbytes for part in pack_unstructured(weight).values()) == size_of(layout, 64) < weight.nbytes * 0.6
+    assert LayoutTable.of({"a": layout}).version == 2
+    assert LayoutTable.of({"a": Balanced(keep=32, columns=576)}).version == 1
+
+
+def test_offsets_that_do_not_follow_from_the_mask_are_refused() -> None:
+    parts = pack_unstructured(torch.eye(3))
+    parts["offsets"] = parts["offsets"] + 1
+    with pytest.raises(ValueError, match="do not follow from the mask"):
+        unpack_unstructured(parts, 3)

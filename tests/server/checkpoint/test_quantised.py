@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.checkpoint.layouts import Quantised
+from server.checkpoint.layouts import Quantised, size_of
 from server.checkpoint.lineage import Base, Lineage
 from server.checkpoint.quantised import codes_of, dequantise, pack_quantised, unpack_codes, unpack_quantised
 from server.checkpoint.reader import Artifact
@@ -64,9 +64,12 @@ def test_every_count_in_64_columns_takes_the_bytes_of_the_arithmetic(bits: int, 
     codes[:, :64] = 0
     codes[0, :keep] = -(2 ** (bits - 1))
     layout, parts = pack_quantised(dequantise(codes, scales), scales)
-    dense, balanced = 192 * bits // 8, 3 * (-(-keep * bits // 8) + 8)
-    assert layout.keep == (keep if balanced < dense else None)
-    assert sum(part.nbytes for part in parts.values()) == 4 * (min(balanced, dense) + 3 * 2) == 4 * layout.row_bytes
+    dense, balanced = 4 * 192 * bits // 8, 4 * 3 * (-(-keep * bits // 8) + 8)
+    unstructured = int(codes.count_nonzero()) + 4 * 3 * 8 + 4 * 8 if bits == 8 else dense
+    least = min(dense, balanced, unstructured)
+    assert ("mask" in parts, "offsets" in parts) == (least < dense, least == unstructured < min(dense, balanced))
+    assert layout.keep == (keep if least == balanced < dense else None)
+    assert sum(part.nbytes for part in parts.values()) == least + 4 * 3 * 2 == size_of(layout, 4)
     assert torch.equal(unpack_codes(parts, layout), codes)
 
 
@@ -184,7 +187,9 @@ def damage(path: Path, change: Any) -> None:
         (lambda _, t: t["layouts"]["half4.weight"].update(columns=320), r"weight half4.weight .*needs U8 \[8, 80\]"),
         (lambda _, t: t["layouts"]["half4.weight"].update(keep=31, bits=8), r"half4.weight .*needs I8 \[8, 124\]"),
         (lambda _, t: t["layouts"]["dense8.weight"].update(group=32), r"weight dense8.weight .*needs F16 \[8, 8\]"),
-        (lambda _, t: t.update(version=2), "version"),
+        (lambda _, t: t["layouts"]["half4.weight"].update(count=9), "half4.weight is malformed.*count goes with 8 bits"),
+        (lambda _, t: t["layouts"]["dense8.weight"].update(count=9), r"weight dense8.weight .*needs I8 \[1, 9\]"),
+        (lambda _, t: t.update(version=3), "version"),
         (lambda _, t: t.update(layouts=3), "layouts"),
         (lambda w, _: w.pop("half4.weight.mask"), "weight half4.weight .*half4.weight.mask is missing"),
         (lambda w, _: w.update({"half4.weight.mask": w["half4.weight.mask"][:7]}), r"needs I64 \[8, 4\]"),

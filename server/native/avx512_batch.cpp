@@ -1,0 +1,147 @@
+// Integer products of several rows of input with AVX-512. A run of 64 columns of 32 rows is unpacked and turned once,
+// so that a register holds 16 rows and no sum across a register is needed, and is then used for all rows of the input.
+#include "avx512.hpp"
+
+namespace secateur::avx512 {
+namespace {
+
+constexpr int64_t TOKENS = 64;  // rows of input that go through one run together: their codes stay in the cache
+constexpr int TOGETHER = 8;     // and in registers: 16 sums, 2 registers of weights
+constexpr int64_t ROWS = 2 * TILE;
+
+struct Scratch {
+    Buffer<float> scales, totals;
+};
+
+// 16 x 16 elements of 32 bits, rows to columns; out[j * 2].
+inline void turn(__m512i* in, __m512i* out) {
+    __m512i a[16];
+    for (int i = 0; i < 8; ++i) {
+        a[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            in[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
+            in[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
+        }
+    for (int i = 0; i < 4; ++i) {  // in[4 b + i], quarter q: rows 4 b .. 4 b + 3 of column 4 q + i
+        __m512i low = _mm512_shuffle_i32x4(in[i], in[4 + i], 0x88), high = _mm512_shuffle_i32x4(in[i], in[4 + i], 0xdd);
+        __m512i low2 = _mm512_shuffle_i32x4(in[8 + i], in[12 + i], 0x88);
+        __m512i high2 = _mm512_shuffle_i32x4(in[8 + i], in[12 + i], 0xdd);
+        out[i * 2] = _mm512_shuffle_i32x4(low, low2, 0x88);
+        out[(8 + i) * 2] = _mm512_shuffle_i32x4(low, low2, 0xdd);
+        out[(4 + i) * 2] = _mm512_shuffle_i32x4(high, high2, 0x88);
+        out[(12 + i) * 2] = _mm512_shuffle_i32x4(high, high2, 0xdd);
+    }
+}
+
+// Columns 4 j .. 4 j + 3 of 32 rows: of[j][block].
+struct Tile {
+    __m512i of[16][2];
+};
+
+inline __m512i broadcast(const int8_t* place) {
+    int32_t value;
+    __builtin_memcpy(&value, place, 4);
+    return _mm512_set1_epi32(value);
+}
+
+template <Kind KIND, bool SPLIT> struct Chunk {
+    const Matrix& weight;
+    const Input& input;
+    int64_t first_token;
+    const float* scales;  // [2][2, groups, 8]
+    float* totals;        // [tokens][ROWS]
+
+    // The columns from 4 `j` to 4 `end` of a run, for COUNT rows of input.
+    template <int COUNT>
+    void span(const Tile& tile, int64_t run, int64_t token, int j, int end, int64_t group) const {
+        __m512i sums[2][COUNT];
+        int64_t width = input.runs * RUN, place = (first_token + token) * input.runs + run;
+        const int8_t* x = input.codes.get() + place * RUN;
+        const int32_t* bias = input.sums.get() + place * 2;
+        for (int t = 0; t < COUNT; ++t) {
+            const int32_t* of = bias + t * input.runs * 2;
+            int32_t all = SPLIT ? of[j / 8] : of[0] + of[1];
+            sums[0][t] = sums[1][t] = _mm512_set1_epi32(-all * BIAS<KIND>);
+        }
+        for (; j < end; ++j) {
+            __m512i w0 = tile.of[j][0], w1 = tile.of[j][1];
+            for (int t = 0; t < COUNT; ++t) {
+                __m512i four = broadcast(x + t * width + j * 4);
+                sums[0][t] = _mm512_dpbusd_epi32(sums[0][t], w0, four);
+                sums[1][t] = _mm512_dpbusd_epi32(sums[1][t], w1, four);
+            }
+        }
+        int64_t next = weight.groups() * 8;
+        for (int block = 0; block < 2; ++block) {
+            __m512 scale = two(scales + block * 2 * next + group * 8, next);
+            for (int t = 0; t < COUNT; ++t) {
+                float* total = totals + (token + t) * ROWS + block * TILE;
+                __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input.scales.get()[place + t * input.runs]));
+                __m512 sum = _mm512_cvtepi32_ps(sums[block][t]);
+                _mm512_storeu_ps(total, _mm512_fmadd_ps(sum, both, _mm512_loadu_ps(total)));
+            }
+        }
+    }
+
+    template <int COUNT> void add(const Tile& tile, int64_t run, int64_t token) const {
+        int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
+        if (!SPLIT) return span<COUNT>(tile, run, token, 0, 16, group);
+        span<COUNT>(tile, run, token, 0, 8, group);
+        if (group + 1 < weight.groups()) span<COUNT>(tile, run, token, 8, 16, group + 1);
+    }
+
+    void add_all(const Tile& tile, int64_t run, int64_t count) const {
+        int64_t token = 0;
+        for (; token + TOGETHER <= count; token += TOGETHER) add<TOGETHER>(tile, run, token);
+        if (token + 4 <= count) add<4>(tile, run, token), token += 4;
+        switch (count - token) {
+            case 3: return add<3>(tile, run, token);
+            case 2: return add<2>(tile, run, token);
+            case 1: return add<1>(tile, run, token);
+        }
+    }
+};
+
+template <Kind KIND, bool DENSE, bool SPLIT>
+void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+    thread_local Scratch scratch;
+    int64_t groups = weight.groups();
+    float* scales = scratch.scales.grow(4 * groups * 8);
+    float* totals = scratch.totals.grow(TOKENS * ROWS);
+    Tile tile;
+    for (int64_t token = 0; token < input.tokens; token += TOKENS) {
+        int64_t count = std::min(TOKENS, input.tokens - token);
+        Chunk<KIND, SPLIT> chunk{weight, input, token, scales, totals};
+        for (int64_t row = first; row < last; row += ROWS) {
+            int64_t second = std::min(row + TILE, last - 1);
+            Stored<DENSE> blocks[2] = {{weight, row, last, TILE}, {weight, second, last, TILE}};
+            turn_scales(weight, row, last, scales);
+            turn_scales(weight, second, last, scales + 2 * groups * 8);
+            std::fill_n(totals, count * ROWS, 0.0f);
+            for (int64_t run = 0; run < input.runs; ++run) {
+                for (int block = 0; block < 2; ++block) {
+                    __m512i rows[TILE];
+                    for (int i = 0; i < TILE; ++i) rows[i] = codes_of<KIND, DENSE>(blocks[block], i, run);
+                    turn(rows, &tile.of[0][block]);
+                }
+                chunk.add_all(tile, run, count);
+            }
+            for (int64_t t = 0; t < count; ++t)
+                std::copy_n(totals + t * ROWS, std::min(ROWS, last - row), output + (token + t) * weight.rows + row);
+        }
+    }
+}
+
+}  // namespace
+
+void codes_batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+    with_layout(weight, [&]<Kind KIND, bool DENSE>() {
+        span_columns(weight) < RUN ? batch<KIND, DENSE, true>(weight, input, first, last, output)
+                                   : batch<KIND, DENSE, false>(weight, input, first, last, output);
+    });
+}
+
+}  // namespace secateur::avx512
