@@ -51,6 +51,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
 
+    token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
+    """How long a widget's token lives before it must be refreshed."""
+    conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
+    """How long the widget's conversations are kept after their last message, in memory only."""
+    conversations: Positive = 10_000
+    """How many are kept; beyond that the least recently used are forgotten."""
+    reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
+    """The longest that one reply to the widget may take."""
+    feedback: Path | None = None
+    """The SQLite file of visitors' ratings; left out, it lies beside the ledger."""
+
+    @property
+    def feedback_file(self) -> Path:
+        """Where ratings are kept."""
+        return self.feedback or self.ledger.with_name("feedback.sqlite3")
+
     @property
     def reference(self) -> str | None:
         """What `registry:` names, or None where `model` is a directory."""

@@ -10,6 +10,7 @@ import anyio
 from anyio import to_thread
 from msgspec import Struct
 
+from server import system_prompt
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import InvalidRequest, Overloaded
@@ -35,6 +36,8 @@ class Asked(Struct, frozen=True):
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    person: str = ""
+    """Who a verified visitor is, for the system prompt."""
 
 
 class Replies:
@@ -127,6 +130,11 @@ class Reply:
         """The tokens so far."""
         return self._reservation.usage
 
+    @property
+    def outcome(self) -> Outcome:
+        """What the ledger is told of the end, once `finish` is set."""
+        return self._outcome
+
     async def pieces(self) -> AsyncIterator[str]:
         """Pieces of text, none empty; settled when it ends. Raises EngineFailed or LedgerUnavailable."""
         try:
@@ -179,7 +187,7 @@ class Reply:
 
 async def prompt_of(asked: Asked, model: Model) -> list[int]:
     """The ids of the conversation, as `model` reads them."""
-    messages = conversation(asked.skill, asked.messages)
+    messages = conversation(asked.skill, asked.messages, asked.person)
     if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
         return model.tokenizer.chat(messages)
     return await to_thread.run_sync(partial(long_prompt, messages, model))
@@ -203,6 +211,11 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
             f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.max_tokens}.",
             param="max_tokens",
         )
+    if asked.temperature is not None and asked.temperature > skill.max_temperature:
+        raise InvalidRequest(
+            f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
+            param="temperature",
+        )
     return Sampling(
         temperature=skill.temperature if asked.temperature is None else asked.temperature,
         top_p=skill.top_p if asked.top_p is None else asked.top_p,
@@ -212,10 +225,14 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
     )
 
 
-def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def conversation(skill: Skill, messages: Sequence[Mapping[str, str]], person: str = "") -> list[Mapping[str, str]]:
     """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
     own = [message["content"] for message in messages if message["role"] == "system"]
-    parts = [part for part in (skill.system, *own) if part]
+    parts = [
+        part
+        for part in (system_prompt.render(skill.system, title=skill.title or skill.name, person=person), *own)
+        if part
+    ]
     first = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
     shown = [
         {"role": role, "content": content}

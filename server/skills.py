@@ -5,46 +5,16 @@ Denied by default: a skill that names neither a key nor an origin can be used by
 
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from server.config import read
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
+from server.skill import Skill
 
-ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-class Example(Struct, frozen=True, forbid_unknown_fields=True):
-    """A question and how the skill is to answer it."""
-
-    question: Annotated[str, Meta(min_length=1)]
-    answer: Annotated[str, Meta(min_length=1)]
-
-
-class Skill(Struct, frozen=True, forbid_unknown_fields=True):
-    """One TOML file: a system prompt, its limits, and who may use it."""
-
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    title: str = ""
-    """What the widget shows; the name if empty."""
-    greeting: str = ""
-    system: str = ""
-    """Comes first in every conversation; callers cannot remove it."""
-    examples: tuple[Example, ...] = ()
-    """Turns that every conversation begins with; small models follow them far better than instructions."""
-    origins: tuple[str, ...] = ()
-    """Web origins whose pages may embed the widget: scheme://host[:port]."""
-    keys: tuple[str, ...] = ()
-    """SHA-256 of the API keys, in hexadecimal, as `secateur keys create` prints them."""
-    max_tokens: Annotated[int, Meta(ge=1)] = 256
-    """The longest reply; callers may ask for less."""
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+__all__ = ["Credentials", "Grant", "Skill", "Skills", "digest"]
 
 
 class Credentials(Struct, frozen=True):
@@ -66,7 +36,6 @@ class Skills:
 
     def __init__(self, skills: Iterable[Skill]) -> None:
         self._skills = {skill.name: skill for skill in skills}
-        self._origins = frozenset(origin for skill in self._skills.values() for origin in skill.origins)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -77,8 +46,7 @@ class Skills:
         found: dict[str, Path] = {}
         skills = []
         for file in files:
-            skill = read(file, Skill)
-            _check(file, skill)
+            skill = Skill.read(file)
             if skill.name in found:
                 raise ConfigError(f"{file}: the name {skill.name!r} at `$.name` is taken by {found[skill.name]}")
             found[skill.name] = file
@@ -90,9 +58,13 @@ class Skills:
         """The names, in the order of their files."""
         return tuple(self._skills)
 
+    def get(self, name: str) -> Skill | None:
+        """The skill of this name, as it is now."""
+        return self._skills.get(name)
+
     def knows(self, origin: str) -> bool:
         """Whether any skill may be embedded in pages of `origin`."""
-        return origin in self._origins
+        return any(skill.admits(origin) for skill in self._skills.values())
 
     def authorise(self, name: str, credentials: Credentials) -> Grant:
         """The skill `name` for this caller; raises NotFound, Unauthorized (who?) or Forbidden (not you)."""
@@ -137,18 +109,3 @@ def _holds(skill: Skill, key: str) -> bool:
     """Compares with every key of the skill, so that the time taken does not tell which one was close."""
     shown = digest(key)
     return sum(hmac.compare_digest(shown, known) for known in skill.keys) > 0
-
-
-def _check(file: Path, skill: Skill) -> None:
-    """What a type cannot say about a skill."""
-    for index, origin in enumerate(skill.origins):
-        if not ORIGIN.fullmatch(origin):
-            raise ConfigError(
-                f"{file}: {origin!r} at `$.origins[{index}]` is no origin; write scheme://host or scheme://host:port, "
-                "in lower case and without a path (`*` and `null` would let every page in)"
-            )
-    for index, known in enumerate(skill.keys):
-        if not DIGEST.fullmatch(known):
-            raise ConfigError(
-                f"{file}: `$.keys[{index}]` is no SHA-256 in hexadecimal; paste the line of `secateur keys create`"
-            )
