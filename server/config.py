@@ -51,6 +51,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
 
+    keys: Path | None = None
+    """The file of API keys that `secateur keys create --file` writes; a change counts from the next request on."""
+    rate_limits: Annotated[str, Meta(pattern=r"^(memory://|rediss?://.+)$")] = "memory://"
+    """Where requests and tokens a minute are counted: in this process, or in a Redis that replicas share."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For is believed; left out, none."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
     """How long a widget's token lives before it must be refreshed."""
     conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
@@ -60,12 +66,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
     """The longest that one reply to the widget may take."""
     feedback: Path | None = None
-    """The SQLite file of visitors' ratings; left out, it lies beside the ledger."""
+    """The SQLite file of visitors' ratings; left out, feedback.sqlite3 beside a ledger that is a file."""
 
     @property
     def feedback_file(self) -> Path:
         """Where ratings are kept."""
-        return self.feedback or self.ledger.with_name("feedback.sqlite3")
+        beside = Path() if "://" in str(self.ledger) else Path(self.ledger).parent
+        return self.feedback or beside / "feedback.sqlite3"
 
     @property
     def reference(self) -> str | None:

@@ -1,6 +1,6 @@
 """One skill: what decides its replies, who may use it, and how much; read from one TOML file.
 
-A value: two skills with the same fields have the same `revision`, and nothing else decides what a reply is made from.
+A value: nothing else decides what a reply is made from, and `revision` names it.
 """
 
 import hashlib
@@ -47,21 +47,6 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
         return not self.words or any(re.search(rf"(?<!\w){re.escape(w)}(?!\w)", text, re.I) for w in self.words)
 
 
-class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of a skill may be used; what is left out has no limit."""
-
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    """Prompt and the longest possible reply, counted when a request is let in."""
-    tokens_per_day: Count | None = None
-    tokens_per_month: Count | None = None
-    concurrent_replies: Count | None = None
-    visitor_requests_per_minute: Count = 20
-    """Messages of one widget conversation."""
-    sessions_per_minute: Count = 60
-    """New sessions of the widget from one address."""
-
-
 class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     """One TOML file: a system prompt, its limits, and who may use it."""
 
@@ -92,7 +77,20 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = ()
     """SHA-256 of API keys in hexadecimal, beside those of `secateur keys`."""
     max_tokens: Count = 256
-    """The longest reply; callers may ask for less."""
+    """The longest reply unless a caller asks for another; without `tokens_per_reply` none is longer."""
+    tokens_per_reply: Count | None = None
+    """The most that a caller may ask for as `max_tokens`."""
+    tokens_per_minute: Count | None = None
+    """Prompt and the longest possible reply, counted when a request is let in; more are answered 429."""
+    tokens_per_day: Count | None = None
+    """Prompts and replies together, UTC; a reply that reaches it ends there, and later ones are answered 429."""
+    tokens_per_month: Count | None = None
+    requests_per_minute: Count | None = None
+    concurrent_replies: Count | None = None
+    visitor_requests_per_minute: Count = 20
+    """Messages of one widget conversation."""
+    sessions_per_minute: Count = 60
+    """Widget sessions from one address."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     max_temperature: Annotated[float, Meta(ge=0, le=2)] = 2.0
     """The highest that callers may ask for."""
@@ -101,7 +99,6 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     """How many earlier turns of a widget conversation are kept and sent to the model."""
     history_tokens: Annotated[int, Meta(ge=0)] = 1024
     """And how many tokens of them are sent, the latest first."""
-    limits: Limits = Limits()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -118,8 +115,9 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def revision(self) -> str:
-        """Twelve hexadecimal digits that change with any field."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """Twelve hexadecimal digits that change with anything in the file but who may use it; the ledger notes it."""
+        said = msgspec.structs.replace(self, keys=(), site_keys=(), origins=(), identity=None)
+        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
     def admits(self, origin: str | None) -> bool:
         """Whether pages of `origin` may embed the widget."""
@@ -137,7 +135,7 @@ def check(where: str, skill: Skill) -> None:
 
 def _problems(skill: Skill) -> Iterator[str]:
     """What is wrong with a skill's lists and numbers, one sentence each."""
-    yield from _origin_problems("origins", [origin for origin in skill.origins if origin != EVERY_ORIGIN])
+    yield from _origin_problems("origins", skill.origins, allowed=EVERY_ORIGIN)
     yield from _origin_problems("image_origins", skill.image_origins)
     for index, known in enumerate(skill.keys):
         if not DIGEST.fullmatch(known):
@@ -152,9 +150,9 @@ def _problems(skill: Skill) -> Iterator[str]:
         yield "`$.temperature` is above `$.max_temperature`"
 
 
-def _origin_problems(field: str, origins: Sequence[str]) -> Iterator[str]:
+def _origin_problems(field: str, origins: Sequence[str], allowed: str = "") -> Iterator[str]:
     for index, origin in enumerate(origins):
-        if not ORIGIN.fullmatch(origin):
+        if origin != (allowed or None) and not ORIGIN.fullmatch(origin):
             yield (
                 f"{origin!r} at `$.{field}[{index}]` is no origin; write scheme://host or scheme://host:port, "
                 "in lower case and without a path"

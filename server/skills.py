@@ -3,14 +3,14 @@
 Denied by default: a skill that names neither a key nor an origin can be used by nobody.
 """
 
-import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
 from msgspec import Struct
 
+from server.api_keys import KEY_ID, Keys, digest
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skill import Skill
 
@@ -29,17 +29,25 @@ class Grant(Struct, frozen=True):
 
     skill: Skill
     trusted: bool
+    key_id: str = ""
+    """Tells keys apart in the ledger: the first digits of the key's SHA-256. Empty without a key."""
 
 
 class Skills:
-    """All configured skills, by name."""
+    """All configured skills, by name, and the keys that open them; `replace` changes all of them at once."""
 
-    def __init__(self, skills: Iterable[Skill]) -> None:
+    def __init__(self, skills: Iterable[Skill], keys: Keys | None = None) -> None:
         self._skills = {skill.name: skill for skill in skills}
+        self._keys = keys or Keys(None)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, keys: Keys | None = None) -> Self:
         """Read one TOML file or every one in a folder; raises ConfigError naming the file and the field."""
+        return cls(cls.read(path), keys)
+
+    @staticmethod
+    def read(path: Path) -> list[Skill]:
+        """The skills of a file or folder, as `load` reads them."""
         files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
         if not files:
             raise ConfigError(f"{path} has no skill: put one TOML file for each skill there")
@@ -51,7 +59,14 @@ class Skills:
                 raise ConfigError(f"{file}: the name {skill.name!r} at `$.name` is taken by {found[skill.name]}")
             found[skill.name] = file
             skills.append(skill)
-        return cls(skills)
+        return skills
+
+    def replace(self, skills: Iterable[Skill]) -> None:
+        """Let these be the skills from the next request on; replies under way keep theirs."""
+        self._skills = {skill.name: skill for skill in skills}
+
+    def __iter__(self) -> Iterator[Skill]:
+        return iter(self._skills.values())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,38 +86,35 @@ class Skills:
         skill = self._skills.get(name)
         if skill is None:
             raise NotFound(f"There is no skill {name[:64]!r}.", param="model", code="model_not_found")
-        if grant := _grant(skill, credentials):
+        if grant := self._grant(skill, credentials):
             return grant
         raise self._refusal(credentials, f"the skill {name!r}")
 
     def usable(self, credentials: Credentials) -> list[Grant]:
         """Every skill that the caller may use; raises Unauthorized or Forbidden if there is none."""
-        grants = [grant for skill in self._skills.values() if (grant := _grant(skill, credentials))]
+        grants = [grant for skill in self._skills.values() if (grant := self._grant(skill, credentials))]
         if not grants:
             raise self._refusal(credentials, "any skill")
         return grants
 
+    def _grant(self, skill: Skill, credentials: Credentials) -> Grant | None:
+        shown = credentials.key
+        if shown is not None:
+            key = self._keys.find(shown)
+            if _holds(skill, shown) or (key is not None and skill.name in key.skills):
+                return Grant(skill, trusted=True, key_id=digest(shown)[:KEY_ID])
+        if credentials.origin is not None and credentials.origin in skill.origins:
+            return Grant(skill, trusted=False)
+        return None
+
     def _refusal(self, credentials: Credentials, what: str) -> Unauthorized | Forbidden:
         if credentials.key is not None:
-            if sum(_holds(skill, credentials.key) for skill in self._skills.values()):
+            if self._keys.find(credentials.key) or sum(_holds(skill, credentials.key) for skill in self):
                 return Forbidden(f"This API key may not use {what}.", code="key_not_allowed")
             return Unauthorized("The API key is not known.", code="invalid_api_key")
         if credentials.origin is not None:
             return Forbidden(f"Pages of this origin may not use {what}.", code="origin_not_allowed")
         return Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
-
-
-def digest(key: str) -> str:
-    """What a skill's `keys` holds for an API key."""
-    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
-
-
-def _grant(skill: Skill, credentials: Credentials) -> Grant | None:
-    if credentials.key is not None and _holds(skill, credentials.key):
-        return Grant(skill, trusted=True)
-    if credentials.origin is not None and credentials.origin in skill.origins:
-        return Grant(skill, trusted=False)
-    return None
 
 
 def _holds(skill: Skill, key: str) -> bool:

@@ -26,7 +26,9 @@ class ReplyStream(EventSourceResponse):
     """Sends each string of `events` as one `data:` event; whatever happens, `reply` is closed afterwards."""
 
     def __init__(self, events: AsyncIterator[str], reply: Reply) -> None:
-        super().__init__(events, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n")
+        super().__init__(
+            events, headers=reply.rates, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
+        )
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,6 +23,7 @@ from server.conversation.session import Session, Sessions, expired
 from server.conversation.store import Conversation, Turn
 from server.conversation.talk import MOST_COMMENT, MOST_CONTEXT, MOST_TEXT, Question, Talk
 from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
+from server.gate import Gate
 from server.skill import Skill
 from server.skills import Skills
 
@@ -66,11 +67,12 @@ class Visitor(Struct, frozen=True):
 class Visits:
     """The endpoints, for these skills."""
 
-    def __init__(self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback) -> None:
+    def __init__(self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback, gate: Gate) -> None:
         self._skills = skills
         self._sessions = sessions
         self._talk = talk
         self._feedback = feedback
+        self._gate = gate
 
     def routes(self) -> list[Route]:
         """Every path; the GETs are POSTs too, since browsers name no origin in a same-origin GET."""
@@ -93,6 +95,7 @@ class Visits:
             raise Forbidden("This page may not open a session of this skill.", code="session_refused")
         if self._talk.draining:
             raise Overloaded("The server is shutting down.", retry_after=5)
+        await self._gate.session(skill, request.client.host if request.client else "")
         person = identity.person(skill.identity, body.identity, skill.name)
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
         earlier = self._earlier(body.resume, wanted)
@@ -129,6 +132,7 @@ class Visits:
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
+        await self._gate.message(visitor.skill, visitor.session.conversation)
         question = Question(body.text, body.message, body.context, body.replace)
         recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
         return RecordingStream(recording.follow(0))

@@ -113,8 +113,7 @@ class Recording:
         if self._scope.cancelled_caught:
             self._finish(STOPPED if self._stopped else TIMEOUT)
         else:
-            outcome = self._reply.outcome
-            self._finish(outcome if outcome in ("server_shutdown", "budget") else self._reply.finish or ERROR)
+            self._finish(self._reply.ended_by_server or self._reply.finish or ERROR)
 
     def _add(self, piece: str) -> None:
         self.text += piece

@@ -55,7 +55,7 @@ class Latency:
 class LedgerCollector(Collector):
     """The counters; configured skills are present from the start, at zero, so that rates see their first request."""
 
-    def __init__(self, ledger: Ledger, skills: Sequence[str], models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, ledger: Ledger, skills: Callable[[], Iterable[str]], models: Callable[[], Iterable[str]]) -> None:
         self._ledger = ledger
         self._skills = skills
         self._models = models
@@ -69,7 +69,7 @@ class LedgerCollector(Collector):
         totals = self._ledger.totals()
         tokens, requests = _counters()
         kinds = ("input", "cached", "output")
-        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills for kind in kinds}
+        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills() for kind in kinds}
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
         for labels, value in totals.requests.items():

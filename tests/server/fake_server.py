@@ -9,5 +9,6 @@ from tests.server.harness import parts, says
 
 if __name__ == "__main__":
     folder, delay, *more = sys.argv[1:]
-    settings: dict[str, Any] = {name: int(value) for name, _, value in (pair.partition("=") for pair in more)}
+    pairs = (pair.partition("=") for pair in more)
+    settings: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, _, value in pairs}
     run(parts(Path(folder), says(Path(folder), "0123456789" * 3, delay=float(delay)), **settings))

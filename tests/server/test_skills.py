@@ -95,7 +95,7 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
         ('name = "a"\nsystem_file = "none.txt"', r"none.txt at `\$.system_file` cannot be read"),
         ('name = "a"\nsite_keys = ["secret"]', r"`\$.site_keys\[0\]` is no site key"),
         ('name = "a"\nmax_temperature = 0.5', r"`\$.temperature` is above `\$.max_temperature`"),
-        ('name = "a"\n[limits]\ntokens_per_day = 0', r">= 1 - at `\$.limits.tokens_per_day`"),
+        ('name = "a"\ntokens_per_day = 0', r">= 1 - at `\$.tokens_per_day`"),
         ('name = "a"\n[[sources]]\ntitle = "x"\nurl = "javascript:alert(1)"', r"`\$.sources\[0\].url` must begin"),
         ('name = "a"\n[identity]\nalgorithm = "HS256"\nkey = "sk-plain"', r"fewer than 32 bytes"),
         ('name = "a"\n[identity]\nalgorithm = "none"', r"Invalid enum value 'none' - at `\$.identity.algorithm`"),
