@@ -48,6 +48,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests queued beyond the slots; more are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20
     """Bytes of a request's body."""
+    head_seconds: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    """How long a client may take to send a request's head."""
+    send_seconds: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    """How long a client may take no byte of its answer before it is cut."""
+    connections: Positive = 4096
+    """Open connections of a listener; more are closed unheard."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
 

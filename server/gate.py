@@ -133,6 +133,8 @@ def open_storage(url: str) -> Storage:
     try:
         storage = storage_from_string(f"async+{url}", **options)  # type: ignore[arg-type]
     except Exception as error:  # the library raises what its drivers raise, which may hold a password
-        raise ConfigError(f"`rate_limits` cannot be used ({type(error).__name__}); Redis needs `secateur[redis]`") from None
+        raise ConfigError(
+            f"`rate_limits` cannot be used ({type(error).__name__}); Redis needs `secateur[redis]`"
+        ) from None
     assert isinstance(storage, Storage)
     return storage

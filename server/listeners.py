@@ -17,6 +17,7 @@ from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.errors import ConfigError
 from server.reload import reload_on_signal
+from server.slow_peers import Patience, protocol
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
@@ -26,12 +27,18 @@ MAX_HEADER = 32 * 1024
 class Listener(uvicorn.Server):
     """A uvicorn server for one bound socket, which leaves the process's signals alone."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, trusted_proxies: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        trusted_proxies: Sequence[str] = (),
+        patience: Patience = Patience(),  # noqa: B008  (frozen)
+    ) -> None:
         self.bound = bound
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",  # httptools accepts headers of any length
+                http=protocol(patience),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
                 h11_max_incomplete_event_size=MAX_HEADER,
                 ws="none",
                 lifespan="off",
@@ -128,7 +135,10 @@ def run(parts: Parts) -> None:
     ]
     if apps.page is not None and config.page_port is not None:
         wanted.append(("page", apps.page, config.host, config.page_port))
-    listeners = {what: Listener(app, bind(host, port), config.trusted_proxies) for what, app, host, port in wanted}
+    patience = Patience(config.head_seconds, config.send_seconds, config.connections)
+    listeners = {
+        what: Listener(app, bind(host, port), config.trusted_proxies, patience) for what, app, host, port in wanted
+    }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
     asyncio.run(serve_until_signalled(parts, apps, list(listeners.values())))
 

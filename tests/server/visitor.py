@@ -4,7 +4,7 @@ import http.client
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from tests.server.harness import ORIGIN, Served
@@ -25,8 +25,15 @@ class Event(NamedTuple):
 class Visitor:
     """Opens a session at once; `ask` reads a whole reply, `stream` gives the response to be read or left."""
 
-    def __init__(self, served: Served, *, skill: str = "help", origin: str = ORIGIN, **session: Any) -> None:
-        self.netloc = urlsplit(served.url).netloc
+    @classmethod
+    def at(cls, url: str) -> Self:
+        """A visitor of a server that is known by its address only."""
+        return cls(None, url=url)
+
+    def __init__(
+        self, served: Served | None, *, skill: str = "help", origin: str = ORIGIN, url: str = "", **session: Any
+    ) -> None:
+        self.netloc = urlsplit(served.url if served else url).netloc
         self.origin = origin
         self.token = ""
         self.opened = self.post("session", {"skill": skill, **session})
