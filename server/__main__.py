@@ -19,7 +19,8 @@ COMMANDS = {
     "verify": ("server.signing.command", "say who signed an artifact, or which file differs"),
     "export": ("server.export.command", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
-    "keys": ("server.keys", "make API keys, and keys that sign"),
+    "skills": ("server.skills_command", "validate skills before they are served"),
+    "keys": ("server.keys", "make, list and revoke API keys; make keys that sign"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),
 }
 SHARED = ("pruning.__main__", "server.signing.command")  # each serves two commands, so it is told which

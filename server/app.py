@@ -23,14 +23,21 @@ from server.api.chat import Chat
 from server.api.frame import Frame
 from server.api.health import Health, Metrics
 from server.api.models import Models
+from server.api.reload import Reload
+from server.api.visits import Visits
 from server.checkpoint.lineage import Lineage
 from server.config import Config
+from server.conversation.feedback import Feedback
+from server.conversation.session import Sessions
+from server.conversation.store import Conversations
+from server.conversation.talk import Talk
 from server.engine.choice import Choice
 from server.errors import SecateurError
+from server.gate import Gate
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
-from server.metering.metrics import EngineCollector, Latency, LedgerCollector
-from server.page import page
+from server.metering.metrics import EngineCollector, FeedbackCollector, Latency, LedgerCollector
+from server.page import page as demo_page
 from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
 from server.skills import Skills
@@ -78,16 +85,24 @@ def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
     rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
-    registry.register(LedgerCollector(parts.ledger, parts.skills.names, lambda: rollout.names))
+    registry.register(LedgerCollector(parts.ledger, lambda: parts.skills.names, lambda: rollout.names))
     registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
-    replies = Replies(rollout, Meter(parts.ledger, Latency(registry)))
+    gate = Gate(parts.config.rate_limits)
+    replies = Replies(rollout, Meter(parts.ledger, Latency(registry)), gate)
+    feedback = Feedback(parts.config.feedback_file)
+    registry.register(FeedbackCollector(feedback, lambda: parts.skills.names))
     health = Health(replies, lambda: rollout.current.engine.failure)
     models = Models(parts.skills, rollout)
-    public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
-    admin = Starlette(routes=[Route("/metrics", Metrics(registry).scrape), *probes(health)])
-    return Apps(
-        Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout)
+    talk = Talk(conversations(parts), replies, Reader(rollout), seconds=parts.config.reply_seconds)
+    visits = visitors(parts, talk, feedback, gate)
+    routes = [*public_routes(parts, replies, models, health), *visits.routes()]
+    public = Starlette(routes=routes, exception_handlers=HANDLERS)
+    admin = Starlette(
+        routes=[Route("/metrics", Metrics(registry).scrape), *admin_routes(parts), *probes(health)],
+        exception_handlers=HANDLERS,
     )
+    page = host_page(parts, lambda: rollout.names)
+    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, feedback, gate))
 
 
 HANDLERS = {
@@ -95,6 +110,34 @@ HANDLERS = {
     HTTPException: problems.on_http_exception,
     Exception: problems.on_bug,
 }
+
+
+class Reader:
+    """What conversations ask of the model that answers now."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout = rollout
+
+    def count(self, text: str) -> int:
+        """Tokens of a text."""
+        return self._rollout.current.tokenizer.count(text)
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and reply together."""
+        return self._rollout.current.engine.context
+
+
+def conversations(parts: Parts) -> Conversations:
+    """The widget's conversations, none yet."""
+    return Conversations(seconds=parts.config.conversation_seconds, most=parts.config.conversations)
+
+
+def visitors(parts: Parts, talk: Talk, feedback: Feedback, gate: Gate) -> Visits:
+    """The widget's endpoints."""
+    config = parts.config
+    sessions = Sessions(token_seconds=config.token_seconds, resume_seconds=config.conversation_seconds)
+    return Visits(parts.skills, sessions, talk, feedback, gate)
 
 
 def public_routes(parts: Parts, replies: Replies, models: Models, health: Health) -> list[Route]:
@@ -108,6 +151,11 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
         *widget.routes(ASSETS),
         *probes(health),
     ]
+
+
+def admin_routes(parts: Parts) -> list[Route]:
+    """What operators may change while the server runs."""
+    return [Route("/admin/reload", Reload(parts.config, parts.skills).reload, methods=["POST"])]
 
 
 def probes(health: Health) -> list[Route]:
@@ -130,7 +178,7 @@ def host_page(parts: Parts, models: Callable[[], Sequence[str]]) -> ASGIApp | No
         return counts
 
     host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
-    return page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
+    return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 
 def model_labels(model: Model) -> dict[str, str]:
@@ -145,7 +193,7 @@ def model_labels(model: Model) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout, feedback: Feedback, gate: Gate) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
     rollout.start()
     following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
@@ -156,6 +204,8 @@ async def running(parts: Parts, rollout: Rollout) -> AsyncIterator[None]:
         await asyncio.wait([following])
         rollout.stop()
         parts.ledger.close()
+        feedback.close()
+        await gate.close()
 
 
 async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:

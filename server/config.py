@@ -55,8 +55,37 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests queued beyond the slots; more are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20
     """Bytes of a request's body."""
+    head_seconds: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    """How long a client may take to send a request's head."""
+    send_seconds: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    """How long a client may take no byte of its answer before it is cut."""
+    connections: Positive = 4096
+    """Open connections of a listener; more are closed unheard."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
+
+    keys: Path | None = None
+    """The file of API keys that `secateur keys create --file` writes; a change counts from the next request on."""
+    rate_limits: Annotated[str, Meta(pattern=r"^(memory://|rediss?://.+)$")] = "memory://"
+    """Where requests and tokens a minute are counted: in this process, or in a Redis that replicas share."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For is believed; left out, none."""
+    token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
+    """How long a widget's token lives before it must be refreshed."""
+    conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
+    """How long the widget's conversations are kept after their last message, in memory only."""
+    conversations: Positive = 10_000
+    """How many are kept; beyond that the least recently used are forgotten."""
+    reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
+    """The longest that one reply to the widget may take."""
+    feedback: Path | None = None
+    """The SQLite file of visitors' ratings; left out, feedback.sqlite3 beside a ledger that is a file."""
+
+    @property
+    def feedback_file(self) -> Path:
+        """Where ratings are kept."""
+        beside = Path() if "://" in str(self.ledger) else Path(self.ledger).parent
+        return self.feedback or beside / "feedback.sqlite3"
 
     @property
     def reference(self) -> str | None:

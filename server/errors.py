@@ -6,7 +6,9 @@ SecateurError
 │   ├── Unauthorized          401
 │   ├── Forbidden             403
 │   ├── NotFound              404
+│   ├── Conflict              409
 │   ├── TooLarge              413
+│   ├── RateLimited           429  carries Retry-After, in whole seconds
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
@@ -15,6 +17,8 @@ SecateurError
 ├── RegistryError                  a registry that cannot be used, or what its rules do not allow
 └── EngineFailed              500  the engine stopped; the message says why
 """
+
+from collections.abc import Mapping
 
 
 class SecateurError(Exception):
@@ -66,6 +70,25 @@ class TooLarge(RequestError):
     """The body exceeds the limit, which the message says."""
 
     status = 413
+
+
+class Conflict(RequestError):
+    """The request does not fit the state of what it names."""
+
+    status = 409
+    type = "conflict_error"
+
+
+class RateLimited(RequestError):
+    """A limit is used up for now; the client may come back after `retry_after` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, code="rate_limited")
+        self.retry_after = retry_after
+        self.headers = headers or {}
 
 
 class Overloaded(RequestError):

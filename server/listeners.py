@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.errors import ConfigError
+from server.reload import reload_on_signal
+from server.slow_peers import Patience, protocol
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
@@ -25,19 +27,26 @@ MAX_HEADER = 32 * 1024
 class Listener(uvicorn.Server):
     """A uvicorn server for one bound socket, which leaves the process's signals alone."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        trusted_proxies: Sequence[str] = (),
+        patience: Patience = Patience(),  # noqa: B008  (frozen)
+    ) -> None:
         self.bound = bound
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",  # httptools accepts headers of any length
+                http=protocol(patience),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
                 h11_max_incomplete_event_size=MAX_HEADER,
                 ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                proxy_headers=False,
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=list(trusted_proxies),
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )
@@ -108,12 +117,13 @@ async def settled(apps: Apps) -> None:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-async def serve_until_signalled(apps: Apps, listeners: Sequence[Listener], *, drain_seconds: float) -> None:
-    """`serve` until SIGTERM or SIGINT."""
+async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener]) -> None:
+    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again, in a thread."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, reload_on_signal, parts.config, parts.skills)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(apps, listeners, drain_seconds=drain_seconds, stop=stop)
+    await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
 
 
 def run(parts: Parts) -> None:
@@ -125,9 +135,12 @@ def run(parts: Parts) -> None:
     ]
     if apps.page is not None and config.page_port is not None:
         wanted.append(("page", apps.page, config.host, config.page_port))
-    listeners = {what: Listener(app, bind(host, port)) for what, app, host, port in wanted}
+    patience = Patience(config.head_seconds, config.send_seconds, config.connections)
+    listeners = {
+        what: Listener(app, bind(host, port), config.trusted_proxies, patience) for what, app, host, port in wanted
+    }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
-    asyncio.run(serve_until_signalled(apps, list(listeners.values()), drain_seconds=config.drain_seconds))
+    asyncio.run(serve_until_signalled(parts, apps, list(listeners.values())))
 
 
 def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import InvalidRequest, Overloaded
+from server.gate import Gate
 from server.metering.ledger import Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
 from server.rollout import Model, Rollout
@@ -37,17 +38,22 @@ class Asked(Struct, frozen=True):
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    key_id: str = ""
+    """Which API key asks; empty for a page's visitor."""
+    person: str = ""
+    """Who a verified visitor is, for the system prompt."""
 
 
 class Replies:
     """Begins replies, knows which are under way, and ends them when the server shuts down."""
 
-    def __init__(self, rollout: Rollout, meter: Meter) -> None:
+    def __init__(self, rollout: Rollout, meter: Meter, gate: Gate) -> None:
         self.draining = False
         self._rollout = rollout
         self._meter = meter
+        self._gate = gate
         self._standing = Standing()
-        self._live: dict[Reply, Model] = {}
+        self._live: dict[Reply, tuple[Model, Skill]] = {}
         self._beginning = 0
 
     @property
@@ -60,19 +66,33 @@ class Replies:
         return await self._meter.writable()
 
     async def begin(self, request_id: str, asked: Asked) -> "Reply":
-        """A reply whose row is open; raises InvalidRequest, Overloaded or LedgerUnavailable. Close it in any case."""
+        """A reply whose row is open; raises InvalidRequest, RateLimited, Overloaded or LedgerUnavailable.
+
+        Close it in any case.
+        """
+        self._refuse_while_draining()
+        rates = await self._gate.enter(asked.skill)
+        try:
+            return await self._begin(request_id, asked, rates)
+        except BaseException:
+            self._gate.leave(asked.skill)
+            raise
+
+    async def _begin(self, request_id: str, asked: Asked, rates: Mapping[str, str]) -> "Reply":
+        """`begin` past the gate."""
         self._beginning += 1
         model = self._rollout.use()  # all of a reply is one model's, whatever is promoted meanwhile
         try:
             prompt = await prompt_of(asked, model)
-            if self.draining:
-                raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
+            self._refuse_while_draining()
             wanted = sampling_of(asked, len(prompt), model)
+            spent = await self._gate.spend(asked.skill, len(prompt) + wanted.max_tokens)
             standing = self._standing.length(prompt, asked.skill, model)
             stream = model.engine.submit(prompt, wanted, skill=asked.skill.name, standing=standing)
             reservation = await self._admit(stream, Opening(request_id, asked.skill.name, model.name, len(prompt)))
             reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
-            self._live[reply] = model
+            reply.rates = {**rates, **spent}
+            self._live[reply] = (model, asked.skill)
             return reply
         except BaseException:
             self._rollout.release(model)
@@ -91,8 +111,13 @@ class Replies:
 
     def _ended(self, reply: "Reply") -> None:
         """A reply was closed, for the first time or again."""
-        if model := self._live.pop(reply, None):
-            self._rollout.release(model)
+        if live := self._live.pop(reply, None):
+            self._rollout.release(live[0])
+            self._gate.leave(live[1])
+
+    def _refuse_while_draining(self) -> None:
+        if self.draining:
+            raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
 
     async def _admit(self, stream: Stream, opening: Opening) -> Reservation:
         """Open the row while the engine begins: nothing leaves before it is open."""
@@ -117,6 +142,8 @@ class Reply:
         ended: "Callable[[Reply], None]",
     ) -> None:
         self.finish: Finish | None = None
+        self.rates: Mapping[str, str] = {}
+        """Headers that say what is left of the skill's limits a minute."""
         self._stream = stream
         self._text = text
         self._stops = stops
@@ -130,6 +157,11 @@ class Reply:
     def usage(self) -> Usage:
         """The tokens so far."""
         return self._reservation.usage
+
+    @property
+    def ended_by_server(self) -> Outcome | None:
+        """Why the server ended the reply before the model or the caller's `max_tokens` did, or None."""
+        return self._outcome if self._outcome == "server_shutdown" else None
 
     async def pieces(self) -> AsyncIterator[str]:
         """Pieces of text, none empty; settled when it ends. Raises EngineFailed or LedgerUnavailable."""
@@ -183,7 +215,7 @@ class Reply:
 
 async def prompt_of(asked: Asked, model: Model) -> list[int]:
     """The ids of the conversation, as `model` reads them."""
-    messages = conversation(asked.skill, asked.messages)
+    messages = conversation(asked.skill, asked.messages, asked.person)
     if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
         return model.tokenizer.chat(messages)
     return await to_thread.run_sync(partial(long_prompt, messages, model))
@@ -206,6 +238,11 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
         raise InvalidRequest(
             f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.max_tokens}.",
             param="max_tokens",
+        )
+    if asked.temperature is not None and asked.temperature > skill.max_temperature:
+        raise InvalidRequest(
+            f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
+            param="temperature",
         )
     return Sampling(
         temperature=skill.temperature if asked.temperature is None else asked.temperature,

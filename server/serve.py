@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from server.api_keys import Keys
 from server.app import Parts
 from server.config import Config, load
 from server.engine.choice import Choice
 from server.follow import Follower, Source
 from server.listeners import run
 from server.metering.ledger import Ledger
+from server.reload import load_skills
 from server.rollout import Engine, Model
 from server.signing import envelope
 from server.signing.keys import Signers
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(config: Config) -> Parts:
     """Open everything that `config` names; raises one of server.errors for what cannot be used."""
-    skills = Skills.load(config.skills)
+    skills = Skills(load_skills(config), Keys(config.keys))
     signers = Signers.read(config.signers) if config.signers else None
     follower = None
     path, name = Path(config.model), Path(config.model).resolve().name

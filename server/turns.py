@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+from server import system_prompt
 from server.skills import Skill
 
 
-def conversation(skill: Skill, messages: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+def conversation(skill: Skill, messages: Sequence[Mapping[str, str]], person: str = "") -> list[Mapping[str, str]]:
     """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
     own = [message["content"] for message in messages if message["role"] == "system"]
-    parts = [part for part in (skill.system, *own) if part]
+    parts = [
+        part
+        for part in (system_prompt.render(skill.system, title=skill.title or skill.name, person=person), *own)
+        if part
+    ]
     first = [{"role": "system", "content": "\n\n".join(parts)}] if parts else []
     shown = [
         {"role": role, "content": content}

@@ -56,6 +56,7 @@ def asked(wanted: ChatRequest, grant: Grant) -> Asked:
         top_p=wanted.top_p,
         seed=wanted.seed,
         stop=wanted.stops,
+        key_id=grant.key_id,
     )
 
 
@@ -104,7 +105,7 @@ async def whole(request: Request, reply: Reply, head: dict[str, Any]) -> Respons
     message = {"role": "assistant", "content": "".join(text), "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
     body = {**head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage)}
-    return Response(encode(body), media_type="application/json")
+    return Response(encode(body), headers=dict(reply.rates), media_type="application/json")
 
 
 async def watch(request: Request, scope: anyio.CancelScope) -> None:

@@ -9,10 +9,12 @@
 import logging
 from collections.abc import AsyncIterator
 
+import msgspec
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
+from server.conversation.recording import Event
 from server.metering.ledger import LedgerUnavailable
 from server.reply import Reply
 
@@ -24,7 +26,9 @@ class ReplyStream(EventSourceResponse):
     """Sends each string of `events` as one `data:` event; whatever happens, `reply` is closed afterwards."""
 
     def __init__(self, events: AsyncIterator[str], reply: Reply) -> None:
-        super().__init__(events, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n")
+        super().__init__(
+            events, headers=reply.rates, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
+        )
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,6 +37,19 @@ class ReplyStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             await leave(self._reply)
+
+
+class RecordingStream(EventSourceResponse):
+    """Sends numbered events; whoever leaves only leaves, and the reply goes on."""
+
+    def __init__(self, events: AsyncIterator[Event]) -> None:
+        super().__init__(numbered(events), ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n")
+
+
+async def numbered(events: AsyncIterator[Event]) -> AsyncIterator[ServerSentEvent]:
+    """Each event with its id, name, and data as one line of JSON."""
+    async for id, name, data in events:
+        yield ServerSentEvent(msgspec.json.encode(data).decode(), event=name, id=str(id), sep="\n")
 
 
 async def leave(reply: Reply) -> None:

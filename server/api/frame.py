@@ -19,9 +19,18 @@ logger = logging.getLogger(__name__)
 API = "/v1/"
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type",
-    "Access-Control-Max-Age": "600",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Max-Age": "7200",
 }
+EXPOSED = ", ".join(
+    [
+        "Retry-After",
+        "X-Request-Id",
+        "X-RateLimit-Limit-Requests",
+        "X-RateLimit-Remaining-Requests",
+        "X-RateLimit-Reset-Requests",
+    ]
+)
 
 
 class Frame:
@@ -62,7 +71,7 @@ class Frame:
             headers.add_vary_header("Origin")
             if origin is not None and self._skills.knows(origin):
                 headers["Access-Control-Allow-Origin"] = origin
-                headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id"
+                headers["Access-Control-Expose-Headers"] = EXPOSED
 
     def _preflight(self, origin: str | None) -> Response:
         """A browser asks before it posts; which skill is meant stands in the body that it holds back."""

@@ -85,6 +85,7 @@ def timestamp(created: str) -> int:
         return 0
 
 
-def reply(value: dict[str, Any]) -> Response:
-    """JSON."""
-    return Response(msgspec.json.encode(value), media_type="application/json")
+def reply(value: dict[str, Any], *, no_store: bool = False) -> Response:
+    """JSON; `no_store` keeps it out of every cache."""
+    headers = {"Cache-Control": "no-store"} if no_store else {}
+    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

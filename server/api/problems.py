@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import NotFound, RequestError, SecateurError, TooLarge
+from server.errors import NotFound, RateLimited, RequestError, SecateurError, TooLarge
 
 RETRY_SECONDS = 5
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
@@ -32,10 +32,12 @@ def clean(text: str) -> str:
 
 def response(error: SecateurError) -> Response:
     """The reply for `error`."""
-    headers = {}
-    if error.status == 503:
+    headers: dict[str, str] = {}
+    if error.status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
         headers["x-should-retry"] = "true"
+    if isinstance(error, RateLimited):
+        headers.update(error.headers)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, TooLarge):

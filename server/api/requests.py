@@ -2,7 +2,7 @@
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from server.errors import InvalidRequest, TooLarge
 from server.skills import Credentials
@@ -25,7 +25,7 @@ def credentials(request: Request) -> Credentials:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises TooLarge beyond `limit` bytes, InvalidRequest if it comes too slowly."""
+    """The whole body; raises TooLarge beyond `limit` bytes, InvalidRequest if it is slow or cut."""
     body = bytearray()
     size = 0
     try:
@@ -36,6 +36,8 @@ async def read_body(request: Request, limit: int) -> bytes:
                     body += chunk
                 elif size > DISCARD * limit:
                     break
+    except ClientDisconnect:
+        raise InvalidRequest("The body did not arrive whole.") from None
     except TimeoutError:
         raise InvalidRequest(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
     if size > limit:

@@ -6,13 +6,14 @@ Every fault is an InvalidRequest that names the field; a field that cannot be ho
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
 from server.errors import InvalidRequest
 
+Fields = TypeVar("Fields")
 # OpenAI's fields that this server does not have, with the values that ask for nothing; null is always fine.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -111,6 +112,14 @@ def parse(body: bytes) -> ChatRequest:
         raise explain(str(error)) from None
     check(request)
     return request
+
+
+def read_fields(body: bytes, kind: type[Fields]) -> Fields:
+    """The struct of `kind` in `body`; raises InvalidRequest naming the field."""
+    try:
+        return msgspec.convert(decode(body), kind)
+    except msgspec.ValidationError as error:
+        raise explain(str(error)) from None
 
 
 def decode(body: bytes) -> Any:

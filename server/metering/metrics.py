@@ -3,7 +3,7 @@
 Labels come from the configuration only, never from a request, so the number of series is bounded.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -55,7 +55,7 @@ class Latency:
 class LedgerCollector(Collector):
     """The counters; configured skills are present from the start, at zero, so that rates see their first request."""
 
-    def __init__(self, ledger: Ledger, skills: Sequence[str], models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, ledger: Ledger, skills: Callable[[], Iterable[str]], models: Callable[[], Iterable[str]]) -> None:
         self._ledger = ledger
         self._skills = skills
         self._models = models
@@ -69,7 +69,7 @@ class LedgerCollector(Collector):
         totals = self._ledger.totals()
         tokens, requests = _counters()
         kinds = ("input", "cached", "output")
-        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills for kind in kinds}
+        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills() for kind in kinds}
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
         for labels, value in totals.requests.items():
@@ -102,6 +102,40 @@ class EngineCollector(Collector):
         yield _info("secateur_model_info", "The model served, from its lineage.", [self._model()])
         choices = [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in self._choices()]
         yield _info("secateur_runtime_info", "Each automatic choice, and why it was made.", choices)
+
+
+class FeedbackState(Protocol):
+    """What is read of visitors' ratings."""
+
+    def totals(self) -> Mapping[tuple[str, str], int]:
+        """(skill, rating) -> how often it was given."""
+        ...
+
+
+class FeedbackCollector(Collector):
+    """Ratings, from their own file at scrape."""
+
+    def __init__(self, feedback: FeedbackState, skills: Callable[[], Iterable[str]]) -> None:
+        self._feedback = feedback
+        self._skills = skills
+
+    def describe(self) -> Iterable[Metric]:
+        """The family without samples."""
+        return [_ratings()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Each rating of each skill, zeros included."""
+        family = _ratings()
+        zero = {(skill, rating): 0 for skill in self._skills() for rating in ("up", "down")}
+        for labels, value in {**zero, **self._feedback.totals()}.items():
+            family.add_metric(labels, value)
+        yield family
+
+
+def _ratings() -> CounterMetricFamily:
+    return CounterMetricFamily(
+        "secateur_feedback", "Ratings that visitors gave to replies.", labels=("skill", "rating")
+    )
 
 
 def _counters() -> tuple[CounterMetricFamily, CounterMetricFamily]:

@@ -21,6 +21,7 @@ from server.listeners import Listener, address, bind
 from server.listeners import serve as serve_apps
 from server.metering.ledger import Ledger
 from server.skills import Skill, Skills, digest
+from server.slow_peers import Patience
 from server.tokenizer import Tokenizer as ServerTokenizer
 from tests.fakes import FakeRunner, ScriptRunner
 
@@ -117,7 +118,11 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
 def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     apps = build(made)
     assert apps.page is not None
-    listeners = [Listener(app, bind("127.0.0.1", 0)) for app in (apps.public, apps.admin, apps.page)]
+    patience = Patience(made.config.head_seconds, made.config.send_seconds, made.config.connections)
+    listeners = [
+        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, patience)
+        for app in (apps.public, apps.admin, apps.page)
+    ]
     urls = [address(listener.bound) for listener in listeners]
     stop = Stop()
 

@@ -1,0 +1,96 @@
+"""The h11 protocol with deadlines for whoever sends slowly or does not read, on every connection of a listener.
+
+A request's head must arrive within `head_seconds` of the connection or of the answer before it; a peer that takes no
+byte for `send_seconds` is cut, which frees what the answer holds. Bodies have a deadline where they are read.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Patience(Struct, frozen=True):
+    """How long is waited, in seconds, and how many connections a listener has at once."""
+
+    head_seconds: float = 10.0
+    send_seconds: float = 30.0
+    connections: int = 4096
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection; nothing of its deadlines shows to the application but a client that left."""
+
+    def __init__(self, *arguments: Any, patience: Patience, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patience = patience
+        self._head: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head; one connection too many is closed unheard."""
+        super().connection_made(transport)
+        bound = transport.get_extra_info("socket")
+        if bound is not None and bound.family in (socket.AF_INET, socket.AF_INET6):
+            # The kernel gives up on what is sent and not taken, also after the answer has left this process.
+            milliseconds = int(self._patience.send_seconds * 1000)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        if len(self.connections) > self._patience.connections:
+            transport.abort()
+            return
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the deadline of a head stands until the head is whole."""
+        super().data_received(data)
+        self._await_head()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next head."""
+        super().on_response_complete()
+        self._await_head()
+
+    def pause_writing(self) -> None:
+        """The peer does not read: it has so long to begin again."""
+        super().pause_writing()
+        self._stall = self._later(self._stall, self._patience.send_seconds)
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        super().resume_writing()
+        self._stall = _cancelled(self._stall)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave no timer behind."""
+        self._head, self._stall = _cancelled(self._head), _cancelled(self._stall)
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        """Keep the deadline going while no request is being answered, however many bytes trickle in."""
+        if not getattr(self.cycle, "response_complete", True):
+            self._head = _cancelled(self._head)
+        elif self._head is None and not self.transport.is_closing():
+            self._head = self._later(None, self._patience.head_seconds)
+
+    def _later(self, earlier: asyncio.TimerHandle | None, seconds: float) -> asyncio.TimerHandle:
+        _cancelled(earlier)
+        return self.loop.call_later(seconds, self.transport.abort)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """No timer, where there may have been one."""
+    if timer is not None:
+        timer.cancel()
+    return None
+
+
+def protocol(patience: Patience) -> Callable[..., BoundedProtocol]:
+    """What uvicorn makes for each connection."""
+
+    def make(*arguments: Any, **options: Any) -> BoundedProtocol:
+        return BoundedProtocol(*arguments, patience=patience, **options)
+
+    return make
