@@ -1,5 +1,6 @@
 /**
- * Builds server/assets/widget.js and server/assets/app-<hash>.js, the same bytes every time, and fails above the limits.
+ * Builds what the server serves, the same bytes every time, and fails above the limits:
+ * widget.js, app-<hash>.js with a file for each language, and the whole in one file with its digest, under v/<version>/.
  * `node build.js FOLDER` writes elsewhere.
  */
 import { createHash } from "node:crypto";
@@ -10,24 +11,34 @@ import { gzipSync } from "node:zlib";
 import { build, transform } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const output = resolve(process.argv[2] ?? join(here, "../server/assets"));
-const LIMITS = { loader: 2 * 1024, app: 15 * 1024 };
+const LIMITS = { loader: 2 * 1024, app: 15 * 1024, language: 1280, single: 20 * 1024 };
+const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
 
-/** Stylesheets become minified strings. */
-export const styles = {
-  name: "styles",
+/** Stylesheets become minified strings; with `bundled`, all languages come into the same file. */
+const plugin = (bundled) => ({
+  name: "secateur",
   setup(builder) {
     builder.onLoad({ filter: /\.css$/ }, async ({ path }) => {
-      const { code } = await transform(readFileSync(path, "utf8"), { loader: "css", minify: true });
+      const options = { loader: "css", minify: true, charset: "utf8", target: "es2022" };
+      const { code } = await transform(readFileSync(path, "utf8"), options);
       return { contents: code.trim(), loader: "text" };
     });
+    if (!bundled) return;
+    builder.onResolve({ filter: /\/languages\.ts$/ }, () => ({ path: join(here, "src/languages-bundled.ts") }));
   },
-};
+});
 
-async function bundle(name, format, define = {}) {
-  const options = { bundle: true, minify: true, target: "es2022", charset: "utf8", write: false, plugins: [styles] };
-  const built = await build({ ...options, entryPoints: [join(here, "src", name)], absWorkingDir: here, format, define });
+/** One bundle of src/`name`, minified. */
+export async function bundle(name, format, define = {}, bundled = false) {
+  const options = { bundle: true, minify: true, target: "es2022", charset: "utf8", write: false, plugins: [plugin(bundled)] };
+  const texts = { VERSION: version, ROOT: ".", ...define };
+  const defined = Object.fromEntries(Object.entries(texts).map(([key, value]) => [key, JSON.stringify(value)]));
+  const built = await build({ ...options, entryPoints: [join(here, "src", name)], absWorkingDir: here, format, define: defined });
   return built.outputFiles[0].contents;
+}
+
+function hashed(name, bytes) {
+  return `${name}-${createHash("sha256").update(bytes).digest("hex").slice(0, 12)}.js`;
 }
 
 function check(name, bytes, limit) {
@@ -36,13 +47,33 @@ function check(name, bytes, limit) {
   if (size > limit) throw new Error(`${name} has ${size} bytes with gzip; the limit is ${limit}`);
 }
 
-const app = await bundle("app.ts", "esm");
-const appFile = `app-${createHash("sha256").update(app).digest("hex").slice(0, 12)}.js`;
-const loader = await bundle("loader.ts", "iife", { APP_FILE: JSON.stringify(appFile) });
-check(appFile, app, LIMITS.app);
-check("widget.js", loader, LIMITS.loader);
+/** Every file by its path. */
+async function files() {
+  const made = new Map();
+  const languages = {};
+  for (const file of readdirSync(join(here, "src/texts"))) {
+    const bytes = await bundle(`texts/${file}`, "esm");
+    const code = file.slice(0, 2);
+    languages[code] = hashed(`app-${code}`, bytes);
+    check(languages[code], bytes, LIMITS.language);
+    made.set(languages[code], bytes);
+  }
+  const app = await bundle("app.ts", "esm", { LANGUAGES: languages });
+  const name = hashed("app", app);
+  const loader = await bundle("loader.ts", "iife", { APP_FILE: name });
+  const single = await bundle("single.ts", "iife", { ROOT: "../../" }, true);
+  check("widget.js", loader, LIMITS.loader);
+  check(name, app, LIMITS.app);
+  check(`v/${version}/widget.js`, single, LIMITS.single);
+  const digest = `sha384-${createHash("sha384").update(single).digest("base64")}`;
+  const sri = `${JSON.stringify({ version, file: `v/${version}/widget.js`, integrity: digest }, null, 2)}\n`;
+  return made.set(name, app).set("widget.js", loader).set("single.js", single).set("sri.json", Buffer.from(sri));
+}
 
-mkdirSync(output, { recursive: true });
-for (const name of readdirSync(output)) if (/^app-.*\.js$/.test(name)) rmSync(join(output, name));
-writeFileSync(join(output, appFile), app);
-writeFileSync(join(output, "widget.js"), loader);
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const output = resolve(process.argv[2] ?? join(here, "../server/assets"));
+  const made = await files();
+  mkdirSync(output, { recursive: true });
+  for (const name of readdirSync(output)) if (/^app-.*\.js$/.test(name)) rmSync(join(output, name));
+  for (const [name, bytes] of made) writeFileSync(join(output, name), bytes);
+}

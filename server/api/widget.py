@@ -1,9 +1,11 @@
 """The widget's files, read and compressed once when the app is built and served from memory.
 
-Paths: `/widget.js`, short-lived and revalidated by its ETag, and `/assets/app-<hash>.js`, which never changes.
+`/widget.js` is short-lived and revalidated by its ETag; `/assets/app-<hash>.js` never changes; `/v/<version>/widget.js` is
+the whole widget in one file, whose digest for an `integrity` attribute stands in `/v/<version>/sri.json`.
 """
 
 import gzip
+import json
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,18 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.errors import ConfigError
+from server.api import problems
+from server.errors import ConfigError, NotFound
 
 BRIEF = "public, max-age=300, stale-while-revalidate=86400"
 FOREVER = "public, max-age=31536000, immutable"
 HEADERS = {
-    "Content-Type": "text/javascript; charset=utf-8",
     "Vary": "Accept-Encoding",
     "X-Content-Type-Options": "nosniff",
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
     "Timing-Allow-Origin": "*",
 }
+TYPES = {".js": "text/javascript; charset=utf-8", ".json": "application/json"}
+LATEST = "latest"
 
 
 class File(Struct, frozen=True):
@@ -32,18 +36,20 @@ class File(Struct, frozen=True):
     plain: bytes
     packed: bytes
     digest: str
+    media_type: str
 
     @classmethod
     def read(cls, path: Path) -> "File":
         """The file at `path`; the compressed bytes depend on nothing but its content."""
         plain = path.read_bytes()
-        return cls(plain, gzip.compress(plain, 9, mtime=0), sha256(plain).hexdigest()[:32])
+        packed = gzip.compress(plain, 9, mtime=0)
+        return cls(plain, packed, sha256(plain).hexdigest()[:32], TYPES[path.suffix])
 
     def response(self, request: Request, cache: str) -> Response:
         """The file in the best encoding that the client takes, or 304 if it has it."""
         encoded = accepts_gzip(request.headers.get("Accept-Encoding", ""))
         etag = f'"{self.digest}{"-gzip" if encoded else ""}"'
-        headers = {**HEADERS, "ETag": etag, "Cache-Control": cache}
+        headers = {**HEADERS, "Content-Type": self.media_type, "ETag": etag, "Cache-Control": cache}
         if matches(request.headers.get("If-None-Match", ""), etag):
             return Response(status_code=304, headers=headers)
         if encoded:
@@ -53,20 +59,35 @@ class File(Struct, frozen=True):
 
 def routes(assets: Path) -> list[Route]:
     """The routes of the widget's files in `assets`; raises ConfigError if they are not there."""
-    apps = sorted(assets.glob("app-*.js"))
-    if not (assets / "widget.js").is_file() or len(apps) != 1:
+    paths = {path.name: path for path in assets.iterdir()} if assets.is_dir() else {}
+    apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
+    if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
         raise ConfigError(f"{assets} does not hold the widget: build it with `npm run build` in widget/")
-    loader, app = File.read(assets / "widget.js"), File.read(apps[0])
+    parts = {name: File.read(path) for name, path in paths.items() if name.startswith("app-")}
+    loader = File.read(paths["widget.js"])
+    version = json.loads(paths["sri.json"].read_bytes())["version"]
+    whole = {"widget.js": File.read(paths["single.js"]), "sri.json": File.read(paths["sri.json"])}
 
     async def serve_loader(request: Request) -> Response:
         return loader.response(request, BRIEF)
 
-    async def serve_app(request: Request) -> Response:
+    async def serve_part(request: Request) -> Response:
         # A cached loader may ask for the app of an earlier release: the present one keeps working for it.
-        current = request.path_params["name"] == apps[0].name.removeprefix("app-")
-        return app.response(request, FOREVER if current else "no-store")
+        name = f"app-{request.path_params['name']}"
+        known = parts.get(name)
+        return known.response(request, FOREVER) if known else parts[apps[0]].response(request, "no-store")
 
-    return [Route("/widget.js", serve_loader), Route("/assets/app-{name:str}", serve_app)]
+    async def serve_whole(request: Request) -> Response:
+        wanted, file = request.path_params["version"], whole.get(request.path_params["file"])
+        if file is None or wanted not in (version, LATEST):
+            return problems.response(NotFound(f"This server has version {version} of the widget.", code="not_found"))
+        return file.response(request, FOREVER if wanted == version else BRIEF)
+
+    return [
+        Route("/widget.js", serve_loader),
+        Route("/assets/app-{name:str}", serve_part),
+        Route("/v/{version:str}/{file:str}", serve_whole),
+    ]
 
 
 def accepts_gzip(header: str) -> bool:

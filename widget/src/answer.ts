@@ -1,22 +1,43 @@
 /** One answer on the screen: waiting, growing, whole, or with what went wrong under it. */
-import { element } from "./dom.ts";
+import { actions } from "./actions.ts";
+import { element, icon } from "./dom.ts";
+import { copyButton } from "./copy.ts";
+import type { Citation, Turn } from "./conversation.ts";
 import { Markdown } from "./markdown.ts";
 import type { Texts } from "./texts.ts";
 
+/** What an answer needs of the panel around it. */
+export interface Around {
+  texts: Texts;
+  /** The origins whose images may be shown. */
+  images: string[];
+  /** Say it once to screen readers. */
+  announce(text: string): void;
+  /** The answer has changed its height. */
+  follow(): void;
+  rate(turn: Turn, comment?: string): void;
+  again(turn: Turn): void;
+}
+
 export class Answer {
   readonly node: HTMLElement;
-  #text = element("div", { class: "text" });
-  #markdown = new Markdown(this.#text);
+  #text = element("div", { class: "text", dir: "auto" });
+  #markdown: Markdown;
   #waiting = element("div", { class: "dots" }, element("i"), element("i"), element("i"));
+  #below = element("div", { class: "below" });
   #latest = "";
   #frame = 0;
 
-  /** `shown` runs after each change of the text. */
-  constructor(
-    readonly texts: Texts,
-    readonly shown: () => void,
-  ) {
-    this.node = element("div", { class: "answer" }, unseen(texts.answer), this.#text, this.#waiting);
+  constructor(readonly around: Around) {
+    const { texts, images } = around;
+    this.#markdown = new Markdown(this.#text, {
+      image: (address) => images.includes(new URL(address).origin),
+      code: (node, language) => {
+        const copy = copyButton(around, texts.copyCode, () => node.textContent ?? "");
+        return element("div", { class: "code" }, element("div", { class: "bar" }, element("span", {}, language), copy), node);
+      },
+    });
+    this.node = element("div", { class: "answer" }, unseen(texts.answer), this.#text, this.#waiting, this.#below);
   }
 
   /** Show the whole text so far, at most once a frame. */
@@ -30,35 +51,51 @@ export class Answer {
     cancelAnimationFrame(this.#frame);
     this.#latest = text;
     this.#draw(false);
-    return this.#text.textContent ?? "";
+    return [...this.#text.children].map(spoken).join(" ");
   }
 
-  /** A quiet line under the text. */
+  /** A quiet line under the text, in the place of what stood there. */
   hint(text: string): void {
-    this.node.append(element("p", { class: "hint" }, text));
-    this.shown();
+    this.#below.replaceChildren(...(text ? [element("p", { class: "hint" }, text)] : []));
+    this.around.follow();
+  }
+
+  /** The sources, and what can be done with a whole answer. */
+  complete(turn: Turn): void {
+    if (turn.citations.length) this.#below.append(this.#sources(turn.citations));
+    this.#below.append(actions(turn, this.around));
+    this.around.follow();
   }
 
   /** A line that says what went wrong, with a button to try again. */
   trouble(text: string, retry: () => void): { line: HTMLElement; button: HTMLButtonElement } {
     const line = element("span", {}, text);
-    const button = element("button", { type: "button", class: "retry" }, this.texts.retry);
-    button.addEventListener("click", retry);
-    this.node.append(element("div", { class: "trouble-line" }, line, button));
-    this.shown();
-    return { line, button };
+    const retrying = element("button", { type: "button", class: "retry" }, this.around.texts.retry);
+    retrying.addEventListener("click", retry);
+    this.#below.replaceChildren(element("div", { class: "trouble-line" }, icon("M12 8v5m0 3v.01M12 3l9.5 17h-19z"), line, retrying));
+    this.#waiting.remove();
+    this.around.follow();
+    return { line, button: retrying };
   }
 
-  /** The chance to try again is gone, because the conversation went on. */
+  /** The conversation went on: what only the latest answer can do is gone. */
   settle(): void {
-    this.node.querySelector(".retry")?.remove();
+    for (const node of this.#below.querySelectorAll(".retry, .again")) node.remove();
+  }
+
+  #sources(citations: Citation[]): HTMLElement {
+    const items = citations.map(({ title, address }) => {
+      const link = element("a", { href: address, target: "_blank", rel: "noopener noreferrer nofollow" }, title);
+      return element("li", {}, link);
+    });
+    return element("div", { class: "sources" }, element("p", {}, this.around.texts.sources), element("ol", {}, ...items));
   }
 
   #draw(open: boolean): void {
     this.#frame = 0;
     if (!open || this.#latest) this.#waiting.remove();
     this.#markdown.show(this.#latest, open);
-    this.shown();
+    this.around.follow();
   }
 }
 
@@ -66,3 +103,9 @@ export class Answer {
 export function unseen(text: string): HTMLElement {
   return element("span", { class: "unseen" }, text);
 }
+
+/** A block's text as it is to be read out: without the button that copies it. */
+function spoken(block: Element): string {
+  return (block.className === "code" ? block.querySelector("pre") : block)?.textContent ?? "";
+}
+

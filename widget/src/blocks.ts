@@ -1,11 +1,14 @@
 /**
- * Markdown's blocks: text -> paragraphs, headings, lists, quotes, code and rules, each with the lines that it came from.
+ * Markdown's blocks: text -> paragraphs, headings, lists, quotes, code, tables and rules, each with its lines.
  * Pure data, and a function of the whole text, so how the text arrived cannot change the result.
  */
+import { table, tableAt, type Table } from "./table.ts";
+
 export type Block = { source: string } & (
   | { kind: "paragraph"; text: string }
   | { kind: "heading"; level: number; text: string }
-  | { kind: "code"; text: string }
+  | { kind: "code"; language: string; text: string }
+  | Table
   | { kind: "list"; start: number | null; items: Block[][] }
   | { kind: "quote"; children: Block[] }
   | { kind: "rule" }
@@ -13,6 +16,7 @@ export type Block = { source: string } & (
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
+const UNDERLINE = /^ {0,3}(=+|-+)\s*$/;
 const RULE = /^ {0,3}(?:(?:\* *){3,}|(?:- *){3,}|(?:_ *){3,})$/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|$)/;
 const QUOTE = /^ {0,3}> ?/;
@@ -43,6 +47,10 @@ function blockAt(lines: string[], at: number, depth: number): Parsed {
     return [{ source: "", kind: "heading", level: heading[1]?.length ?? 1, text: heading[2] ?? "" }, at + 1];
   }
   if (FENCE.test(line)) return code(lines, at);
+  if (tableAt(lines, at)) {
+    const [found, end] = table(lines, at, startsBlock);
+    return [{ source: "", ...found }, end];
+  }
   if (RULE.test(line)) return [{ source: "", kind: "rule" }, at + 1];
   if (depth < DEEPEST && QUOTE.test(line)) return quote(lines, at, depth);
   if (depth < DEEPEST && ITEM.test(line)) return list(lines, at, depth);
@@ -51,13 +59,14 @@ function blockAt(lines: string[], at: number, depth: number): Parsed {
 
 /** From a fence to its like, or to the end: an answer that is still being written has not closed it yet. */
 function code(lines: string[], at: number): Parsed {
-  const fence = FENCE.exec(lines[at] ?? "")?.[1] ?? "";
+  const [, fence = "", info = ""] = FENCE.exec(lines[at] ?? "") ?? [];
   const indent = (lines[at] ?? "").indexOf(fence);
   const closes = (line: string): boolean => line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0] ?? "", "");
   let end = at + 1;
   while (end < lines.length && !closes(lines[end] ?? "")) end++;
   const body = lines.slice(at + 1, end).map((line) => outdent(line, indent));
-  return [{ source: "", kind: "code", text: body.join("\n") }, Math.min(lines.length, end + 1)];
+  const language = info.trim().split(/\s/, 1)[0] ?? "";
+  return [{ source: "", kind: "code", language, text: body.join("\n") }, Math.min(lines.length, end + 1)];
 }
 
 function quote(lines: string[], at: number, depth: number): Parsed {
@@ -104,10 +113,13 @@ function item(lines: string[], at: number, found: RegExpExecArray): [string, num
 }
 
 function paragraph(lines: string[], at: number, depth: number): Parsed {
+  const stops = (line: string): boolean => UNDERLINE.test(line) || (depth < DEEPEST && startsBlock(line));
   let end = at + 1;
-  while (end < lines.length && lines[end]?.trim() && !(depth < DEEPEST && startsBlock(lines[end] ?? ""))) end++;
-  const text = lines.slice(at, end).map((line) => line.trim());
-  return [{ source: "", kind: "paragraph", text: text.join("\n") }, end];
+  while (lines[end]?.trim() && !stops(lines[end] ?? "") && !tableAt(lines, end)) end++;
+  const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
+  const underline = UNDERLINE.exec(lines[end] ?? "")?.[1];
+  if (underline) return [{ source: "", kind: "heading", level: underline[0] === "=" ? 1 : 2, text }, end + 1];
+  return [{ source: "", kind: "paragraph", text }, end];
 }
 
 /** Whether a line ends the paragraph before it; a number does so only if it is 1, as CommonMark has it. */

@@ -1,61 +1,130 @@
 /**
- * Speaks to the server: what a skill calls itself, and an answer piece by piece.
- * No cookies, no storage; every failure leaves as a Problem, except an abort, which leaves as it came.
+ * Speaks to the server by the protocol of docs/widget-protocol.md: one session at a time, and requests that carry its token.
+ * No cookies; every failure leaves as a Problem, except an abort, which leaves as it came.
  */
+import { bare } from "./dom.ts";
+import { list, member, number, read, text, write } from "./json.ts";
 import { Problem, problemOf } from "./problem.ts";
-import { EventReader } from "./sse.ts";
+import type { Settings } from "./settings.ts";
+import { EventReader, type ServerEvent } from "./sse.ts";
+import { Store } from "./store.ts";
 
-export interface Message {
-  role: "user" | "assistant";
-  content: string;
-}
-
-export interface Skill {
+export interface Session {
+  token: string;
+  conversation: string;
+  resume: string;
+  resumed: boolean;
   title: string;
   greeting: string;
+  starters: string[];
+  images: string[];
+  bytes: number;
 }
 
-/** A piece of an answer; `full` says that the answer ended because it reached its length limit. */
-export interface Piece {
-  text: string;
-  full: boolean;
-}
+type Fields = Record<string, string | null | undefined>;
+
+const PATIENCE_MS = 20_000;
 
 export class Client {
-  /** `base` is the folder that widget.js lies in. */
+  /** A JWT by which the page's own server says who the visitor is. */
+  identity: string | undefined;
+  readonly store: Store;
+  #session: Promise<Session> | undefined;
+  #resume = "";
+
+  /** `base` is the folder that widget.js lies in, `ask` the browser's fetch as the loader found it. */
   constructor(
     readonly base: string,
-    readonly skill: string,
-  ) {}
-
-  /** The skill's title and greeting, both plain text. */
-  async about(signal: AbortSignal): Promise<Skill> {
-    const response = await this.#fetch(`v1/skills/${encodeURIComponent(this.skill)}`, { signal });
-    const body = await response.json().catch(() => null);
-    return { title: text(body?.title), greeting: text(body?.greeting) };
+    readonly settings: Settings,
+    readonly ask: typeof fetch,
+  ) {
+    this.store = new Store(settings.persist, `skill-chat ${base} ${settings.skill}`);
+    this.#resume = this.store.get();
   }
 
-  /** The answer to the last message; throws `cut` if the stream ends before the server says that it is over. */
-  async *answer(messages: Message[], signal: AbortSignal): AsyncGenerator<Piece> {
-    const response = await this.#fetch("v1/chat/completions", {
-      signal,
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: requestBody(this.skill, messages),
-    });
-    for await (const data of events(response, signal)) {
-      if (data === "[DONE]") return;
-      yield piece(data);
+  /** The session, begun or continued if there is none; requests that wait share one. */
+  session(): Promise<Session> {
+    const begun = (this.#session ??= this.#begin());
+    begun.catch(() => this.#session === begun && (this.#session = undefined));
+    return begun;
+  }
+
+  /** Whether an earlier visit left a conversation. */
+  get returning(): boolean {
+    return this.#resume !== "";
+  }
+
+  /** Keep the conversation for the next page; called once the visitor has said something. */
+  async keep(): Promise<void> {
+    this.store.set((await this.session()).resume);
+  }
+
+  /** Drop the session, and with `all` the conversation too. */
+  forget(all: boolean): void {
+    this.#session = undefined;
+    if (!all) return;
+    this.#resume = "";
+    this.store.clear();
+  }
+
+  /** The response to a POST; a session that has expired is continued once. */
+  async post(path: string, fields: Fields | null, signal?: AbortSignal, keepalive = false): Promise<Response> {
+    const send = async (session: Promise<Session>): Promise<Response> =>
+      this.#fetch(path, { body: fields && write(fields), signal: signal ?? null, keepalive }, (await session).token);
+    const session = this.session();
+    try {
+      return await send(session);
+    } catch (error) {
+      if (!(error instanceof Problem) || error.code !== "session_expired") throw error;
+      if (this.#session === session) this.forget(false); // else another request has refreshed it meanwhile
+      return await send(this.session());
     }
-    throw new Problem("cut");
   }
 
-  async #fetch(path: string, options: RequestInit): Promise<Response> {
+  /** What a POST answers, as JSON. */
+  async json(path: string, signal?: AbortSignal): Promise<unknown> {
+    return read(await (await this.post(path, null, signal)).text());
+  }
+
+  /** The events of a stream; throws `cut` if it breaks. */
+  async *events(path: string, fields: Fields | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
+    const response = await this.post(path, fields, signal);
+    const reader = response.body?.getReader?.();
+    const parser = new EventReader();
+    try {
+      // A page's own fetch may hand out the whole body only.
+      if (!reader) yield* parser.push(new TextEncoder().encode(await response.text()));
+      for (let part; reader && !(part = await reader.read()).done; ) yield* parser.push(part.value);
+    } catch {
+      signal.throwIfAborted();
+      throw new Problem("cut");
+    } finally {
+      reader?.cancel().catch(() => {}); // already closed, or closing because of the error that is on its way
+    }
+  }
+
+  async #begin(): Promise<Session> {
+    const { skill, key } = this.settings;
+    const fields = { skill, key: key || undefined, resume: this.#resume || undefined, identity: this.identity };
+    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const response = await this.#fetch("session", { body: write(fields), signal });
+    const session = sessionOf(read(await response.text()));
+    if (this.#resume && !session.resumed) this.store.clear();
+    this.#resume = session.resume;
+    return session;
+  }
+
+  async #fetch(path: string, options: RequestInit, token = ""): Promise<Response> {
+    const headers: Record<string, string> = bare({});
+    if (options.body) headers["Content-Type"] = "application/json";
+    if (token) headers.Authorization = `Bearer ${token}`;
+    const always = { method: "POST", credentials: "omit", referrerPolicy: "origin", headers } as const;
     let response;
     try {
-      response = await fetch(new URL(path, this.base), { ...options, credentials: "omit", referrerPolicy: "origin" });
+      response = await this.ask.call(window, new URL(`v1/widget/${path}`, this.base), bare({ ...options, ...always }));
     } catch (error) {
-      options.signal?.throwIfAborted();
+      const { signal } = options;
+      if (signal?.aborted && signal.reason?.name === "AbortError") throw error;
       throw new Problem(navigator.onLine ? "unreachable" : "offline", String(error));
     }
     if (!response.ok) throw await problemOf(response);
@@ -63,38 +132,17 @@ export class Client {
   }
 }
 
-/** Written by hand because old Prototype.js gives arrays a `toJSON` that breaks JSON.stringify; strings are immune. */
-function requestBody(skill: string, messages: Message[]): string {
-  const list = messages.map(({ role, content }) => `{"role":"${role}","content":${JSON.stringify(content)}}`);
-  const usage = `"stream":true,"stream_options":{"include_usage":true}`;
-  return `{"model":${JSON.stringify(skill)},"messages":[${list.join()}],${usage}}`;
-}
-
-async function* events(response: Response, signal: AbortSignal): AsyncGenerator<string> {
-  const reader = response.body?.getReader();
-  const parser = new EventReader();
-  try {
-    for (let part; reader && !(part = await reader.read()).done; ) yield* parser.push(part.value);
-  } catch {
-    signal.throwIfAborted();
-    throw new Problem("cut");
-  } finally {
-    reader?.cancel().catch(() => {}); // already closed, or closing because of the error that is on its way
-  }
-}
-
-function piece(data: string): Piece {
-  let chunk;
-  try {
-    chunk = JSON.parse(data);
-  } catch {
-    throw new Problem("failed");
-  }
-  if (chunk?.error) throw new Problem("failed");
-  const choice = chunk?.choices?.[0];
-  return { text: text(choice?.delta?.content), full: choice?.finish_reason === "length" };
-}
-
-function text(value: unknown): string {
-  return typeof value === "string" ? value : "";
+function sessionOf(body: unknown): Session {
+  const skill = member(body, "skill");
+  return {
+    token: text(member(body, "token")),
+    conversation: text(member(body, "conversation")),
+    resume: text(member(body, "resume")),
+    resumed: member(body, "resumed") === true,
+    title: text(member(skill, "title")),
+    greeting: text(member(skill, "greeting")),
+    starters: list(member(skill, "starters")).map(text).filter(Boolean),
+    images: list(member(skill, "image_origins")).map(text),
+    bytes: number(member(member(body, "limits"), "text_bytes")),
+  };
 }

@@ -1,57 +1,206 @@
 /**
- * What has been asked and answered, kept in memory until the page goes; the server keeps no history yet.
- * When it does (a later issue moves the history there), only the new question will be sent.
+ * What has been asked and answered. The server keeps it; this follows one answer at a time, through breaks of the connection,
+ * until the server says that it is over.
  */
-import type { Client, Message } from "./client.ts";
+import { allowed } from "./address.ts";
+import type { Client } from "./client.ts";
+import { list, member, number, read, text } from "./json.ts";
 import { Problem } from "./problem.ts";
+import type { ServerEvent } from "./sse.ts";
 
-/** How an answer ended: whole, at its length limit, by the visitor, or by a problem. */
-export type Ending = "whole" | "full" | "stopped" | Problem;
-
-interface Turn {
-  question: string;
-  answer: string;
+export interface Citation {
+  title: string;
+  address: string;
 }
 
-/** Small models have small contexts, so only the latest turns are sent again. */
-const TURNS_SENT = 4;
+export type Rating = "up" | "down" | null;
+
+export interface Turn {
+  question: string;
+  /** The widget's own id of the question, so that it can be sent twice and is asked once. */
+  message: string;
+  /** The server's id of the answer, empty until it has begun. */
+  reply: string;
+  text: string;
+  finish: string | null;
+  /** The first event that has not been read. */
+  next: number;
+  citations: Citation[];
+  rating: Rating;
+}
+
+/** How an answer ended: whole, cut short by the server or the visitor, or by a problem. */
+export type Ending = "whole" | "full" | "budget" | "late" | "stopped" | "left" | Problem;
+
+export interface Watch {
+  /** The turn has more text. */
+  grew(): void;
+  /** The connection broke, or is back. */
+  broken(now: boolean): void;
+}
+
+const PAUSES_MS = [300, 1000, 2000, 4000, 8000, 8000];
+const STOP_MS = 5000;
+const ENDINGS = new Map<string, Ending>([
+  ["stop", "whole"],
+  ["budget", "budget"],
+  ["timeout", "late"],
+  ["stopped", "stopped"],
+]);
+
+export function turnOf(question: string): Turn {
+  return { question, message: identity(), reply: "", text: "", finish: null, next: 0, citations: [], rating: null };
+}
 
 export class Conversation {
-  #turns: Turn[] = [];
+  /** What the page says of itself. */
+  context: string | undefined;
+  #following: AbortController | undefined;
+  #stopping: Turn | undefined;
 
   constructor(readonly client: Client) {}
 
-  /** Ask, and pass on the whole answer so far each time that it grows; never throws. */
-  async ask(question: string, signal: AbortSignal, grow: (answer: string) => void): Promise<Ending> {
-    const turn = { question, answer: "" };
-    const messages = this.#messages(question);
-    this.#turns.push(turn);
-    try {
-      let full = false;
-      for await (const piece of this.client.answer(messages, signal)) {
-        full ||= piece.full;
-        turn.answer += piece.text;
-        grow(turn.answer);
+  /** The turns of an earlier page, the last of which may still be growing. */
+  async restore(): Promise<Turn[]> {
+    const body = await this.client.json("conversation");
+    return list(member(body, "turns")).map(restored);
+  }
+
+  /** Ask, or go on with an answer that has begun, until it ends; never throws. `replace` is the answer it takes the place of. */
+  async run(turn: Turn, watch: Watch, replace = ""): Promise<Ending> {
+    const following = (this.#following = new AbortController());
+    for (let failures = 0; ; failures++) {
+      const before = turn.next;
+      try {
+        const ending = await this.#read(turn, following.signal, watch, replace);
+        if (ending) return ending;
+        throw new Problem("cut");
+      } catch (error) {
+        if (following.signal.aborted) return this.#stopping === turn ? "stopped" : "left";
+        const problem = error instanceof Problem ? error : new Problem("failed", String(error));
+        if (turn.next > before) failures = 0;
+        if (!again(problem, turn, failures)) return problem.kind === "missing" && turn.text ? new Problem("cut") : problem;
+        watch.broken(true);
+        await pause(PAUSES_MS[failures] ?? 0, following.signal);
+        watch.broken(false);
       }
-      return full ? "full" : "whole";
-    } catch (error) {
-      if (signal.aborted) return "stopped";
-      return error instanceof Problem ? error : new Problem("failed", String(error));
     }
   }
 
-  /** Drop the latest turn, to ask it again. */
-  forget(): void {
-    this.#turns.pop();
+  /** The visitor wants no more; if the server does not say so soon, it is so all the same. */
+  stop(turn: Turn): void {
+    const following = this.#following;
+    this.#stopping = turn;
+    if (turn.reply) this.#tellStop(turn);
+    setTimeout(() => this.#stopping === turn && following?.abort(), STOP_MS);
   }
 
-  /** The server wants the roles in turn, so a question without an answer is left out. */
-  #messages(question: string): Message[] {
-    const answered = this.#turns.filter((turn) => turn.answer.trim()).slice(-TURNS_SENT);
-    const earlier = answered.flatMap((turn): Message[] => [
-      { role: "user", content: turn.question },
-      { role: "assistant", content: turn.answer },
-    ]);
-    return [...earlier, { role: "user", content: question }];
+  /** Read no more; the server goes on. */
+  leave(): void {
+    this.#following?.abort();
   }
+
+  async rate(turn: Turn, comment?: string): Promise<void> {
+    await this.client.post("feedback", { reply: turn.reply, rating: turn.rating, comment }, undefined, true);
+  }
+
+  /** Forget everything, here and on the server. */
+  async reset(): Promise<void> {
+    this.leave();
+    const told = this.client.returning ? this.client.post("reset", null).catch(() => null) : null;
+    await told;
+    this.client.forget(true);
+  }
+
+  async #read(turn: Turn, signal: AbortSignal, watch: Watch, replace: string): Promise<Ending | null> {
+    const fields = { text: turn.question, message: turn.message, context: this.context, replace: replace || undefined };
+    const { reply, next } = turn;
+    const events = reply
+      ? this.client.events(`replies/${encodeURIComponent(reply)}?from=${next}`, null, signal)
+      : this.client.events("messages", fields, signal);
+    for await (const event of events) {
+      const ending = this.#take(turn, event);
+      if (ending) return ending;
+      watch.grew();
+    }
+    return null;
+  }
+
+  /** One event of the answer; those that a repeated stream gives again are passed over. */
+  #take(turn: Turn, event: ServerEvent): Ending | null {
+    const id = Number(event.id);
+    if (id < turn.next) return null;
+    turn.next = id + 1;
+    const body = read(event.data);
+    if (event.name === "start") {
+      turn.reply = text(member(body, "reply"));
+      if (this.#stopping === turn) this.#tellStop(turn);
+    } else if (event.name === "text") turn.text += text(member(body, "text"));
+    else if (event.name === "citations") turn.citations = citationsOf(body);
+    else if (event.name === "end") return endingOf((turn.finish = text(member(body, "finish"))));
+    else if (event.name === "error") {
+      const seconds = number(member(body, "retry_after"));
+      return new Problem(seconds ? "busy" : "failed", "", seconds);
+    }
+    return null;
+  }
+
+  #tellStop(turn: Turn): void {
+    void this.client.post(`replies/${encodeURIComponent(turn.reply)}/stop`, null).catch(() => this.leave());
+  }
+}
+
+/** How an answer that ended so is to be shown. */
+export function endingOf(finish: string): Ending {
+  if (finish === "error") return new Problem("failed");
+  return finish === "server_shutdown" ? new Problem("cut") : (ENDINGS.get(finish) ?? "full");
+}
+
+/** Whether another attempt is worth it: at once where the answer had begun, hardly where it had not. */
+function again(problem: Problem, turn: Turn, failures: number): boolean {
+  if (problem.kind === "offline") return turn.reply !== "" && failures < PAUSES_MS.length;
+  return (problem.kind === "cut" || problem.kind === "unreachable") && failures < (turn.reply ? PAUSES_MS.length : 1);
+}
+
+/** Wait, but not longer than until the browser is online again. */
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer);
+      removeEventListener("online", done);
+      resolve();
+    };
+    const timer = setTimeout(done, milliseconds);
+    addEventListener("online", done);
+    signal.addEventListener("abort", done);
+  });
+}
+
+function restored(value: unknown): Turn {
+  const reply = member(value, "reply");
+  const rating = member(reply, "rating");
+  const finish = member(reply, "finish");
+  return {
+    question: text(member(value, "question")),
+    message: "",
+    reply: text(member(reply, "id")),
+    text: text(member(reply, "text")),
+    finish: typeof finish === "string" ? finish : null,
+    next: number(member(reply, "next")),
+    citations: citationsOf(reply),
+    rating: rating === "up" || rating === "down" ? rating : null,
+  };
+}
+
+function citationsOf(value: unknown): Citation[] {
+  const found = list(member(value, "citations")).map((citation) => {
+    const address = allowed(text(member(citation, "url")));
+    return { title: text(member(citation, "title")) || address, address };
+  });
+  return found.filter(({ address }) => address.startsWith("http"));
+}
+
+/** Has only to differ from the id of the question before. */
+function identity(): string {
+  return String(Math.random()).slice(2);
 }

@@ -1,10 +1,26 @@
-/** Makes elements; the names are always ours, and texts go in as text nodes. */
+/**
+ * Makes elements; the names are always ours, and texts go in as text nodes.
+ * A page's own elements may hide the document's members behind their names (`<form name="createElement">`), and its scripts
+ * may put members on every object, so members are taken from the prototype and options have none.
+ */
+
+/** What the document itself has under this name. */
+export function page<Name extends keyof Document>(name: Name): Document[Name] {
+  const value: unknown = Reflect.get(Document.prototype, name, document);
+  return (typeof value === "function" ? value.bind(document) : value) as Document[Name];
+}
+
+/** An object that inherits nothing, for the browser's functions, which also read what is inherited. */
+export function bare<Value extends object>(value: Value): Value {
+  return Object.assign(Object.create(null), value);
+}
+
 export function element<Name extends string>(
   name: Name,
   attributes: Record<string, string> = {},
   ...children: (Node | string)[]
 ): Name extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[Name] : HTMLElement {
-  const made = document.createElement(name);
+  const made = page("createElement")(name);
   for (const key of Object.keys(attributes)) made.setAttribute(key, attributes[key] ?? "");
   made.append(...children);
   return made as ReturnType<typeof element<Name>>;
@@ -12,8 +28,9 @@ export function element<Name extends string>(
 
 /** A 24 px icon drawn with one stroked path. */
 export function icon(path: string): SVGElement {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  const make = page("createElementNS");
+  const svg = make("http://www.w3.org/2000/svg", "svg");
+  const line = make("http://www.w3.org/2000/svg", "path");
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("aria-hidden", "true");
   line.setAttribute("d", path);
@@ -25,5 +42,10 @@ export function icon(path: string): SVGElement {
 export function adopt(root: ShadowRoot, css: string): void {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(css);
-  root.adoptedStyleSheets = [...root.adoptedStyleSheets, sheet];
+  root.adoptedStyleSheets.push(sheet);
+}
+
+/** A round button with an icon; its label is also its tooltip. */
+export function button(name: string, label: string, path: string, type = "button"): HTMLButtonElement {
+  return element("button", { type, class: `round ${name}`, "aria-label": label, title: label }, icon(path));
 }

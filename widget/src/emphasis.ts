@@ -40,8 +40,8 @@ function punctuation(character: string): boolean {
   return /[\p{P}\p{S}]/u.test(character);
 }
 
-/** Replace matching runs by emphasis and the rest by text; neighbouring texts become one. */
-export function emphasise(nodes: (Inline | Run)[]): Inline[] {
+/** Replace matching runs by emphasis and the rest by text; with `open`, bold text that has begun is bold already. */
+export function emphasise(nodes: (Inline | Run)[], open = false): Inline[] {
   for (let at = 0; at < nodes.length; at++) {
     const closer = nodes[at];
     if (closer?.kind !== "run" || !closer.closes || !closer.length) continue;
@@ -55,7 +55,9 @@ export function emphasise(nodes: (Inline | Run)[]): Inline[] {
     nodes.splice(from + 1, at - from - 1, { kind: used === 2 ? "strong" : "emphasis", children });
     at = from + 1; // the closer is next, and may close again with what is left of it
   }
-  return settle(nodes);
+  const begun = open ? nodes.findLastIndex((node) => node.kind === "run" && node.opens && node.length === 2) : -1;
+  if (begun < 0) return settle(nodes);
+  return [...settle(nodes.slice(0, begun)), { kind: "strong", children: settle(nodes.slice(begun + 1)) }];
 }
 
 /** The nearest run before `at` that `closer` may close; its sizes obey CommonMark's rule of three. */

@@ -1,76 +1,109 @@
-/** The panel: header, log, status and composer. It shows and reports what the visitor does, and decides nothing. */
-import { Answer, unseen } from "./answer.ts";
-import { element, icon } from "./dom.ts";
+/** The panel: header, log, notices, status and composer. It shows and reports what the visitor does, and decides nothing. */
+import { Answer, unseen, type Around } from "./answer.ts";
+import { Composer } from "./composer.ts";
+import { button, element } from "./dom.ts";
+import { keep, trap } from "./keys.ts";
+import type { Settings } from "./settings.ts";
 import type { Texts } from "./texts.ts";
 
 /** What the visitor can do. */
-export interface Actions {
+export interface Actions extends Pick<Around, "rate" | "again"> {
   send(question: string): void;
   stop(): void;
   close(): void;
+  fresh(): void;
 }
+
+const FULL_SCREEN = "(max-width: 480px), (max-height: 420px)";
 
 export class Panel {
   readonly node: HTMLElement;
+  readonly composer: Composer;
+  readonly around: Around;
   #title: HTMLElement;
   #log: HTMLElement;
+  #fresh: HTMLButtonElement;
+  #latest: HTMLButtonElement;
+  #notice = element("p", { class: "notice" });
   #status = element("div", { role: "status", class: "unseen" });
-  #field: HTMLTextAreaElement;
-  #send: HTMLButtonElement;
-  #stop: HTMLButtonElement;
+  #starters: HTMLElement | undefined;
   #following = true;
+  #whole = matchMedia(FULL_SCREEN);
 
   constructor(
     readonly texts: Texts,
+    readonly settings: Settings,
     readonly actions: Actions,
   ) {
-    this.#title = element("h2", { id: "title" }, texts.title);
+    const { rate, again } = actions;
+    this.around = { texts, images: [], rate, again, announce: (text) => this.announce(text), follow: () => this.#follow() };
+    this.#title = element("h2", { id: "title" }, settings.title || texts.title);
     const log = { class: "log", role: "log", "aria-live": "off", "aria-label": texts.conversation, tabindex: "0" };
     this.#log = element("div", log);
-    const field = { rows: "1", "aria-label": texts.message, placeholder: texts.placeholder, enterkeyhint: "send" };
-    this.#field = element("textarea", field);
-    this.#send = button("send", "submit", texts.send, "M12 19V5M6 11l6-6 6 6");
-    this.#stop = button("stop", "button", texts.stop, "M7 7h10v10H7z");
-    this.node = element("div", { class: "panel", role: "dialog", "aria-labelledby": "title" });
-    this.node.append(this.#head(), this.#log, this.#composer(), this.#status);
-    this.#stop.hidden = true;
+    this.#fresh = button("fresh", texts.fresh, "M12 5v14M5 12h14");
+    this.#latest = button("latest", texts.latest, "M12 5v14M6 13l6 6 6-6");
+    this.composer = new Composer(texts, actions.send, actions.stop);
+    const names = ["panel", settings.inline ? "within" : "above", settings.left ? "left" : ""].join(" ");
+    const direction = settings.direction || (texts.rightToLeft ? "rtl" : "ltr");
+    const role = settings.inline ? "region" : "dialog";
+    this.node = element("div", { class: names, role, "aria-labelledby": "title", lang: texts.code, dir: direction, tabindex: "-1" });
+    const foot = element("div", { class: "foot" }, this.#latest, this.#notice, this.composer.node);
+    this.node.append(this.#head(), this.#log, foot, this.#status);
+    this.#notice.hidden = this.#latest.hidden = this.#fresh.hidden = true;
     this.#listen();
   }
 
-  /** Show the skill's title and greeting, which stands first even if the visitor was faster. */
-  name(title: string, greeting: string): void {
+  /** Show the title, the greeting and the questions to start with; an empty conversation begins so. */
+  introduce(title: string, greeting: string, starters: string[]): void {
     this.#title.textContent = title || this.texts.title;
-    const answer = new Answer(this.texts, () => this.#follow());
-    answer.finish(greeting);
-    if (greeting) this.#log.prepend(answer.node);
+    this.#log.replaceChildren();
+    if (greeting) {
+      const answer = new Answer(this.around);
+      answer.finish(greeting);
+      this.#log.append(answer.node);
+    }
+    this.#starters = element("div", { class: "starters", role: "group", "aria-label": this.texts.starters });
+    for (const starter of starters) {
+      const choice = element("button", { type: "button", class: "starter", dir: "auto" }, starter);
+      choice.addEventListener("click", () => {
+        if (this.composer.busy) return;
+        this.composer.focus();
+        this.actions.send(starter);
+      });
+      this.#starters.append(choice);
+    }
+    if (starters.length) this.#log.append(this.#starters);
+    this.#fresh.hidden = true;
   }
 
-  question(text: string): void {
+  question(text: string): HTMLElement {
+    this.#starters?.remove();
+    this.#fresh.hidden = false;
     this.#following = true;
-    this.#log.append(element("div", { class: "question" }, unseen(this.texts.you), text));
+    const node = element("div", { class: "question", dir: "auto" }, unseen(this.texts.you), text);
+    this.#log.append(node);
     this.#follow();
+    return node;
   }
 
   /** A new answer at the end of the log. */
   answer(): Answer {
-    const answer = new Answer(this.texts, () => this.#follow());
+    const answer = new Answer(this.around);
     this.#log.append(answer.node);
     this.#follow();
     return answer;
   }
 
-  /** While an answer is being written, Stop stands in the place of Send. */
   writing(now: boolean): void {
-    const focused = (this.node.getRootNode() as ShadowRoot).activeElement;
-    if (focused === this.#send || focused === this.#stop) this.focus(); // it is about to go
-    this.#send.hidden = now;
-    this.#stop.hidden = !now;
+    this.composer.writing(now);
     this.#log.setAttribute("aria-busy", String(now));
   }
 
-  /** Whether the visitor may send. */
-  enable(now: boolean): void {
-    this.#send.disabled = !now;
+  /** A line above the composer, or none. */
+  notice(text: string): void {
+    this.#notice.textContent = text;
+    this.#notice.hidden = !text;
+    if (text) this.announce(text);
   }
 
   /** Say it once to screen readers. */
@@ -78,59 +111,72 @@ export class Panel {
     this.#status.textContent = text;
   }
 
+  /** To the field; where that would bring up a keyboard over the greeting, to the panel. */
   focus(): void {
-    this.#field.focus({ preventScroll: true });
+    if (matchMedia("(pointer: coarse)").matches) this.node.focus({ preventScroll: true });
+    else this.composer.focus();
+  }
+
+  /** While it is shown: keys stay within, and on a small screen, which it fills, the focus does too. */
+  attend(signal: AbortSignal): void {
+    keep(this.node, signal, (event) => this.#key(event));
+    const fit = (): void => {
+      const filled = this.#whole.matches && !this.settings.inline;
+      if (filled) this.node.setAttribute("aria-modal", "true");
+      else this.node.removeAttribute("aria-modal");
+      // The keyboard of a phone covers the page without resizing it.
+      const { height, offsetTop, scale } = visualViewport ?? { height: 0, offsetTop: 0, scale: 0 };
+      const covered = filled && scale === 1 && innerHeight - height > 60;
+      this.node.style.height = covered ? `${height}px` : "";
+      this.node.style.top = covered ? `${offsetTop}px` : "";
+    };
+    this.#whole.addEventListener("change", fit, { signal });
+    visualViewport?.addEventListener("resize", fit, { signal });
+    fit();
+    this.#follow();
+  }
+
+  #key(event: KeyboardEvent): void {
+    if (event.isComposing) return;
+    const [target] = event.composedPath();
+    if (event.key === "Escape") this.#escape(target as Element);
+    if (event.key === "Tab" && this.node.hasAttribute("aria-modal")) trap(this.node, event);
+    if (event.key !== "Enter" || event.shiftKey || target !== this.composer.field) return;
+    event.preventDefault();
+    this.composer.submit();
+  }
+
+  /** Leave the innermost of what is open. */
+  #escape(target: Element): void {
+    const form = target.closest(".comment");
+    if (form) form.dispatchEvent(new Event("dismiss"));
+    else if (!this.settings.inline) this.actions.close();
   }
 
   #head(): HTMLElement {
-    const close = button("close", "button", this.texts.close, "M6 6l12 12M18 6L6 18");
+    const close = button("close", this.texts.close, "M6 6l12 12M18 6L6 18");
     close.addEventListener("click", () => this.actions.close());
+    this.#fresh.addEventListener("click", () => this.actions.fresh());
     const label = element("p", { class: "label" }, this.texts.assistant);
-    return element("div", { class: "head" }, element("div", {}, this.#title, label), close);
-  }
-
-  #composer(): HTMLElement {
-    const row = element("div", { class: "composer" }, this.#field, this.#send, this.#stop);
-    const form = element("form", {}, row, element("p", { class: "caution" }, this.texts.caution));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#submit();
-    });
-    return form;
+    const head = element("div", { class: "head" }, element("div", {}, this.#title, label), this.#fresh);
+    if (!this.settings.inline) head.append(close);
+    return head;
   }
 
   #listen(): void {
-    this.#stop.addEventListener("click", () => this.actions.stop());
-    this.#log.addEventListener("scroll", () => (this.#following = atEnd(this.#log)));
-    this.#field.addEventListener("keydown", (event) => {
-      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-      event.preventDefault();
-      this.#submit();
+    this.#log.addEventListener("scroll", () => {
+      this.#following = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
+      this.#latest.hidden = this.#following;
     });
-    this.node.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing) this.actions.close();
+    this.#latest.addEventListener("click", () => {
+      this.#following = true;
+      this.#follow();
+      this.#log.focus({ preventScroll: true });
     });
-    // The page's own shortcuts must not fire while the visitor types.
-    for (const name of ["keydown", "keypress", "keyup"]) this.node.addEventListener(name, (event) => event.stopPropagation());
-  }
-
-  #submit(): void {
-    const question = this.#field.value.trim();
-    if (!question || this.#send.disabled || this.#send.hidden) return;
-    this.#field.value = "";
-    this.actions.send(question);
   }
 
   /** Keep the end in view, unless the visitor has scrolled up to read. */
   #follow(): void {
     if (this.#following) this.#log.scrollTop = this.#log.scrollHeight;
   }
-}
-
-function atEnd(log: HTMLElement): boolean {
-  return log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-}
-
-function button(name: string, type: string, label: string, path: string): HTMLButtonElement {
-  return element("button", { type, class: `round ${name}`, "aria-label": label, title: label }, icon(path));
 }

@@ -1,12 +1,15 @@
 /** What can go wrong between the visitor and an answer, told apart by what the visitor can do about it. */
+import { member, read, text } from "./json.ts";
+
 export type Kind = "offline" | "unreachable" | "denied" | "missing" | "busy" | "refused" | "failed" | "cut";
 
-/** An answer that did not come, or not whole; `seconds` is how long to wait, `detail` is the server's own sentence. */
+/** An answer that did not come, or not whole; `seconds` is how long to wait, `detail` the server's own sentence or code. */
 export class Problem extends Error {
   constructor(
     readonly kind: Kind,
     readonly detail = "",
     readonly seconds = 0,
+    readonly code = "",
   ) {
     super(kind);
   }
@@ -15,11 +18,14 @@ export class Problem extends Error {
 /** The problem that a response other than 2xx stands for. */
 export async function problemOf(response: Response): Promise<Problem> {
   const { status } = response;
-  if (status === 401 || status === 403) return new Problem("denied");
-  if (status === 404) return new Problem("missing");
-  if (status === 429 || status === 503) return new Problem("busy", "", waiting(response.headers.get("Retry-After")));
-  if (status >= 500) return new Problem("failed");
-  return new Problem("refused", sentence(await response.json().catch(() => null)));
+  const error = member(read(await response.text().catch(() => "")), "error");
+  const code = text(member(error, "code"));
+  if (status === 401 || status === 403) return new Problem("denied", "", 0, code);
+  if (status === 404) return new Problem("missing", "", 0, code);
+  if (status === 429 || status === 503) return new Problem("busy", "", waiting(response.headers.get("Retry-After")), code);
+  if (status === 409) return new Problem("busy", "", 3, code);
+  if (status >= 500) return new Problem("failed", "", 0, code);
+  return new Problem("refused", text(member(error, "message")), 0, code);
 }
 
 /** Seconds to wait by a Retry-After header, which holds seconds or a date; between 1 and 3600, and 5 if it says nothing. */
@@ -27,10 +33,4 @@ export function waiting(header: string | null, now = Date.now()): number {
   const seconds = header === null || header.trim() === "" ? NaN : Number(header);
   const until = Number.isNaN(seconds) ? (Date.parse(header ?? "") - now) / 1000 : seconds;
   return Number.isNaN(until) ? 5 : Math.min(3600, Math.max(1, Math.ceil(until)));
-}
-
-/** The sentence in an error body of OpenAI's shape, if it is one. */
-function sentence(body: unknown): string {
-  const message = (body as { error?: { message?: unknown } } | null)?.error?.message;
-  return typeof message === "string" ? message : "";
 }

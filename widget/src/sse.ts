@@ -1,15 +1,24 @@
 /**
- * Reads server-sent events from bytes as they arrive, wherever they are cut, and gives the data of each whole event.
- * Knows LF, CR, CRLF, a byte order mark, comments and characters split between chunks; event names and ids are ignored.
+ * Reads server-sent events from bytes as they arrive, wherever they are cut, as the HTML standard has it.
+ * Knows LF, CR, CRLF, a byte order mark, comments, names, ids, several lines of data, and characters split between chunks.
  */
+export interface ServerEvent {
+  name: string;
+  data: string;
+  /** The latest id that the stream gave, with this event or before it. */
+  id: string;
+}
+
 export class EventReader {
   #decoder = new TextDecoder();
   #line = "";
-  #data: string[] = [];
   #afterReturn = false;
+  #name = "";
+  #data: string[] = [];
+  #id = "";
 
-  /** Take the next bytes; return the data of every event that they complete. */
-  push(bytes: Uint8Array): string[] {
+  /** Take the next bytes; return every event that they complete. */
+  push(bytes: Uint8Array): ServerEvent[] {
     let text = this.#decoder.decode(bytes, { stream: true });
     if (!text) return [];
     if (this.#afterReturn && text[0] === "\n") text = text.slice(1);
@@ -21,14 +30,22 @@ export class EventReader {
   }
 
   /** One whole line: an empty one ends the event. */
-  #take(line: string): string[] {
-    if (!line) {
-      const data = this.#data;
-      this.#data = [];
-      return data.length ? [data.join("\n")] : [];
-    }
-    const field = /^data(?:: ?(.*))?$/s.exec(line);
-    if (field) this.#data.push(field[1] ?? "");
+  #take(line: string): ServerEvent[] {
+    if (!line) return this.#dispatch();
+    const colon = line.indexOf(":");
+    const field = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+    if (field === "data") this.#data.push(value);
+    else if (field === "event") this.#name = value;
+    else if (field === "id" && !value.includes("\0")) this.#id = value;
     return [];
+  }
+
+  #dispatch(): ServerEvent[] {
+    const event = { name: this.#name || "message", data: this.#data.join("\n"), id: this.#id };
+    const whole = this.#data.length > 0;
+    this.#name = "";
+    this.#data = [];
+    return whole ? [event] : [];
   }
 }

@@ -57,6 +57,17 @@ export const SNIPPETS = [
   "- item\n\t- inner\n- next",
   "-5 degrees, *.txt, 100%",
   "**Question?** answer",
+  "| a | b |\n|---|:-:|\n| 1 | **2** |\n| 3 |\n| 4 | 5 | 6 |\n\nafter",
+  "Prices:\n| a | b |\n|--:|---|\n| x \\| y | `z` |\n- list",
+  "a | b\n- | -\n1 | 2\n> quote",
+  "| no | table |\n| here |",
+  "| one |\n| - |\n| cell |",
+  "Title\n=====\n\nSub\n---\ntext",
+  "~~gone~~ and ~~not **closed** and a~b~c",
+  "~~a *b* c~~ ~~ x ~~",
+  "AT&amp;T &lt;b&gt; &#169; &#x1F331; &nosuch; \\&amp; `&amp;`",
+  "[a](https://example.org/?x=1&amp;y=2)",
+  "1. one\n\n   ```js\n   let a = 1;\n   ```\n\n2. two\n   | a | b |\n   |---|---|\n   | 1 | 2 |",
   "\"**quoted**\" and (**bracketed**) and **a**.",
 ];
 

@@ -37,6 +37,18 @@ export class Tag {
     if (this.parent) this.parent.nodes = this.parent.nodes.filter((node) => node !== this);
   }
 
+  replaceWith(other: Tag): void {
+    if (!this.parent) return;
+    this.parent.nodes[this.parent.nodes.indexOf(this)] = other;
+    other.parent = this.parent;
+  }
+
+  /** Only ever given text without tags. */
+  set textContent(text: string) {
+    this.nodes = [];
+    this.append(text);
+  }
+
   inner(): string {
     return this.nodes.join("");
   }
@@ -51,6 +63,10 @@ export class Tag {
 
 /** Make `document` exist. */
 export function install(): void {
-  const made = { createElement: (name: string) => new Tag(name), createTextNode: (text: string) => new Text(text) };
-  Object.assign(globalThis, { document: made });
+  class Document {
+    createElement(name: string): Tag {
+      return new Tag(name);
+    }
+  }
+  Object.assign(globalThis, { document: new Document(), Document, Text });
 }

@@ -7,16 +7,20 @@ import { install, Tag } from "./document.ts";
 
 install();
 
+function markdownIn(root: Tag): Markdown {
+  return new Markdown(root as unknown as HTMLElement, { code: (node) => node, image: () => false });
+}
+
 function shown(chunks: string[]): string {
   const root = new Tag("div");
-  const markdown = new Markdown(root as unknown as HTMLElement);
+  const markdown = markdownIn(root);
   let text = "";
   for (const chunk of chunks) markdown.show((text += chunk), true);
   markdown.show(text, false);
   return root.inner();
 }
 
-/** markdown-it, told of our four choices: no tight lists, breaks are kept, h1 is h3, images are links. */
+/** markdown-it, told of our choices: no tight lists, breaks are kept, h1 is h3, images are links, deleted text is `del`. */
 function oracle(text: string): string {
   const reference = new MarkdownIt({ breaks: true, linkify: true });
   reference.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
@@ -30,6 +34,7 @@ function oracle(text: string): string {
     if (token.type.startsWith("heading")) token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
     if (token.tag === "ol" && token.nesting === 1) token.attrSet("start", String(token.attrGet("start") ?? 1));
     token.info = "";
+    for (const child of token.children ?? []) if (child.tag === "s") child.tag = "del";
   }
   return reference.renderer.render(tokens, reference.options, {});
 }
@@ -37,7 +42,7 @@ function oracle(text: string): string {
 /** Without the differences that no reader sees: white space between blocks, titles, the final slash of an address. */
 function normal(html: string): string {
   return html
-    .replace(/ title="[^"]*"/g, "")
+    .replace(/ title="[^"]*"| style="text-align:[a-z]+"|<\/?div>/g, "")
     .replace(/(href="[a-z]+:\/\/[^/"]+)"/g, '$1/"')
     .replace(/\n(?=<\/code>)/g, "")
     .replace(/\s*\n\s*(?=<)|(?<=>)\s*\n\s*/g, "")
@@ -58,7 +63,7 @@ for (const text of [...SNIPPETS, ...ATTACKS, SNIPPETS.join("\n\n")]) {
   });
 }
 
-const ELEMENTS = /<\/?(?:p|h3|h4|h5|h6|ul|li|pre|code|blockquote|hr|br|strong|em|a|ol)(?: (?:start|href)="[^"<>]*")?>/g;
+const ELEMENTS = /<\/?(?:p|h3|h4|h5|h6|ul|li|pre|code|blockquote|hr|br|strong|em|del|a|ol|div|table|thead|tbody|tr|th|td)(?: (?:start|href)="[^"<>]*")?>/g;
 
 for (const attack of ATTACKS) {
   test(`harmless: ${JSON.stringify(attack)}`, () => {
@@ -70,7 +75,7 @@ for (const attack of ATTACKS) {
 
 test("finished blocks keep their nodes while the rest grows", () => {
   const root = new Tag("div");
-  const markdown = new Markdown(root as unknown as HTMLElement);
+  const markdown = markdownIn(root);
   markdown.show("first\n\nsec", true);
   const [first] = root.children;
   markdown.show("first\n\nsecond\n\n- third", true);
@@ -80,15 +85,49 @@ test("finished blocks keep their nodes while the rest grows", () => {
 
 test("an address at the end is no link until it is whole", () => {
   const root = new Tag("div");
-  const markdown = new Markdown(root as unknown as HTMLElement);
-  for (const part of ["see https://exam", "[a](https://exam"]) {
+  const markdown = markdownIn(root);
+  for (const part of ["see https://exam", "[a](https://exam", "![a](https://exam", "[a](https://example.org \"ti"]) {
     markdown.show(part, true);
     assert.doesNotMatch(root.inner(), /href/);
+    assert.equal(root.inner().includes("https"), part.startsWith("see"), root.inner());
   }
+});
+
+test("a finished item of a list and a growing code keep their nodes", () => {
+  const root = new Tag("div");
+  const markdown = markdownIn(root);
+  markdown.show("- first\n- sec", true);
+  const first = root.children[0]?.children[0];
+  markdown.show("- first\n- second\n- third\n\n```py\nx", true);
+  assert.equal(root.children[0]?.children[0], first);
+  const code = root.children[1];
+  markdown.show("- first\n- second\n- third\n\n```py\nx = 1\ny", true);
+  assert.equal(root.children[1], code);
+  assert.equal(code?.inner(), "<code>x = 1\ny</code>");
+});
+
+test("what is not decided yet is held, what has begun is shown as it will be", () => {
+  const shows = (text: string): string => {
+    const root = new Tag("div");
+    markdownIn(root).show(text, true);
+    return root.inner();
+  };
+  for (const end of ["\n-", "\n1.", "\n##", "\n``", "\n| a | b", "\n| a | b |\n|--", "\n>"]) assert.equal(shows(`text${end}`), "<p>text</p>");
+  assert.equal(shows("**bo"), "<p><strong>bo</strong></p>");
+  assert.equal(shows("`co"), "<p><code>co</code></p>");
+  assert.equal(shows("2 * 3 and *.txt"), "<p>2 * 3 and *.txt</p>");
+});
+
+test("an image is shown only where it may be", () => {
+  const root = new Tag("div");
+  const image = (address: string): boolean => address.startsWith("https://good.example/");
+  const markdown = new Markdown(root as unknown as HTMLElement, { code: (node) => node, image });
+  markdown.show("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
+  assert.match(root.inner(), /^<p><img><\/img> <a href="https:\/\/bad.example\/2.png">c<\/a><\/p>$/);
 });
 
 test("long nonsense is read in little time", () => {
   const began = performance.now();
-  for (const mark of ["[", "*a ", "`a", "> ", "- ", "_", "](", "![", "**a", "<", "1. ", "a_"]) shown([mark.repeat(3000)]);
+  for (const mark of ["[", "*a ", "`a", "> ", "- ", "_", "](", "![", "**a", "<", "1. ", "a_", "~~a ", "| ", "&#", "[a](", "|a\n"]) shown([mark.repeat(3000)]);
   assert.ok(performance.now() - began < 3000, `${performance.now() - began} ms`);
 });

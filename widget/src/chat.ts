@@ -1,0 +1,267 @@
+/** Joins the panel to the conversation, and both to the page: what the page may call, and what it is told. */
+import type { Answer } from "./answer.ts";
+import type { Client } from "./client.ts";
+import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
+import { bare, page } from "./dom.ts";
+import { Panel } from "./panel.ts";
+import { Problem } from "./problem.ts";
+import type { Texts } from "./texts.ts";
+import { waitFor } from "./wait.ts";
+
+/** For the page's developer: the browser does not tell the widget which of the two it is. */
+const UNREACHABLE = "Secateur: the server is down, or the skill does not name this page's origin";
+
+export class Chat {
+  #panel: Panel;
+  #conversation: Conversation;
+  #last: { turn: Turn; question: HTMLElement; answer: Answer } | undefined;
+  #begun: Promise<void> | undefined;
+  #shown: AbortController | undefined;
+  #before: HTMLElement | null = null;
+  #stopWaiting = (): void => {};
+
+  constructor(
+    readonly root: ShadowRoot,
+    readonly launcher: HTMLButtonElement,
+    readonly client: Client,
+    readonly texts: Texts,
+  ) {
+    this.#conversation = new Conversation(client);
+    this.#panel = new Panel(texts, client.settings, {
+      send: (question) => void this.send(question),
+      stop: () => this.#last && this.#conversation.stop(this.#last.turn),
+      close: () => this.close(),
+      fresh: () => void this.reset(),
+      rate: (turn, comment) => this.#rate(turn, comment),
+      again: (turn) => void this.#again(turn),
+    });
+    this.#panel.node.hidden = true;
+    root.append(this.#panel.node);
+    this.#emit("ready");
+  }
+
+  /** What the page's developer may call, by name; anything else is passed over. */
+  call(method: string, [first, second]: unknown[]): unknown {
+    const { host } = this.root;
+    switch (method) {
+      case "open":
+        return this.open(first !== false);
+      case "close":
+        return this.close();
+      case "toggle":
+        return this.#shown ? this.close() : this.open();
+      case "send":
+        this.open(false);
+        return this.send(String(first));
+      case "reset":
+        return this.reset();
+      case "identify":
+        return this.identify(String(first));
+      case "setContext":
+        return (this.#conversation.context = first == null ? undefined : String(first));
+      case "setTheme":
+        return host.setAttribute("data-theme", String(first));
+      case "on":
+        return host.addEventListener(`skillchat:${first}`, second as EventListener);
+      case "off":
+        return host.removeEventListener(`skillchat:${first}`, second as EventListener);
+      case "pause":
+      case "destroy":
+        this.pause();
+    }
+    return undefined;
+  }
+
+  /** Show the panel in the launcher's place. */
+  open(focus = true): void {
+    if (!this.#shown) {
+      const active = page("activeElement");
+      this.#before = active instanceof HTMLElement && active !== this.root.host ? active : null;
+      this.#shown = new AbortController();
+      this.#show(true);
+      this.#panel.attend(this.#shown.signal);
+      this.#watchConnection(this.#shown.signal);
+      this.#emit("open");
+    }
+    if (focus) this.#panel.focus();
+    void this.#begin();
+  }
+
+  close(): void {
+    if (!this.#shown) return;
+    this.#shown.abort();
+    this.#shown = undefined;
+    this.#show(false);
+    const back = this.#before?.isConnected && this.#before !== page("body") ? this.#before : this.launcher;
+    back.focus({ preventScroll: true });
+    this.#emit("close");
+  }
+
+  async send(question: string): Promise<void> {
+    await this.#begin();
+    const text = question.trim();
+    if (!text || this.#panel.composer.busy) return;
+    this.#last?.answer.settle();
+    const node = this.#panel.question(text);
+    this.#emit("message", bare({ text }));
+    await this.#run(turnOf(text), node);
+  }
+
+  /** Begin anew: the server forgets the conversation, and the browser the way to it. */
+  async reset(): Promise<void> {
+    this.#stopWaiting();
+    this.#last = undefined;
+    this.#panel.writing(false);
+    await this.#conversation.reset();
+    this.#begun = undefined;
+    this.#emit("reset");
+    await this.#begin();
+    this.#panel.announce(this.texts.begun);
+    if (this.#shown) this.#panel.focus();
+  }
+
+  identify(identity: string): void {
+    this.client.identity = identity;
+    this.client.forget(false);
+  }
+
+  /** The element is gone from the page: hold no listener, timer or request; opening it again goes on. */
+  pause(): void {
+    this.#conversation.leave();
+    this.#stopWaiting();
+    this.#shown?.abort();
+    this.#shown = undefined;
+    this.#begun = undefined;
+    this.#show(false);
+  }
+
+  #show(open: boolean): void {
+    this.#panel.node.hidden = !open;
+    this.launcher.hidden = open;
+    this.launcher.setAttribute("aria-expanded", String(open));
+  }
+
+  #watchConnection(signal: AbortSignal): void {
+    const notice = (): void => this.#panel.notice(navigator.onLine ? "" : this.texts.offline);
+    addEventListener("online", notice, { signal });
+    addEventListener("offline", notice, { signal });
+    notice();
+  }
+
+  /** The first words, and what was said on an earlier page; once, unless it fails. */
+  #begin(): Promise<void> {
+    return (this.#begun ??= this.#introduce());
+  }
+
+  async #introduce(): Promise<void> {
+    const { title, greeting, starters } = this.client.settings;
+    try {
+      const session = await this.client.session();
+      const turns = session.resumed ? await this.#conversation.restore() : [];
+      this.#panel.around.images.push(...session.images);
+      this.#panel.introduce(title || session.title, greeting || session.greeting, starters.length ? starters : session.starters);
+      for (const turn of turns) this.#restore(turn);
+    } catch (error) {
+      this.#begun = undefined;
+      this.#panel.introduce(title, greeting, []);
+      const answer = this.#panel.answer();
+      this.#trouble(answer, problemOf(error), () => {
+        answer.node.remove();
+        void this.#begin();
+      });
+      throw error;
+    }
+  }
+
+  /** Show an earlier turn, and go on with it if it is not whole. */
+  #restore(turn: Turn): void {
+    this.#last?.answer.settle();
+    const question = this.#panel.question(turn.question);
+    if (turn.finish === null) return void this.#run(turn, question);
+    const answer = this.#panel.answer();
+    this.#last = { turn, question, answer };
+    answer.finish(turn.text);
+    this.#end(endingOf(turn.finish), "", false);
+  }
+
+  async #run(turn: Turn, question: HTMLElement, replace = ""): Promise<void> {
+    const answer = this.#panel.answer();
+    const last = (this.#last = { turn, question, answer });
+    this.#panel.writing(true);
+    this.#panel.announce(this.texts.writing);
+    this.#emit("response.start");
+    if (turn.text) answer.grow(turn.text);
+    const watch = {
+      grew: (): void => answer.grow(turn.text),
+      broken: (now: boolean): void => answer.hint(now ? this.texts.broken : ""),
+    };
+    if (!turn.reply) void this.client.keep().catch(() => {});
+    const ending = await this.#conversation.run(turn, watch, replace);
+    if (this.#last !== last) return;
+    const read = answer.finish(turn.text);
+    this.#panel.writing(false);
+    if (ending !== "left") this.#end(ending, read, true);
+  }
+
+  /** Show how the latest answer ended, and say it if it ended just now. */
+  #end(ending: Ending, read: string, now: boolean): void {
+    const { turn, answer } = this.#last!;
+    if (ending instanceof Problem) return this.#trouble(answer, ending, () => void this.#again(turn, ending), turn.text);
+    const hint = ending === "whole" || ending === "left" ? "" : this.texts[ending];
+    answer.hint(hint);
+    answer.complete(turn);
+    if (!now) return;
+    this.#panel.announce(ending === "stopped" ? hint : [this.texts.complete, read, hint].filter(Boolean).join(" "));
+    this.#emit("response.end", bare({ finish: turn.finish, text: turn.text }));
+  }
+
+  /** Go on with an answer that broke off, or have the question answered anew. */
+  async #again(turn: Turn, problem?: Problem): Promise<void> {
+    const last = this.#last;
+    if (!last || this.#panel.composer.busy) return;
+    last.answer.node.remove();
+    const goOn = problem && turn.reply && turn.finish === null && ["cut", "unreachable", "offline"].includes(problem.kind);
+    if (goOn && problem.code !== "reply_unknown") return this.#run(turn, last.question);
+    const fresh = turn.reply || problem?.kind === "refused" ? turnOf(turn.question) : turn;
+    await this.#run(fresh, last.question, problem?.code === "reply_unknown" ? "" : turn.reply);
+  }
+
+  #rate(turn: Turn, comment?: string): void {
+    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: the rating was not stored", error));
+    this.#emit("feedback", bare({ rating: turn.rating, text: comment ?? "" }));
+  }
+
+  /** Say what went wrong and offer to try again; what had arrived of the answer stays. */
+  #trouble(answer: Answer, problem: Problem, retry: () => void, text = ""): void {
+    const words = this.#words(problem, text);
+    const { line, button } = answer.trouble(words, () => {
+      this.#stopWaiting();
+      this.#panel.focus();
+      retry();
+    });
+    if (problem.seconds) this.#stopWaiting = waitFor(this.#panel, line, button, problem.seconds);
+    else this.#panel.announce(words);
+    if (problem.kind === "unreachable") console.warn(UNREACHABLE);
+    this.#emit("error", bare({ kind: problem.kind, code: problem.code }));
+  }
+
+  #words(problem: Problem, text: string): string {
+    const { kind, detail, seconds } = problem;
+    if (seconds) return this.texts.wait(seconds);
+    if (text && kind !== "failed") return this.texts.incomplete;
+    // The server's own sentence helps where the visitor can act on it.
+    return [this.texts.problems[kind], kind === "refused" && detail].filter(Boolean).join(" ");
+  }
+
+  /** Tell the page; what was written only if its developer asked for it. */
+  #emit(name: string, detail: Record<string, unknown> = bare({})): void {
+    const { skill, eventText } = this.client.settings;
+    if (!eventText) delete detail.text;
+    const told = bare({ ...detail, skill, reply: this.#last?.turn.reply || undefined });
+    this.root.host.dispatchEvent(new CustomEvent(`skillchat:${name}`, bare({ bubbles: true, composed: true, detail: told })));
+  }
+}
+
+function problemOf(error: unknown): Problem {
+  return error instanceof Problem ? error : new Problem("failed", String(error));
+}
