@@ -27,9 +27,11 @@ from server.checkpoint.lineage import Lineage
 from server.config import Config
 from server.engine.choice import Choice
 from server.errors import SecateurError
+from server.metering.histograms import Histograms, Observers, VllmHistograms
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
-from server.metering.metrics import EngineCollector, Latency, LedgerCollector
+from server.metering.metrics import EngineCollector, LedgerCollector, VllmCollector
+from server.metering.records import Limits
 from server.page import page
 from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
@@ -78,9 +80,8 @@ def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
     rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
-    registry.register(LedgerCollector(parts.ledger, parts.skills.names, lambda: rollout.names))
-    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
-    replies = Replies(rollout, Meter(parts.ledger, Latency(registry)))
+    observer = metrics(parts, rollout, registry)
+    replies = Replies(rollout, Meter(parts.ledger, observer))
     health = Health(replies, lambda: rollout.current.engine.failure)
     models = Models(parts.skills, rollout)
     public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
@@ -88,6 +89,32 @@ def build(parts: Parts) -> Apps:
     return Apps(
         Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout)
     )
+
+
+class Labels:
+    """What metrics may be labelled with."""
+
+    def __init__(self, skills: Skills, rollout: Rollout) -> None:
+        self._skills = skills
+        self._rollout = rollout
+
+    def limits(self) -> dict[str, Limits]:
+        """By skill."""
+        return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self._skills}
+
+    def models(self) -> Sequence[str]:
+        """Every model loaded since the start."""
+        return self._rollout.names
+
+
+def metrics(parts: Parts, rollout: Rollout, registry: CollectorRegistry) -> Observers:
+    """Fill `registry`; returns what is to be told of each reply that ended."""
+    registry.register(LedgerCollector(parts.ledger, Labels(parts.skills, rollout)))
+    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
+    if parts.config.metrics_compat != "vllm":
+        return Observers([Histograms(registry)])
+    registry.register(VllmCollector(parts.ledger, rollout, lambda: rollout.current.name))
+    return Observers([Histograms(registry), VllmHistograms(registry)])
 
 
 HANDLERS = {

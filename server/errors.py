@@ -6,7 +6,9 @@ SecateurError
 │   ├── Unauthorized          401
 │   ├── Forbidden             403
 │   ├── NotFound              404
+│   ├── Conflict              409  this Idempotency-Key was used before
 │   ├── TooLarge              413
+│   ├── BudgetExceeded        429  carries Retry-After: when the skill's next day or month begins
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
@@ -65,6 +67,25 @@ class TooLarge(RequestError):
     """The body exceeds the limit, which the message says."""
 
     status = 413
+
+
+class Conflict(RequestError):
+    """The Idempotency-Key belongs to another request, or to one whose reply is not there (any more)."""
+
+    status = 409
+
+
+class BudgetExceeded(RequestError):
+    """The skill has used its tokens of the day or month; `retry_after` seconds later the next one begins."""
+
+    status = 429
+    type = "insufficient_quota"
+
+    def __init__(self, skill: str, period: str, *, retry_after: int) -> None:
+        super().__init__(
+            f"The skill {skill!r} has no tokens left for this {period} that fit the request.", code="budget_exceeded"
+        )
+        self.retry_after = retry_after
 
 
 class Overloaded(RequestError):

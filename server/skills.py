@@ -6,16 +6,19 @@ Denied by default: a skill that names neither a key nor an origin can be used by
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
+import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from server.config import read
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
+KEY_ID = 12
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -42,9 +45,20 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = ()
     """SHA-256 of the API keys, in hexadecimal, as `secateur keys create` prints them."""
     max_tokens: Annotated[int, Meta(ge=1)] = 256
-    """The longest reply; callers may ask for less."""
+    """The longest reply unless a caller asks for another; without `tokens_per_reply` none is longer."""
+    tokens_per_reply: Annotated[int, Meta(ge=1)] | None = None
+    """The most that a caller may ask for as `max_tokens`."""
+    tokens_per_day: Annotated[int, Meta(ge=1)] | None = None
+    """Prompts and replies together, UTC; a reply that reaches it ends there, and later ones are answered 429."""
+    tokens_per_month: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+
+    @property
+    def revision(self) -> str:
+        """Changes with anything in the file but who may use it; the ledger notes it."""
+        said = replace(self, keys=(), origins=())
+        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
 
 class Credentials(Struct, frozen=True):
@@ -59,6 +73,8 @@ class Grant(Struct, frozen=True):
 
     skill: Skill
     trusted: bool
+    key_id: str = ""
+    """Tells keys apart in the ledger: the first digits of the key's SHA-256. Empty without a key."""
 
 
 class Skills:
@@ -89,6 +105,9 @@ class Skills:
     def names(self) -> tuple[str, ...]:
         """The names, in the order of their files."""
         return tuple(self._skills)
+
+    def __iter__(self) -> Iterator[Skill]:
+        return iter(self._skills.values())
 
     def knows(self, origin: str) -> bool:
         """Whether any skill may be embedded in pages of `origin`."""
@@ -127,7 +146,7 @@ def digest(key: str) -> str:
 
 def _grant(skill: Skill, credentials: Credentials) -> Grant | None:
     if credentials.key is not None and _holds(skill, credentials.key):
-        return Grant(skill, trusted=True)
+        return Grant(skill, trusted=True, key_id=digest(credentials.key)[:KEY_ID])
     if credentials.origin is not None and credentials.origin in skill.origins:
         return Grant(skill, trusted=False)
     return None

@@ -14,7 +14,7 @@ from server.api.events import ReplyStream, leave
 from server.api.requests import credentials, read_body, request_id
 from server.api.schema import ChatRequest, parse
 from server.errors import Forbidden, SecateurError
-from server.metering.ledger import Usage
+from server.metering.records import Usage
 from server.reply import Asked, Replies, Reply
 from server.skills import Grant, Skills
 

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import NotFound, RequestError, SecateurError, TooLarge
+from server.errors import BudgetExceeded, NotFound, RequestError, SecateurError, TooLarge
 
 RETRY_SECONDS = 5
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
@@ -33,6 +33,9 @@ def clean(text: str) -> str:
 def response(error: SecateurError) -> Response:
     """The reply for `error`."""
     headers = {}
+    if isinstance(error, BudgetExceeded):
+        headers["Retry-After"] = str(error.retry_after)
+        headers["x-should-retry"] = "false"  # clients would try again within seconds
     if error.status == 503:
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
         headers["x-should-retry"] = "true"

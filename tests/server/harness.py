@@ -109,7 +109,7 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     )
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting)
     words = tokenizer(folder / "tiny")
-    ledger = Ledger(config.ledger)
+    ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
     return Parts(config, Skills(skills), engine, words, ledger, "tiny", LINEAGE, runner.choices)
 
 
