@@ -61,6 +61,7 @@ class Ledger:
         self.where = str(where)
         self.instance = instance
         self.writable = True
+        self.closed = False
         self.commits = 0
         self.commit_seconds = 0.0
         self._clock = clock
@@ -120,6 +121,7 @@ class Ledger:
         self._jobs.put(None)
         self._thread.join()
         self._database.close()
+        self.closed = True
 
     def _begin(self) -> int:
         """Make the tables, and close what dead processes left open; returns how many rows."""

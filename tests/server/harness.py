@@ -93,6 +93,8 @@ class Stop:
 
 def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTHER), **settings: Any) -> Parts:
     defaults = {"model": str(folder / "tiny"), "skills": str(folder), "ledger": str(folder / "usage.sqlite3")}
+    if "ledger" in settings:
+        settings["ledger"] = str(folder / settings["ledger"])
     config = msgspec.convert(
         {
             **defaults,
