@@ -18,10 +18,16 @@ COMMANDS = {
     "sign": ("server.signing.command", "sign an artifact"),
     "verify": ("server.signing.command", "say who signed an artifact, or which file differs"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
+    "usage": ("server.metering.command", "tokens by skill, day, model or key, as a table, CSV or JSON lines"),
+    "reconcile": ("server.metering.command", "prove that the ledger's sums are those of its rows"),
     "keys": ("server.keys", "make API keys, and keys that sign"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),
 }
-SHARED = ("pruning.__main__", "server.signing.command")  # each serves two commands, so it is told which
+SHARED = (
+    "pruning.__main__",
+    "server.signing.command",
+    "server.metering.command",
+)  # each serves two commands, so it is told which
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from server.api.chat import Chat
 from server.api.frame import Frame
 from server.api.health import Health, Metrics
 from server.api.models import Models
+from server.api.usage import UsageEndpoint
 from server.checkpoint.lineage import Lineage
 from server.config import Config
 from server.engine.choice import Choice
@@ -32,7 +33,8 @@ from server.metering.ledger import Ledger
 from server.metering.meter import Meter
 from server.metering.metrics import EngineCollector, LedgerCollector, VllmCollector
 from server.metering.records import Limits
-from server.page import page
+from server.metering.webhooks import Target, Webhook, read_secret
+from server.page import page as demo_page
 from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
 from server.skills import Skills
@@ -85,10 +87,10 @@ def build(parts: Parts) -> Apps:
     health = Health(replies, lambda: rollout.current.engine.failure)
     models = Models(parts.skills, rollout)
     public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
-    admin = Starlette(routes=[Route("/metrics", Metrics(registry).scrape), *probes(health)])
-    return Apps(
-        Frame(public, parts.skills), admin, host_page(parts, lambda: rollout.names), replies, running(parts, rollout)
-    )
+    admin = Starlette(routes=admin_routes(parts, registry, health), exception_handlers=HANDLERS)
+    webhook = webhook_of(parts, registry)
+    page = host_page(parts, lambda: rollout.names)
+    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, webhook))
 
 
 class Labels:
@@ -137,6 +139,15 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
     ]
 
 
+def admin_routes(parts: Parts, registry: CollectorRegistry, health: Health) -> list[Route]:
+    """What the operator sees."""
+    return [
+        Route("/metrics", Metrics(registry).scrape),
+        Route("/admin/usage", UsageEndpoint(parts.ledger).get),
+        *probes(health),
+    ]
+
+
 def probes(health: Health) -> list[Route]:
     """Liveness and readiness, the same on both listeners."""
     return [Route("/healthz", health.alive), Route("/readyz", health.ready)]
@@ -157,7 +168,17 @@ def host_page(parts: Parts, models: Callable[[], Sequence[str]]) -> ASGIApp | No
         return counts
 
     host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
-    return page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
+    return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
+
+
+def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
+    """Who sends settled replies to the configured address, if there is one."""
+    if not parts.config.webhook:
+        return None
+    secret = parts.config.webhook_secret
+    webhook = Webhook(parts.ledger, Target(parts.config.webhook, read_secret(secret) if secret else b""))
+    registry.register(webhook)
+    return webhook
 
 
 def model_labels(model: Model) -> dict[str, str]:
@@ -172,9 +193,11 @@ def model_labels(model: Model) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout, webhook: Webhook | None) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
     rollout.start()
+    if webhook is not None:
+        webhook.start()
     following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
     try:
         yield
@@ -182,6 +205,8 @@ async def running(parts: Parts, rollout: Rollout) -> AsyncIterator[None]:
         following.cancel()
         await asyncio.wait([following])
         rollout.stop()
+        if webhook is not None:
+            await to_thread.run_sync(webhook.stop)
         parts.ledger.close()
 
 

@@ -41,6 +41,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_port: Port = 9464
     metrics_compat: Literal["none", "vllm"] = "none"
     """`vllm` adds the names of vLLM's metrics that dashboards and autoscalers know."""
+    webhook: str = ""
+    """Where each settled reply is sent as a CloudEvent: https://..."""
+    webhook_secret: Path | None = None
+    """A file with the secret that signs them (standardwebhooks.com: `whsec_` and base64)."""
     page_port: Port | None = None
     """Where to show a host page of our own that embeds the widget; left out, there is none."""
     slots: Positive = 8
@@ -66,6 +70,8 @@ def load(path: Path) -> Config:
     config = read(path, Config)
     if config.reference is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
+    if config.webhook and not config.webhook.startswith(("https://", "http://")):
+        raise ConfigError(f"{path}: a webhook is an address that begins with https:// - at `$.webhook`")
     return config
 
 

@@ -73,12 +73,18 @@ def writer(where: str, busy_seconds: float) -> Database:
 @contextmanager
 def reader(where: str) -> Iterator[Database]:
     """A connection of its own that reads one moment's state; raises StorageError."""
+    with beside(where) as database, database.transaction():
+        if database.shared:
+            database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield database
+
+
+@contextmanager
+def beside(where: str) -> Iterator[Database]:
+    """A connection beside the one that writes; SQLite's may only read."""
     database: Database = Postgres(where, 5.0) if POSTGRES.match(where) else SQLite(Path(where), 5.0, read_only=True)
     try:
-        with database.transaction():
-            if database.shared:
-                database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            yield database
+        yield database
     finally:
         database.close()
 

@@ -31,11 +31,15 @@ class Counts(Struct, frozen=True):
     usage: Mapping[str, Usage]
 
 
-class Probe(Struct, frozen=True):
-    """Nothing to record, but a write all the same: it shows whether the ledger is writable."""
+class Cursor(Struct, frozen=True):
+    """How far a reader of the rows has come, under its name."""
+
+    name: str
+    value: int
 
 
-Work = Opening | Counts | Settlement | Probe
+PROBE = Cursor("probe", 1)  # says nothing, but it is written: it shows whether the ledger can be
+Work = Opening | Counts | Settlement | Cursor
 
 
 class _Job(Struct, frozen=True, eq=False):
@@ -91,9 +95,13 @@ class Ledger:
         """Done once durable; after LedgerUnavailable it is tried again until it is."""
         return self._put(end)
 
+    def remember(self, name: str, value: int) -> "Future[None]":
+        """Done once the cursor `name` stands at `value`, or failed with LedgerUnavailable."""
+        return self._put(Cursor(name, value))
+
     def probe(self) -> "Future[None]":
         """Done if the ledger can be written now, or failed with LedgerUnavailable."""
-        return self._put(Probe())
+        return self._put(PROBE)
 
     def totals(self) -> Totals:
         """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
@@ -180,7 +188,7 @@ class Ledger:
             return
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
         self.writable = True
-        for job, result in zip(jobs, results[len(self._unsettled) :], strict=True):
+        for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
             job.done.set_result(result)
         self._unsettled.clear()
 
@@ -197,8 +205,7 @@ class Ledger:
 
 def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
     """Do everything within one transaction; returns what each of `works` came to."""
-    if not works:
-        _write(database)
+    works = works or [PROBE]
     today = transactions.day_of(now)
     results: dict[int, Any] = {}
     closed = []
@@ -213,8 +220,8 @@ def _apply(database: Database, instance: str, works: list[Work], now: float) -> 
                 transactions.count(database, work.usage)
             case Settlement():
                 closed += transactions.settle(database, work)
-            case Probe():
-                _write(database)
+            case Cursor():
+                transactions.remember(database, work.name, work.value)
     transactions.number(database, closed)
     return [results.get(index) for index in range(len(works))]
 
@@ -227,8 +234,3 @@ def _place(work: Work, today: str) -> tuple[str, str]:
         case Settlement():
             return work.skill, work.day
     return "", ""
-
-
-def _write(database: Database) -> None:
-    """Change something that says nothing."""
-    database.execute("UPDATE cursors SET value = value + 1 WHERE name = 'probe'")

@@ -67,6 +67,7 @@ class LedgerCollector(Collector):
         for labels, value in totals.requests.items():
             requests.add_metric(labels, value)
         yield from (tokens, requests, *_budgets(ledger.spent(), limits))
+        yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])
         yield GaugeMetricFamily("secateur_ledger_writable", "1 while the ledger can be written.", int(ledger.writable))
         yield SummaryMetricFamily(
             "secateur_ledger_commit_seconds",

@@ -148,6 +148,12 @@ def recover(database: Database, instance: str, now: float) -> int:
     return len(rows)
 
 
+def remember(database: Database, name: str, value: int) -> None:
+    """Set a cursor."""
+    statement = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    database.execute(statement, (name, value))
+
+
 def abandoned(database: Database) -> list[str]:
     """The instances that have open rows."""
     return [name for (name,) in database.execute("SELECT DISTINCT instance FROM requests WHERE state = 'open'")]
