@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.api import problems, widget
+from server.api.admin import Admin
 from server.api.chat import Chat
 from server.api.frame import Frame
 from server.api.health import Health, Metrics
@@ -87,7 +88,14 @@ def build(parts: Parts) -> Apps:
     health = Health(replies, lambda: rollout.current.engine.failure)
     models = Models(parts.skills, rollout)
     public = Starlette(routes=public_routes(parts, replies, models, health), exception_handlers=HANDLERS)
-    admin = Starlette(routes=admin_routes(parts, registry, health), exception_handlers=HANDLERS)
+    dashboard = Admin(parts.ledger, rollout, Labels(parts.skills, rollout).limits, lambda: rollout.current.name)
+    admin_routes = [
+        Route("/metrics", Metrics(registry).scrape),
+        Route("/admin/usage", UsageEndpoint(parts.ledger).get),
+        *dashboard.routes(ASSETS),
+        *probes(health),
+    ]
+    admin = Starlette(routes=admin_routes, exception_handlers=HANDLERS)
     webhook = webhook_of(parts, registry)
     page = host_page(parts, lambda: rollout.names)
     return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, webhook))
@@ -135,15 +143,6 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
         Route("/v1/models/{name}", models.one),
         Route("/v1/skills/{name}", models.skill),
         *widget.routes(ASSETS),
-        *probes(health),
-    ]
-
-
-def admin_routes(parts: Parts, registry: CollectorRegistry, health: Health) -> list[Route]:
-    """What the operator sees."""
-    return [
-        Route("/metrics", Metrics(registry).scrape),
-        Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         *probes(health),
     ]
 

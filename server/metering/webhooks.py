@@ -146,7 +146,7 @@ def post(target: Target, events: Sequence[Mapping[str, Any]]) -> None:
         connection.request("POST", path, body, headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise Undelivered(f"the webhook's receiver cannot be reached ({error or type(error).__name__})") from None
+        raise Undelivered(f"the webhook's receiver cannot be reached ({error!r})") from None
     finally:
         connection.close()
     if not 200 <= status < 300:

@@ -34,7 +34,7 @@ def filled(where: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     outcomes: tuple[Outcome, ...] = ("stop", "length", "client_gone")
     for index in range(60):
         moment[0] = DAY + 86400 * (index // 30)
-        reply = {
+        reply: dict[str, Any] = {
             "skill": draw.choice("ab"),
             "model": "m",
             "key": draw.choice(["", "k1"]),
