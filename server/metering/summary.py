@@ -112,8 +112,8 @@ def _skills(rows: Sequence[tuple[str, str, int, int, int, int]] | Sequence[tuple
         name = str(skill)
         sums[name] = [a + int(str(b)) for a, b in zip(sums.get(name, [0, 0, 0, 0]), counts, strict=True)]
         outcomes.setdefault(name, {})[str(outcome)] = int(str(counts[0]))
-    made = [SkillUse(name, *counts, outcomes=outcomes[name]) for name, counts in sums.items()]
-    return sorted(made, key=lambda use: (-use.input - use.output, use.skill))
+    found = [SkillUse(name, n, read, cached, new, outcomes[name]) for name, (n, read, cached, new) in sums.items()]
+    return sorted(found, key=lambda use: (-use.input - use.output, use.skill))
 
 
 def _latency(database: Database, column: str) -> Latency:
