@@ -20,10 +20,16 @@ COMMANDS = {
     "export": ("server.export.command", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
     "skills": ("server.skills_command", "validate skills before they are served"),
+    "usage": ("server.metering.command", "tokens by skill, day, model or key, as a table, CSV or JSON lines"),
+    "reconcile": ("server.metering.command", "prove that the ledger's sums are those of its rows"),
     "keys": ("server.keys", "make, list and revoke API keys; make keys that sign"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),
 }
-SHARED = ("pruning.__main__", "server.signing.command")  # each serves two commands, so it is told which
+SHARED = (
+    "pruning.__main__",
+    "server.signing.command",
+    "server.metering.command",
+)  # each serves two commands, so it is told which
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,11 +19,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.api import problems, widget
+from server.api.admin import Admin
 from server.api.chat import Chat
 from server.api.frame import Frame
 from server.api.health import Health, Metrics
 from server.api.models import Models
 from server.api.reload import Reload
+from server.api.usage import UsageEndpoint
 from server.api.visits import Visits
 from server.checkpoint.lineage import Lineage
 from server.config import Config
@@ -34,9 +36,12 @@ from server.conversation.talk import Talk
 from server.engine.choice import Choice
 from server.errors import SecateurError
 from server.gate import Gate
+from server.metering.histograms import Histograms, Observers, VllmHistograms
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
-from server.metering.metrics import EngineCollector, FeedbackCollector, Latency, LedgerCollector
+from server.metering.metrics import EngineCollector, FeedbackCollector, LedgerCollector, VllmCollector
+from server.metering.records import Limits
+from server.metering.webhooks import Target, Webhook, read_secret
 from server.page import page as demo_page
 from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
@@ -85,10 +90,8 @@ def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
     rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
-    registry.register(LedgerCollector(parts.ledger, lambda: parts.skills.names, lambda: rollout.names))
-    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
     gate = Gate(parts.config.rate_limits)
-    replies = Replies(rollout, Meter(parts.ledger, Latency(registry)), gate)
+    replies = Replies(rollout, Meter(parts.ledger, metrics(parts, rollout, registry)), gate)
     feedback = Feedback(parts.config.feedback_file)
     registry.register(FeedbackCollector(feedback, lambda: parts.skills.names))
     health = Health(replies, lambda: rollout.current.engine.failure)
@@ -97,12 +100,45 @@ def build(parts: Parts) -> Apps:
     visits = visitors(parts, talk, feedback, gate)
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
     public = Starlette(routes=routes, exception_handlers=HANDLERS)
-    admin = Starlette(
-        routes=[Route("/metrics", Metrics(registry).scrape), *admin_routes(parts), *probes(health)],
-        exception_handlers=HANDLERS,
-    )
+    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, rollout), *probes(health)]
+    admin = Starlette(routes=watched, exception_handlers=HANDLERS)
     page = host_page(parts, lambda: rollout.names)
-    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, feedback, gate))
+    kept = Kept(feedback, gate, webhook_of(parts, registry))
+    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, kept))
+
+
+class Kept(NamedTuple):
+    """What is closed when the server has stopped, the webhook only where there is one."""
+
+    feedback: Feedback
+    gate: Gate
+    webhook: Webhook | None
+
+
+class Labels:
+    """What metrics may be labelled with."""
+
+    def __init__(self, skills: Skills, rollout: Rollout) -> None:
+        self._skills = skills
+        self._rollout = rollout
+
+    def limits(self) -> dict[str, Limits]:
+        """By skill."""
+        return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self._skills}
+
+    def models(self) -> Sequence[str]:
+        """Every model loaded since the start."""
+        return self._rollout.names
+
+
+def metrics(parts: Parts, rollout: Rollout, registry: CollectorRegistry) -> Observers:
+    """Fill `registry`; returns what is to be told of each reply that ended."""
+    registry.register(LedgerCollector(parts.ledger, Labels(parts.skills, rollout)))
+    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
+    if parts.config.metrics_compat != "vllm":
+        return Observers([Histograms(registry)])
+    registry.register(VllmCollector(parts.ledger, rollout, lambda: rollout.current.name))
+    return Observers([Histograms(registry), VllmHistograms(registry)])
 
 
 HANDLERS = {
@@ -153,9 +189,14 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
     ]
 
 
-def admin_routes(parts: Parts) -> list[Route]:
-    """What operators may change while the server runs."""
-    return [Route("/admin/reload", Reload(parts.config, parts.skills).reload, methods=["POST"])]
+def admin_routes(parts: Parts, rollout: Rollout) -> list[Route]:
+    """What operators look at, and may change while the server runs."""
+    dashboard = Admin(parts.ledger, rollout, Labels(parts.skills, rollout).limits, lambda: rollout.current.name)
+    return [
+        Route("/admin/usage", UsageEndpoint(parts.ledger).get),
+        Route("/admin/reload", Reload(parts.config, parts.skills).reload, methods=["POST"]),
+        *dashboard.routes(ASSETS),
+    ]
 
 
 def probes(health: Health) -> list[Route]:
@@ -181,6 +222,16 @@ def host_page(parts: Parts, models: Callable[[], Sequence[str]]) -> ASGIApp | No
     return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 
+def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
+    """Who sends settled replies to the configured address, if there is one."""
+    if not parts.config.webhook:
+        return None
+    secret = parts.config.webhook_secret
+    webhook = Webhook(parts.ledger, Target(parts.config.webhook, read_secret(secret) if secret else b""))
+    registry.register(webhook)
+    return webhook
+
+
 def model_labels(model: Model) -> dict[str, str]:
     """The labels of secateur_model_info."""
     lineage = model.lineage
@@ -193,9 +244,11 @@ def model_labels(model: Model) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout, feedback: Feedback, gate: Gate) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout, kept: Kept) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
     rollout.start()
+    if kept.webhook is not None:
+        kept.webhook.start()
     following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
     try:
         yield
@@ -203,9 +256,11 @@ async def running(parts: Parts, rollout: Rollout, feedback: Feedback, gate: Gate
         following.cancel()
         await asyncio.wait([following])
         rollout.stop()
+        if kept.webhook is not None:
+            await to_thread.run_sync(kept.webhook.stop)
         parts.ledger.close()
-        feedback.close()
-        await gate.close()
+        kept.feedback.close()
+        await kept.gate.close()
 
 
 async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:

@@ -24,8 +24,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The artifact's directory, or `registry:NAME@production`."""
     skills: Path
     """One skill's TOML file, or a folder of them."""
-    ledger: Path
-    """The SQLite file that counts tokens; made if it does not exist."""
+    ledger: Annotated[str, Meta(min_length=1)]
+    """Where tokens are counted: an SQLite file, made if it does not exist, or postgresql://... for many replicas."""
+    instance: Annotated[str, Meta(max_length=64)] = ""
+    """This replica's name in a PostgreSQL ledger; the host's name if empty. It should outlive a restart."""
     registry: str = "build/registry.sqlite3"
     """Where `registry:` looks: a file or postgresql://..."""
     registry_seconds: Annotated[float, Meta(gt=0, le=3600)] = 5.0
@@ -37,6 +39,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0 takes a free port."""
     admin_host: str = "127.0.0.1"
     admin_port: Port = 9464
+    metrics_compat: Literal["none", "vllm"] = "none"
+    """`vllm` adds the names of vLLM's metrics that dashboards and autoscalers know."""
+    webhook: str = ""
+    """Where each settled reply is sent as a CloudEvent: https://..."""
+    webhook_secret: Path | None = None
+    """A file with the secret that signs them (standardwebhooks.com: `whsec_` and base64)."""
     page_port: Port | None = None
     """Where to show a host page of our own that embeds the widget; left out, there is none."""
     slots: Positive = 8
@@ -98,6 +106,8 @@ def load(path: Path) -> Config:
     config = read(path, Config)
     if config.reference is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
+    if config.webhook and not config.webhook.startswith(("https://", "http://")):
+        raise ConfigError(f"{path}: a webhook is an address that begins with https:// - at `$.webhook`")
     return config
 
 

@@ -9,6 +9,7 @@ SecateurError
 │   ├── Conflict              409
 │   ├── TooLarge              413
 │   ├── RateLimited           429  carries Retry-After, in whole seconds
+│   ├── BudgetExceeded        429  carries Retry-After: when the skill's next day or month begins
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
@@ -89,6 +90,19 @@ class RateLimited(RequestError):
         super().__init__(message, code="rate_limited")
         self.retry_after = retry_after
         self.headers = headers or {}
+
+
+class BudgetExceeded(RequestError):
+    """The skill has used its tokens of the day or month; `retry_after` seconds later the next one begins."""
+
+    status = 429
+    type = "insufficient_quota"
+
+    def __init__(self, skill: str, period: str, *, retry_after: int) -> None:
+        super().__init__(
+            f"The skill {skill!r} has no tokens left for this {period} that fit the request.", code="budget_exceeded"
+        )
+        self.retry_after = retry_after
 
 
 class Overloaded(RequestError):

@@ -153,6 +153,7 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"API      {addresses['skills']}/v1")
     print(f"metrics  {addresses['metrics']}/metrics")
+    print(f"usage    {addresses['metrics']}/admin")
     if apps.page is not None:
         print(f"page     {addresses['page']}/")
     print("Stop with Ctrl-C.", flush=True)

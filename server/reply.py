@@ -1,6 +1,7 @@
 """One metered reply: admit, generate, count, settle; every endpoint goes through here, so none can forget to meter.
 
-Text leaves only after its tokens were counted, and the row is settled before the reader learns that it has all.
+Tokens are reserved before the engine begins, text leaves only after the ledger has its tokens, and the row is settled,
+with every id that was sampled, before the reader learns that it has all.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -9,13 +10,14 @@ from functools import partial
 import anyio
 from anyio import to_thread
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import InvalidRequest, Overloaded
 from server.gate import Gate
-from server.metering.ledger import Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
+from server.metering.records import Limits, Opening, Outcome, Usage
 from server.rollout import Model, Rollout
 from server.skills import Skill
 from server.standing import Standing
@@ -42,6 +44,7 @@ class Asked(Struct, frozen=True):
     """Which API key asks; empty for a page's visitor."""
     person: str = ""
     """Who a verified visitor is, for the system prompt."""
+    idempotency: str | None = None
 
 
 class Replies:
@@ -66,9 +69,10 @@ class Replies:
         return await self._meter.writable()
 
     async def begin(self, request_id: str, asked: Asked) -> "Reply":
-        """A reply whose row is open; raises InvalidRequest, RateLimited, Overloaded or LedgerUnavailable.
+        """A reply whose row is open and whose tokens are reserved. Close it in any case.
 
-        Close it in any case.
+        Raises InvalidRequest, RateLimited, Overloaded, BudgetExceeded, LedgerUnavailable, or Answered for a known
+        Idempotency-Key.
         """
         self._refuse_while_draining()
         rates = await self._gate.enter(asked.skill)
@@ -87,9 +91,11 @@ class Replies:
             self._refuse_while_draining()
             wanted = sampling_of(asked, len(prompt), model)
             spent = await self._gate.spend(asked.skill, len(prompt) + wanted.max_tokens)
-            standing = self._standing.length(prompt, asked.skill, model)
-            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name, standing=standing)
-            reservation = await self._admit(stream, Opening(request_id, asked.skill.name, model.name, len(prompt)))
+            opening = opening_of(request_id, asked, model, len(prompt), wanted.max_tokens)
+            with anyio.CancelScope(shield=True):  # whoever opens a row must learn of it, to close it
+                reservation = await self._meter.admit(opening)
+            sampling = replace(wanted, max_tokens=reservation.granted)
+            stream = await self._submit(prompt, sampling, reservation, asked.skill, model)
             reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
             reply.rates = {**rates, **spent}
             self._live[reply] = (model, asked.skill)
@@ -119,15 +125,17 @@ class Replies:
         if self.draining:
             raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
 
-    async def _admit(self, stream: Stream, opening: Opening) -> Reservation:
-        """Open the row while the engine begins: nothing leaves before it is open."""
-        with anyio.CancelScope(shield=True):
-            try:
-                reservation = await self._meter.admit(opening)
-            except BaseException:
-                await stream.aclose()
-                raise
-        return reservation
+    async def _submit(
+        self, prompt: list[int], sampling: Sampling, reservation: Reservation, skill: Skill, model: Model
+    ) -> Stream:
+        """Let the engine begin; a row whose reply it refuses is closed at once."""
+        try:
+            standing = self._standing.length(prompt, skill, model)
+            return model.engine.submit(prompt, sampling, skill=skill.name, standing=standing)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await reservation.settle("rejected", sampled=0, cached=0)
+            raise
 
 
 class Reply:
@@ -161,7 +169,7 @@ class Reply:
     @property
     def ended_by_server(self) -> Outcome | None:
         """Why the server ended the reply before the model or the caller's `max_tokens` did, or None."""
-        return self._outcome if self._outcome == "server_shutdown" else None
+        return self._outcome if self._outcome in ("budget", "server_shutdown") else None
 
     async def pieces(self) -> AsyncIterator[str]:
         """Pieces of text, none empty; settled when it ends. Raises EngineFailed or LedgerUnavailable."""
@@ -179,7 +187,7 @@ class Reply:
         with anyio.CancelScope(shield=True):
             await self._stream.aclose()
             try:
-                await self._reservation.settle(outcome)
+                await self._reservation.settle(outcome, sampled=self._stream.sampled, cached=self._stream.cached)
             finally:
                 self._ended(self)
 
@@ -194,14 +202,14 @@ class Reply:
             return self._end("length", "server_shutdown")
         with anyio.CancelScope() as self._wait:
             token = await anext(self._stream)
+            await self._reservation.count(cached=self._stream.cached)
         if self._wait.cancelled_caught:
             return self._end("length", "server_shutdown")
-        self._reservation.count(cached=self._stream.cached)
         text = "" if token.finish == "stop" else self._stops.push(self._text.push(token.id))
         if self._stops.matched:
             self.finish = "stop"
         elif token.finish:
-            text += self._end(token.finish, token.finish)
+            text += self._end(token.finish, self._reservation.full if token.finish == "length" else "stop")
         return text
 
     def _end(self, finish: Finish, outcome: Outcome) -> str:
@@ -211,6 +219,22 @@ class Reply:
         if self._stops.matched:
             self.finish = self._outcome = "stop"
         return text + self._stops.finish()
+
+
+def opening_of(request_id: str, asked: Asked, model: Model, prompt: int, wanted: int) -> Opening:
+    """The row of a reply of at most `wanted` tokens."""
+    skill = asked.skill
+    return Opening(
+        request_id,
+        skill.name,
+        model.name,
+        prompt,
+        wanted,
+        Limits(skill.tokens_per_day, skill.tokens_per_month),
+        skill.revision,
+        asked.key_id,
+        asked.idempotency,
+    )
 
 
 async def prompt_of(asked: Asked, model: Model) -> list[int]:
@@ -234,9 +258,10 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
     skill, room = asked.skill, model.engine.context - prompt
     if room < 1:
         raise too_long(prompt, model.engine.context)
-    if asked.max_tokens is not None and asked.max_tokens > skill.max_tokens:
+    ceiling = skill.tokens_per_reply or skill.max_tokens
+    if asked.max_tokens is not None and asked.max_tokens > ceiling:
         raise InvalidRequest(
-            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.max_tokens}.",
+            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {ceiling}.",
             param="max_tokens",
         )
     if asked.temperature is not None and asked.temperature > skill.max_temperature:

@@ -5,10 +5,13 @@ Whatever cannot be used is refused before the first listener answers.
 
 import argparse
 import logging
+import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from server.api_keys import Keys
 from server.app import Parts
@@ -16,6 +19,7 @@ from server.config import Config, load
 from server.engine.choice import Choice
 from server.follow import Follower, Source
 from server.listeners import run
+from server.metering.database import POSTGRES
 from server.metering.ledger import Ledger
 from server.reload import load_skills
 from server.rollout import Engine, Model
@@ -32,9 +36,11 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; returns 0 after an orderly end."""
     parser = argparse.ArgumentParser(prog="secateur serve", description="Serve the skills of a configuration file.")
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
+    parser.add_argument("--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat`")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    config = load(parser.parse_args(argv).config)
-    run(prepare(config))
+    arguments = parser.parse_args(argv)
+    config = load(arguments.config)
+    run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)))
     return 0
 
 
@@ -54,9 +60,14 @@ def prepare(config: Config) -> Parts:
     artifact, tokenizer = open_model(path)
     if follower is not None:
         follower.confirm(artifact.lineage)
-    ledger = Ledger(config.ledger)
+    ledger = Ledger(config.ledger, instance=instance_of(config))
     engine, choices = load_engine(config, artifact)
     return Parts(config, skills, engine, tokenizer, ledger, name, artifact.lineage, choices, follower)
+
+
+def instance_of(config: Config) -> str:
+    """Whose rows are ours: an SQLite file has one writer, who needs no name."""
+    return (config.instance or socket.gethostname()) if POSTGRES.match(config.ledger) else ""
 
 
 def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":

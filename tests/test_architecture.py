@@ -18,6 +18,7 @@ WITHOUT_TORCH = (
     "server.registry",
     "server.signing",
     "server.reply",
+    "server.replays",
     "server.tokenizer",
     "server.engine.sequence",
     "server.engine.scheduler",

@@ -1,20 +1,24 @@
-"""POST /v1/chat/completions, streamed and whole, exactly in OpenAI's format; translates and decides nothing else."""
+"""POST /v1/chat/completions, streamed and whole; translates and decides nothing else."""
 
+import hashlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 import anyio
-import msgspec
+from msgspec.structs import replace
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api import problems
+from server.api.completion import Form, complete, encode, ending, opening, text_chunk
 from server.api.events import ReplyStream, leave
 from server.api.requests import credentials, read_body, request_id
 from server.api.schema import ChatRequest, parse
 from server.errors import Forbidden, SecateurError
-from server.metering.ledger import Usage
+from server.metering.meter import Answered
+from server.replays import Kept, Replays, forgotten, key_of
 from server.reply import Asked, Replies, Reply
 from server.skills import Grant, Skills
 
@@ -26,18 +30,50 @@ class Chat:
         self._skills = skills
         self._replies = replies
         self._max_body = max_body
+        self._replays = Replays()
 
     async def complete(self, request: Request) -> Response:
-        """One reply, as a stream of chunks or whole."""
-        wanted = parse(await read_body(request, self._max_body))
+        """One reply, as a stream of chunks or whole; the same again for a repeated Idempotency-Key."""
+        body = await read_body(request, self._max_body)
+        wanted = parse(body)
         grant = self._skills.authorise(wanted.model, credentials(request))
-        identity = request_id(request)
-        reply = await self._replies.begin(identity, asked(wanted, grant))
-        head = {"id": f"chatcmpl-{identity.removeprefix('req_')}", "created": int(time.time()), "model": wanted.model}
-        if wanted.stream:
-            include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-            return ReplyStream(chunks(reply, head, include_usage=include_usage), reply)
-        return await whole(request, reply, head)
+        identity, created = request_id(request), int(time.time())
+        key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
+        digest = hashlib.sha256(body).hexdigest()
+        if key is not None and (kept := self._replays.find(key, digest)):
+            return repeated(kept, Form(wanted, kept.request_id, kept.created))
+        try:
+            reply = await self._replies.begin(identity, replace(asked(wanted, grant), idempotency=key))
+        except Answered as answered:
+            raise forgotten(answered.known) from None
+        form, pieces = Form(wanted, identity, created), reply.pieces()
+        if key is not None:
+            pieces = self._keep(reply, key, (digest, identity, created))
+        if form.stream:
+            return ReplyStream(chunks(reply, pieces, form), reply)
+        return await whole(request, reply, pieces, form)
+
+    async def _keep(self, reply: Reply, key: str, request: tuple[str, str, int]) -> AsyncIterator[str]:
+        """The reply's pieces; once it is whole it is kept under its key."""
+        text = []
+        async for piece in reply.pieces():
+            text.append(piece)
+            yield piece
+        assert reply.finish is not None
+        self._replays.keep(key, Kept(*request, "".join(text), reply.finish, reply.ended_by_server, reply.usage))
+
+
+def repeated(kept: Kept, form: Form) -> Response:
+    """A kept reply, in the form that is asked for now."""
+    headers = {"Idempotent-Replayed": "true"}
+    if not form.stream:
+        return Response(complete(kept.text, kept, form), headers=headers, media_type="application/json")
+
+    async def events() -> AsyncIterator[ServerSentEvent]:
+        for event in (opening(form), text_chunk(form, kept.text), *ending(kept, form), "[DONE]"):
+            yield ServerSentEvent(event, sep="\n")
+
+    return EventSourceResponse(events(), headers=headers, sep="\n")
 
 
 def asked(wanted: ChatRequest, grant: Grant) -> Asked:
@@ -60,32 +96,24 @@ def asked(wanted: ChatRequest, grant: Grant) -> Asked:
     )
 
 
-async def chunks(reply: Reply, head: dict[str, Any], *, include_usage: bool) -> AsyncIterator[str]:
+async def chunks(reply: Reply, pieces: AsyncIterator[str], form: Form) -> AsyncIterator[str]:
     """The events of a stream: role, text, end, usage if wanted, [DONE]; an error ends it instead."""
-    head = {**head, "object": "chat.completion.chunk"}
-    extra = {"usage": None} if include_usage else {}
-
-    def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return encode({**head, "choices": [choice], **extra})
-
-    yield chunk({"role": "assistant", "content": "", "refusal": None})
+    yield opening(form)
     try:
-        async for text in reply.pieces():
-            yield chunk({"content": text})
+        async for text in pieces:
+            yield text_chunk(form, text)
     except SecateurError as error:
         yield encode(problems.body(error))
         return
     except Exception:
         yield encode(problems.body(problems.BUG))
         raise
-    yield chunk({}, reply.finish)
-    if include_usage:
-        yield encode({**head, "choices": [], "usage": usage(reply.usage)})
+    for event in ending(reply, form):
+        yield event
     yield "[DONE]"
 
 
-async def whole(request: Request, reply: Reply, head: dict[str, Any]) -> Response:
+async def whole(request: Request, reply: Reply, pieces: AsyncIterator[str], form: Form) -> Response:
     """The reply in one piece; generation stops if the client leaves meanwhile."""
     text: list[str] = []
     failure: SecateurError | None = None
@@ -93,7 +121,7 @@ async def whole(request: Request, reply: Reply, head: dict[str, Any]) -> Respons
         async with anyio.create_task_group() as group:
             group.start_soon(watch, request, group.cancel_scope)
             try:
-                async for piece in reply.pieces():
+                async for piece in pieces:
                     text.append(piece)
             except SecateurError as error:  # raised after the group, which would wrap it
                 failure = error
@@ -102,10 +130,9 @@ async def whole(request: Request, reply: Reply, head: dict[str, Any]) -> Respons
         await leave(reply)
     if failure is not None:
         raise failure
-    message = {"role": "assistant", "content": "".join(text), "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
-    body = {**head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage)}
-    return Response(encode(body), headers=dict(reply.rates), media_type="application/json")
+    return Response(
+        complete("".join(text), reply, form), headers=dict(reply.rates), media_type="application/json"
+    )
 
 
 async def watch(request: Request, scope: anyio.CancelScope) -> None:
@@ -113,18 +140,3 @@ async def watch(request: Request, scope: anyio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-def usage(tokens: Usage) -> dict[str, Any]:
-    """OpenAI's usage object, from the same counts that the ledger has."""
-    return {
-        "prompt_tokens": tokens.prompt,
-        "completion_tokens": tokens.output,
-        "total_tokens": tokens.prompt + tokens.output,
-        "prompt_tokens_details": {"cached_tokens": tokens.cached},
-    }
-
-
-def encode(value: dict[str, Any]) -> str:
-    """Compact JSON."""
-    return msgspec.json.encode(value).decode()

@@ -15,7 +15,7 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
 from server.conversation.recording import Event
-from server.metering.ledger import LedgerUnavailable
+from server.metering.records import LedgerUnavailable
 from server.reply import Reply
 
 KEEP_ALIVE_SECONDS = 15

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import NotFound, RateLimited, RequestError, SecateurError, TooLarge
+from server.errors import BudgetExceeded, NotFound, RateLimited, RequestError, SecateurError, TooLarge
 
 RETRY_SECONDS = 5
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
@@ -35,7 +35,7 @@ def response(error: SecateurError) -> Response:
     headers: dict[str, str] = {}
     if error.status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
-        headers["x-should-retry"] = "true"
+        headers["x-should-retry"] = "false" if isinstance(error, BudgetExceeded) else "true"  # that takes hours
     if isinstance(error, RateLimited):
         headers.update(error.headers)
     if error.status == 401:

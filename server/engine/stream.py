@@ -31,6 +31,11 @@ class Stream(AsyncIterator[Token]):
         """How many prompt tokens were not computed again; valid from the first token on."""
         return self._sequence.cached
 
+    @property
+    def sampled(self) -> int:
+        """How many ids the engine has sampled, whether they were read or not; after `aclose` it stays."""
+        return self._sequence.generated
+
     def put(self, item: Token | EngineFailed) -> None:
         """Hand over a token or the failure; for the engine's thread."""
         with suppress(RuntimeError):  # the reader's loop is closed: nobody is left to tell

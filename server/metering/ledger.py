@@ -1,154 +1,158 @@
-"""The durable count of tokens: one SQLite row for each reply, and totals that move in the same transaction.
+"""The durable count of tokens: one row for each reply, and totals that move in the same transaction.
 
-A row is open before the reply's first token leaves and is settled exactly once; a process that dies leaves open
-rows, which the next one turns into `recovered` with what is known of them: the prompt, but not the tokens sent.
+A row is open before its reply is begun, holds what each engine step sampled before that leaves, and is settled exactly
+once. One thread writes: whatever waits when a transaction begins becomes durable with it.
 """
 
-import fcntl
-import os
 import queue
-import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import closing
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
-from server.errors import ConfigError, SecateurError
+from server.errors import ConfigError
+from server.metering import transactions
+from server.metering.database import Database, StorageError, reader, shown, writer
+from server.metering.records import Admission, LedgerUnavailable, Opening, Period, Settlement, Spent, Totals, Usage
+from server.metering.schema import prepare
 
 BATCH = 256  # jobs of one commit: under load one fsync serves them all
-BUSY_SECONDS = 5.0
-RETRY_SECONDS = 1.0
-Outcome = Literal["stop", "length", "client_gone", "error", "server_shutdown", "rejected", "recovered"]
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS requests (
-  request_id TEXT PRIMARY KEY,
-  skill TEXT NOT NULL,
-  model TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('open', 'final', 'recovered')),
-  outcome TEXT,
-  opened_at REAL NOT NULL,
-  closed_at REAL,
-  prompt_tokens INTEGER NOT NULL,
-  cached_tokens INTEGER NOT NULL DEFAULT 0,
-  output_tokens INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS open_requests ON requests (state) WHERE state = 'open';
-CREATE TABLE IF NOT EXISTS tokens (
-  skill TEXT, model TEXT, type TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, type)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS outcomes (
-  skill TEXT, model TEXT, outcome TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, outcome)
-) WITHOUT ROWID;
-"""
-OPEN = """
-INSERT INTO requests (request_id, skill, model, state, opened_at, prompt_tokens) VALUES (?, ?, ?, 'open', ?, ?)
-"""
-SETTLE = """
-UPDATE requests SET state = ?, outcome = ?, closed_at = ?, prompt_tokens = ?, cached_tokens = ?, output_tokens = ?
-WHERE request_id = ? AND state = 'open' RETURNING skill, model
-"""
-ADD_TOKENS = """
-INSERT INTO tokens VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value
-"""
-ADD_OUTCOME = """
-INSERT INTO outcomes VALUES (?, ?, ?, 1) ON CONFLICT DO UPDATE SET value = value + 1
-"""
+BUSY_SECONDS = 2.0
+RETRY_SECONDS = 0.5
 
 
-class LedgerUnavailable(SecateurError):
-    """The ledger cannot be written (disk full, locked): nothing may be served that cannot be counted."""
+class Counts(Struct, frozen=True):
+    """What the open replies have come to, by request id."""
 
-    status = 503
-
-
-class Usage(Struct, frozen=True):
-    """Tokens of one reply, as the engine counted them; `cached` is a part of `prompt`, as in OpenAI's usage."""
-
-    prompt: int = 0
-    cached: int = 0
-    output: int = 0
+    usage: Mapping[str, Usage]
 
 
-class Opening(Struct, frozen=True):
-    """A reply about to begin."""
+class Cursor(Struct, frozen=True):
+    """How far a reader of the rows has come, under its name."""
 
-    request_id: str
-    skill: str
-    model: str
-    prompt: int
+    name: str
+    value: int
 
 
-class Settlement(Struct, frozen=True):
-    """A reply that ended."""
-
-    request_id: str
-    usage: Usage
-    outcome: Outcome
+PROBE = Cursor("probe", 1)  # says nothing, but it is written: it shows whether the ledger can be
+Work = Opening | Counts | Settlement | Cursor
 
 
-class Probe(Struct, frozen=True):
-    """Nothing to record, but a write all the same: it shows whether the ledger is writable."""
-
-
-class Totals(Struct, frozen=True):
-    """Sums over all settled and recovered rows."""
-
-    tokens: Mapping[tuple[str, str, str], int]
-    """(skill, model, type) -> tokens; type is `input` (cached ones included), `cached` or `output`."""
-    requests: Mapping[tuple[str, str, str], int]
-    """(skill, model, outcome) -> requests."""
-
-
-class _Job(NamedTuple):
-    work: Opening | Settlement | Probe
-    done: "Future[None]"
+class _Job(Struct, frozen=True, eq=False):
+    work: Work
+    done: "Future[Any]"
 
 
 class Ledger:
-    """Owns the SQLite file `path`: one process, one writing thread; reading is free."""
+    """Owns an SQLite file, or the rows of `instance` in a PostgreSQL database; reading is free.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `clock` says the time in seconds since 1970, of which only the day decides anything.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        instance: str = "",
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self.where = str(where)
+        self.instance = instance
         self.writable = True
-        self._lock = _take(path)
+        self.closed = False
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self._clock = clock
+        self._retry_seconds = retry_seconds
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []
+        self._database = writer(self.where, busy_seconds)
         try:
-            self._database = _connect(path)
-            self.recovered = _recover(self._database)
-        except sqlite3.Error as error:
-            os.close(self._lock)
-            raise ConfigError(f"{path} cannot be used as the ledger: {error}") from None
+            self.recovered = self._begin()
+        except BaseException as error:
+            self._database.close()
+            if isinstance(error, StorageError):
+                raise ConfigError(f"{shown(self.where)} cannot be used as the ledger: {error}") from None
+            raise
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
-    def write(self, work: Opening | Settlement | Probe) -> "Future[None]":
-        """Done once durable, or failed with LedgerUnavailable; a settlement that failed is tried again until it is."""
+    def open(self, opening: Opening) -> "Future[Admission]":
+        """The admission, once durable; or failed with LedgerUnavailable, and then no row stays open."""
+        return self._put(opening)
+
+    def count(self, usage: Mapping[str, Usage]) -> "Future[None]":
+        """Done once these counts of open replies are durable, or failed with LedgerUnavailable."""
+        return self._put(Counts(usage))
+
+    def settle(self, end: Settlement) -> "Future[None]":
+        """Done once durable; after LedgerUnavailable it is tried again until it is."""
+        return self._put(end)
+
+    def remember(self, name: str, value: int) -> "Future[None]":
+        """Done once the cursor `name` stands at `value`, or failed with LedgerUnavailable."""
+        return self._put(Cursor(name, value))
+
+    def probe(self) -> "Future[None]":
+        """Done if the ledger can be written now, or failed with LedgerUnavailable."""
+        return self._put(PROBE)
+
+    def totals(self) -> Totals:
+        """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
+        with reader(self.where) as database:
+            columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
+            tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
+            requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
+        return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
+
+    def spent(self) -> list[Spent]:
+        """What the skills have used and reserved of the current day and month, over all instances."""
+        names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
+        with reader(self.where) as database:
+            statement = (
+                "SELECT skill, period, used, reserved FROM budgets WHERE period IN (?, ?) ORDER BY skill, period"
+            )
+            return [Spent(*row) for row in database.execute(statement, names)]
+
+    def until_next(self, period: Period) -> int:
+        """Whole seconds until the next day or month begins, in UTC."""
+        return transactions.until_next(period, self._clock())
+
+    def close(self) -> None:
+        """Write what is queued, then let go of the database."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._database.close()
+        self.closed = True
+
+    def _begin(self) -> int:
+        """Make the tables, and close what dead processes left open; returns how many rows."""
+        prepare(self._database)
+        if not self._database.alone(self.instance):
+            raise ConfigError(
+                f"another secateur writes to {shown(self.where)} as instance {self.instance!r}: "
+                "give each replica an `instance` of its own"
+            )
+        closed = 0
+        with self._database.transaction():
+            for name in {self.instance, *transactions.abandoned(self._database)}:
+                if self._database.alone(name):  # else that replica is alive and its rows are its own
+                    closed += transactions.recover(self._database, name, self._clock())
+                    if name != self.instance:
+                        self._database.yielded(name)
+        return closed
+
+    def _put(self, work: Work) -> "Future[Any]":
         job = _Job(work, Future())
         job.done.set_running_or_notify_cancel()  # a caller that leaves must not cancel what is being written
         self._jobs.put(job)
         return job.done
-
-    def totals(self) -> Totals:
-        """The sums as they stand in the file, read by a connection of its own; raises sqlite3.Error."""
-        with closing(sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            database.execute("BEGIN")
-            tokens = {(skill, model, kind): n for skill, model, kind, n in database.execute("SELECT * FROM tokens")}
-            requests = {(skill, model, kind): n for skill, model, kind, n in database.execute("SELECT * FROM outcomes")}
-        return Totals(tokens, requests)
-
-    def close(self) -> None:
-        """Write what is queued, then let go of the file."""
-        self._jobs.put(None)
-        self._thread.join()
-        self._database.close()
-        os.close(self._lock)
 
     def _run(self) -> None:
         while (jobs := self._next()) is not None:
@@ -158,7 +162,7 @@ class Ledger:
     def _next(self) -> list[_Job] | None:
         """Wait for jobs and take all that are there; None after `close`, once the queue is empty."""
         try:
-            first = self._jobs.get(timeout=RETRY_SECONDS if self._unsettled else None)
+            first = self._jobs.get(timeout=None if self.writable else self._retry_seconds)
         except queue.Empty:
             return []
         if first is None:
@@ -174,79 +178,59 @@ class Ledger:
 
     def _commit(self, jobs: list[_Job]) -> None:
         """One transaction for all of `jobs` and for what failed before."""
+        works = [*self._unsettled, *(job.work for job in jobs)]
+        started = time.monotonic()
         try:
-            with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                for work in (*self._unsettled, *(job.work for job in jobs)):
-                    _apply(self._database, work)
-        except sqlite3.Error as error:
-            self.writable = False
-            self._unsettled += [job.work for job in jobs if isinstance(job.work, Settlement)]
-            failure = LedgerUnavailable(f"The usage ledger cannot be written ({error}).", code="ledger_unavailable")
-            for job in jobs:
-                job.done.set_exception(failure)
-        else:
-            self.writable = True
-            self._unsettled.clear()
-            for job in jobs:
-                job.done.set_result(None)
+            with self._database.transaction():
+                results = _apply(self._database, self.instance, works, self._clock())
+        except StorageError as error:
+            self._fail(jobs, LedgerUnavailable(str(error)))
+            return
+        self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
+        self.writable = True
+        for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
+            job.done.set_result(result)
+        self._unsettled.clear()
+
+    def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
+        """Keep what must not be lost for the next transaction, and tell everybody."""
+        self.writable = False
+        for job in jobs:
+            if isinstance(job.work, Settlement):
+                self._unsettled.append(job.work)
+            elif isinstance(job.work, Opening):  # a connection may break after the database has committed
+                self._unsettled.append(Settlement(job.work.request_id, Usage(), "rejected", job.work.skill))
+            job.done.set_exception(failure)
 
 
-def _take(path: Path) -> int:
-    """Lock `path` for this process; raises ConfigError if another one has it."""
-    lock = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{lock} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(handle, 20).decode(errors="replace").strip()
-        os.close(handle)
-        raise ConfigError(
-            f"{path} is in use by another secateur (process {owner}); each server needs its own"
-        ) from None
-    os.truncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
-    return handle
+def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
+    """Do everything within one transaction; returns what each of `works` came to."""
+    works = works or [PROBE]
+    today = transactions.day_of(now)
+    results: dict[int, Any] = {}
+    closed = []
+    # All replicas lock budgets in the order of skills and days, so that no two wait for each other in a ring.
+    for index, work in sorted(enumerate(works), key=lambda numbered: _place(numbered[1], today)):
+        match work:
+            case Opening():
+                results[index] = admission = transactions.open_row(database, instance, work, now)
+                if admission.refused:
+                    closed += transactions.settle(database, Settlement(work.request_id, Usage(), "rejected"))
+            case Counts():
+                transactions.count(database, work.usage)
+            case Settlement():
+                closed += transactions.settle(database, work)
+            case Cursor():
+                transactions.remember(database, work.name, work.value)
+    transactions.number(database, closed)
+    return [results.get(index) for index in range(len(works))]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # isolation_level None: transactions begin and end where this file says so.
-    database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
-    database.executescript(SCHEMA)
-    return database
-
-
-def _recover(database: sqlite3.Connection) -> int:
-    """Close the rows that a dead process left open; returns how many."""
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        rows = database.execute("SELECT request_id, prompt_tokens FROM requests WHERE state = 'open'").fetchall()
-        for request_id, prompt in rows:
-            _settle(database, Settlement(request_id, Usage(prompt=prompt), "recovered"))
-    return len(rows)
-
-
-def _apply(database: sqlite3.Connection, work: Opening | Settlement | Probe) -> None:
+def _place(work: Work, today: str) -> tuple[str, str]:
+    """Where in its transaction a job comes."""
     match work:
         case Opening():
-            database.execute(OPEN, (work.request_id, work.skill, work.model, time.time(), work.prompt))
+            return work.skill, today
         case Settlement():
-            _settle(database, work)
-        case Probe():
-            database.execute("PRAGMA user_version = 1")
-
-
-def _settle(database: sqlite3.Connection, end: Settlement) -> None:
-    """Close one row and move the totals with it; a row that is closed already stays as it is."""
-    usage, state = end.usage, "recovered" if end.outcome == "recovered" else "final"
-    values = (state, end.outcome, time.time(), usage.prompt, usage.cached, usage.output, end.request_id)
-    for skill, model in database.execute(SETTLE, values).fetchall():
-        for kind, count in (("input", usage.prompt), ("cached", usage.cached), ("output", usage.output)):
-            database.execute(ADD_TOKENS, (skill, model, kind, count))
-        database.execute(ADD_OUTCOME, (skill, model, end.outcome))
+            return work.skill, work.day
+    return "", ""

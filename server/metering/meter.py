@@ -1,73 +1,173 @@
-"""Meters replies: `admit` opens a durable row, `settle` closes it once, with the tokens the engine counted.
+"""Meters replies: `admit` reserves, `count` makes each token durable before it leaves, `settle` closes the row once.
 
 Input is counted when the first token was sampled, since only then was all of it computed.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import Protocol
 
-from server.metering.ledger import Ledger, LedgerUnavailable, Opening, Outcome, Probe, Settlement, Usage
-from server.metering.metrics import Latency
+from msgspec import Struct
+
+from server.errors import BudgetExceeded
+from server.metering.ledger import Ledger
+from server.metering.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
+
+RETRY_SECONDS = 0.25
+STALL_SECONDS = 30.0  # so long may a reply wait for a ledger that cannot be written, before it ends as an error
+
+
+class Ended(Struct, frozen=True):
+    """What histograms are told of a reply; times are seconds."""
+
+    skill: str
+    model: str
+    outcome: Outcome
+    usage: Usage
+    duration: float
+    first_token: float | None
+
+
+class Answered(Exception):
+    """The Idempotency-Key belongs to an earlier request, whose row is `known`."""
+
+    def __init__(self, known: Known) -> None:
+        super().__init__(known.request_id)
+        self.known = known
+
+
+class Observer(Protocol):
+    """Whoever counts latencies."""
+
+    def ended(self, reply: Ended) -> None:
+        """One more reply ended."""
+        ...
 
 
 class Meter:
-    """Counts replies into a ledger, and their latencies into histograms."""
+    """Counts replies into a ledger, and tells an observer how long they took."""
 
-    def __init__(self, ledger: Ledger, latency: Latency) -> None:
+    def __init__(self, ledger: Ledger, observer: Observer) -> None:
         self._ledger = ledger
-        self._latency = latency
+        self._observer = observer
+        self._step: _Step | None = None
 
     async def admit(self, opening: Opening) -> "Reservation":
-        """Open a row; raises LedgerUnavailable: what cannot be counted is not served."""
+        """Reserve tokens and open a row.
+
+        Raises LedgerUnavailable (what cannot be counted is not served), BudgetExceeded or Answered.
+        """
         started = time.monotonic()
-        await asyncio.wrap_future(self._ledger.write(opening))
-        return Reservation(self, opening.request_id, opening.prompt, started)
+        if not self._ledger.writable:  # it tries again by itself, and nobody has to wait for that
+            raise LedgerUnavailable("it could not be a moment ago")
+        admission = await asyncio.wrap_future(self._ledger.open(opening))
+        if admission.known:
+            raise Answered(admission.known)
+        if admission.refused:
+            raise BudgetExceeded(
+                opening.skill, admission.refused, retry_after=self._ledger.until_next(admission.refused)
+            )
+        return Reservation(self, opening, admission, started)
 
     async def writable(self) -> bool:
         """Whether the ledger can be written; after a failure, tries."""
         if not self._ledger.writable:
             try:
-                await asyncio.wrap_future(self._ledger.write(Probe()))
+                await asyncio.wrap_future(self._ledger.probe())
             except LedgerUnavailable:
                 return False
         return True
 
-    async def settle(self, reservation: "Reservation", outcome: Outcome) -> None:
+    async def count(self, request_id: str, usage: Usage) -> None:
+        """Make a count durable, together with all that are asked for at this moment; for Reservation.
+
+        While the ledger cannot be written it waits, and raises LedgerUnavailable after STALL_SECONDS.
+        """
+        deadline = time.monotonic() + STALL_SECONDS
+        while True:
+            step = self._step = self._step or _Step(self._flush)
+            step.counts[request_id] = usage
+            try:
+                return await asyncio.shield(step.done)
+            except LedgerUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def settle(self, opening: Opening, settlement: Settlement) -> None:
         """Close a reservation's row; for Reservation."""
-        self._latency.duration.observe(time.monotonic() - reservation.started)
-        if reservation.first_token is not None:
-            self._latency.first_token.observe(reservation.first_token - reservation.started)
-        settlement = Settlement(reservation.request_id, reservation.usage, outcome)
-        await asyncio.wrap_future(self._ledger.write(settlement))
+        end = settlement
+        self._observer.ended(Ended(opening.skill, opening.model, end.outcome, end.usage, end.duration, end.first_token))
+        await asyncio.wrap_future(self._ledger.settle(settlement))
+
+    def _flush(self) -> None:
+        """Write the step that was gathered; what comes from now on is the next one."""
+        step, self._step = self._step, None
+        assert step is not None
+        written = asyncio.wrap_future(self._ledger.count(step.counts))
+        written.add_done_callback(step.finish)
+
+
+class _Step:
+    """The counts of the replies that got a token at one moment: those of one engine step, written as one job."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.counts: dict[str, Usage] = {}
+        self.done: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(flush)
+
+    def finish(self, written: "asyncio.Future[None]") -> None:
+        """Pass on how the writing ended."""
+        if error := written.exception():
+            self.done.set_exception(error)
+            self.done.exception()  # whoever waited may have left
+        else:
+            self.done.set_result(None)
 
 
 class Reservation:
-    """One reply being counted; `count` each sampled token, then `settle` once."""
+    """One reply being counted; `count` each token before it leaves, then `settle` once."""
 
-    def __init__(self, meter: Meter, request_id: str, prompt: int, started: float) -> None:
-        self.request_id = request_id
-        self.started = started
-        self.first_token: float | None = None
+    def __init__(self, meter: Meter, opening: Opening, admission: Admission, started: float) -> None:
+        self.request_id = opening.request_id
+        self.granted = admission.granted
         self._meter = meter
-        self._prompt = prompt
+        self._opening = opening
+        self._day = admission.day
+        self._started = started
+        self._first_token: float | None = None
         self._cached = 0
         self._output = 0
         self._settled = False
 
-    def count(self, *, cached: int) -> None:
-        """One more token was sampled; `cached` prompt tokens were not computed again."""
-        if self.first_token is None:
-            self.first_token = time.monotonic()
-            self._cached = cached
-        self._output += 1
-
     @property
     def usage(self) -> Usage:
         """The tokens so far."""
-        return Usage(self._prompt, self._cached, self._output) if self._output else Usage()
+        return Usage(self._opening.prompt, self._cached, self._output) if self._output else Usage()
 
-    async def settle(self, outcome: Outcome) -> None:
-        """Close the row with the tokens so far; only the first call counts. Raises LedgerUnavailable."""
-        if not self._settled:
-            self._settled = True
-            await self._meter.settle(self, outcome)
+    @property
+    def full(self) -> Outcome:
+        """What it means that the reply has all the tokens it was granted."""
+        return "budget" if self.granted < self._opening.wanted else "length"
+
+    async def count(self, *, cached: int) -> None:
+        """One more token was sampled; returns once the ledger has it. `cached` of the prompt were not computed."""
+        if self._first_token is None:
+            self._first_token = time.monotonic() - self._started
+            self._cached = cached
+        self._output += 1
+        await self._meter.count(self.request_id, self.usage)
+
+    async def settle(self, outcome: Outcome, *, sampled: int, cached: int) -> None:
+        """Close the row with all that the engine sampled; only the first call counts. Raises LedgerUnavailable."""
+        if self._settled:
+            return
+        self._settled = True
+        if sampled > self._output:  # the engine was ahead of the reader when the reply ended
+            self._output, self._cached = sampled, cached
+        duration = time.monotonic() - self._started
+        skill, day = self._opening.skill, self._day
+        end = Settlement(self.request_id, self.usage, outcome, skill, day, duration, self._first_token)
+        await self._meter.settle(self._opening, end)

@@ -3,19 +3,17 @@
 Labels come from the configuration only, never from a request, so the number of series is bounded.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from server.engine.choice import Choice
 from server.metering.ledger import Ledger
-
-# The boundaries of OpenTelemetry's semantic conventions for generative AI.
-DURATION = tuple(0.01 * 2**exponent for exponent in range(14))
-FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+from server.metering.records import KINDS, Limits, Period, Spent
 
 
 class EngineState(Protocol):
@@ -34,47 +32,49 @@ class EngineState(Protocol):
         """Part of the cache in use, 0 to 1."""
 
 
-class Latency:
-    """The two histograms, of one registry."""
+class Scope(Protocol):
+    """What the labels may be: the configured skills with their budgets, and the models loaded since the start."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From the admission of a request to its first token.",
-            buckets=FIRST_TOKEN,
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From the admission of a request to the end of its reply.",
-            buckets=DURATION,
-            registry=registry,
-        )
+    def limits(self) -> dict[str, Limits]:
+        """By skill, in the order of the configuration."""
+        ...
+
+    def models(self) -> Iterable[str]:
+        """Names of models."""
+        ...
 
 
 class LedgerCollector(Collector):
     """The counters; configured skills are present from the start, at zero, so that rates see their first request."""
 
-    def __init__(self, ledger: Ledger, skills: Callable[[], Iterable[str]], models: Callable[[], Iterable[str]]) -> None:
+    def __init__(self, ledger: Ledger, scope: Scope) -> None:
         self._ledger = ledger
-        self._skills = skills
-        self._models = models
+        self._scope = scope
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples, so that registering does not read the ledger."""
-        return _counters()
+        return (*_counters(), *_budgets([], {}))
 
     def collect(self) -> Iterator[Metric]:
-        """One family per table of totals."""
-        totals = self._ledger.totals()
+        """One family per table of totals, the budgets, and how the ledger does."""
+        ledger, limits = self._ledger, self._scope.limits()
+        totals = ledger.totals()
         tokens, requests = _counters()
-        kinds = ("input", "cached", "output")
-        zero = {(skill, model, kind): 0 for model in self._models() for skill in self._skills() for kind in kinds}
+        zero: dict[tuple[str, str, str], int] = {}
+        zero.update((labels, 0) for labels in product(limits, self._scope.models(), KINDS))
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
         for labels, value in totals.requests.items():
             requests.add_metric(labels, value)
-        yield from (tokens, requests)
+        yield from (tokens, requests, *_budgets(ledger.spent(), limits))
+        yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])
+        yield GaugeMetricFamily("secateur_ledger_writable", "1 while the ledger can be written.", int(ledger.writable))
+        yield SummaryMetricFamily(
+            "secateur_ledger_commit_seconds",
+            "Durable transactions of the ledger.",
+            count_value=ledger.commits,
+            sum_value=ledger.commit_seconds,
+        )
 
 
 class EngineCollector(Collector):
@@ -138,6 +138,58 @@ def _ratings() -> CounterMetricFamily:
     )
 
 
+class VllmCollector(Collector):
+    """The gauges and counters that dashboards and autoscalers know by vLLM's names; promtool dislikes the colon."""
+
+    def __init__(self, ledger: Ledger, engine: EngineState, model: Callable[[], str]) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self._model = model
+
+    def describe(self) -> Iterable[Metric]:
+        """None: names are unique by their prefix."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """As vLLM's v1 engine names them."""
+        totals, engine, current = self._ledger.totals(), self._engine, self._model()
+        gauges = (
+            ("num_requests_running", "Requests in execution.", engine.running),
+            ("num_requests_waiting", "Requests waiting.", engine.waiting),
+            ("kv_cache_usage_perc", "KV-cache usage, 1 is full.", engine.kv_used_ratio),
+        )
+        for name, text, value in gauges:
+            yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), {current: value})
+        for name, kind in (("prompt_tokens", "input"), ("generation_tokens", "output")):
+            sums = Counter({current: 0})
+            for (_, model, which), count in totals.tokens.items():
+                sums[model] += count if which == kind else 0
+            yield _of_model(
+                CounterMetricFamily(f"vllm:{name}", f"Number of {kind} tokens.", labels=["model_name"]), sums
+            )
+        success = CounterMetricFamily(
+            "vllm:request_success", "Requests that ended well.", labels=("model_name", "finished_reason")
+        )
+        ended: Counter[tuple[str, str]] = Counter({(current, reason): 0 for reason in FINISHED.values()})
+        for (_, model, outcome), count in totals.requests.items():
+            if outcome in FINISHED:
+                ended[model, FINISHED[outcome]] += count
+        for labels, count in ended.items():
+            success.add_metric(labels, count)
+        yield success
+
+
+FINISHED = {"stop": "stop", "length": "length", "budget": "length", "client_gone": "abort"}
+
+
+def _of_model(family: Metric, values: dict[str, float] | Counter[str]) -> Metric:
+    """`family` with one sample for each model."""
+    assert isinstance(family, GaugeMetricFamily | CounterMetricFamily)
+    for model, value in values.items():
+        family.add_metric((model,), value)
+    return family
+
+
 def _counters() -> tuple[CounterMetricFamily, CounterMetricFamily]:
     return (
         CounterMetricFamily(
@@ -149,6 +201,24 @@ def _counters() -> tuple[CounterMetricFamily, CounterMetricFamily]:
             "secateur_requests", "Replies settled in the ledger.", labels=("skill", "model", "outcome")
         ),
     )
+
+
+def _budgets(spent: Iterable[Spent], limits: dict[str, Limits]) -> tuple[Metric, ...]:
+    """What each skill may use of the current day and month, where it has a limit, has used and has reserved."""
+    labels = ("skill", "period")
+    limit = GaugeMetricFamily("secateur_budget_limit_tokens", "Tokens that a skill may use.", labels=labels)
+    used = GaugeMetricFamily("secateur_budget_used_tokens", "Of these, used by closed replies.", labels=labels)
+    reserved = GaugeMetricFamily("secateur_budget_reserved_tokens", "Reserved by replies under way.", labels=labels)
+    known = {(row.skill, "day" if len(row.period) == len("YYYY-MM-DD") else "month"): row for row in spent}
+    both: tuple[Period, ...] = ("day", "month")
+    for skill, allowed in limits.items():
+        for period in both:
+            row, tokens = known.get((skill, period)), allowed.of(period)
+            if tokens is not None:
+                limit.add_metric((skill, period), tokens)
+            used.add_metric((skill, period), row.used if row else 0)
+            reserved.add_metric((skill, period), row.reserved if row else 0)
+    return limit, used, reserved
 
 
 def _info(name: str, text: str, rows: Sequence[dict[str, str]]) -> GaugeMetricFamily:

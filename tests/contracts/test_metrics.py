@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metering.metrics import DURATION, FIRST_TOKEN
+from server.metering.histograms import DURATION, FIRST_TOKEN, PER_TOKEN
 from tests.server.harness import KEY, OTHER_KEY, Serve, Served
 
 
@@ -70,8 +70,12 @@ def test_usage_is_ledger_is_metrics(serve: Serve) -> None:
     assert told["help", "cached"] > 0
     for skill, outcome, count in outcomes:
         assert scraped["secateur_requests_total", "tiny", outcome, skill] == count
-    assert scraped[("gen_ai_server_request_duration_seconds_count",)] == 40
-    assert scraped[("gen_ai_server_time_to_first_token_seconds_count",)] == 40
+    for name in ("gen_ai_server_request_duration_seconds_count", "gen_ai_server_time_to_first_token_seconds_count"):
+        assert sum(value for key, value in scraped.items() if key[0] == name) == 40
+    for kind in ("input", "output"):
+        for skill in ("help", "other"):
+            counted = scraped["gen_ai_client_token_usage_sum", "chat", "secateur", skill, "tiny", kind]
+            assert counted == told[skill, kind]
 
 
 TYPES = ("input", "cached", "output")
@@ -114,9 +118,7 @@ def test_the_buckets_are_the_conventions(serve: Serve) -> None:
         0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
     ]  # fmt: skip
     assert FIRST_TOKEN == (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-    text = scrape(serve())
-    for bound in ("0.32", "81.92"):
-        assert f'gen_ai_server_request_duration_seconds_bucket{{le="{bound}"}}' in text
+    assert PER_TOKEN == (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5)
 
 
 def test_unknown_skills_make_no_series(serve: Serve) -> None:

@@ -5,23 +5,28 @@ import math
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from tests.server.harness import KEY, OTHER_KEY, Served, parts, says, served
+from tests.exams.client import Server, ask, serving
+from tests.server.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
 DASHBOARD = DEPLOY / "grafana" / "tokens-per-skill.json"
+ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 VARIABLES = {"$__rate_interval": "10s", "$__range": "1m", "$skill": ".*"}
 
 needs_prometheus = pytest.mark.skipif(
@@ -36,9 +41,78 @@ def test_promtool_accepts_the_scrape_config() -> None:
 
 
 @needs_prometheus
+def test_promtool_accepts_the_alerts_and_their_tests_hold() -> None:
+    lint = ["promtool", "check", "rules", "--lint=all", "--lint-fatal", str(ALERTS)]
+    subprocess.run(lint, check=True, capture_output=True)
+    tests = ["promtool", "test", "rules", "alerts.test.yml"]
+    subprocess.run(tests, check=True, capture_output=True, cwd=ALERTS.parent)
+
+
+def test_every_alert_has_a_test_in_which_it_fires_and_names_only_metrics_that_there_are(tmp_path: Path) -> None:
+    alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
+    fires = re.findall(r"alertname: (\w+)\n +exp_alerts:", ALERTS.with_name("alerts.test.yml").read_text())
+    assert sorted(alerts) == sorted(fires)
+    runner = says(tmp_path, "Good day.")
+    skills = (replace(HELP, tokens_per_day=10**6), OTHER)
+    with served(parts(tmp_path, runner, skills, webhook="http://127.0.0.1:9/"), runner) as server:
+        chat(server.url, "help", KEY)
+        exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=10).read().decode()
+    known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))
+    assert not set(re.findall(r"\b(?:secateur|gen_ai)_\w+", ALERTS.read_text())) - known - {"gen_ai_request_model"}
+
+
+@needs_prometheus
+def test_prometheus_says_what_the_ledger_says_after_a_load_and_a_kill_9(tmp_path: Path) -> None:
+    """The same port before and after, as a restarted server has; the sums are the ledger's, to the token."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    admin = f"http://127.0.0.1:{number}"
+    with prometheus(admin, tmp_path) as port:
+        for _ in range(2):
+            with serving(tmp_path, admin_port=number, slots=8) as server:
+                server.ready()
+                clients = [threading.Thread(target=load, args=(server,)) for _ in range(8)]
+                for client in clients:
+                    client.start()
+                until(lambda: sum_of(port, "secateur_tokens_total") > 500, 60)
+                server.kill()  # while they stream
+                for client in clients:
+                    client.join()
+        with serving(tmp_path, admin_port=number) as server:
+            server.ready()
+            with closing(sqlite3.connect(tmp_path / "usage.sqlite3")) as database:
+                columns = "sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
+                [sums] = database.execute(f"SELECT {columns} FROM requests WHERE state <> 'open'")
+                [(open_rows,)] = database.execute("SELECT count(*) FROM requests WHERE state = 'open'")
+                [(recovered,)] = database.execute("SELECT count(*) FROM requests WHERE state = 'recovered'")
+            expected = dict(zip(("input", "cached", "output"), map(float, sums), strict=True))
+            until(lambda: by_type(port) == expected, 30)
+    assert (open_rows, recovered > 0) == (0, True)
+
+
+def load(server: Server) -> None:
+    """Streams, one after another, until the server is gone."""
+    while server.alive():
+        ask(server.url)
+
+
+def sum_of(port: int, name: str) -> float:
+    """Over all series."""
+    return sum(float(series["value"][1]) for series in query(port, f"sum({name})"))
+
+
+def by_type(port: int) -> dict[str, float]:
+    """Tokens by type, over all skills and models."""
+    found = query(port, "sum by (type) (secateur_tokens_total)")
+    return {series["metric"]["type"]: float(series["value"][1]) for series in found}
+
+
+@needs_prometheus
 def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.", delay=0.001)
-    with served(parts(tmp_path, runner), runner) as server, prometheus(server, tmp_path) as port:
+    skills = (replace(HELP, tokens_per_day=10**6, tokens_per_month=10**7), OTHER)
+    with served(parts(tmp_path, runner, skills), runner) as server, prometheus(server.admin, tmp_path) as port:
         deadline = time.monotonic() + 60
         missing = list(expressions())
         while missing and time.monotonic() < deadline:
@@ -77,20 +151,21 @@ def expressions() -> Iterator[str]:
 
 def test_the_dashboard_names_only_metrics_that_the_server_has(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.")
-    with served(parts(tmp_path, runner), runner) as server:
+    with served(parts(tmp_path, runner, (replace(HELP, tokens_per_day=10**6), OTHER)), runner) as server:
         chat(server.url, "help", KEY)
         exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=10).read().decode()
     known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))
     named = {name for e in expressions() for name in re.findall(r"\b(?:secateur|gen_ai)_\w+", e)}
     assert named
-    assert not named - known
+    assert not named - known - {"gen_ai_request_model"}
 
 
 @contextmanager
-def prometheus(server: Served, folder: Path) -> Iterator[int]:
-    """A real Prometheus with our scrape config, pointed at the test's server; yields its port."""
-    config = CONFIG.read_text().replace("127.0.0.1:9464", server.admin.removeprefix("http://"))
-    assert server.admin.removeprefix("http://") in config
+def prometheus(admin: str, folder: Path) -> Iterator[int]:
+    """A real Prometheus with our scrape config and alerts, pointed at a server's admin listener; yields its port."""
+    config = CONFIG.read_text().replace("127.0.0.1:9464", admin.removeprefix("http://"))
+    assert admin.removeprefix("http://") in config
+    shutil.copy(ALERTS, folder)
     (folder / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 1s"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -94,6 +94,8 @@ class Stop:
 
 def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTHER), **settings: Any) -> Parts:
     defaults = {"model": str(folder / "tiny"), "skills": str(folder), "ledger": str(folder / "usage.sqlite3")}
+    if "ledger" in settings:
+        settings["ledger"] = str(folder / settings["ledger"])
     config = msgspec.convert(
         {
             **defaults,
@@ -110,7 +112,7 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     )
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting)
     words = tokenizer(folder / "tiny")
-    ledger = Ledger(config.ledger)
+    ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
     return Parts(config, Skills(skills), engine, words, ledger, "tiny", LINEAGE, runner.choices)
 
 

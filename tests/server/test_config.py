@@ -12,7 +12,7 @@ NEEDED = 'model = "m"\nskills = "s"\nledger = "l.sqlite3"\n'
 def test_defaults_are_loopback_only(tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text(NEEDED)
-    assert load(file) == Config(model="m", skills=Path("s"), ledger=Path("l.sqlite3"))
+    assert load(file) == Config(model="m", skills=Path("s"), ledger="l.sqlite3")
     assert load(file).host == load(file).admin_host == "127.0.0.1"
 
 

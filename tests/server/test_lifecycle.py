@@ -53,7 +53,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def ledger_of(served: Served) -> list[dict[str, Any]]:
-    return rows(served.parts.config.ledger)
+    return rows(Path(served.parts.config.ledger))
 
 
 def everything(connection: socket.socket) -> bytes:
@@ -231,7 +231,7 @@ class Clients:
 
     def __init__(self, url: str) -> None:
         self.told: dict[str, Any] = {}
-        self.begun: set[str] = set()
+        self.read: dict[str, int] = {}
         self._threads = [threading.Thread(target=self._run, args=(url,)) for _ in range(12)]
         for thread in self._threads:
             thread.start()
@@ -243,39 +243,44 @@ class Clients:
     def _run(self, url: str) -> None:
         with suppress(OSError):
             while True:
-                _, events = received(send(url, STREAM))
-                self.begun.update(event["id"] for event in events[:1])
+                text, events = received(send(url, STREAM))
+                if events:
+                    self.read[events[0]["id"]] = len(text)
                 if events and events[-1] == "[DONE]":
                     self.told[events[0]["id"]] = events[-2]["usage"]
 
 
-def test_kill_9_loses_no_settled_token(tmp_path: Path) -> None:
-    """What a client was told is what the ledger has. Not yet: the tokens of replies cut by the kill, beyond their
-    prompts, are lost from the count; each such row says so by its outcome `recovered`."""
+def test_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:
+    """What a client was told is what the ledger has, and of a reply that the kill cut it has every token that left,
+    and at most the one that was about to."""
     path = tmp_path / "usage.sqlite3"
     told: dict[str, Any] = {}
-    begun: set[str] = set()
+    read: dict[str, int] = {}
     for _ in range(2):
         with process(tmp_path, "slots=8") as server:
             clients = Clients(server.url)
-            time.sleep(1.5)
+            until(lambda clients=clients: len(clients.told) > 5, 60)  # type: ignore[misc]
             server.process.kill()
             clients.join()
         told |= clients.told
-        begun |= clients.begun
+        read |= clients.read
         assert any(row["state"] == "open" for row in rows(path))
 
     ledger = Ledger(path)
     totals = ledger.totals()
     ledger.close()
     recorded = {row["request_id"].replace("req_", "chatcmpl-"): row for row in rows(path)}
-    assert len(told) > 20
-    assert begun <= recorded.keys()
+    assert read.keys() <= recorded.keys()
     for name, usage in told.items():
         row = recorded[name]
         assert row["state"] == "final"
         assert (row["prompt_tokens"], row["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
         assert row["cached_tokens"] == usage["prompt_tokens_details"]["cached_tokens"]
+    cut = {name: row for name, row in recorded.items() if row["state"] == "recovered"}
+    assert sum(row["output_tokens"] for row in cut.values()) > 10
+    for name, row in cut.items():
+        assert 0 <= row["output_tokens"] - read.get(name, 0) <= 1
+        assert (row["prompt_tokens"] > 0) == (row["output_tokens"] > 0)
     assert {row["state"] for row in recorded.values()} == {"final", "recovered"}
     for kind, column in (("input", "prompt_tokens"), ("cached", "cached_tokens"), ("output", "output_tokens")):
         assert totals.tokens["help", "tiny", kind] == sum(row[column] for row in recorded.values())

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import ConfigError
-from server.metering import ledger as module
-from server.metering.ledger import Ledger, LedgerUnavailable, Opening, Outcome, Probe, Settlement, Usage
+from server.metering.ledger import Ledger
+from server.metering.records import LedgerUnavailable, Opening, Outcome, Settlement, Usage
 
 
 @pytest.fixture
@@ -43,10 +43,10 @@ def rows(path: Path) -> list[tuple[object, ...]]:
 
 
 def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger, path: Path) -> None:
-    ledger.write(opening("r1")).result()
-    assert rows(path) == [("r1", "open", None, 10, 0, 0)]
+    ledger.open(opening("r1")).result()
+    assert rows(path) == [("r1", "open", None, 0, 0, 0)]
     assert ledger.totals().tokens == {}
-    ledger.write(Settlement("r1", Usage(10, 4, 3), "stop")).result()
+    ledger.settle(Settlement("r1", Usage(10, 4, 3), "stop")).result()
     assert rows(path) == [("r1", "final", "stop", 10, 4, 3)]
     assert ledger.totals().tokens == {
         ("help", "tiny", "input"): 10,
@@ -57,28 +57,33 @@ def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger
 
 
 def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
-    ledger.write(opening("r1")).result()
+    ledger.open(opening("r1")).result()
     for output in (3, 3, 99):
-        ledger.write(Settlement("r1", Usage(10, 0, output), "stop")).result()
-    ledger.write(Settlement("never opened", Usage(10, 0, 5), "stop")).result()
+        ledger.settle(Settlement("r1", Usage(10, 0, output), "stop")).result()
+    ledger.settle(Settlement("never opened", Usage(10, 0, 5), "stop")).result()
     assert ledger.totals().tokens["help", "tiny", "output"] == 3
     assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
 
 
 def test_rows_that_a_dead_process_left_open_are_recovered_once(path: Path) -> None:
     first = Ledger(path)
-    first.write(opening("r1", 10)).result()
-    first.write(opening("r2", 20)).result()
-    first.write(Settlement("r1", Usage(10, 0, 5), "length")).result()
+    first.open(opening("r1", 10)).result()
+    first.open(opening("r2", 20)).result()
+    first.open(opening("r3", 40)).result()
+    first.settle(Settlement("r1", Usage(10, 0, 5), "length")).result()
+    first.count({"r2": Usage(20, 8, 2)}).result()
+    first.count({"r1": Usage(10, 0, 9), "r2": Usage(20, 8, 3)}).result()  # r1 is closed: it stays as it is
     first.close()
-    for recovered in (1, 0):
+    for recovered in (2, 0):
         again = Ledger(path)
         assert again.recovered == recovered
-        assert again.totals().tokens["help", "tiny", "input"] == 30
-        assert again.totals().tokens["help", "tiny", "output"] == 5
-        assert again.totals().requests == {("help", "tiny", "length"): 1, ("help", "tiny", "recovered"): 1}
+        assert again.totals().tokens["help", "tiny", "input"] == 10 + 20
+        assert again.totals().tokens["help", "tiny", "cached"] == 8
+        assert again.totals().tokens["help", "tiny", "output"] == 5 + 3
+        assert again.totals().requests == {("help", "tiny", "length"): 1, ("help", "tiny", "recovered"): 2}
         again.close()
-    assert ("r2", "recovered", "recovered", 20, 0, 0) in rows(path)
+    assert ("r2", "recovered", "recovered", 20, 8, 3) in rows(path)
+    assert ("r3", "recovered", "recovered", 0, 0, 0) in rows(path)  # nothing was sampled, so nothing is counted
 
 
 def test_one_process_owns_the_file(ledger: Ledger, path: Path) -> None:
@@ -108,23 +113,21 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "usage.sqlite3")
 
 
-def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
-    ledger = Ledger(path)
-    ledger.write(opening("r1")).result()
+def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path) -> None:
+    ledger = Ledger(path, busy_seconds=0.05, retry_seconds=0.05)
+    ledger.open(opening("r1")).result()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailable, match="locked"):
-        ledger.write(opening("r2")).result()
+        ledger.open(opening("r2")).result()
     with pytest.raises(LedgerUnavailable):
-        ledger.write(Settlement("r1", Usage(10, 0, 7), "stop")).result()
+        ledger.settle(Settlement("r1", Usage(10, 0, 7), "stop")).result()
     with pytest.raises(LedgerUnavailable):
-        ledger.write(Probe()).result()
+        ledger.probe().result()
     assert not ledger.writable
     other.execute("ROLLBACK")
     other.close()
-    ledger.write(Probe()).result()
+    ledger.probe().result()
     assert ledger.writable
     assert ledger.totals().tokens["help", "tiny", "output"] == 7
     assert [row[0] for row in rows(path)] == ["r1"]
@@ -134,23 +137,23 @@ def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, monke
 def test_a_full_disk_fails_closed_and_harms_nothing(path: Path) -> None:
     """`max_page_count` makes SQLite meet SQLITE_FULL, as a full disk would."""
     ledger = Ledger(path)
-    ledger.write(opening("r1")).result()
-    pages = ledger._database.execute("PRAGMA page_count").fetchone()[0]
+    ledger.open(opening("r1")).result()
+    pages = ledger._database.execute("PRAGMA page_count")[0][0]
     ledger._database.execute(f"PRAGMA max_page_count = {pages}")
-    writes = [ledger.write(opening(f"more {index}")) for index in range(1000)]
+    writes = [ledger.open(opening(f"more {index}")) for index in range(1000)]
     with pytest.raises(LedgerUnavailable, match="full"):
         writes[-1].result()
     ledger._database.execute("PRAGMA max_page_count = 1000000")
-    ledger.write(Settlement("r1", Usage(10, 0, 1), "stop")).result()
-    assert ledger._database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    ledger.settle(Settlement("r1", Usage(10, 0, 1), "stop")).result()
+    assert ledger._database.execute("PRAGMA integrity_check") == [("ok",)]
     assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
     ledger.close()
 
 
 def test_many_writers_share_commits_and_lose_nothing(ledger: Ledger) -> None:
     def reply(index: int) -> None:
-        ledger.write(opening(f"r{index}")).result()
-        ledger.write(Settlement(f"r{index}", Usage(10, 1, 2), "stop")).result()
+        ledger.open(opening(f"r{index}")).result()
+        ledger.settle(Settlement(f"r{index}", Usage(10, 1, 2), "stop")).result()
 
     with ThreadPoolExecutor(32) as pool:
         done = wait([pool.submit(reply, index) for index in range(400)]).done
@@ -181,9 +184,9 @@ def test_any_history_keeps_totals_equal_to_the_sum_of_closed_rows(
     for step, name, count, outcome in history:
         if step == "open" and name not in opened:
             opened.add(name)
-            ledger.write(opening(f"r{name}", count)).result()
+            ledger.open(opening(f"r{name}", count)).result()
         elif step == "settle":
-            ledger.write(Settlement(f"r{name}", Usage(count, count // 2, count + 1), outcome)).result()
+            ledger.settle(Settlement(f"r{name}", Usage(count, count // 2, count + 1), outcome)).result()
         elif step == "reopen":
             ledger.close()
             ledger = Ledger(path)

@@ -1,0 +1,157 @@
+// Shows what /admin/summary says, and asks again every two seconds while the page is seen.
+import { compact, histogram, html, seconds, stacked } from "/admin/charts.js";
+
+const PERIOD = 2000;
+const SPEED_SECONDS = 20;
+const COLORS = 7; // more skills than that share the last colour
+const GOOD = { stop: 0, length: 6, budget: 1, client_gone: 2, server_shutdown: 5, recovered: 4, rejected: 7, error: 3 };
+const WORDS = {
+  stop: "ended by itself", length: "at the longest allowed", budget: "at the budget", client_gone: "reader left",
+  server_shutdown: "server stopped", recovered: "server died", rejected: "refused", error: "failed",
+};
+const find = (id) => document.getElementById(id);
+const number = (value) => value.toLocaleString("en");
+const samples = [];
+let drawn = "";
+let latest;
+
+async function refresh() {
+  try {
+    const answer = await fetch("/admin/summary");
+    if (!answer.ok) throw new Error(answer.status === 503 ? "The ledger cannot be read" : "The server made a mistake");
+    show(await answer.json());
+  } catch (error) {
+    state(false, error instanceof TypeError ? "No answer; these are the last figures" : error.message);
+  }
+}
+
+function state(good, text) {
+  find("state").className = `state ${good ? "good" : "bad"}`;
+  find("state").textContent = text;
+}
+
+function show({ live, summary }) {
+  find("model").textContent = live.instance ? `${live.model} on ${live.instance}` : live.model;
+  state(live.writable, live.writable ? "Live" : "The ledger cannot be written: nothing is served");
+  tiles(live, summary);
+  latest = summary;
+  draw();
+}
+
+function draw() {
+  const summary = latest;
+  const unchanged = JSON.stringify([summary, find("days").clientWidth]);
+  if (unchanged === drawn) return; // what a reader has opened or selected stays
+  drawn = unchanged;
+  const color = colors(summary);
+  drawDays(summary, color);
+  find("budgets").replaceChildren(...budgets(summary, color));
+  drawSkills(summary);
+  find("outcomes").replaceChildren(...outcomes(summary));
+  drawLatency(summary);
+}
+
+function tiles(live, summary) {
+  const today = summary.use.filter((use) => use.day === summary.today).reduce((sum, use) => sum + use.tokens, 0);
+  find("today").textContent = compact(today);
+  find("today-note").textContent = `${compact(summary.total)} in the ledger`;
+  samples.push([live.now, summary.total]);
+  while (samples.length > 1 && live.now - samples[0][0] > SPEED_SECONDS) samples.shift();
+  const [since, before] = samples[0];
+  find("speed").textContent = live.now > since ? compact((summary.total - before) / (live.now - since)) : "-";
+  find("running").textContent = number(live.running);
+  find("waiting").textContent = `${number(live.waiting)} waiting, cache ${Math.round(live.kv_used_ratio * 100)} % full`;
+  for (const [id, latency] of [["first", summary.first_token], ["whole", summary.duration]]) {
+    find(id).textContent = seconds(latency.quantiles[0]);
+    find(`${id}-note`).textContent = latency.values.length ? `p95 ${seconds(latency.quantiles[1])}` : "";
+  }
+}
+
+/** Skills keep their colour while the page is open: the order of the configuration, then of the ledger. */
+function colors(summary) {
+  const names = [...new Set([...summary.budgets.map((b) => b.skill), ...summary.use.map((use) => use.skill)])];
+  return (skill) => `var(--s${Math.min(names.indexOf(skill), COLORS)})`;
+}
+
+function drawDays(summary, color) {
+  const use = new Map();
+  for (const { day, skill, tokens } of summary.use) use.set(day, (use.get(day) ?? new Map()).set(skill, tokens));
+  const sums = new Map();
+  for (const { skill, tokens } of summary.use) sums.set(skill, (sums.get(skill) ?? 0) + tokens);
+  const skills = [...sums.keys()].sort((a, b) => sums.get(b) - sums.get(a));
+  find("span").textContent = `${summary.days.length} days, prompts and replies together`;
+  find("legend").replaceChildren(...skills.map((skill) => html("li", { "--swatch": color(skill) }, skill)));
+  const plot = skills.length ? stacked(summary.days, skills, use, { color, width: find("days").clientWidth }) : empty("No reply was counted in these days.");
+  find("days").replaceChildren(plot);
+  const rows = summary.days.filter((day) => use.has(day)).reverse();
+  const cells = rows.map((day) => [day, ...skills.map((skill) => number(use.get(day).get(skill) ?? 0))]);
+  table("days-table", ["Day", ...skills], cells);
+}
+
+function budgets(summary, color) {
+  const limited = summary.budgets.filter((budget) => budget.limit !== null);
+  if (!limited.length) return [empty("No skill has a budget: tokens_per_day and tokens_per_month in its file set one.")];
+  return limited.map(({ skill, period, used, reserved, limit }) => {
+    const left = Math.max(0, limit - used - reserved);
+    const level = left === 0 ? "budget out" : left < limit / 10 ? "budget low" : "budget";
+    const part = (tokens) => `${Math.min(100, (100 * tokens) / limit)}%`;
+    const bar = html("div", { class: "bar", "--swatch": color(skill) },
+      html("i", { "--part": part(used) }), html("i", { class: "reserved", "--part": part(reserved) }));
+    const title = html("span", {}, html("b", {}, skill), ` this ${period}`);
+    const rest = `${number(used)} of ${number(limit)}, ${left ? `${number(left)} left` : "none left"}`;
+    return html("div", { class: level }, html("p", {}, title, html("span", { class: "left" }, rest)), bar);
+  });
+}
+
+function drawSkills(summary) {
+  const all = summary.skills.reduce((sum, use) => sum + use.input + use.output, 0);
+  const rows = summary.skills.slice(0, 10).map((use) => [
+    use.skill, number(use.requests), number(use.input), number(use.cached), number(use.output),
+    `${Math.round((100 * (use.input + use.output)) / Math.max(all, 1))} %`,
+  ]);
+  table("skills", ["Skill", "Requests", "Input", "of it cached", "Output", "Share"], rows);
+}
+
+function outcomes(summary) {
+  if (!summary.skills.length) return [empty("No reply has ended yet.")];
+  const seen = Object.keys(GOOD).filter((name) => summary.skills.some((use) => use.outcomes[name]));
+  const legend = seen.map((name) => html("li", { "--swatch": `var(--s${GOOD[name]})` }, WORDS[name]));
+  const bars = summary.skills.slice(0, 10).map((use) => {
+    const parts = seen.filter((name) => use.outcomes[name]).map((name) => html("i", {
+      "--part": `${(100 * use.outcomes[name]) / use.requests}%`, "--swatch": `var(--s${GOOD[name]})`,
+      title: `${WORDS[name]}: ${number(use.outcomes[name])}`,
+    }));
+    const count = html("span", { class: "aside" }, `${number(use.requests)} ${use.requests === 1 ? "reply" : "replies"}`);
+    return html("div", { class: "outcome" }, html("p", {}, use.skill, count), html("div", { class: "bar tall" }, ...parts));
+  });
+  return [html("ul", { class: "legend" }, ...legend), ...bars];
+}
+
+function drawLatency(summary) {
+  const parts = [["Until the first token", summary.first_token], ["Until the end", summary.duration]];
+  const known = parts.filter(([, latency]) => latency.values.length);
+  find("latency-note").textContent = known.length ? `The latest ${number(known[0][1].values.length)} replies` : "";
+  find("latency").replaceChildren(...(known.length ? known.map(latencyPlot) : [empty("No reply has ended yet.")]));
+}
+
+function latencyPlot([name, { values, quantiles }]) {
+  const [p50, p95, p99] = quantiles.map(seconds);
+  const figures = html("span", {}, `p50 ${p50}, p95 ${p95}, p99 ${p99}`);
+  return html("div", {}, html("p", {}, html("span", { class: "aside" }, name), figures), histogram(values, quantiles, { label: name, width: find("latency").clientWidth }));
+}
+
+function table(id, names, rows) {
+  if (!rows.length) rows = [["nothing yet"]];
+  const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name)));
+  const body = rows.map((row) => html("tr", {}, ...row.map((cell) => html("td", {}, cell))));
+  find(id).replaceChildren(html("thead", {}, head), html("tbody", {}, ...body));
+}
+
+function empty(text) {
+  return html("p", { class: "empty" }, text);
+}
+
+refresh();
+setInterval(() => document.hidden || refresh(), PERIOD);
+new ResizeObserver(() => latest && draw()).observe(find("days"));
+document.addEventListener("visibilitychange", () => document.hidden || refresh());

@@ -1,0 +1,95 @@
+"""`secateur usage` prints what the ledger counted; `secateur reconcile` proves that its sums are those of its rows."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from server import config
+from server.errors import ConfigError
+from server.metering import reconcile
+from server.metering.database import POSTGRES, Database, StorageError, reader, shown
+from server.metering.usage import GROUPS, ROW, Span, columns, grouped, rows, table, written
+
+DIFFERENT = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `usage` or `reconcile`; returns 1 where something does not agree."""
+    command, *words = argv
+    parser = argparse.ArgumentParser(prog=f"secateur {command}")
+    parser.add_argument("ledger", metavar="LEDGER", help="an SQLite file, postgresql://..., or a server's TOML file")
+    run = _usage if command == "usage" else _reconcile
+    if command == "usage":
+        parser.description = "Sums by skill, day, model or key; or the rows themselves, from a number on."
+        parser.add_argument("--by", default="skill", help=f"any of {', '.join(GROUPS)}, with commas (default: skill)")
+        parser.add_argument("--since", default="", metavar="DAY", help="the first day, YYYY-MM-DD, UTC")
+        parser.add_argument("--until", default="", metavar="DAY", help="the last day")
+        parser.add_argument(
+            "--after", type=int, metavar="N", help="the rows whose sequence number is above N, not sums"
+        )
+        parser.add_argument("--format", choices=["table", "csv", "jsonl"], help="default: table, of rows jsonl")
+    else:
+        parser.description = "Recompute totals and budgets from the rows, and exit with 1 on any difference."
+        parser.add_argument("--metrics", action="append", default=[], metavar="URL", help="a server's /metrics as well")
+    arguments = parser.parse_args(words)
+    where = ledger_of(arguments.ledger)
+    try:
+        return run(where, arguments)
+    except StorageError as error:
+        raise ConfigError(f"{shown(where)} cannot be read as a ledger: {error}") from None
+
+
+def ledger_of(text: str) -> str:
+    """The ledger that is meant; raises ConfigError where there is none."""
+    where = config.load(Path(text)).ledger if text.endswith(".toml") else text
+    if not POSTGRES.match(where) and not Path(where).exists():
+        raise ConfigError(f"there is no ledger at {where}: a server makes it when it starts")
+    return where
+
+
+def _usage(where: str, arguments: argparse.Namespace) -> int:
+    if arguments.after is not None:
+        return _rows(where, arguments.after, arguments.format or "jsonl")
+    by = [name for name in arguments.by.split(",") if name]
+    with reader(where) as database:
+        found = grouped(database, by, Span(arguments.since, arguments.until))
+    if arguments.format in (None, "table"):
+        print(table(columns(by), found))
+    else:
+        sys.stdout.writelines(written(columns(by), found, arguments.format))
+    return 0
+
+
+def _rows(where: str, after: int, form: str) -> int:
+    """All rows after a number, a few thousand at a time."""
+    if form == "table":
+        raise ConfigError("rows are written as csv or jsonl")
+    with reader(where) as database:
+        sys.stdout.writelines(written(ROW, every_row(database, after), "csv" if form == "csv" else "jsonl"))
+    return 0
+
+
+def every_row(database: Database, after: int) -> Iterator[tuple[Any, ...]]:
+    """All closed rows after a number, read a few thousand at a time."""
+    while found := rows(database, after):
+        yield from found
+        after = found[-1][0]
+
+
+def _reconcile(where: str, arguments: argparse.Namespace) -> int:
+    with reader(where) as database:
+        found = reconcile.differences(database)
+        [(count,)] = database.execute("SELECT count(*) FROM requests")
+
+    def read() -> dict[str, reconcile.Sums]:
+        with reader(where) as database:
+            return reconcile.totals(database)
+
+    for url in arguments.metrics:
+        found += reconcile.against_metrics(read, url)
+    for difference in found:
+        print(difference)
+    print(f"{count} rows, {len(found)} differences")
+    return DIFFERENT if found else 0

@@ -1,0 +1,97 @@
+"""Histograms of replies by the names of OpenTelemetry's conventions for generative AI, and their `vllm:*` twins.
+
+Labels are a configured skill, a loaded model and an outcome: nothing that a request can choose.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Histogram
+
+from server.metering.meter import Ended, Observer
+
+# The boundaries that the conventions recommend.
+DURATION = tuple(0.01 * 2**exponent for exponent in range(14))
+FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+USAGE = tuple(4.0**exponent for exponent in range(14))
+FAILED = ("error",)
+CALL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+
+
+class Histograms:
+    """Those of one registry; a request's model is the skill, a response's model the artifact."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, labels: Iterable[str], buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, (*CALL, *labels), registry=registry, buckets=buckets)
+
+        self._duration = histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From the admission of a request to the end of its reply; error_type is empty where it did not fail.",
+            ("error_type",),
+            DURATION,
+        )
+        self._first_token = histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From the admission of a request until its first token was counted.",
+            (),
+            FIRST_TOKEN,
+        )
+        self._per_token = histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "From the first token to the end, for each token after the first.",
+            (),
+            PER_TOKEN,
+        )
+        self._usage = histogram(
+            "gen_ai_client_token_usage", "Tokens of a reply, cached ones included.", ("gen_ai_token_type",), USAGE
+        )
+
+    def ended(self, reply: Ended) -> None:
+        """Observe one reply."""
+        call = ("chat", "secateur", reply.skill, reply.model)
+        self._duration.labels(*call, reply.outcome if reply.outcome in FAILED else "").observe(reply.duration)
+        if reply.first_token is not None:
+            self._first_token.labels(*call).observe(reply.first_token)
+            if reply.usage.output > 1:
+                seconds = (reply.duration - reply.first_token) / (reply.usage.output - 1)
+                self._per_token.labels(*call).observe(seconds)
+        for kind, count in (("input", reply.usage.prompt), ("output", reply.usage.output)):
+            self._usage.labels(*call, kind).observe(count)
+
+
+class VllmHistograms:
+    """The same by vLLM's names, for the dashboards and autoscalers that know those."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"vllm:{name}", text, ("model_name",), registry=registry, buckets=buckets)
+
+        self._duration = histogram("e2e_request_latency_seconds", "Duration of a request.", DURATION)
+        self._first_token = histogram("time_to_first_token_seconds", "Time to the first token.", FIRST_TOKEN)
+        self._per_token = histogram("inter_token_latency_seconds", "Time for each later token.", PER_TOKEN)
+        self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", USAGE)
+        self._generation = histogram("request_generation_tokens", "Output tokens of a request.", USAGE)
+
+    def ended(self, reply: Ended) -> None:
+        """Observe one reply."""
+        self._duration.labels(reply.model).observe(reply.duration)
+        self._prompt.labels(reply.model).observe(reply.usage.prompt)
+        self._generation.labels(reply.model).observe(reply.usage.output)
+        if reply.first_token is not None:
+            self._first_token.labels(reply.model).observe(reply.first_token)
+            if reply.usage.output > 1:
+                seconds = (reply.duration - reply.first_token) / (reply.usage.output - 1)
+                self._per_token.labels(reply.model).observe(seconds)
+
+
+class Observers:
+    """Tells several observers."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def ended(self, reply: Ended) -> None:
+        """Tell each."""
+        for observer in self._observers:
+            observer.ended(reply)

@@ -1,0 +1,126 @@
+"""Recomputes everything that the ledger adds up from its rows, and names each difference.
+
+Totals, budgets, the numbering of rows, and, given its address, what a server's /metrics says.
+"""
+
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.errors import ConfigError
+from server.metering.database import Database
+from server.metering.records import KINDS
+
+Sums = Counter[tuple[Any, ...]]
+TIMEOUT = 30
+METRICS = (("secateur_tokens_total", "tokens", ("skill", "model", "type")),
+           ("secateur_requests_total", "outcomes", ("skill", "model", "outcome")))  # fmt: skip
+CLOSED = "state <> 'open'"
+
+
+def differences(database: Database) -> list[str]:
+    """One sentence for each sum that is not that of its rows; nothing where all agree."""
+    found = [
+        *_compare(
+            "tokens", _tokens(database), _sums(database, "SELECT instance, skill, model, type, value FROM tokens")
+        ),
+        *_compare("requests", _outcomes(database), _sums(database, "SELECT * FROM outcomes")),
+    ]
+    for column in ("used", "reserved"):
+        stored = _sums(database, f"SELECT skill, period, {column} FROM budgets")
+        found += _compare(f"budget {column}", _budget(database, column), stored)
+    return [*found, *_numbers(database)]
+
+
+def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str) -> list[str]:
+    """Compare a server's counters with its instance's totals, which `read` gives by table.
+
+    Counters only grow: while replies end, a scrape must lie between the totals before and after it.
+    """
+    before, (instance, scraped), after = read(), scrape(url), read()
+    found = []
+    for metric, table, _ in METRICS:
+        for key in sorted(
+            {key for key in after[table] if key[0] == instance} | {(instance, *k) for k in scraped[metric]}
+        ):
+            value = scraped[metric][key[1:]]
+            if not before[table][key] <= value <= after[table][key]:
+                found.append(f"{metric} {_name(key)}: {url} says {value}, the ledger {after[table][key]}")
+    return found
+
+
+def totals(database: Database) -> dict[str, Sums]:
+    """The stored totals, by table and by instance, skill, model and type or outcome."""
+    return {table: _sums(database, f"SELECT * FROM {table}") for table in ("tokens", "outcomes")}
+
+
+def scrape(url: str) -> tuple[str, dict[str, Sums]]:
+    """The instance that answers at `url`, and its counters; raises ConfigError if it does not."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+            text = answer.read().decode()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{url} cannot be read: {getattr(error, 'reason', error)}") from None
+    counters: dict[str, Sums] = {metric: Counter() for metric, *_ in METRICS}
+    labels = {metric: names for metric, _, names in METRICS}
+    instance = None
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in counters:
+                counters[sample.name][tuple(sample.labels[name] for name in labels[sample.name])] = int(sample.value)
+            if sample.name == "secateur_ledger_info":
+                instance = sample.labels["instance_name"]
+    if instance is None:
+        raise ConfigError(f"{url} is no secateur's /metrics")
+    return instance, counters
+
+
+def _compare(what: str, expected: Sums, stored: Sums) -> Iterator[str]:
+    for key in sorted(expected.keys() | stored.keys()):
+        if expected[key] != stored[key]:
+            yield f"{what} {_name(key)}: the rows add up to {expected[key]}, the ledger says {stored[key]}"
+
+
+def _tokens(database: Database) -> Sums:
+    sums = "sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
+    grouped = f"SELECT instance, skill, model, {sums} FROM requests WHERE {CLOSED} GROUP BY instance, skill, model"
+    found: Sums = Counter()
+    for *names, prompt, cached, output in database.execute(grouped):
+        for kind, value in zip(KINDS, (prompt, cached, output), strict=True):
+            found[(*names, kind)] = int(value)
+    return found
+
+
+def _outcomes(database: Database) -> Sums:
+    names = "instance, skill, model, outcome"
+    return _sums(database, f"SELECT {names}, count(*) FROM requests WHERE {CLOSED} GROUP BY {names}")
+
+
+def _budget(database: Database, column: str) -> Sums:
+    value, which = (
+        ("prompt_tokens + output_tokens", CLOSED) if column == "used" else ("reserved_tokens", "state = 'open'")
+    )
+    found: Sums = Counter()
+    for period in ("day", "substr(day, 1, 7)"):
+        statement = f"SELECT skill, {period}, sum({value}) FROM requests WHERE {which} GROUP BY skill, {period}"
+        found.update(_sums(database, statement))
+    return found
+
+
+def _numbers(database: Database) -> Iterator[str]:
+    [(last,)] = database.execute("SELECT value FROM cursors WHERE name = 'sequence'")
+    [(count, highest)] = database.execute(f"SELECT count(*), coalesce(max(sequence), 0) FROM requests WHERE {CLOSED}")
+    if not last == count == highest:
+        yield f"sequence: {count} closed rows, the highest number is {highest}, the counter says {last}"
+
+
+def _sums(database: Database, statement: str) -> Sums:
+    return Counter({tuple(row[:-1]): int(row[-1]) for row in database.execute(statement)})
+
+
+def _name(key: tuple[Any, ...]) -> str:
+    return "/".join(str(part) for part in key if part != "")

@@ -1,0 +1,130 @@
+"""What the admin page shows, as one value read at one moment: use, budgets, outcomes and latencies, no text."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+
+from msgspec import Struct
+
+from server.metering.database import Database, reader
+from server.metering.ledger import Ledger
+from server.metering.records import Limits, Period, Spent
+from server.metering.transactions import day_of
+from server.metering.usage import Span, grouped
+
+DAYS = 30
+WEEK = 7
+LATEST = 1000
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+class Budget(Struct, frozen=True):
+    """One skill's tokens of the current day or month; `limit` None is without end."""
+
+    skill: str
+    period: Period
+    used: int
+    reserved: int
+    limit: int | None
+
+
+class Use(Struct, frozen=True):
+    """Tokens, prompts and replies together, of one skill on one day."""
+
+    day: str
+    skill: str
+    tokens: int
+
+
+class SkillUse(Struct, frozen=True):
+    """What a skill came to in the last seven days."""
+
+    skill: str
+    requests: int
+    input: int
+    cached: int
+    output: int
+    outcomes: dict[str, int]
+
+
+class Latency(Struct, frozen=True):
+    """Seconds of the latest replies: their quantiles 0.5, 0.95 and 0.99, and each value, the smallest first."""
+
+    quantiles: tuple[float, ...]
+    values: tuple[float, ...]
+
+
+class Summary(Struct, frozen=True):
+    """Everything; the days are UTC's and end with `today`."""
+
+    today: str
+    days: tuple[str, ...]
+    use: Sequence[Use]
+    budgets: Sequence[Budget]
+    skills: Sequence[SkillUse]
+    first_token: Latency
+    duration: Latency
+    total: int
+    """Tokens in the whole ledger."""
+
+
+def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summary:
+    """Read the ledger; raises StorageError."""
+    today = day_of(now)
+    days = tuple(str(date.fromisoformat(today) - timedelta(days=back)) for back in reversed(range(DAYS)))
+    with reader(ledger.where) as database:
+        spent = [Spent(*row) for row in database.execute(PERIODS, (days[0], today[:7]))]
+        week = grouped(database, ("skill", "outcome"), Span(days[-WEEK], today))
+        first, duration = (_latency(database, column) for column in ("first_token_seconds", "duration_seconds"))
+        [(total,)] = database.execute("SELECT coalesce(sum(used), 0) FROM budgets WHERE length(period) = 7")
+    return Summary(
+        today,
+        days,
+        [Use(row.period, row.skill, row.used) for row in spent if row.period in days and row.used],
+        _budgets(limits, {(row.skill, row.period): row for row in spent}, today),
+        _skills(week),
+        first,
+        duration,
+        int(total),
+    )
+
+
+PERIODS = """
+SELECT skill, period, used, reserved FROM budgets WHERE (length(period) = 10 AND period >= ?) OR period = ?
+ORDER BY period, skill
+"""
+
+
+def _budgets(limits: Mapping[str, Limits], spent: Mapping[tuple[str, str], Spent], today: str) -> list[Budget]:
+    names: tuple[tuple[Period, str], ...] = (("day", today), ("month", today[:7]))
+    found = []
+    for skill, allowed in limits.items():
+        for period, name in names:
+            row = spent.get((skill, name), Spent(skill, name, 0, 0))
+            found.append(Budget(skill, period, row.used, row.reserved, allowed.of(period)))
+    return found
+
+
+def _skills(rows: Sequence[tuple[str, str, int, int, int, int]] | Sequence[tuple[object, ...]]) -> list[SkillUse]:
+    """By skill, the most tokens first."""
+    sums: dict[str, list[int]] = {}
+    outcomes: dict[str, dict[str, int]] = {}
+    for skill, outcome, *counts in rows:
+        name = str(skill)
+        sums[name] = [a + int(str(b)) for a, b in zip(sums.get(name, [0, 0, 0, 0]), counts, strict=True)]
+        outcomes.setdefault(name, {})[str(outcome)] = int(str(counts[0]))
+    found = [SkillUse(name, n, read, cached, new, outcomes[name]) for name, (n, read, cached, new) in sums.items()]
+    return sorted(found, key=lambda use: (-use.input - use.output, use.skill))
+
+
+def _latency(database: Database, column: str) -> Latency:
+    statement = (
+        f"SELECT {column} FROM requests WHERE sequence IS NOT NULL AND {column} IS NOT NULL AND output_tokens > 0 "
+        f"ORDER BY sequence DESC LIMIT {LATEST}"
+    )
+    values = sorted(round(float(value), 4) for (value,) in database.execute(statement))
+    return Latency(tuple(_quantile(values, q) for q in QUANTILES) if values else (), tuple(values))
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that is at least as large as the part `q` of all."""
+    return values[min(len(values) - 1, int(q * len(values)))]

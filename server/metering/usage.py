@@ -1,0 +1,106 @@
+"""What the ledger says, for people and programs: sums by skill, day, model or key, and the rows themselves.
+
+Rows come in the order in which they were closed; whoever has seen a sequence number has seen all below it, so an
+export goes on after the last one it has.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from server.errors import InvalidRequest
+from server.metering.database import Database
+
+Format = Literal["csv", "jsonl"]
+MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
+GROUPS = {"skill": "skill", "day": "day", "month": "substr(day, 1, 7)", "model": "model", "key": "key_id",
+          "outcome": "outcome", "revision": "revision"}  # fmt: skip
+SUMS = ("requests", "input_tokens", "cached_tokens", "output_tokens")
+ROW = ("sequence", "request_id", "instance", "skill", "revision", "model", "key_id", "state", "outcome", "day",
+       "opened_at", "closed_at", "prompt_tokens", "cached_tokens", "output_tokens", "first_token_seconds",
+       "duration_seconds")  # fmt: skip
+MOST_ROWS = 10_000
+
+
+class Span(Struct, frozen=True):
+    """Days, both included, YYYY-MM-DD in UTC; empty is without end."""
+
+    since: str = ""
+    until: str = ""
+
+    def __post_init__(self) -> None:
+        for name, day in (("since", self.since), ("until", self.until)):
+            if day:
+                _check_day(name, day)
+
+
+def columns(by: Sequence[str]) -> tuple[str, ...]:
+    """The names of `grouped`'s columns."""
+    return (*by, *SUMS)
+
+
+def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any, ...]]:
+    """Closed replies and their tokens, summed for each value of `by`; raises InvalidRequest for an unknown name."""
+    for name in by:
+        if name not in GROUPS:
+            raise InvalidRequest(f"{name!r} is no column to group by; there are {', '.join(GROUPS)}.", param="by")
+    names = [GROUPS[name] for name in by]
+    order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
+    sums = "count(*), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
+    statement = f"SELECT {', '.join([*names, sums])} FROM requests WHERE state <> 'open' AND day >= ? AND day <= ?"
+    found = database.execute(statement + order, (span.since, span.until or "9999-12-31"))
+    return [(*row[: len(names)], *(int(value or 0) for value in row[len(names) :])) for row in found]
+
+
+def rows(database: Database, after: int, most: int = MOST_ROWS) -> list[tuple[Any, ...]]:
+    """At most `most` closed rows numbered above `after`, with the columns ROW; times in ISO 8601."""
+    statement = f"SELECT {', '.join(ROW)} FROM requests WHERE sequence > ? ORDER BY sequence LIMIT ?"
+    opened, closed = ROW.index("opened_at"), ROW.index("closed_at")
+    return [
+        tuple(_time(value) if index in (opened, closed) else value for index, value in enumerate(row))
+        for row in database.execute(statement, (after, most))
+    ]
+
+
+def written(names: Sequence[str], values: Iterable[Sequence[Any]], form: Format) -> Iterator[str]:
+    """Lines of text: CSV with a header, or one JSON object a line."""
+    if form == "jsonl":
+        for row in values:
+            yield msgspec.json.encode(dict(zip(names, row, strict=True))).decode() + "\n"
+        return
+    for row in (names, *values):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(["" if value is None else value for value in row])
+        yield line.getvalue()
+
+
+def table(names: Sequence[str], values: Sequence[Sequence[Any]]) -> str:
+    """The same for a terminal: text to the left, numbers to the right."""
+    cells = [[*names], *([f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in values)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(names))]
+    numeric = [name in SUMS for name in names]
+    lines = (
+        "  ".join(
+            text.rjust(w) if right else text.ljust(w) for text, w, right in zip(row, widths, numeric, strict=True)
+        )
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _check_day(name: str, day: str) -> None:
+    try:
+        if datetime.strptime(day, "%Y-%m-%d").strftime("%Y-%m-%d") == day:
+            return
+    except ValueError:
+        pass
+    raise InvalidRequest(f"{name} is {day[:20]!r}; write a day as YYYY-MM-DD.", param=name)

@@ -1,0 +1,57 @@
+"""The admin page in a real browser, on the real server, against the ledger's own figures."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visitor
+from tests.server.harness import HELP, OTHER, Served, parts, says, served
+from tests.server.test_budget_http import ASK, ask
+
+SECOND = 5000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    runner = says(tmp_path, "Good day.")
+    skills = (replace(HELP, tokens_per_day=1000), OTHER)
+    with served(parts(tmp_path, runner, skills), runner) as made:
+        yield made
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_shows_what_the_ledger_has_and_follows_it(server: Served, open_page: Visitor, scheme: str) -> None:
+    page = open_page(f"{server.admin}/admin", color_scheme=scheme)
+    expect(page.locator("#state")).to_have_text("Live")
+    expect(page.locator("#today")).to_have_text("0")
+    expect(page.locator("#days")).to_have_text("No reply was counted in these days.")
+    for _ in range(3):
+        ask(server, ASK)
+    with closing(sqlite3.connect(server.parts.config.ledger)) as database:
+        [(used,)] = database.execute("SELECT sum(prompt_tokens + output_tokens) FROM requests")
+    expect(page.locator("#today")).to_have_text(str(used), timeout=SECOND)
+    expect(page.locator("#days svg title").last).to_contain_text(f"help: {used}")
+    expect(page.locator(".budget .left")).to_have_text(f"{used} of 1,000, {1000 - used} left")
+    expect(page.locator("#skills tbody tr")).to_have_count(1)
+    expect(page.locator("#skills tbody td").nth(1)).to_have_text("3")
+    expect(page.locator("#outcomes .bar i")).to_have_attribute("title", "ended by itself: 3")
+    expect(page.locator("#latency svg")).to_have_count(2)
+    assert all(url.startswith(f"{server.admin}/admin") for url in open_page.asked)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == {"light": "rgb(246, 247, 244)", "dark": "rgb(15, 19, 17)"}[scheme]
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_it_fits_its_window_and_says_when_nobody_answers(server: Served, open_page: Visitor, width: int) -> None:
+    ask(server, ASK)
+    page = open_page(f"{server.admin}/admin", viewport={"width": width, "height": 800})
+    expect(page.locator("#days svg")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.context.set_offline(True)
+    expect(page.locator("#state")).to_have_text("No answer; these are the last figures", timeout=SECOND)
+    assert page.locator("#state").get_attribute("class") == "state bad"

@@ -1,0 +1,154 @@
+"""Plain sockets and processes for exams: what left the server is counted byte by byte."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.server.harness import KEY
+
+ROOT = Path(__file__).parents[2]
+PROMPT = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+        pairs = [f"{name}={value}" for name, value in settings.items()]
+        command = [sys.executable, "-m", "tests.exams.exam_server", str(folder), *pairs]
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+        )
+        self.output: list[str] = []
+        self.url = self.admin = ""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.output.append(line)
+            self.url = line.split()[1].removesuffix("/v1") if line.startswith("API") else self.url
+            self.admin = line.split()[1].removesuffix("/metrics") if line.startswith("metrics") else self.admin
+            if line.startswith("Stop with"):
+                break
+        if not self.url:
+            raise RuntimeError("the server did not start:\n" + "".join(self.output))
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        self.output += self.process.stdout
+
+    def kill(self) -> None:
+        """As power or the kernel would: no signal handler runs."""
+        self.process.kill()
+        self.process.wait()
+
+    def ready(self, seconds: float = 20.0) -> float:
+        """Wait for /readyz; returns when it said so, on the monotonic clock."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if status(f"{self.url}/readyz") == 200:
+                return time.monotonic()
+            time.sleep(0.02)
+        raise RuntimeError("the server did not become ready")
+
+    def metric(self, name: str) -> float:
+        """A gauge without labels."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+    def descriptors(self) -> int:
+        """How many files and sockets the process has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.poll() is None
+
+
+@contextmanager
+def serving(folder: Path, **settings: object) -> Iterator[Server]:
+    """A server until the end of the block."""
+    server = Server(folder, settings)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def status(url: str) -> int:
+    """An address's HTTP status; 0 if nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def connect(url: str, body: Mapping[str, Any], headers: str = "") -> socket.socket:
+    """A request that was sent; the answer may be read or not."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    content = json.dumps(body)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+    connection.sendall(f"{head}{headers}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    return connection
+
+
+class Read(Struct):
+    """What one client got: the row's id, text, the usage it was told, and how the answer began and ended."""
+
+    status: int = 0
+    request_id: str = ""
+    text: str = ""
+    usage: dict[str, Any] | None = None
+    done: bool = False
+
+
+def read(connection: socket.socket) -> Read:
+    """Everything until the connection ends, however it ends."""
+    raw = b""
+    with connection, suppress(OSError):
+        while chunk := connection.recv(65536):
+            raw += chunk
+    return parsed(raw)
+
+
+def parsed(raw: bytes) -> Read:
+    """A stream's bytes, of which the last event may be cut."""
+    found = Read(status=int(raw[9:12]) if raw.startswith(b"HTTP/1.1 ") else 0)
+    for event in raw.decode(errors="replace").replace("\r\n", "\n").split("\n\n")[:-1]:
+        data = event[event.find("data: ") + 6 :] if "data: " in event else ""
+        if data == "[DONE]":
+            found.done = True
+        elif data.startswith("{"):
+            value = json.loads(data)
+            found.request_id = value.get("id", "").replace("chatcmpl-", "req_") or found.request_id
+            found.usage = value.get("usage") or found.usage
+            for choice in value.get("choices", ()):
+                found.text += choice["delta"].get("content", "")
+    return found
+
+
+def ask(url: str, body: Mapping[str, Any] = STREAM, headers: str = "") -> Read:
+    """One request to its end; nothing where the server is gone."""
+    try:
+        return read(connect(url, body, headers))
+    except OSError:
+        return Read()

@@ -1,0 +1,113 @@
+"""Many at once: 200 requests at the end of a budget, and a thousand clients that vanish."""
+
+import random
+import socket
+import sqlite3
+import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from msgspec import Struct
+
+from tests.exams.client import STREAM, Server, ask, connect, serving
+from tests.server.harness import until
+
+LAST = 1000
+
+
+class Race(Struct):
+    """What came of requests that asked for more than a budget had left."""
+
+    asked: int
+    served: int
+    refused: int
+    used: int
+    """Of the tokens that were left."""
+    left: int
+
+    @property
+    def good(self) -> bool:
+        """Not one token too many, and the budget was used."""
+        return self.used <= self.left and self.refused > 0 and self.used > self.left * 0.9
+
+
+def race(folder: Path, *, requests: int) -> Race:
+    """All of them at the same moment, each for 60 tokens or as many as it gets."""
+    with serving(folder, day=LAST, tokens=60) as server:
+        server.ready()
+        with ThreadPoolExecutor(requests) as pool:
+            answers = list(pool.map(lambda _: ask(server.url), range(requests)))
+        with closing(sqlite3.connect(folder / "usage.sqlite3")) as database:
+            [(used,)] = database.execute("SELECT sum(prompt_tokens + output_tokens) FROM requests")
+    statuses = [answer.status for answer in answers]
+    return Race(requests, statuses.count(200), statuses.count(429), used, LAST)
+
+
+class Vanished(Struct):
+    """What was left of clients that closed, reset or stopped to read."""
+
+    clients: int
+    slowest: float
+    """Seconds from a client's close until its row was closed."""
+    unsettled: int
+    running: float
+    waiting: float
+    cache: float
+    descriptors: int
+    """More than before."""
+
+    @property
+    def good(self) -> bool:
+        """Settled within a second, and nothing is left."""
+        left = self.unsettled + self.running + self.waiting + self.cache + max(0, self.descriptors)
+        return left == 0 and self.slowest <= 1.0
+
+
+def vanish(folder: Path, *, clients: int, at_once: int = 32, seed: int = 1) -> Vanished:
+    """Each leaves at a random moment: before the first byte, in the middle, or after it stopped to read."""
+    draw = random.Random(seed)
+    plans = [(draw.choice(["close", "reset", "stop reading"]), draw.uniform(0, 0.3)) for _ in range(clients)]
+    with serving(folder, tokens=400) as server:
+        server.ready()
+        before = server.descriptors()
+        with ThreadPoolExecutor(at_once) as pool:
+            left = dict(filter(None, pool.map(lambda plan: leave(server, *plan), plans)))
+        until(lambda: server.metric("secateur_requests_running") == 0, 20)
+        until(lambda: _open(folder) == 0, 20)
+        until(lambda: server.descriptors() <= before, 20)
+        with closing(sqlite3.connect(folder / "usage.sqlite3")) as database:
+            rows = database.execute("SELECT request_id, opened_at, closed_at FROM requests").fetchall()
+        lags = [closed - max(opened, left[name]) for name, opened, closed in rows if name in left]
+        gauges = ("secateur_requests_running", "secateur_requests_waiting", "secateur_kv_cache_usage_ratio")
+        running, waiting, cache = (server.metric(name) for name in gauges)
+        more = server.descriptors() - before
+        return Vanished(clients, max(lags), _open(folder), running, waiting, cache, more)
+
+
+def leave(server: Server, how: str, seconds: float) -> tuple[str, float] | None:
+    """Ask, read for a while or not at all, and go; returns the row's id and when, by the wall clock."""
+    connection = connect(server.url, STREAM)
+    raw = b""
+    deadline = time.monotonic() + seconds
+    connection.settimeout(0.05)
+    while how != "stop reading" and time.monotonic() < deadline:
+        try:
+            raw += connection.recv(4096)
+        except TimeoutError:
+            continue
+    if how == "stop reading":
+        raw = connection.recv(600) if seconds > 0.15 else b""
+        time.sleep(seconds)
+    if how == "reset":
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    start = raw.find(b"x-request-id: ")
+    name = raw[start + 14 :].split(b"\r\n")[0].decode() if start >= 0 else ""
+    return (name, time.time()) if name else None
+
+
+def _open(folder: Path) -> int:
+    with closing(sqlite3.connect(folder / "usage.sqlite3")) as database:
+        return int(database.execute("SELECT count(*) FROM requests WHERE state = 'open'").fetchone()[0])

@@ -1,0 +1,108 @@
+"""kill -9 at random, again and again, while streams run: the ledger is exact, and the server comes back by itself."""
+
+import random
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from server.__main__ import main
+from tests.exams.client import Read, Server, ask
+
+TOKENS = 24
+COLUMNS = "request_id, state, prompt_tokens, cached_tokens, output_tokens"
+
+
+class Result(Struct):
+    """What was found over all rounds."""
+
+    rounds: int = 0
+    settled: int = 0
+    cut: int = 0
+    wrong: int = 0
+    """Settled rows that differ from the usage that the client was told."""
+    missing: int = 0
+    """Tokens that clients got and the ledger does not have."""
+    ahead: int = 0
+    """The most tokens of one cut stream that the ledger has and its client did not get."""
+    slowest: float = 0.0
+    """Seconds until a server is ready after a kill, beyond those that a first start takes."""
+    damaged: int = 0
+    different: int = 0
+    """Rounds after which `secateur reconcile` found a difference."""
+
+    @property
+    def good(self) -> bool:
+        """Whether everything holds that must."""
+        broken = self.wrong + self.missing + self.damaged + self.different
+        return not broken and self.ahead <= 1 and self.settled > 0 and self.cut > 0
+
+
+def exam(folder: Path, *, rounds: int, streams: int, seed: int = 1) -> Result:
+    """Run it; the folder keeps the ledger."""
+    draw, result = random.Random(seed), Result()
+    usual = begun(folder / "empty")
+    path = folder / "ledger"
+    for _ in range(rounds):
+        server = Server(path, {"slots": streams, "tokens": TOKENS})
+        try:
+            result.slowest = max(result.slowest, server.ready() - server.started - usual)
+            reads = load(server, streams, draw)
+        finally:
+            server.kill()
+        result.rounds += 1
+        compare(path / "usage.sqlite3", reads, result)
+    final = Server(path, {})
+    final.ready()
+    final.kill()
+    compare(path / "usage.sqlite3", [], result)
+    result.different += main(["reconcile", str(path / "usage.sqlite3")]) != 0
+    return result
+
+
+def begun(folder: Path) -> float:
+    """Seconds that a start takes where there is nothing to recover."""
+    server = Server(folder, {})
+    try:
+        return server.ready() - server.started
+    finally:
+        server.kill()
+
+
+def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
+    """Streams, each client's next after its last, until a kill at a random moment."""
+    reads: list[Read] = []
+
+    def client() -> None:
+        while server.alive():
+            reads.append(ask(server.url))
+
+    threads = [threading.Thread(target=client) for _ in range(streams)]
+    for thread in threads:
+        thread.start()
+    time.sleep(draw.uniform(0.3, 2.5))
+    server.kill()
+    for thread in threads:
+        thread.join()
+    return [read for read in reads if read.request_id]
+
+
+def compare(path: Path, reads: list[Read], result: Result) -> None:
+    """Hold what clients read against the file as the kill left it, before anybody repairs anything."""
+    with closing(sqlite3.connect(path)) as database:
+        rows: dict[str, Any] = {row[0]: row[1:] for row in database.execute(f"SELECT {COLUMNS} FROM requests")}
+        result.damaged += database.execute("PRAGMA integrity_check").fetchall() != [("ok",)]
+    for read in reads:
+        state, prompt, cached, output = rows.get(read.request_id, ("none", 0, 0, 0))
+        result.missing += max(0, len(read.text) - output)
+        if read.done and read.usage:
+            result.settled += 1
+            told = (read.usage["prompt_tokens"], read.usage["prompt_tokens_details"]["cached_tokens"])
+            result.wrong += (state, prompt, cached, output) != ("final", *told, read.usage["completion_tokens"])
+        elif state == "open":
+            result.cut += 1
+            result.ahead = max(result.ahead, output - len(read.text))

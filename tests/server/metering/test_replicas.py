@@ -1,0 +1,119 @@
+"""Several replicas on one ledger in a real PostgreSQL, and the sentences for what cannot be."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from server.errors import ConfigError
+from server.metering.database import reader
+from server.metering.ledger import Ledger
+from server.metering.records import LedgerUnavailable, Opening, Settlement, Usage
+
+
+def opening(name: str, skill: str = "help") -> Opening:
+    return Opening(name, skill, "tiny", 10, 50)
+
+
+def test_each_replica_shows_its_own_totals_and_they_add_up(shared: str) -> None:
+    replicas = [Ledger(shared, instance=f"replica-{index}") for index in range(3)]
+
+    def reply(index: int) -> None:
+        ledger = replicas[index % 3]
+        ledger.open(opening(f"r{index}", f"skill{index % 4}")).result()
+        ledger.count({f"r{index}": Usage(10, 0, 1)}).result()
+        ledger.settle(Settlement(f"r{index}", Usage(10, 0, 2), "stop", f"skill{index % 4}")).result()
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(reply, range(240)))
+    outputs = [sum(n for (*_, kind), n in replica.totals().tokens.items() if kind == "output") for replica in replicas]
+    assert outputs == [160, 160, 160]
+    with reader(shared) as database:
+        numbers = [row[0] for row in database.execute("SELECT sequence FROM requests ORDER BY sequence")]
+        assert database.execute("SELECT sum(used), sum(reserved) FROM budgets") == [(2 * 240 * 12, 0)]
+    assert numbers == list(range(1, 241))  # without a gap, so that an export can go on where it was
+    for replica in replicas:
+        replica.close()
+
+
+def test_sequence_numbers_appear_in_their_order(shared: str) -> None:
+    """Whoever has seen a number has seen all below it, or an export that goes on from there would miss some."""
+    replicas = [Ledger(shared, instance=name) for name in "ab"]
+    stop = threading.Event()
+    gaps: list[list[int]] = []
+
+    def watch() -> None:
+        while not stop.is_set():
+            with reader(shared) as database:
+                rows = database.execute("SELECT sequence FROM requests WHERE sequence IS NOT NULL ORDER BY sequence")
+            if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
+                gaps.append([row[0] for row in rows])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+
+    def reply(index: int) -> None:
+        replicas[index % 2].open(opening(f"r{index}")).result()
+        replicas[index % 2].settle(Settlement(f"r{index}", Usage(10, 0, 2), "stop")).result()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(reply, range(200)))
+    stop.set()
+    watcher.join()
+    for replica in replicas:
+        replica.close()
+    assert not gaps
+
+
+def test_a_name_that_is_taken_is_refused_in_a_sentence(shared: str) -> None:
+    ledger = Ledger(shared, instance="a")
+    with pytest.raises(ConfigError, match=r"another secateur writes to postgresql:///\w+ as instance 'a': give each"):
+        Ledger(shared, instance="a")
+    ledger.close()
+    Ledger(shared, instance="a").close()
+
+
+def test_the_rows_of_a_replica_that_never_comes_back_are_recovered_by_another_and_those_of_a_live_one_are_not(
+    shared: str,
+) -> None:
+    alive, dead = Ledger(shared, instance="alive"), Ledger(shared, instance="dead")
+    alive.open(opening("r1")).result()
+    dead.open(opening("r2")).result()
+    dead.count({"r2": Usage(10, 0, 4)}).result()
+    dead.close()
+    third = Ledger(shared, instance="third")
+    assert third.recovered == 1
+    with reader(shared) as database:
+        assert database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id") == [
+            ("r1", "open", 0),
+            ("r2", "recovered", 4),
+        ]
+    again = Ledger(shared, instance="dead")  # whose totals have what the other one recovered for it
+    assert again.totals().tokens["help", "tiny", "output"] == 4
+    for ledger in (alive, third, again):
+        ledger.close()
+
+
+def test_a_lost_connection_fails_closed_and_is_made_again(shared: str) -> None:
+    ledger = Ledger(shared, instance="a", retry_seconds=0.05)
+    ledger.open(opening("r1")).result()
+    with psycopg.connect(shared, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    with pytest.raises(LedgerUnavailable):
+        ledger.settle(Settlement("r1", Usage(10, 0, 7), "stop")).result()
+    while not ledger.writable:
+        threading.Event().wait(0.01)
+    assert ledger.totals().tokens["help", "tiny", "output"] == 7
+    with pytest.raises(ConfigError, match="another secateur writes to"):
+        Ledger(shared, instance="a")
+    ledger.close()
+
+
+def test_what_cannot_be_reached_is_refused_without_the_password() -> None:
+    with pytest.raises(ConfigError, match=r"postgresql:///usage cannot be used as the ledger: ") as refused:
+        Ledger("postgresql://someone:secret@/usage?host=/nowhere", instance="a")
+    assert "secret" not in str(refused.value)

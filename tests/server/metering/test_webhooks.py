@@ -1,0 +1,148 @@
+"""Every closed row reaches a receiver that fails, is slow or is restarted, in order and with one id."""
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.errors import ConfigError
+from server.metering import webhooks
+from server.metering.ledger import Ledger
+from server.metering.records import Opening, Settlement, Usage
+from server.metering.webhooks import Target, Webhook
+from tests.server.harness import until
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers with the statuses it is given, then 204; remembers what it accepted and all headers."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.statuses: list[int] = []
+        self.accepted: list[dict[str, Any]] = []
+        self.seen: list[tuple[dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/events?tenant=1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.statuses.pop(0) if self.server.statuses else 204
+        self.server.seen.append((dict(self.headers), body))
+        if status < 300:
+            self.server.accepted += json.loads(body)
+        self.send_response(status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def reply(ledger: Ledger, name: str) -> None:
+    ledger.open(Opening(name, "help", "tiny", 10, 20, key_id="k1")).result()
+    ledger.settle(Settlement(name, Usage(10, 4, 3), "stop", "help", duration=0.5)).result()
+
+
+def test_every_row_arrives_in_order_as_a_cloud_event(
+    where: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "LONGEST_WAIT", 0.05)
+    ledger = Ledger(where)
+    for index in range(150):
+        reply(ledger, f"r{index}")
+    receiver.statuses = [500, 301, 204, 503]
+    webhook = Webhook(ledger, Target(receiver.url, b"secret"), poll_seconds=0.02)
+    webhook.start()
+    until(lambda: len(receiver.accepted) == 150)
+    reply(ledger, "later")
+    until(lambda: len(receiver.accepted) == 151)
+    [family] = webhook.collect()
+    webhook.stop()
+    assert [event["id"] for event in receiver.accepted] == [*(f"r{index}" for index in range(150)), "later"]
+    first = receiver.accepted[0]
+    assert {key: first[key] for key in ("specversion", "type", "source", "subject", "datacontenttype")} == {
+        "specversion": "1.0",
+        "type": "secateur.reply.settled.v1",
+        "source": "/secateur/",
+        "subject": "help",
+        "datacontenttype": "application/json",
+    }
+    assert first["time"].endswith("+00:00")
+    assert first["data"]["sequence"] == 1
+    assert (first["data"]["prompt_tokens"], first["data"]["output_tokens"], first["data"]["key_id"]) == (10, 3, "k1")
+    headers, body = receiver.seen[0]
+    assert headers["Content-Type"] == "application/cloudevents-batch+json; charset=utf-8"
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.new(b"secret", signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    assert family.samples[0].value in (0, 1)  # the cursor follows the answer
+    ledger.close()
+
+
+def test_what_was_sent_but_not_noted_comes_again_with_the_same_id(where: str, receiver: Receiver) -> None:
+    ledger = Ledger(where)
+    for index in range(3):
+        reply(ledger, f"r{index}")
+    target = Target(receiver.url)
+    webhooks.post(target, [{"id": "r0"}])  # as a process that died before it could note the cursor
+    for _ in range(2):
+        webhook = Webhook(ledger, target, poll_seconds=0.02)
+        webhook.start()
+        until(lambda: len(receiver.accepted) == 4)
+        until(lambda: ledger.remember("x", 1).result() is None)
+        webhook.stop()
+    assert [event["id"] for event in receiver.accepted] == ["r0", "r0", "r1", "r2"]
+    ledger.close()
+
+
+def test_of_two_replicas_one_sends(shared: str, receiver: Receiver) -> None:
+    ledgers = [Ledger(shared, instance=name) for name in "ab"]
+    hooks = [Webhook(ledger, Target(receiver.url), poll_seconds=0.01) for ledger in ledgers]
+    for hook in hooks:
+        hook.start()
+    for index in range(40):
+        reply(ledgers[index % 2], f"r{index}")
+    until(lambda: len(receiver.accepted) >= 40)
+    for hook in hooks:
+        hook.stop()
+    for ledger in ledgers:
+        ledger.close()
+    assert [event["id"] for event in receiver.accepted] == [f"r{index}" for index in range(40)]
+
+
+def test_nobody_there_is_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(webhooks.Undelivered, match="cannot be reached"):
+        webhooks.post(Target("http://127.0.0.1:9/"), [])
+
+
+def test_a_secret_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_c2VjcmV0\n")
+    assert webhooks.read_secret(tmp_path / "secret") == b"secret"
+    for text in ("secret", "whsec_?"):
+        (tmp_path / "secret").write_text(text)
+        with pytest.raises(ConfigError, match="is no webhook secret"):
+            webhooks.read_secret(tmp_path / "secret")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        webhooks.read_secret(tmp_path / "none")

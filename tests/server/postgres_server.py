@@ -1,0 +1,50 @@
+"""A real PostgreSQL, where the machine has one, for whatever keeps its rows there."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+
+def binary(name: str) -> str | None:
+    """A program of PostgreSQL, which Debian keeps out of the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(found[-1]) if found else shutil.which(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The folder of the socket of a PostgreSQL server of our own, which trusts everybody."""
+    initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
+    if not initdb or not pg_ctl:
+        pytest.skip("PostgreSQL is not installed: tests/install does it")
+    folder = tempfile.mkdtemp(prefix="secateur-postgres-")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # it refuses to run as root
+        shutil.chown(folder, "postgres")
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+    data = f"{folder}/data"
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
+
+    run(initdb, "--no-sync", "-A", "trust", "-U", "secateur", "-D", data)
+    options = f"-c listen_addresses='' -c fsync=off -k {folder}"
+    run(pg_ctl, "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
+    yield folder
+    run(pg_ctl, "-D", data, "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+def new_database(folder: str) -> str:
+    """The URL of an empty database of the server whose socket is in `folder`; its password is for tests of messages."""
+    name = f"r{os.urandom(6).hex()}"
+    with psycopg.connect(host=folder, user="secateur", dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload, unused-ignore]
+    return f"postgresql://secateur:secret@/{name}?host={folder}"
