@@ -16,12 +16,6 @@ from server.skill import Skill
 
 __all__ = ["Credentials", "Grant", "Skill", "Skills", "digest"]
 
-    @property
-    def revision(self) -> str:
-        """Changes with anything in the file but who may use it; the ledger notes it."""
-        said = replace(self, keys=(), origins=())
-        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
-
 
 class Credentials(Struct, frozen=True):
     """What a request shows of its sender; None where it shows nothing."""
