@@ -250,8 +250,11 @@ class Shear(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_
 class Reconstruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="reconstruct"):
     """Train each block alone towards the base's states after it; one block in memory, pruned weights stay zero."""
 
+    unit: Literal["block", "halves"] = "block"
+    """What is trained at once: a whole block; or its attention, towards the base's state between attention and MLP, and
+    then its MLP, towards the state after the block. Halves take two runs of `steps`, each over fewer weights."""
     steps: Count = 60
-    """Steps for each block."""
+    """Steps for each unit."""
     batch: Count = 2
     """Sequences of the calibration in each step."""
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-3

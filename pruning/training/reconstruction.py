@@ -1,17 +1,23 @@
 """Trains each block alone towards the base's states after it, given the pruned model's own states before it.
 
-A Free Lunch in LLM Compression, https://arxiv.org/abs/2510.14444, with the whole block as its unit. Memory is one block
-with gradients and moments, and a batch; a killed run repeats at most one block. A block that training brings no nearer
-on held-out sequences stays as it was.
+A Free Lunch in LLM Compression, https://arxiv.org/abs/2510.14444, with a whole block as its unit, or with attention and
+MLP apart. What a half is trained towards is the base's residual stream after that half, not the half's own output: so
+each half also makes up for what the blocks before it got wrong. Memory is one block with gradients and moments, and a
+batch; a killed run repeats at most one block. A half or block that training brings no nearer on held-out sequences
+stays as it was.
 """
 
 import logging
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
+from typing import NamedTuple
 
 import msgspec
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from pruning.calibration import BlockView, Note, Sweep
+from pruning.calibration import BlockView, Note, Sweep, mapped
 from pruning.data import data_record
 from pruning.errors import RecipeError
 from pruning.inputs import Inputs
@@ -19,7 +25,8 @@ from pruning.layerwise import block_file
 from pruning.model import Blocks
 from pruning.stage import Model, Place, seconds
 from pruning.stages import Reconstruct
-from pruning.training.block import Block, fit
+from pruning.training.block import Block, Fitted, fit, score
+from pruning.training.halves import halves_of, muted
 from pruning.training.network import choose_precision, parameters_in_blocks
 from pruning.training.student import Student, Trained
 from pruning.weights import Overlay, parameters, write_file
@@ -46,7 +53,7 @@ def apply(stage: Reconstruct, model: Model, place: Place) -> tuple[Model, Step]:
         sparsity={},
         seconds=seconds(notes),
         parameters=parameters(source)[0],
-        recovery=_recovery(stage, place.inputs, notes, (parameters_in_blocks(model), parameters_in_blocks(base))),
+        recovery=_recovery(stage, place.inputs, notes, parameters_in_blocks(base)),
     )
     return Model(model.config, source), step
 
@@ -59,6 +66,7 @@ class Targets(Sweep):
             blocks, place.inputs.calibration[0], place.inputs.recipe.calibration.batch, place.folder / "base"
         )
         self._begin()
+        self._between: list[Tensor] = []
 
     def after(self, index: int) -> Tensor:
         """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
@@ -66,6 +74,29 @@ class Targets(Sweep):
             BlockView(self, index).advance()
         self._files[(index + 1) % 2].flush()
         return self.states(index + 1)
+
+    def between(self, index: int, last: str) -> Tensor:
+        """Compute the states before the MLP of block `index`, which writes by its linear layer `last`.
+
+        Where `after` puts the states of the same block, there is nothing of use then.
+        """
+        with self.blocks.loaded(index) as block, muted(block.get_submodule(last)):
+            BlockView(self, index).advance()
+        states = self.states(index + 1)
+        if not self._between:
+            self._between.append(torch.from_numpy(mapped(self._folder / "between", tuple(states.shape))))
+        return self._between[0].copy_(states)
+
+
+class Part(NamedTuple):
+    """What of a block is trained at once."""
+
+    called: str
+    block: Block
+    names: Collection[str]
+    """Its parameters, by their names in the block."""
+    context: AbstractContextManager[None]
+    """In which the block gives what is compared with the target."""
 
 
 class ReconstructBlock:
@@ -76,38 +107,70 @@ class ReconstructBlock:
         self._stage, self._folder = stage, place.folder
         self._targets = Targets(originals, place)
         ids = place.inputs.calibration[0]
+        self._held_out = range(len(ids))[-stage.held_out :]
         sizes = {stage.batch, stage.held_out % stage.batch or stage.batch}
         self._calls = {size: blocks.capture(ids[:size])[1] for size in sizes}
         self._precision = choose_precision()
         logger.info("reconstructing in %s: %s", self._precision.name, self._precision.reason)
 
     def __call__(self, view: BlockView) -> Note:
-        """Train, save, and pass on the states; notes the error before and after, the best step and the seconds."""
+        """Train, save, and pass on the states; notes the error before and after, what was trained and the seconds."""
         start = monotonic()
-        target = self._targets.after(view.index)
-        module = self.sweep.blocks.model.get_submodule(f"{self.sweep.blocks.path}.{view.index}")
+        parts = self._parts(view)
+        whole, module = parts[-1].block, view.block
+        original = {name: parameter.detach().bfloat16() for name, parameter in module.named_parameters()}
+        before = score(whole, self._held_out, self._stage.batch)
+        fits = [self._fit(view, part) for part in parts]
+        after, kept = fits[-1].best[1], {n: w for fitted in fits if fitted.best[0] for n, w in fitted.weights.items()}
+        if kept and after >= before:
+            logger.warning(
+                "block %d is rolled back: its held-out error was %.5f before, then %.5f", view.index, before, after
+            )
+            module.load_state_dict(original, strict=False)
+            after, kept = before, {}
+        write_file(block_file(self._folder, view.index), kept)  # what is not in it stays quantised, if it was
+        view.advance()
+        trained = [
+            {"steps": fitted.scores[-1][0], "parameters": sum(weight.numel() for weight in fitted.weights.values())}
+            for fitted in fits
+        ]
+        size = sum(weight.numel() for weight in original.values())
+        note = {"before": before, "after": after, "kept": bool(kept), "parameters": size, "trained": trained}
+        return note | {"seconds": monotonic() - start}
+
+    def _parts(self, view: BlockView) -> list[Part]:
+        """What is trained, one after another; the last part's target is the base's state after the block."""
+        module, states = view.block, self.sweep.states(view.index)
         calls = {size: calls[view.index] for size, calls in self._calls.items()}
-        block = Block(module, self.sweep.states(view.index), target, calls)
-        student = self._student(view, module)
-        fitted = fit(self._stage, block, student, self._precision, f"{self._stage.seed}, {view.index}")
-        (_, before), (step, after) = fitted.scores[0], fitted.best
+        if self._stage.unit == "block":
+            block = Block(module, states, self._targets.after(view.index), calls)
+            return [Part(f"block {view.index}", block, dict(module.named_parameters()), nullcontext())]
+        some = self._stage.batch
+        halves = halves_of(module, states[:some], calls[some])
+        between = Block(module, states, self._targets.between(view.index, halves.last), calls)
+        after = Block(module, states, self._targets.after(view.index), calls)
+        last = module.get_submodule(halves.last)
+        return [
+            Part(f"the attention of block {view.index}", between, halves.first, muted(last)),
+            Part(f"the MLP of block {view.index}", after, halves.second, nullcontext()),
+        ]
+
+    def _fit(self, view: BlockView, part: Part) -> Fitted:
+        """Train one part and leave the best of its weights in the block; zeros in linear layers stay."""
+        prefix, module = f"{self.sweep.blocks.path}.{view.index}", part.block.module
+        named = {f"{prefix}.{name}": module.get_parameter(name) for name in part.names}
+        pruned = {
+            name: linear.get_parameter("weight").data == 0 for name, linear in view.linears.items() if name in named
+        }
+        student = Student(module, Trained(named, pruned))
+        with part.context:
+            fitted = fit(self._stage, part.block, student, self._precision, f"{self._stage.seed}, {view.index}")
+        (_, before), (step, _) = fitted.scores[0], fitted.best
         student.put(fitted.weights)
         module.requires_grad_(False)
-        write_file(block_file(self._folder, view.index), fitted.weights if step else {})  # quantised ones stay so
-        view.advance()
         if step == 0:
-            logger.warning(
-                "block %d is rolled back: its held-out error was %.5f before, never less", view.index, before
-            )
-        steps = fitted.scores[-1][0]
-        return {"before": before, "after": after, "step": step, "steps": steps, "seconds": monotonic() - start}
-
-    def _student(self, view: BlockView, module: nn.Module) -> Student:
-        """All of the block's parameters; zeros in its linear layers stay."""
-        prefix = f"{self.sweep.blocks.path}.{view.index}"
-        named = {f"{prefix}.{name}": parameter for name, parameter in module.named_parameters()}
-        pruned = {name: linear.get_parameter("weight").data == 0 for name, linear in view.linears.items()}
-        return Student(module, Trained(named, pruned))
+            logger.warning("%s is rolled back: its held-out error was %.5f before, never less", part.called, before)
+        return fitted
 
 
 def _refuse(stage: Reconstruct, inputs: Inputs, blocks: Blocks, originals: Blocks) -> None:
@@ -129,24 +192,30 @@ def _refuse(stage: Reconstruct, inputs: Inputs, blocks: Blocks, originals: Block
         )
 
 
-def _recovery(stage: Reconstruct, inputs: Inputs, notes: list[Note], sizes: tuple[int, int]) -> Recovery:
-    """What the lineage says of all blocks together."""
+def _recovery(stage: Reconstruct, inputs: Inputs, notes: list[Note], base: int) -> Recovery:
+    """What the lineage says of all blocks together; the blocks of the base have so many parameters."""
     ids, data = inputs.calibration
     training, held_out = ids[: -stage.held_out], ids[-stage.held_out :]
     before, after = (sum(note[key] for note in notes) / len(notes) for key in ("before", "after"))
     logger.info("held-out error of the blocks %.5f before reconstruction, %.5f after, on average", before, after)
-    tokens = [note["steps"] * stage.batch * ids.shape[1] for note in notes]
-    flops = 6 * sizes[0] * sum(tokens) / len(notes) + 2 * sizes[1] * ids.numel()
+    step = stage.batch * ids.shape[1]
+    tokens = [step * sum(part["steps"] for part in note["trained"]) for note in notes]
+    work = [
+        step * part["steps"] * (2 * note["parameters"] + 4 * part["parameters"])
+        for note in notes
+        for part in note["trained"]
+    ]
+    passes = max(len(note["trained"]) for note in notes)
     return Recovery(
         training=data_record(data.source, training, data.seed),
         held_out=data_record(data.source, held_out, data.seed),
         tokens=max(tokens),
-        flops=flops,
-        formula="6 N T (pruned, T: tokens, mean of blocks) + 2 N C (base, C: tokens of the calibration); "
-        "N: parameters of the blocks, zeros included",
+        flops=float(sum(work) + passes * 2 * base * ids.numel()),
+        formula="(2 N + 4 n) T for each part that is trained (T: tokens, n: its parameters, N: its block's) "
+        "+ 2 N C for each pass of the base (N: parameters of its blocks, C: tokens of the calibration); zeros included",
         precision=choose_precision().name,
         measure=MEASURE,
         before=before,
         after=after,
-        rolled_back=all(note["step"] == 0 for note in notes),
+        rolled_back=not any(note["kept"] for note in notes),
     )
