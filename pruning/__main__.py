@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from server.errors import SecateurError
 
 if TYPE_CHECKING:
+    from pruning.recipe import Recipe
+    from pruning.training.team import Team
     from server.checkpoint.reader import Artifact
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SVG",
         help="also print what each layer lost and why, and draw it: into SVG, or DIR.explain.svg",
     )
+    prune.add_argument("--processes", type=_count, default=1, metavar="N", help="that train together, one on each GPU")
     prune.set_defaults(run=_prune)
     evaluate = commands.add_parser("evaluate", help="measure an artifact", description=_evaluate.__doc__)
     evaluate.add_argument("artifact", type=Path, help="an artifact's directory")
@@ -69,24 +72,48 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _prune(arguments: argparse.Namespace) -> None:
-    """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused."""
-    from pruning.evaluation.report import table
-    from pruning.inputs import prepare, reusable
+    """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused.
+
+    With --processes, or started by torchrun or `accelerate launch`, several processes share out the batches of the
+    stages that train the whole model.
+    """
+    from pruning.processes import team_of
     from pruning.recipe import read
-    from pruning.sources import locate
 
     recipe = read(arguments.recipe)
-    inputs = prepare(recipe, arguments.base_cache)
     output = arguments.output.resolve()
-    artifact = reusable(output, inputs)
+    same = ["prune", str(arguments.recipe), "--output", str(output), "--base-cache", str(arguments.base_cache)]
+    with team_of(arguments.processes, same) as team:
+        artifact = _carry_out(recipe, output, arguments.base_cache, team)
     if artifact is None:
-        from pruning.pipeline import run  # brings transformers, which takes seconds
+        return
+    from pruning.evaluation.report import table
+    from pruning.sources import locate
 
-        artifact = run(inputs, output, arguments.base_cache)
     print(table(artifact, locate(recipe.base)))
     if arguments.explain is not None:
         beside = output.with_name(f"{output.name}.explain.svg")
         _explain(artifact, arguments.explain if arguments.explain.name else beside)
+
+
+def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":
+    """Make or reuse the artifact at `output`; None in a process that only takes part in the training."""
+    from pruning.inputs import prepare, reusable
+
+    if not team.leads:
+        logging.disable(logging.WARNING)  # the first process says it
+    with team.first():
+        inputs = prepare(recipe, cache)
+        artifact = reusable(output, inputs)
+    team.wait()
+    if artifact is None:
+        from pruning.pipeline import follow, run  # brings transformers, which takes seconds
+
+        if not team.leads:
+            follow(inputs, output, team)
+        else:
+            artifact = run(inputs, output, cache, team=team)
+    return artifact if team.leads else None
 
 
 def _explain(artifact: "Artifact", drawing: Path) -> None:
@@ -132,6 +159,13 @@ def _window(text: str) -> int:
     """A number of tokens in which at least one is predicted."""
     if not text.isdigit() or int(text) < 2:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens from 2 up")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    """A number of processes."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes from 1 up")
     return int(text)
 
 

@@ -7,7 +7,8 @@ SecateurError
     ├── ModelRefused     a model that cannot be pruned, and why
     ├── TaskError        a task that cannot be read or does not fit the model, with the item that is wrong
     ├── DataError        text that is empty, too short or not in a known form
-    └── Busy             another process is doing the same
+    ├── Busy             another process is doing the same
+    └── TeamBroken       one of the processes that train together has ended
 """
 
 from collections.abc import Iterator
@@ -42,6 +43,10 @@ class DataError(PruningError):
 
 class Busy(PruningError):
     """Another process works in the same directory."""
+
+
+class TeamBroken(PruningError):
+    """One of the processes that train together has ended."""
 
 
 @contextmanager

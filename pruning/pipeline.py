@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,24 @@ from pruning.inputs import Inputs
 from pruning.lock import locked
 from pruning.spelling import spell
 from pruning.stage import Model, Place
-from pruning.stages import AWQ, Continue, Depth, Distill, Layerwise, Reconstruct, Round, Shear, Stage, Vocabulary, Width
+from pruning.stages import (
+    AWQ,
+    Continue,
+    Depth,
+    Distill,
+    Layerwise,
+    Reconstruct,
+    Round,
+    Shear,
+    Stage,
+    Training,
+    Vocabulary,
+    Width,
+)
 from pruning.structured import depth, vocabulary, width
 from pruning.techniques import awq, nearest
 from pruning.training import continuation, distillation, reconstruction, shearing
+from pruning.training.team import ALONE, Team
 from pruning.weights import Source, write_bytes
 from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
@@ -38,7 +53,7 @@ from server.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 SPELT = "the text in the tokens that stay, its loss for each token of the base's vocabulary"
-LOCK = "lock"
+LOCK, CANDIDATE = "lock", "artifact"
 IDENTITY = "identity.json"
 OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial)?")
 """What a run leaves in its work directory."""
@@ -67,22 +82,33 @@ CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]]
 """What says before any work that a stage cannot be done to a configuration, or what that becomes."""
 
 
-def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False) -> Artifact:
+def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False, team: Team = ALONE) -> Artifact:
     """Carry out the recipe, going on where an earlier run was stopped; returns the artifact at `output`.
 
-    What the stages left is removed, unless it is to be kept for another run.
+    What the stages left is removed, unless it is to be kept for another run. The other processes of `team`, which this
+    one leads, must `follow`.
 
     Raises Busy where another process does so, RecipeError where the work directory holds what no run left there.
     """
     work = work_directory(output)
     with locked(work / LOCK, f"making {output}"):
         begin(work, inputs)
-        candidate = _candidate(work, inputs)
+        candidate = _candidate(work, inputs, team)
         publish(evaluate(candidate, inputs, cache, work).path, output)
         if not keep:
             _clear(work)
             shutil.rmtree(work)
     return Artifact.open(output)
+
+
+def follow(inputs: Inputs, output: Path, team: Team) -> None:
+    """Take part in the training of a run that the first process of `team` makes; ends when there is no more of it.
+
+    All other stages are found finished in their folders, once the first process has done them.
+    """
+    work = work_directory(output)
+    if _begun(work, inputs, team) is None:
+        _stages(work, inputs, team)
 
 
 def work_directory(output: Path) -> Path:
@@ -160,26 +186,12 @@ def _clear(work: Path) -> bool:
     return bool(entries)
 
 
-def _candidate(work: Path, inputs: Inputs) -> Artifact:
+def _candidate(work: Path, inputs: Inputs, team: Team) -> Artifact:
     """The pruned model as an artifact in the work directory, without its evaluation."""
-    path = work / "artifact"
-    if path.exists():
-        try:
-            return Artifact.open(path)
-        except ArtifactError as error:  # killed while its evaluation was written
-            logger.info("%s; putting it together again", error)
-            shutil.rmtree(path)
-    _check(work, inputs)
-    model = Model(inputs.base.config, inputs.base)
-    steps: list[record.Step] = []
-    digest = weights_digest(model.source)
-    for number, stage in enumerate(inputs.recipe.stages):
-        before = model.source
-        model, step = APPLY[type(stage)](stage, model, Place(inputs, work / f"stage-{number}"))
-        _warn_of_lost_scales(before, model.source)
-        made = weights_digest(model.source)
-        steps.append(msgspec.structs.replace(step, parent_digest=digest, digest=made))
-        digest = made
+    if done := _begun(work, inputs, team):
+        return done
+    model, steps = _stages(work, inputs, team)
+    path = work / CANDIDATE
     with CheckpointWriter(path) as writer:
         for name in model.source.names():
             writer.add(name, model.source.tensor(name), model.source.scales(name))
@@ -189,14 +201,50 @@ def _candidate(work: Path, inputs: Inputs) -> Artifact:
                 writer.copy(file)
         for name, text in model.files.items():
             writer.text(name, text)
-        writer.finish(_lineage(inputs, tuple(steps)))
+        writer.finish(_lineage(inputs, steps))
     return Artifact.open(path)
 
 
-def _check(work: Path, inputs: Inputs) -> None:
+def _begun(work: Path, inputs: Inputs, team: Team) -> Artifact | None:
+    """What an earlier run has put together, if it came so far; raises before any work where a stage cannot be done."""
+    path = work / CANDIDATE
+    with team.first():
+        if path.exists():
+            try:
+                return Artifact.open(path)
+            except ArtifactError as error:  # killed while its evaluation was written
+                logger.info("%s; putting it together again", error)
+                shutil.rmtree(path)
+        _check(work, inputs, team)
+    return None
+
+
+def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[Model, tuple[record.Step, ...]]:
+    """What the stages make of the base, one after another; all processes train, and the first one does all else."""
+    model = Model(inputs.base.config, inputs.base)
+    steps: list[record.Step] = []
+    digest = weights_digest(model.source) if team.leads else ""
+    for number, stage in enumerate(inputs.recipe.stages):
+        before, place = model.source, Place(inputs, work / f"stage-{number}", team)
+        with nullcontext() if isinstance(stage, Training) else team.first():
+            model, step = APPLY[type(stage)](stage, model, place)
+        if not team.leads:
+            continue
+        _warn_of_lost_scales(before, model.source)
+        made = weights_digest(model.source)
+        steps.append(msgspec.structs.replace(step, parent_digest=digest, digest=made))
+        digest = made
+    return model, tuple(steps)
+
+
+def _check(work: Path, inputs: Inputs, team: Team) -> None:
     """Raise before any work where a stage could not be done to what those before it will leave."""
     config = inputs.base.config
+    if team.size > 1 and not any(isinstance(stage, Training) for stage in inputs.recipe.stages):
+        logger.warning("no stage trains the whole model, so one of the %d processes does all the work", team.size)
     for number, stage in enumerate(inputs.recipe.stages):
+        if isinstance(stage, Training):
+            team.check(stage.batch, str(msgspec.to_builtins(stage)["kind"]))
         if type(stage) in CHECK:
             config = CHECK[type(stage)](stage, config, Place(inputs, work / f"stage-{number}"))
 

@@ -17,11 +17,11 @@ LINE_EVERY = 20.0
 class Progress:
     """A context manager around `total` equal units of work, of which `done` were done before."""
 
-    def __init__(self, what: str, total: int, done: int = 0) -> None:
-        self._what = what
+    def __init__(self, what: str, total: int, done: int = 0, *, shown: bool = True) -> None:
+        self._what, self._shown = what, shown
         self._terminal = sys.stderr.isatty()
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
-        self._bar = tqdm(total=total, initial=done, desc=what, disable=not self._terminal, bar_format=form)
+        self._bar = tqdm(total=total, initial=done, desc=what, disable=not (self._terminal and shown), bar_format=form)
         self._total, self._initial, self._done = total, done, done
         self._start = self._last = monotonic()
 
@@ -38,7 +38,7 @@ class Progress:
         self._done += 1
         self._bar.update()
         now = monotonic()
-        if not self._terminal and now - self._last > LINE_EVERY:
+        if self._shown and not self._terminal and now - self._last > LINE_EVERY:
             self._last = now
             left = (now - self._start) / (self._done - self._initial) * (self._total - self._done)
             print(f"{self._what}: {self._done / self._total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)

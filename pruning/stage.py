@@ -14,6 +14,7 @@ from pruning.calibration import Note, Sweep
 from pruning.gradients import Moments, moments
 from pruning.inputs import Inputs
 from pruning.model import Blocks
+from pruning.training.team import ALONE, Team
 from pruning.weights import Source
 
 CHECKED_TOKENS = 16
@@ -30,10 +31,11 @@ class Model(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a stage works: the inputs of the whole recipe, and a folder of its own."""
+    """Where a stage works: the inputs of the whole recipe, a folder of its own, and the processes that train."""
 
     inputs: Inputs
     folder: Path
+    team: Team = ALONE
 
     def blocks(self, model: Model) -> Blocks:
         """The blocks of `model`, proved on a few tokens to replay bit for bit; raises ModelRefused."""

@@ -14,13 +14,14 @@ from torch import nn
 
 from pruning.stage import Model, Place
 from pruning.stages import Continue
-from pruning.training.journal import Journal, State
+from pruning.training.journal import State
 from pruning.training.mixture import Mixture, sequence
-from pruning.training.network import Precision, choose_precision, language_loss, load, parameters_in_blocks
+from pruning.training.network import Precision, language_loss, parameters_in_blocks
 from pruning.training.run import (
     LETTERS,
     Effort,
     Run,
+    Setting,
     best_model,
     best_outcome,
     identity,
@@ -40,15 +41,14 @@ MEASURE = "mean negative log-likelihood of a held-out token, nats, by the domain
 def apply(stage: Continue, model: Model, place: Place) -> tuple[Model, Step]:
     """Train `model` and keep the best step, or `model` itself where none is better."""
     lessons = draw_domains(stage, place.inputs)
-    precision, journal = choose_precision(), Journal(place.folder)
-    state = journal.state(identity(precision, *lessons))
+    setting = Setting.of(place)
+    state = setting.journal.state(identity(setting.precision, *lessons))
     if state.step < stage.steps:
         base = Model(place.inputs.base.config, place.inputs.base)
-        network = load(model, precision.dtype)
-        state = Continuation(stage, network, base, lessons, (precision, journal)).run(state)
-    reached = record(stage, model, lessons, precision, state)
+        state = Continuation(stage, setting.load(model), base, lessons, setting).run(state)
+    reached = record(stage, model, lessons, setting.precision, state)
     if not reached.rolled_back:
-        model = best_model(model, journal, state)
+        model = best_model(model, setting.journal, state)
     return model, step_of(stage, model, state.seconds, reached)
 
 
@@ -69,9 +69,9 @@ class Continuation(Run):
         network: nn.Module,
         base: Model,
         lessons: Sequence[Lessons],
-        kept_by: tuple[Precision, Journal],
+        setting: Setting,
     ) -> None:
-        super().__init__(stage, Student(network, kept(network, stage.embeddings)), *kept_by)
+        super().__init__(stage, Student(network, kept(network, stage.embeddings)), setting)
         self._base, self._lessons = base, lessons
         total = sum(domain.weight for domain in stage.domains)
         self._shares = tuple(domain.weight / total for domain in stage.domains)
@@ -83,7 +83,7 @@ class Continuation(Run):
         return self._state.mixture
 
     def _begin(self) -> None:
-        reference = self._losses(load(self._base, self._precision.dtype))
+        reference = self._losses(self._setting.load(self._base))
         mixture = Mixture(reference, self._shares, read=(0,) * len(reference))
         self._state = msgspec.structs.replace(self._state, mixture=mixture)
         super()._begin()
@@ -92,7 +92,8 @@ class Continuation(Run):
         drawn, mixture = self._mixture.draw(self._stage.batch, f"{self._stage.seed}, {step}")
         self._state = msgspec.structs.replace(self._state, mixture=mixture)
         rows = [sequence(self._lessons[domain].training, number, self._stage.seed) for domain, number in drawn]
-        self._optimiser.step(language_loss(self._student.network, torch.stack(rows), self._precision), step)
+        ids = self._team.part(torch.stack(rows))
+        self._optimiser.step(language_loss(self._student.network, ids, self._precision), step)
 
     def _judge(self, network: nn.Module) -> float:
         losses = self._losses(network)
@@ -102,8 +103,8 @@ class Continuation(Run):
     @torch.no_grad()
     def _losses(self, network: nn.Module) -> tuple[float, ...]:
         """The held-out loss of `network` on each domain."""
-        batch, precision = self._stage.batch, self._precision
-        return tuple(language_score(network, part.held_out, batch, precision) for part in self._lessons)
+        batch, setting = self._stage.batch, self._setting
+        return tuple(language_score(network, part.held_out, batch, setting) for part in self._lessons)
 
 
 def record(stage: Continue, model: Model, lessons: Sequence[Lessons], precision: Precision, state: State) -> Recovery:

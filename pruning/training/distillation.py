@@ -14,13 +14,14 @@ from pruning.stage import Model, Place
 from pruning.stages import Distill, Layerwise
 from pruning.techniques import GPTQ
 from pruning.training.divergence import divergence
-from pruning.training.journal import Journal, State
-from pruning.training.network import Precision, choose_precision, load, logits, parameters_in_blocks
+from pruning.training.journal import State
+from pruning.training.network import Precision, load, logits, parameters_in_blocks
 from pruning.training.rounded import Rounded
 from pruning.training.run import (
     LETTERS,
     Effort,
     Run,
+    Setting,
     batches,
     best_model,
     best_outcome,
@@ -46,14 +47,13 @@ def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
         draw(stage, place.inputs),
         _zeros(stage, model, place),
     )
-    precision = choose_precision()
-    journal = Journal(place.folder)
-    state = journal.state(identity(precision, task.lessons))
+    setting = Setting.of(place)
+    state = setting.journal.state(identity(setting.precision, task.lessons))
     if state.step < stage.steps:
-        state = Distillation(task, precision, journal).run(state)
-    reached = record(task, precision, state)
+        state = Distillation(task, setting).run(state)
+    reached = record(task, setting.precision, state)
     if stage.quantise or not reached.rolled_back:  # what it is rolled back to is rounded too
-        model = best_model(model, journal, state)
+        model = best_model(model, setting.journal, state)
     return model, step_of(stage, model, state.seconds, reached)
 
 
@@ -73,20 +73,21 @@ class Distillation(Run):
 
     doing = "distilling"
 
-    def __init__(self, task: Task, precision: Precision, journal: Journal) -> None:
-        super().__init__(task.stage, build(task, precision.dtype), precision, journal)
+    def __init__(self, task: Task, setting: Setting) -> None:
+        super().__init__(task.stage, build(task, setting.precision), setting)
         self._task = task
-        self._teacher = load(task.teacher, precision.dtype)
-        self._batches = batches(len(task.lessons.held_out), task.stage.batch)
-        self._expected = self._predict(task.lessons.held_out)
+        self._teacher = setting.load(task.teacher)
+        self._held_out = setting.team.part(task.lessons.held_out)
+        self._batches = batches(len(self._held_out), task.stage.batch)
+        self._expected = self._predict()
 
     def _begin(self) -> None:
         if self._task.stage.quantise:  # what the run may be rolled back to
-            self._journal.save_weights(0, self._student.weights())
+            self._store(0)
         super()._begin()
 
     def _train(self, step: int) -> None:
-        ids = self._task.lessons.batch(step, self._task.stage.batch)
+        ids = self._team.part(self._task.lessons.batch(step, self._task.stage.batch))
         with torch.no_grad():
             expected = logits(self._teacher, ids, self._precision)
         given = logits(self._student.network, ids, self._precision)
@@ -94,28 +95,32 @@ class Distillation(Run):
 
     def _judge(self, network: nn.Module) -> float:
         def measure(rows: slice) -> Tensor:
-            given = logits(network, self._task.lessons.held_out[rows], self._precision)
-            return divergence(given, self._expected[rows])
+            given = logits(network, self._held_out[rows], self._precision)
+            return divergence(given, self._expected[rows].to(given.device))
 
-        return mean_over(self._batches, measure)
+        return mean_over(self._batches, measure, self._team)
 
     @torch.no_grad()
-    def _predict(self, held_out: Tensor) -> Tensor:
-        """The teacher's logits [sequences, length, vocabulary] for the held-out ids, in a mapped file."""
-        first = logits(self._teacher, held_out[:1], self._precision)
-        expected = self._journal.mapped("expected", (*held_out.shape, first.shape[-1]), first.dtype)
-        with Progress("reading the held-out texts", len(self._batches)) as progress:
+    def _predict(self) -> Tensor:
+        """The teacher's logits [sequences, length, vocabulary] for this process's held-out ids, in a mapped file."""
+        ids = self._held_out
+        if not len(ids):  # of a process more than there are sequences
+            return torch.empty(0)
+        first = logits(self._teacher, ids[:1], self._precision)
+        name = "expected" if self._team.leads else f"expected-{self._team.rank}"
+        expected = self._journal.mapped(name, (*ids.shape, first.shape[-1]), first.dtype)
+        with Progress("reading the held-out texts", len(self._batches), shown=self._team.leads) as progress:
             for rows in self._batches:
-                expected[rows] = logits(self._teacher, held_out[rows], self._precision)
+                expected[rows] = logits(self._teacher, ids[rows], self._precision)
                 progress.step()
         return expected
 
 
-def build(task: Task, dtype: torch.dtype) -> Student:
-    """The student that the stage asks for, with its network in `dtype`."""
-    stage, network = task.stage, load(task.student, dtype)
+def build(task: Task, precision: Precision) -> Student:
+    """The student that the stage asks for."""
+    stage, network = task.stage, load(task.student, precision.dtype, precision.device)
     if stage.lora:
-        return Adapted(network, load(task.student, dtype), stage.lora, stage.seed)
+        return Adapted(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)
     trained = kept(network, stage.embeddings, task.zeros)
     return (
         Rounded(network, trained, stage.quantise, task.student.source) if stage.quantise else Student(network, trained)

@@ -27,7 +27,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=student.device)
         ctx.gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for start in range(0, len(student), ROWS):
             rows = slice(start, start + ROWS)

@@ -88,7 +88,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     file = SafetensorsFile(partial)
     try:
         for name, tensor in tensors.items():
-            file.add(name, tensor)
+            file.add(name, tensor.cpu())
         file.close(metadata)
         partial.replace(path)
     finally:

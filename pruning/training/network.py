@@ -12,12 +12,15 @@ from pruning import base
 from pruning.model import find_blocks
 from pruning.stage import Model
 
+CPU = torch.device("cpu")
+
 
 class Precision(NamedTuple):
-    """What a forward is computed in, and why."""
+    """What a forward is computed in and why, and on which device."""
 
     dtype: torch.dtype
     reason: str
+    device: torch.device = CPU
 
     @property
     def name(self) -> str:
@@ -26,11 +29,15 @@ class Precision(NamedTuple):
 
     def context(self) -> torch.autocast:
         """Autocast to the precision; in float32 it does nothing."""
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
-def choose_precision() -> Precision:
-    """bfloat16 where the CPU multiplies it, else float32."""
+def choose_precision(device: torch.device = CPU) -> Precision:
+    """bfloat16 where `device` multiplies it, else float32."""
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(torch.bfloat16, "this GPU has bfloat16", device)
+        return Precision(torch.float32, "this GPU has no bfloat16", device)
     capabilities = torch.cpu.get_capabilities()
     for name in ("amx_bf16", "avx512_bf16"):
         if capabilities.get(name):
@@ -38,22 +45,22 @@ def choose_precision() -> Precision:
     return Precision(torch.float32, "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)")
 
 
-def load(model: Model, dtype: torch.dtype) -> nn.Module:
+def load(model: Model, dtype: torch.dtype, device: torch.device = CPU) -> nn.Module:
     """`model` with every parameter in memory as `dtype`, none of them trained; tied ones stay tied."""
-    return base.load(model.config, model.source, dtype)
+    return base.load(model.config, model.source, dtype).to(device)
 
 
 def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
     """The logits [batch, tokens, vocabulary] for `ids` [batch, tokens]."""
     with precision.context():
-        output: Tensor = network(input_ids=ids, use_cache=False).logits
+        output: Tensor = network(input_ids=ids.to(precision.device), use_cache=False).logits
     return output
 
 
 def language_loss(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
     """Mean negative log-likelihood, in nats, of every id of `ids` [batch, tokens] but the first of each sequence."""
     predicted = logits(network, ids, precision)[:, :-1].float().flatten(0, 1)
-    return nn.functional.cross_entropy(predicted, ids[:, 1:].flatten())
+    return nn.functional.cross_entropy(predicted, ids[:, 1:].flatten().to(predicted.device))
 
 
 def parameters_in_blocks(model: Model) -> int:

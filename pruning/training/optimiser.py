@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pruning.training.student import Student
+from pruning.training.team import ALONE, Team
 from pruning.weights import Source
 
 FLOOR = 0.1
@@ -18,18 +19,22 @@ BETAS = (0.9, 0.95)
 class Optimiser:
     """AdamW without decay over what `student` trains; the rate goes up along a line, then down along a cosine."""
 
-    def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float) -> None:
-        self._student = student
+    def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float, team: Team = ALONE) -> None:
+        self._student, self._team = student, team
         self._steps, self._warmup = steps, warmup
         self.adam = torch.optim.AdamW(student.groups(learning_rate), betas=BETAS, weight_decay=0.0, fused=True)
         self._highest = [group["lr"] for group in self.adam.param_groups]
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero."""
+        """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero.
+
+        The gradient is the mean over the team's processes, each of which gives the loss of its part of the batch.
+        """
         for group, highest in zip(self.adam.param_groups, self._highest, strict=True):
             group["lr"] = highest * rate(step, self._steps, self._warmup)
         torch.autograd.backward(loss)
         self._student.take_gradients()
+        self._team.average(p.grad for p in self._student.parameters.values() if p.grad is not None)
         nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
         self.adam.step()
         self._student.update(step)
@@ -49,7 +54,8 @@ class Optimiser:
             if key in own:
                 own[key].copy_(kept.tensor(key))
             else:
-                self.adam.state[self._student.parameters[name]][kind] = kept.tensor(key).clone()
+                parameter = self._student.parameters[name]
+                self.adam.state[parameter][kind] = kept.tensor(key).to(parameter.device, copy=True)
         self._student.settle()
 
 

@@ -73,9 +73,9 @@ class Rounded(Student):
         weight = self._rows(name)
         grouped = in_groups(weight, self._group)
         if own is not None:
-            scales = (own.T if name in self._transposed else own).float().contiguous()
+            scales = (own.T if name in self._transposed else own).to(weight.device, torch.float32).contiguous()
             fits = scales.shape == grouped.shape[:2]
             if fits and torch.equal(rounded(weight, scales, self._bits, self._group), weight.bfloat16()):
                 return scales
             self._again.append(name)
-        return search_scale(grouped, torch.ones(self._group), self._bits)
+        return search_scale(grouped, torch.ones(self._group, device=weight.device), self._bits)

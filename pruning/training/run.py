@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from pruning.progress import Progress
-from pruning.stage import Model
+from pruning.stage import Model, Place
 from pruning.stages import Training
 from pruning.training.journal import Journal, State
-from pruning.training.network import Precision, language_loss
+from pruning.training.network import Precision, choose_precision, language_loss, load
 from pruning.training.optimiser import Optimiser
 from pruning.training.student import Student
+from pruning.training.team import Team
 from pruning.training.text import Lessons
 from pruning.weights import Overlay, parameters
 from server.checkpoint.lineage import Recovery, Step
@@ -29,21 +30,38 @@ logger = logging.getLogger(__name__)
 LETTERS = "N: parameters of the blocks, zeros included; T: tokens"
 
 
+class Setting(NamedTuple):
+    """How a run computes, where it keeps its state, and the processes that take part."""
+
+    precision: Precision
+    journal: Journal
+    team: Team
+
+    @classmethod
+    def of(cls, place: Place) -> "Setting":
+        """That of a stage at `place`."""
+        return cls(choose_precision(place.team.device), Journal(place.folder), place.team)
+
+    def load(self, model: Model) -> nn.Module:
+        """`model` in memory, on the device and in the precision of this process."""
+        return load(model, self.precision.dtype, self.precision.device)
+
+
 class Run(ABC):
     """Trains `student`; what a step is and how a model scores is the subclass's matter."""
 
     doing: ClassVar[str]
     """What the progress bar says."""
 
-    def __init__(self, stage: Training, student: Student, precision: Precision, journal: Journal) -> None:
-        self._stage, self._student = stage, student
-        self._precision, self._journal = precision, journal
-        self._optimiser = Optimiser(student, stage.learning_rate, stage.steps, stage.warmup)
+    def __init__(self, stage: Training, student: Student, setting: Setting) -> None:
+        self._stage, self._student, self._setting = stage, student, setting
+        self._precision, self._journal, self._team = setting
+        self._optimiser = Optimiser(student, stage.learning_rate, stage.steps, stage.warmup, setting.team)
         self._state = State("")
         self._clock = monotonic()
 
     def run(self, state: State) -> State:
-        """Train from `state` to the end of the budget; returns the last state."""
+        """Train from `state` to the end of the budget; returns the last state, which is written then."""
         logger.info("%s in %s: %s", self.doing, self._precision.name, self._precision.reason)
         self._state = state
         if state.step:
@@ -51,12 +69,13 @@ class Run(ABC):
         else:
             self._begin()
         stage = self._stage
-        with Progress(self.doing, stage.steps, state.step) as progress:
+        with Progress(self.doing, stage.steps, state.step, shown=self._team.leads) as progress:
             for step in range(state.step + 1, stage.steps + 1):
                 self._train(step)
                 if step % stage.interval == 0 or step == stage.steps:
                     self._keep(step)
                 progress.step()
+        self._team.wait()
         return self._state
 
     def _begin(self) -> None:
@@ -65,21 +84,24 @@ class Run(ABC):
 
     @abstractmethod
     def _train(self, step: int) -> None:
-        """Make one step, the first of which is 1."""
+        """Make one step, the first of which is 1, on this process's part of its batch."""
 
     @abstractmethod
     def _judge(self, network: nn.Module) -> float:
-        """The score of `network` on the held-out texts, without gradients; lower is better."""
+        """The score of `network` on all held-out texts, without gradients and the same in every process; lower is
+        better."""
 
     def _keep(self, step: int) -> None:
         """Store and score what training has come to after `step`, and make the run go on from here if it is killed."""
         self._store(step)
         self._score(step, self._student.judged())
-        self._journal.save(self._state, self._optimiser.tensors())
+        if self._team.leads:
+            self._journal.save(self._state, self._optimiser.tensors())
 
     def _store(self, step: int) -> None:
         """Keep the weights after `step`, which may turn out the best."""
-        self._journal.save_weights(step, self._student.weights())
+        if self._team.leads:
+            self._journal.save_weights(step, self._student.weights())
 
     @torch.no_grad()
     def _score(self, step: int, network: nn.Module) -> None:
@@ -120,16 +142,20 @@ def batches(sequences: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, sequences)) for start in range(0, sequences, size)]
 
 
-def mean_over(parts: Sequence[slice], measure: Callable[[slice], Tensor]) -> float:
-    """The mean over all sequences of `measure`, which gives that of one of `parts`."""
+def mean_over(parts: Sequence[slice], measure: Callable[[slice], Tensor], team: Team) -> float:
+    """The mean over all sequences of `measure`, which gives that of one of `parts`, of all processes' own parts."""
     sizes: list[int] = [part.stop - part.start for part in parts]
-    total: float = sum(measure(part).item() * size for part, size in zip(parts, sizes, strict=True))
-    return total / sum(sizes)
+    own: float = sum(measure(part).item() * size for part, size in zip(parts, sizes, strict=True))
+    total, count = team.total([own, sum(sizes)])
+    return total / count
 
 
-def language_score(network: nn.Module, ids: Tensor, batch: int, precision: Precision) -> float:
+def language_score(network: nn.Module, ids: Tensor, batch: int, setting: Setting) -> float:
     """The language model's loss of `network` on all of `ids` [sequences, length], `batch` of them at a time."""
-    return mean_over(batches(len(ids), batch), lambda rows: language_loss(network, ids[rows], precision))
+    own = setting.team.part(ids)
+    return mean_over(
+        batches(len(own), batch), lambda rows: language_loss(network, own[rows], setting.precision), setting.team
+    )
 
 
 def best_outcome(measure: str, state: State) -> Outcome:

@@ -20,7 +20,7 @@ from pruning.stage import Model
 from pruning.structured.body import Body, Shape
 from pruning.structured.surgery import outputs_axis
 from pruning.training.masks import decide, penalty, probability, sample, target_at
-from pruning.training.network import load
+from pruning.training.network import CPU, load
 from pruning.training.student import Student, Trained, kept
 from pruning.weights import InMemory
 
@@ -40,21 +40,24 @@ MASK, MULTIPLIERS = "mask", "multipliers"
 class Masks:
     """Log alpha and two multipliers for each kind in the target of `shape`."""
 
-    def __init__(self, shape: Shape, seed: int) -> None:
+    def __init__(self, shape: Shape, seed: int, device: torch.device = CPU) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._seed, self._shape = seed, shape
         self.log_alpha: dict[str, nn.Parameter] = {}
         self.multipliers: dict[str, nn.Parameter] = {}
         for kind in shape.target:
             noise = torch.randn(shape.body.per_layer(kind), generator=generator)
-            self.log_alpha[kind] = nn.Parameter(START + SPREAD * noise)
-            self.multipliers[kind] = nn.Parameter(torch.zeros(2))
+            self.log_alpha[kind] = nn.Parameter((START + SPREAD * noise).to(device))
+            self.multipliers[kind] = nn.Parameter(torch.zeros(2, device=device))
 
     def sample(self, step: int) -> Chosen:
         """The masks of one step, at random by the seed and the step alone."""
         generator = torch.Generator().manual_seed(Random(f"{self._seed}, {step}").getrandbits(63))
         uniform = {kind: torch.rand(value.shape, generator=generator) for kind, value in self.log_alpha.items()}
-        return {kind: sample(value, uniform[kind].clamp(EDGE, 1 - EDGE)) for kind, value in self.log_alpha.items()}
+        return {
+            kind: sample(value, uniform[kind].clamp(EDGE, 1 - EDGE).to(value.device))
+            for kind, value in self.log_alpha.items()
+        }
 
     @torch.no_grad()
     def decide(self) -> Chosen:
@@ -114,7 +117,7 @@ class Sheared(Student):
         """The model that is left, as it is stored, and the blocks that are taken out."""
         weights = {name: self.parameters[name].detach() for name in self._whole}
         left, removed = cut_by(self._masks.decide(), self._shape, self.network, weights)
-        tensors = {name: left.source.tensor(name).bfloat16() for name in left.source.names()}
+        tensors = {name: left.source.tensor(name).bfloat16().cpu() for name in left.source.names()}
         return Model(left.config, InMemory(tensors)), removed
 
     def weights(self) -> dict[str, Tensor]:
@@ -124,7 +127,8 @@ class Sheared(Student):
 
     def judged(self) -> nn.Module:
         """The model that is left."""
-        return load(self.cut()[0], next(self.network.parameters()).dtype)
+        first = next(self.network.parameters())
+        return load(self.cut()[0], first.dtype, first.device)
 
     def _stored(self, name: str) -> Tensor:
         """Masks and multipliers are not stored, so they are not rounded."""

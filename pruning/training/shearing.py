@@ -19,9 +19,8 @@ from pruning.model import Blocks
 from pruning.stage import CHECKED_TOKENS, Model, Place, unloaded
 from pruning.stages import Shear
 from pruning.structured.body import Shape, find_body
-from pruning.training.journal import Journal
-from pruning.training.network import Precision, choose_precision, language_loss, load, logits, parameters_in_blocks
-from pruning.training.run import LETTERS, Effort, Outcome, Run, identity, language_score, recovery, step_of
+from pruning.training.network import Precision, language_loss, load, logits, parameters_in_blocks
+from pruning.training.run import LETTERS, Effort, Outcome, Run, Setting, identity, language_score, recovery, step_of
 from pruning.training.sheared import Hooks, Masks, Sheared, cut_by, decided
 from pruning.training.text import Lessons, draw
 from pruning.weights import Shards, write_file
@@ -39,17 +38,17 @@ def apply(stage: Shear, model: Model, place: Place) -> tuple[Model, Step]:
     blocks = place.blocks(model)
     shape = _shape(stage, model.config, blocks)
     shape.check(blocks.model)
-    lessons, precision, journal = draw(stage, place.inputs), choose_precision(), Journal(place.folder)
-    state = journal.state(identity(precision, lessons))
+    lessons, setting = draw(stage, place.inputs), Setting.of(place)
+    state = setting.journal.state(identity(setting.precision, lessons))
     if state.step < stage.steps:
         prove(model, shape, place.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
-    shear = Shearing(stage, load(model, precision.dtype), shape, lessons, (precision, journal))
+    shear = Shearing(stage, setting.load(model), shape, lessons, setting)
     state = shear.run(state)
     result, removed = shear.result(place.folder / "sheared.safetensors")
     effort = Effort(
         flops=6.0 * parameters_in_blocks(model) * lessons.training.numel(),
         formula=f"6 N T (before the cut); {LETTERS}",
-        precision=precision.name,
+        precision=setting.precision.name,
         measure=MEASURE,
     )
     outcome = Outcome(state.scores[0][1], state.scores[-1][1], rolled_back=False)
@@ -74,12 +73,10 @@ class Shearing(Run):
 
     doing = "shearing"
 
-    def __init__(
-        self, stage: Shear, network: nn.Module, shape: Shape, lessons: Lessons, kept_by: tuple[Precision, Journal]
-    ) -> None:
-        self._masks = Masks(shape, stage.seed)
+    def __init__(self, stage: Shear, network: nn.Module, shape: Shape, lessons: Lessons, setting: Setting) -> None:
+        self._masks = Masks(shape, stage.seed, setting.precision.device)
         self._sheared = Sheared(network, shape, self._masks, stage.mask_learning_rate)
-        super().__init__(stage, self._sheared, *kept_by)
+        super().__init__(stage, self._sheared, setting)
         self._hooks = Hooks(network, shape.body)
         self._lessons = lessons
         self._warmup = ceil(stage.target_warmup * stage.steps)
@@ -87,7 +84,9 @@ class Shearing(Run):
     def result(self, file: Path) -> tuple[Model, tuple[int, ...]]:
         """Write the model that is left to `file`; returns it, and the blocks that were taken out."""
         left, removed = self._sheared.cut()
-        write_file(file, {name: left.source.tensor(name) for name in left.source.names()})
+        if self._team.leads:
+            write_file(file, {name: left.source.tensor(name) for name in left.source.names()})
+        self._team.wait()
         return Model(left.config, Shards([file])), removed
 
     def _begin(self) -> None:
@@ -96,14 +95,15 @@ class Shearing(Run):
 
     def _train(self, step: int) -> None:
         self._hooks.use(self._masks.sample(step))
-        loss = language_loss(self._student.network, self._lessons.batch(step, self._stage.batch), self._precision)
+        ids = self._team.part(self._lessons.batch(step, self._stage.batch))
+        loss = language_loss(self._student.network, ids, self._precision)
         self._optimiser.step(loss + self._masks.penalty(step, self._warmup), step)
 
     def _store(self, step: int) -> None:
         """Nothing: the last step counts, not the best, as the masks come to the target only then."""
 
     def _judge(self, network: nn.Module) -> float:
-        return language_score(network, self._lessons.held_out, self._stage.batch, self._precision)
+        return language_score(network, self._lessons.held_out, self._stage.batch, self._setting)
 
 
 @torch.no_grad()

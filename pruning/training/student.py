@@ -97,7 +97,7 @@ def kept(network: nn.Module, embeddings: bool, zeros: Source | None = None) -> T
     for layer, module in block_linears(network).items():
         mask = module.get_parameter("weight").data == 0
         if zeros:
-            mask &= zeros.tensor(f"{layer}.weight") == 0
+            mask &= zeros.tensor(f"{layer}.weight").to(mask.device) == 0
         if mask.any():
             pruned[f"{layer}.weight"] = mask
     return Trained(parameters, pruned)

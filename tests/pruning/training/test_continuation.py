@@ -17,7 +17,7 @@ from pruning.inputs import Inputs, prepare
 from pruning.recipe import read
 from pruning.stage import Model, Place
 from pruning.stages import Continue, Domain
-from pruning.training import continuation
+from pruning.training import run
 from pruning.training.continuation import Continuation, apply
 from pruning.training.mixture import Mixture, reweigh, sequence
 from pruning.training.network import Precision
@@ -128,7 +128,7 @@ def test_a_pruned_model_gets_better_keeps_its_zeros_and_the_record_says_how(
 def test_the_reference_is_the_loss_of_the_base(
     halved: Model, inputs: Inputs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(continuation, "choose_precision", lambda: Precision(torch.float32, "exact"))
+    monkeypatch.setattr(run, "choose_precision", lambda device: Precision(torch.float32, "exact"))
     _, record = go_on(msgspec.structs.replace(STAGE, tokens=128), halved, inputs, tmp_path)
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     for domain, lessons in zip(record.domains, draw_domains(STAGE, inputs), strict=True):

@@ -16,7 +16,7 @@ from pruning.stage import Model, Place
 from pruning.stages import Distill, Quantise, Round
 from pruning.techniques import nearest
 from pruning.training.distillation import Distillation, Task, apply, build
-from pruning.training.network import load
+from pruning.training.network import Precision, load
 from pruning.training.rounded import REFIT, Rounded
 from pruning.training.text import draw
 from pruning.weights import Source, Unrounded
@@ -53,7 +53,7 @@ def slowly_rounded(weight: Tensor, bits: int, group: int, scales: Tensor | None 
 
 
 def student(model: Model, inputs: Inputs, stage: Distill = STAGE, zeros: Source | None = None) -> Rounded:
-    built = build(Task(stage, model, model, draw(stage, inputs), zeros or model.source), torch.float32)
+    built = build(Task(stage, model, model, draw(stage, inputs), zeros or model.source), Precision(torch.float32, ""))
     assert isinstance(built, Rounded)
     return built
 

@@ -14,7 +14,7 @@ from pruning.__main__ import main
 from pruning.inputs import Inputs
 from pruning.stage import Model, Place
 from pruning.stages import Shear
-from pruning.training import shearing
+from pruning.training import run
 from pruning.training.journal import State
 from pruning.training.network import Precision
 from pruning.training.shearing import Shearing, apply
@@ -148,7 +148,7 @@ def test_scores_are_of_the_model_that_would_be_cut_and_the_first_of_the_whole(
         found.append(self)
         raise Begun
 
-    monkeypatch.setattr(shearing, "choose_precision", lambda: Precision(torch.float32, "exact"))
+    monkeypatch.setattr(run, "choose_precision", lambda device: Precision(torch.float32, "exact"))
     monkeypatch.setattr(Shearing, "run", stop)
     with pytest.raises(Begun):
         apply(STAGE, whole, Place(inputs, tmp_path))
