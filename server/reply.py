@@ -17,6 +17,7 @@ from server.metering.ledger import Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
 from server.rollout import Model, Rollout
 from server.skills import Skill
+from server.standing import Standing
 from server.stop_strings import StopStrings
 from server.tokenizer import TextStream
 
@@ -44,6 +45,7 @@ class Replies:
         self.draining = False
         self._rollout = rollout
         self._meter = meter
+        self._standing = Standing()
         self._live: dict[Reply, Model] = {}
         self._beginning = 0
 
@@ -65,7 +67,12 @@ class Replies:
             if self.draining:
                 raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
             wanted = sampling_of(asked, len(prompt), model)
-            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name)
+            standing = self._standing.length(
+                prompt,
+                (model.name, asked.skill),
+                lambda text: model.tokenizer.chat(conversation(asked.skill, [{"role": "user", "content": text}])),
+            )
+            stream = model.engine.submit(prompt, wanted, skill=asked.skill.name, standing=standing)
             reservation = await self._admit(stream, Opening(request_id, asked.skill.name, model.name, len(prompt)))
             reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
             self._live[reply] = model

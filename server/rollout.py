@@ -26,7 +26,7 @@ class Engine(EngineState, Protocol):
 
     context: int
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str) -> Stream:
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str, standing: int = 0) -> Stream:
         """Queue a prompt; raises Overloaded or InvalidRequest."""
         ...
 
