@@ -130,7 +130,11 @@ class Replies:
     ) -> Stream:
         """Let the engine begin; a row whose reply it refuses is closed at once."""
         try:
-            standing = self._standing.length(prompt, skill, model)
+            standing = self._standing.length(
+                prompt,
+                (model.name, skill),
+                lambda text: model.tokenizer.chat(conversation(skill, [{"role": "user", "content": text}])),
+            )
             return model.engine.submit(prompt, sampling, skill=skill.name, standing=standing)
         except BaseException:
             with anyio.CancelScope(shield=True):

@@ -3,27 +3,22 @@
 The engine keeps them computed; which they are is found once for each model and skill, from two conversations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import takewhile
-
-from server.rollout import Model
-from server.skills import Skill
-from server.turns import conversation
 
 PROBES = ("0", "Why?")  # two first questions that share no beginning
 
 
 class Standing:
-    """Belongs to the asyncio loop."""
+    """Remembers for each key, a model and a skill, with which ids their prompts begin. Belongs to the asyncio loop."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, Skill], Sequence[int]] = {}
+        self._found: dict[Hashable, Sequence[int]] = {}
 
-    def length(self, prompt: Sequence[int], skill: Skill, model: Model) -> int:
-        """How many ids at the front of `prompt` are the skill's own."""
-        key = (model.name, skill)
+    def length(self, prompt: Sequence[int], key: Hashable, render: Callable[[str], Sequence[int]]) -> int:
+        """How many ids at the front of `prompt` are the skill's own; `render` makes the prompt of a first question."""
         if key not in self._found:
-            first, second = (model.tokenizer.chat(conversation(skill, [_asked(text)])) for text in PROBES)
+            first, second = (render(text) for text in PROBES)
             self._found[key] = first[: common(first, second)]
         return common(self._found[key], prompt)
 
@@ -31,7 +26,3 @@ class Standing:
 def common(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-
-
-def _asked(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}

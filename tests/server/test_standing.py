@@ -1,34 +1,28 @@
 """Which ids of a prompt are the skill's own, by the tiny tokenizer."""
 
 from pathlib import Path
-from typing import Any
 
-from server.rollout import Model
 from server.skills import Example, Skill
 from server.standing import Standing
 from server.turns import conversation
-from tests.server.harness import LINEAGE, tokenizer
-
-
-def model(folder: Path) -> Model:
-    engine: Any = None
-    return Model("tiny", engine, tokenizer(folder), LINEAGE)
+from tests.server.harness import tokenizer
 
 
 def test_the_skills_turns_are_its_own_and_the_callers_are_not(tmp_path: Path) -> None:
-    made = model(tmp_path)
+    words = tokenizer(tmp_path)
     skill = Skill(name="help", system="Answer in one line.", examples=(Example("Where?", "Here."),))
-    other = Skill(name="other")
     standing = Standing()
 
-    def prompt(of: Skill, *turns: tuple[str, str]) -> list[int]:
-        return made.tokenizer.chat(conversation(of, [{"role": role, "content": text} for role, text in turns]))
+    def prompt(*turns: tuple[str, str]) -> list[int]:
+        return words.chat(conversation(skill, [{"role": role, "content": text} for role, text in turns]))
 
-    asked = prompt(skill, ("user", "0 and more"))
-    length = standing.length(asked, skill, made)
-    own = made.tokenizer.decode(asked[:length])
-    assert own.endswith("user\n") or own.endswith("user"), own
+    def length(ids: list[int]) -> int:
+        return standing.length(ids, ("tiny", skill), lambda text: prompt(("user", text)))
+
+    asked = prompt(("user", "0 and more"))
+    own = words.decode(asked[: length(asked)])
     assert "Here." in own
-    assert standing.length(prompt(skill, ("user", "hello")), skill, made) == length
-    assert standing.length(prompt(skill, ("system", "Be brief."), ("user", "hello")), skill, made) < length
-    assert standing.length(prompt(other, ("user", "hello")), other, made) < length
+    assert "0" not in own
+    assert length(prompt(("user", "hello"))) == length(asked)
+    assert length(prompt(("system", "Be brief."), ("user", "hello"))) < length(asked)
+    assert standing.length(asked, "another skill", lambda text: words.chat([])) == 0
