@@ -42,6 +42,7 @@ from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
 from server.skills import Skills
 from server.tokenizer import Tokenizer
+from server.traces import Traces, open_traces
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -81,6 +82,14 @@ class Apps(NamedTuple):
     """Entered before the listeners open, left after they are closed: the engine's thread, the ledger's last write."""
 
 
+class Closing(NamedTuple):
+    """What is closed after the last reply."""
+
+    feedback: Feedback
+    gate: Gate
+    traces: Traces
+
+
 def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
@@ -102,7 +111,14 @@ def build(parts: Parts) -> Apps:
         exception_handlers=HANDLERS,
     )
     page = host_page(parts, lambda: rollout.names)
-    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, feedback, gate))
+    traces = open_traces(parts.config.traces)
+    return Apps(
+        Frame(public, parts.skills, routes, traces),
+        admin,
+        page,
+        replies,
+        running(parts, rollout, Closing(feedback, gate, traces)),
+    )
 
 
 HANDLERS = {
@@ -193,7 +209,7 @@ def model_labels(model: Model) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout, feedback: Feedback, gate: Gate) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout, closing: Closing) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
     rollout.start()
     following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
@@ -204,8 +220,9 @@ async def running(parts: Parts, rollout: Rollout, feedback: Feedback, gate: Gate
         await asyncio.wait([following])
         rollout.stop()
         parts.ledger.close()
-        feedback.close()
-        await gate.close()
+        closing.feedback.close()
+        await closing.gate.close()
+        await to_thread.run_sync(closing.traces.close)
 
 
 async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:

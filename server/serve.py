@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from server import logs
 from server.api_keys import Keys
 from server.app import Parts
 from server.config import Config, load
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     config = load(parser.parse_args(argv).config)
+    logs.configure(config.log, config.log_level)
     run(prepare(config))
     return 0
 

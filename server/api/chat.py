@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from server.api import problems
 from server.api.events import ReplyStream, leave
-from server.api.requests import credentials, read_body, request_id
+from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import ChatRequest, parse
 from server.errors import Forbidden, SecateurError
 from server.metering.ledger import Usage
@@ -32,12 +32,17 @@ class Chat:
         wanted = parse(await read_body(request, self._max_body))
         grant = self._skills.authorise(wanted.model, credentials(request))
         identity = request_id(request)
+        note(request, skill=grant.skill.name, key=grant.key_id)
         reply = await self._replies.begin(identity, asked(wanted, grant))
         head = {"id": f"chatcmpl-{identity.removeprefix('req_')}", "created": int(time.time()), "model": wanted.model}
         if wanted.stream:
             include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-            return ReplyStream(chunks(reply, head, include_usage=include_usage), reply)
-        return await whole(request, reply, head)
+            return ReplyStream(
+                chunks(reply, head, include_usage=include_usage), reply, lambda: note_usage(request, reply)
+            )
+        response = await whole(request, reply, head)
+        note_usage(request, reply)
+        return response
 
 
 def asked(wanted: ChatRequest, grant: Grant) -> Asked:
@@ -113,6 +118,11 @@ async def watch(request: Request, scope: anyio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+def note_usage(request: Request, reply: Reply) -> None:
+    """Let the log know what a reply came to."""
+    note(request, input_tokens=reply.usage.prompt, output_tokens=reply.usage.output, finish=reply.finish or "none")
 
 
 def usage(tokens: Usage) -> dict[str, Any]:
