@@ -36,17 +36,16 @@ from server.conversation.talk import Talk
 from server.engine.choice import Choice
 from server.errors import SecateurError
 from server.gate import Gate
-from server.metering.histograms import Histograms, Observers, VllmHistograms
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
-from server.metering.metrics import EngineCollector, FeedbackCollector, LedgerCollector, VllmCollector
-from server.metering.records import Limits
 from server.metering.webhooks import Target, Webhook, read_secret
+from server.observed import Labels, observe
 from server.page import page as demo_page
 from server.reply import Replies
 from server.rollout import Engine, Model, Rollout
 from server.skills import Skills
 from server.tokenizer import Tokenizer
+from server.traces import Traces, open_traces
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -86,59 +85,37 @@ class Apps(NamedTuple):
     """Entered before the listeners open, left after they are closed: the engine's thread, the ledger's last write."""
 
 
+class Closing(NamedTuple):
+    """What is closed after the last reply."""
+
+    feedback: Feedback
+    gate: Gate
+    traces: Traces
+    webhook: Webhook | None
+
+
 def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
     rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
     gate = Gate(parts.config.rate_limits)
-    replies = Replies(rollout, Meter(parts.ledger, metrics(parts, rollout, registry)), gate)
     feedback = Feedback(parts.config.feedback_file)
-    registry.register(FeedbackCollector(feedback, lambda: parts.skills.names))
+    labels = Labels(parts.skills, rollout)
+    replies = Replies(
+        rollout, Meter(parts.ledger, observe(parts.config, parts.ledger, feedback, labels, registry)), gate
+    )
     health = Health(replies, lambda: rollout.current.engine.failure)
     models = Models(parts.skills, rollout)
     talk = Talk(conversations(parts), replies, Reader(rollout), seconds=parts.config.reply_seconds)
     visits = visitors(parts, talk, feedback, gate)
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
     public = Starlette(routes=routes, exception_handlers=HANDLERS)
-    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, rollout), *probes(health)]
+    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels), *probes(health)]
     admin = Starlette(routes=watched, exception_handlers=HANDLERS)
     page = host_page(parts, lambda: rollout.names)
-    kept = Kept(feedback, gate, webhook_of(parts, registry))
-    return Apps(Frame(public, parts.skills), admin, page, replies, running(parts, rollout, kept))
-
-
-class Kept(NamedTuple):
-    """What is closed when the server has stopped, the webhook only where there is one."""
-
-    feedback: Feedback
-    gate: Gate
-    webhook: Webhook | None
-
-
-class Labels:
-    """What metrics may be labelled with."""
-
-    def __init__(self, skills: Skills, rollout: Rollout) -> None:
-        self._skills = skills
-        self._rollout = rollout
-
-    def limits(self) -> dict[str, Limits]:
-        """By skill."""
-        return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self._skills}
-
-    def models(self) -> Sequence[str]:
-        """Every model loaded since the start."""
-        return self._rollout.names
-
-
-def metrics(parts: Parts, rollout: Rollout, registry: CollectorRegistry) -> Observers:
-    """Fill `registry`; returns what is to be told of each reply that ended."""
-    registry.register(LedgerCollector(parts.ledger, Labels(parts.skills, rollout)))
-    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
-    if parts.config.metrics_compat != "vllm":
-        return Observers([Histograms(registry)])
-    registry.register(VllmCollector(parts.ledger, rollout, lambda: rollout.current.name))
-    return Observers([Histograms(registry), VllmHistograms(registry)])
+    traces = open_traces(parts.config.traces)
+    closing = Closing(feedback, gate, traces, webhook_of(parts, registry))
+    return Apps(Frame(public, parts.skills, routes, traces), admin, page, replies, running(parts, rollout, closing))
 
 
 HANDLERS = {
@@ -189,9 +166,10 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
     ]
 
 
-def admin_routes(parts: Parts, rollout: Rollout) -> list[Route]:
+def admin_routes(parts: Parts, labels: Labels) -> list[Route]:
     """What operators look at, and may change while the server runs."""
-    dashboard = Admin(parts.ledger, rollout, Labels(parts.skills, rollout).limits, lambda: rollout.current.name)
+    rollout = labels.rollout
+    dashboard = Admin(parts.ledger, rollout, labels.limits, lambda: rollout.current.name)
     return [
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         Route("/admin/reload", Reload(parts.config, parts.skills).reload, methods=["POST"]),
@@ -232,23 +210,12 @@ def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
     return webhook
 
 
-def model_labels(model: Model) -> dict[str, str]:
-    """The labels of secateur_model_info."""
-    lineage = model.lineage
-    return {
-        "model": model.name,
-        "base": lineage.base.name,
-        "technique": "+".join(step.technique for step in lineage.steps) or "none",
-        "digest": lineage.files.get("model.safetensors", ""),
-    }
-
-
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout, kept: Kept) -> AsyncIterator[None]:
+async def running(parts: Parts, rollout: Rollout, closing: Closing) -> AsyncIterator[None]:
     """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
     rollout.start()
-    if kept.webhook is not None:
-        kept.webhook.start()
+    if closing.webhook is not None:
+        closing.webhook.start()
     following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
     try:
         yield
@@ -256,11 +223,12 @@ async def running(parts: Parts, rollout: Rollout, kept: Kept) -> AsyncIterator[N
         following.cancel()
         await asyncio.wait([following])
         rollout.stop()
-        if kept.webhook is not None:
-            await to_thread.run_sync(kept.webhook.stop)
+        if closing.webhook is not None:
+            await to_thread.run_sync(closing.webhook.stop)
         parts.ledger.close()
-        kept.feedback.close()
-        await kept.gate.close()
+        closing.feedback.close()
+        await closing.gate.close()
+        await to_thread.run_sync(closing.traces.close)
 
 
 async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:

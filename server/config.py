@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from server.errors import ConfigError
+from server.logs import Format, Level
 
 T = TypeVar("T")
 REGISTRY = "registry:"
@@ -69,6 +70,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a client may take no byte of its answer before it is cut."""
     connections: Positive = 4096
     """Open connections of a listener; more are closed unheard."""
+    log: Format = "text"
+    """`json` writes one object a line."""
+    log_level: Level = "warning"
+    """`info` adds one line for each request."""
+    traces: str | None = None
+    """Where spans are sent by OTLP over HTTP, as http://collector:4318/v1/traces; needs the extra `otel`."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """How long running replies may go on after SIGTERM."""
 

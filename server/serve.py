@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from server import logs
 from server.api_keys import Keys
 from server.app import Parts
 from server.config import Config, load
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = parser.parse_args(argv)
     config = load(arguments.config)
+    logs.configure(config.log, config.log_level)
     run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)))
     return 0
 

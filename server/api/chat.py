@@ -14,7 +14,7 @@ from starlette.responses import Response
 from server.api import problems
 from server.api.completion import Form, complete, encode, ending, opening, text_chunk
 from server.api.events import ReplyStream, leave
-from server.api.requests import credentials, read_body, request_id
+from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import ChatRequest, parse
 from server.errors import Forbidden, SecateurError
 from server.metering.meter import Answered
@@ -38,6 +38,7 @@ class Chat:
         wanted = parse(body)
         grant = self._skills.authorise(wanted.model, credentials(request))
         identity, created = request_id(request), int(time.time())
+        note(request, skill=grant.skill.name, key=grant.key_id)
         key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         digest = hashlib.sha256(body).hexdigest()
         if key is not None and (kept := self._replays.find(key, digest)):
@@ -50,8 +51,10 @@ class Chat:
         if key is not None:
             pieces = self._keep(reply, key, (digest, identity, created))
         if form.stream:
-            return ReplyStream(chunks(reply, pieces, form), reply)
-        return await whole(request, reply, pieces, form)
+            return ReplyStream(chunks(reply, pieces, form), reply, lambda: note_usage(request, reply))
+        response = await whole(request, reply, pieces, form)
+        note_usage(request, reply)
+        return response
 
     async def _keep(self, reply: Reply, key: str, request: tuple[str, str, int]) -> AsyncIterator[str]:
         """The reply's pieces; once it is whole it is kept under its key."""
@@ -130,9 +133,7 @@ async def whole(request: Request, reply: Reply, pieces: AsyncIterator[str], form
         await leave(reply)
     if failure is not None:
         raise failure
-    return Response(
-        complete("".join(text), reply, form), headers=dict(reply.rates), media_type="application/json"
-    )
+    return Response(complete("".join(text), reply, form), headers=dict(reply.rates), media_type="application/json")
 
 
 async def watch(request: Request, scope: anyio.CancelScope) -> None:
@@ -140,3 +141,8 @@ async def watch(request: Request, scope: anyio.CancelScope) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+def note_usage(request: Request, reply: Reply) -> None:
+    """Let the log know what a reply came to."""
+    note(request, input_tokens=reply.usage.prompt, output_tokens=reply.usage.output, finish=reply.finish or "none")

@@ -7,7 +7,7 @@
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 from sse_starlette.event import ServerSentEvent
@@ -23,13 +23,14 @@ logger = logging.getLogger(__name__)
 
 
 class ReplyStream(EventSourceResponse):
-    """Sends each string of `events` as one `data:` event; whatever happens, `reply` is closed afterwards."""
+    """Sends each string of `events` as one `data:` event; whatever happens, `reply` is closed, then `ended` called."""
 
-    def __init__(self, events: AsyncIterator[str], reply: Reply) -> None:
+    def __init__(self, events: AsyncIterator[str], reply: Reply, ended: Callable[[], None]) -> None:
         super().__init__(
             events, headers=reply.rates, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
         )
         self._reply = reply
+        self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Stream until the end or until the client leaves."""
@@ -37,6 +38,7 @@ class ReplyStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             await leave(self._reply)
+            self._ended()
 
 
 class RecordingStream(EventSourceResponse):

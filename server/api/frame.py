@@ -5,22 +5,36 @@ A plain ASGI wrapper around the whole application, so that it also frames the re
 
 import logging
 import secrets
+import time
 import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api import problems
 from server.errors import Forbidden
 from server.skills import Skills
+from server.traces import NoTraces, Traces
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("server.access")
 API = "/v1/"
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
     "Access-Control-Max-Age": "7200",
+}
+SPAN_NAMES = {
+    "method": "http.request.method",
+    "route": "http.route",
+    "status": "http.response.status_code",
+    "skill": "gen_ai.request.model",
+    "input_tokens": "gen_ai.usage.input_tokens",
+    "output_tokens": "gen_ai.usage.output_tokens",
 }
 EXPOSED = ", ".join(
     [
@@ -36,21 +50,37 @@ EXPOSED = ", ".join(
 class Frame:
     """Wraps `app`; pages of an origin that some skill names may read the replies under /v1/."""
 
-    def __init__(self, app: ASGIApp, skills: Skills) -> None:
+    def __init__(
+        self, app: ASGIApp, skills: Skills, routes: Sequence[Route] = (), traces: Traces | None = None
+    ) -> None:
         self._app = app
         self._skills = skills
+        self._paths = {route.endpoint: route.path for route in routes}
+        self._traces = traces or NoTraces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request; everything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = f"req_{secrets.token_hex(16)}"
-        scope.setdefault("state", {})["request_id"] = identity
-        origin = Headers(scope=scope).get("origin")
+        identity, headers = f"req_{secrets.token_hex(16)}", Headers(scope=scope)
+        facts: dict[str, Any] = {"request_id": identity, "method": scope["method"]}
+        scope.setdefault("state", {}).update(request_id=identity, facts=facts)
+        started = time.monotonic()
+        with self._traces.span(scope["method"], headers) as span:
+            await self._answer(scope, receive, send, headers.get("origin"))
+            # Of the path only its pattern is told: what a caller put into it may be anything.
+            facts["route"] = self._paths.get(scope.get("endpoint"), "unmatched")
+            facts["seconds"] = round(time.monotonic() - started, 4)
+            span.update(attributes(facts))
+        access.info("request", extra={"facts": facts})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, origin: str | None) -> None:
+        identity, facts = scope["state"]["request_id"], scope["state"]["facts"]
 
         async def framed(message: Message) -> None:
             if message["type"] == "http.response.start":
+                facts["status"] = message["status"]
                 self._add_headers(MutableHeaders(scope=message), scope["path"], identity, origin)
             await send(message)
 
@@ -80,3 +110,9 @@ class Frame:
                 Forbidden("Pages of this origin may not use any skill.", code="origin_not_allowed")
             )
         return Response(status_code=204, headers=PREFLIGHT)
+
+
+def attributes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's facts by OpenTelemetry's names."""
+    known = {SPAN_NAMES.get(name, f"secateur.{name}"): value for name, value in facts.items()}
+    return {"name": f"{facts['method']} {facts['route']}", **known}

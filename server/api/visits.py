@@ -16,7 +16,7 @@ from starlette.routing import Route
 from server import identity
 from server.api.events import RecordingStream
 from server.api.models import reply as answer
-from server.api.requests import credentials, read_body, request_id
+from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import read_fields
 from server.conversation.feedback import Feedback, Opinion
 from server.conversation.session import Session, Sessions, expired
@@ -134,6 +134,7 @@ class Visits:
         _bounded("context", body.context or "", MOST_CONTEXT)
         await self._gate.message(visitor.skill, visitor.session.conversation)
         question = Question(body.text, body.message, body.context, body.replace)
+        note(request, skill=visitor.skill.name)
         recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
         return RecordingStream(recording.follow(0))
 
