@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "server" / "native"
 KERNELS = ["rounding", "portable", "multiply", "pool", "choose"]
 VECTORS = ["avx2_line", "avx2_batch", "avx2_halves", "avx512_line", "avx512_batch", "avx512_halves"]
-WIDE = "-DSECATEUR_AVX2 -DSECATEUR_AVX512 -DSECATEUR_EMULATE -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt".split()
+WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-DSECATEUR_EMULATE", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
 SANITIZERS = ["address,undefined", "thread"]
 
 

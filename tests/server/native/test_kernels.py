@@ -19,7 +19,17 @@ from server.native import absent, core
 pytestmark = pytest.mark.skipif(absent() is not None, reason=f"{absent()}")
 
 SETS = ["avx512", "avx2", "portable"]
-SHAPES = [(1, 1, 1), (1, 64, 2), (3, 63, 9), (17, 65, 3), (33, 130, 16), (40, 200, 1), (7, 576, 5), (50, 320, 70), (5, 9, 0)]
+SHAPES = [
+    (1, 1, 1),
+    (1, 64, 2),
+    (3, 63, 9),
+    (17, 65, 3),
+    (33, 130, 16),
+    (40, 200, 1),
+    (7, 576, 5),
+    (50, 320, 70),
+    (5, 9, 0),
+]
 Array = NDArray[Any]
 
 
@@ -40,7 +50,7 @@ def sparse(rows: int, columns: int, keep: int | None, seed: int) -> Tensor:
 
 def stored(weight: Tensor, keep: int | None) -> tuple[Layout, dict[str, Tensor]]:
     """A bfloat16 weight in one layout; keep = 64 is dense, None unstructured."""
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     if keep == 64:
         return Dense(), {"values": weight}
     if keep is None:
@@ -54,18 +64,24 @@ def rounded(layout: Layout, given: Array) -> Array:
     if not isinstance(layout, Quantised):
         return torch.from_numpy(given).bfloat16().double().numpy()
     tokens, columns = given.shape
-    padded = numpy.zeros((tokens, -(-columns // 64), 64), numpy.float32)
-    padded.reshape(tokens, -1)[:, :columns] = given
+    runs = -(-columns // 64)
+    padded = numpy.zeros((tokens, runs, 64), numpy.float32)
+    padded.reshape(tokens, runs * 64)[:, :columns] = given
     largest = numpy.abs(padded).max(axis=2, keepdims=True)
     safe = numpy.where(largest > 0, largest, numpy.float32(1))
     codes = numpy.rint(padded * (numpy.float32(127) / safe)).astype(numpy.float64)
-    return (codes * (largest / numpy.float32(127))).reshape(tokens, -1)[:, :columns]
+    return (codes * (largest / numpy.float32(127))).reshape(tokens, runs * 64)[:, :columns]
 
 
 def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> Any:
     """The kernels' view of the parts."""
     lines: dict[str, Any] = {"mask": None, "scales": None, "offsets": None}
-    for part, kind in (("values", numpy.uint8), ("mask", numpy.uint64), ("scales", numpy.uint16), ("offsets", numpy.uint64)):
+    for part, kind in (
+        ("values", numpy.uint8),
+        ("mask", numpy.uint64),
+        ("scales", numpy.uint16),
+        ("offsets", numpy.uint64),
+    ):
         if part in parts:
             lines[part] = parts[part].contiguous().flatten().view(torch.uint8).numpy().view(kind)
     kind = f"int{layout.bits}" if isinstance(layout, Quantised) else "bf16"
@@ -119,9 +135,9 @@ def test_codes(name: str, keep: int | None, group: int, bits: int) -> None:
 def test_scales_of_whole_rows(name: str) -> None:
     codes = torch.randint(-128, 128, (19, 200), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     scales = torch.rand(19, 1).half()
-    weight = core().Weight(kind="int8", rows=19, columns=200, keep=64, group=200, values=codes.view(torch.uint8).flatten()
-                           .numpy(), mask=None, scales=scales.flatten().view(torch.uint8).numpy().view(numpy.uint16),
-                           offsets=None)  # fmt: skip
+    lines = {"values": codes.view(torch.uint8).flatten().numpy(), "mask": None, "offsets": None}
+    lines["scales"] = scales.flatten().view(torch.uint8).numpy().view(numpy.uint16)
+    weight = core().Weight(kind="int8", rows=19, columns=200, keep=64, group=200, **lines)
     given = numpy.random.default_rng(0).standard_normal((4, 200)).astype(numpy.float32)
     output = numpy.empty((4, 19), numpy.float32)
     core().multiply([weight], given, [output], core().Pool(1), instructions(name))
