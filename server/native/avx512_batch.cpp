@@ -70,8 +70,8 @@ template <Kind KIND, bool SPLIT> struct Chunk {
             __m512i w0 = tile.of[j][0], w1 = tile.of[j][1];
             for (int t = 0; t < COUNT; ++t) {
                 __m512i four = broadcast(x + t * width + j * 4);
-                sums[0][t] = _mm512_dpbusd_epi32(sums[0][t], w0, four);
-                sums[1][t] = _mm512_dpbusd_epi32(sums[1][t], w1, four);
+                sums[0][t] = dot_codes(sums[0][t], w0, four);
+                sums[1][t] = dot_codes(sums[1][t], w1, four);
             }
         }
         int64_t next = weight.groups() * 8;

@@ -24,7 +24,7 @@ template <Kind KIND, Shape SHAPE> inline Sums sums(Stored<SHAPE>& stored, int64_
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
             __m512i codes = codes_of<KIND, SHAPE>(stored, i * 4 + r, run);
-            part[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, input);
+            part[r] = dot_codes(_mm512_setzero_si512(), codes, input);
         }
         four[i] = add_64(add_32(part[0], part[1]), add_32(part[2], part[3]));
     }
