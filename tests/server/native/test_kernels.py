@@ -62,7 +62,8 @@ def stored(weight: Tensor, keep: int | None) -> tuple[Layout, dict[str, Tensor]]
 def rounded(layout: Layout, given: Array) -> Array:
     """The input as the kernels round it: to bfloat16, or to 255 levels of each 64 columns' largest value."""
     if not isinstance(layout, Quantised):
-        return torch.from_numpy(given).bfloat16().double().numpy()
+        halves: Array = torch.from_numpy(given).bfloat16().double().numpy()
+        return halves
     tokens, columns = given.shape
     runs = -(-columns // 64)
     padded = numpy.zeros((tokens, runs, 64), numpy.float32)
@@ -70,7 +71,8 @@ def rounded(layout: Layout, given: Array) -> Array:
     largest = numpy.abs(padded).max(axis=2, keepdims=True)
     safe = numpy.where(largest > 0, largest, numpy.float32(1))
     codes = numpy.rint(padded * (numpy.float32(127) / safe)).astype(numpy.float64)
-    return (codes * (largest / numpy.float32(127))).reshape(tokens, runs * 64)[:, :columns]
+    levels: Array = (codes * (largest / numpy.float32(127))).reshape(tokens, runs * 64)[:, :columns]
+    return levels
 
 
 def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> Any:
@@ -84,10 +86,10 @@ def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> A
     ):
         if part in parts:
             lines[part] = parts[part].contiguous().flatten().view(torch.uint8).numpy().view(kind)
-    kind = f"int{layout.bits}" if isinstance(layout, Quantised) else "bf16"
+    stored_as = f"int{layout.bits}" if isinstance(layout, Quantised) else "bf16"
     group = layout.group if isinstance(layout, Quantised) else columns
     keep = 0 if "offsets" in parts else (getattr(layout, "keep", None) or 64)
-    return core().Weight(kind=kind, rows=rows, columns=columns, keep=keep, group=group, **lines)
+    return core().Weight(kind=stored_as, rows=rows, columns=columns, keep=keep, group=group, **lines)
 
 
 def check(layout: Layout, parts: dict[str, Tensor], exact: Array, tokens: int, name: str) -> None:
