@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo test lint exam-faults bench bench-peers bench-pruning prune clean
+.PHONY: demo test lint exam-faults bench bench-native bench-peers bench-pruning prune clean
 
 demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -30,6 +30,9 @@ bench: prune  ## print the table of the README, measured now
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
 	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(ARTIFACT)
 
+bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
+	@$(BIN)/python -m server.native.bench
+
 bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruning.toml that is not measured yet: hours
 	@$(BIN)/python -m pruning.bench docs/figures/pruning.toml --results docs/figures/pruning.json
 	@$(BIN)/python -m pruning.evaluation.which docs/figures/pruning.json docs/which-method.md
@@ -38,7 +41,9 @@ bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruni
 clean:
 	rm -rf .venv build
 
-.venv/base: pyproject.toml
+NATIVE = $(wildcard server/native/*.cpp server/native/*.hpp) server/native/CMakeLists.txt
+
+.venv/base: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "secateur needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing Debian's python3-venv"; apt-get install -y -qq python3-venv; }
 	$(PYTHON) -m venv .venv

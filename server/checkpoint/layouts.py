@@ -1,4 +1,4 @@
-"""How one weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; quantised or not.
+"""How a weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; as codes or not.
 
 The layout of each tensor is written into the metadata of the safetensors file itself, so the file explains itself.
 """

@@ -29,7 +29,7 @@ def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
     """Rebuild the dense [rows, columns] matrix from what `pack` returned; raises ValueError for a wrong mask."""
-    rows, runs = mask.shape
+    runs = mask.shape[1]
     words = mask.numpy()
     keep = values.shape[1] // runs
     if (numpy.bitwise_count(words.view(numpy.uint64)) != keep).any():
@@ -65,9 +65,9 @@ def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
     if weight.dim() != 2 or not weight.numel():
         return Dense()
     rows, columns = weight.shape
-    count = max(1, int(weight.count_nonzero()))
-    packed = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
-    layouts = [*packed, Unstructured(count=count, columns=columns)] if weight.any() else packed
+    layouts: list[Balanced | Unstructured] = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
+    if count := int(weight.count_nonzero()):
+        layouts.append(Unstructured(count=count, columns=columns))
     wide = weight.element_size() - 2  # what a value has more than size_of counts
 
     def size(layout: Balanced | Unstructured) -> int:

@@ -70,8 +70,8 @@ template <Kind KIND, bool SPLIT> struct Chunk {
             __m512i w0 = tile.of[j][0], w1 = tile.of[j][1];
             for (int t = 0; t < COUNT; ++t) {
                 __m512i four = broadcast(x + t * width + j * 4);
-                sums[0][t] = _mm512_dpbusd_epi32(sums[0][t], w0, four);
-                sums[1][t] = _mm512_dpbusd_epi32(sums[1][t], w1, four);
+                sums[0][t] = dot_codes(sums[0][t], w0, four);
+                sums[1][t] = dot_codes(sums[1][t], w1, four);
             }
         }
         int64_t next = weight.groups() * 8;
@@ -105,7 +105,7 @@ template <Kind KIND, bool SPLIT> struct Chunk {
     }
 };
 
-template <Kind KIND, bool DENSE, bool SPLIT>
+template <Kind KIND, Shape SHAPE, bool SPLIT>
 void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     int64_t groups = weight.groups();
@@ -116,21 +116,24 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
         int64_t count = std::min(TOKENS, input.tokens - token);
         Chunk<KIND, SPLIT> chunk{weight, input, token, scales, totals};
         for (int64_t row = first; row < last; row += ROWS) {
-            int64_t second = std::min(row + TILE, last - 1);
-            Stored<DENSE> blocks[2] = {{weight, row, last, TILE}, {weight, second, last, TILE}};
-            turn_scales(weight, row, last, scales);
-            turn_scales(weight, second, last, scales + 2 * groups * 8);
+            int64_t starts[2] = {begin(weight, row), begin(weight, row + TILE)};
+            Stored<SHAPE> blocks[2] = {{weight, starts[0]}, {weight, starts[1]}};
+            for (int block = 0; block < 2; ++block) turn_scales(weight, starts[block], scales + block * 2 * groups * 8);
             std::fill_n(totals, count * ROWS, 0.0f);
             for (int64_t run = 0; run < input.runs; ++run) {
                 for (int block = 0; block < 2; ++block) {
                     __m512i rows[TILE];
-                    for (int i = 0; i < TILE; ++i) rows[i] = codes_of<KIND, DENSE>(blocks[block], i, run);
+                    for (int i = 0; i < TILE; ++i) rows[i] = codes_of<KIND, SHAPE>(blocks[block], i, run);
                     turn(rows, &tile.of[0][block]);
                 }
                 chunk.add_all(tile, run, count);
             }
             for (int64_t t = 0; t < count; ++t)
-                std::copy_n(totals + t * ROWS, std::min(ROWS, last - row), output + (token + t) * weight.rows + row);
+                for (int block = 0; block < 2 && row + block * TILE < last; ++block) {
+                    int64_t place = row + block * TILE;
+                    std::copy_n(totals + t * ROWS + block * TILE + (place - starts[block]), std::min(TILE, last - place),
+                                output + (token + t) * weight.rows + place);
+                }
         }
     }
 }
@@ -138,9 +141,9 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
 }  // namespace
 
 void codes_batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    with_layout(weight, [&]<Kind KIND, bool DENSE>() {
-        span_columns(weight) < RUN ? batch<KIND, DENSE, true>(weight, input, first, last, output)
-                                   : batch<KIND, DENSE, false>(weight, input, first, last, output);
+    with_layout(weight, [&]<Kind KIND, Shape SHAPE>() {
+        span_columns(weight) < RUN ? batch<KIND, SHAPE, true>(weight, input, first, last, output)
+                                   : batch<KIND, SHAPE, false>(weight, input, first, last, output);
     });
 }
 

@@ -8,16 +8,19 @@ namespace {
 constexpr int ROWS = 8;
 
 // Calls visit(half, 32 values) for the two registers of a run of one row.
-template <bool DENSE, typename Visit> inline void each(Stored<DENSE>& stored, int64_t row, int64_t run, Visit visit) {
-    uint64_t mask = DENSE ? lowest(stored.count(row, run)) : stored.mask(row, run);
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-        auto part = static_cast<__mmask32>(mask >> (32 * half));
-        int64_t count = std::popcount(static_cast<uint32_t>(part));
-        const uint8_t* place = stored.take(row, count * 2);
-        if (DENSE) visit(half, _mm512_maskz_loadu_epi16(part, place));
-        else visit(half, _mm512_maskz_expand_epi16(
-                             part, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(lowest(count)), place)));
+template <Shape SHAPE, typename Visit> inline void each(Stored<SHAPE>& stored, int64_t row, int64_t run, Visit visit) {
+    int64_t count = stored.count(row, run);
+    const uint8_t* place = stored.run(row, run, count);
+    if constexpr (SHAPE == Shape::dense) {
+        visit(0, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(lowest(count)), place));
+        visit(1, _mm512_maskz_loadu_epi16(static_cast<__mmask32>(lowest(count) >> 32), place + 64));
+    } else {
+        uint64_t mask = stored.mask(row, run);
+        auto low = static_cast<__mmask32>(mask), high = static_cast<__mmask32>(mask >> 32);
+        int64_t first = std::popcount(static_cast<uint32_t>(low));
+        auto part = [](int64_t values) { return static_cast<__mmask32>(lowest(values)); };
+        visit(0, _mm512_maskz_expand_epi16(low, _mm512_maskz_loadu_epi16(part(first), place)));
+        visit(1, _mm512_maskz_expand_epi16(high, _mm512_maskz_loadu_epi16(part(count - first), place + first * 2)));
     }
 }
 
@@ -25,20 +28,22 @@ inline __m512 dot(__m512 total, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(total, (__m512bh)a, (__m512bh)b);
 }
 
-template <bool DENSE> void line(const Matrix& weight, const Input& input, int64_t token, int64_t first, int64_t last,
+template <Shape SHAPE> void line(const Matrix& weight, const Input& input, int64_t token, int64_t first, int64_t last,
                                 float* output) {
     const uint16_t* x = input.halves.get() + token * input.runs * RUN;
     for (int64_t row = first; row < last; row += ROWS) {
-        Stored<DENSE> stored(weight, row, last, ROWS);
+        int64_t eight = std::min(row, weight.rows - ROWS), start = begin(weight, eight), skip = eight - start;
+        Stored<SHAPE> stored(weight, start);
         __m512 total[ROWS];
         for (int i = 0; i < ROWS; ++i) total[i] = _mm512_setzero_ps();
         for (int64_t run = 0; run < input.runs; ++run) {
             __m512i both[2] = {_mm512_loadu_si512(x + run * RUN), _mm512_loadu_si512(x + run * RUN + 32)};
 #pragma GCC unroll 8
             for (int i = 0; i < ROWS; ++i)
-                each(stored, i, run, [&](int half, __m512i w) { total[i] = dot(total[i], w, both[half]); });
+                each(stored, skip + i, run, [&](int half, __m512i w) { total[i] = dot(total[i], w, both[half]); });
         }
-        for (int i = 0; i < std::min<int64_t>(ROWS, last - row); ++i) output[row + i] = _mm512_reduce_add_ps(total[i]);
+        for (int64_t i = 0; i < ROWS; ++i)  // rows before `row` have been written already
+            if (eight + i >= row && eight + i < last) output[eight + i] = _mm512_reduce_add_ps(total[i]);
     }
 }
 
@@ -61,18 +66,19 @@ inline void block(const uint16_t* weight, const uint16_t* input, int64_t width, 
         for (int t = 0; t < COUNT; ++t) output[t * next + i] = _mm512_reduce_add_ps(total[i][t]);
 }
 
-template <bool DENSE> void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+template <Shape SHAPE> void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Buffer<uint16_t> scratch;
     int64_t width = input.runs * RUN;
     uint16_t* wide = scratch.grow(4 * width);
     const uint16_t* x = input.halves.get();
     for (int64_t row = first; row < last; row += 4) {
-        Stored<DENSE> stored(weight, row, last, 4);
+        int64_t start = begin(weight, row), rows = std::min<int64_t>(4, last - row), next = weight.rows;
+        Stored<SHAPE> stored(weight, start);
         for (int64_t run = 0; run < input.runs; ++run)
-            for (int64_t i = 0; i < 4; ++i)
-                each(stored, i, run,
+            for (int64_t i = 0; i < rows; ++i)
+                each(stored, row - start + i, run,
                      [&](int half, __m512i w) { _mm512_storeu_si512(wide + i * width + run * RUN + half * 32, w); });
-        int64_t token = 0, rows = std::min<int64_t>(4, last - row), next = weight.rows;
+        int64_t token = 0;
         float* out = output + row;
         for (; token + 4 <= input.tokens; token += 4)
             block<4>(wide, x + token * width, width, out + token * next, next, rows);
@@ -84,17 +90,20 @@ template <bool DENSE> void batch(const Matrix& weight, const Input& input, int64
     }
 }
 
-template <bool DENSE>
+template <Shape SHAPE>
 void product(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    input.tokens == 1 ? line<DENSE>(weight, input, 0, first, last, output)
-                      : batch<DENSE>(weight, input, first, last, output);
+    input.tokens == 1 ? line<SHAPE>(weight, input, 0, first, last, output)
+                      : batch<SHAPE>(weight, input, first, last, output);
 }
 
 }  // namespace
 
 void halves(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    weight.dense() ? product<true>(weight, input, first, last, output)
-                   : product<false>(weight, input, first, last, output);
+    switch (shape_of(weight)) {
+        case Shape::dense: return product<Shape::dense>(weight, input, first, last, output);
+        case Shape::balanced: return product<Shape::balanced>(weight, input, first, last, output);
+        case Shape::running: return product<Shape::running>(weight, input, first, last, output);
+    }
 }
 
 }  // namespace secateur::avx512
@@ -102,13 +111,22 @@ void halves(const Matrix& weight, const Input& input, int64_t first, int64_t las
 namespace secateur {
 namespace {
 
+// A matrix that does not fill a tile is not worth a kernel.
+bool tiny(const Matrix& weight) { return weight.rows < avx512::TILE; }
+
 void codes(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+    if (tiny(weight)) return PORTABLE.codes(weight, input, first, last, output);
     input.tokens == 1 ? avx512::codes_line(weight, input, first, last, output)
                       : avx512::codes_batch(weight, input, first, last, output);
 }
 
+void halves(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+    auto product = tiny(weight) ? PORTABLE.halves : avx512::halves;
+    product(weight, input, first, last, output);
+}
+
 }  // namespace
 
-const InstructionSet AVX512{"avx512", codes, avx512::halves};
+const InstructionSet AVX512{"avx512", codes, halves};
 
 }  // namespace secateur

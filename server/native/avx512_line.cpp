@@ -16,15 +16,15 @@ struct Sums {
     __m512i first, second;
 };
 
-template <Kind KIND, bool DENSE> inline Sums sums(Stored<DENSE>& stored, int64_t run, __m512i input) {
+template <Kind KIND, Shape SHAPE> inline Sums sums(Stored<SHAPE>& stored, int64_t run, __m512i input) {
     __m512i four[4];  // element r of each quarter: that quarter's sum for row 4 i + r
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         __m512i part[4];
 #pragma GCC unroll 4
         for (int r = 0; r < 4; ++r) {
-            __m512i codes = codes_of<KIND, DENSE>(stored, i * 4 + r, run);
-            part[r] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, input);
+            __m512i codes = codes_of<KIND, SHAPE>(stored, i * 4 + r, run);
+            part[r] = dot_codes(_mm512_setzero_si512(), codes, input);
         }
         four[i] = add_64(add_32(part[0], part[1]), add_32(part[2], part[3]));
     }
@@ -35,14 +35,15 @@ template <Kind KIND, bool DENSE> inline Sums sums(Stored<DENSE>& stored, int64_t
     return {_mm512_shuffle_i32x4(halves[0], halves[1], 0x88), _mm512_shuffle_i32x4(halves[0], halves[1], 0xdd)};
 }
 
-template <Kind KIND, bool DENSE, bool SPLIT>
+template <Kind KIND, Shape SHAPE, bool SPLIT>
 void line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Buffer<float> scratch;
     int64_t groups = weight.groups(), next = groups * 8;
     float* scales = scratch.grow(2 * next);
     for (int64_t row = first; row < last; row += TILE) {
-        turn_scales(weight, row, last, scales);
-        Stored<DENSE> stored(weight, row, last, TILE);
+        int64_t start = begin(weight, row);
+        turn_scales(weight, start, scales);
+        Stored<SHAPE> stored(weight, start);
         __m512 total = _mm512_setzero_ps();
         auto add = [&](__m512i sum, int64_t run, int64_t group, int32_t bias) {
             sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(bias * BIAS<KIND>));
@@ -50,7 +51,7 @@ void line(const Matrix& weight, const Input& input, int64_t first, int64_t last,
             total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, total);
         };
         for (int64_t run = 0; run < input.runs; ++run) {
-            Sums both = sums<KIND, DENSE>(stored, run, _mm512_loadu_si512(input.codes.get() + run * RUN));
+            Sums both = sums<KIND, SHAPE>(stored, run, _mm512_loadu_si512(input.codes.get() + run * RUN));
             const int32_t* bias = input.sums.get() + run * 2;
             int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
             if (!SPLIT) {
@@ -62,16 +63,16 @@ void line(const Matrix& weight, const Input& input, int64_t first, int64_t last,
         }
         alignas(64) float out[TILE];
         _mm512_storeu_ps(out, total);
-        std::copy_n(out, std::min(TILE, last - row), output + row);
+        std::copy_n(out + (row - start), std::min(TILE, last - row), output + row);
     }
 }
 
 }  // namespace
 
 void codes_line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    with_layout(weight, [&]<Kind KIND, bool DENSE>() {
-        span_columns(weight) < RUN ? line<KIND, DENSE, true>(weight, input, first, last, output)
-                                   : line<KIND, DENSE, false>(weight, input, first, last, output);
+    with_layout(weight, [&]<Kind KIND, Shape SHAPE>() {
+        span_columns(weight) < RUN ? line<KIND, SHAPE, true>(weight, input, first, last, output)
+                                   : line<KIND, SHAPE, false>(weight, input, first, last, output);
     });
 }
 

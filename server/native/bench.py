@@ -85,7 +85,9 @@ class Model:
             arrays = [_random(generator, storage, *shape) for shape in together]
             self.bytes += sum(a.nbytes for parts in arrays for a in parts.values() if a is not None)
             weights = [
-                core().Weight(kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts)
+                core().Weight(
+                    kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts
+                )
                 for (rows, columns), parts in zip(together, arrays, strict=True)
             ]
             self._layers.append(weights)

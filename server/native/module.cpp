@@ -25,8 +25,11 @@ void require(bool holds, const char* what) {
     if (!holds) throw nb::value_error(what);
 }
 
+constexpr int64_t LARGEST = int64_t{1} << 28;
+
 void check(const Matrix& matrix, const Weight& weight) {
-    require(matrix.rows >= 0 && matrix.columns >= 1, "a matrix has at least one column");
+    require(matrix.rows >= 0 && matrix.columns >= 1, "a matrix has at least one column, and no fewer than 0 rows");
+    require(matrix.rows < LARGEST && matrix.columns < LARGEST, "a matrix is larger than 2^28 rows or columns");
     require(matrix.keep >= 0 && matrix.keep <= RUN, "keep is 0 to 64");
     require(matrix.keep != 0 || matrix.kind != Kind::int4, "unstructured weights are bf16 or int8");
     int64_t rows = matrix.rows, runs = matrix.runs();
@@ -38,6 +41,9 @@ void check(const Matrix& matrix, const Weight& weight) {
     }
     int64_t size = matrix.kind == Kind::bf16 ? 2 : 1, held = int64_t(weight.values.size());
     if (matrix.keep) {
+        std::span<const uint64_t> masks(matrix.mask, matrix.dense() ? 0 : rows * runs);
+        bool fits = std::ranges::all_of(masks, [&](uint64_t word) { return std::popcount(word) == matrix.keep; });
+        require(fits, ("a mask does not name " + std::to_string(matrix.keep) + " columns").c_str());
         require(held == rows * stride(matrix), "the values' size is wrong");
         return;
     }
