@@ -1,4 +1,4 @@
-"""Tiny random models of every family that has a plan, packed in memory in any layout, beside transformers' own logits."""
+"""Tiny random models of every family that has a plan, packed in any layout, and transformers' own logits."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from server.checkpoint.layouts import Balanced, Dense, Layout, Quantised
-from server.checkpoint.packing import pack, unpack
+from server.checkpoint.layouts import Balanced, Dense, Layout, Quantised, Unstructured
+from server.checkpoint.packing import pack, pack_unstructured
 from server.checkpoint.quantised import pack_quantised, unpack_quantised
 
 SHAPE: dict[str, Any] = {
@@ -42,7 +42,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
     "llama, yarn rope": {"rope_parameters": YARN},
     "llama, biases": {"attention_bias": True, "mlp_bias": True},
-    "llama, pruned": {"intermediate_size": 72, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1, "vocab_size": 61},
+    "llama, pruned": {"intermediate_size": 72, "num_attention_heads": 2, "num_key_value_heads": 1,
+                      "num_hidden_layers": 1, "vocab_size": 61},
     "llama, odd": {"hidden_size": 40, "intermediate_size": 52, "head_dim": 24, "num_attention_heads": 5,
                    "num_key_value_heads": 1, "vocab_size": 33},
     "mistral": {"sliding_window": 7},
@@ -111,29 +112,38 @@ class Packed:
         return sorted(self._parts)
 
     def _store(self, name: str, weight: Tensor, how: str) -> None:
-        kind, _, rest = how.partition(" ")
-        keep = int(rest.partition(":")[0]) if rest else None
-        if keep:
-            weight.copy_(prune(weight, keep))
+        kind, _, kept = how.partition(" ")
+        if kept:
+            weight.copy_(prune(weight, None if kept == "any" else int(kept.partition(":")[0])))
         if kind == "bf16":
-            self._layouts[name] = Balanced(keep=keep, columns=weight.shape[1]) if keep else Dense()
-            values = weight.bfloat16()
-            self._parts[name] = dict(zip(("values", "mask"), pack(values, keep), strict=True)) if keep else {"values": values}
-            if keep:
-                assert torch.equal(unpack(*self._parts[name].values(), weight.shape[1]).float(), weight)
+            self._layouts[name], self._parts[name] = store(weight.bfloat16(), kept)
             return
         rounded, scales = quantise(weight, 4 if kind == "int4" else 8)
-        weight.copy_(rounded)
         self._layouts[name], self._parts[name] = pack_quantised(rounded.bfloat16(), scales)
         layout = self._layouts[name]
         assert isinstance(layout, Quantised)
+        assert kept != "any" or layout.count or weight.shape[1] < 64
         weight.copy_(unpack_quantised(self._parts[name], layout))
 
 
-def prune(weight: Tensor, keep: int) -> Tensor:
-    """Random masks: `keep` values of every 64 columns."""
+def store(weight: Tensor, kept: str) -> tuple[Layout, dict[str, Tensor]]:
+    """A matrix of 16 bits, dense, balanced (`k:64`) or unstructured (`any`)."""
+    columns = weight.shape[-1]
+    if kept == "any":
+        return Unstructured(count=int(weight.count_nonzero()), columns=columns), pack_unstructured(weight)
+    if not kept:
+        return Dense(), {"values": weight}
+    keep = int(kept.partition(":")[0])
+    return Balanced(keep=keep, columns=columns), dict(zip(("values", "mask"), pack(weight, keep), strict=True))
+
+
+def prune(weight: Tensor, keep: int | None) -> Tensor:
+    """Random masks: `keep` values of every 64 columns, or a third wherever they are but one run that stays whole."""
     generator = torch.Generator().manual_seed(weight.numel())
     noise = torch.rand(weight.shape, generator=generator)
+    if keep is None:
+        noise[0] = 0
+        return weight * (noise < 1 / 3)
     ranks = torch.cat([run.argsort(1).argsort(1) for run in noise.split(64, dim=1)], dim=1)
     return weight * (ranks < keep)
 
