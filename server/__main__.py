@@ -17,6 +17,7 @@ COMMANDS = {
     "lineage": ("server.history", "draw what an artifact was made from"),
     "sign": ("server.signing.command", "sign an artifact"),
     "verify": ("server.signing.command", "say who signed an artifact, or which file differs"),
+    "export": ("server.export.command", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": ("server.serve", "serve the skills of a configuration file"),
     "keys": ("server.keys", "make API keys, and keys that sign"),
     "bench": ("server.bench", "measure an artifact beside its dense base"),

@@ -41,7 +41,7 @@ def build_encoding(tokenizer: dict[str, Any]) -> tiktoken.Encoding:
         raise Unrecognised("an added token takes spaces with it")
     return tiktoken.Encoding(
         "model",
-        pat_str=_pattern(tokenizer["pre_tokenizer"]),
+        pat_str=pattern(tokenizer["pre_tokenizer"]),
         mergeable_ranks=_ranks(model, set(added)),
         special_tokens={content: token["id"] for content, token in added.items()},
     )
@@ -89,7 +89,8 @@ def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int]:
     return ranks | {byte: end + i for i, byte in enumerate(missing)}
 
 
-def _pattern(pre_tokenizer: dict[str, Any] | None) -> str:
+def pattern(pre_tokenizer: dict[str, Any] | None) -> str:
+    """The regular expression that cuts a text into words, one of those above; Unrecognised for any other."""
     match _plain(pre_tokenizer):
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return GPT2
@@ -104,11 +105,11 @@ def _pattern(pre_tokenizer: dict[str, Any] | None) -> str:
         case {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
-        } if pattern in (LLAMA3, QWEN2, GPT2):
-            return pattern
+        } if regex in (LLAMA3, QWEN2, GPT2):
+            return regex
     raise Unrecognised("the pre-tokenizer is not recognised")
 
 

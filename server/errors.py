@@ -11,6 +11,7 @@ SecateurError
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
 │   └── SignatureError             not signed, by nobody who counts, or not what was signed
+├── ExportError                    what another format cannot hold, or an output that cannot be written
 ├── RegistryError                  a registry that cannot be used, or what its rules do not allow
 └── EngineFailed              500  the engine stopped; the message says why
 """
@@ -88,6 +89,10 @@ class ArtifactError(SecateurError):
 
 class SignatureError(ArtifactError):
     """An artifact or a statement that nobody who counts has signed as it is, or a key that cannot sign."""
+
+
+class ExportError(SecateurError):
+    """An artifact that another format cannot hold, or a place that cannot be written to; nothing was left behind."""
 
 
 class RegistryError(SecateurError):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from server.checkpoint import lineage as record
 from server.checkpoint.card import describe, printable
-from server.checkpoint.chain import generations
+from server.checkpoint.chain import check as verify_chain
+from server.checkpoint.chain import exported, generations
 from server.checkpoint.lineage import Lineage
 from server.errors import ArtifactError
 
@@ -50,13 +51,18 @@ def draw(lineage: Lineage, name: str) -> Iterator[str]:
 
 def check(path: Path) -> str:
     """What was found to hold; raises ArtifactError naming the file that does not."""
+    lineage = record.read(path)
+    signed = "there is a signature: `secateur verify` checks it" if (path / record.SIGNATURE).exists() else "not signed"
+    held = f"{len(lineage.files)} files have their digests, the chain is whole"
+    if form := exported(lineage):
+        record.verify(path, lineage)
+        verify_chain(path, lineage)
+        return f"{held}; its weights are in a form for other software ({form}) and were not compared; {signed}"
     from server.checkpoint.reader import Artifact  # late: torch takes seconds, and the chain is shown at once
 
     artifact = Artifact.open(path)
     artifact.check_last_link()
-    files = len(artifact.lineage.files)
-    signed = "there is a signature: `secateur verify` checks it" if (path / record.SIGNATURE).exists() else "not signed"
-    return f"{files} files have their digests, the chain is whole, the weights are those of its last step; {signed}"
+    return f"{held}, the weights are those of its last step; {signed}"
 
 
 def _measured(made: Lineage) -> Iterator[str]:

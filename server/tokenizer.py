@@ -50,7 +50,7 @@ class Tokenizer:
             if name.endswith("_token") and isinstance(value, str | dict)
         }
         try:
-            source = _template_source(path, settings)
+            source = template_source(path, settings)
             template = None if source is None else ChatTemplate(source, special_tokens)
             tokenizer = cls((path / "tokenizer.json").read_bytes(), template, _stop_ids(path))
         except OSError as error:
@@ -171,7 +171,7 @@ def _is_byte_level(parsed: dict[str, Any]) -> bool:
     return (parsed.get("decoder") or {}).get("type") == "ByteLevel"
 
 
-def _template_source(path: Path, settings: dict[str, Any]) -> str | None:
+def template_source(path: Path, settings: dict[str, Any]) -> str | None:
     """The template in its own file, or in the settings: a string, or several of which one is the default."""
     file = path / "chat_template.jinja"
     if file.exists():

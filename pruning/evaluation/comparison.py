@@ -20,8 +20,8 @@ from pruning.evaluation.score import carry_out, make, subject
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Task
 from pruning.weights import write_bytes
+from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.reader import Artifact
-from server.checkpoint.writer import WEIGHTS
 from server.engine.runners.transformers_runner import choose_device, choose_dtype, load
 
 logger = logging.getLogger(__name__)

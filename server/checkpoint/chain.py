@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from server.checkpoint.lineage import FILE, Lineage, Step, address
+from server.checkpoint.lineage import FILE, WEIGHTS, Lineage, Step, address
 from server.errors import ArtifactError
+
+EXPORT = "export"
+"""The technique of a link that changes the files and no weight."""
 
 
 def generations(lineage: Lineage) -> Iterator[Lineage]:
@@ -22,6 +25,14 @@ def generations(lineage: Lineage) -> Iterator[Lineage]:
 def links(lineage: Lineage) -> list[Step]:
     """Every step from the first base on, the oldest first."""
     return [step for record in reversed(list(generations(lineage))) for step in record.steps]
+
+
+def exported(lineage: Lineage) -> str:
+    """The format of an export that other software reads and this package does not; empty for an artifact."""
+    last = lineage.steps[-1] if lineage.steps else None
+    if last is None or last.technique != EXPORT or (last.options.get("to") == "hf" and WEIGHTS in lineage.files):
+        return ""
+    return str(last.options.get("to"))
 
 
 def check(directory: Path, lineage: Lineage) -> None:

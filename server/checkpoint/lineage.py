@@ -13,6 +13,8 @@ import msgspec
 from server.errors import ArtifactError
 
 FILE = "lineage.json"
+WEIGHTS = "model.safetensors"
+"""The file of an artifact's weights."""
 SIGNATURE = "model.sig"
 """Beside the record and not named in it: it signs the record too."""
 

@@ -15,9 +15,9 @@ from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
 from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised
+from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.packing import unpack
-from server.checkpoint.quantised import unpack_quantised
-from server.checkpoint.writer import WEIGHTS
+from server.checkpoint.quantised import unpack_codes, unpack_quantised
 from server.errors import ArtifactError
 
 
@@ -40,6 +40,8 @@ class Artifact:
     def open(cls, path: Path, *, verify: bool = True) -> Self:
         """Open the artifact in the directory `path`; raises ArtifactError naming the file that is wrong."""
         lineage = record.read(path)
+        if form := chain.exported(lineage):
+            raise ArtifactError(f"{path} is an export for other software ({form}): name the artifact it was made from")
         if verify:
             record.verify(path, lineage)
             chain.check(path, lineage)
@@ -63,6 +65,15 @@ class Artifact:
         """How the weight `name` is stored."""
         return self._layouts.get(name, Dense())
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the weight `name`, without reading it."""
+        layout = self.layout(name)
+        if isinstance(layout, Dense):
+            return tuple(self._file.get_slice(name).get_shape())
+        rows = self._file.get_slice(f"{name}.values").get_shape()[0]
+        turned = isinstance(layout, Quantised) and layout.transposed
+        return (layout.columns, rows) if turned else (rows, layout.columns)
+
     def tensor(self, name: str) -> Tensor:
         """The weight `name`, dense, in the dtype it is stored in."""
         layout = self.layout(name)
@@ -84,6 +95,15 @@ class Artifact:
             return None
         scales: Tensor = self._file.get_tensor(f"{name}.scales")
         return scales.T if layout.transposed else scales
+
+    def codes(self, name: str) -> Tensor:
+        """The int8 codes of a quantised weight [rows, columns], or [columns, rows] where it is stored transposed."""
+        layout = self.layout(name)
+        assert isinstance(layout, Quantised), f"{name} has no codes"
+        try:
+            return unpack_codes({part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}, layout)
+        except ValueError as error:
+            raise self._refusal(name, str(error)) from None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight with its name, one in memory at a time."""

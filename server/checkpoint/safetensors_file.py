@@ -18,6 +18,7 @@ _DTYPES = {
     torch.float16: "F16",
     torch.float32: "F32",
     torch.int64: "I64",
+    torch.int32: "I32",
     torch.int8: "I8",
     torch.uint8: "U8",
 }

@@ -18,8 +18,6 @@ from server.checkpoint.packing import choose_layout, pack
 from server.checkpoint.quantised import pack_quantised
 from server.checkpoint.safetensors_file import SafetensorsFile
 
-WEIGHTS = "model.safetensors"
-
 
 class CheckpointWriter:
     """A context manager over one new artifact at `path`; leaving it without `finish` leaves nothing behind.
@@ -37,7 +35,7 @@ class CheckpointWriter:
     def __enter__(self) -> Self:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._weights = SafetensorsFile(self._partial / WEIGHTS)
+        self._weights = SafetensorsFile(self._partial / record.WEIGHTS)
         return self
 
     def __exit__(

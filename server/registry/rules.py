@@ -12,13 +12,11 @@ from msgspec import Struct
 
 from server.checkpoint import chain
 from server.checkpoint import lineage as record
-from server.checkpoint.lineage import GateResult, Lineage
+from server.checkpoint.lineage import WEIGHTS, GateResult, Lineage
 from server.errors import RegistryError
 from server.registry.store import Approval, Gate, Kind, Move, Registry, Version, now
 from server.signing import envelope
 from server.signing.keys import PrivateKey, Signers, hint, sign
-
-WEIGHTS = "model.safetensors"
 
 
 class Statement(Struct, frozen=True):
@@ -59,6 +57,8 @@ class Results(Struct, frozen=True):
 def add(registry: Registry, model: str, path: Path, results: Sequence[Path] = ()) -> Version:
     """Record the artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
     lineage = whole(path)
+    if form := chain.exported(lineage):
+        raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
     gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
     gates += [found for file in results if (found := _results(file, lineage))]
     return registry.add(model, path.resolve(), lineage, gates)

@@ -48,9 +48,14 @@ def verify(argv: Sequence[str]) -> int:
     parser.add_argument("--signers", type=Path, required=True, metavar="FILE", help="lines of `secateur keys signer`")
     arguments = parser.parse_args(argv)
     signer = envelope.verify(arguments.artifact, Signers.read(arguments.signers))
-    from server.checkpoint.reader import Artifact  # late: torch takes seconds
+    lineage = record.read(arguments.artifact)
+    if chain.exported(lineage):
+        record.verify(arguments.artifact, lineage)
+        chain.check(arguments.artifact, lineage)
+    else:
+        from server.checkpoint.reader import Artifact  # late: torch takes seconds
 
-    artifact = Artifact.open(arguments.artifact)
-    artifact.check_last_link()
-    print(f"signed by {signer.name}; record {record.address(artifact.lineage)}; every file is as it was signed")
+        artifact = Artifact.open(arguments.artifact)
+        artifact.check_last_link()
+    print(f"signed by {signer.name}; record {record.address(lineage)}; every file is as it was signed")
     return 0

@@ -1,0 +1,26 @@
+"""config.json as transformers of today and older software read it: what was renamed stands there under both names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+NEVER = ("sparsity_config", "compression_config", "quantization_config")
+"""Blocks that vLLM and others act on, and refuse where they name a sparsity that they no longer know."""
+KINDS = {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"}
+"""What the base of each kind of layer was called."""
+
+
+def for_all(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the older names beside those of transformers 5, and without any block on sparsity."""
+    values = {key: value for key, value in config.items() if key not in NEVER}
+    if "dtype" in values:
+        values["torch_dtype"] = values["dtype"]
+    rope = values.get("rope_parameters")
+    if not isinstance(rope, Mapping):
+        return values
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        older = {KINDS[kind]: part["rope_theta"] for kind, part in rope.items() if kind in KINDS}
+    else:
+        older = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        if rope.get("rope_type", "default") != "default":
+            older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return {**values, **{key: value for key, value in older.items() if key not in values}}

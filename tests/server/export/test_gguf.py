@@ -1,0 +1,174 @@
+"""GGUF as llama.cpp reads it: the probabilities, the greedy replies and the token ids are those of the artifact."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from server.__main__ import main
+from server.checkpoint.layouts import Quantised
+from server.checkpoint.quantised import dequantise
+from server.checkpoint.reader import Artifact
+from server.export.gguf_file import blocks
+from tests.server.export import made
+from tests.server.export.llama_cpp import loaded
+
+PROMPT = [3, 7, 100, 256, 5, 77, 12, 300]
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "llama": (made.dense, {}, 0.02),
+    "half of the weights": (made.half, {}, 0.02),
+    "biases": (made.dense, {"attention_bias": True, "mlp_bias": True}, 0.02),
+    "heads wider than the model": (made.dense, {"head_dim": 32}, 0.02),
+    "llama 3": (made.dense, {"cut": "llama3", "rope_parameters": LLAMA3}, 0.02),
+    "linear": (made.dense, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 0.02),
+    "tied": (made.dense, {"tie_word_embeddings": True}, 0.02),
+    "mistral": (made.dense, {"kind": "mistral", "sliding_window": None}, 0.02),
+    "qwen2": (made.dense, {"kind": "qwen2", "cut": "qwen2"}, 0.02),
+    "qwen3": (made.dense, {"kind": "qwen3", "cut": "qwen2"}, 0.02),
+    "4 bits": (made.codes(4, 32), {}, 0.05),
+    "4 bits, wide groups": (made.codes(4, 128), {}, 0.05),
+    "8 bits, embeddings too": (made.codes(8, 64, embeddings=True), {}, 0.05),
+}
+
+
+def exact(artifact: Artifact) -> Any:
+    """transformers' model of the artifact's weights in float32, with code * scale where there are codes."""
+    model = AutoModelForCausalLM.from_pretrained(made.export(artifact, "hf"), dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        layout, scales = artifact.layout(name), artifact.scales(name)
+        if isinstance(layout, Quantised) and scales is not None:
+            spread = scales.float().repeat_interleave(layout.group, dim=1)[:, : layout.columns]
+            parameter.data = artifact.codes(name).float() * spread
+    return model.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_llama_cpp_gives_every_token_the_probability_that_the_artifact_gives_it(tmp_path: Path, case: str) -> None:
+    change, sizes, tolerance = CASES[case]
+    artifact = made.artifact(tmp_path, change, **sizes)
+    model = exact(artifact)
+    with loaded(made.export(artifact, "gguf"), made.VOCABULARY) as llama:
+        for length in (1, 4, len(PROMPT)):
+            expected = model(torch.tensor([PROMPT[:length]])).logits[0, -1].log_softmax(dim=-1)
+            found = llama.log_probabilities(PROMPT[:length])
+            assert expected.max() - expected.min() > 0.5  # the model does say something
+            assert (found - expected).abs().max() < tolerance
+
+
+def test_the_file_says_whose_it_is_and_holds_every_code(tmp_path: Path) -> None:
+    artifact = made.artifact(tmp_path, made.codes(4, 64))
+    reader = gguf.GGUFReader(next(made.export(artifact, "gguf").glob("*.gguf")))
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensor = tensors["blk.1.ffn_down.weight"]
+    scales = artifact.scales(name)
+    assert scales is not None
+    assert tensor.tensor_type == gguf.GGMLQuantizationType.Q4_0
+    found = gguf.dequantize(tensor.data, tensor.tensor_type)
+    assert numpy.array_equal(found, (artifact.codes(name).float() * scales.float().repeat_interleave(64, 1)).numpy())
+    norm = tensors["output_norm.weight"]
+    assert norm.tensor_type == gguf.GGMLQuantizationType.F32
+    assert numpy.array_equal(norm.data, artifact.tensor("model.norm.weight").float().numpy())
+    assert reader.fields["general.file_type"].contents() == gguf.LlamaFileType.MOSTLY_Q4_0
+    assert len(reader.fields["secateur.record"].contents()) == 64
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_blocks_are_those_of_the_library(bits: int, group: int) -> None:
+    weight, scales = made.codes(bits, group)(".layers.", torch.zeros(6, 160))
+    assert scales is not None
+    codes = (weight.float() / scales.float().repeat_interleave(group, 1)[:, :160]).round().to(torch.int8)
+    layout = Quantised(bits=bits, group=group, columns=160)  # type: ignore[arg-type]
+    kind = {4: gguf.GGMLQuantizationType.Q4_0, 8: gguf.GGMLQuantizationType.Q8_0}[bits]
+    found = torch.from_numpy(gguf.dequantize(blocks(codes, scales, layout).numpy(), kind))
+    assert torch.equal(found.bfloat16(), dequantise(codes, scales))
+
+
+@pytest.mark.parametrize("cut", made.CUTS)
+def test_llama_cpp_encodes_as_the_tokenizer_does(tmp_path: Path, cut: str) -> None:
+    artifact = made.artifact(tmp_path, made.dense, cut=cut)
+    tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    chat = [{"role": "user", "content": "What is pruned?"}]
+    with loaded(made.export(artifact, "gguf"), made.VOCABULARY) as llama:
+        for text in _texts():
+            assert llama.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids, text
+        assert llama.chat(chat).startswith("<|im_start|>user\nWhat is pruned?<|im_end|>\n")
+
+
+@torch.no_grad()
+def test_a_greedy_reply_of_llama_cpp_is_the_artifact_s(tmp_path: Path) -> None:
+    artifact = made.artifact(tmp_path, made.half, initializer_range=0.5)  # far apart, so that rounding decides nothing
+    model = exact(artifact)
+    with loaded(made.export(artifact, "gguf"), made.VOCABULARY) as llama:
+        found = llama.greedy(PROMPT, 24)
+    ids = list(PROMPT)
+    for _ in found:
+        logits = model(torch.tensor([ids])).logits[0, -1]
+        logits[made.END] = -torch.inf  # which the reply was told to leave out
+        ids.append(int(logits.argmax()))
+    assert found == ids[len(PROMPT) :]
+    assert len(found) == 24
+    assert len(set(found)) > 3
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"kind": "gemma"}, "is a gemma model, and only llama, mistral, qwen2, qwen3 are written as GGUF yet"),
+        ({"hidden_act": "gelu"}, "its activation is gelu, not silu"),
+        ({"kind": "mistral", "sliding_window": 16}, "its attention looks back over a window"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "its rope_type is dynamic"),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sizes: dict[str, Any], sentence: str
+) -> None:
+    artifact = made.artifact(tmp_path, made.dense, **sizes)
+    assert main(["export", str(artifact.path), "--to", "gguf", "--output", str(tmp_path / "out")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "it has no merges, which llama.cpp demands"),
+        ({"normalizer": {"type": "Lowercase"}}, "it is no byte-level BPE"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer is not recognised"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_would_not_reproduce_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], sentence: str
+) -> None:
+    artifact = made.retokenised(made.artifact(tmp_path, made.dense), change)
+    assert main(["export", str(artifact.path), "--to", "gguf", "--output", str(tmp_path / "out")]) == 2
+    assert f"tokenizer.json cannot be written as GGUF: {sentence}" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))
+
+
+def _texts() -> Iterator[str]:
+    """Text with everything that cutting into words looks at, and random characters."""
+    yield from (
+        "It's 1234567 o'clock,  WE'LL   see\n\n  x = 3.14;\ttabs",
+        "  ",
+        "<|im_end|>",
+        "ÄÖ naïve 中文 🙂 ٣٤",
+        "a\r\n\r\nb",
+    )
+    draw = random.Random(0)
+    for _ in range(60):
+        yield "".join(chr(draw.choice([*range(32, 127), 10, 13, 9, 0xE9, 0x3B1, 0x4E2D, 0x663])) for _ in range(30))
