@@ -9,10 +9,12 @@ import msgspec
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from pruning.base import import_base
 from server.__main__ import main
 from server.checkpoint.digest import weights_digest
+from server.checkpoint.layouts import Quantised
 from server.checkpoint.lineage import Step, digest_of
 from server.checkpoint.quantised import dequantise
 from server.checkpoint.reader import Artifact
@@ -101,7 +103,7 @@ def codes(bits: int, group: int, *, embeddings: bool = False) -> Change:
         found = torch.randint(-most, most, tensor.shape, generator=generator).to(torch.int8)
         found.view(-1)[:2] = torch.tensor([-most, most - 1])
         signs = torch.randint(0, 2, (len(tensor), -(-tensor.shape[1] // group)), generator=generator) * 2 - 1
-        scales = (signs * (1 + torch.rand(signs.shape, generator=generator)) * 0.05 / most).half()
+        scales = (signs * (1 + torch.rand(signs.shape, generator=generator)) * 0.3 / most).half()
         return dequantise(found, scales), scales
 
     return change
@@ -122,3 +124,17 @@ def retokenised(source: Artifact, change: dict[str, Any]) -> Artifact:
     lineage = msgspec.structs.replace(source.lineage, files=files)
     (source.path / "lineage.json").write_bytes(msgspec.json.encode(lineage))
     return Artifact.open(source.path)
+
+
+def exact(artifact: Artifact, where: str = "") -> Any:
+    """transformers' model of the artifact in float32, with code * scale where there are codes and `where` in a name."""
+    folder = artifact.path.with_name(f"{artifact.path.name}-hf")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder if folder.exists() else export(artifact, "hf"), dtype=torch.float32
+    )
+    for name, parameter in model.named_parameters():
+        layout, scales = artifact.layout(name), artifact.scales(name)
+        if isinstance(layout, Quantised) and scales is not None and where in name:
+            spread = scales.float().repeat_interleave(layout.group, dim=1)[:, : layout.columns]
+            parameter.data = artifact.codes(name).float() * spread
+    return model.eval()

@@ -10,12 +10,10 @@ import numpy
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
 
 from server.__main__ import main
 from server.checkpoint.layouts import Quantised
 from server.checkpoint.quantised import dequantise
-from server.checkpoint.reader import Artifact
 from server.export.gguf_file import blocks
 from tests.server.export import made
 from tests.server.export.llama_cpp import loaded
@@ -26,44 +24,33 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }  # fmt: skip
 CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
-    "llama": (made.dense, {}, 0.02),
-    "half of the weights": (made.half, {}, 0.02),
-    "biases": (made.dense, {"attention_bias": True, "mlp_bias": True}, 0.02),
-    "heads wider than the model": (made.dense, {"head_dim": 32}, 0.02),
-    "llama 3": (made.dense, {"cut": "llama3", "rope_parameters": LLAMA3}, 0.02),
-    "linear": (made.dense, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 0.02),
-    "tied": (made.dense, {"tie_word_embeddings": True}, 0.02),
-    "mistral": (made.dense, {"kind": "mistral", "sliding_window": None}, 0.02),
-    "qwen2": (made.dense, {"kind": "qwen2", "cut": "qwen2"}, 0.02),
-    "qwen3": (made.dense, {"kind": "qwen3", "cut": "qwen2"}, 0.02),
-    "4 bits": (made.codes(4, 32), {}, 0.05),
-    "4 bits, wide groups": (made.codes(4, 128), {}, 0.05),
-    "8 bits, embeddings too": (made.codes(8, 64, embeddings=True), {}, 0.05),
+    "llama": (made.dense, {}, 0.15),
+    "half of the weights": (made.half, {}, 0.15),
+    "biases": (made.dense, {"attention_bias": True, "mlp_bias": True}, 0.15),
+    "heads wider than the model": (made.dense, {"head_dim": 32}, 0.15),
+    "llama 3": (made.dense, {"cut": "llama3", "rope_parameters": LLAMA3}, 0.15),
+    "linear": (made.dense, {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 0.15),
+    "tied": (made.dense, {"tie_word_embeddings": True}, 0.15),
+    "mistral": (made.dense, {"kind": "mistral", "sliding_window": None}, 0.15),
+    "qwen2": (made.dense, {"kind": "qwen2", "cut": "qwen2"}, 0.15),
+    "qwen3": (made.dense, {"kind": "qwen3", "cut": "qwen2"}, 0.15),
+    "4 bits": (made.codes(4, 32), {}, 0.4),
+    "4 bits, wide groups": (made.codes(4, 128), {}, 0.4),
+    "8 bits, embeddings too": (made.codes(8, 64, embeddings=True), {}, 0.4),
 }
-
-
-def exact(artifact: Artifact) -> Any:
-    """transformers' model of the artifact's weights in float32, with code * scale where there are codes."""
-    model = AutoModelForCausalLM.from_pretrained(made.export(artifact, "hf"), dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        layout, scales = artifact.layout(name), artifact.scales(name)
-        if isinstance(layout, Quantised) and scales is not None:
-            spread = scales.float().repeat_interleave(layout.group, dim=1)[:, : layout.columns]
-            parameter.data = artifact.codes(name).float() * spread
-    return model.eval()
 
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
 def test_llama_cpp_gives_every_token_the_probability_that_the_artifact_gives_it(tmp_path: Path, case: str) -> None:
     change, sizes, tolerance = CASES[case]
-    artifact = made.artifact(tmp_path, change, **sizes)
-    model = exact(artifact)
+    artifact = made.artifact(tmp_path, change, initializer_range=0.2, **sizes)
+    model = made.exact(artifact)
     with loaded(made.export(artifact, "gguf"), made.VOCABULARY) as llama:
         for length in (1, 4, len(PROMPT)):
             expected = model(torch.tensor([PROMPT[:length]])).logits[0, -1].log_softmax(dim=-1)
             found = llama.log_probabilities(PROMPT[:length])
-            assert expected.max() - expected.min() > 0.5  # the model does say something
+            assert expected.max() - expected.min() > 5  # so far apart that an exchanged row shows: by 0.9 and more
             assert (found - expected).abs().max() < tolerance
 
 
@@ -112,7 +99,7 @@ def test_llama_cpp_encodes_as_the_tokenizer_does(tmp_path: Path, cut: str) -> No
 @torch.no_grad()
 def test_a_greedy_reply_of_llama_cpp_is_the_artifact_s(tmp_path: Path) -> None:
     artifact = made.artifact(tmp_path, made.half, initializer_range=0.5)  # far apart, so that rounding decides nothing
-    model = exact(artifact)
+    model = made.exact(artifact)
     with loaded(made.export(artifact, "gguf"), made.VOCABULARY) as llama:
         found = llama.greedy(PROMPT, 24)
     ids = list(PROMPT)
