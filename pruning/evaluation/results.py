@@ -80,7 +80,8 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def results(compared: Compared) -> Results:
     """The result of a comparison."""
     task, base, pruned = compared.task, compared.base, compared.pruned
-    rank = measures.NLL if measures.NLL in base.scores.measures else measures.KL
+    ranks = (measures.NLL, measures.KL, measures.ERROR)
+    rank = next(name for name in ranks if name in base.scores.measures)
     models = (base, compared.quantised, pruned)
     lineage = compared.artifact.lineage
     return Results(

@@ -7,11 +7,12 @@ import msgspec
 from pruning.data import Encoder
 from pruning.evaluation.answers import ChoicePlan, PairsPlan
 from pruning.evaluation.behaviour import BehaviourPlan
+from pruning.evaluation.harness import HarnessPlan
 from pruning.evaluation.plan import Plan, Subject, check, context, steps
 from pruning.evaluation.prompts import Prompts
 from pruning.evaluation.scorer import SLOTS, Scorer
 from pruning.evaluation.scores import Scores
-from pruning.evaluation.task import Chat, Choice, Pairs, Task, Text
+from pruning.evaluation.task import Behaviour, Chat, Choice, Harness, Pairs, Task, Text
 from pruning.evaluation.texts import ChatPlan, TextPlan
 from pruning.progress import Progress
 from server.checkpoint.reader import Artifact
@@ -30,8 +31,9 @@ def score(model: Any, artifact: Artifact, task: Task, what: str = "scoring") -> 
 def make(task: Task, artifact: Artifact) -> Plan:
     """What has to be computed for `task`; raises TaskError for what does not fit the model's context."""
     encoder = Encoder(artifact)
-    plan = _plan(task, encoder)
-    check(plan, artifact.config.get("max_position_embeddings"))
+    limit = artifact.config.get("max_position_embeddings")
+    plan = HarnessPlan(task, encoder, limit) if isinstance(task, Harness) else _plan(task, encoder)
+    check(plan, limit)
     return plan
 
 
@@ -58,7 +60,7 @@ def stop_ids(artifact: Artifact) -> frozenset[int]:
     return frozenset(id for id in found if isinstance(id, int))
 
 
-def _plan(task: Task, encoder: Encoder) -> Plan:
+def _plan(task: Pairs | Choice | Chat | Text | Behaviour, encoder: Encoder) -> Plan:
     """The plan for the task's kind."""
     if isinstance(task, Text):
         return TextPlan(task, encoder)

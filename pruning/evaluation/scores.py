@@ -10,6 +10,7 @@ PERPLEXITY = "perplexity"
 KL = "kl"
 AGREEMENT = "agreement"
 FLIPS = "flips"
+ERROR = "error"
 
 LABELS = {
     NLL: "negative log-likelihood, nats a token",
@@ -20,6 +21,7 @@ LABELS = {
     KL: "KL divergence from the base, nats a token",
     AGREEMENT: "greedy reply equals the base's",
     FLIPS: "choices that differ from the base's",
+    ERROR: "1 - accuracy",
 }
 HIGHER_IS_BETTER = (ACCURACY, EXACT, CONTAINED, AGREEMENT)
 

@@ -178,16 +178,38 @@ class Behaviour(_Prompting, frozen=True, tag="behaviour"):
     """Tokens of each greedy reply."""
 
 
-Task = Pairs | Choice | Chat | Text | Behaviour
+class Harness(_Task, frozen=True, tag="lm-eval"):
+    """A task of lm-eval (the extra `lm-eval`): its prompts and metrics, each document an item."""
+
+    task: str
+    """lm-eval's name for it."""
+    folder: str = ""
+    """Where its YAML and data files lie, relative to this file; without it, lm-eval's own tasks."""
+    limit: Annotated[int, Meta(ge=2)] | None = None
+    """At most so many documents, the first."""
+    shots: Annotated[int, Meta(ge=0)] | None = None
+    """Examples before each document; without it, as many as lm-eval's task says."""
+    chat: bool = False
+    """Whether prompts are written with the model's own chat template."""
+    greedy: Count = 256
+    """Tokens of a reply at most, where the task generates."""
+    code: bool = False
+    """Whether Python that lies beside the YAML file may be run."""
+
+
+Task = Pairs | Choice | Chat | Text | Behaviour | Harness
 ITEMS: dict[type[Task], type[Item]] = {Pairs: Pair, Choice: Question, Chat: Transcript, Behaviour: Prompt}
 """The items of each kind that has any."""
-ACCURACY = (Pairs, Choice)
+ACCURACY = (Pairs, Choice, Harness)
 
 
 def read(path: Path) -> Task:
     """The task in the TOML file `path` with its items; raises TaskError with the place and what is allowed there."""
     task: Task = read_as(Task, path, TaskError)
     _check_gates(path, task)
+    if isinstance(task, Harness):
+        folder = str((path.parent / task.folder).resolve()) if task.folder else ""
+        return msgspec.structs.replace(task, folder=folder)
     if isinstance(task, Text):
         return task
     place = path

@@ -17,6 +17,7 @@ SHORT = {
     "kl": "KL/token",
     "agreement": "same reply",
     "flips": "flips",
+    "error": "1 - accuracy",
 }
 
 
@@ -58,7 +59,7 @@ def sentences(results: Results) -> list[str]:
 def table(results: Results) -> str:
     """The table, with the verdict below it."""
     columns = list(dict.fromkeys(name for row in results.rows for name in row.measures))
-    head = "".join(f"{SHORT[name]:>24}" for name in columns)
+    head = "".join(f"{SHORT.get(name, name):>24}" for name in columns)
     lines = [
         f"{results.task}: {results.items} items; in brackets 95 % intervals over items, {results.seed} the seed",
         f"{'':34}{'bytes':>14}{head}",

@@ -70,7 +70,10 @@ def test_wrong_items(task: Read, items: list[object], sentence: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ('name = "a"\nkind = "pears"', "'pears' - at `\\$.kind`; allowed: behaviour, chat, choice, pairs, text"),
+        (
+            'name = "a"\nkind = "pears"',
+            "'pears' - at `\\$.kind`; allowed: behaviour, chat, choice, lm-eval, pairs, text",
+        ),
         (PAIRS + "\nanswers = 3", "unknown field `answers`; allowed: answer_tokens, "),
         (PAIRS + '\nitems = "no.jsonl"', "no.jsonl: cannot be read: No such file"),
         ('name = "a/b"\nkind = "pairs"\nitems = []', "name"),
