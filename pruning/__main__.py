@@ -68,8 +68,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _prune(arguments: argparse.Namespace) -> None:
-    """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused."""
+def _prune(arguments: argparse.Namespace) -> int:
+    """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused.
+
+    The tasks of the recipe judge it at the end; the exit code is 3 where a gate fails, and the artifact says so.
+    """
     from pruning.evaluation.report import table
     from pruning.inputs import prepare, reusable
     from pruning.recipe import read
@@ -77,6 +80,10 @@ def _prune(arguments: argparse.Namespace) -> None:
 
     recipe = read(arguments.recipe)
     inputs = prepare(recipe, arguments.base_cache)
+    if recipe.tasks:
+        from pruning.evaluation.proof import Proof  # brings transformers, as what follows does
+
+        proof = Proof(recipe.tasks, inputs.base, arguments.base_cache)  # refused before any work
     output = arguments.output.resolve()
     artifact = reusable(output, inputs)
     if artifact is None:
@@ -87,6 +94,7 @@ def _prune(arguments: argparse.Namespace) -> None:
     if arguments.explain is not None:
         beside = output.with_name(f"{output.name}.explain.svg")
         _explain(artifact, arguments.explain if arguments.explain.name else beside)
+    return proof.judge(artifact) if recipe.tasks else 0
 
 
 def _explain(artifact: "Artifact", drawing: Path) -> None:
