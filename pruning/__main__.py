@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from server.errors import SecateurError
 
 if TYPE_CHECKING:
+    from pruning.evaluation.proof import Proof
     from pruning.recipe import Recipe
     from pruning.training.team import Team
     from server.checkpoint.reader import Artifact
@@ -71,9 +72,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _prune(arguments: argparse.Namespace) -> None:
+def _prune(arguments: argparse.Namespace) -> int:
     """Carry out a recipe and print a table of before and after; an artifact that fits the recipe is reused.
 
+    The tasks of the recipe judge it at the end; the exit code is 3 where a gate fails, and the artifact says so.
     With --processes, or started by torchrun or `accelerate launch`, several processes share out the batches of the
     stages that train the whole model.
     """
@@ -84,9 +86,10 @@ def _prune(arguments: argparse.Namespace) -> None:
     output = arguments.output.resolve()
     same = ["prune", str(arguments.recipe), "--output", str(output), "--base-cache", str(arguments.base_cache)]
     with team_of(arguments.processes, same) as team:
+        proof = _proof(recipe, arguments.base_cache) if team.leads else None  # refused before any work
         artifact = _carry_out(recipe, output, arguments.base_cache, team)
     if artifact is None:
-        return
+        return 0
     from pruning.evaluation.report import table
     from pruning.sources import locate
 
@@ -94,6 +97,17 @@ def _prune(arguments: argparse.Namespace) -> None:
     if arguments.explain is not None:
         beside = output.with_name(f"{output.name}.explain.svg")
         _explain(artifact, arguments.explain if arguments.explain.name else beside)
+    return proof.judge(artifact) if proof else 0
+
+
+def _proof(recipe: "Recipe", cache: Path) -> "Proof | None":
+    """The tasks that judge what the recipe makes, if it names any."""
+    if not recipe.tasks:
+        return None
+    from pruning.evaluation.proof import Proof  # brings transformers
+    from pruning.inputs import base_artifact
+
+    return Proof(recipe.tasks, base_artifact(recipe.base, cache), cache)
 
 
 def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":

@@ -141,10 +141,10 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
         bytes=figures["bytes"] | {"pruned": candidate.size},
         note="" if same else SPELT,
     )
-    return _documented(candidate, msgspec.structs.replace(candidate.lineage, evaluation=evaluation))
+    return documented(candidate, msgspec.structs.replace(candidate.lineage, evaluation=evaluation))
 
 
-def _documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
+def documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
     """Write the documents, then the record that covers them: after a kill in between the candidate is refused."""
     documents = {card.FILE: card.render(lineage, candidate.config), bom.FILE: bom.render(lineage, candidate.config)}
     files = dict(lineage.files)

@@ -54,14 +54,16 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'source "{SELF}" is for calibration: perplexity needs a text by others')
 
 
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole recipe; equal recipes have equal digests."""
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The whole recipe; recipes that make the same artifact have equal digests."""
 
     base: str
     """A Hugging Face directory, a GGUF file, or `package:module/file.gguf`."""
     calibration: Calibration
     evaluation: Evaluation
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
+    tasks: tuple[str, ...] = ()
+    """Files of tasks that the artifact is judged by at the end; their gates are its gates."""
 
     def __post_init__(self) -> None:
         length, sequences = self.calibration.tokens, self.calibration.sequences
@@ -83,8 +85,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's values."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """SHA-256 of the recipe's values but the tasks, which judge what was made and do not change it."""
+        making = msgspec.structs.replace(self, tasks=())
+        return hashlib.sha256(msgspec.json.encode(making, order="deterministic")).hexdigest()
 
 
 def read(path: Path) -> Recipe:

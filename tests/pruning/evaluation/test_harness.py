@@ -78,7 +78,7 @@ def scored(folder: Path, artifact: Artifact, kind: str, more: str = "") -> Score
 
 def slowly(artifact: Artifact, context: str, wanted: str) -> torch.Tensor:
     """log p of each byte of `wanted`, by transformers' own model: the tokenizer has one token for each byte."""
-    model = AutoModelForCausalLM.from_pretrained(artifact.path, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(artifact.path, dtype=torch.float32)
     encoder = Encoder(artifact)
     before, after = encoder.ids(context) or encoder.end, encoder.ids(wanted)
     with torch.no_grad():

@@ -129,7 +129,7 @@ def retokenised(source: Artifact, change: dict[str, Any]) -> Artifact:
 def exact(artifact: Artifact, where: str = "") -> Any:
     """transformers' model of the artifact in float32, with code * scale where there are codes and `where` in a name."""
     folder = artifact.path.with_name(f"{artifact.path.name}-hf")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder if folder.exists() else export(artifact, "hf"), dtype=torch.float32
     )
     for name, parameter in model.named_parameters():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.export import compressed
+from server.export.command import UNITS
 from server.export.settings import for_all
 from server.signing import keys
 from tests.server.export import made
@@ -40,7 +42,7 @@ def test_transformers_loads_the_very_weights(tmp_path: Path, change: made.Change
 
 def test_a_large_model_is_several_files_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = made.artifact(tmp_path, made.half)
-    monkeypatch.setitem(__import__("server.export.command").export.command.UNITS, "MB", 10**5)
+    monkeypatch.setitem(UNITS, "MB", 10**5)
     folder = made.export(artifact, "hf", "--shard-size", "1MB")
     files = sorted(folder.glob("*.safetensors"))
     assert [file.name for file in files] == [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
@@ -76,11 +78,11 @@ def test_gemma_s_two_bases_get_their_older_names() -> None:
 def test_transformers_computes_with_the_codes(tmp_path: Path, bits: int, group: int) -> None:
     artifact = made.artifact(tmp_path, made.codes(bits, group))
     folder = made.export(artifact, "compressed-tensors")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     found = model(PROMPT).logits  # the first pass turns codes into weights
     assert torch.allclose(found, made.exact(artifact)(PROMPT).logits, atol=1e-4)
     assert found.abs().max() > 0.1
-    rounded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    rounded: Any = AutoModelForCausalLM.from_pretrained(folder)
     assert rounded.dtype == torch.bfloat16
     assert (rounded(PROMPT).logits.float() - found).abs().max() < 0.05
 
@@ -227,12 +229,10 @@ def test_a_disk_that_is_full_leaves_nothing(
 def test_memory_is_one_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No tensor is asked for while an earlier one is still held."""
     artifact = made.artifact(tmp_path, made.codes(4, 32))
-    whole, alive = Artifact.tensor, set()
+    whole, alive = Artifact.tensor, set[int]()
 
     def tensor(self: Artifact, name: str) -> torch.Tensor:
         result = whole(self, name)
-        import weakref
-
         assert len(alive) <= 1
         alive.add(id(result))
         weakref.finalize(result, alive.discard, id(result))

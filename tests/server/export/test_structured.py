@@ -1,6 +1,7 @@
 """Models that lost blocks, units, heads or tokens are ordinary checkpoints in every format."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ PROMPT = [40, 7, 100, 256, 5, 77]
 
 def pruned(folder: Path, stages: str) -> Artifact:
     """What `secateur prune` makes of a tiny Llama."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "num_hidden_layers": 4,
         "vocab_size": made.VOCABULARY,
         "eos_token_id": made.VOCABULARY - 1,
@@ -50,7 +51,7 @@ def pruned(folder: Path, stages: str) -> Artifact:
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_loads_in_transformers_and_in_llama_cpp(tmp_path: Path, stage: str) -> None:
     artifact = pruned(tmp_path, STAGES[stage])
-    model = AutoModelForCausalLM.from_pretrained(made.export(artifact, "hf"), dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(made.export(artifact, "hf"), dtype=torch.float32)
     assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
         name: artifact.shape(name) for name in artifact.names()
     }

@@ -1,0 +1,83 @@
+"""The tasks that a recipe names, at the end of its run: the artifact is judged by them, and its record says how.
+
+An artifact that fails is kept, so that what went wrong can be looked at; the registry does not promote it as it is.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from pruning.errors import TaskError
+from pruning.evaluation import task as tasks
+from pruning.evaluation.command import GATE_FAILED, reported
+from pruning.evaluation.results import Results
+from pruning.evaluation.score import make
+from pruning.pipeline import documented
+from server.checkpoint import bom, card
+from server.checkpoint import lineage as record
+from server.checkpoint.lineage import GateResult
+from server.checkpoint.reader import Artifact
+from server.checkpoint.writer import publish
+
+logger = logging.getLogger(__name__)
+
+REWRITTEN = (card.FILE, bom.FILE, record.FILE, record.SIGNATURE)
+
+
+class Proof:
+    """The tasks of one recipe, read and found to fit the base; raises TaskError otherwise."""
+
+    def __init__(self, files: Sequence[str], base: Artifact, cache: Path) -> None:
+        self._base, self._cache = base, cache
+        self._tasks = [tasks.read(Path(file)) for file in files]
+        names = [task.name for task in self._tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise TaskError(f"two tasks of the recipe are called {twice[0]}: their reports would overwrite each other")
+        for task in self._tasks:
+            make(task, base)
+
+    def judge(self, artifact: Artifact) -> int:
+        """Print and write the result of every task, mark the artifact, and return 0, or 3 where a gate failed."""
+        found = []
+        for task in self._tasks:
+            print()
+            found.append(reported(artifact, self._base, task, self._cache, None))
+        gates = tuple(_gate(one) for one in found if one.gates)
+        mark(artifact, gates)
+        if all(gate.passed for gate in gates):
+            return 0
+        failed = ", ".join(gate.task for gate in gates if not gate.passed)
+        print(f"\n{artifact.path} is kept and marked as not passed ({failed}): only a signed override promotes it")
+        return GATE_FAILED
+
+
+def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
+    """Put the results into the record of `artifact` and the documents made from it; whole, or not at all.
+
+    A signature over another record than this is dropped, since it would not hold.
+    """
+    evaluation = artifact.lineage.evaluation
+    assert evaluation is not None, "the pipeline evaluates what it publishes"
+    if evaluation.gates == gates:
+        return
+    if (artifact.path / record.SIGNATURE).exists():
+        logger.warning("the record of %s changed, so its signature was removed: sign it again", artifact.path)
+    marked = artifact.path.with_name(f"{artifact.path.name}.marked")
+    shutil.rmtree(marked, ignore_errors=True)
+    marked.mkdir()
+    for file in artifact.path.iterdir():
+        if file.name not in REWRITTEN:
+            os.link(file, marked / file.name)
+    lineage = msgspec.structs.replace(artifact.lineage, evaluation=msgspec.structs.replace(evaluation, gates=gates))
+    publish(documented(Artifact(marked, lineage, artifact.config), lineage).path, artifact.path)
+
+
+def _gate(found: Results) -> GateResult:
+    """What the record keeps of a result: the worse bound of each gate, and its limit."""
+    figures = {gate.gate: gate.measured.high for gate in found.gates}
+    limits = {f"{gate.gate} limit": gate.limit for gate in found.gates}
+    return GateResult(found.task, found.passed, figures | limits)
