@@ -116,11 +116,11 @@ def test_two_processes_make_the_model_that_one_makes(whole: tuple[Artifact, str,
     assert together.names() == alone.names()
     differ = total = 0
     for name in alone.names():
-        one, two = alone.tensor(name).float(), together.tensor(name).float()
+        expected, found = alone.tensor(name).float(), together.tensor(name).float()
         # gradients differ by their rounding alone; where one is hardly more than that, Adam may turn the other way
-        differ += int(((one - two).abs() > one.abs() / 128).sum())
-        total += one.numel()
-        assert torch.equal(one == 0, two == 0), name
+        differ += int(((expected - found).abs() > expected.abs() / 128).sum())
+        total += expected.numel()
+        assert torch.equal(expected == 0, found == 0), name
     assert differ / total < 0.01, f"{differ} of {total}"
     assert output.count("base, 16 bits") == 1, "only the first process prints"
     assert errors.count("step 16: held-out score") == 1
