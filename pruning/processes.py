@@ -84,7 +84,6 @@ def _followers(count: int, arguments: Sequence[str]) -> Iterator[dict[int, "subp
 def _joined() -> Iterator["Team"]:
     """This process in its team."""
     import torch
-    from accelerate import PartialState
 
     from pruning.training.team import Team
 
@@ -92,6 +91,8 @@ def _joined() -> Iterator["Team"]:
     if not launched():
         yield Team(device=torch.device("cuda" if gpus else "cpu"))
         return
+    from accelerate import PartialState  # takes a second, for nothing where the process is alone
+
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpus and local > gpus:
         raise RecipeError(f"{local} processes need as many GPUs, but there are {gpus}: start {gpus}")
