@@ -144,7 +144,7 @@ class _Bounding(NodeTransformer):
     def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         if node.node is not None and node.name in ("join", "replace"):
-            node.node = _method("filtered", [nodes.Const(node.name), node.node, *node.args]).set_lineno(node.lineno)
+            node.node = _method("filtered", [nodes.Const(node.name), node.node, *node.args])
         return node
 
     def _paid(self, node: Any) -> nodes.Node:
