@@ -97,7 +97,7 @@ class Gate:
     async def close(self) -> None:
         """Let go of the Redis, where there is one; within the loop that used it."""
         if isinstance(self._storage, RedisStorage):
-            await self._storage.bridge.get_connection().aclose()
+            await self._storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]  # of every bridge
 
     async def _hit(self, limiter: RateLimiter, name: str, limit: int, who: str, cost: int = 1) -> Window:
         item = RateLimitItemPerSecond(limit, WINDOW_SECONDS)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import jinja2
 
-from server.chat_template import Sandbox
 from server.errors import ConfigError
+from server.template_bounds import Budget, Sandbox, variables
 
 MARKS = ("{{", "{%", "{#")
 LONGEST = 100_000  # characters
@@ -30,10 +30,10 @@ def render(source: str, *, title: str, person: str, now: datetime | None = None)
         return source
     now = now or datetime.now(UTC)
     environment = Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.globals.clear()
     template = environment.from_string(source)
     try:
-        text = template.render(title=title, person=person, date=f"{now:%Y-%m-%d}", weekday=f"{now:%A}")
+        known = {"title": title, "person": person, "date": f"{now:%Y-%m-%d}", "weekday": f"{now:%A}"}
+        text = template.render(variables(Budget(), known))
     except jinja2.TemplateError:
         raise
     except Exception as error:  # a template can raise anything at all
