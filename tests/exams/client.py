@@ -55,6 +55,9 @@ class Server:
         """As power or the kernel would: no signal handler runs."""
         self.process.kill()
         self.process.wait()
+        self._reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
 
     def ready(self, seconds: float = 20.0) -> float:
         """Wait for /readyz; returns when it said so, on the monotonic clock."""

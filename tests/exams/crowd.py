@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -83,7 +83,7 @@ def vanish(folder: Path, *, clients: int, at_once: int = 32, seed: int = 1) -> V
         gauges = ("secateur_requests_running", "secateur_requests_waiting", "secateur_kv_cache_usage_ratio")
         running, waiting, cache = (server.metric(name) for name in gauges)
         more = server.descriptors() - before
-        return Vanished(clients, max(lags), _open(folder), running, waiting, cache, more)
+        return Vanished(clients, max(lags, default=0.0), _open(folder), running, waiting, cache, more)
 
 
 def leave(server: Server, how: str, seconds: float) -> tuple[str, float] | None:
@@ -98,7 +98,9 @@ def leave(server: Server, how: str, seconds: float) -> tuple[str, float] | None:
         except TimeoutError:
             continue
     if how == "stop reading":
-        raw = connection.recv(600) if seconds > 0.15 else b""
+        connection.settimeout(5)
+        with suppress(TimeoutError):
+            raw = connection.recv(600)
         time.sleep(seconds)
     if how == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
