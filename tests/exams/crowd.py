@@ -15,6 +15,7 @@ from tests.exams.client import STREAM, Server, ask, connect, serving
 from tests.server.harness import until
 
 LAST = 1000
+PATIENCE = 20.0  # seconds
 
 
 class Race(Struct):
@@ -71,12 +72,15 @@ def vanish(folder: Path, *, clients: int, at_once: int = 32, seed: int = 1) -> V
     plans = [(draw.choice(["close", "reset", "stop reading"]), draw.uniform(0, 0.3)) for _ in range(clients)]
     with serving(folder, tokens=400) as server:
         server.ready()
+        ask(server.url)
+        server.metric("secateur_requests_running")  # SQLite keeps a reader's descriptor, to use it again
         before = server.descriptors()
         with ThreadPoolExecutor(at_once) as pool:
             left = dict(filter(None, pool.map(lambda plan: leave(server, *plan), plans)))
-        until(lambda: server.metric("secateur_requests_running") == 0, 20)
-        until(lambda: _open(folder) == 0, 20)
-        until(lambda: server.descriptors() <= before, 20)
+        with suppress(AssertionError):  # what is left is reported
+            until(lambda: server.metric("secateur_requests_running") == 0, PATIENCE)
+            until(lambda: _open(folder) == 0, PATIENCE)
+            until(lambda: server.descriptors() <= before, PATIENCE)
         with closing(sqlite3.connect(folder / "usage.sqlite3")) as database:
             rows = database.execute("SELECT request_id, opened_at, closed_at FROM requests").fetchall()
         lags = [closed - max(opened, left[name]) for name, opened, closed in rows if name in left]
