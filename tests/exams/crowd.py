@@ -3,6 +3,7 @@
 import random
 import socket
 import sqlite3
+import statistics
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -50,8 +51,9 @@ class Vanished(Struct):
     """What was left of clients that closed, reset or stopped to read."""
 
     clients: int
-    slowest: float
+    median: float
     """Seconds from a client's close until its row was closed."""
+    slowest: float
     unsettled: int
     running: float
     waiting: float
@@ -87,7 +89,7 @@ def vanish(folder: Path, *, clients: int, at_once: int = 32, seed: int = 1) -> V
         gauges = ("secateur_requests_running", "secateur_requests_waiting", "secateur_kv_cache_usage_ratio")
         running, waiting, cache = (server.metric(name) for name in gauges)
         more = server.descriptors() - before
-        return Vanished(clients, max(lags, default=0.0), _open(folder), running, waiting, cache, more)
+        return Vanished(clients, statistics.median(lags), max(lags), _open(folder), running, waiting, cache, more)
 
 
 def leave(server: Server, how: str, seconds: float) -> tuple[str, float] | None:
