@@ -211,9 +211,9 @@ class Reply:
             return self._end("length", "server_shutdown")
         with anyio.CancelScope() as self._wait:
             token = await anext(self._stream)
-            await self._reservation.count(cached=self._stream.cached)
         if self._wait.cancelled_caught:
             return self._end("length", "server_shutdown")
+        await self._reservation.count(cached=self._stream.cached)
         text = "" if token.finish == "stop" else self._stops.push(self._text.push(token.id))
         if self._stops.matched:
             self.finish = "stop"

@@ -51,8 +51,10 @@ UPGRADE = (
 SELECT request_id, '', skill, '', model, '', state, outcome, opened_at, max(opened_at, closed_at),
   date(opened_at, 'unixepoch'), 0, CASE WHEN state = 'open' THEN 0 ELSE prompt_tokens END, cached_tokens, output_tokens
 FROM old_requests ORDER BY opened_at, request_id""",
-    "UPDATE requests SET sequence = id WHERE state <> 'open'",
-    "UPDATE cursors SET value = (SELECT coalesce(max(id), 0) FROM requests) WHERE name = 'sequence'",
+    """UPDATE requests SET sequence = numbered.place FROM
+  (SELECT id, row_number() OVER (ORDER BY id) AS place FROM requests WHERE state <> 'open') AS numbered
+WHERE numbered.id = requests.id""",
+    "UPDATE cursors SET value = (SELECT coalesce(max(sequence), 0) FROM requests) WHERE name = 'sequence'",
     "INSERT INTO tokens SELECT '', skill, model, type, value FROM old_tokens",
     "INSERT INTO outcomes SELECT '', skill, model, outcome, value FROM old_outcomes",
     """INSERT INTO budgets SELECT skill, day, sum(prompt_tokens + output_tokens), 0 FROM requests

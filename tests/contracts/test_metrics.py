@@ -146,3 +146,19 @@ def test_promtool_finds_nothing_to_say(serve: Serve) -> None:
         [promtool, "check", "metrics"], input=scrape(served), capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_vllm_names_say_the_same_where_they_are_asked_for(serve: Serve) -> None:
+    served = serve("0123456789", metrics_compat="vllm")
+    with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
+        usage = ask(client, {"model": "help", "messages": [{"role": "user", "content": "x"}]}, stream=True)
+    scraped = samples(served)
+    assert scraped["vllm:prompt_tokens_total", "tiny"] == usage.prompt_tokens
+    assert scraped["vllm:generation_tokens_total", "tiny"] == usage.completion_tokens
+    assert scraped["vllm:request_success_total", "stop", "tiny"] == 1
+    assert scraped["vllm:request_success_total", "abort", "tiny"] == 0
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert scraped[f"vllm:{name}", "tiny"] == 0
+    for name in ("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"):
+        assert scraped[f"vllm:{name}_count", "tiny"] == 1
+    assert not [key for key in samples(serve("0123", ledger="other.sqlite3")) if key[0].startswith("vllm:")]

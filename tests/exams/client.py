@@ -24,26 +24,28 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
 
     def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
         pairs = [f"{name}={value}" for name, value in settings.items()]
         command = [sys.executable, "-m", "tests.exams.exam_server", str(folder), *pairs]
-        self.started = time.monotonic()
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
         )
         self.output: list[str] = []
         self.url = self.admin = ""
+        self.opened = 0.0
         assert self.process.stdout
         for line in self.process.stdout:
             self.output.append(line)
             self.url = line.split()[1].removesuffix("/v1") if line.startswith("API") else self.url
             self.admin = line.split()[1].removesuffix("/metrics") if line.startswith("metrics") else self.admin
+            self.opened = float(line.split()[2]) if line.startswith("opened in") else self.opened
             if line.startswith("Stop with"):
                 break
         if not self.url:
             raise RuntimeError("the server did not start:\n" + "".join(self.output))
+        self.announced = time.monotonic()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -55,6 +57,9 @@ class Server:
         """As power or the kernel would: no signal handler runs."""
         self.process.kill()
         self.process.wait()
+        self._reader.join()
+        assert self.process.stdout
+        self.process.stdout.close()
 
     def ready(self, seconds: float = 20.0) -> float:
         """Wait for /readyz; returns when it said so, on the monotonic clock."""

@@ -5,6 +5,7 @@ many tokens it was given: one a letter. `metered=0` leaves the ledger's writes o
 """
 
 import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,12 @@ def main(folder: Path, settings: dict[str, str]) -> None:
     runner = Cycle(words.encode(SCRIPT), words.vocabulary, delay=step)
     skill = replace(HELP, max_tokens=tokens, tokens_per_day=int(budget) if budget else None)
     numbers: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, value in settings.items()}
+    started = time.monotonic()
     made = parts(folder, runner, (skill, OTHER), **{"slots": 16, "max_waiting": 2000, **numbers})
     if not metered:
         made.ledger.close()
         made = replace(made, ledger=Unmetered(made.config.ledger))
+    print(f"opened in {time.monotonic() - started:.3f} s")
     run(made)
 
 

@@ -134,7 +134,7 @@ def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve) ->
     until(lambda: served.parts.engine.running == 0)
     assert served.runner.steps <= 4
     assert ledger_of(served)[0]["outcome"] == "stop"
-    assert ledger_of(served)[0]["output_tokens"] == 2
+    assert 2 <= ledger_of(served)[0]["output_tokens"] <= served.runner.steps  # also what was sampled meanwhile
 
 
 def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None:
@@ -172,11 +172,12 @@ def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, hurry
     assert 0 < len(text) < 60
     assert set(text) == {"x"}
     assert events[-1] == "[DONE]"
-    assert events[-2]["usage"]["completion_tokens"] == len(text)
+    sampled = events[-2]["usage"]["completion_tokens"]
+    assert sampled - len(text) in (0, 1)  # one may have been sampled while the reply was being ended
     assert events[-3]["choices"][0]["finish_reason"] == "length"
     assert json.loads(everything(whole).split(b"\r\n\r\n")[1])["choices"][0]["finish_reason"] == "length"
     assert [row["outcome"] for row in ledger_of(served)] == ["server_shutdown"] * 2
-    assert ledger_of(served)[0]["output_tokens"] == len(text)
+    assert ledger_of(served)[0]["output_tokens"] == sampled
 
 
 def test_small_packets_leave_at_once(serve: Serve) -> None:

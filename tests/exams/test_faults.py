@@ -1,0 +1,46 @@
+"""The short version of every exam of `make exam-faults`; what they cost is printed there and asserted nowhere."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.exams import crowd, kill, storage
+from tests.exams.faults import figures, main
+
+
+def test_a_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:
+    found = kill.exam(tmp_path, rounds=2, streams=8)
+    assert (found.wrong, found.missing, found.damaged, found.different) == (0, 0, 0, 0)
+    assert found.ahead <= 1
+    assert found.settled + found.cut > 0
+
+
+def test_the_last_tokens_of_a_budget_are_used_and_not_one_more(tmp_path: Path) -> None:
+    found = crowd.race(tmp_path, requests=50)
+    assert found.good, figures(found)
+
+
+def test_clients_that_vanish_leave_nothing_behind(tmp_path: Path) -> None:
+    found = crowd.vanish(tmp_path, clients=40)
+    assert (found.unsettled, found.running, found.waiting, found.cache) == (0, 0, 0, 0)
+    assert found.descriptors <= 0
+
+
+def test_a_full_disk_is_answered_503_and_loses_nothing(tmp_path: Path) -> None:
+    found = storage.full(tmp_path, seconds=2)
+    if found is None:
+        pytest.skip("only root may mount a small file system")
+    assert (found.other, found.crashed, found.cut, found.wrong, found.different) == (0, False, 0, 0, 0)
+    assert found.refused > 0
+
+
+def test_a_locked_database_is_answered_503_and_loses_nothing(tmp_path: Path) -> None:
+    found = storage.locked(tmp_path, seconds=2)
+    assert (found.other, found.crashed, found.cut, found.wrong, found.different) == (0, False, 0, 0, 0)
+    assert found.refused > 0
+
+
+def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nothing of this name"]) == 0
+    assert capsys.readouterr().out.split() == ["fault", "holds", "seconds", "figures"]
+    assert "ratio 0.99" in figures(storage.Cost(99.0, 100.0))
