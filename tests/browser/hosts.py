@@ -25,7 +25,7 @@ window.shortcuts = [];
 for (const target of [window, document]) for (const capture of [true, false]) {
     if (target !== window) target.addEventListener("keydown", e => { shortcuts.push(e.key); e.preventDefault() }, capture);
 }
-for (const name of ["mode", "signal", "method", "body", "headers", "cache", "get", "title", "detail", "once", "error"]) {
+for (const name of ["mode", "signal", "method", "body", "headers", "cache", "title", "detail", "once", "error"]) {
     Object.defineProperty(Object.prototype, name, { value: "bad", enumerable: true, writable: true, configurable: true });
 }
 Array.prototype.toJSON = () => "broken";

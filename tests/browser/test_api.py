@@ -180,7 +180,7 @@ def test_fifty_mounts_leave_nothing(open_page: Visitor, host: str, stub: Stub) -
 @pytest.mark.parametrize(
     "swap",
     [
-        "document.body.innerHTML = ''",
+        "document.body.replaceChildren()",
         "document.documentElement.replaceChild(document.createElement('body'), document.body)",
         "document.documentElement.replaceChildren(document.createElement('head'), document.createElement('body'))",
     ],
