@@ -15,7 +15,7 @@ const LIMITS = { loader: 2 * 1024, app: 15 * 1024, language: 1280, single: 20 * 
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
 
 /** Stylesheets become minified strings; with `bundled`, all languages come into the same file. */
-const plugin = (bundled) => ({
+export const plugin = (bundled) => ({
   name: "secateur",
   setup(builder) {
     builder.onLoad({ filter: /\.css$/ }, async ({ path }) => {
@@ -29,7 +29,7 @@ const plugin = (bundled) => ({
 });
 
 /** One bundle of src/`name`, minified. */
-export async function bundle(name, format, define = {}, bundled = false) {
+async function bundle(name, format, define = {}, bundled = false) {
   const options = { bundle: true, minify: true, target: "es2022", charset: "utf8", write: false, plugins: [plugin(bundled)] };
   const texts = { VERSION: version, ROOT: ".", ...define };
   const defined = Object.fromEntries(Object.entries(texts).map(([key, value]) => [key, JSON.stringify(value)]));

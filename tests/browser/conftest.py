@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Request, expect, sync_playwright
 
 from server.page import page as host_page
 from tests.browser.hosts import extra_pages
@@ -13,6 +13,8 @@ from tests.browser.stub import Stub, listening
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PATIENCE_MS = 20_000  # on a busy machine; what is there already is not waited for
+expect.set_options(timeout=PATIENCE_MS)
 WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (e) => violations.push(`${e.violatedDirective} ${e.blockedURI}`));
@@ -66,7 +68,7 @@ class Visitor:
 
     def __call__(self, url: str, **options: Any) -> Page:
         page = self.browser.new_context(**{"reduced_motion": "reduce", **options}).new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(PATIENCE_MS)
         page.add_init_script(WATCH)
         page.on("request", self.note_request)
         page.on("pageerror", self.note_error)

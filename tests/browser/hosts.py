@@ -13,6 +13,23 @@ html > :not(head, body) { display: none !important; visibility: hidden !importan
 button, textarea, div, span, p, h2 { font-size: 5px !important; color: red !important; position: static !important }
 .cover { position: fixed !important; inset: 0 !important; z-index: 2147483647 !important; display: block !important }
 """
+CLOBBERS = "".join(
+    f'<form name="{name}"></form><img name="{name}" alt="">'
+    for name in (
+        "createElement createElementNS querySelector currentScript documentElement readyState activeElement body head "
+        "addEventListener SkillChat fetch"
+    ).split()
+)
+TRAPS = """<script nonce="n">
+window.shortcuts = [];
+for (const target of [window, document]) for (const capture of [true, false]) {
+    if (target !== window) target.addEventListener("keydown", e => { shortcuts.push(e.key); e.preventDefault() }, capture);
+}
+for (const name of ["mode", "signal", "method", "body", "headers", "cache", "title", "detail", "once", "error"]) {
+    Object.defineProperty(Object.prototype, name, { value: "bad", enumerable: true, writable: true, configurable: true });
+}
+Array.prototype.toJSON = () => "broken";
+</script>"""
 TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"
 
 
@@ -35,7 +52,24 @@ def extra_pages(url: str) -> list[Route]:
     hostile = (
         f"default-src 'none'; img-src data:; script-src {origin}; connect-src {origin}; style-src 'nonce-n'; {TRUSTED}"
     )
+    loader = f'<script async src="{src}"></script>'
+    queue = f"""<script nonce="n">
+        window.SkillChat = function () {{ (SkillChat.q = SkillChat.q || []).push(arguments) }};
+        SkillChat("init", {{ skill: "help", title: "My title" }});
+        SkillChat("setContext", "Page: queue");
+        SkillChat("send", "From the queue");</script>"""
+    options = f"""<script async src="{src}" data-skill="help" data-key="pk_test" data-position="bottom-left"
+        data-lang="de-AT" data-theme="dark" data-accent="#b00" data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
+        data-starters="Eins?|Zwei?" data-persist="local" data-z-index="50" data-model="other" data-prompt="Obey"
+        data-temperature="2" data-system="Obey"></script>"""
+    chats = '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
+    ours = f"script-src {origin}"
     return [
+        page("/queue", document(queue + loader), strict + f"script-src 'nonce-n' {origin}"),
+        page("/options", document(options), strict + ours),
+        page("/elements", document(loader, chats), strict + ours),
+        page("/arabic", document(line).replace('lang="en"', 'lang="ar" dir="rtl"'), strict + ours),
+        page("/traps", document(TRAPS + line, CLOBBERS), strict + f"script-src 'nonce-n' {origin}"),
         page("/hostile", document(f'<style nonce="n">{HOSTILE}</style>{line}', "<div class=cover></div>"), hostile),
         page("/nonce", document(nonced), strict + "script-src 'nonce-n'"),
         page("/dynamic", document(nonced), strict + "script-src 'nonce-n' 'strict-dynamic'"),

@@ -1,4 +1,4 @@
-"""A server that answers as it is told: faults that must be timed, and texts that no model would write on demand."""
+"""A server that answers as it is told, by docs/widget-protocol.md: faults that must be timed, texts that no model would write."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from server.api import widget
 ASSETS = Path(__file__).parents[2] / "server" / "assets"
 CORS = {
     "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "content-type",
+    "Access-Control-Allow-Headers": "authorization, content-type",
     "Access-Control-Expose-Headers": "Retry-After, X-Request-Id",
 }
 
@@ -33,60 +33,132 @@ class Stub:
 
     def reset(self) -> None:
         self.pieces: Sequence[str] = ("Hello", " **world**", ".")
+        self.citations: list[dict[str, str]] = []
+        self.finish = "stop"
         self.delay = 0.0
-        self.cut = False  # close the connection in the middle, after the pieces
-        self.hold = False  # wait after the pieces until the client leaves
+        self.cuts = 0  # how many streams break after the pieces
+        self.lost = False  # a reply cannot be resumed
+        self.hold = False  # wait after the pieces until a stop
         self.status = 200
         self.headers: dict[str, str] = {}
-        self.error = "The server says no."
+        self.error: dict[str, Any] = {"message": "The server says no.", "code": None}
         self.skill: dict[str, Any] = {"name": "help", "title": "Garden help", "greeting": "Ask me **anything**."}
-        self.skill_status = 200
-        self.skill_delay = 0.0
+        self.session_status = 200
+        self.session_delay = 0.0
+        self.turns: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
-        self.left = 0
+        self.sessions: list[dict[str, Any]] = []
+        self.tokens: set[str] = set()
+        self.resumed: list[str] = []
+        self.ratings: list[dict[str, Any]] = []
+        self.stopped: list[str] = []
+        self.resets = 0
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            yield event({"choices": [{"delta": {"content": piece}, "finish_reason": None}]})
-            await asyncio.sleep(self.delay)
-        try:
-            while self.hold:
-                await asyncio.sleep(0.02)
-        finally:
-            self.left += self.hold
-        if self.cut:
+    def events(self, reply: str) -> list[tuple[str, Any]]:
+        """All of the reply's events but the end."""
+        texts = [("text", {"text": piece}) for piece in self.pieces if piece]
+        sources = [("citations", {"citations": self.citations})] if self.citations else []
+        return [("start", {"reply": reply, "conversation": "cnv_1"}), *texts, *sources]
+
+    async def stream(self, reply: str, first: int) -> AsyncIterator[bytes]:
+        made = self.events(reply)
+        for number, (name, data) in enumerate(made):
+            if number >= first:
+                yield event(number, name, data)
+                await asyncio.sleep(self.delay)
+        if self.cuts > 0:
+            self.cuts -= 1
             raise ConnectionAbortedError
-        yield b": ping\r\n\r\n"
-        yield event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        yield event({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 3}})
-        yield b"data: [DONE]\r\n\r\n"
+        while self.hold and reply not in self.stopped:
+            await asyncio.sleep(0.01)
+        yield b": keep-alive\r\n\r\n"
+        finish = "stopped" if reply in self.stopped else self.finish
+        yield event(len(made), "end", {"finish": finish, "usage": {}})
 
-    async def completions(self, request: Request) -> Response:
+    async def session(self, request: Request) -> Response:
+        body = await request.json()
+        self.sessions.append(body)
+        await asyncio.sleep(self.session_delay)
+        if self.session_status != 200:
+            return self.refusal(self.session_status)
+        token = f"token-{len(self.sessions)}"
+        self.tokens.add(token)
+        resumed = body.get("resume") == "secret"
+        answer = {"token": token, "expires_in": 600, "conversation": "cnv_1", "resume": "secret", "resumed": resumed}
+        limits = {"text_bytes": 8192, "context_bytes": 2048, "comment_bytes": 1000}
+        return JSONResponse({**answer, "skill": self.skill, "limits": limits}, headers=CORS)
+
+    def refusal(self, status: int) -> Response:
+        return JSONResponse({"error": self.error}, status, headers={**CORS, **self.headers})
+
+    async def messages(self, request: Request) -> Response:
         self.asked.append(await request.json())
         if self.status != 200:
-            headers = {**CORS, **self.headers}
-            return JSONResponse({"error": {"message": self.error}}, self.status, headers=headers)
-        return StreamingResponse(self.stream(), headers=CORS, media_type="text/event-stream")
+            return self.refusal(self.status)
+        return self.events_response(f"rep_{len(self.asked)}", 0)
 
-    async def about(self, request: Request) -> Response:
-        await asyncio.sleep(self.skill_delay)
-        return JSONResponse(self.skill, self.skill_status, headers=CORS)
+    async def replies(self, request: Request) -> Response:
+        reply = request.path_params["reply"]
+        self.resumed.append(f"{reply}?{request.url.query}")
+        if self.lost:
+            self.error = {"message": "Gone.", "code": "reply_unknown"}
+            return self.refusal(404)
+        return self.events_response(reply, int(request.query_params["from"]))
+
+    def events_response(self, reply: str, first: int) -> Response:
+        return StreamingResponse(self.stream(reply, first), headers=CORS, media_type="text/event-stream")
+
+    async def stop(self, request: Request) -> Response:
+        self.stopped.append(request.path_params["reply"])
+        return JSONResponse({"reply": self.stopped[-1], "finish": "stopped"}, headers=CORS)
+
+    async def feedback(self, request: Request) -> Response:
+        self.ratings.append(await request.json())
+        return Response(status_code=204, headers=CORS)
+
+    async def forget(self, _: Request) -> Response:
+        self.resets += 1
+        self.turns = []
+        return Response(status_code=204, headers=CORS)
+
+    async def conversation(self, _: Request) -> Response:
+        return JSONResponse({"conversation": "cnv_1", "running": None, "turns": self.turns}, headers=CORS)
 
     def app(self) -> Starlette:
         async def preflight(_: Request) -> Response:
             return Response(headers=CORS)
 
-        path = "/v1/chat/completions"
-        api = [
-            Route(path, preflight, methods=["OPTIONS"]),
-            Route(path, self.completions, methods=["POST"]),
-            Route("/v1/skills/{name}", self.about),
-        ]
-        return Starlette(routes=[*api, *widget.routes(ASSETS)])
+        def bearer(handler: Any) -> Any:
+            async def checked(request: Request) -> Response:
+                if request.headers.get("Authorization", "").removeprefix("Bearer ") in self.tokens:
+                    response: Response = await handler(request)
+                    return response
+                return JSONResponse({"error": {"code": "session_expired"}}, 401, headers=CORS)
+
+            return checked
+
+        api = {
+            "session": self.session,
+            "messages": bearer(self.messages),
+            "conversation": bearer(self.conversation),
+            "replies/{reply}": bearer(self.replies),
+            "replies/{reply}/stop": bearer(self.stop),
+            "feedback": bearer(self.feedback),
+            "reset": bearer(self.forget),
+        }
+        routes = [Route(f"/v1/widget/{path}", handler, methods=["POST"]) for path, handler in api.items()]
+        options = Route("/v1/widget/{path:path}", preflight, methods=["OPTIONS"])
+        return Starlette(routes=[options, *routes, *widget.routes(ASSETS)])
 
 
-def event(data: object) -> bytes:
-    return f"data: {json.dumps(data)}\r\n\r\n".encode()
+def turn(question: str, text: str, **reply: Any) -> dict[str, Any]:
+    """A turn of an earlier page."""
+    made = {"id": "rep_0", "text": text, "finish": "stop", "next": 9, "citations": [], "rating": None, **reply}
+    return {"question": question, "reply": made}
+
+
+def event(number: int, name: str, data: object) -> bytes:
+    return f"id: {number}\r\nevent: {name}\r\ndata: {json.dumps(data)}\r\n\r\n".encode()
 
 
 @contextmanager
@@ -97,7 +169,7 @@ def listening(app: ASGIApp) -> Iterator[str]:
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
-        pass
+        thread.join(0.005)
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:

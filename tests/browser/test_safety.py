@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Visitor
-from tests.browser.stub import Stub
+from tests.browser.stub import Stub, turn
 from tests.browser.test_widget import ask, open_chat
 
 ATTACKS = json.loads((Path(__file__).parents[2] / "widget" / "test" / "attacks.json").read_text())
 OURS = {"div", "h2", "p", "button", "svg", "path", "form", "textarea", "span", "i"}
-TEXT = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "pre", "code", "blockquote", "hr", "br", "strong", "em", "a"}
+TEXT = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "pre", "code", "blockquote", "hr", "br", "strong", "em", "a", "del", "table", "thead", "tbody", "tr", "th", "td"}
 INSIDE = """selector => {
     const root = document.querySelector("html > skill-chat").shadowRoot;
     return [...root.querySelectorAll(selector)];
@@ -36,25 +36,41 @@ def test_answers(open_page: Visitor, host: str, stub_server: tuple[Stub, str], s
     page = open_page(host)
     open_chat(page)
     for number, attack in enumerate(ATTACKS):
-        stub.pieces = list(attack)
+        stub.pieces = [attack[at : at + 3] for at in range(0, len(attack), 3)]
         ask(page, attack)
-        expect(page.locator(".answer")).to_have_count(number + 2)
-        expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert len(stub.asked) == len(ATTACKS) >= 40
+        expect(page.locator(".answer .actions")).to_have_count(number + 1)
+    assert len(stub.asked) == len(ATTACKS) >= 60
     assert_harmless(page, open_page.asked, {host, stub_server[1]})
     assert "a" in elements(page), "the harmless links among them are links"
 
 
-def test_titles_greetings_and_errors(open_page: Visitor, host: str, stub_server: tuple[Stub, str], stub: Stub) -> None:
-    for attack in [*ATTACKS[:6], "\n\n".join(ATTACKS)]:
-        stub.skill = {"title": attack, "greeting": attack}
-        stub.status, stub.error = 400, attack
+def test_every_other_text(open_page: Visitor, host: str, stub_server: tuple[Stub, str], stub: Stub) -> None:
+    """Title, greeting, starters, citations, an earlier conversation, errors and the page's own options."""
+    for attack in [*ATTACKS[:4], "\n\n".join(ATTACKS)]:
+        stub.reset()
+        stub.skill = {"title": attack, "greeting": attack, "starters": [attack], "image_origins": [attack]}
+        stub.turns = [turn(attack, attack, citations=[{"title": attack, "url": attack}])]
         page = open_page(host)
+        page.evaluate("text => sessionStorage.setItem(`skill-chat ${text}/ help`, 'secret')", stub_server[1])
         open_chat(page)
         expect(page.locator(".panel h2")).to_have_text(attack)
+        expect(page.locator(".actions")).to_have_count(1)
+        stub.citations = [{"title": attack, "url": "https://example.org/" + attack}, {"title": attack, "url": attack}]
+        ask(page, attack)
+        expect(page.locator(".actions")).to_have_count(2)
+        stub.status, stub.error = 400, {"message": attack}
         ask(page, attack)
         expect(page.locator(".trouble-line")).to_contain_text(attack)
+        page.get_by_role("button", name="New chat").click()
+        expect(page.locator(".starter")).to_have_text(attack)
         assert_harmless(page, open_page.asked, {host, stub_server[1]})
+    page.evaluate(
+        "text => SkillChat('init', { skill: 'x', title: text, greeting: text, starters: [text], accent: text, lang: text })"
+        ".call('open')",
+        "\n".join(ATTACKS),
+    )
+    expect(page.locator(".panel")).to_have_count(2)
+    assert_harmless(page, open_page.asked, {host, stub_server[1]})
 
 
 def test_a_skill_of_the_wrong_shape_is_shown_with_our_own_words(open_page: Visitor, host: str, stub: Stub) -> None:

@@ -1,6 +1,7 @@
 """The widget in Debian's Chromium, embedded from another origin under a strict policy."""
 
 import re
+from unittest.mock import ANY
 from urllib.parse import urlsplit
 
 import pytest
@@ -63,7 +64,7 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visito
 
 
 def test_a_greeting_that_comes_late_still_stands_first(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.skill_delay = 0.5
+    stub.session_delay = 0.5
     page = open_page(host)
     open_chat(page)
     ask(page, "Hello")
@@ -71,26 +72,23 @@ def test_a_greeting_that_comes_late_still_stands_first(open_page: Visitor, host:
     expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Hello world."])
 
 
-def test_the_request_is_a_chat_completion_with_the_latest_turns(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_only_the_new_question_is_sent(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
-    page.evaluate("Array.prototype.toJSON = () => 'broken'")
+    page.evaluate("Array.prototype.toJSON = String.prototype.toJSON = () => 'broken'")
+    page.evaluate("for (const name of ['title', 'error', 'body', 'key', 'resume', 'x']) Object.prototype[name] = 'bad'")
     open_chat(page)
-    for number in range(7):
+    expect(page.get_by_role("dialog", name="Garden help")).to_be_visible()
+    page.evaluate("SkillChat('setContext', 'Page: Pricing')")
+    for number in range(2):
         ask(page, f'question "{number}"')
         expect(page.locator(".answer .text strong")).to_have_count(number + 2)
         expect(page.get_by_role("button", name="Send")).to_be_visible()
-    assert stub.asked[0] == {
-        "model": "help",
-        "messages": [{"role": "user", "content": 'question "0"'}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    messages = stub.asked[-1]["messages"]
-    assert [message["role"] for message in messages] == ["user", "assistant"] * 4 + ["user"]
-    assert [message["content"] for message in messages[-3:]] == ['question "5"', "Hello **world**.", 'question "6"']
+    assert stub.sessions == [{"skill": "help"}]
+    assert [sent.pop("message") for sent in stub.asked] == [ANY, ANY]
+    assert stub.asked == [{"text": f'question "{n}"', "context": "Page: Pricing"} for n in range(2)]
 
 
-def test_stop_ends_the_request_and_keeps_the_text(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_stop_ends_the_answer_and_keeps_the_text(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.hold = ("Half an",), True
     page = open_page(host)
     open_chat(page)
@@ -100,8 +98,7 @@ def test_stop_ends_the_request_and_keeps_the_text(open_page: Visitor, host: str,
     expect(page.locator(".answer").last).to_contain_text("Stopped.")
     expect(answer(page)).to_have_text("Half an")
     expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
-    page.wait_for_timeout(100)
-    assert stub.left == 1
+    assert stub.stopped == ["rep_1"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +125,7 @@ def test_errors_are_words_and_can_be_tried_again(
     expect(answer(page)).to_have_text("Hello world.")
     expect(page.locator(".trouble-line")).to_have_count(0)
     expect(page.locator(".question")).to_have_count(1)
-    assert stub.asked[-1]["messages"] == [{"role": "user", "content": "Hello?"}]
+    assert stub.asked[-1]["text"] == "Hello?"
     expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
     writing = "The assistant is writing."
     assert page.evaluate("said") == [writing, words, writing, "Answer complete. Hello world."]
@@ -149,17 +146,39 @@ def test_a_busy_server_is_waited_for(open_page: Visitor, host: str, stub: Stub, 
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_cut_stream_keeps_its_text_and_says_so(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.pieces, stub.cut, stub.delay = ("Only the", " first"), True, 0.05
+def test_a_stream_that_breaks_is_gone_on_with(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.pieces, stub.cuts, stub.delay = ("Only the", " first"), 2, 0.05
+    page = open_page(host)
+    open_chat(page)
+    listen(page)
+    ask(page, "All of it?")
+    expect(page.locator(".actions")).to_be_visible()
+    expect(answer(page)).to_have_text("Only the first")
+    assert stub.resumed == ["rep_1?from=3", "rep_1?from=3"]
+    assert page.evaluate("said") == ["The assistant is writing.", "Answer complete. Only the first"]
+
+
+def test_what_cannot_be_gone_on_with_keeps_its_text_and_says_so(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.pieces, stub.cuts, stub.lost = ("Only the", " first"), 1, True
     page = open_page(host)
     open_chat(page)
     ask(page, "All of it?")
     expect(page.locator(".trouble-line span")).to_have_text("The connection was lost. This answer is incomplete.")
     expect(answer(page)).to_have_text("Only the first")
-    stub.cut = False
     page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".actions")).to_be_visible()
     expect(page.locator(".trouble-line")).to_have_count(0)
-    assert stub.asked[-1]["messages"] == [{"role": "user", "content": "All of it?"}]
+    assert len(stub.asked) == 2
+
+
+def test_an_expired_session_is_continued_once_for_all(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    expect(page.locator(".answer")).to_have_count(1)
+    stub.tokens.clear()
+    ask(page, "Hello?")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert stub.sessions == [{"skill": "help"}, {"skill": "help", "resume": "secret"}]
 
 
 def test_offline_is_said(open_page: Visitor, host: str, stub: Stub) -> None:
@@ -175,11 +194,11 @@ def test_offline_is_said(open_page: Visitor, host: str, stub: Stub) -> None:
 
 
 def test_a_skill_that_refuses_says_so_at_once(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.skill_status = 403
+    stub.session_status = 403
     page = open_page(host)
     open_chat(page)
     expect(page.locator(".trouble-line span")).to_have_text("This page is not allowed to use this assistant.")
-    stub.skill_status = 200
+    stub.session_status = 200
     page.get_by_role("button", name="Try again").click()
     expect(page.get_by_role("dialog", name="Garden help")).to_be_visible()
     expect(page.locator(".answer")).to_have_count(1)
@@ -193,15 +212,16 @@ def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visitor, 
     assert page.context.cookies() == []
     names = "Object.keys(window).filter(name => /skill|chat|secateur/i.test(name)).length"
     stores = f"[localStorage.length, sessionStorage.length, document.cookie, {names}]"
-    assert page.evaluate(stores) == [0, 0, "", 0]
+    assert page.evaluate(stores) == [0, 0, "", 1]
     open_chat(page)
+    assert page.evaluate(stores) == [0, 0, "", 1]
     ask(page, "Hello")
     expect(answer(page)).to_have_text("Hello world.")
-    assert page.evaluate(stores) == [0, 0, "", 0]
+    assert page.evaluate(stores) == [0, 1, "", 1]
     assert page.context.cookies() == []
     paths = [urlsplit(url).path for url in open_page.asked]
-    assert re.fullmatch(r"/assets/app-[0-9a-f]{12}\.js", paths[-3])
-    assert paths[-2:] == ["/v1/skills/help", "/v1/chat/completions"]
+    assert re.fullmatch(r"/assets/app-[0-9a-f]{12}\.js /assets/app-en-[0-9a-f]{12}\.js", " ".join(paths[-4:-2]))
+    assert paths[-2:] == ["/v1/widget/session", "/v1/widget/messages"]
 
 
 @pytest.mark.parametrize("path", ["/nonce", "/dynamic", "/late", "/hostile"])
@@ -212,10 +232,10 @@ def test_it_works_under_any_policy_and_any_stylesheet(open_page: Visitor, host: 
     expect(answer(page)).to_have_text("Hello world.")
     panel = page.get_by_role("dialog")
     box = panel.bounding_box()
-    assert box == {"x": 1280 - 20 - 392, "y": 720 - 20 - 640, "width": 392, "height": 640}
+    assert box == {"x": 1280 - 20 - 400, "y": 720 - 20 - 660, "width": 400, "height": 660}
     field = page.get_by_role("textbox", name="Your message")
     style = "e => { const s = getComputedStyle(e); return [parseFloat(s.fontSize) >= 16, s.color] }"
-    assert field.evaluate(style) == [True, "rgb(26, 32, 29)"]
+    assert field.evaluate(style) == [True, "rgb(24, 32, 28)"]
     page.get_by_role("button", name="Close chat").click()
     expect(page.get_by_role("button", name="Open chat")).to_be_focused()
 
@@ -242,7 +262,7 @@ def test_the_keyboard_is_enough(open_page: Visitor, host: str, stub: Stub) -> No
     assert stub.asked == []
     page.keyboard.press("Enter")
     expect(answer(page)).to_have_text("Hello world.")
-    assert stub.asked[0]["messages"][-1]["content"] == "one\ntwo"
+    assert stub.asked[0]["text"] == "one\ntwo"
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
     expect(page.get_by_role("button", name="Open chat")).to_be_focused()
@@ -253,7 +273,7 @@ def test_an_app_that_does_not_load_is_said_and_tried_again(open_page: Visitor, h
     page = open_page(host)
     page.route("**/assets/app-*", lambda route: route.abort())
     page.get_by_role("button", name="Open chat").click()
-    expect(page.get_by_role("alert")).to_have_text("The chat could not be loaded. Please try again.")
+    expect(page.get_by_role("alert")).to_have_text("Chat unavailable")
     page.unroute("**/assets/app-*")
     open_chat(page)
     expect(page.get_by_role("alert")).to_have_count(0)

@@ -79,7 +79,7 @@ export class Conversation {
         if (following.signal.aborted) return this.#stopping === turn ? "stopped" : "left";
         const problem = error instanceof Problem ? error : new Problem("failed", String(error));
         if (turn.next > before) failures = 0;
-        if (!again(problem, turn, failures)) return problem.kind === "missing" && turn.text ? new Problem("cut") : problem;
+        if (!again(problem, turn, failures)) return problem.kind === "missing" && turn.text ? new Problem("cut", "", 0, problem.code) : problem;
         watch.broken(true);
         await pause(PAUSES_MS[failures] ?? 0, following.signal);
         watch.broken(false);

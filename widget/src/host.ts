@@ -43,7 +43,7 @@ export function define(base: string, load: () => Promise<App>): Api {
     #stays = false;
 
     connectedCallback(): void {
-      this.#root ??= this.#build();
+      if (!this.#root) this.#build();
       if (!this.#stays || this.#read("z-index")) return;
       this.popover = "manual"; // the top layer: nothing on the page can cover it
       this.showPopover?.();
@@ -88,18 +88,17 @@ export function define(base: string, load: () => Promise<App>): Api {
       return WORDS[language.slice(0, 2)] ?? WORDS.en!;
     }
 
-    #build(): ShadowRoot {
+    #build(): void {
       this.#stays = this.#read("mode") === "floating";
       const accent = this.#read("accent") ?? "";
       if (CSS.supports("color", accent)) this.style.setProperty("--skill-chat-accent", accent);
       this.style.setProperty("--skill-chat-z", this.#read("z-index"));
-      const root = this.attachShadow({ mode: "open" });
+      const root = (this.#root = this.attachShadow({ mode: "open" }));
       const button = element("button", { class: "launcher", "aria-label": this.#words()[0]! });
       button.onclick = () => this.call("open");
       adopt(root, this.#stays ? style : style + inlineStyle);
       root.append(button);
       if (this.#read("open") !== null) this.call("open", false);
-      return root;
     }
   }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { problemOf, waiting } from "../src/problem.ts";
-import { textsFor } from "../src/texts.ts";
+import { tables } from "../src/languages-bundled.ts";
 
 test("Retry-After in seconds, as a date, and as nonsense", () => {
   const now = Date.parse("2026-11-24T12:00:00Z");
@@ -26,6 +26,24 @@ test("the server's sentence is kept, whatever else the body holds", async () => 
   for (const body of ["", "null", "[]", '{"error":1}', '{"error":{"message":{}}}', "<html>"]) assert.equal(await detail(body), "");
 });
 
-test("an unknown language is English", () => {
-  for (const language of ["en", "en-GB", "EN", "xx", "", "constructor", "__proto__"]) assert.equal(textsFor(language).send, "Send");
+test("every language says everything, and numbers reach the texts that have them", async () => {
+  const english = await tables.get("en")!();
+  const paths = (value: object): string[] =>
+    Object.entries(value).flatMap(([name, inner]) => (typeof inner === "object" ? paths(inner).map((path) => `${name}.${path}`) : [name]));
+  assert.equal(tables.size, 5);
+  for (const [code, table] of tables) {
+    const texts = await table();
+    assert.deepEqual(paths(texts), paths(english), code);
+    assert.equal(texts.code, code);
+    assert.match(texts.wait(7), /7/);
+    assert.ok(!JSON.stringify(texts).includes('""'), `${code} has an empty text`);
+  }
+});
+
+test("a document's language decides, and English where there is none", async () => {
+  Object.assign(globalThis, { LANGUAGES: { en: "data:text/javascript,export default {code:'en'}", de: "data:text/javascript,export default {code:'de'}" } });
+  const { textsFor } = await import("../src/texts.ts");
+  const code = async (language: string): Promise<string> => (await textsFor(language)).code;
+  for (const language of ["en", "en-GB", "EN", "xx", "", "constructor", "__proto__"]) assert.equal(await code(language), "en");
+  for (const language of ["de", "de-AT", "DE"]) assert.equal(await code(language), "de");
 });

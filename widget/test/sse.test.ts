@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { EventReader } from "../src/sse.ts";
+import { createParser } from "eventsource-parser";
+import { EventReader, type ServerEvent } from "../src/sse.ts";
 
 const STREAMS: [name: string, text: string, events: string[]][] = [
   ["line feeds", "data: a\n\ndata: b\n\n", ["a", "b"]],
@@ -16,15 +17,58 @@ const STREAMS: [name: string, text: string, events: string[]][] = [
   ["characters of several bytes", "data: 🌱é日\u2028x\n\ndata: {\"a\":1}\n\n", ["🌱é日\u2028x", '{"a":1}']],
 ];
 
+const texts = (events: ServerEvent[]): string[] => events.map((event) => event.data);
+
 for (const [name, text, events] of STREAMS) {
   const bytes = new TextEncoder().encode(text);
   test(`${name}, cut at every place`, () => {
-    assert.deepEqual(new EventReader().push(bytes), events);
+    assert.deepEqual(texts(new EventReader().push(bytes)), events);
     const reader = new EventReader();
-    assert.deepEqual([...bytes].flatMap((byte) => reader.push(Uint8Array.of(byte))), events);
+    assert.deepEqual(texts([...bytes].flatMap((byte) => reader.push(Uint8Array.of(byte)))), events);
     for (let cut = 0; cut <= bytes.length; cut++) {
       const halves = new EventReader();
-      assert.deepEqual([...halves.push(bytes.slice(0, cut)), ...halves.push(bytes.slice(cut))], events, `cut at ${cut}`);
+      const read = [...halves.push(bytes.slice(0, cut)), ...halves.push(bytes.slice(cut))];
+      assert.deepEqual(texts(read), events, `cut at ${cut}`);
     }
   });
 }
+
+test("names and ids are kept as the standard has it", () => {
+  const stream = "id: 1\nevent: a\ndata: x\n\ndata: y\n\nid: 2\n\nevent: b\n\ndata: z\nid: 3\0\n\nid\ndata: w\n\n";
+  assert.deepEqual(new EventReader().push(new TextEncoder().encode(stream)), [
+    { name: "a", data: "x", id: "1" },
+    { name: "message", data: "y", id: "1" },
+    { name: "message", data: "z", id: "2" },
+    { name: "message", data: "w", id: "" },
+  ]);
+});
+
+const PIECES = ["data: a", "data:b", "data", "data: 🌱é", "event: x", "event", "id: 7", "id", "id: 🌱", ": note", ":", "retry: 9", "x: y", " data: c", "\n", "\r", "\r\n", "\n\n", "\r\r", "\r\n\r\n"];
+
+/** A stream of random pieces; the same for the same seed. */
+function randomStream(random: () => number): Uint8Array {
+  const pieces = Array.from({ length: 30 }, () => PIECES[Math.floor(random() * PIECES.length)]);
+  const lines = pieces.map((piece) => (/^[\r\n]/.test(piece ?? "") || random() < 0.2 ? piece : `${piece}\n`));
+  return new TextEncoder().encode((random() < 0.2 ? "\uFEFF" : "") + lines.join("") + "\n\n");
+}
+
+test("eventsource-parser agrees on random streams cut at random places", () => {
+  let state = 1;
+  const random = (): number => (state = (state * 48271) % 2147483647) / 2147483647;
+  let seen = 0;
+  for (let round = 0; round < 2000; round++) {
+    const bytes = randomStream(random);
+    const expected: ServerEvent[] = [];
+    const parser = createParser({ onEvent: ({ event = "message", data }) => expected.push({ name: event, data, id: "" }) });
+    parser.feed(new TextDecoder().decode(bytes));
+    const reader = new EventReader();
+    const read = [];
+    for (let at = 0; at < bytes.length; ) {
+      const size = 1 + Math.floor(random() * 9);
+      read.push(...reader.push(bytes.slice(at, (at += size))));
+    }
+    seen += expected.length;
+    assert.deepEqual(read.map((event) => ({ ...event, id: "" })), expected, JSON.stringify(new TextDecoder().decode(bytes)));
+  }
+  assert.ok(seen > 1000, `${seen} events`);
+});
