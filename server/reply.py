@@ -34,6 +34,11 @@ class Asked(Struct, frozen=True):
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -213,6 +218,11 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
     return Sampling(
         temperature=skill.temperature if asked.temperature is None else asked.temperature,
         top_p=skill.top_p if asked.top_p is None else asked.top_p,
+        top_k=asked.top_k,
+        min_p=asked.min_p,
+        frequency_penalty=asked.frequency_penalty,
+        presence_penalty=asked.presence_penalty,
+        logit_bias=asked.logit_bias,
         seed=asked.seed,
         max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
         stop_ids=model.tokenizer.stop_ids,

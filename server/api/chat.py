@@ -54,6 +54,11 @@ def asked(wanted: ChatRequest, grant: Grant) -> Asked:
         max_tokens=wanted.limit,
         temperature=wanted.temperature,
         top_p=wanted.top_p,
+        top_k=wanted.top_k or 0,
+        min_p=wanted.min_p or 0.0,
+        frequency_penalty=wanted.frequency_penalty or 0.0,
+        presence_penalty=wanted.presence_penalty or 0.0,
+        logit_bias=tuple((wanted.logit_bias or {}).items()),
         seed=wanted.seed,
         stop=wanted.stops,
     )

@@ -18,9 +18,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
     "top_logprobs": (),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (False, True),
@@ -40,6 +37,10 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+# What shapes the drawing of tokens, by its name here, in `Asked` and in the engine's `Sampling`.
+DRAWING = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed")
 
 
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +81,13 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    """Not OpenAI's; as other servers have it."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Likewise."""
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     seed: int | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
 
@@ -96,7 +104,7 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def sampled(self) -> str | None:
         """The first field that is set of those that shape the reply."""
-        names = ("max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop")
+        names = ("max_tokens", "max_completion_tokens", *DRAWING, "stop")
         return next((name for name in names if getattr(self, name) is not None), None)
 
 
@@ -106,7 +114,7 @@ def parse(body: bytes) -> ChatRequest:
     if isinstance(fields, dict):
         fields = asked_for(fields)
     try:
-        request = msgspec.convert(fields, ChatRequest)
+        request = msgspec.convert(fields, ChatRequest, str_keys=True)
     except msgspec.ValidationError as error:
         raise explain(str(error)) from None
     check(request)
@@ -164,7 +172,7 @@ def without_nulls(message: Any) -> Any:
 
 def explain(message: str) -> InvalidRequest:
     """msgspec's message with its path as `param`; the caller's own values are not repeated."""
-    what, _, place = message.partition(" - at `$")
+    what, _, place = message.replace(" - at `key` in `$", " - at `$").partition(" - at `$")
     path = place.rstrip("`").removeprefix(".")
     if field := re.search(r"(?:unknown|required) field `(.*)`$", what, re.DOTALL):
         path = f"{path}.{field[1][:64]}".removeprefix(".")

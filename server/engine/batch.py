@@ -1,4 +1,4 @@
-"""What one forward pass computes: a few chunks of ids, each with its place in the cache and the position where it starts.
+"""What one forward pass computes: a few chunks of ids, each with its place in the cache and its first position.
 
 A batch is a value: it stays true for the runner while another thread aborts the sequences it came from."""
 

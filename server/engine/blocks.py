@@ -36,7 +36,6 @@ class Space(Struct, frozen=True):
         """All blocks."""
         return self.slots * self.per_text + self.pinned
 
-
     def table(self, slot: int, blocks: tuple[int, ...]) -> tuple[int, ...]:
         """`blocks`, or where there are none, those that are the slot's own as long as nothing is shared."""
         return blocks or tuple(range(slot * self.per_text, (slot + 1) * self.per_text))

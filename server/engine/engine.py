@@ -50,6 +50,11 @@ class Engine:
         The first `standing` ids are those that every prompt of the skill begins with: they are kept for the next.
         Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
         _check(len(prompt), sampling, self.context)
+        for id, _ in sampling.logit_bias:
+            if id >= self._runner.vocabulary:
+                raise InvalidRequest(
+                    f"logit_bias names token {id}; there are {self._runner.vocabulary}.", param="logit_bias"
+                )
         sequence = Sequence(skill, tuple(prompt), sampling, standing)
         stream = Stream(sequence, self._abort)
         with self._changed:

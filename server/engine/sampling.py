@@ -1,37 +1,89 @@
-"""From logits to token ids: greedy at temperature 0, else a draw from the nucleus `top_p`.
+"""From logits to token ids: greedy at temperature 0, else a draw from what `min_p`, `top_k` and `top_p` leave, in turn.
 
 A draw depends on its own row, the sequence's seed and the token's index, never on what else is in the batch."""
 
+import math
 import random
+from collections import Counter
+from collections.abc import Sequence as Ids
 
 import torch
 from torch import Tensor
 
 from server.engine.batch import Batch
-from server.engine.sequence import Sequence
+from server.engine.sequence import Sampling, Sequence
 from server.errors import EngineFailed
 
 _HEAD = 256  # a nucleus nearly always lies within so many tokens, and sorting a whole vocabulary takes milliseconds
 
+Mask = Tensor
+"""The ids that a sequence's next token may have, int64 in rising order: what a grammar allows."""
 
-def sample(batch: Batch, logits: Tensor) -> list[int]:
-    """One id per row of logits [rows, vocabulary]; EngineFailed if a row holds NaN or infinity at its top."""
+
+def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) -> list[int]:
+    """One id per row of logits [rows, vocabulary]; EngineFailed if a row holds NaN or infinity at its top.
+
+    `masks` has one entry for each row, None where every id may come.
+    """
     if not bool(logits.amax(dim=-1).isfinite().all()):
         raise EngineFailed("The model computed NaN or infinite logits: its weights are damaged or overflow their type.")
-    return [draw(row, sequence) for row, sequence in zip(logits, batch.sampled, strict=True)]
+    allowed = masks or [None] * len(batch.sampled)
+    return [draw(*row) for row in zip(logits, batch.sampled, allowed, strict=True)]
 
 
-def draw(logits: Tensor, sequence: Sequence) -> int:
+def draw(logits: Tensor, sequence: Sequence, mask: Mask | None = None) -> int:
     """The next id of one sequence from its logits [vocabulary]."""
     sampling = sequence.sampling
+    logits = _adjusted(logits, sequence)
+    ids = mask
+    if mask is not None:
+        logits = logits[mask]
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return _id(ids, int(logits.argmax()))
+    chosen = _candidates(logits, sampling)
+    if chosen is not None:
+        logits = logits[chosen]
+        ids = chosen if ids is None else ids[chosen]
     # Subtract the top first: a tiny temperature must sharpen, not overflow.
     probabilities = ((logits.double() - logits.max()) / sampling.temperature).softmax(dim=-1)
-    ids, cumulative = _nucleus(probabilities, sampling.top_p)
+    places, cumulative = _nucleus(probabilities, sampling.top_p)
     uniform = random.Random(f"{sequence.seed}/{sequence.generated}").random()
     index = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
-    return int(ids[min(index, len(ids) - 1)])
+    return _id(ids, int(places[min(index, len(places) - 1)]))
+
+
+def _id(ids: Tensor | None, place: int) -> int:
+    return place if ids is None else int(ids[place])
+
+
+def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
+    """The logits with the biases and penalties; itself where there are none."""
+    sampling = sequence.sampling
+    changed: dict[int, float] = dict(sampling.logit_bias)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        for id, count in Counter(sequence.tokens[len(sequence.prompt) :]).items():
+            penalty = sampling.frequency_penalty * count + sampling.presence_penalty
+            changed[id] = changed.get(id, 0.0) - penalty
+    if not changed:
+        return logits
+    adjusted = logits.clone()
+    adjusted[list(changed)] += torch.tensor(list(changed.values()), dtype=logits.dtype)
+    return adjusted
+
+
+def _candidates(logits: Tensor, sampling: Sampling) -> Tensor | None:
+    """The ids, in rising order, that `min_p` and `top_k` leave; None for all. The lower id comes first in a tie."""
+    floor = -math.inf
+    if sampling.min_p > 0:
+        floor = float(logits.max()) + sampling.temperature * math.log(sampling.min_p)
+    if not 0 < sampling.top_k < len(logits):
+        return None if floor == -math.inf else (logits >= floor).nonzero().flatten()
+    least = float(logits.topk(sampling.top_k).values[-1])
+    if least < floor:
+        return (logits >= floor).nonzero().flatten()
+    above = (logits > least).nonzero().flatten()
+    level = (logits == least).nonzero().flatten()[: sampling.top_k - len(above)]
+    return torch.cat([above, level]).sort().values
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,17 @@ class Sampling(Struct, frozen=True):
 
     temperature: float = 1.0
     top_p: float = 1.0
+    """Only the fewest most likely tokens whose mass reaches it."""
+    top_k: int = 0
+    """Only so many of the most likely tokens; 0: all."""
+    min_p: float = 0.0
+    """Only tokens at least so likely as this part of the most likely one."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that it stands in the reply."""
+    presence_penalty: float = 0.0
+    """Taken once from the logit of each token that stands in the reply."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Ids, and what is added to their logits."""
     seed: int | None = None
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()

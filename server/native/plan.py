@@ -137,7 +137,12 @@ class Plan(Struct, frozen=True):
     @property
     def names(self) -> frozenset[str]:
         """Every weight that is used."""
-        layers = [name for layer in self.layers for part in (layer.matrices, layer.norms, layer.biases) for name in part.values()]
+        layers = [
+            name
+            for layer in self.layers
+            for part in (layer.matrices, layer.norms, layer.biases)
+            for name in part.values()
+        ]
         return frozenset((self.embedding, self.head, self.norm, *layers))
 
 

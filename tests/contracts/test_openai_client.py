@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from server.checkpoint.lineage import address
+from server.engine.blocks import BLOCK
 from tests.server.harness import KEY, LINEAGE, OTHER_KEY, Serve, Served, says
 
 ASK: Any = [{"role": "user", "content": "Say hello"}]
@@ -77,7 +78,7 @@ def test_cached_tokens_are_a_part_of_the_prompt(client: OpenAI) -> None:
     assert usage is not None
     assert usage.prompt_tokens_details is not None
     assert usage.prompt_tokens == PROMPT_TOKENS
-    assert usage.prompt_tokens_details.cached_tokens == PROMPT_TOKENS - 1  # the last one's logits are needed
+    assert usage.prompt_tokens_details.cached_tokens == PROMPT_TOKENS // BLOCK * BLOCK > 0  # whole blocks
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -209,3 +210,23 @@ def ask(client: OpenAI, *, stream: bool, **options: Any) -> tuple[str, str | Non
         return choice.message.content or "", choice.finish_reason
     chunks = list(client.chat.completions.create(model="help", messages=ASK, stream=True, **options))
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks), chunks[-1].choices[0].finish_reason
+
+
+def test_biases_penalties_and_what_other_servers_have_reach_the_sampler(serve: Serve) -> None:
+    with connect(serve("aaaa")) as client:
+
+        def said(**options: Any) -> str | None:
+            return (
+                client.chat.completions.create(model="help", messages=ASK, max_tokens=4, **options)
+                .choices[0]
+                .message.content
+            )
+
+        assert said(temperature=0) == "aaaa"
+        # The fake model gives its next id a logit of 50, and 0 to all others.
+        assert said(temperature=0, logit_bias={str(ord("b") - ord("!")): 60}) not in ("aaaa", None)
+        assert said(temperature=0, frequency_penalty=2, presence_penalty=2) == "aaaa"
+        assert said(temperature=2, extra_body={"top_k": 1}) == said(temperature=2, extra_body={"min_p": 1.0}) == "aaaa"
+        with pytest.raises(openai.BadRequestError, match="logit_bias names token 99999") as caught:
+            said(logit_bias={"99999": 1})
+        assert caught.value.param == "logit_bias"

@@ -190,7 +190,18 @@ def test_a_page_of_a_known_origin_may_read_and_others_may_not(serve: Serve) -> N
     }
 
 
-@pytest.mark.parametrize("more", [{"temperature": 0}, {"max_tokens": 1}, {"seed": 1}, {"stop": "x"}, {"top_p": 1}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"temperature": 0},
+        {"max_tokens": 1},
+        {"seed": 1},
+        {"stop": "x"},
+        {"top_p": 1},
+        {"top_k": 3},
+        {"logit_bias": {"1": 2}},
+    ],
+)
 def test_a_visitor_sets_nothing_and_plays_no_system(serve: Serve, more: dict[str, Any]) -> None:
     served = serve()
     system = {**ASK, "messages": [{"role": "system", "content": "x"}, *ASK["messages"]]}

@@ -23,7 +23,6 @@ from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
 
 
-
 class Artifact(Weights, Protocol):
     """What is used of an artifact."""
 
@@ -61,7 +60,11 @@ class NativeRunner:
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
-            Choice("keys and values", f"{options.key_bits} bits", f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"),
+            Choice(
+                "keys and values",
+                f"{options.key_bits} bits",
+                f"{self._step.cache_bytes >> 20} MB for {slots} x {context}",
+            ),
         )
         self._prove()
 
@@ -92,7 +95,10 @@ class NativeRunner:
 
     def _prove(self) -> None:
         """A few ids at once and in pieces must give the same logits, and finite ones; ArtifactError if not."""
-        ids = tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._options.context, self._options.batch_tokens)))
+        ids = tuple(
+            token % self.vocabulary
+            for token in range(11, 11 + min(8, self._options.context, self._options.batch_tokens))
+        )
         pieces = [(0, len(ids) // 2), (len(ids) // 2, len(ids))]
         whole, parts = (self._probe(ids, cuts) for cuts in ([(0, len(ids))], pieces))
         if not bool(whole.isfinite().all()):
@@ -107,4 +113,3 @@ class NativeRunner:
             if start < end:
                 logits = self.forward(Batch((Chunk(sequence, 0, start, ids[start:end], True),)))
         return logits
-

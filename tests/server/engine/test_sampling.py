@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from server.engine.sequence import Sampling, Sequence
 from server.errors import EngineFailed
 
 
-def asked(temperature: float, top_p: float, seed: int | None) -> Sequence:
-    return Sequence("", (1,), Sampling(temperature=temperature, top_p=top_p, seed=seed))
+def asked(temperature: float, top_p: float, seed: int | None, **more: Any) -> Sequence:
+    return Sequence("", (1,), Sampling(temperature=temperature, top_p=top_p, seed=seed, **more))
 
 
 def slow_nucleus(logits: list[float], temperature: float, top_p: float) -> dict[int, float]:
@@ -112,3 +113,60 @@ def test_ids_forbidden_by_minus_infinity_are_never_drawn() -> None:
     logits[4] = logits[6] = 0.0
     assert {draw(logits, asked(1.0, 1.0, seed)) for seed in range(50)} == {4, 6}
     assert {draw(logits, asked(1.0, 0.9, seed)) for seed in range(50)} == {4, 6}
+
+
+def slow_allowed(logits: list[float], temperature: float, top_k: int, min_p: float, top_p: float) -> set[int]:
+    """What may be drawn, by the definitions in turn."""
+    weights = {id: math.exp((logit - max(logits)) / temperature) for id, logit in enumerate(logits)}
+    kept = {id for id, weight in weights.items() if weight >= min_p * (1 - 1e-9)}
+    if top_k:
+        kept = set(sorted(kept, key=lambda id: (-logits[id], id))[:top_k])
+    places = sorted(kept)
+    nucleus = slow_nucleus([logits[id] for id in places], temperature, top_p)
+    return {places[place] for place in nucleus}
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.sampled_from([1, 2, 9, 40]),
+    top_k=st.sampled_from([0, 1, 3, 8, 100]),
+    min_p=st.sampled_from([0.0, 0.11, 0.52, 1.0]),
+    top_p=st.sampled_from([0.33, 0.77, 1.0]),
+)
+def test_top_k_and_min_p_leave_what_their_definitions_say(
+    seed: int, size: int, top_k: int, min_p: float, top_p: float
+) -> None:
+    generator = random.Random(seed)
+    logits = [round(generator.gauss(0, 1), 1) for _ in range(size)]
+    allowed = slow_allowed(logits, 0.8, top_k, min_p, top_p)
+    drawn = {draw(torch.tensor(logits), asked(0.8, top_p, n, top_k=top_k, min_p=min_p)) for n in range(60)}
+    assert drawn <= allowed
+    assert (
+        len(allowed) > 3
+        or drawn == allowed
+        or min(weight for id, weight in slow_nucleus(logits, 0.8, 1.0).items() if id in allowed) < 0.1
+    )
+
+
+def test_penalties_count_the_reply_and_not_the_prompt() -> None:
+    sequence = asked(0, 1, None, frequency_penalty=0.5, presence_penalty=0.2)
+    logits = torch.tensor([1.0, 1.05, 0.0])
+    drawn = []
+    for _ in range(6):
+        drawn.append(draw(logits, sequence))
+        sequence.append(drawn[-1])
+    # 1.05 becomes 0.35 and then -0.15, 1.0 becomes 0.3 and then -0.2; the third, 0, comes between.
+    assert drawn == [1, 0, 1, 0, 2, 1]
+    assert logits.tolist() == torch.tensor([1.0, 1.05, 0.0]).tolist(), "the caller's logits were changed"
+
+
+def test_a_bias_moves_an_id_and_a_mask_allows_nothing_else() -> None:
+    logits = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    assert draw(logits, asked(0, 1, 1, logit_bias=((3, 3.5),))) == 3
+    assert {draw(logits, asked(5.0, 1, seed, logit_bias=((0, -100.0),))) for seed in range(60)} == {1, 2, 3}
+    mask = torch.tensor([1, 3])
+    assert draw(logits, asked(0, 1, 1), mask) == 1
+    assert {draw(logits, asked(5.0, 0.99, seed, top_k=2), mask) for seed in range(60)} == {1, 3}
+    batch = Batch(tuple(Chunk(asked(0, 1, 1), slot, 0, (1,), True) for slot in range(2)))
+    assert sample(batch, logits.repeat(2, 1), [None, mask]) == [0, 1]

@@ -1,4 +1,4 @@
-"""Which runner is chosen for an artifact on disk, with which reason, and what is refused before anything native runs."""
+"""Which runner is chosen for an artifact on disk, with which reason, and what is refused before that."""
 
 import json
 import sys
@@ -102,5 +102,5 @@ def test_a_layout_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     path = artifact(tmp_path)
     whole = (path / WEIGHTS).read_bytes()
     (path / WEIGHTS).write_bytes(whole.replace(b'\\"bits\\":4', b'\\"bits\\":3'))
-    with pytest.raises(ArtifactError, match="layout of .* is malformed"):
+    with pytest.raises(ArtifactError, match=r"layout of .* is malformed"):
         load_runner(Artifact.open(path, verify=False), "auto", OPTIONS)

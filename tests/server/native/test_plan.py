@@ -66,7 +66,11 @@ def test_frequencies_are_those_of_transformers(name: str, old: bool) -> None:
     base = {"model_type": "llama", "hidden_size": 128, "num_attention_heads": 2, "max_position_embeddings": 256}
     config: Any = CONFIG_MAPPING["llama"].from_dict({**base, "rope_parameters": {"rope_theta": 5000.0, **settings}})
     frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    written = {"rope_theta": 5000.0, "rope_scaling": settings} if old else {"rope_parameters": {"rope_theta": 5000.0, **settings}}
+    written = (
+        {"rope_theta": 5000.0, "rope_scaling": settings}
+        if old
+        else {"rope_parameters": {"rope_theta": 5000.0, **settings}}
+    )
     rope = rope_of({**base, **written}, 64, "full_attention")
     torch.testing.assert_close(torch.tensor(rope.frequencies), frequencies.float(), rtol=2e-6, atol=1e-12)
     assert rope.factor == pytest.approx(factor)
@@ -81,7 +85,11 @@ def test_frequencies_are_those_of_transformers(name: str, old: bool) -> None:
         ("llama", {"sliding_window": 5}, "a sliding window, which its kind of model does not have"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type dynamic has no plan"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "rope type llama3 needs 'factor'"),
-        ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "only a part of each head"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "only a part of each head",
+        ),
         ("llama", {"hidden_size": "64"}, "hidden_size is '64', which is no positive number"),
         ("llama", {"head_dim": 512}, "heads have 512 values; 256 is the most"),
         ("llama", {"attention_bias": True}, "it lacks 8 weights: model.layers.0.self_attn.k_proj.bias"),

@@ -1,4 +1,4 @@
-"""Tiny random models of every family that has a plan, packed in memory in any layout, beside transformers' own logits."""
+"""Tiny random models of every family that has a plan, packed in any layout, and transformers' own logits."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0}},
     "llama, yarn rope": {"rope_parameters": YARN},
     "llama, biases": {"attention_bias": True, "mlp_bias": True},
-    "llama, pruned": {"intermediate_size": 72, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1, "vocab_size": 61},
+    "llama, pruned": {"intermediate_size": 72, "num_attention_heads": 2, "num_key_value_heads": 1,
+                      "num_hidden_layers": 1, "vocab_size": 61},
     "llama, odd": {"hidden_size": 40, "intermediate_size": 52, "head_dim": 24, "num_attention_heads": 5,
                    "num_key_value_heads": 1, "vocab_size": 33},
     "mistral": {"sliding_window": 7},
@@ -118,7 +119,9 @@ class Packed:
         if kind == "bf16":
             self._layouts[name] = Balanced(keep=keep, columns=weight.shape[1]) if keep else Dense()
             values = weight.bfloat16()
-            self._parts[name] = dict(zip(("values", "mask"), pack(values, keep), strict=True)) if keep else {"values": values}
+            self._parts[name] = (
+                dict(zip(("values", "mask"), pack(values, keep), strict=True)) if keep else {"values": values}
+            )
             if keep:
                 assert torch.equal(unpack(*self._parts[name].values(), weight.shape[1]).float(), weight)
             return
