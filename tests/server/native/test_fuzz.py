@@ -41,7 +41,7 @@ def random_runner(generator: random.Random) -> NativeRunner:
     }
     if kind in ("mistral", "gemma2", "gemma3_text"):
         options["sliding_window"] = generator.randint(1, 2 * BLOCK)
-    how = generator.choice(("bf16", "int8", "int4", "bf16 20:64", "int8 32:64", "int4 24:64"))
+    how = generator.choice(("bf16", "int8", "int4", "bf16 20:64", "int8 32:64", "int4 24:64", "bf16 any", "int8 any"))
     packed = Packed(tiny(kind, **options), how)
     settings = Options(
         slots=3,

@@ -23,7 +23,7 @@ IDS = [(7 * index * index + 3 * index) % 31 for index in range(100)]
 # bf16 rounds each input by at most 1/512 of itself, int8 by 1/254 of the largest of 64, which is about 2.4 deviations
 # for Gaussian values: 0.1 % and 0.6 % of error (root mean square) a product, of which 15 add up here.
 TOLERANCES = {"bf16": 0.015, "int8": 0.045, "int4": 0.045}
-LAYOUTS = ["int8", "int4", "bf16 32:64", "bf16 17:64", "int8 32:64", "int4 24:64"]
+LAYOUTS = ["int8", "int4", "bf16 32:64", "bf16 17:64", "int8 32:64", "int4 24:64", "bf16 any", "int8 any"]
 
 
 def runner_of(packed: Packed, *, slots: int = 4, context: int = 128, **options: Any) -> NativeRunner:

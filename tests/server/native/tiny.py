@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
-from server.checkpoint.layouts import Balanced, Dense, Layout, Quantised
-from server.checkpoint.packing import pack, unpack
+from server.checkpoint.layouts import Balanced, Dense, Layout, Quantised, Unstructured
+from server.checkpoint.packing import pack, pack_unstructured
 from server.checkpoint.quantised import pack_quantised, unpack_quantised
 
 SHAPE: dict[str, Any] = {
@@ -112,31 +112,38 @@ class Packed:
         return sorted(self._parts)
 
     def _store(self, name: str, weight: Tensor, how: str) -> None:
-        kind, _, rest = how.partition(" ")
-        keep = int(rest.partition(":")[0]) if rest else None
-        if keep:
-            weight.copy_(prune(weight, keep))
+        kind, _, kept = how.partition(" ")
+        if kept:
+            weight.copy_(prune(weight, None if kept == "any" else int(kept.partition(":")[0])))
         if kind == "bf16":
-            self._layouts[name] = Balanced(keep=keep, columns=weight.shape[1]) if keep else Dense()
-            values = weight.bfloat16()
-            self._parts[name] = (
-                dict(zip(("values", "mask"), pack(values, keep), strict=True)) if keep else {"values": values}
-            )
-            if keep:
-                assert torch.equal(unpack(*self._parts[name].values(), weight.shape[1]).float(), weight)
+            self._layouts[name], self._parts[name] = store(weight.bfloat16(), kept)
             return
         rounded, scales = quantise(weight, 4 if kind == "int4" else 8)
-        weight.copy_(rounded)
         self._layouts[name], self._parts[name] = pack_quantised(rounded.bfloat16(), scales)
         layout = self._layouts[name]
         assert isinstance(layout, Quantised)
+        assert kept != "any" or layout.count or weight.shape[1] < 64
         weight.copy_(unpack_quantised(self._parts[name], layout))
 
 
-def prune(weight: Tensor, keep: int) -> Tensor:
-    """Random masks: `keep` values of every 64 columns."""
+def store(weight: Tensor, kept: str) -> tuple[Layout, dict[str, Tensor]]:
+    """A matrix of 16 bits, dense, balanced (`k:64`) or unstructured (`any`)."""
+    columns = weight.shape[-1]
+    if kept == "any":
+        return Unstructured(count=int(weight.count_nonzero()), columns=columns), pack_unstructured(weight)
+    if not kept:
+        return Dense(), {"values": weight}
+    keep = int(kept.partition(":")[0])
+    return Balanced(keep=keep, columns=columns), dict(zip(("values", "mask"), pack(weight, keep), strict=True))
+
+
+def prune(weight: Tensor, keep: int | None) -> Tensor:
+    """Random masks: `keep` values of every 64 columns, or a third wherever they are but one run that stays whole."""
     generator = torch.Generator().manual_seed(weight.numel())
     noise = torch.rand(weight.shape, generator=generator)
+    if keep is None:
+        noise[0] = 0
+        return weight * (noise < 1 / 3)
     ranks = torch.cat([run.argsort(1).argsort(1) for run in noise.split(64, dim=1)], dim=1)
     return weight * (ranks < keep)
 
