@@ -13,26 +13,26 @@ struct Scratch {
     Buffer<float> scales, totals;
 };
 
-// 16 x 16 elements of 32 bits, rows to columns; out[j * 2].
-inline void turn(__m512i* in, __m512i* out) {
-    __m512i a[16];
+// 16 x 16 elements of 32 bits, rows to columns.
+inline void turn(const __m512i* in, __m512i* out) {
+    __m512i a[16], b[16];
     for (int i = 0; i < 8; ++i) {
         a[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
         a[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
     }
     for (int i = 0; i < 16; i += 4)
         for (int j = 0; j < 2; ++j) {
-            in[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
-            in[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
+            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + j + 2]);
+            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + j + 2]);
         }
-    for (int i = 0; i < 4; ++i) {  // in[4 b + i], quarter q: rows 4 b .. 4 b + 3 of column 4 q + i
-        __m512i low = _mm512_shuffle_i32x4(in[i], in[4 + i], 0x88), high = _mm512_shuffle_i32x4(in[i], in[4 + i], 0xdd);
-        __m512i low2 = _mm512_shuffle_i32x4(in[8 + i], in[12 + i], 0x88);
-        __m512i high2 = _mm512_shuffle_i32x4(in[8 + i], in[12 + i], 0xdd);
-        out[i * 2] = _mm512_shuffle_i32x4(low, low2, 0x88);
-        out[(8 + i) * 2] = _mm512_shuffle_i32x4(low, low2, 0xdd);
-        out[(4 + i) * 2] = _mm512_shuffle_i32x4(high, high2, 0x88);
-        out[(12 + i) * 2] = _mm512_shuffle_i32x4(high, high2, 0xdd);
+    for (int i = 0; i < 4; ++i) {  // b[4 k + i], quarter q: rows 4 k .. 4 k + 3 of column 4 q + i
+        __m512i low = _mm512_shuffle_i32x4(b[i], b[4 + i], 0x88), high = _mm512_shuffle_i32x4(b[i], b[4 + i], 0xdd);
+        __m512i low2 = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0x88);
+        __m512i high2 = _mm512_shuffle_i32x4(b[8 + i], b[12 + i], 0xdd);
+        out[i] = _mm512_shuffle_i32x4(low, low2, 0x88);
+        out[8 + i] = _mm512_shuffle_i32x4(low, low2, 0xdd);
+        out[4 + i] = _mm512_shuffle_i32x4(high, high2, 0x88);
+        out[12 + i] = _mm512_shuffle_i32x4(high, high2, 0xdd);
     }
 }
 
@@ -122,9 +122,10 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
             std::fill_n(totals, count * ROWS, 0.0f);
             for (int64_t run = 0; run < input.runs; ++run) {
                 for (int block = 0; block < 2; ++block) {
-                    __m512i rows[TILE];
+                    __m512i rows[TILE], columns[TILE];
                     for (int i = 0; i < TILE; ++i) rows[i] = codes_of<KIND, SHAPE>(blocks[block], i, run);
-                    turn(rows, &tile.of[0][block]);
+                    turn(rows, columns);
+                    for (int j = 0; j < TILE; ++j) tile.of[j][block] = columns[j];
                 }
                 chunk.add_all(tile, run, count);
             }

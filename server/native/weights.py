@@ -12,7 +12,7 @@ from torch import Tensor
 
 from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, Unstructured
 from server.errors import ArtifactError
-from server.native import _core
+from server.native import core
 from server.native.plan import LayerPlan, Plan, Refused
 
 ALIGNMENT = 64
@@ -87,7 +87,7 @@ class Loader:
             raise ArtifactError(f"The weight {name} is {list(vector.shape)}, where the configuration needs [{size}].")
         return vector.float().numpy()
 
-    def _matrix(self, name: str, rows: int, columns: int) -> _core.Weight:
+    def _matrix(self, name: str, rows: int, columns: int) -> Any:
         layout = self._weights.layout(name)
         parts = self._weights.parts(name)
         if isinstance(layout, Quantised) and layout.transposed:
@@ -102,7 +102,7 @@ class Loader:
         self.kinds[label] = self.kinds.get(label, 0) + 1
         halves = parts["values"] if kind != "bf16" else parts["values"].bfloat16()
         self.copied += halves is not parts["values"]
-        return _core.Weight(
+        return core().Weight(
             kind=kind,
             rows=rows,
             columns=columns,
@@ -133,7 +133,9 @@ def _kind(layout: Layout, columns: int) -> tuple[str, int, int]:
 
 def angles(frequencies: tuple[float, ...], factor: float, positions: int) -> tuple[Any, Any]:
     """Cosines and sines of every position, float32 [positions, frequencies]; products as transformers rounds them."""
-    turned = numpy.arange(positions, dtype=numpy.float32)[:, None] * numpy.float32(frequencies)[None, :]
+    turned = (
+        numpy.arange(positions, dtype=numpy.float32)[:, None] * numpy.array(frequencies, dtype=numpy.float32)[None, :]
+    )
     functions: tuple[Callable[[Any], Any], ...] = (numpy.cos, numpy.sin)
     cosines, sines = ((function(turned.astype(numpy.float64)) * factor).astype(numpy.float32) for function in functions)
     return cosines, sines

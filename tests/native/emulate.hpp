@@ -145,7 +145,10 @@ struct Quarter {
 inline I shuffle(I a, I b, int control) {
     Quarter x[4], y[4], out[4];
     std::memcpy(x, &a, 64), std::memcpy(y, &b, 64);
-    for (int i = 0; i < 4; ++i) out[i] = (i < 2 ? x : y)[control >> (2 * i) & 3];
+    for (int i = 0; i < 4; ++i) {
+        int from = control >> (2 * i) & 3;
+        out[i] = i < 2 ? x[from] : y[from];  // GCC 12 gets (i < 2 ? x : y)[from] wrong under its sanitizers
+    }
     I result;
     std::memcpy(&result, out, 64);
     return result;

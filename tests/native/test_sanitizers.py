@@ -17,7 +17,7 @@ NATIVE = HERE.parent.parent / "server" / "native"
 KERNELS = ["rounding", "portable", "multiply", "pool", "choose"]
 VECTORS = ["avx2_line", "avx2_batch", "avx2_halves", "avx512_line", "avx512_batch", "avx512_halves"]
 WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-DSECATEUR_EMULATE", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
-SANITIZERS = ["address,undefined", "thread"]
+SANITIZERS = ["address,undefined"]
 
 
 def build(folder: Path, sanitizer: str) -> Path:

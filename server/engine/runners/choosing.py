@@ -10,7 +10,10 @@ import torch
 from server.checkpoint.reader import Artifact
 from server.engine.choice import Choice
 from server.engine.runners import Options, Runner
+from server.engine.runners.native_runner import NativeRunner
 from server.errors import ConfigError
+from server.native import absent
+from server.native.plan import Refused, plan_of
 
 Wanted = Literal["auto", "native", "transformers"]
 
@@ -31,11 +34,8 @@ def load_runner(artifact: Artifact, wanted: Wanted, options: Options) -> Runner:
 
 def _native(artifact: Artifact, options: Options) -> Runner | str:
     """The native runner, or why there is none."""
-    try:
-        from server.engine.runners.native_runner import NativeRunner
-        from server.native.plan import Refused, plan_of
-    except ImportError as error:
-        return f"it is not built on this machine ({error.msg})"
+    if reason := absent():
+        return reason
     try:
         return NativeRunner(artifact, plan_of(artifact.config, artifact.names()), options)
     except Refused as refused:

@@ -17,7 +17,7 @@ from server.engine.choice import Choice
 from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
-from server.native import _core
+from server.native import core
 from server.native.plan import Plan
 from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
@@ -39,18 +39,19 @@ class NativeRunner:
         self.vocabulary = plan.vocabulary
         self._options = options
         self._space = Space(slots, context)
-        assert _core.BLOCK_POSITIONS == BLOCK
+        native = core()
+        assert native.BLOCK_POSITIONS == BLOCK
         loader = Loader(artifact, plan)
         try:
-            instructions, why = _core.choose(options.instructions)
+            instructions, why = native.choose(options.instructions)
             values = loader.values(context)
             threads, reason = choose_threads(options.threads)
-            self._step = _core.Step(
+            self._step = native.Step(
                 values,
                 tokens=options.batch_tokens,
                 blocks=self._space.count,
                 eight_bits=options.key_bits == 8,
-                pool=_core.Pool(threads),
+                pool=native.Pool(threads),
                 set=instructions,
             )
         except ValueError as error:

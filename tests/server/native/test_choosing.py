@@ -82,11 +82,11 @@ def test_what_was_asked_for_by_name_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_without_the_build_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "server.engine.runners.native_runner", None)
+    monkeypatch.setitem(sys.modules, "server.native._core", None)
     path = artifact(tmp_path)
     _, choice = chosen(path)
-    assert (choice.kernel, "it is not built on this machine" in choice.reason) == ("transformers", True)
-    with pytest.raises(ConfigError, match="not built on this machine"):
+    assert (choice.kernel, "the C++ runtime was not built" in choice.reason) == ("transformers", True)
+    with pytest.raises(ConfigError, match=r"C\+\+ runtime was not built"):
         chosen(path, "native")
 
 

@@ -18,7 +18,7 @@ from server.engine.blocks import BLOCK
 from server.engine.runners import Options
 from server.engine.runners.native_runner import NativeRunner
 from server.engine.sequence import Sampling, Sequence
-from server.native import _core
+from server.native import core
 from server.native.plan import plan_of
 from tests.server.native.tiny import Packed, tiny
 
@@ -49,7 +49,7 @@ def random_runner(generator: random.Random) -> NativeRunner:
         batch_tokens=2 * CONTEXT,
         key_bits=generator.choice((8, 16)),
         threads=generator.choice((1, 2)),
-        instructions=generator.choice(_core.available()),
+        instructions=generator.choice(core().available()),
     )
     return NativeRunner(packed, plan_of(packed.config, packed.names()), settings)
 

@@ -15,7 +15,7 @@ from server.engine.sampling import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
-from server.native import _core
+from server.native import core
 from server.native.plan import plan_of
 from tests.server.native.tiny import MODELS, Packed, own_logits, tiny
 
@@ -57,7 +57,7 @@ def test_every_layout_gives_the_logits_of_its_unpacked_weights(name: str, how: s
     assert error(whole(runner_of(packed), IDS), own_logits(model, IDS)) < TOLERANCES[how.split()[0]]
 
 
-@pytest.mark.parametrize("instructions", _core.available())
+@pytest.mark.parametrize("instructions", core().available())
 @pytest.mark.parametrize("how", ["bf16", "int4 32:64"])
 def test_every_instruction_set_gives_the_same_logits(how: str, instructions: str) -> None:
     model = tiny("gemma2")
@@ -182,3 +182,24 @@ def test_weights_that_do_not_lie_on_64_bytes_are_copied_and_right() -> None:
         room[1:] = values.flatten()
         parts["values"] = room[1:].view(values.shape)
     assert error(whole(runner_of(packed), IDS), own_logits(model, IDS)) < TOLERANCES["bf16"]
+
+
+def perplexity(logits: list[torch.Tensor], texts: list[list[int]]) -> float:
+    """Of all ids but the first of each text."""
+    losses = [
+        torch.nn.functional.cross_entropy(rows[:-1].double(), torch.tensor(ids[1:]), reduction="none")
+        for rows, ids in zip(logits, texts, strict=True)
+    ]
+    return float(torch.cat(losses).mean().exp())
+
+
+@pytest.mark.parametrize("how", ["bf16", *LAYOUTS])
+def test_perplexity_through_the_runtime_is_that_through_torch(how: str) -> None:
+    model = tiny("llama")
+    packed = Packed(model, how)
+    runner = runner_of(packed)
+    generator = random.Random(1)
+    texts = [[generator.randrange(96) for _ in range(128)] for _ in range(24)]
+    ours = perplexity([whole(runner, text) for text in texts], texts)
+    torchs = perplexity([own_logits(model, text) for text in texts], texts)
+    assert abs(ours / torchs - 1) < 0.005
