@@ -61,7 +61,7 @@ def test_every_command_of_the_page_works_in_its_order(place: Path) -> None:
             script += ["set -x", body, "{ set +x; } 2>/dev/null"]
     environment = os.environ | {"PATH": f"{place / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["bash", "-m", "-c", "\n".join(script)], cwd=place, env=environment, capture_output=True, text=True, timeout=1800
+        ["bash", "-mc", "\n".join(script)], cwd=place, env=environment, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Passed: every gate holds") == 3

@@ -85,12 +85,9 @@ def _special(writer: Any, path: Path, ids: Mapping[str, int]) -> None:
         "unk_token": writer.add_unk_token_id,
         "pad_token": writer.add_pad_token_id,
     }.items():
-        value = settings.get(name)
-        token = value.get("content") if isinstance(value, dict) else value
-        if token in ids:
+        if (token := _named(settings, name)) in ids:
             add(ids[token])
-    end = settings.get("eos_token")
-    named = ids.get(end.get("content") if isinstance(end, dict) else str(end))
+    named = ids.get(_named(settings, "eos_token"))
     others = sorted(Tokenizer.load(path).stop_ids - {named})
     if named is None and others:
         writer.add_eos_token_id(others.pop())
@@ -98,3 +95,9 @@ def _special(writer: Any, path: Path, ids: Mapping[str, int]) -> None:
         writer.add_eot_token_id(others[0])
     if template := template_source(path, settings):
         writer.add_chat_template(template)
+
+
+def _named(settings: Mapping[str, Any], name: str) -> str:
+    """The text of a named token, or nothing."""
+    value = settings.get(name)
+    return str(value.get("content") if isinstance(value, dict) else value or "")
