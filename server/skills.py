@@ -1,6 +1,6 @@
 """Skills: what callers ask for as `model`, who may ask, and the decision for one request.
 
-Denied by default: a skill that names neither a key nor an origin can be used by nobody.
+Denied by default: a skill that no key opens can be used by no program, and one without origins by no page.
 """
 
 import hmac
@@ -25,10 +25,9 @@ class Credentials(Struct, frozen=True):
 
 
 class Grant(Struct, frozen=True):
-    """A skill that the caller may use; `trusted` callers hold a key, the others are a web page's visitors."""
+    """A skill that the caller may use, since it holds a key; a page's visitors have sessions instead."""
 
     skill: Skill
-    trusted: bool
     key_id: str = ""
     """Tells keys apart in the ledger: the first digits of the key's SHA-256. Empty without a key."""
 
@@ -102,9 +101,7 @@ class Skills:
         if shown is not None:
             key = self._keys.find(shown)
             if _holds(skill, shown) or (key is not None and skill.name in key.skills):
-                return Grant(skill, trusted=True, key_id=digest(shown)[:KEY_ID])
-        if credentials.origin is not None and credentials.origin in skill.origins:
-            return Grant(skill, trusted=False)
+                return Grant(skill, key_id=digest(shown)[:KEY_ID])
         return None
 
     def _refusal(self, credentials: Credentials, what: str) -> Unauthorized | Forbidden:
@@ -112,8 +109,6 @@ class Skills:
             if self._keys.find(credentials.key) or sum(_holds(skill, credentials.key) for skill in self):
                 return Forbidden(f"This API key may not use {what}.", code="key_not_allowed")
             return Unauthorized("The API key is not known.", code="invalid_api_key")
-        if credentials.origin is not None:
-            return Forbidden(f"Pages of this origin may not use {what}.", code="origin_not_allowed")
         return Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
 
 

@@ -16,7 +16,7 @@ from server.api.completion import Form, complete, encode, ending, opening, text_
 from server.api.events import ReplyStream, leave
 from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import ChatRequest, parse
-from server.errors import Forbidden, SecateurError
+from server.errors import SecateurError
 from server.metering.meter import Answered
 from server.replays import Kept, Replays, forgotten, key_of
 from server.reply import Asked, Replies, Reply
@@ -81,13 +81,8 @@ def repeated(kept: Kept, form: Form) -> Response:
 
 
 def asked(wanted: ChatRequest, grant: Grant) -> Asked:
-    """The request in our terms; raises Forbidden for what a page's visitor may not say."""
+    """The request in our terms."""
     messages = tuple(message.plain() for message in wanted.messages)
-    if not grant.trusted:
-        if messages[0]["role"] == "system":
-            raise Forbidden("Only holders of an API key may send system messages.", param="messages[0].role")
-        if wanted.sampled:
-            raise Forbidden(f"Only holders of an API key may set `{wanted.sampled}`.", param=wanted.sampled)
     return Asked(
         skill=grant.skill,
         messages=messages,

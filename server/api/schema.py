@@ -102,12 +102,6 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
         """The most tokens of the reply, by either of its names."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
-    @property
-    def sampled(self) -> str | None:
-        """The first field that is set of those that shape the reply."""
-        names = ("max_tokens", "max_completion_tokens", *DRAWING, "stop")
-        return next((name for name in names if getattr(self, name) is not None), None)
-
 
 def parse(body: bytes) -> ChatRequest:
     """The request in `body`; raises InvalidRequest naming the field."""

@@ -19,27 +19,24 @@ def test_a_key_opens_its_skills_only() -> None:
         key: [grant.skill.name for grant in ALL.usable(Credentials(key=key))] for key in ("key-a", "key-b", "key-both")
     }
     assert opened == {"key-a": ["a"], "key-b": ["b"], "key-both": ["b", "c"]}
-    assert ALL.authorise("a", Credentials(key="key-a")).trusted
 
 
-def test_an_origin_opens_its_skills_untrusted() -> None:
-    grant = ALL.authorise("a", Credentials(origin="https://a.example"))
-    assert grant.skill is A
-    assert not grant.trusted
+def test_an_origin_opens_no_skill_to_programs_since_anybody_can_send_one() -> None:
+    with pytest.raises(Unauthorized):
+        ALL.authorise("a", Credentials(origin="https://a.example"))
+    assert ALL.authorise("a", Credentials(key="key-a", origin="https://evil.example")).skill is A
+    with pytest.raises(Unauthorized):
+        ALL.authorise("a", Credentials(key="wrong", origin="https://a.example"))
 
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://a.example:443", "http://a.example", "https://a.example.evil", "https://A.example", "null", "*", ""],
+    ["https://a.example:443", "http://a.example", "https://a.example.evil", "https://A.example", "null", "*", "", None],
 )
-def test_an_origin_matches_exactly_or_not_at_all(origin: str) -> None:
-    with pytest.raises(Forbidden):
-        ALL.authorise("a", Credentials(origin=origin))
-
-
-def test_a_key_that_is_good_counts_wherever_it_comes_from() -> None:
-    assert ALL.authorise("a", Credentials(key="key-a", origin="https://evil.example")).trusted
-    assert not ALL.authorise("a", Credentials(key="wrong", origin="https://a.example")).trusted
+def test_an_origin_is_admitted_exactly_or_not_at_all(origin: str | None) -> None:
+    assert A.admits("https://a.example")
+    assert not A.admits(origin)
+    assert not CLOSED.admits(origin)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +47,7 @@ def test_a_key_that_is_good_counts_wherever_it_comes_from() -> None:
         (Credentials(key="' OR 1=1--"), Unauthorized, "invalid_api_key"),
         (Credentials(key="\udcff"), Unauthorized, "invalid_api_key"),
         (Credentials(key="key-b"), Forbidden, "key_not_allowed"),
-        (Credentials(origin="https://b.example:8443"), Forbidden, "origin_not_allowed"),
+        (Credentials(origin="https://a.example"), Unauthorized, "missing_api_key"),
     ],
 )
 def test_everyone_else_is_refused(shown: Credentials, error: type[Exception], code: str) -> None:
@@ -133,6 +130,8 @@ def test_a_folder_without_skills_is_refused(tmp_path: Path) -> None:
 def test_the_demo_skill_lets_the_demo_page_in_and_nobody_else() -> None:
     skills = Skills.load(ROOT / "examples/demo/skills")
     assert skills.names == ("help",)
-    assert not skills.authorise("help", Credentials(origin="http://127.0.0.1:8001")).trusted
-    with pytest.raises(Forbidden):
-        skills.authorise("help", Credentials(origin="http://127.0.0.1:8000"))
+    (demo,) = skills
+    assert demo.admits("http://127.0.0.1:8001")
+    assert not demo.admits("http://127.0.0.1:8000")
+    with pytest.raises(Unauthorized):
+        skills.authorise("help", Credentials(key="sk-any"))
