@@ -200,7 +200,7 @@ def test_a_page_full_of_traps(open_page: Visitor, host: str, stub: Stub) -> None
     """Clobbered names, shortcuts on every level, a replaced fetch, a polluted prototype."""
     page = open_page(f"{host}/traps")
     open_chat(page)
-    page.evaluate("window.fetch = () => { throw new Error('not yours') }")
+    page.evaluate("void (window.fetch = () => { throw new Error('not yours') })")
     page.keyboard.type("s/?")
     expect(page.get_by_role("textbox", name="Your message")).to_have_value("s/?")
     page.keyboard.press("Enter")

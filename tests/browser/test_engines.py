@@ -7,7 +7,7 @@ import pytest
 from tests.browser.drivers import Engine, firefox, installed, minibrowser, webkit
 from tests.browser.stub import Stub
 
-ROOT = 'Document.prototype.querySelector.call(document, "html > skill-chat").shadowRoot'
+ROOT = 'document.querySelector("html > skill-chat").shadowRoot'
 ENGINES = {
     "firefox": (firefox, installed("firefox-esr")),
     "webkit": (webkit, installed("WebKitWebDriver", "Xvfb") and minibrowser() != ""),
@@ -37,8 +37,9 @@ def open_chat(engine: Engine, url: str) -> None:
     engine.until(f"{ROOT}.activeElement?.localName", "textarea")
 
 
-@pytest.mark.parametrize("path", ["/nonce", "/hostile", "/traps"])
+@pytest.mark.parametrize("path", ["/nonce", "/hostile"])
 def test_a_chat_by_keyboard(engine: Engine, host: str, stub: Stub, path: str) -> None:
+    stub.delay = 0.1
     stub.pieces, stub.cuts = ("# Roses\n\nIn *late*", " winter.\n\n| a |\n|---|\n| snake_case |\n\n- one\n- two"), 1
     open_chat(engine, host + path)
     engine.press(*"When?", "Enter")

@@ -2,14 +2,14 @@
 import type { Answer } from "./answer.ts";
 import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
-import { bare, page } from "./dom.ts";
+import { bare, listen, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
 import { Problem } from "./problem.ts";
 import type { Texts } from "./texts.ts";
 import { waitFor } from "./wait.ts";
 
 /** For the page's developer: the browser does not tell the widget which of the two it is. */
-const UNREACHABLE = "Secateur: the server is down, or the skill does not name this page's origin";
+const UNREACHABLE = "Secateur: the server is down, or the skill does not name this origin";
 
 export class Chat {
   #panel: Panel;
@@ -143,8 +143,8 @@ export class Chat {
 
   #watchConnection(signal: AbortSignal): void {
     const notice = (): void => this.#panel.notice(navigator.onLine ? "" : this.texts.offline);
-    addEventListener("online", notice, { signal });
-    addEventListener("offline", notice, { signal });
+    listen(window, "online", notice, signal);
+    listen(window, "offline", notice, signal);
     notice();
   }
 
@@ -227,7 +227,7 @@ export class Chat {
   }
 
   #rate(turn: Turn, comment?: string): void {
-    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: the rating was not stored", error));
+    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: rating not stored", error));
     this.#emit("feedback", bare({ rating: turn.rating, text: comment ?? "" }));
   }
 
