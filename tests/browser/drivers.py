@@ -1,4 +1,4 @@
-"""Firefox by its Marionette protocol and WebKitGTK by WebDriver: two engines that Playwright does not drive as Debian has them."""
+"""Firefox by its Marionette protocol and WebKitGTK by WebDriver: Playwright does not drive them as Debian has them."""
 
 import json
 import shutil

@@ -15,10 +15,20 @@ button, textarea, div, span, p, h2 { font-size: 5px !important; color: red !impo
 """
 CLOBBERS = "".join(
     f'<form name="{name}"></form><img name="{name}" alt="">'
-    for name in (
-        "createElement createElementNS querySelector currentScript documentElement readyState activeElement body head "
-        "addEventListener SkillChat fetch"
-    ).split()
+    for name in [
+        "createElement",
+        "createElementNS",
+        "querySelector",
+        "currentScript",
+        "documentElement",
+        "readyState",
+        "activeElement",
+        "body",
+        "head",
+        "addEventListener",
+        "SkillChat",
+        "fetch",
+    ]
 )
 TRAPS = """<script nonce="n">
 window.shortcuts = [];
@@ -53,16 +63,18 @@ def extra_pages(url: str) -> list[Route]:
         f"default-src 'none'; img-src data:; script-src {origin}; connect-src {origin}; style-src 'nonce-n'; {TRUSTED}"
     )
     loader = f'<script async src="{src}"></script>'
-    queue = f"""<script nonce="n">
-        window.SkillChat = function () {{ (SkillChat.q = SkillChat.q || []).push(arguments) }};
-        SkillChat("init", {{ skill: "help", title: "My title" }});
+    queue = """<script nonce="n">
+        window.SkillChat = function () { (SkillChat.q = SkillChat.q || []).push(arguments) };
+        SkillChat("init", { skill: "help", title: "My title" });
         SkillChat("setContext", "Page: queue");
         SkillChat("send", "From the queue");</script>"""
     options = f"""<script async src="{src}" data-skill="help" data-key="pk_test" data-position="bottom-left"
         data-lang="de-AT" data-theme="dark" data-accent="#b00" data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
         data-starters="Eins?|Zwei?" data-persist="local" data-z-index="50" data-model="other" data-prompt="Obey"
         data-temperature="2" data-system="Obey"></script>"""
-    chats = '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
+    chats = (
+        '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
+    )
     ours = f"script-src {origin}"
     return [
         page("/queue", document(queue + loader), strict + f"script-src 'nonce-n' {origin}"),

@@ -71,5 +71,7 @@ def test_the_checker_of_pa11y_finds_no_error(open_page: Visitor, host: str, stub
     page.evaluate(FLAT)
     page.evaluate(SNIFFER.read_text())
     page.evaluate("new Promise(done => HTMLCS.process('WCAG2AA', document, done))")
-    found = page.evaluate("HTMLCS.getMessages().filter(m => m.type === 1).map(m => [m.code, m.element.outerHTML, m.msg])")
+    found = page.evaluate(
+        "HTMLCS.getMessages().filter(m => m.type === 1).map(m => [m.code, m.element.outerHTML, m.msg])"
+    )
     assert found == []

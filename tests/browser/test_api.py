@@ -8,7 +8,8 @@ from tests.browser.stub import Stub, turn
 from tests.browser.test_widget import answer, ask, open_chat
 
 NODES = """() => {
-    const count = root => [...root.querySelectorAll("*")].reduce((n, e) => n + 1 + (e.shadowRoot ? count(e.shadowRoot) : 0), 0);
+    const inner = e => e.shadowRoot ? count(e.shadowRoot) : 0;
+    const count = root => [...root.querySelectorAll("*")].reduce((n, e) => n + 1 + inner(e), 0);
     return count(document);
 }"""
 
@@ -28,7 +29,8 @@ def test_every_option_and_no_option_for_the_model(open_page: Visitor, host: str,
     panel = page.get_by_role("dialog", name="<b>Titel</b>")
     expect(panel).to_be_visible()
     box = panel.bounding_box()
-    assert box and box["x"] == 20
+    assert box is not None
+    assert box["x"] == 20
     expect(page.locator(".starter")).to_have_text(["Eins?", "Zwei?"])
     expect(page.locator(".answer .text").first).to_have_text("Hallo!")
     assert page.locator(".label").inner_text() == "KI-Assistent"
@@ -64,7 +66,9 @@ def test_calls_and_events(open_page: Visitor, host: str, stub: Stub) -> None:
     page.evaluate("""() => {
         window.told = [];
         const names = "ready open close message response.start response.end error feedback reset".split(" ");
-        for (const name of names) document.addEventListener(`skillchat:${name}`, e => told.push([name, e.detail.text ?? null]));
+        for (const name of names) {
+            document.addEventListener(`skillchat:${name}`, e => told.push([name, e.detail.text ?? null]));
+        }
         window.counted = 0;
         window.count = () => counted++;
         SkillChat("on", "open", count);
@@ -72,7 +76,9 @@ def test_calls_and_events(open_page: Visitor, host: str, stub: Stub) -> None:
     page.evaluate("SkillChat('send', 'By script')")
     expect(answer(page)).to_have_text("Hello world.")
     page.get_by_role("button", name="Good answer").click()
-    page.evaluate("SkillChat('close'); SkillChat('off', 'open', count); SkillChat('toggle'); SkillChat('setTheme', 'dark')")
+    page.evaluate(
+        "SkillChat('close'); SkillChat('off', 'open', count); SkillChat('toggle'); SkillChat('setTheme', 'dark')"
+    )
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.locator(".panel").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(22, 26, 24)"
     page.evaluate("SkillChat('reset')")
@@ -200,7 +206,7 @@ def test_a_page_full_of_traps(open_page: Visitor, host: str, stub: Stub) -> None
     """Clobbered names, shortcuts on every level, a replaced fetch, a polluted prototype."""
     page = open_page(f"{host}/traps")
     open_chat(page)
-    page.evaluate("window.fetch = () => { throw new Error('not yours') }")
+    page.evaluate("void (window.fetch = () => { throw new Error('not yours') })")
     page.keyboard.type("s/?")
     expect(page.get_by_role("textbox", name="Your message")).to_have_value("s/?")
     page.keyboard.press("Enter")
@@ -226,7 +232,9 @@ def test_arabic_runs_from_right_to_left(open_page: Visitor, host: str, stub: Stu
     field = page.get_by_role("textbox", name="رسالتك")
     expect(field).to_be_focused()
     send, box = page.get_by_role("button", name="إرسال").bounding_box(), field.bounding_box()
-    assert send and box and send["x"] < box["x"]
+    assert send is not None
+    assert box is not None
+    assert send["x"] < box["x"]
 
 
 def test_a_readable_accent_whatever_the_page_names(open_page: Visitor, host: str, stub: Stub) -> None:
@@ -236,19 +244,22 @@ def test_a_readable_accent_whatever_the_page_names(open_page: Visitor, host: str
         const bright = colour => {
             canvas.fillStyle = colour;
             canvas.fillRect(0, 0, 1, 1);
-            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(v => ((v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4));
+            const linear = v => ((v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+            const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map(linear);
             return .2126 * r + .7152 * g + .0722 * b;
         };
         const ratio = (a, b) => (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
         const chat = document.querySelectorAll("skill-chat")[1];
-        await new Promise(done => chat.shadowRoot.querySelector(".panel") ? done() : chat.addEventListener("skillchat:open", done));
-        const send = chat.shadowRoot.querySelector(".send"), panel = chat.shadowRoot.querySelector(".panel");
+        const inside = selector => chat.shadowRoot.querySelector(selector);
+        await new Promise(done => inside(".panel") ? done() : chat.addEventListener("skillchat:open", done));
+        const send = inside(".send"), paper = getComputedStyle(inside(".panel"));
         const found = [];
-        for (const theme of ["light", "dark"]) for (let hue = 0; hue < 360; hue += 20) for (const l of [0, 30, 50, 70, 100]) {
+        const lights = [0, 30, 50, 70, 100];
+        for (const theme of ["light", "dark"]) for (let hue = 0; hue < 360; hue += 20) for (const l of lights) {
             chat.setAttribute("data-theme", theme);
             chat.style.setProperty("--skill-chat-accent", `hsl(${hue} 100% ${l}%)`);
             const accent = bright(getComputedStyle(send).backgroundColor);
-            found.push(ratio(accent, bright(getComputedStyle(send).color)), ratio(accent, bright(getComputedStyle(panel).backgroundColor)));
+            found.push(ratio(accent, bright(getComputedStyle(send).color)), ratio(accent, bright(paper.backgroundColor)));
         }
         return [found.length, Math.min(...found)];
     }""")

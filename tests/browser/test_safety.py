@@ -12,7 +12,31 @@ from tests.browser.test_widget import ask, open_chat
 
 ATTACKS = json.loads((Path(__file__).parents[2] / "widget" / "test" / "attacks.json").read_text())
 OURS = {"div", "h2", "p", "button", "svg", "path", "form", "textarea", "span", "i"}
-TEXT = {"p", "h3", "h4", "h5", "h6", "ul", "ol", "li", "pre", "code", "blockquote", "hr", "br", "strong", "em", "a", "del", "table", "thead", "tbody", "tr", "th", "td"}
+TEXT = {
+    "p",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "ul",
+    "ol",
+    "li",
+    "pre",
+    "code",
+    "blockquote",
+    "hr",
+    "br",
+    "strong",
+    "em",
+    "a",
+    "del",
+    "table",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+}
 INSIDE = """selector => {
     const root = document.querySelector("html > skill-chat").shadowRoot;
     return [...root.querySelectorAll(selector)];
@@ -65,7 +89,7 @@ def test_every_other_text(open_page: Visitor, host: str, stub_server: tuple[Stub
         expect(page.locator(".starter")).to_have_text(attack)
         assert_harmless(page, open_page.asked, {host, stub_server[1]})
     page.evaluate(
-        "text => SkillChat('init', { skill: 'x', title: text, greeting: text, starters: [text], accent: text, lang: text })"
+        "text => SkillChat('init', { skill: 'x', title: text, greeting: text, starters: [text], accent: text })"
         ".call('open')",
         "\n".join(ATTACKS),
     )

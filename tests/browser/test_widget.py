@@ -159,7 +159,7 @@ def test_a_stream_that_breaks_is_gone_on_with(open_page: Visitor, host: str, stu
 
 
 def test_what_cannot_be_gone_on_with_keeps_its_text_and_says_so(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.pieces, stub.cuts, stub.lost = ("Only the", " first"), 1, True
+    stub.pieces, stub.cuts, stub.lost, stub.delay = ("Only the", " first"), 1, True, 0.05
     page = open_page(host)
     open_chat(page)
     ask(page, "All of it?")

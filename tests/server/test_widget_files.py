@@ -1,6 +1,8 @@
 """How the widget's files are served: caching, revalidation, encodings, and who may load them."""
 
+import base64
 import gzip
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from server.errors import ConfigError
 
 ASSETS = Path(__file__).parents[2] / "server" / "assets"
 LOADER = "/widget.js"
-APP = f"/assets/{next(ASSETS.glob('app-*.js')).name}"
+PARTS = sorted(path.name for path in ASSETS.glob("app-*.js"))
+APP = f"/assets/{next(name for name in PARTS if name.count('-') == 1)}"
 PLAIN = {"Accept-Encoding": "identity"}
 
 
@@ -21,7 +24,7 @@ def client() -> TestClient:
     return TestClient(Starlette(routes=list(routes(ASSETS))))
 
 
-@pytest.mark.parametrize("path", [LOADER, APP])
+@pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in PARTS)])
 def test_any_page_may_load_it_and_nothing_guesses_its_type(client: TestClient, path: str) -> None:
     response = client.get(path, headers=PLAIN)
     assert response.content == (ASSETS / path.rsplit("/")[-1]).read_bytes()
@@ -116,3 +119,15 @@ def test_accept_encoding(header: str, expected: bool) -> None:
 )
 def test_if_none_match(header: str, expected: bool) -> None:
     assert matches(header, '"a"') is expected
+
+
+def test_the_whole_in_one_file_has_the_digest_that_is_published(client: TestClient) -> None:
+    published = client.get("/v/latest/sri.json").json()
+    path = f"/{published['file']}"
+    response = client.get(path, headers=PLAIN)
+    digest = base64.b64encode(hashlib.sha384(response.content).digest()).decode()
+    assert published["integrity"] == f"sha384-{digest}"
+    assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert client.get("/v/latest/sri.json").headers["content-type"] == "application/json"
+    assert client.get("/v/0.0.1/widget.js").status_code == 404
+    assert client.get(path.replace("widget.js", "page.css")).status_code == 404

@@ -25,9 +25,9 @@ export function actions(turn: Turn, around: Around): HTMLElement {
     place.replaceChildren(...(turn.rating ? [commentForm(turn, around, turn.rating === "up" ? up : down)] : []));
     around.follow();
   };
-  up.addEventListener("click", () => rate("up"));
-  down.addEventListener("click", () => rate("down"));
-  again.addEventListener("click", () => around.again(turn));
+  up.onclick = () => rate("up");
+  down.onclick = () => rate("down");
+  again.onclick = () => around.again(turn);
   show();
   return element("div", {}, element("div", { class: "actions" }, copyButton(around, texts.copy, () => turn.text), up, down, again), place);
 }

@@ -71,7 +71,7 @@ export class Answer {
   trouble(text: string, retry: () => void): { line: HTMLElement; button: HTMLButtonElement } {
     const line = element("span", {}, text);
     const retrying = element("button", { type: "button", class: "retry" }, this.around.texts.retry);
-    retrying.addEventListener("click", retry);
+    retrying.onclick = retry;
     this.#below.replaceChildren(element("div", { class: "trouble-line" }, icon("M12 8v5m0 3v.01M12 3l9.5 17h-19z"), line, retrying));
     this.#waiting.remove();
     this.around.follow();

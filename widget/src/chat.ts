@@ -2,20 +2,20 @@
 import type { Answer } from "./answer.ts";
 import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
-import { bare, page } from "./dom.ts";
+import { bare, listen, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
 import { Problem } from "./problem.ts";
 import type { Texts } from "./texts.ts";
 import { waitFor } from "./wait.ts";
 
 /** For the page's developer: the browser does not tell the widget which of the two it is. */
-const UNREACHABLE = "Secateur: the server is down, or the skill does not name this page's origin";
+const UNREACHABLE = "Secateur: the server is down, or the skill does not name this origin";
 
 export class Chat {
   #panel: Panel;
   #conversation: Conversation;
   #last: { turn: Turn; question: HTMLElement; answer: Answer } | undefined;
-  #begun: Promise<void> | undefined;
+  #begun: Promise<boolean> | undefined;
   #shown: AbortController | undefined;
   #before: HTMLElement | null = null;
   #stopWaiting = (): void => {};
@@ -98,9 +98,12 @@ export class Chat {
   }
 
   async send(question: string): Promise<void> {
-    await this.#begin();
     const text = question.trim();
-    if (!text || this.#panel.composer.busy) return;
+    if (!(await this.#begin())) this.#panel.composer.field.value ||= text;
+    else if (text && !this.#panel.composer.busy) await this.#ask(text);
+  }
+
+  async #ask(text: string): Promise<void> {
     this.#last?.answer.settle();
     const node = this.#panel.question(text);
     this.#emit("message", bare({ text }));
@@ -143,17 +146,17 @@ export class Chat {
 
   #watchConnection(signal: AbortSignal): void {
     const notice = (): void => this.#panel.notice(navigator.onLine ? "" : this.texts.offline);
-    addEventListener("online", notice, { signal });
-    addEventListener("offline", notice, { signal });
+    listen(window, "online", notice, signal);
+    listen(window, "offline", notice, signal);
     notice();
   }
 
-  /** The first words, and what was said on an earlier page; once, unless it fails. */
-  #begin(): Promise<void> {
+  /** The first words, and what was said on an earlier page; once, unless it fails. Says whether all is there. */
+  #begin(): Promise<boolean> {
     return (this.#begun ??= this.#introduce());
   }
 
-  async #introduce(): Promise<void> {
+  async #introduce(): Promise<boolean> {
     const { title, greeting, starters } = this.client.settings;
     try {
       const session = await this.client.session();
@@ -161,6 +164,7 @@ export class Chat {
       this.#panel.around.images.push(...session.images);
       this.#panel.introduce(title || session.title, greeting || session.greeting, starters.length ? starters : session.starters);
       for (const turn of turns) this.#restore(turn);
+      return true;
     } catch (error) {
       this.#begun = undefined;
       this.#panel.introduce(title, greeting, []);
@@ -169,7 +173,7 @@ export class Chat {
         answer.node.remove();
         void this.#begin();
       });
-      throw error;
+      return false;
     }
   }
 
@@ -227,7 +231,7 @@ export class Chat {
   }
 
   #rate(turn: Turn, comment?: string): void {
-    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: the rating was not stored", error));
+    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: rating not stored", error));
     this.#emit("feedback", bare({ rating: turn.rating, text: comment ?? "" }));
   }
 

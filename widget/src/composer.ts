@@ -24,7 +24,7 @@ export class Composer {
       event.preventDefault();
       this.submit();
     });
-    this.#stop.addEventListener("click", stop);
+    this.#stop.onclick = stop;
     this.field.addEventListener("input", () => this.#fit());
   }
 

@@ -49,3 +49,8 @@ export function adopt(root: ShadowRoot, css: string): void {
 export function button(name: string, label: string, path: string, type = "button"): HTMLButtonElement {
   return element("button", { type, class: `round ${name}`, "aria-label": label, title: label }, icon(path));
 }
+
+/** Listen, before anyone else of the same target, until the signal. */
+export function listen(target: EventTarget, name: string, heard: (event: Event) => void, signal: AbortSignal): void {
+  target.addEventListener(name, heard, bare({ capture: true, signal }));
+}

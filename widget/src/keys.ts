@@ -1,4 +1,5 @@
 /** Keys pressed in the panel are the panel's: a page's shortcuts must not fire while the visitor types. */
+import { listen } from "./dom.ts";
 
 /**
  * Hand `key` every keydown within `node`. The window hears an event first, so neither the page's listeners, which would see
@@ -11,7 +12,7 @@ export function keep(node: HTMLElement, signal: AbortSignal, key: (event: Keyboa
     event.stopImmediatePropagation();
     if (event.type === "keydown") key(event as KeyboardEvent);
   };
-  for (const name of ["keydown", "keypress", "keyup"]) addEventListener(name, heard, { capture: true, signal });
+  for (const name of ["keydown", "keypress", "keyup"]) listen(window, name, heard, signal);
 }
 
 /** Turn the focus around at the ends of `node`, which fills the screen. */

@@ -1,7 +1,7 @@
 /** The panel: header, log, notices, status and composer. It shows and reports what the visitor does, and decides nothing. */
 import { Answer, unseen, type Around } from "./answer.ts";
 import { Composer } from "./composer.ts";
-import { button, element } from "./dom.ts";
+import { button, element, listen } from "./dom.ts";
 import { keep, trap } from "./keys.ts";
 import type { Settings } from "./settings.ts";
 import type { Texts } from "./texts.ts";
@@ -28,7 +28,6 @@ export class Panel {
   #status = element("div", { role: "status", class: "unseen" });
   #starters: HTMLElement | undefined;
   #following = true;
-  #whole = matchMedia(FULL_SCREEN);
 
   constructor(
     readonly texts: Texts,
@@ -121,7 +120,7 @@ export class Panel {
   attend(signal: AbortSignal): void {
     keep(this.node, signal, (event) => this.#key(event));
     const fit = (): void => {
-      const filled = this.#whole.matches && !this.settings.inline;
+      const filled = matchMedia(FULL_SCREEN).matches && !this.settings.inline;
       if (filled) this.node.setAttribute("aria-modal", "true");
       else this.node.removeAttribute("aria-modal");
       // The keyboard of a phone covers the page without resizing it.
@@ -130,8 +129,7 @@ export class Panel {
       this.node.style.height = covered ? `${height}px` : "";
       this.node.style.top = covered ? `${offsetTop}px` : "";
     };
-    this.#whole.addEventListener("change", fit, { signal });
-    visualViewport?.addEventListener("resize", fit, { signal });
+    listen(visualViewport ?? window, "resize", fit, signal);
     fit();
     this.#follow();
   }
@@ -155,8 +153,8 @@ export class Panel {
 
   #head(): HTMLElement {
     const close = button("close", this.texts.close, "M6 6l12 12M18 6L6 18");
-    close.addEventListener("click", () => this.actions.close());
-    this.#fresh.addEventListener("click", () => this.actions.fresh());
+    close.onclick = () => this.actions.close();
+    this.#fresh.onclick = () => this.actions.fresh();
     const label = element("p", { class: "label" }, this.texts.assistant);
     const head = element("div", { class: "head" }, element("div", {}, this.#title, label), this.#fresh);
     if (!this.settings.inline) head.append(close);
