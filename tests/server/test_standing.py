@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from server.skills import Example, Skill
+from server.skill import Example, Skill
 from server.standing import Standing
 from server.turns import conversation
 from tests.server.harness import tokenizer

@@ -10,8 +10,9 @@ import torch
 
 pytest.importorskip("server.native._core")
 
+from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.reader import Artifact
-from server.checkpoint.writer import WEIGHTS, CheckpointWriter
+from server.checkpoint.writer import CheckpointWriter
 from server.engine.batch import Batch, Chunk
 from server.engine.choice import Choice
 from server.engine.runners import Options, Runner
