@@ -1,4 +1,5 @@
-"""How a weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; as codes or not.
+"""How a weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; as codes or
+as values.
 
 The layout of each tensor is written into the metadata of the safetensors file itself, so the file explains itself.
 """
