@@ -25,4 +25,4 @@ def test_the_skills_turns_are_its_own_and_the_callers_are_not(tmp_path: Path) ->
     assert "0" not in own
     assert length(prompt(("user", "hello"))) == length(asked)
     assert length(prompt(("system", "Be brief."), ("user", "hello"))) < length(asked)
-    assert standing.length(asked, "another skill", lambda text: words.chat([])) == 0
+    assert standing.length(asked, "another skill", lambda text: words.encode(text)) == 0

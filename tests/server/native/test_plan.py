@@ -21,7 +21,7 @@ def plan(name: str, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_windows_and_ropes_are_those_that_the_layers_of_transformers_have(name: str) -> None:
-    model = tiny(name)
+    model: Any = tiny(name)
     packed = Packed(model)
     found = plan_of(packed.config, packed.names())
     for layer, block in zip(found.layers, model.get_decoder().layers, strict=True):

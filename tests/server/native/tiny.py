@@ -71,7 +71,7 @@ def tiny(name: str, **options: Any) -> PreTrainedModel:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 1:
-                weight += 0.3 * torch.randn_like(weight)
+                weight.add_(0.3 * torch.randn_like(weight))
             else:
                 weight.copy_(torch.randn_like(weight) * weight.shape[1] ** -0.5)
             weight.copy_(weight.bfloat16())
@@ -144,14 +144,14 @@ def prune(weight: Tensor, keep: int | None) -> Tensor:
     if keep is None:
         noise[0] = 0
         return weight * (noise < 1 / 3)
-    ranks = torch.cat([run.argsort(1).argsort(1) for run in noise.split(64, dim=1)], dim=1)
+    ranks = torch.cat([run.argsort(1).argsort(1) for run in torch.split(noise, 64, dim=1)], dim=1)
     return weight * (ranks < keep)
 
 
 def quantise(weight: Tensor, bits: int, group: int = 32) -> tuple[Tensor, Tensor]:
     """The nearest codes times their scales, and the scales [rows, groups]."""
     top = 2 ** (bits - 1) - 1
-    scales = torch.stack([run.abs().amax(1) / top for run in weight.split(group, dim=1)], dim=1).half()
+    scales = torch.stack([run.abs().amax(1) / top for run in torch.split(weight, group, dim=1)], dim=1).half()
     steps = scales.float().repeat_interleave(group, dim=1)[:, : weight.shape[1]]
     codes = (weight / steps.where(steps != 0, 1)).round().clamp(-top, top)
     return codes * steps, scales
