@@ -1,7 +1,8 @@
 """The widget's files, read and compressed once when the app is built and served from memory.
 
 `/widget.js` is short-lived and revalidated by its ETag; `/assets/app-<hash>.js` never changes;
-`/v/<version>/widget.js` is the whole widget in one file, whose digest for an `integrity` attribute stands in `/v/<version>/sri.json`.
+`/v/<version>/widget.js` is the whole widget in one file, whose digest for an `integrity` attribute stands in
+`/v/<version>/sri.json`.
 """
 
 import gzip
