@@ -33,10 +33,11 @@ CLOBBERS = "".join(
 TRAPS = """<script nonce="n">
 window.shortcuts = [];
 for (const target of [window, document]) for (const capture of [true, false]) {
-    if (target !== window) target.addEventListener("keydown", e => { shortcuts.push(e.key); e.preventDefault() }, capture);
+    const heard = e => { shortcuts.push(e.key); e.preventDefault() };
+    if (target !== window) target.addEventListener("keydown", heard, capture);
 }
 for (const name of ["mode", "signal", "method", "body", "headers", "cache", "title", "detail", "once", "error"]) {
-    Object.defineProperty(Object.prototype, name, { value: "bad", enumerable: true, writable: true, configurable: true });
+    Object.prototype[name] = "bad";
 }
 Array.prototype.toJSON = () => "broken";
 </script>"""

@@ -31,7 +31,8 @@ def open_chat(engine: Engine, url: str) -> None:
     engine.open(url)
     engine.until(f"Boolean({ROOT}?.querySelector('.launcher'))")
     engine.run(
-        "window.violations = []; document.addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective));"
+        "window.violations = [];"
+        "document.addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective));"
         f"{ROOT}.querySelector('.launcher').click()"
     )
     engine.until(f"{ROOT}.activeElement?.localName", "textarea")
