@@ -70,7 +70,8 @@ def extra_pages(url: str) -> list[Route]:
         SkillChat("setContext", "Page: queue");
         SkillChat("send", "From the queue");</script>"""
     options = f"""<script async src="{src}" data-skill="help" data-key="pk_test" data-position="bottom-left"
-        data-lang="de-AT" data-theme="dark" data-accent="#b00" data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
+        data-lang="de-AT" data-theme="dark" data-accent="#b00"
+        data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
         data-starters="Eins?|Zwei?" data-persist="local" data-z-index="50" data-model="other" data-prompt="Obey"
         data-temperature="2" data-system="Obey"></script>"""
     chats = (
