@@ -39,8 +39,7 @@ class Chat:
         grant = self._skills.authorise(wanted.model, credentials(request))
         identity, created = request_id(request), int(time.time())
         note(request, skill=grant.skill.name, key=grant.key_id)
-        header = request.headers.get("idempotency-key") if grant.trusted else None  # visitors cannot be told apart
-        key = key_of(header, grant.skill.name, grant.key_id)
+        key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         digest = hashlib.sha256(body).hexdigest()
         if key is not None and (kept := self._replays.find(key, digest)):
             return repeated(kept, Form(wanted, kept.request_id, kept.created))

@@ -70,7 +70,8 @@ class Frame:
         with self._traces.span(scope["method"], headers) as span:
             await self._answer(scope, receive, send, headers.get("origin"))
             # Of the path only its pattern is told: what a caller put into it may be anything.
-            facts["route"] = self._paths.get(scope.get("endpoint"), "unmatched")
+            endpoint = scope.get("endpoint")
+            facts["route"] = self._paths.get(endpoint, "unmatched") if endpoint else "unmatched"
             facts["seconds"] = round(time.monotonic() - started, 4)
             span.update(attributes(facts))
         access.info("request", extra={"facts": facts})

@@ -33,12 +33,11 @@ CLOBBERS = "".join(
 TRAPS = """<script nonce="n">
 window.shortcuts = [];
 for (const target of [window, document]) for (const capture of [true, false]) {
-    if (target === window) continue;
-    target.addEventListener("keydown", e => { shortcuts.push(e.key); e.preventDefault() }, capture);
+    const heard = e => { shortcuts.push(e.key); e.preventDefault() };
+    if (target !== window) target.addEventListener("keydown", heard, capture);
 }
 for (const name of ["mode", "signal", "method", "body", "headers", "cache", "title", "detail", "once", "error"]) {
-    const bad = { value: "bad", enumerable: true, writable: true, configurable: true };
-    Object.defineProperty(Object.prototype, name, bad);
+    Object.prototype[name] = "bad";
 }
 Array.prototype.toJSON = () => "broken";
 </script>"""
@@ -71,8 +70,8 @@ def extra_pages(url: str) -> list[Route]:
         SkillChat("setContext", "Page: queue");
         SkillChat("send", "From the queue");</script>"""
     options = f"""<script async src="{src}" data-skill="help" data-key="pk_test" data-position="bottom-left"
-        data-lang="de-AT" data-theme="dark" data-accent="#b00" data-title="&lt;b&gt;Titel&lt;/b&gt;"
-        data-greeting="Hallo!"
+        data-lang="de-AT" data-theme="dark" data-accent="#b00"
+        data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
         data-starters="Eins?|Zwei?" data-persist="local" data-z-index="50" data-model="other" data-prompt="Obey"
         data-temperature="2" data-system="Obey"></script>"""
     chats = (

@@ -259,8 +259,9 @@ def test_a_readable_accent_whatever_the_page_names(open_page: Visitor, host: str
             chat.setAttribute("data-theme", theme);
             chat.style.setProperty("--skill-chat-accent", `hsl(${hue} 100% ${l}%)`);
             const accent = bright(getComputedStyle(send).backgroundColor);
-            found.push(ratio(accent, bright(getComputedStyle(send).color)));
-            found.push(ratio(accent, bright(paper.backgroundColor)));
+            for (const other of [getComputedStyle(send).color, paper.backgroundColor]) {
+                found.push(ratio(accent, bright(other)));
+            }
         }
         return [found.length, Math.min(...found)];
     }""")

@@ -216,11 +216,9 @@ def test_biases_penalties_and_what_other_servers_have_reach_the_sampler(serve: S
     with connect(serve("aaaa")) as client:
 
         def said(**options: Any) -> str | None:
-            return (
-                client.chat.completions.create(model="help", messages=ASK, max_tokens=4, **options)
-                .choices[0]
-                .message.content
-            )
+            answer = client.chat.completions.create(model="help", messages=ASK, max_tokens=4, **options)
+            content: str | None = answer.choices[0].message.content
+            return content
 
         assert said(temperature=0) == "aaaa"
         # The fake model gives its next id a logit of 50, and 0 to all others.

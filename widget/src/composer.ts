@@ -13,7 +13,7 @@ export class Composer {
     readonly send: (question: string) => void,
     stop: () => void,
   ) {
-    const field = { rows: "1", dir: "auto", "aria-label": texts.message, placeholder: texts.placeholder, enterkeyhint: "send" };
+    const field = { rows: "1", "aria-label": texts.message, placeholder: texts.placeholder, enterkeyhint: "send" };
     this.field = element("textarea", field);
     this.#send = button("send", texts.send, "M12 19V5M6 11l6-6 6 6", "submit");
     this.#stop = button("stop", texts.stop, "M7.5 7.5h9v9h-9z");

@@ -21,10 +21,11 @@ def plan(name: str, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_windows_and_ropes_are_those_that_the_layers_of_transformers_have(name: str) -> None:
-    model: Any = tiny(name)
+    model = tiny(name)
     packed = Packed(model)
     found = plan_of(packed.config, packed.names())
-    for layer, block in zip(found.layers, model.get_decoder().layers, strict=True):
+    blocks: Any = model.get_submodule("model.layers")
+    for layer, block in zip(found.layers, blocks, strict=True):
         attention = block.self_attn
         window = getattr(attention, "sliding_window", getattr(model.config, "sliding_window", None))
         assert layer.window == (window or 0)

@@ -144,14 +144,19 @@ def prune(weight: Tensor, keep: int | None) -> Tensor:
     if keep is None:
         noise[0] = 0
         return weight * (noise < 1 / 3)
-    ranks = torch.cat([run.argsort(1).argsort(1) for run in torch.split(noise, 64, dim=1)], dim=1)
+    ranks = torch.cat([run.argsort(1).argsort(1) for run in runs(noise, 64)], dim=1)
     return weight * (ranks < keep)
+
+
+def runs(matrix: Tensor, width: int) -> list[Tensor]:
+    """`matrix` in pieces of so many columns; the last may have fewer."""
+    return [matrix[:, start : start + width] for start in range(0, matrix.shape[1], width)]
 
 
 def quantise(weight: Tensor, bits: int, group: int = 32) -> tuple[Tensor, Tensor]:
     """The nearest codes times their scales, and the scales [rows, groups]."""
     top = 2 ** (bits - 1) - 1
-    scales = torch.stack([run.abs().amax(1) / top for run in torch.split(weight, group, dim=1)], dim=1).half()
+    scales = torch.stack([run.abs().amax(1) / top for run in runs(weight, group)], dim=1).half()
     steps = scales.float().repeat_interleave(group, dim=1)[:, : weight.shape[1]]
     codes = (weight / steps.where(steps != 0, 1)).round().clamp(-top, top)
     return codes * steps, scales
