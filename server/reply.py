@@ -4,17 +4,15 @@ Tokens are reserved before the engine begins, text leaves only after the ledger 
 with every id that was sampled, before the reader learns that it has all.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import anyio
-from anyio import to_thread
-from msgspec import Struct
 from msgspec.structs import replace
 
+from server.asked import Asked, prompt_of, sampling_of
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
-from server.errors import InvalidRequest, Overloaded
+from server.errors import Overloaded
 from server.gate import Gate
 from server.metering.meter import Meter, Reservation
 from server.metering.records import Limits, Opening, Outcome, Usage
@@ -25,31 +23,7 @@ from server.stop_strings import StopStrings
 from server.tokenizer import TextStream
 from server.turns import conversation
 
-LONG_TEXT = 4096  # characters; longer texts are tokenised in a thread, so that other streams go on
 DRAIN_RETRY_SECONDS = 5
-
-
-class Asked(Struct, frozen=True):
-    """What a caller asks for, whatever the wire format; None leaves it to the skill."""
-
-    skill: Skill
-    messages: tuple[Mapping[str, str], ...]
-    """Role and content of each, the skill's system prompt not among them."""
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int = 0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    key_id: str = ""
-    """Which API key asks; empty for a page's visitor."""
-    person: str = ""
-    """Who a verified visitor is, for the system prompt."""
-    idempotency: str | None = None
 
 
 class Replies:
@@ -243,59 +217,4 @@ def opening_of(request_id: str, asked: Asked, model: Model, prompt: int, wanted:
         skill.revision,
         asked.key_id,
         asked.idempotency,
-    )
-
-
-async def prompt_of(asked: Asked, model: Model) -> list[int]:
-    """The ids of the conversation, as `model` reads them."""
-    messages = conversation(asked.skill, asked.messages, asked.person)
-    if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
-        return model.tokenizer.chat(messages)
-    return await to_thread.run_sync(partial(long_prompt, messages, model))
-
-
-def long_prompt(messages: Sequence[Mapping[str, str]], model: Model) -> list[int]:
-    """Count first, which is fast: the exact tokenizer takes a second for a megabyte."""
-    count = sum(model.tokenizer.count(message["content"]) for message in messages)
-    if count >= model.engine.context:
-        raise too_long(count, model.engine.context)
-    return model.tokenizer.chat(messages)
-
-
-def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
-    """The caller's wishes within the skill's and the engine's limits."""
-    skill, room = asked.skill, model.engine.context - prompt
-    if room < 1:
-        raise too_long(prompt, model.engine.context)
-    ceiling = skill.tokens_per_reply or skill.max_tokens
-    if asked.max_tokens is not None and asked.max_tokens > ceiling:
-        raise InvalidRequest(
-            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {ceiling}.",
-            param="max_tokens",
-        )
-    if asked.temperature is not None and asked.temperature > skill.max_temperature:
-        raise InvalidRequest(
-            f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
-            param="temperature",
-        )
-    return Sampling(
-        temperature=skill.temperature if asked.temperature is None else asked.temperature,
-        top_p=skill.top_p if asked.top_p is None else asked.top_p,
-        top_k=asked.top_k,
-        min_p=asked.min_p,
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
-        logit_bias=asked.logit_bias,
-        seed=asked.seed,
-        max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
-        stop_ids=model.tokenizer.stop_ids,
-    )
-
-
-def too_long(prompt: int, context: int) -> InvalidRequest:
-    """The messages leave no room for a reply."""
-    return InvalidRequest(
-        f"The messages have {prompt} tokens and the context is {context}; a reply needs at least 1 more.",
-        param="messages",
-        code="context_length_exceeded",
     )

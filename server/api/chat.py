@@ -16,10 +16,11 @@ from server.api.completion import Form, complete, encode, ending, opening, text_
 from server.api.events import ReplyStream, leave
 from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import ChatRequest, parse
+from server.asked import Asked
 from server.errors import SecateurError
 from server.metering.meter import Answered
 from server.replays import Kept, Replays, forgotten, key_of
-from server.reply import Asked, Replies, Reply
+from server.reply import Replies, Reply
 from server.skills import Grant, Skills
 
 

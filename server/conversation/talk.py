@@ -7,11 +7,12 @@ from typing import Protocol
 from anyio import to_thread
 from msgspec import Struct
 
+from server.asked import Asked
 from server.conversation.recording import Recording
 from server.conversation.session import Session, expired
 from server.conversation.store import Conversation, Conversations, Turn
 from server.errors import Conflict
-from server.reply import Asked, Replies
+from server.reply import Replies
 from server.skill import Skill
 
 MOST_TEXT = 8192  # bytes of a message

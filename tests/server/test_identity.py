@@ -49,7 +49,8 @@ def test_a_person_is_known_by_a_token_of_the_configured_key(
     assert known.opened.status == 200
     known.ask("hello")
     Visitor(served).ask("hello")
-    assert [prompt[0][1] for prompt in seen] == ["You talk to ada.", "You talk to somebody."]
+    asked = [prompt[0][1] for prompt in seen if prompt[-1][1] == "hello"]  # the others find what is the skill's own
+    assert asked == ["You talk to ada.", "You talk to somebody."]
 
 
 @pytest.mark.parametrize(

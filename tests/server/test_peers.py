@@ -73,6 +73,7 @@ def test_large_headers_and_bodies_cost_nothing(serve: Serve) -> None:
 
 def test_one_that_never_reads_is_cut(tmp_path: Path) -> None:
     with process(tmp_path, "send_seconds=1") as server:
+        assert peers.answers(server.url)  # what the first request opens stays open
         before = peers.descriptors(server.process.pid)
         connection = peers.never_read(server.url)
         assert peers.settle(lambda: peers.descriptors(server.process.pid) <= before, 20) is not None

@@ -20,7 +20,7 @@ from server.engine.runners.native_runner import NativeRunner
 from server.engine.sequence import Sampling, Sequence
 from server.native import core
 from server.native.plan import plan_of
-from tests.server.native.tiny import Packed, tiny
+from tests.server.native.tiny import TYPES, Packed, tiny
 
 SECONDS = float(os.environ.get("SECATEUR_FUZZ_SECONDS", "5"))
 CONTEXT = 3 * BLOCK + 5
@@ -41,6 +41,8 @@ def random_runner(generator: random.Random) -> NativeRunner:
     }
     if kind in ("mistral", "gemma2", "gemma3_text"):
         options["sliding_window"] = generator.randint(1, 2 * BLOCK)
+    if kind in ("gemma2", "gemma3_text"):
+        options["layer_types"] = [generator.choice(TYPES) for _ in range(options["num_hidden_layers"])]
     how = generator.choice(("bf16", "int8", "int4", "bf16 20:64", "int8 32:64", "int4 24:64", "bf16 any", "int8 any"))
     packed = Packed(tiny(kind, **options), how)
     settings = Options(
