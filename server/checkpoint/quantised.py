@@ -70,6 +70,12 @@ def unpack_codes(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
     return unpack(values, parts["mask"], layout.columns)
 
 
+def with_zeros(parts: dict[str, Tensor], layout: Quantised) -> tuple[Quantised, dict[str, Tensor]]:
+    """The same codes in the layout that stores the zeros too, and its parts; raises ValueError for a wrong mask."""
+    dense = msgspec.structs.replace(layout, keep=None, count=None)
+    return dense, {"scales": parts["scales"], **_pack_codes(unpack_codes(parts, layout), dense)}
+
+
 def _pack_codes(codes: Tensor, layout: Quantised) -> dict[str, Tensor]:
     """The values of `codes` [rows, columns] and, unless all are stored, where they belong."""
     if layout.count is not None:

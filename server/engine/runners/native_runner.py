@@ -22,6 +22,10 @@ from server.native.plan import Plan
 from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
 
+EXPANDS = "avx512"
+"""The instruction set that spreads kept values to their columns as fast as it reads them."""
+UNPACKED = "without AVX-512 their dense products are quicker, at the memory of dense weights"
+
 
 class Artifact(Weights, Protocol):
     """What is used of an artifact."""
@@ -41,9 +45,9 @@ class NativeRunner:
         self._space = Space(slots, context)
         native = core()
         assert native.BLOCK_POSITIONS == BLOCK
-        loader = Loader(artifact, plan)
         try:
             instructions, why = native.choose(options.instructions)
+            loader = Loader(artifact, plan, unpack=not options.instructions and instructions.name != EXPANDS)
             values = loader.values(context)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
@@ -67,6 +71,8 @@ class NativeRunner:
                 f"{self._step.cache_bytes >> 20} MB for {slots} x {context}",
             ),
         )
+        if loader.unpacked:
+            self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
         self._prove()
 
     def forward(self, batch: Batch) -> Tensor:

@@ -58,13 +58,28 @@ def test_every_layout_gives_the_logits_of_its_unpacked_weights(name: str, how: s
 
 
 @pytest.mark.parametrize("instructions", core().available())
-@pytest.mark.parametrize("how", ["bf16", "int4 32:64"])
+@pytest.mark.parametrize("how", ["bf16", "bf16 20:64", "int4 32:64"])
 def test_every_instruction_set_gives_the_same_logits(how: str, instructions: str) -> None:
     model = tiny("gemma2")
     packed = Packed(model, how)
     runner = runner_of(packed, instructions=instructions)
     assert {choice.subject: choice.kernel for choice in runner.choices}["instructions"] == instructions
     assert error(whole(runner, IDS), own_logits(model, IDS)) < TOLERANCES[how.split()[0]]
+
+
+@pytest.mark.parametrize("how", ["bf16", "bf16 20:64", "bf16 any", "int4 24:64", "int8 32:64"])
+def test_pruned_matrices_are_unpacked_where_that_is_quicker(how: str) -> None:
+    packed = Packed(tiny("llama"), how)
+    best = core().choose()[0].name
+    found, kept = runner_of(packed), runner_of(packed, instructions=best)
+    told = {choice.subject: choice.kernel for choice in found.choices}.get("pruned matrices")
+    quicker = best != "avx512" and how not in ("bf16", "int8 32:64")
+    assert (told is not None) == quicker
+    assert "pruned matrices" not in {choice.subject for choice in kept.choices}
+    if how.startswith("int"):
+        assert torch.equal(whole(found, IDS), whole(kept, IDS))  # sums of integers are exact in any order
+    else:
+        assert error(whole(found, IDS), whole(kept, IDS)) < 1e-2
 
 
 def test_keys_and_values_of_eight_bits_cost_little() -> None:
