@@ -261,6 +261,7 @@ def test_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:
         with process(tmp_path, "slots=8") as server:
             clients = Clients(server.url)
             until(lambda clients=clients: len(clients.told) > 5, 60)  # type: ignore[misc]
+            until(lambda: sum(row["output_tokens"] for row in rows(path) if row["state"] == "open") > 10, 60)
             server.process.kill()
             clients.join()
         told |= clients.told
