@@ -14,7 +14,7 @@ prune: .venv/demo
 
 test: .venv/test .venv/demo  ## install what the tests need, then run all of them
 	@tests/install
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --reruns 1
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/test
 	$(BIN)/ruff check
