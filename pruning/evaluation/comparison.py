@@ -51,7 +51,7 @@ class Compared(NamedTuple):
 
 
 def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path) -> Compared:
-    """Score the three models through the runner that serves; raises TaskError before any is loaded."""
+    """Score the three models through the server's transformers runner; raises TaskError before any is loaded."""
     plan = make(task, artifact)
     run = _Run(task, plan, cache / "evaluations")
     dense = run.model(base, BASE, None)

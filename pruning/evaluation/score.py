@@ -1,4 +1,4 @@
-"""`score(model, artifact, task)`: what a loaded model scores on a task, item by item, in the runner that serves."""
+"""`score(model, artifact, task)`: what a loaded model scores on a task, item by item, in the server's transformers runner."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def make(task: Task, artifact: Artifact) -> Plan:
 
 
 def subject(model: Any, artifact: Artifact, plan: Plan) -> Subject:
-    """`model` in the runner that serves, with the context that `plan` needs."""
+    """`model` in the server's transformers runner, with the context that `plan` needs."""
     longest = context(plan)
     return Subject(Scorer(TransformersRunner(model, slots=SLOTS, context=longest), longest), stop_ids(artifact))
 

@@ -1,4 +1,4 @@
-"""Logits and greedy replies from the runner that serves: what several texts have in common is computed once.
+"""Logits and greedy replies from the server's transformers runner: what several texts have in common is computed once.
 
 A job is a list of texts that begin alike. Each job runs in one slot of the runner's cache, where a text goes on from
 what it shares with the one before; several jobs are in one batch, without padding.
