@@ -1,4 +1,4 @@
-"""`score(model, artifact, task)`: what a loaded model scores on a task, item by item, in the server's transformers runner."""
+"""`score(model, artifact, task)`: what a loaded model scores on a task, by item, in the transformers runner."""
 
 from typing import Any
 
