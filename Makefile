@@ -46,6 +46,9 @@ NATIVE = $(wildcard server/native/*.cpp server/native/*.hpp) server/native/CMake
 .venv/base: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "secateur needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing Debian's python3-venv"; apt-get install -y -qq python3-venv; }
+	@command -v c++ >/dev/null && $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+	  || { echo "installing Debian's g++ and python3-dev, for the native runner"; apt-get install -y -qq g++ python3-dev >/dev/null; } \
+	  || echo "they could not be installed: the runner of transformers will serve, slower"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
 	@touch $@

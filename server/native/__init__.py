@@ -15,7 +15,7 @@ def absent() -> str | None:
         if isinstance(error, ModuleNotFoundError) and error.name == "server.native._core":
             return (
                 "the C++ runtime was not built when Secateur was installed: "
-                "install a C++20 compiler such as g++, and run `pip install` again"
+                "install a C++20 compiler such as g++ and the headers of Python, and run `pip install` again"
             )
         return f"the C++ runtime cannot be loaded: {error}; run `pip install` again on this machine"
     return None

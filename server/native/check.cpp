@@ -2,6 +2,8 @@
 
 #include <stdexcept>
 
+#include "rows.hpp"
+
 namespace secateur {
 
 void require(bool held, const std::string& sentence) {

@@ -70,6 +70,21 @@ def test_a_person_is_known_by_a_token_of_the_configured_key(
         "\u20ac",
         "",
     ],
+    ids=[
+        "other key",
+        "other audience",
+        "expired",
+        "valid too long",
+        "other issuer",
+        "empty subject",
+        "long subject",
+        "no expiry",
+        "no signature",
+        "other algorithm",
+        "not a token",
+        "not ASCII",
+        "empty",
+    ],
 )
 def test_every_other_token_is_refused_alike(serve: Serve, token: str) -> None:
     served = serve(skills=(skill(Identity("HS256", SECRET, issuer="shop")),))
