@@ -175,8 +175,8 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
             turn_scales(weight, std::min(row + 8, last - 1), last, scales + groups * 8);
             std::fill_n(totals, count * TILE, 0.0f);
             Chunk<KIND, SPLIT> chunk{weight, input, token, scales, wide, totals};
-            using Source = Unpacked<KIND, DENSE>;
-            Source source(weight, row, last, TILE);
+            using Source = Unpacked<KIND, DENSE, TILE>;
+            Source source(weight, row, last);
             for (int64_t step = 0; step < input.runs + Source::LAG; ++step) {
                 source.prepare(step);
                 if (step < Source::LAG) continue;

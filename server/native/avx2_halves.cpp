@@ -41,46 +41,59 @@ template <bool DENSE> void widen(const uint16_t* halves, int64_t count, float* o
     }
 }
 
-// Calls visit(j, eight) for the eight registers of one run of one row, in the order that `widen` gives the input.
-template <bool DENSE, typename Visit> inline void each(const uint8_t* values, uint64_t mask, Visit visit) {
-    if (DENSE) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; ++j) {
-            __m256i pairs = load(values + j * 32);
-            visit(2 * j, even(pairs));
-            visit(2 * j + 1, odd(pairs));
-        }
-        return;
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-        uint8_t part = static_cast<uint8_t>(mask >> (8 * j));
-        __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
-        visit(j, _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, load(CONTROLS.of[part]))));
-        values += std::popcount(static_cast<unsigned>(part)) * 2;
-    }
+// Eight columns as float32: the values that the lowest 8 bits of `mask` name. Moves on to the next eight columns.
+inline __m256 eight(uint64_t& mask, const uint8_t*& values) {
+    uint64_t part = mask & 255;
+    __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
+    values += _mm_popcnt_u64(part) * 2;
+    mask >>= 8;
+    return _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, load(CONTROLS.of[part])));
 }
 
-template <bool DENSE> void line(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last,
-                                float* output) {
-    alignas(32) uint8_t spare[3 * Stored::SPARE];
-    for (int64_t row = first; row < last; row += 8) {
-        Stored stored(weight, row, last);
-        __m256 total[8];
-        for (int i = 0; i < 8; ++i) total[i] = _mm256_setzero_ps();
+void line_dense(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
+    constexpr int ROWS = 8;  // as many sums as hide the latency of fma
+    for (int64_t row = first; row < last; row += ROWS) {
+        Stored<ROWS> stored(weight, row, last);
+        __m256 total[ROWS];
+        for (int i = 0; i < ROWS; ++i) total[i] = _mm256_setzero_ps();
         for (int64_t run = 0; run < runs; ++run) {
             const float* x = input + run * RUN;
 #pragma GCC unroll 8
-            for (int i = 0; i < 8; ++i) {
-                uint64_t mask = DENSE ? 0 : stored.mask(i, run);
-                const uint8_t* values = stored.run(i, run, spare);
-                __m256 sum = total[i];
-                each<DENSE>(values, mask,
-                            [&](int j, __m256 w) { sum = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + j * 8), sum); });
-                total[i] = sum;
+            for (int i = 0; i < ROWS; ++i) {
+                const uint8_t* values = stored.run(i, run);
+#pragma GCC unroll 4
+                for (int j = 0; j < 4; ++j) {
+                    __m256i pairs = load(values + j * 32);
+                    total[i] = _mm256_fmadd_ps(even(pairs), _mm256_loadu_ps(x + j * 16), total[i]);
+                    total[i] = _mm256_fmadd_ps(odd(pairs), _mm256_loadu_ps(x + j * 16 + 8), total[i]);
+                }
             }
         }
-        for (int i = 0; i < std::min<int64_t>(8, last - row); ++i) output[row + i] = sum(total[i]);
+        for (int i = 0; i < std::min<int64_t>(ROWS, last - row); ++i) output[row + i] = sum(total[i]);
+    }
+}
+
+void line_sparse(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
+    constexpr int ROWS = 4;  // 4 masks and 4 places are as many as the general registers hold
+    for (int64_t row = first; row < last; row += ROWS) {
+        Stored<ROWS> stored(weight, row, last);
+        __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
+        for (int64_t run = 0; run < runs; ++run) {
+            uint64_t of_a = stored.mask(0, run), of_b = stored.mask(1, run), of_c = stored.mask(2, run),
+                     of_d = stored.mask(3, run);
+            const uint8_t *at_a = stored.run(0, run), *at_b = stored.run(1, run), *at_c = stored.run(2, run),
+                          *at_d = stored.run(3, run);
+#pragma GCC unroll 1
+            for (const float* x = input + run * RUN; x < input + (run + 1) * RUN; x += 8) {
+                __m256 columns = _mm256_loadu_ps(x);
+                a = _mm256_fmadd_ps(eight(of_a, at_a), columns, a);
+                b = _mm256_fmadd_ps(eight(of_b, at_b), columns, b);
+                c = _mm256_fmadd_ps(eight(of_c, at_c), columns, c);
+                d = _mm256_fmadd_ps(eight(of_d, at_d), columns, d);
+            }
+        }
+        __m256 total[ROWS] = {a, b, c, d};
+        for (int i = 0; i < std::min<int64_t>(ROWS, last - row); ++i) output[row + i] = sum(total[i]);
     }
 }
 
@@ -116,18 +129,23 @@ void blocks(const float* weight, const float* input, int64_t count, int64_t widt
     }
 }
 
+// One run of one row as 64 float32, in the order that `widen` gives the input.
+template <bool DENSE> inline void unpack(Stored<3>& stored, int64_t row, int64_t run, float* out) {
+    const uint8_t* values = stored.run(row, run);
+    if (DENSE) return widen<true>(reinterpret_cast<const uint16_t*>(values), RUN, out);
+    uint64_t mask = stored.mask(row, run);
+#pragma GCC unroll 1
+    for (int j = 0; j < RUN; j += 8) _mm256_storeu_ps(out + j, eight(mask, values));
+}
+
 template <bool DENSE>
 void batch(const Matrix& weight, const float* input, int64_t tokens, int64_t runs, int64_t first, int64_t last,
            float* wide, float* output) {
     constexpr int64_t ROWS = 3;  // 3 x 4 sums, 4 inputs: all 16 registers
-    alignas(32) uint8_t spare[3 * Stored::SPARE];
     for (int64_t row = first; row < last; row += ROWS) {
-        Stored stored(weight, row, last);
+        Stored<ROWS> stored(weight, row, last);
         for (int64_t run = 0; run < runs; ++run)
-            for (int64_t i = 0; i < ROWS; ++i)
-                each<DENSE>(stored.run(i, run, spare), DENSE ? 0 : stored.mask(i, run), [&](int j, __m256 w) {
-                    _mm256_storeu_ps(wide + (i * runs + run) * RUN + j * 8, w);
-                });
+            for (int64_t i = 0; i < ROWS; ++i) unpack<DENSE>(stored, i, run, wide + (i * runs + run) * RUN);
         float* out = output + row;
         switch (std::min(ROWS, last - row)) {
             case 3: blocks<3>(wide, input, tokens, runs * RUN, out, weight.rows); break;
@@ -147,7 +165,7 @@ void product(const Matrix& weight, const Input& input, int64_t first, int64_t la
         widen<DENSE>(input.halves.get() + token * width, count * width, x);
         float* out = output + token * weight.rows;
         if (count == 1) {
-            line<DENSE>(weight, x, input.runs, first, last, out);
+            (DENSE ? line_dense : line_sparse)(weight, x, input.runs, first, last, out);
         } else {
             float* wide = scratch.weight.grow(3 * width);
             batch<DENSE>(weight, x, count, input.runs, first, last, wide, out);

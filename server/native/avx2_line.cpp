@@ -43,10 +43,9 @@ public:
     void prepare(int64_t) {}
     Sums sums(int64_t run, const int8_t* input) {
         const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8(static_cast<char>(0x88));
-        alignas(32) uint8_t spare[3 * Stored::SPARE];
         __m256i even = load(input), odd = load(input + 32), part[8];
         for (int i = 0; i < 8; ++i) {
-            __m256i pairs = _mm256_xor_si256(load(stored_.run(i, run, spare)), bias);
+            __m256i pairs = _mm256_xor_si256(load(stored_.run(i, run)), bias);
             __m256i upper = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), low);
             part[i] = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_and_si256(pairs, low), even),
                                        _mm256_maddubs_epi16(upper, odd));
@@ -55,15 +54,15 @@ public:
     }
 
 private:
-    Stored stored_;
+    Stored<8> stored_;
 };
 
 template <Kind KIND, bool DENSE, bool SPLIT> class InOrder {
 public:
-    static constexpr int64_t LAG = Unpacked<KIND, DENSE>::LAG;
+    static constexpr int64_t LAG = Unpacked<KIND, DENSE, 8>::LAG;
     static constexpr bool BIASED = KIND == Kind::int4, EVEN_FIRST = false;
 
-    InOrder(const Matrix& weight, int64_t first, int64_t last) : unpacked_(weight, first, last, 8) {}
+    InOrder(const Matrix& weight, int64_t first, int64_t last) : unpacked_(weight, first, last) {}
     void prepare(int64_t step) { unpacked_.prepare(step); }
     Sums sums(int64_t run, const int8_t* input) {
         __m256i left = load(input), right = load(input + 32), part[8], out[2];
@@ -88,7 +87,7 @@ private:
         return _mm256_madd_epi16(exact, _mm256_set1_epi16(1));
     }
 
-    Unpacked<KIND, DENSE> unpacked_;
+    Unpacked<KIND, DENSE, 8> unpacked_;
 };
 
 struct Scratch {

@@ -9,25 +9,23 @@ namespace secateur::avx2 {
 // Codes of 8 bits are signed bytes; codes of 4 bits are bytes 0 .. 15 in two's complement, so that 0 is a zero.
 // Work runs ahead: after prepare(step), the run step - LAG can be read. A wide load right after narrow stores to the
 // same bytes would wait for them.
-template <Kind KIND, bool DENSE> class Unpacked {
+template <Kind KIND, bool DENSE, int ROWS> class Unpacked {
 public:
     static constexpr int64_t LAG = (KIND == Kind::int4) + !DENSE;
 
-    Unpacked(const Matrix& weight, int64_t first, int64_t last, int64_t rows)
-        : stored_(weight, first, last), rows_(rows), runs_(weight.runs()) {}
+    Unpacked(const Matrix& weight, int64_t first, int64_t last) : stored_(weight, first, last), runs_(weight.runs()) {}
 
     void prepare(int64_t step) {
-        alignas(64) uint8_t spare[3 * Stored::SPARE];
         if (DENSE && KIND == Kind::int8) {
-            for (int64_t i = 0; i < rows_; ++i) place_[i] = stored_.run(i, step, bytes_[i]);
+            for (int64_t i = 0; i < ROWS; ++i) place_[i] = stored_.run(i, step);
             return;
         }
         int64_t spread = KIND == Kind::int4 ? step - 1 : step;
         if (KIND == Kind::int4 && step < runs_)
-            for (int64_t i = 0; i < rows_; ++i) split_bytes(stored_.run(i, step, spare), split_[step % 2][i]);
+            for (int64_t i = 0; i < ROWS; ++i) split_bytes(stored_.run(i, step), split_[step % 2][i]);
         if (!DENSE && spread >= 0 && spread < runs_)
-            for (int64_t i = 0; i < rows_; ++i) {
-                const uint8_t* from = KIND == Kind::int4 ? split_[spread % 2][i] : stored_.run(i, spread, spare);
+            for (int64_t i = 0; i < ROWS; ++i) {
+                const uint8_t* from = KIND == Kind::int4 ? split_[spread % 2][i] : stored_.run(i, spread);
                 spread_bytes(from, stored_.mask(i, spread), bytes_[i] + spread % 2 * 64);
             }
     }
@@ -38,11 +36,11 @@ public:
     }
 
 private:
-    Stored stored_;
-    int64_t rows_, runs_;
-    const uint8_t* place_[TILE] = {};
-    alignas(64) uint8_t split_[2][TILE][128];          // 64 bytes, and room for reads past them
-    alignas(64) uint8_t bytes_[TILE][3 * Stored::SPARE];
+    Stored<ROWS> stored_;
+    int64_t runs_;
+    const uint8_t* place_[ROWS] = {};
+    alignas(64) uint8_t split_[2][ROWS][128];          // 64 bytes, and room for reads past them
+    alignas(64) uint8_t bytes_[ROWS][128 + 64];
 };
 
 // Calls function(type) with the Unpacked that fits the matrix.

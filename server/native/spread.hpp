@@ -46,65 +46,74 @@ inline uint64_t word(const uint8_t* place) {
     return value;
 }
 
-// Where the values of up to TILE rows lie. Rows that are asked for past the last one are the last one again, so
-// kernels need no other code for the end; reads past the last value are redirected to a padded copy.
-class Stored {
+// Where the values of ROWS rows lie. Rows that are asked for past the last one are the last one again, so kernels need
+// no other code for the end; rows near the end of the values are read from a padded copy.
+template <int ROWS> class Stored {
 public:
-    static constexpr int64_t SPARE = 64;  // a kernel may read so many bytes past the end of a run's values
+    static constexpr int64_t SPARE = 128;  // a kernel may read so many bytes past the end of a row's values
+    static constexpr int64_t AHEAD = 16;   // rows: what is asked of the memory so early has come when it is needed
 
-    Stored(const Matrix& weight, int64_t first, int64_t last) : weight_(weight), runs_(weight.runs()) {
-        int64_t size = weight.kind == Kind::bf16 ? 2 : 1, keep = weight.keep;
-        step_ = weight.kind == Kind::int4 ? (keep + 1) / 2 : keep * size;
-        for (int64_t i = 0; i < TILE; ++i) {
+    Stored(const Matrix& weight, int64_t first, int64_t last)
+        : size_(weight.kind == Kind::bf16 ? 2 : 1),
+          step_(weight.kind == Kind::int4 ? (weight.keep + 1) / 2 : weight.keep * size_),
+          length_(stride(weight)),
+          ahead_(AHEAD * (weight.keep ? length_ : weight.columns * size_ / 2)) {
+        for (int64_t i = 0; i < ROWS; ++i) {
             int64_t row = std::min(first + i, last - 1);
-            mask_[i] = weight.mask ? weight.mask + row * runs_ : nullptr;
-            at_[i] = weight.values + (keep ? row * stride(weight) : static_cast<int64_t>(weight.offsets[row]) * size);
+            mask_[i] = weight.mask ? weight.mask + row * weight.runs() : nullptr;
+            at_[i] = weight.values + (step_ ? row * length_ : static_cast<int64_t>(weight.offsets[row]) * size_);
         }
-        end_ = keep ? weight.values + weight.rows * stride(weight) : finish(size);
+        for (int64_t run = 0; weight.mask && run < ROWS * weight.runs(); run += 8)
+            _mm_prefetch(mask_[0] + AHEAD * weight.runs() + run, _MM_HINT_T0);
+        int64_t longest = step_ ? length_ : weight.runs() * RUN * size_;
+        const uint8_t* known = weight.values + (step_ ? weight.rows * length_
+                                                      : static_cast<int64_t>(weight.offsets[weight.rows - 1]) * size_);
+        if (at_[ROWS - 1] + longest + SPARE > known) [[unlikely]] copy(weight);
     }
 
-    // The mask of a run; 0 past the last run, so that a loop may look ahead.
-    uint64_t mask(int64_t row, int64_t run) const { return run < runs_ ? mask_[row][run] : 0; }
+    uint64_t mask(int64_t row, int64_t run) const { return mask_[row][run]; }
 
     // Where the values of a run begin. Unstructured rows must be asked for run after run, since each says where the
-    // next begins. `spare` holds a copy where the end of the file is near.
-    const uint8_t* run(int64_t row, int64_t run, uint8_t* spare) {
+    // next begins.
+    const uint8_t* run(int64_t row, int64_t run) {
         const uint8_t* place = at_[row];
-        if (weight_.keep) {
-            place += run * step_;
-        } else {
-            int64_t size = weight_.kind == Kind::bf16 ? 2 : 1;
-            at_[row] += std::popcount(mask(row, run)) * size;
-        }
-        if (place + 3 * SPARE <= end_) [[likely]] return place;
-        int64_t left = std::clamp<int64_t>(end_ - place, 0, 2 * SPARE);
-        std::memcpy(spare, place, left);
-        std::memset(spare + left, 0, 3 * SPARE - left);
-        return spare;
+        if (step_) place += run * step_;
+        else at_[row] += std::popcount(mask_[row][run]) * size_;
+        _mm_prefetch(place + ahead_, _MM_HINT_T0);
+        if (step_ > 64) _mm_prefetch(place + ahead_ + 64, _MM_HINT_T0);
+        return place;
     }
 
 private:
-    const uint8_t* finish(int64_t size) const {
-        int64_t row = weight_.rows - 1, count = static_cast<int64_t>(weight_.offsets[row]);
-        for (int64_t run = 0; run < runs_; ++run) count += std::popcount(weight_.mask[row * runs_ + run]);
-        return weight_.values + count * size;
+    [[gnu::noinline]] void copy(const Matrix& weight) {
+        thread_local Buffer<uint8_t> spare;
+        int64_t row = weight.rows - 1;
+        const uint8_t* end = weight.values + weight.rows * length_;
+        if (!step_) {
+            int64_t count = static_cast<int64_t>(weight.offsets[row]);
+            for (int64_t run = 0; run < weight.runs(); ++run)
+                count += std::popcount(weight.mask[row * weight.runs() + run]);
+            end = weight.values + count * size_;
+        }
+        int64_t left = end - at_[0];
+        uint8_t* begin = spare.grow(left + 2 * SPARE);
+        std::memcpy(begin, at_[0], left);
+        std::memset(begin + left, 0, 2 * SPARE);
+        for (int64_t i = ROWS - 1; i >= 0; --i) at_[i] = begin + (at_[i] - at_[0]);
     }
 
-    const Matrix& weight_;
-    int64_t runs_, step_;
-    const uint8_t* end_;
-    std::array<const uint8_t*, TILE> at_;
-    std::array<const uint64_t*, TILE> mask_;
+    int64_t size_, step_, length_, ahead_;
+    std::array<const uint8_t*, ROWS> at_;
+    std::array<const uint64_t*, ROWS> mask_;
 };
 
 // 64 columns of bytes from the values that `mask` names; reads up to 7 bytes past the last one.
 inline void spread_bytes(const uint8_t* values, uint64_t mask, uint8_t* out) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
-        uint8_t part = static_cast<uint8_t>(mask >> (8 * i));
-        uint64_t eight = _pdep_u64(word(values), BYTES[part]);
+#pragma GCC unroll 1  // or the compiler extracts all parts first, and keeps them on the stack
+    for (int i = 0; i < 8; ++i, mask >>= 8) {
+        uint64_t part = mask & 255, eight = _pdep_u64(word(values), BYTES[part]);
         std::memcpy(out + 8 * i, &eight, 8);
-        values += std::popcount(static_cast<unsigned>(part));
+        values += _mm_popcnt_u64(part);
     }
 }
 
