@@ -83,7 +83,7 @@ void line_sparse(const Matrix& weight, const float* input, int64_t runs, int64_t
                      of_d = stored.mask(3, run);
             const uint8_t *at_a = stored.run(0, run), *at_b = stored.run(1, run), *at_c = stored.run(2, run),
                           *at_d = stored.run(3, run);
-#pragma GCC unroll 1
+#pragma GCC unroll 1  // or the compiler takes all parts of the masks out first, and keeps them on the stack
             for (const float* x = input + run * RUN; x < input + (run + 1) * RUN; x += 8) {
                 __m256 columns = _mm256_loadu_ps(x);
                 a = _mm256_fmadd_ps(eight(of_a, at_a), columns, a);

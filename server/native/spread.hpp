@@ -109,8 +109,9 @@ private:
 
 // 64 columns of bytes from the values that `mask` names; reads up to 7 bytes past the last one.
 inline void spread_bytes(const uint8_t* values, uint64_t mask, uint8_t* out) {
-#pragma GCC unroll 1  // or the compiler extracts all parts first, and keeps them on the stack
+#pragma GCC unroll 8
     for (int i = 0; i < 8; ++i, mask >>= 8) {
+        asm("" : "+r"(mask));  // or the compiler takes all parts out first, and keeps them on the stack
         uint64_t part = mask & 255, eight = _pdep_u64(word(values), BYTES[part]);
         std::memcpy(out + 8 * i, &eight, 8);
         values += _mm_popcnt_u64(part);

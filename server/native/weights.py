@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, Unstructured
-from server.checkpoint.packing import unpack, unpack_unstructured
 from server.checkpoint.quantised import with_zeros
 from server.errors import ArtifactError
 from server.native import core
@@ -35,7 +34,7 @@ class Weights(Protocol):
 class Loader:
     """Makes what the step needs of a plan; `copied` counts the weights that do not lie in the file as they are used.
 
-    With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of 16 and 4 bits.
+    With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of 4 bits.
     """
 
     def __init__(self, weights: Weights, plan: Plan, *, unpack: bool = False) -> None:
@@ -135,10 +134,6 @@ class Loader:
 
 def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]] | None:
     """A pruned matrix with its zeros, where that makes it quicker."""
-    if isinstance(layout, Balanced):
-        return Dense(), {"values": unpack(parts["values"], parts["mask"], layout.columns)}
-    if isinstance(layout, Unstructured):
-        return Dense(), {"values": unpack_unstructured(parts, layout.columns)}
     if isinstance(layout, Quantised) and layout.bits == 4 and layout.keep is not None:
         return with_zeros(parts, layout)
     return None
