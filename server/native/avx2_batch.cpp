@@ -90,20 +90,16 @@ inline void half_sums(const Tile<KIND>& tile, int half, const void* const* input
 struct Span {  // what is needed to add one span to the totals of COUNT rows of input
     const float* scales;       // of 8 rows, and of the next 8 `next` floats on
     int64_t next;
-    const float* input_scales; // of the first token; the next token's is `runs` on
-    const int32_t* bias;       // likewise, `runs` * 2 on
-    int64_t runs;
-    bool both;                 // the bias is the sum of two halves
+    const float* input_scales; // of the first token; the next token's is `spans` on
+    const int32_t* bias;       // likewise
+    int64_t spans;             // of one token
 };
 
 template <Kind KIND, int COUNT> inline void finish(const Span& span, const __m256i sums[2][COUNT], float* totals) {
     for (int t = 0; t < COUNT; ++t) {
         __m256i bias = _mm256_setzero_si256();
-        if (KIND == Kind::int4) {
-            const int32_t* of = span.bias + t * span.runs * 2;
-            bias = _mm256_set1_epi32((span.both ? of[0] + of[1] : of[0]) * 8);
-        }
-        __m256 scale = _mm256_set1_ps(span.input_scales[t * span.runs]);
+        if (KIND == Kind::int4) bias = _mm256_set1_epi32(span.bias[t * span.spans] * 8);
+        __m256 scale = _mm256_set1_ps(span.input_scales[t * span.spans]);
         for (int block = 0; block < 2; ++block) {
             float* total = totals + t * TILE + block * 8;
             __m256 both = _mm256_mul_ps(_mm256_loadu_ps(span.scales + block * span.next), scale);
@@ -113,13 +109,14 @@ template <Kind KIND, int COUNT> inline void finish(const Span& span, const __m25
     }
 }
 
-template <Kind KIND, bool SPLIT> struct Chunk {
+template <Kind KIND> struct Chunk {
     const Matrix& weight;
     const Input& input;
     int64_t first_token;
     const float* scales;   // [2][groups][8]
     const int16_t* wide;
     float* totals;         // [tokens][16]
+    GroupOf group{weight};
 
     template <int COUNT> void add(const Tile<KIND>& tile, int64_t run, int64_t token) const {
         const void* inputs[COUNT];
@@ -128,24 +125,14 @@ template <Kind KIND, bool SPLIT> struct Chunk {
             inputs[t] = KIND == Kind::int4
                             ? static_cast<const void*>(input.codes.get() + (first_token + token + t) * width + run * RUN)
                             : static_cast<const void*>(wide + (token + t) * width + run * RUN);
-        __m256i sums[2][2][COUNT];
-        half_sums<KIND, COUNT>(tile, 0, inputs, sums[0]);
-        half_sums<KIND, COUNT>(tile, 1, inputs, sums[1]);
-        int64_t groups = weight.groups(), place = (first_token + token) * input.runs + run;
-        int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
-        Span span{scales + group * 8, groups * 8, input.scales.get() + place, input.sums.get() + place * 2,
-                  input.runs, !SPLIT};
-        float* total = totals + token * TILE;
-        if (SPLIT) {
-            finish<KIND, COUNT>(span, sums[0], total);
-            if (group + 1 >= groups) return;
-            span.scales += 8, span.bias += 1;
-            finish<KIND, COUNT>(span, sums[1], total);
-            return;
+        int64_t spans = input.runs * 2;
+        for (int half = 0; half < 2; ++half) {
+            __m256i sums[2][COUNT];
+            half_sums<KIND, COUNT>(tile, half, inputs, sums);
+            int64_t span = run * 2 + half, place = (first_token + token) * spans + span;
+            finish<KIND, COUNT>({scales + group(span) * 8, weight.groups() * 8, input.scales.get() + place,
+                                 input.sums.get() + place, spans}, sums, totals + token * TILE);
         }
-        for (int block = 0; block < 2; ++block)
-            for (int t = 0; t < COUNT; ++t) sums[0][block][t] = _mm256_add_epi32(sums[0][block][t], sums[1][block][t]);
-        finish<KIND, COUNT>(span, sums[0], total);
     }
 
     void add_all(const Tile<KIND>& tile, int64_t run, int64_t count) const {
@@ -159,7 +146,7 @@ template <Kind KIND, bool SPLIT> struct Chunk {
     }
 };
 
-template <Kind KIND, bool DENSE, bool SPLIT>
+template <Kind KIND, bool DENSE>
 void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     int64_t groups = weight.groups(), width = input.runs * RUN;
@@ -174,7 +161,7 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
             turn_scales(weight, row, last, scales);
             turn_scales(weight, std::min(row + 8, last - 1), last, scales + groups * 8);
             std::fill_n(totals, count * TILE, 0.0f);
-            Chunk<KIND, SPLIT> chunk{weight, input, token, scales, wide, totals};
+            Chunk<KIND> chunk{weight, input, token, scales, wide, totals};
             using Source = Unpacked<KIND, DENSE, TILE>;
             Source source(weight, row, last);
             for (int64_t step = 0; step < input.runs + Source::LAG; ++step) {
@@ -193,8 +180,7 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
 
 void codes_batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     with_unpacked(weight, [&]<Kind KIND, bool DENSE>() {
-        span_columns(weight) < RUN ? batch<KIND, DENSE, true>(weight, input, first, last, output)
-                                   : batch<KIND, DENSE, false>(weight, input, first, last, output);
+        batch<KIND, DENSE>(weight, input, first, last, output);
     });
 }
 

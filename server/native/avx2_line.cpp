@@ -7,7 +7,7 @@
 namespace secateur::avx2 {
 namespace {
 
-// Sums of 8 rows: over the first and the second 32 columns, or any two parts of all 64 where spans are 64 columns.
+// Sums of 8 rows: over the first and the second 32 columns of a run.
 struct Sums {
     __m256i first, second;
 };
@@ -57,7 +57,7 @@ private:
     Stored<8> stored_;
 };
 
-template <Kind KIND, bool DENSE, bool SPLIT> class InOrder {
+template <Kind KIND, bool DENSE> class InOrder {
 public:
     static constexpr int64_t LAG = Unpacked<KIND, DENSE, 8>::LAG;
     static constexpr bool BIASED = KIND == Kind::int4, EVEN_FIRST = false;
@@ -69,11 +69,8 @@ public:
         for (int i = 0; i < 8; ++i) {
             const uint8_t* values = unpacked_.at(i, run);
             __m256i a = products(load(values), left), b = products(load(values + 32), right);
-            if (SPLIT) {  // the first 32 columns to the lower half of the register
-                Sums both = halves_of(a, b);
-                a = both.first, b = both.second;
-            }
-            part[i] = BIASED ? _mm256_add_epi16(a, b) : _mm256_add_epi32(a, b);
+            Sums both = halves_of(a, b);  // the first 32 columns to the lower half of the register
+            part[i] = BIASED ? _mm256_add_epi16(both.first, both.second) : _mm256_add_epi32(both.first, both.second);
         }
         if (BIASED) return fold_16(part);
         fold(part, out, [](__m256i a, __m256i b) { return _mm256_add_epi32(a, b); });
@@ -103,7 +100,7 @@ inline void even_first(const int8_t* in, int64_t runs, int8_t* out) {
         }
 }
 
-template <typename Reader, bool SPLIT>
+template <typename Reader>
 void line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     const int8_t* codes = input.codes.get();
@@ -113,14 +110,15 @@ void line(const Matrix& weight, const Input& input, int64_t first, int64_t last,
         codes = turned;
     }
     float* scales = scratch.scales.grow(weight.groups() * 8);
-    const int64_t per_group = std::max<int64_t>(weight.group / RUN, 1);
+    const GroupOf group(weight);
     for (int64_t row = first; row < last; row += 8) {
         turn_scales(weight, row, last, scales);
         Reader reader(weight, row, last);
         __m256 total = _mm256_setzero_ps();
-        auto add = [&](__m256i sums, int64_t run, int half, const float* scale, int32_t bias) {
-            if (Reader::BIASED) sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(bias * 8));
-            __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scale + half * 8), _mm256_set1_ps(input.scales.get()[run]));
+        auto add = [&](__m256i sums, int64_t span) {
+            if (Reader::BIASED) sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(input.sums.get()[span] * 8));
+            __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scales + group(span) * 8),
+                                        _mm256_set1_ps(input.scales.get()[span]));
             total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), both, total);
         };
         for (int64_t step = 0; step < input.runs + Reader::LAG; ++step) {
@@ -128,14 +126,8 @@ void line(const Matrix& weight, const Input& input, int64_t first, int64_t last,
             int64_t run = step - Reader::LAG;
             if (run < 0) continue;
             Sums sums = reader.sums(run, codes + run * RUN);
-            const int32_t* bias = input.sums.get() + run * 2;
-            if (!SPLIT) {
-                const float* scale = scales + (weight.group >= weight.columns ? 0 : run / per_group) * 8;
-                add(_mm256_add_epi32(sums.first, sums.second), run, 0, scale, bias[0] + bias[1]);
-                continue;
-            }
-            add(sums.first, run, 0, scales + run * 16, bias[0]);
-            if (run * 2 + 1 < weight.groups()) add(sums.second, run, 1, scales + run * 16, bias[1]);
+            add(sums.first, run * 2);
+            add(sums.second, run * 2 + 1);
         }
         alignas(32) float out[8];
         _mm256_store_ps(out, total);
@@ -175,13 +167,9 @@ void turn_scales(const Matrix& weight, int64_t first, int64_t last, float* out) 
 }
 
 void codes_line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    bool split = span_columns(weight) < RUN;
-    if (weight.kind == Kind::int4 && weight.dense())
-        return split ? line<Pairs, true>(weight, input, first, last, output)
-                     : line<Pairs, false>(weight, input, first, last, output);
+    if (weight.kind == Kind::int4 && weight.dense()) return line<Pairs>(weight, input, first, last, output);
     with_unpacked(weight, [&]<Kind KIND, bool DENSE>() {
-        split ? line<InOrder<KIND, DENSE, true>, true>(weight, input, first, last, output)
-              : line<InOrder<KIND, DENSE, false>, false>(weight, input, first, last, output);
+        line<InOrder<KIND, DENSE>>(weight, input, first, last, output);
     });
 }
 

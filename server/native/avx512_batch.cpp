@@ -47,27 +47,24 @@ inline __m512i broadcast(const int8_t* place) {
     return _mm512_set1_epi32(value);
 }
 
-template <Kind KIND, bool SPLIT> struct Chunk {
+template <Kind KIND> struct Chunk {
     const Matrix& weight;
     const Input& input;
     int64_t first_token;
     const float* scales;  // [2][2, groups, 8]
     float* totals;        // [tokens][ROWS]
+    GroupOf group{weight};
 
-    // The columns from 4 `j` to 4 `end` of a run, for COUNT rows of input.
-    template <int COUNT>
-    void span(const Tile& tile, int64_t run, int64_t token, int j, int end, int64_t group) const {
+    // The columns of half a run, for COUNT rows of input.
+    template <int COUNT> void add_half(const Tile& tile, int64_t run, int64_t token, int half) const {
         __m512i sums[2][COUNT];
-        int64_t width = input.runs * RUN, place = (first_token + token) * input.runs + run;
-        const int8_t* x = input.codes.get() + place * RUN;
-        const int32_t* bias = input.sums.get() + place * 2;
-        for (int t = 0; t < COUNT; ++t) {
-            const int32_t* of = bias + t * input.runs * 2;
-            int32_t all = SPLIT ? of[j / 8] : of[0] + of[1];
-            sums[0][t] = sums[1][t] = _mm512_set1_epi32(-all * BIAS<KIND>);
-        }
-        for (; j < end; ++j) {
-            __m512i w0 = tile.of[j][0], w1 = tile.of[j][1];
+        int64_t width = input.runs * RUN, spans = input.runs * 2, span = run * 2 + half;
+        int64_t place = (first_token + token) * spans + span;
+        const int8_t* x = input.codes.get() + place * SPAN;
+        for (int t = 0; t < COUNT; ++t)
+            sums[0][t] = sums[1][t] = _mm512_set1_epi32(-input.sums.get()[place + t * spans] * BIAS<KIND>);
+        for (int j = 0; j < SPAN / 4; ++j) {
+            __m512i w0 = tile.of[half * 8 + j][0], w1 = tile.of[half * 8 + j][1];
             for (int t = 0; t < COUNT; ++t) {
                 __m512i four = broadcast(x + t * width + j * 4);
                 sums[0][t] = dot_codes(sums[0][t], w0, four);
@@ -76,10 +73,10 @@ template <Kind KIND, bool SPLIT> struct Chunk {
         }
         int64_t next = weight.groups() * 8;
         for (int block = 0; block < 2; ++block) {
-            __m512 scale = two(scales + block * 2 * next + group * 8, next);
+            __m512 scale = two(scales + block * 2 * next + group(span) * 8, next);
             for (int t = 0; t < COUNT; ++t) {
                 float* total = totals + (token + t) * ROWS + block * TILE;
-                __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input.scales.get()[place + t * input.runs]));
+                __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input.scales.get()[place + t * spans]));
                 __m512 sum = _mm512_cvtepi32_ps(sums[block][t]);
                 _mm512_storeu_ps(total, _mm512_fmadd_ps(sum, both, _mm512_loadu_ps(total)));
             }
@@ -87,10 +84,8 @@ template <Kind KIND, bool SPLIT> struct Chunk {
     }
 
     template <int COUNT> void add(const Tile& tile, int64_t run, int64_t token) const {
-        int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
-        if (!SPLIT) return span<COUNT>(tile, run, token, 0, 16, group);
-        span<COUNT>(tile, run, token, 0, 8, group);
-        if (group + 1 < weight.groups()) span<COUNT>(tile, run, token, 8, 16, group + 1);
+        add_half<COUNT>(tile, run, token, 0);
+        add_half<COUNT>(tile, run, token, 1);
     }
 
     void add_all(const Tile& tile, int64_t run, int64_t count) const {
@@ -105,7 +100,7 @@ template <Kind KIND, bool SPLIT> struct Chunk {
     }
 };
 
-template <Kind KIND, Shape SHAPE, bool SPLIT>
+template <Kind KIND, Shape SHAPE>
 void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     int64_t groups = weight.groups();
@@ -114,7 +109,7 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
     Tile tile;
     for (int64_t token = 0; token < input.tokens; token += TOKENS) {
         int64_t count = std::min(TOKENS, input.tokens - token);
-        Chunk<KIND, SPLIT> chunk{weight, input, token, scales, totals};
+        Chunk<KIND> chunk{weight, input, token, scales, totals};
         for (int64_t row = first; row < last; row += ROWS) {
             int64_t starts[2] = {begin(weight, row), begin(weight, row + TILE)};
             Stored<SHAPE> blocks[2] = {{weight, starts[0]}, {weight, starts[1]}};
@@ -143,8 +138,7 @@ void batch(const Matrix& weight, const Input& input, int64_t first, int64_t last
 
 void codes_batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     with_layout(weight, [&]<Kind KIND, Shape SHAPE>() {
-        span_columns(weight) < RUN ? batch<KIND, SHAPE, true>(weight, input, first, last, output)
-                                   : batch<KIND, SHAPE, false>(weight, input, first, last, output);
+        batch<KIND, SHAPE>(weight, input, first, last, output);
     });
 }
 

@@ -35,31 +35,26 @@ template <Kind KIND, Shape SHAPE> inline Sums sums(Stored<SHAPE>& stored, int64_
     return {_mm512_shuffle_i32x4(halves[0], halves[1], 0x88), _mm512_shuffle_i32x4(halves[0], halves[1], 0xdd)};
 }
 
-template <Kind KIND, Shape SHAPE, bool SPLIT>
+template <Kind KIND, Shape SHAPE>
 void line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     thread_local Buffer<float> scratch;
-    int64_t groups = weight.groups(), next = groups * 8;
+    const GroupOf group(weight);
+    int64_t next = weight.groups() * 8;
     float* scales = scratch.grow(2 * next);
     for (int64_t row = first; row < last; row += TILE) {
         int64_t start = begin(weight, row);
         turn_scales(weight, start, scales);
         Stored<SHAPE> stored(weight, start);
         __m512 total = _mm512_setzero_ps();
-        auto add = [&](__m512i sum, int64_t run, int64_t group, int32_t bias) {
-            sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(bias * BIAS<KIND>));
-            __m512 both = _mm512_mul_ps(two(scales + group * 8, next), _mm512_set1_ps(input.scales.get()[run]));
+        auto add = [&](__m512i sum, int64_t span) {
+            sum = _mm512_sub_epi32(sum, _mm512_set1_epi32(input.sums.get()[span] * BIAS<KIND>));
+            __m512 both = _mm512_mul_ps(two(scales + group(span) * 8, next), _mm512_set1_ps(input.scales.get()[span]));
             total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), both, total);
         };
         for (int64_t run = 0; run < input.runs; ++run) {
             Sums both = sums<KIND, SHAPE>(stored, run, _mm512_loadu_si512(input.codes.get() + run * RUN));
-            const int32_t* bias = input.sums.get() + run * 2;
-            int64_t group = weight.group >= weight.columns ? 0 : run * RUN / weight.group;
-            if (!SPLIT) {
-                add(_mm512_add_epi32(both.first, both.second), run, group, bias[0] + bias[1]);
-                continue;
-            }
-            add(both.first, run, group, bias[0]);
-            if (group + 1 < groups) add(both.second, run, group + 1, bias[1]);
+            add(both.first, run * 2);
+            add(both.second, run * 2 + 1);
         }
         alignas(64) float out[TILE];
         _mm512_storeu_ps(out, total);
@@ -71,8 +66,7 @@ void line(const Matrix& weight, const Input& input, int64_t first, int64_t last,
 
 void codes_line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
     with_layout(weight, [&]<Kind KIND, Shape SHAPE>() {
-        span_columns(weight) < RUN ? line<KIND, SHAPE, true>(weight, input, first, last, output)
-                                   : line<KIND, SHAPE, false>(weight, input, first, last, output);
+        line<KIND, SHAPE>(weight, input, first, last, output);
     });
 }
 

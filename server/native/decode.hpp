@@ -21,8 +21,18 @@ inline int64_t stride(const Matrix& weight) {
     return 0;
 }
 
-// Columns whose products are summed in integers before a scale is applied.
-inline int64_t span_columns(const Matrix& weight) { return weight.group == RUN / 2 ? RUN / 2 : RUN; }
+// Which scale of a row is that of a span; the last one for a span past the last column, whose input is 0.
+class GroupOf {
+public:
+    explicit GroupOf(const Matrix& weight)
+        : shift_(weight.group >= weight.columns ? 62 : std::countr_zero(static_cast<uint64_t>(weight.group / SPAN))),
+          last_(weight.groups() - 1) {}
+    int64_t operator()(int64_t span) const { return std::min(span >> shift_, last_); }
+
+private:
+    int shift_;
+    int64_t last_;
+};
 
 // The value `index` of a row that starts at `values`, as the integer or the bits that are stored.
 inline int32_t stored(Kind kind, const uint8_t* values, int64_t index) {

@@ -34,8 +34,8 @@ struct Input {
     int64_t tokens = 0, columns = 0, runs = 0;
     bool has_codes = false, has_halves = false;
     Buffer<int8_t> codes;      // [tokens, runs * 64]: value = code * scale
-    Buffer<float> scales;      // [tokens, runs]
-    Buffer<int32_t> sums;      // [tokens, runs, 2]: codes of each half run, which biased weights are corrected with
+    Buffer<float> scales;      // [tokens, runs, 2]: of each span of 32 columns
+    Buffer<int32_t> sums;      // [tokens, runs, 2]: codes of each span, which biased weights are corrected with
     Buffer<uint16_t> halves;   // [tokens, runs * 64]: bfloat16 bits
 };
 

@@ -1,7 +1,7 @@
 // One weight matrix as it lies in the mapped file, and its products with a batch of rows.
 //
-// Integer weights: the input is rounded to int8 with one scale for every 64 columns (input.hpp). A row's products are
-// summed exactly, in integers, over each span of min(group, 64) columns, and spans are added in order:
+// Integer weights: the input is rounded to int8 with one scale for every span of 32 columns (input.hpp). A row's products
+// are summed exactly, in integers, over each span, and spans are added in order:
 //     output = fma(float(sum), scale of the weights * scale of the input, output).
 // So the bits do not depend on the instruction set, on the threads, or on what else is in the batch.
 // bf16 weights: the input is rounded to bf16; the bits depend on the instruction set, but not on the batch.
@@ -12,7 +12,8 @@
 
 namespace secateur {
 
-constexpr int64_t RUN = 64;  // columns that share one word of a mask, as in server/checkpoint/layouts.py
+constexpr int64_t RUN = 64;   // columns that share one word of a mask, as in server/checkpoint/layouts.py
+constexpr int64_t SPAN = 32;  // columns whose products are summed in integers before scales are applied
 
 enum class Kind { bf16, int8, int4 };  // how a value is stored
 

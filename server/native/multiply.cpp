@@ -37,7 +37,7 @@ void round_input(std::span<const Matrix> weights, const float* values, int64_t t
     if (halves) input.halves.grow(tokens * runs * RUN);
     if (codes) {
         input.codes.grow(tokens * runs * RUN);
-        input.scales.grow(tokens * runs);
+        input.scales.grow(tokens * runs * 2);
         input.sums.grow(tokens * runs * 2);
     }
     constexpr int64_t TOGETHER = 8;

@@ -10,7 +10,8 @@ namespace secateur {
 namespace {
 
 void codes(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
-    int64_t width = span_columns(weight), spans = (weight.columns + width - 1) / width;
+    int64_t spans = (weight.columns + SPAN - 1) / SPAN;
+    GroupOf group(weight);
     std::vector<int8_t> row(input.runs * RUN);
     for (int64_t index = first; index < last; ++index) {
         std::fill(row.begin(), row.end(), int8_t{0});
@@ -21,9 +22,8 @@ void codes(const Matrix& weight, const Input& input, int64_t first, int64_t last
             float total = 0;
             for (int64_t span = 0; span < spans; ++span) {
                 int32_t sum = 0;
-                for (int64_t i = span * width; i < (span + 1) * width; ++i) sum += row[i] * x[i];
-                float scale = from_half(scales[span * width / weight.group]) *
-                              input.scales.get()[token * input.runs + span * width / RUN];
+                for (int64_t i = span * SPAN; i < (span + 1) * SPAN; ++i) sum += row[i] * x[i];
+                float scale = from_half(scales[group(span)]) * input.scales.get()[token * input.runs * 2 + span];
                 total = std::fma(static_cast<float>(sum), scale, total);
             }
             output[token * weight.rows + index] = total;

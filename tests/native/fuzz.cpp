@@ -119,7 +119,7 @@ std::vector<double> rounded(const Matrix& matrix, const std::vector<float>& inpu
                 continue;
             }
             float largest = 0;
-            for (int64_t i = c / 64 * 64; i < std::min(c / 64 * 64 + 64, matrix.columns); ++i)
+            for (int64_t i = c / SPAN * SPAN; i < std::min(c / SPAN * SPAN + SPAN, matrix.columns); ++i)
                 largest = std::max(largest, std::fabs(input[t * matrix.columns + i]));
             if (largest > 0) out[place] = std::nearbyint(input[place] * (127.0f / largest)) * (largest / 127.0f);
         }

@@ -58,13 +58,13 @@ def stored(weight: Tensor, keep: int | None) -> tuple[Layout, dict[str, Tensor]]
 
 
 def rounded(layout: Layout, given: Array) -> Array:
-    """The input as the kernels round it: to bfloat16, or to 255 levels of each 64 columns' largest value."""
+    """The input as the kernels round it: to bfloat16, or to 255 levels of each 32 columns' largest value."""
     if not isinstance(layout, Quantised):
         halves: Array = torch.from_numpy(given).bfloat16().double().numpy()
         return halves
     tokens, columns = given.shape
     runs = -(-columns // 64)
-    padded = numpy.zeros((tokens, runs, 64), numpy.float32)
+    padded = numpy.zeros((tokens, runs * 2, 32), numpy.float32)
     padded.reshape(tokens, runs * 64)[:, :columns] = given
     largest = numpy.abs(padded).max(axis=2, keepdims=True)
     safe = numpy.where(largest > 0, largest, numpy.float32(1))
