@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Error, Page, Request, expect, sync_playwright
 
 from server.page import page as host_page
+from tests.browser.drivers import free_port
 from tests.browser.hosts import extra_pages
 from tests.browser.stub import Stub, listening
 
@@ -23,13 +24,20 @@ window.attack = () => attacks++;
 """
 
 
+@pytest.fixture(scope="module")
+def debugging_port() -> int:
+    """Where other programs than Playwright reach the browser too."""
+    return free_port()
+
+
 @pytest.fixture(scope="module")  # Playwright runs an event loop in this thread; later tests must not meet it
-def browser() -> Iterator[Browser]:
+def browser(debugging_port: int) -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("Debian's chromium is not installed")
+    flags = [*FLAGS, f"--remote-debugging-port={debugging_port}"]
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
 

@@ -87,7 +87,7 @@ def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
         open_chat(page)
         ask(page, "Me too")
         if number < 2:
-            until(lambda: server.parts.engine.running + server.parts.engine.waiting == number + 1)  # noqa: B023
+            until(lambda: server.parts.engine.running + server.parts.engine.waiting == number + 1, 20)  # noqa: B023
     expect(visitors[2].locator(".trouble-line")).to_contain_text("The assistant is busy. You can try again in")
 
 

