@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Request as Asked
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from server.page import page as host_page
 from tests.browser.drivers import free_port
@@ -56,11 +60,27 @@ def stub(stub_server: tuple[Stub, str]) -> Stub:
 
 
 @pytest.fixture(scope="session")
-def host(stub_server: tuple[Stub, str]) -> Iterator[str]:
+def server(stub_server: tuple[Stub, str]) -> str:
+    """The origin of the server."""
+    return stub_server[1]
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Response]:
+    """What a test has the host answer under /made/, by name."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def host(stub_server: tuple[Stub, str], made: dict[str, Response]) -> Iterator[str]:
     """The origin of the page that embeds the widget."""
+
+    async def serve_made(request: Request) -> Response:
+        return made[request.path_params["name"]]
+
     url = f"{stub_server[1]}/widget.js"
     app = host_page("help", url, lambda: {"input": 1234, "cached": 20, "output": 56, "requests": 3})
-    app.router.routes.extend(extra_pages(url))
+    app.router.routes.extend([*extra_pages(url), Route("/made/{name}", serve_made)])
     with listening(app) as origin:
         yield origin
 
@@ -84,7 +104,7 @@ class Visitor:
         self.pages.append(page)
         return page
 
-    def note_request(self, request: Request) -> None:
+    def note_request(self, request: Asked) -> None:
         if not request.url.startswith("data:"):
             self.asked.append(request.url)
 
