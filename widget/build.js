@@ -1,13 +1,14 @@
 /**
  * Builds what the server serves, the same bytes every time, and fails above the limits:
- * widget.js, app-<hash>.js with a file for each language, and the whole in one file with its digest, under v/<version>/.
+ * widget.js, app-<hash>.js with a file for each language, and the whole in one file with its digest, under v/<version>/;
+ * each beside its .br, since Python has no Brotli: a tenth less than gzip.
  * `node build.js FOLDER` writes elsewhere.
  */
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { gzipSync } from "node:zlib";
+import { brotliCompressSync, gzipSync } from "node:zlib";
 import { build, transform } from "esbuild";
 import { minify } from "terser";
 
@@ -76,6 +77,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const output = resolve(process.argv[2] ?? join(here, "../server/assets"));
   const made = await files();
   mkdirSync(output, { recursive: true });
-  for (const name of readdirSync(output)) if (/^app-.*\.js$/.test(name)) rmSync(join(output, name));
-  for (const [name, bytes] of made) writeFileSync(join(output, name), bytes);
+  for (const name of readdirSync(output)) if (/^app-.*\.js(\.br)?$/.test(name)) rmSync(join(output, name));
+  for (const [name, bytes] of made) {
+    writeFileSync(join(output, name), bytes);
+    if (name.endsWith(".js")) writeFileSync(join(output, `${name}.br`), brotliCompressSync(bytes));
+  }
 }

@@ -50,6 +50,7 @@ show(true);
 
 def block(language: str, word: str, origin: str = "") -> str:
     """The example in this language that has this word, for the server at `origin`."""
+    found: str
     (found,) = [text for kind, text in BLOCKS if kind == language and word in text]
     return found.replace("https://chat.example.org", origin)
 
