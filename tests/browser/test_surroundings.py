@@ -11,10 +11,32 @@ from tests.browser.test_build import needs_node
 from tests.browser.test_examples import Made, bundle, page_of
 from tests.browser.test_widget import ask, open_chat
 
+WHOLE = """<script nonce="n">
+const real = fetch;
+window.fetch = async (...given) => {
+    const response = await real(...given);
+    return { ok: response.ok, status: response.status, headers: response.headers, text: () => response.text() };
+};
+</script>"""
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
 )
+
+
+def test_a_narrow_screen_is_filled(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host, viewport={"width": 320, "height": 568})
+    open_chat(page)
+    assert page.get_by_role("dialog").bounding_box() == {"x": 0, "y": 0, "width": 320, "height": 568}
+    stub.pieces = ("```\n" + "x" * 200 + "\n```\n" + "y" * 300,)
+    ask(page, "z" * 300)
+    expect(page.locator(".answer pre")).to_have_count(1)
+    for height in (568, 200):  # 320 x 200 is a window of 1280 x 800 at 400 %
+        page.set_viewport_size({"width": 320, "height": height})
+        assert page.get_by_role("log").evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight > 80")
+        assert page.evaluate("document.documentElement.scrollWidth") == 320
+        expect(page.get_by_text("AI assistant", exact=True)).to_be_in_viewport(ratio=1)
+        expect(page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
 
 
 def test_paper_shows_the_whole_inline_chat_in_black_on_white(
@@ -101,6 +123,33 @@ def test_a_language_that_it_does_not_speak(
     expect(page.locator(".answer")).to_have_count(1)
     assert "undefined" not in page.locator("skill-chat .panel").inner_html()
     assert page.locator(".panel").get_attribute("lang") == "en"
+
+
+def test_options_in_the_address_and_a_fetch_that_streams_nothing(
+    open_page: Visitor, host: str, stub: Stub, server: str, made: Made
+) -> None:
+    options = "skill=help&amp;title=By%20address&amp;dir=rtl&amp;persist=none&amp;z-index=7&amp;mode=inline"
+    line = f'<script async nonce="n" src="{server}/widget.js?{options}"></script>'
+    policy = f"script-src 'nonce-n' {server}; connect-src {server}"
+    body = f"<main><h1>Host</h1><section>{line}</section></main>"
+    page = open_page(host + page_of(made, document(WHOLE, body), policy))
+    page.locator("section > skill-chat .launcher").click()
+    expect(page.get_by_role("region", name="By address")).to_have_attribute("dir", "rtl")
+    ask(page, "Hello")
+    expect(page.locator(".answer .text").last).to_have_text("Hello world.")
+    assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+    page.evaluate("SkillChat('destroy'); SkillChat('init', { skill: 'help', 'z-index': 7, 'accent': '#123456' })")
+    expect(page.locator("skill-chat")).to_have_count(1)
+    open_chat(page)
+    page.evaluate("document.body.innerHTML = ''")
+    ask(page, "Still there?")
+    expect(page.locator(".actions")).to_be_visible()
+    style = "e => [getComputedStyle(e).zIndex, e.popover ?? null]"
+    assert page.locator("html > skill-chat").evaluate(style) == ["7", None]
+    motion = "e => [getComputedStyle(e).animationName, e.getAnimations().length]"
+    assert page.locator(".panel").evaluate(motion) == ["none", 0]
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.locator(".panel").evaluate(motion)[0] == "arrive"
 
 
 @pytest.fixture(scope="module")
