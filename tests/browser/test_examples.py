@@ -120,6 +120,23 @@ def test_wordpress(open_page: Visitor, host: str, stub: Stub, server: str, made:
     expect(answer(page)).to_have_text("Hello world.")
 
 
+@pytest.mark.skipif(not shutil.which("php"), reason="Debian's php-cli is not installed")
+def test_the_lines_on_the_demos_page(open_page: Visitor, host: str, stub: Stub, server: str, made: Made) -> None:
+    page = open_page(host)
+    line, php, react, policy = page.locator("pre").all_inner_texts()
+    stand_in = "function add_action($name, $run) { $run(); } "
+    printed = subprocess.run(["php", "-r", stand_in + php], capture_output=True, text=True, check=True).stdout
+    assert printed == line
+    element = react.replace(" />", "></skill-chat>")  # what React makes of it
+    html = document(printed, f"<main><h1>Host</h1>{element}</main>")
+    page.goto(host + page_of(made, html, f"default-src 'none'; img-src data:; {policy}"))
+    for chat in (page.locator("html > skill-chat"), page.locator("main skill-chat")):
+        chat.locator(".launcher").click()
+        chat.get_by_role("textbox", name="Your message").fill("Hello")
+        page.keyboard.press("Enter")
+        expect(chat.locator(".answer .text").last).to_have_text("Hello world.")
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what npm would install."""
