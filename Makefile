@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo test lint exam-faults bench bench-native bench-peers bench-pruning prune clean
+.PHONY: demo test lint screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
 
 demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -20,6 +20,10 @@ lint: .venv/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+screenshots: .venv/test  ## photograph every state of the widget into build/screenshots, for somebody to look at
+	@tests/install
+	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: minutes
 	@$(BIN)/python -m tests.exams.faults

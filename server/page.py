@@ -25,7 +25,8 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
     """
     line = f'<script async src="{escape(widget_url)}" data-skill="{escape(skill)}"></script>'
     html = Template((ASSETS / "page.html").read_text("utf-8"))
-    body = html.substitute(embed=line, embed_text=escape(line), skill=escape(skill))
+    origin = escape(origin_of(widget_url))
+    body = html.substitute(embed=line, embed_text=escape(line), skill=escape(skill), origin=origin)
     headers = {"Content-Security-Policy": policy(widget_url), "Referrer-Policy": "strict-origin-when-cross-origin"}
 
     async def tokens(_: Request) -> Response:
@@ -42,7 +43,7 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
 
 def policy(widget_url: str) -> str:
     """The page's Content-Security-Policy: two directives name the widget's origin, and nothing else is for it."""
-    origin = "{0.scheme}://{0.netloc}".format(urlsplit(widget_url))
+    origin = origin_of(widget_url)
     return "; ".join(
         [
             "default-src 'none'",
@@ -57,6 +58,11 @@ def policy(widget_url: str) -> str:
             "trusted-types 'none'",
         ]
     )
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port, as a policy names them."""
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
 
 def static(path: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Route:

@@ -1,5 +1,7 @@
 """The widget's files, read and compressed once when the app is built and served from memory.
 
+Brotli's bytes are the build's, which lie beside each file; gzip's are made here.
+
 `/widget.js` is short-lived and revalidated by its ETag; `/assets/app-<hash>.js` never changes;
 `/v/<version>/widget.js` is the whole widget in one file, whose digest for an `integrity` attribute stands in
 `/v/<version>/sri.json`.
@@ -32,10 +34,9 @@ LATEST = "latest"
 
 
 class File(Struct, frozen=True):
-    """One file in both encodings, with a strong ETag for each."""
+    """One file in each encoding, the smallest first, with a strong ETag for each."""
 
-    plain: bytes
-    packed: bytes
+    bodies: dict[str, bytes]
     digest: str
     media_type: str
 
@@ -43,24 +44,27 @@ class File(Struct, frozen=True):
     def read(cls, path: Path) -> "File":
         """The file at `path`; the compressed bytes depend on nothing but its content."""
         plain = path.read_bytes()
-        packed = gzip.compress(plain, 9, mtime=0)
-        return cls(plain, packed, sha256(plain).hexdigest()[:32], TYPES[path.suffix])
+        beside = path.with_name(f"{path.name}.br")
+        bodies = {"br": beside.read_bytes()} if beside.is_file() else {}
+        bodies |= {"gzip": gzip.compress(plain, 9, mtime=0), "": plain}
+        return cls(bodies, sha256(plain).hexdigest()[:32], TYPES[path.suffix])
 
     def response(self, request: Request, cache: str) -> Response:
         """The file in the best encoding that the client takes, or 304 if it has it."""
-        encoded = accepts_gzip(request.headers.get("Accept-Encoding", ""))
-        etag = f'"{self.digest}{"-gzip" if encoded else ""}"'
+        wanted = request.headers.get("Accept-Encoding", "")
+        encoding = next(name for name in self.bodies if not name or accepts(name, wanted))
+        etag = f'"{self.digest}{encoding and "-" + encoding}"'
         headers = {**HEADERS, "Content-Type": self.media_type, "ETag": etag, "Cache-Control": cache}
         if matches(request.headers.get("If-None-Match", ""), etag):
             return Response(status_code=304, headers=headers)
-        if encoded:
-            headers["Content-Encoding"] = "gzip"
-        return Response(self.packed if encoded else self.plain, headers=headers)
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        return Response(self.bodies[encoding], headers=headers)
 
 
 def routes(assets: Path) -> list[Route]:
     """The routes of the widget's files in `assets`; raises ConfigError if they are not there."""
-    paths = {path.name: path for path in assets.iterdir()} if assets.is_dir() else {}
+    paths = {path.name: path for path in assets.iterdir() if path.suffix in TYPES} if assets.is_dir() else {}
     apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
     if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
         raise ConfigError(f"{assets} does not hold the widget: build it with `npm run build` in widget/")
@@ -91,8 +95,8 @@ def routes(assets: Path) -> list[Route]:
     ]
 
 
-def accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding header takes gzip, by name or by `*`, and does not refuse it with q=0."""
+def accepts(encoding: str, header: str) -> bool:
+    """Whether an Accept-Encoding header takes an encoding, by name or by `*`, and does not refuse it with q=0."""
     qualities: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -101,7 +105,7 @@ def accepts_gzip(header: str) -> bool:
             qualities[name.strip()] = float(quality) if quality else 1.0
         except ValueError:
             qualities[name.strip()] = 0.0
-    return qualities.get("gzip", qualities.get("*", 0.0)) > 0
+    return qualities.get(encoding, qualities.get("*", 0.0)) > 0
 
 
 def matches(header: str, etag: str) -> bool:

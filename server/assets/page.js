@@ -1,4 +1,4 @@
-// Shows the skill's totals, and asks for them again every two seconds while the page is seen.
+// Shows the skill's totals, asks for them again every two seconds while the page is seen, and has the chat ask questions.
 const cells = document.querySelectorAll("[data-total]");
 const freshness = document.querySelector("#freshness");
 const usual = freshness.textContent;
@@ -13,5 +13,8 @@ async function refresh() {
   }
 }
 
+for (const button of document.querySelectorAll(".questions button")) {
+  button.addEventListener("click", () => window.SkillChat?.("send", button.textContent));
+}
 refresh();
 setInterval(() => document.hidden || refresh(), 2000);

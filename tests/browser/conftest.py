@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
+from playwright.sync_api import Request as Asked
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from server.page import page as host_page
+from tests.browser.drivers import free_port
 from tests.browser.hosts import extra_pages
 from tests.browser.stub import Stub, listening
 
@@ -23,13 +28,20 @@ window.attack = () => attacks++;
 """
 
 
+@pytest.fixture(scope="module")
+def debugging_port() -> int:
+    """Where other programs than Playwright reach the browser too."""
+    return free_port()
+
+
 @pytest.fixture(scope="module")  # Playwright runs an event loop in this thread; later tests must not meet it
-def browser() -> Iterator[Browser]:
+def browser(debugging_port: int) -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     if not chromium:
         pytest.skip("Debian's chromium is not installed")
+    flags = [*FLAGS, f"--remote-debugging-port={debugging_port}"]
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
 
@@ -48,11 +60,27 @@ def stub(stub_server: tuple[Stub, str]) -> Stub:
 
 
 @pytest.fixture(scope="session")
-def host(stub_server: tuple[Stub, str]) -> Iterator[str]:
+def server(stub_server: tuple[Stub, str]) -> str:
+    """The origin of the server."""
+    return stub_server[1]
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Response]:
+    """What a test has the host answer under /made/, by name."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def host(stub_server: tuple[Stub, str], made: dict[str, Response]) -> Iterator[str]:
     """The origin of the page that embeds the widget."""
+
+    async def serve_made(request: Request) -> Response:
+        return made[request.path_params["name"]]
+
     url = f"{stub_server[1]}/widget.js"
     app = host_page("help", url, lambda: {"input": 1234, "cached": 20, "output": 56, "requests": 3})
-    app.router.routes.extend(extra_pages(url))
+    app.router.routes.extend([*extra_pages(url), Route("/made/{name}", serve_made)])
     with listening(app) as origin:
         yield origin
 
@@ -76,7 +104,7 @@ class Visitor:
         self.pages.append(page)
         return page
 
-    def note_request(self, request: Request) -> None:
+    def note_request(self, request: Asked) -> None:
         if not request.url.startswith("data:"):
             self.asked.append(request.url)
 

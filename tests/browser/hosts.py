@@ -44,7 +44,7 @@ Array.prototype.toJSON = () => "broken";
 TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"
 
 
-def document(head: str, body: str = "<p>Host page</p>") -> str:
+def document(head: str, body: str = "<main><h1>Host page</h1></main>") -> str:
     start = '<!doctype html><html lang="en"><head><title>Host</title><link rel="icon" href="data:,">'
     return f"{start}{head}</head><body>{body}</body></html>"
 
@@ -77,11 +77,14 @@ def extra_pages(url: str) -> list[Route]:
     chats = (
         '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
     )
+    inline = """<main><h1>Ask the gardeners</h1><p>Answers in the page itself, above the fold.</p>
+        <skill-chat skill="help"></skill-chat><p>What stands below is not covered.</p></main>"""
     ours = f"script-src {origin}"
     return [
         page("/queue", document(queue + loader), strict + f"script-src 'nonce-n' {origin}"),
         page("/options", document(options), strict + ours),
         page("/elements", document(loader, chats), strict + ours),
+        page("/inline", document(loader, inline), strict + ours),
         page("/arabic", document(line).replace('lang="en"', 'lang="ar" dir="rtl"'), strict + ours),
         page("/traps", document(TRAPS + line, CLOBBERS), strict + f"script-src 'nonce-n' {origin}"),
         page("/hostile", document(f'<style nonce="n">{HOSTILE}</style>{line}', "<div class=cover></div>"), hostile),

@@ -53,6 +53,7 @@ class Stub:
         self.ratings: list[dict[str, Any]] = []
         self.stopped: list[str] = []
         self.resets = 0
+        self.streams = 0  # how many are being read
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
         """All of the reply's events but the end."""
@@ -61,6 +62,14 @@ class Stub:
         return [("start", {"reply": reply, "conversation": "cnv_1"}), *texts, *sources]
 
     async def stream(self, reply: str, first: int) -> AsyncIterator[bytes]:
+        self.streams += 1
+        try:
+            async for part in self.parts(reply, first):
+                yield part
+        finally:
+            self.streams -= 1
+
+    async def parts(self, reply: str, first: int) -> AsyncIterator[bytes]:
         made = self.events(reply)
         for number, (name, data) in enumerate(made):
             if number >= first:

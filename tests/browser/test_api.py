@@ -6,6 +6,7 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import Visitor
 from tests.browser.stub import Stub, turn
 from tests.browser.test_widget import answer, ask, open_chat
+from tests.server.harness import until
 
 NODES = """() => {
     const inner = e => e.shadowRoot ? count(e.shadowRoot) : 0;
@@ -162,6 +163,7 @@ def mount(page: Page, times: int) -> None:
 
 def test_fifty_mounts_leave_nothing(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/elements")
+    expect(page.get_by_role("region", name="Second")).to_be_visible()  # what it holds is not counted
     page.evaluate("""() => {
         window.held = 0;
         const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
@@ -181,6 +183,15 @@ def test_fifty_mounts_leave_nothing(open_page: Visitor, host: str, stub: Stub) -
     assert page.evaluate(NODES) == before
     assert page.evaluate("held") == 0
     expect(page.locator("skill-chat")).to_have_count(2)
+    stub.pieces, stub.hold = ("Half",), True
+    second = page.locator("skill-chat").nth(1)
+    second.get_by_role("textbox").fill("Hello")
+    second.get_by_role("textbox").press("Enter")
+    expect(second.locator(".answer .text").last).to_have_text("Half")
+    assert stub.streams == 1
+    second.evaluate("e => e.remove()")
+    until(lambda: stub.streams == 0)
+    assert stub.stopped == [], "only Stop stops"
 
 
 @pytest.mark.parametrize(

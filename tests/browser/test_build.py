@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 WIDGET = ROOT / "widget"
 ASSETS = ROOT / "server" / "assets"
 OWN = ("page.js", "admin.js", "admin-charts.js")  # written by hand, not built
+REBUILD = "run `npm run build` in widget/ and commit what it writes"
 needs_node = pytest.mark.skipif(
     not shutil.which("node") or not (WIDGET / "node_modules").exists(),
     reason="node or widget/node_modules is missing: install nodejs and npm, then run `npm ci` in widget/",
@@ -35,10 +35,15 @@ def test_its_own_tests_pass() -> None:
 @needs_node
 def test_building_gives_the_committed_files(tmp_path: Path) -> None:
     run("node", "build.js", str(tmp_path))
-    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    built = {path.name: path.read_bytes() for path in tmp_path.glob("*.js*")}
     committed = {path.name: path.read_bytes() for path in ASSETS.glob("*.js*") if path.name not in OWN}
     assert built.keys() == committed.keys()
-    assert built == committed, "run `npm run build` in widget/ and commit what it writes"
+    packed = {name for name in built if name.endswith(".br")}  # its bytes may differ by Node's version
+    assert [n for n in built.keys() - packed if built[n] != committed[n]] == [], REBUILD
+    unpack = "process.stdout.write(require('zlib').brotliDecompressSync(require('fs').readFileSync(process.argv[1])))"
+    for name in packed:
+        done = subprocess.run(["node", "-e", unpack, str(ASSETS / name)], capture_output=True, check=True)
+        assert done.stdout == built[name.removesuffix(".br")], REBUILD
 
 
 def test_sources_are_short_and_the_lock_file_names_no_host() -> None:
@@ -47,28 +52,4 @@ def test_sources_are_short_and_the_lock_file_names_no_host() -> None:
     ]
     assert len(sources) > 15
     assert [path.name for path in sources if len(path.read_text().splitlines()) > 300] == []
-    assert "://" not in (WIDGET / "package-lock.json").read_text()
-
-
-@needs_node
-def test_the_package_holds_the_app_and_its_types(tmp_path: Path) -> None:
-    run("npm", "pack", "--silent", "--pack-destination", str(tmp_path))
-    (packed,) = tmp_path.glob("*.tgz")
-    with tarfile.open(packed) as archive:
-        archive.extractall(tmp_path, filter="data")
-    package = tmp_path / "package"
-    assert {path.name for path in (package / "dist").iterdir()} >= {"index.js", "index.d.ts", "host.d.ts"}
-    (tmp_path / "use.ts").write_text(
-        'import { define, type SkillChat } from "./package/dist/index.js";\n'
-        'const chat: SkillChat = define("https://chat.example.org/");\nchat("init", { skill: "help" });\n'
-    )
-    run(
-        "node_modules/.bin/tsc",
-        "--noEmit",
-        "--strict",
-        "--lib",
-        "es2023,dom",
-        "--ignoreConfig",
-        str(tmp_path / "use.ts"),
-    )
-    run("node", "--input-type=module", "--eval", f"await import('{package}/dist/index.js')")  # nothing runs on import
+    assert '"resolved"' not in (WIDGET / "package-lock.json").read_text()

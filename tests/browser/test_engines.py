@@ -48,7 +48,7 @@ def test_a_chat_by_keyboard(engine: Engine, host: str, stub: Stub, path: str) ->
     shown = engine.run(f"return {ROOT}.querySelector('.answer:last-child .text').textContent")
     assert shown == "RosesIn late winter.asnake_caseonetwo"
     assert stub.asked[0]["text"] == "When?"
-    assert stub.resumed == ["rep_1?from=3"]
+    assert stub.resumed in (["rep_1?from=2"], ["rep_1?from=3"])  # the last event may break with the connection
     box = engine.run(
         f"const b = {ROOT}.querySelector('.panel').getBoundingClientRect(); return [b.width, b.height > 300]"
     )

@@ -1,7 +1,8 @@
 """The widget against the server itself, on two origins, with a runner that replies what it is told."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,40 @@ def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
 def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
     origin, server = start("word " * 100, delay=0.05, slots=1, max_waiting=1)
     visitors = [open_page(origin) for _ in range(3)]
-    for number, page in enumerate(visitors):
+    for page in visitors:  # all are ready before the first reply begins, which does not last long
         open_chat(page)
+    for number, page in enumerate(visitors):
         ask(page, "Me too")
         if number < 2:
             until(lambda: server.parts.engine.running + server.parts.engine.waiting == number + 1)  # noqa: B023
     expect(visitors[2].locator(".trouble-line")).to_contain_text("The assistant is busy. You can try again in")
+
+
+def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start: Start) -> None:
+    text = "One two three four five six seven eight."
+    origin, server = start(text, delay=0.1)
+    page = open_page(origin)
+    open_chat(page)
+    ask(page, "Count")
+    expect(answer(page)).to_contain_text("One")
+    page.reload()
+    open_chat(page)
+    expect(page.locator(".question")).to_have_text("You said" + "Count")
+    expect(page.locator(".actions")).to_be_visible()
+    expect(answer(page)).to_have_text(text)
+    page.get_by_role("button", name="Bad answer").click()
+    page.get_by_role("textbox", name="What should we know?").fill("Ten was missing")
+    page.get_by_role("button", name="Send feedback").click()
+    file = server.parts.config.feedback_file
+    given = "SELECT skill, rating, comment FROM feedback"
+
+    def stored() -> list[tuple[str, str, str]]:
+        with closing(sqlite3.connect(file)) as database:
+            return database.execute(given).fetchall()
+
+    until(lambda: stored() == [("help", "down", "Ten was missing")])
+    metrics = page.request.get(f"{server.admin}/metrics").text()
+    assert 'secateur_feedback_total{rating="down",skill="help"} 1.0' in metrics
 
 
 def test_a_page_of_another_origin_is_told_in_words(open_page: Visitor, start: Start) -> None:

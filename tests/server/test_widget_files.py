@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from server.api.widget import accepts_gzip, matches, routes
+from server.api.widget import accepts, matches, routes
 from server.errors import ConfigError
 
 ASSETS = Path(__file__).parents[2] / "server" / "assets"
@@ -48,7 +48,7 @@ def test_the_app_of_an_earlier_release_is_the_present_one_and_not_kept(client: T
 
 
 @pytest.mark.parametrize("path", [LOADER, APP])
-@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
 def test_an_etag_saves_the_body(client: TestClient, path: str, encoding: str) -> None:
     headers = {"Accept-Encoding": encoding}
     first = client.get(path, headers=headers)
@@ -60,14 +60,26 @@ def test_an_etag_saves_the_body(client: TestClient, path: str, encoding: str) ->
     assert client.get(path, headers={**headers, "If-None-Match": '"other"'}).status_code == 200
 
 
-def test_each_encoding_has_its_etag_and_the_same_content(client: TestClient) -> None:
-    plain = client.get(LOADER, headers=PLAIN)
-    packed = client.get(LOADER, headers={"Accept-Encoding": "br, gzip"})
-    assert packed.headers["content-encoding"] == "gzip"
-    assert "content-encoding" not in plain.headers
-    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"])
-    assert packed.headers["etag"] != plain.headers["etag"]
-    assert packed.content == plain.content
+@pytest.mark.parametrize("path", [LOADER, APP, "/v/latest/widget.js"])
+def test_each_encoding_has_its_etag_and_the_same_content(client: TestClient, path: str) -> None:
+    asked = {"": "identity", "gzip": "gzip, br;q=0", "br": "gzip, deflate, br, zstd"}
+    got = {}
+    for encoding, header in asked.items():
+        with client.stream("GET", path, headers={"Accept-Encoding": header}) as response:
+            got[encoding] = b"".join(response.iter_raw()), response.headers
+    assert [headers.get("content-encoding", "") for _, headers in got.values()] == list(asked)
+    assert gzip.decompress(got["gzip"][0]) == got[""][0]
+    assert len({headers["etag"] for _, headers in got.values()}) == 3
+    assert len(got["br"][0]) < len(got["gzip"][0]) < len(got[""][0])
+    assert all(int(headers["content-length"]) == len(body) for body, headers in got.values())
+
+
+def test_without_the_brotli_of_the_build_it_is_gzip(tmp_path: Path) -> None:
+    for file in ASSETS.iterdir():
+        if file.suffix in (".js", ".json"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    client = TestClient(Starlette(routes=list(routes(tmp_path))))
+    assert client.get(LOADER, headers={"Accept-Encoding": "gzip, br"}).headers["content-encoding"] == "gzip"
 
 
 def test_ranges_are_not_offered(client: TestClient) -> None:
@@ -110,7 +122,7 @@ def test_a_missing_widget_says_how_to_build_it(tmp_path: Path) -> None:
     ],
 )
 def test_accept_encoding(header: str, expected: bool) -> None:
-    assert accepts_gzip(header) is expected
+    assert accepts("gzip", header) is expected
 
 
 @pytest.mark.parametrize(

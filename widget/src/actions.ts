@@ -29,7 +29,8 @@ export function actions(turn: Turn, around: Around): HTMLElement {
   down.onclick = () => rate("down");
   again.onclick = () => around.again(turn);
   show();
-  return element("div", {}, element("div", { class: "actions" }, copyButton(around, texts.copy, () => turn.text), up, down, again), place);
+  const judged = turn.text ? [copyButton(around, texts.copy, () => turn.text), up, down] : [];
+  return element("div", {}, element("div", { class: "actions" }, ...judged, again), place);
 }
 
 /** The form goes with Escape or when it was sent, and the focus goes back to the rating. */

@@ -21,7 +21,7 @@ export function element<Name extends string>(
   ...children: (Node | string)[]
 ): Name extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[Name] : HTMLElement {
   const made = page("createElement")(name);
-  for (const key of Object.keys(attributes)) made.setAttribute(key, attributes[key] ?? "");
+  for (const key of Object.keys(attributes)) made.setAttribute(key, attributes[key]!);
   made.append(...children);
   return made as ReturnType<typeof element<Name>>;
 }

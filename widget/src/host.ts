@@ -64,7 +64,7 @@ export function define(base: string, load: () => Promise<App>): Api {
         this.remove();
         if (api.host === this) api.host = undefined;
       }
-      if (!this.#chat && !/^(open|toggle|send|reset)$/.test(method)) return;
+      if (!this.#chat && !/open|toggle|send|reset/.test(method)) return;
       const root = this.#root!;
       const button = root.querySelector("button")!;
       root.querySelector(".trouble")?.remove();
@@ -106,14 +106,16 @@ export function define(base: string, load: () => Promise<App>): Api {
 
   const api: Api = (method, ...values) => {
     if (method === "init") return init(...(values as [Record<string, unknown>, Node?]));
-    return api.host ? api.host.call(method, ...values) : waiting.push([method, ...values]);
+    return api.host?.call(method, ...values) ?? waiting.push([method, ...values]);
   };
 
   /** Beside the body rather than in it, so that it survives pages that replace their body. */
   function init(options: Record<string, unknown>, script?: Node): Host {
     if (api.host && api.host.dataset.skill === options.skill) return api.host;
     const host = (api.host = element(TAG) as Host);
-    for (const name of Object.keys(options)) host.dataset[name] = [options[name]].flat().join("|");
+    for (const name of Object.keys(options)) {
+      host.setAttribute(`data-${name.replace(/[A-Z]/g, "-$&")}`, [options[name]].flat().join("|")); // zIndex or z-index
+    }
     host.dataset.mode ||= "floating";
     const place = host.dataset.mode === "inline" && (page("querySelector")(host.dataset.target || "_") ?? script?.parentNode);
     (place || page("documentElement")).append(host);

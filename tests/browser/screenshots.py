@@ -1,0 +1,105 @@
+"""Photographs every state of the widget, the demo's page and the admin page, for somebody to look at.
+
+`python -m tests.browser.screenshots FOLDER [LOOK ...]`; nothing is compared.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from msgspec.structs import replace
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from server.page import page as host_page
+from tests.browser.conftest import FLAGS
+from tests.browser.hosts import extra_pages
+from tests.browser.states import walk
+from tests.browser.stub import Stub, listening
+from tests.server.harness import HELP, OTHER, parts, says, served
+from tests.server.test_budget_http import ASK, ask
+
+WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 320, "height": 640}
+QUIET: dict[str, Any] = {"viewport": WIDE, "reduced_motion": "reduce"}
+LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "light": ("/", {}),
+    "dark": ("/", {"color_scheme": "dark"}),
+    "forced": ("/", {"forced_colors": "active"}),
+    "forced-dark": ("/", {"forced_colors": "active", "color_scheme": "dark"}),
+    "arabic": ("/arabic", {}),
+    "narrow": ("/", {"viewport": NARROW}),
+    "zoomed": ("/", {"viewport": {"width": 320, "height": 200}, "device_scale_factor": 4}),
+}
+ARREST = "document.querySelector('html > skill-chat').shadowRoot.querySelector('.panel').getAnimations()"
+
+
+def main(folder: Path, looks: list[str]) -> None:
+    """Write `LOOK-NN-STATE.png` for each, into a folder that is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stub = Stub()
+    with listening(stub.app()) as server, sync_playwright() as playwright:
+        url = f"{server}/widget.js"
+        app = host_page("help", url, lambda: {"input": 1234, "cached": 20, "output": 56, "requests": 3})
+        app.router.routes.extend(extra_pages(url))
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        with listening(app) as host:
+            for name in looks or LOOKS:
+                path, options = LOOKS[name]
+                with opened(browser, host + path, **options) as page:
+                    for number, state in enumerate(walk(page, stub)):
+                        page.screenshot(path=folder / f"{name}-{number:02}-{state}.png")
+            apart(browser, host, stub, folder)
+        admin(browser, folder)
+        browser.close()
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    context = browser.new_context(**{**QUIET, **options})
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
+    """What is no state of a floating panel: the panel arriving, inline chats, and both on paper."""
+    stub.reset()
+    with opened(browser, host, reduced_motion="no-preference") as page:
+        page.locator(".launcher").click()
+        page.wait_for_function(f"{ARREST}.length")
+        page.evaluate(f"{ARREST}.forEach(a => {{ a.pause(); a.currentTime = 60 }})")
+        page.screenshot(path=folder / "arriving.png")
+        page.emulate_media(media="print")
+        page.screenshot(path=folder / "demo-print.png", full_page=True)
+    for scheme in ("light", "dark"):
+        with opened(browser, host, color_scheme=scheme) as page:
+            page.screenshot(path=folder / f"demo-{scheme}.png", full_page=True)
+    with opened(browser, f"{host}/inline") as page:
+        page.screenshot(path=folder / "inline-closed.png")
+        for state in walk(page, stub):
+            if state == "rated":
+                break
+        page.screenshot(path=folder / "inline.png", full_page=True)
+        page.emulate_media(media="print")
+        page.screenshot(path=folder / "inline-print.png", full_page=True)
+
+
+def admin(browser: Browser, folder: Path) -> None:
+    """The admin page of a server that has counted a few replies."""
+    with TemporaryDirectory() as scratch:
+        runner = says(Path(scratch), "Good day.")
+        with served(parts(Path(scratch), runner, (replace(HELP, tokens_per_day=1000), OTHER)), runner) as server:
+            for _ in range(3):
+                ask(server, ASK)
+            for scheme, viewport in (("light", WIDE), ("dark", WIDE), ("light", NARROW)):
+                with opened(browser, f"{server.admin}/admin", color_scheme=scheme, viewport=viewport) as page:
+                    page.locator("#days svg").wait_for()
+                    page.screenshot(path=folder / f"admin-{scheme}-{viewport['width']}.png", full_page=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
