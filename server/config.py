@@ -22,7 +22,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything `secateur serve` is told; paths are relative to the working directory."""
 
     model: Annotated[str, Meta(min_length=1)]
-    """The artifact's directory, or `registry:NAME@production`."""
+    """The artifact's directory, or `registry:NAME@production`; it answers the skills that name none."""
     skills: Path
     """One skill's TOML file, or a folder of them."""
     ledger: Annotated[str, Meta(min_length=1)]
@@ -49,7 +49,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page_port: Port | None = None
     """Where to show a host page of our own that embeds the widget; left out, there is none."""
     slots: Positive = 8
-    """Replies generated at once."""
+    """Replies generated at once by each model."""
     context: Positive = 2048
     """Tokens of prompt and reply together."""
     batch_tokens: Positive = 512
@@ -102,16 +102,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         beside = Path() if "://" in str(self.ledger) else Path(self.ledger).parent
         return self.feedback or beside / "feedback.sqlite3"
 
-    @property
-    def reference(self) -> str | None:
-        """What `registry:` names, or None where `model` is a directory."""
-        return self.model.removeprefix(REGISTRY) if self.model.startswith(REGISTRY) else None
+
+def registered(reference: str) -> str | None:
+    """What `registry:` names, or None where a model is a directory."""
+    return reference.removeprefix(REGISTRY) if reference.startswith(REGISTRY) else None
 
 
 def load(path: Path) -> Config:
     """The settings in the TOML file `path`."""
     config = read(path, Config)
-    if config.reference is not None and config.signers is None:
+    if registered(config.model) is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
     if config.webhook and not config.webhook.startswith(("https://", "http://")):
         raise ConfigError(f"{path}: a webhook is an address that begins with https:// - at `$.webhook`")

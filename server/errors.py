@@ -138,3 +138,8 @@ class RegistryError(SecateurError):
 
 class EngineFailed(SecateurError):
     """The engine's loop ended with an error; every waiting request receives it."""
+
+
+def reason(error: Exception) -> str:
+    """Our own sentences as they are, and anything else so that it can be looked for."""
+    return str(error) if isinstance(error, SecateurError) else repr(error)

@@ -63,8 +63,8 @@ class Replies:
 
     async def _begin(self, request_id: str, asked: Asked, rates: Mapping[str, str]) -> "Reply":
         """`begin` past the gate."""
+        model = self._rollout.use(asked.skill.model)  # all of a reply is one model's, whatever is promoted meanwhile
         self._beginning += 1
-        model = self._rollout.use()  # all of a reply is one model's, whatever is promoted meanwhile
         try:
             prompt = await prompt_of(asked, model)
             self._refuse_while_draining()

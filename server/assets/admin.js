@@ -31,7 +31,8 @@ function state(good, text) {
 }
 
 function show({ live, summary }) {
-  find("model").textContent = live.instance ? `${live.model} on ${live.instance}` : live.model;
+  const models = live.models.join(", ");
+  find("model").textContent = live.instance ? `${models} on ${live.instance}` : models;
   state(live.writable, live.writable ? "Live" : "The ledger cannot be written: nothing is served");
   tiles(live, summary);
   latest = summary;
