@@ -37,6 +37,7 @@ from server.gate import Gate
 from server.loading import Loader
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
+from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
 from server.observed import Labels, observe
 from server.page import page as demo_page
@@ -103,7 +104,9 @@ def build(parts: Parts) -> Apps:
     page = host_page(parts)
     traces = open_traces(parts.config.traces)
     closing = Closing(feedback, gate, traces, webhook_of(parts, registry))
-    framed = Frame(public, parts.skills, routes, traces)
+    refusals = Refusals(lambda: parts.skills.names)
+    registry.register(refusals)
+    framed = Frame(public, parts.skills, routes, traces, refusals.count)
     return Apps(framed, admin, page, replies, reloader, running(parts, reloader, closing))
 
 

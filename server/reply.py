@@ -102,7 +102,7 @@ class Replies:
 
     def _refuse_while_draining(self) -> None:
         if self.draining:
-            raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
+            raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS, reason="draining")
 
     async def _submit(
         self, prompt: list[int], sampling: Sampling, reservation: Reservation, skill: Skill, model: Model

@@ -102,7 +102,9 @@ class Rollout:
         """The current model of a skill that wants this; raises Overloaded where a reload has just taken it away."""
         found = self.find(self.reference(wanted))
         if found is None:
-            raise Overloaded("The skill was given another model just now.", retry_after=AGAIN_SECONDS)
+            raise Overloaded(
+                "The skill was given another model just now.", retry_after=AGAIN_SECONDS, reason="draining"
+            )
         return found.model
 
     def use(self, wanted: str) -> Model:

@@ -71,10 +71,10 @@ class Server:
         raise RuntimeError("the server did not become ready")
 
     def metric(self, name: str) -> float:
-        """A gauge without labels."""
+        """A gauge of the only model."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=20) as answer:
             lines = answer.read().decode().splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+        return float(next(line.split()[-1] for line in lines if line.startswith(f"{name}{{")))
 
     def descriptors(self) -> int:
         """How many files and sockets the process has open."""
