@@ -22,11 +22,14 @@ from server.api import problems, widget
 from server.api.admin import Admin
 from server.api.chat import Chat
 from server.api.frame import Frame
+from server.api.guard import Guard
 from server.api.health import Health, Metrics
 from server.api.models import Models
+from server.api.registry import RegistryEndpoint
 from server.api.reload import Reload
 from server.api.usage import UsageEndpoint
 from server.api.visits import Visits
+from server.api_keys import Keys
 from server.config import Config
 from server.conversation.feedback import Feedback
 from server.conversation.session import Sessions
@@ -100,7 +103,8 @@ def build(parts: Parts) -> Apps:
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
     public = Starlette(routes=routes, exception_handlers=HANDLERS)
     watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels, reloader), *probes(health)]
-    admin = Starlette(routes=watched, exception_handlers=HANDLERS)
+    admin_keys = Keys(parts.config.admin_keys) if parts.config.admin_keys else None
+    admin = Guard(Starlette(routes=watched, exception_handlers=HANDLERS), admin_keys)
     page = host_page(parts)
     traces = open_traces(parts.config.traces)
     closing = Closing(feedback, gate, traces, webhook_of(parts, registry))
@@ -156,6 +160,7 @@ def admin_routes(parts: Parts, labels: Labels, reloader: Reloader) -> list[Route
     return [
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         Route("/admin/reload", Reload(reloader).reload, methods=["POST"]),
+        Route("/admin/registry", RegistryEndpoint(parts.config.registry, parts.skills, parts.rollout).get),
         *dashboard.routes(ASSETS),
     ]
 

@@ -160,7 +160,7 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"API      {addresses['skills']}/v1")
-    print(f"metrics  {addresses['metrics']}/metrics")
+    print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
     print(f"usage    {addresses['metrics']}/admin")
     if apps.page is not None:
         print(f"page     {addresses['page']}/")

@@ -161,9 +161,9 @@ def test_the_dashboard_names_only_metrics_that_the_server_has(tmp_path: Path) ->
 
 
 @contextmanager
-def prometheus(admin: str, folder: Path) -> Iterator[int]:
+def prometheus(admin: str, folder: Path, text: str = "") -> Iterator[int]:
     """A real Prometheus with our scrape config and alerts, pointed at a server's admin listener; yields its port."""
-    config = CONFIG.read_text().replace("127.0.0.1:9464", admin.removeprefix("http://"))
+    config = (text or CONFIG.read_text()).replace("127.0.0.1:9464", admin.removeprefix("http://"))
     assert admin.removeprefix("http://") in config
     shutil.copy(ALERTS, folder)
     (folder / "prometheus.yml").write_text(config.replace("scrape_interval: 15s", "scrape_interval: 1s"))

@@ -93,7 +93,7 @@ def artifact(server: Served) -> str:
 def ask(url: str, path: str) -> socket.socket:
     address = urlsplit(url)
     connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
-    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
     connection.sendall(head.encode())
     return connection
 

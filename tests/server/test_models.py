@@ -163,7 +163,7 @@ def scripted(folder: Path, models: dict[str, str], **more: Answering) -> Iterato
     """A server whose skills have these models, read from a folder of files."""
     for name, model in models.items():
         write(folder, name, model)
-    made = parts(folder, says(folder, "unused"), registry_seconds=0.05)
+    made = parts(folder, says(folder, "unused"), registry_seconds=0.05, registry=str(folder / "registry.sqlite3"))
     made = msgspec.structs.replace(made, config=msgspec.structs.replace(made.config, skills=folder / "skills"))
     loader = Scripts(folder, made.config)
     answering = {
@@ -243,6 +243,16 @@ def test_a_promotion_moves_the_skills_of_that_model_only_and_cuts_nobody(tmp_pat
         assert loader.engines["apple"].failure is None
         with Registry.open(house.url) as registry:
             assert {name: found[0] for name, found in registry.bindings("tiny").items()} == {"other": 2}
+        shown = get(server.admin, "/admin/registry")[1]
+        assert [(one["model"], one["skills"]) for one in shown["answering"]] == [
+            ("apple", ["help"]),
+            ("tiny@2", ["other"]),
+        ]
+        assert [(one["name"], one["aliases"]) for one in shown["versions"]] == [
+            ("tiny@1", []),
+            ("tiny@2", ["candidate", "production"]),
+        ]
+        assert shown["answering"][1]["address"] == shown["versions"][1]["address"]
 
 
 def test_two_directories_of_one_name_are_refused_and_two_aliases_are_not() -> None:
