@@ -21,7 +21,7 @@ lint: .venv/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: minutes
+exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now

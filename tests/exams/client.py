@@ -26,11 +26,19 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 class Server:
     """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, object], environment: Mapping[str, str] | None = None
+    ) -> None:
+        variables = {**os.environ, **(environment or {})}
         pairs = [f"{name}={value}" for name, value in settings.items()]
         command = [sys.executable, "-m", "tests.exams.exam_server", str(folder), *pairs]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=variables,
         )
         self.output: list[str] = []
         self.url = self.admin = ""
