@@ -26,19 +26,16 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 class Server:
     """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
 
-    def __init__(
-        self, folder: Path, settings: Mapping[str, object], environment: Mapping[str, str] | None = None
-    ) -> None:
-        variables = {**os.environ, **(environment or {})}
+    def __init__(self, folder: Path, settings: Mapping[str, object], module: str = "tests.exams.exam_server") -> None:
         pairs = [f"{name}={value}" for name, value in settings.items()]
-        command = [sys.executable, "-m", "tests.exams.exam_server", str(folder), *pairs]
+        command = [sys.executable, "-m", module, str(folder), *pairs]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=variables,
+            env={**os.environ},
         )
         self.output: list[str] = []
         self.url = self.admin = ""
