@@ -16,6 +16,7 @@ from openai import OpenAI
 
 from server.__main__ import COMMANDS, main
 from server.checkpoint.lineage import FILE, encoded, read
+from server.metering.ledger import Ledger
 from server.skills import digest
 from tests.server.harness import KEY, LINEAGE, until
 from tests.server.tiny_llama import tiny_llama
@@ -39,6 +40,16 @@ def test_an_unknown_command_is_one_sentence() -> None:
     done = run("prun")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"secateur: there is no command 'prun'; there are {', '.join(COMMANDS)}\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    Ledger(tmp_path / "usage.sqlite3").close()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "server", "usage", str(tmp_path / "usage.sqlite3"), "--format", "csv"]
+    done = subprocess.run(command, stdout=write, stderr=PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
