@@ -1,6 +1,7 @@
 """The console script, in processes of its own."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
