@@ -25,7 +25,7 @@ screenshots: .venv/test  ## photograph every state of the widget into build/scre
 	@tests/install
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 
-exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: minutes
+exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now

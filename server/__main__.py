@@ -3,6 +3,7 @@
 Nothing else is imported before, so that `secateur --help` is fast and the server never sees the pruning code.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -44,11 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, _ = COMMANDS[words[0]]
     try:
         code: int = import_module(module).main(words if module in SHARED else words[1:])
+        sys.stdout.flush()
     except SecateurError as error:
         print(f"secateur {words[0]}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `| head` has read enough; what Python would still write goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return code
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,7 @@ from msgspec import Struct
 from server.errors import ConfigError
 
 KEY_ID = 12  # digits of the digest by which a key is called in lists and in the ledger
+Admin = Literal["", "metrics", "all"]
 logger = logging.getLogger(__name__)
 
 
@@ -32,6 +34,13 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True):
     created: str
     note: str = ""
     revoked: str = ""
+    admin: Admin = ""
+    """What it opens of the admin listener: nothing, /metrics, or all."""
+
+    @property
+    def opens(self) -> str:
+        """The skills' names, and what of the admin listener."""
+        return ",".join([*self.skills, *([f"admin:{self.admin}"] if self.admin else [])])
 
     @property
     def id(self) -> str:
@@ -92,10 +101,10 @@ def read(path: Path) -> Book:
         raise ConfigError(f"{path} is no file of keys: {error}") from None
 
 
-def create(path: Path, skills: Sequence[str], note: str) -> tuple[str, Key]:
-    """Add a new key for `skills`; returns it, for this once, and what is kept of it."""
+def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "") -> tuple[str, Key]:
+    """Add a new key for `skills` or the admin listener; returns it, for this once, and what is kept of it."""
     shown = f"sk-{secrets.token_urlsafe(32)}"
-    key = Key(digest(shown), tuple(skills), _now(), note)
+    key = Key(digest(shown), tuple(skills), _now(), note, admin=admin)
     with _changing(path) as book:
         _write(path, Book((*book.keys, key)))
     return shown, key

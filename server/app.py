@@ -5,10 +5,10 @@ The one place that knows every part; it decides nothing that a configuration fil
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from anyio import to_thread
 from msgspec import Struct
@@ -22,56 +22,45 @@ from server.api import problems, widget
 from server.api.admin import Admin
 from server.api.chat import Chat
 from server.api.frame import Frame
+from server.api.guard import Guard
 from server.api.health import Health, Metrics
 from server.api.models import Models
+from server.api.registry import RegistryEndpoint
 from server.api.reload import Reload
 from server.api.usage import UsageEndpoint
 from server.api.visits import Visits
-from server.checkpoint.lineage import Lineage
+from server.api_keys import Keys
 from server.config import Config
 from server.conversation.feedback import Feedback
 from server.conversation.session import Sessions
 from server.conversation.store import Conversations
 from server.conversation.talk import Talk
-from server.engine.choice import Choice
 from server.errors import SecateurError
 from server.gate import Gate
+from server.loading import Loader
 from server.metering.ledger import Ledger
 from server.metering.meter import Meter
+from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
 from server.observed import Labels, observe
 from server.page import page as demo_page
+from server.reload import Reloader
 from server.reply import Replies
-from server.rollout import Engine, Model, Rollout
+from server.rollout import Model, Rollout
 from server.skills import Skills
-from server.tokenizer import Tokenizer
 from server.traces import Traces, open_traces
 
 ASSETS = Path(__file__).parent / "assets"
 
 
-class Successors(Protocol):
-    """Says which model is to answer next."""
-
-    def next(self) -> Model | None:
-        """Another model, loaded, if there is to be one; called in a thread."""
-
-    def began(self) -> None:
-        """The first model, or the one that `next` handed out, answers now."""
-
-
 class Parts(Struct, frozen=True):
-    """Everything that is made before the server can be built; `model` is the artifact's name in labels."""
+    """Everything that is made before the server can be built; `loader` makes the models that a reload asks for."""
 
     config: Config
     skills: Skills
-    engine: Engine
-    tokenizer: Tokenizer
     ledger: Ledger
-    model: str
-    lineage: Lineage
-    choices: Sequence[Choice] = ()
-    successors: Successors | None = None
+    rollout: Rollout
+    loader: Loader
 
 
 class Apps(NamedTuple):
@@ -81,6 +70,7 @@ class Apps(NamedTuple):
     admin: ASGIApp
     page: ASGIApp | None
     replies: Replies
+    reloader: Reloader
     running: AbstractAsyncContextManager[None]
     """Entered before the listeners open, left after they are closed: the engine's thread, the ledger's last write."""
 
@@ -97,25 +87,31 @@ class Closing(NamedTuple):
 def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
-    rollout = Rollout(Model(parts.model, parts.engine, parts.tokenizer, parts.lineage, parts.choices))
+    rollout, reloader = parts.rollout, Reloader(parts.config, parts.skills, parts.rollout, parts.loader)
     gate = Gate(parts.config.rate_limits)
     feedback = Feedback(parts.config.feedback_file)
     labels = Labels(parts.skills, rollout)
     replies = Replies(
         rollout, Meter(parts.ledger, observe(parts.config, parts.ledger, feedback, labels, registry)), gate
     )
-    health = Health(replies, lambda: rollout.current.engine.failure)
+    health = Health(replies, lambda: rollout.failure)
     models = Models(parts.skills, rollout)
-    talk = Talk(conversations(parts), replies, Reader(rollout), seconds=parts.config.reply_seconds)
+    talk = Talk(
+        conversations(parts), replies, lambda skill: Reader(rollout.of(skill.model)), seconds=parts.config.reply_seconds
+    )
     visits = visitors(parts, talk, feedback, gate)
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
     public = Starlette(routes=routes, exception_handlers=HANDLERS)
-    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels), *probes(health)]
-    admin = Starlette(routes=watched, exception_handlers=HANDLERS)
-    page = host_page(parts, lambda: rollout.names)
+    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels, reloader), *probes(health)]
+    admin_keys = Keys(parts.config.admin_keys) if parts.config.admin_keys else None
+    admin = Guard(Starlette(routes=watched, exception_handlers=HANDLERS), admin_keys)
+    page = host_page(parts)
     traces = open_traces(parts.config.traces)
     closing = Closing(feedback, gate, traces, webhook_of(parts, registry))
-    return Apps(Frame(public, parts.skills, routes, traces), admin, page, replies, running(parts, rollout, closing))
+    refusals = Refusals(lambda: parts.skills.names)
+    registry.register(refusals)
+    framed = Frame(public, parts.skills, routes, traces, refusals.count)
+    return Apps(framed, admin, page, replies, reloader, running(parts, reloader, closing))
 
 
 HANDLERS = {
@@ -128,17 +124,9 @@ HANDLERS = {
 class Reader:
     """What conversations ask of the model that answers now."""
 
-    def __init__(self, rollout: Rollout) -> None:
-        self._rollout = rollout
-
-    def count(self, text: str) -> int:
-        """Tokens of a text."""
-        return self._rollout.current.tokenizer.count(text)
-
-    @property
-    def context(self) -> int:
-        """Tokens of prompt and reply together."""
-        return self._rollout.current.engine.context
+    def __init__(self, model: Model) -> None:
+        self.count = model.tokenizer.count
+        self.context = model.engine.context
 
 
 def conversations(parts: Parts) -> Conversations:
@@ -166,13 +154,13 @@ def public_routes(parts: Parts, replies: Replies, models: Models, health: Health
     ]
 
 
-def admin_routes(parts: Parts, labels: Labels) -> list[Route]:
+def admin_routes(parts: Parts, labels: Labels, reloader: Reloader) -> list[Route]:
     """What operators look at, and may change while the server runs."""
-    rollout = labels.rollout
-    dashboard = Admin(parts.ledger, rollout, labels.limits, lambda: rollout.current.name)
+    dashboard = Admin(parts.ledger, labels.limits, lambda: parts.rollout.engines)
     return [
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
-        Route("/admin/reload", Reload(parts.config, parts.skills).reload, methods=["POST"]),
+        Route("/admin/reload", Reload(reloader).reload, methods=["POST"]),
+        Route("/admin/registry", RegistryEndpoint(parts.config.registry, parts.skills, parts.rollout).get),
         *dashboard.routes(ASSETS),
     ]
 
@@ -182,14 +170,15 @@ def probes(health: Health) -> list[Route]:
     return [Route("/healthz", health.alive), Route("/readyz", health.ready)]
 
 
-def host_page(parts: Parts, models: Callable[[], Sequence[str]]) -> ASGIApp | None:
-    """The page that embeds the widget of the first skill, where one is asked for; counts the tokens of `models`."""
+def host_page(parts: Parts) -> ASGIApp | None:
+    """The page that embeds the widget of the first skill, where one is asked for; counts what its models made."""
     if parts.config.page_port is None:
         return None
-    skill = parts.skills.names[0]
+    first = next(iter(parts.skills))
+    skill = first.name
 
     def totals() -> dict[str, int]:
-        sums, names, counts = parts.ledger.totals(), models(), Counter[str]()
+        sums, names, counts = parts.ledger.totals(), parts.rollout.names(first.model), Counter[str]()
         for (name, model, kind), n in sums.tokens.items():
             counts[kind] += n if name == skill and model in names else 0
         for (name, model, _), n in sums.requests.items():
@@ -211,33 +200,21 @@ def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
 
 
 @asynccontextmanager
-async def running(parts: Parts, rollout: Rollout, closing: Closing) -> AsyncIterator[None]:
-    """The engine runs and the ledger is open within; both are stopped after, the ledger last."""
-    rollout.start()
+async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIterator[None]:
+    """The engines run and the ledger is open within; all are stopped after, the ledger last."""
+    parts.rollout.start()
     if closing.webhook is not None:
         closing.webhook.start()
-    following = asyncio.create_task(follow(parts.successors, rollout, parts.config.registry_seconds))
+    following = asyncio.create_task(reloader.follow(parts.config.registry_seconds))
     try:
         yield
     finally:
         following.cancel()
         await asyncio.wait([following])
-        rollout.stop()
+        parts.rollout.stop()
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)
         parts.ledger.close()
         closing.feedback.close()
         await closing.gate.close()
         await to_thread.run_sync(closing.traces.close)
-
-
-async def follow(successors: Successors | None, rollout: Rollout, seconds: float) -> None:
-    """Ask again and again for another model, and let it answer."""
-    if successors is None:
-        return
-    await to_thread.run_sync(successors.began)
-    while True:
-        await asyncio.sleep(seconds)
-        if model := await to_thread.run_sync(successors.next):
-            rollout.replace(model)
-            await to_thread.run_sync(successors.began)

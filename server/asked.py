@@ -90,4 +90,5 @@ def too_long(prompt: int, context: int) -> InvalidRequest:
         f"The messages have {prompt} tokens and the context is {context}; a reply needs at least 1 more.",
         param="messages",
         code="context_length_exceeded",
+        reason="context",
     )

@@ -3,6 +3,7 @@
 A file that cannot be used raises ConfigError with the file, the path within it, and what would be allowed.
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,7 +23,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything `secateur serve` is told; paths are relative to the working directory."""
 
     model: Annotated[str, Meta(min_length=1)]
-    """The artifact's directory, or `registry:NAME@production`."""
+    """The artifact's directory, or `registry:NAME@production`; it answers the skills that name none."""
     skills: Path
     """One skill's TOML file, or a folder of them."""
     ledger: Annotated[str, Meta(min_length=1)]
@@ -39,7 +40,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8000
     """0 takes a free port."""
     admin_host: str = "127.0.0.1"
+    """Where metrics, usage and reloads are; other than loopback only with `admin_keys`."""
     admin_port: Port = 9464
+    admin_keys: Path | None = None
+    """The file of keys that open it (`secateur keys create --file FILE --admin metrics|all`); left out, it has none."""
     metrics_compat: Literal["none", "vllm"] = "none"
     """`vllm` adds the names of vLLM's metrics that dashboards and autoscalers know."""
     webhook: str = ""
@@ -49,7 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page_port: Port | None = None
     """Where to show a host page of our own that embeds the widget; left out, there is none."""
     slots: Positive = 8
-    """Replies generated at once."""
+    """Replies generated at once by each model."""
     context: Positive = 2048
     """Tokens of prompt and reply together."""
     batch_tokens: Positive = 512
@@ -102,20 +106,34 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         beside = Path() if "://" in str(self.ledger) else Path(self.ledger).parent
         return self.feedback or beside / "feedback.sqlite3"
 
-    @property
-    def reference(self) -> str | None:
-        """What `registry:` names, or None where `model` is a directory."""
-        return self.model.removeprefix(REGISTRY) if self.model.startswith(REGISTRY) else None
+
+def registered(reference: str) -> str | None:
+    """What `registry:` names, or None where a model is a directory."""
+    return reference.removeprefix(REGISTRY) if reference.startswith(REGISTRY) else None
 
 
 def load(path: Path) -> Config:
     """The settings in the TOML file `path`."""
     config = read(path, Config)
-    if config.reference is not None and config.signers is None:
+    if registered(config.model) is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
+    if config.admin_keys is None and not is_loopback(config.admin_host):
+        raise ConfigError(
+            f"{path}: other machines can reach {config.admin_host!r}, so the admin listener needs keys: "
+            '`secateur keys create --file admin.json --admin all` and `admin_keys = "admin.json"`, '
+            "or 127.0.0.1 - at `$.admin_host`"
+        )
     if config.webhook and not config.webhook.startswith(("https://", "http://")):
         raise ConfigError(f"{path}: a webhook is an address that begins with https:// - at `$.webhook`")
     return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener bound to `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read(path: Path, kind: type[T]) -> T:

@@ -20,6 +20,13 @@ SecateurError
 """
 
 from collections.abc import Mapping
+from typing import Literal, get_args
+
+Reason = Literal[
+    "auth", "origin", "requests", "tokens", "sessions", "concurrency", "budget", "body", "context", "conflict",
+    "unknown", "queue", "draining", "store", "ledger",
+]  # fmt: skip
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class SecateurError(Exception):
@@ -27,9 +34,14 @@ class SecateurError(Exception):
 
     status = 500
     type = "server_error"
+    reason: Reason | None = None
+    """Why a request was refused, as metrics count it; None is no refusal but a failure."""
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, reason: Reason | None = None
+    ) -> None:
         super().__init__(message)
+        self.reason = reason or self.reason
         self.message = message
         self.param = param
         self.code = code
@@ -39,6 +51,7 @@ class RequestError(SecateurError):
     """A request that cannot be served as it was sent."""
 
     type = "invalid_request_error"
+    reason: Reason | None = "body"
 
 
 class InvalidRequest(RequestError):
@@ -52,6 +65,7 @@ class Unauthorized(RequestError):
 
     status = 401
     type = "authentication_error"
+    reason = "auth"
 
 
 class Forbidden(RequestError):
@@ -59,12 +73,14 @@ class Forbidden(RequestError):
 
     status = 403
     type = "permission_error"
+    reason = "auth"
 
 
 class NotFound(RequestError):
     """No such skill or path."""
 
     status = 404
+    reason = "unknown"
 
 
 class TooLarge(RequestError):
@@ -78,6 +94,7 @@ class Conflict(RequestError):
 
     status = 409
     type = "conflict_error"
+    reason = "conflict"
 
 
 class RateLimited(RequestError):
@@ -86,8 +103,10 @@ class RateLimited(RequestError):
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, message: str, *, retry_after: int, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message, code="rate_limited")
+    def __init__(
+        self, message: str, *, retry_after: int, reason: Reason, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, code="rate_limited", reason=reason)
         self.retry_after = retry_after
         self.headers = headers or {}
 
@@ -97,6 +116,7 @@ class BudgetExceeded(RequestError):
 
     status = 429
     type = "insufficient_quota"
+    reason = "budget"
 
     def __init__(self, skill: str, period: str, *, retry_after: int) -> None:
         super().__init__(
@@ -111,8 +131,8 @@ class Overloaded(RequestError):
     status = 503
     type = "server_error"
 
-    def __init__(self, message: str, *, retry_after: int) -> None:
-        super().__init__(message, code="overloaded")
+    def __init__(self, message: str, *, retry_after: int, reason: Reason = "queue") -> None:
+        super().__init__(message, code="overloaded", reason=reason)
         self.retry_after = retry_after
 
 
@@ -138,3 +158,8 @@ class RegistryError(SecateurError):
 
 class EngineFailed(SecateurError):
     """The engine's loop ended with an error; every waiting request receives it."""
+
+
+def reason(error: Exception) -> str:
+    """Our own sentences as they are, and anything else so that it can be looked for."""
+    return str(error) if isinstance(error, SecateurError) else repr(error)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.checkpoint.lineage import Lineage, address
-from server.errors import RegistryError, SecateurError
+from server.errors import RegistryError, SecateurError, reason
 from server.registry import rules
 from server.registry.store import Registry, Version
 from server.rollout import Model
@@ -30,9 +30,8 @@ class Source(NamedTuple):
 class Follower:
     """Remembers which version is served; `load` makes a model of an artifact's directory and a name for it."""
 
-    def __init__(self, source: Source, skills: Sequence[str], load: Callable[[Path, str], Model]) -> None:
+    def __init__(self, source: Source, load: Callable[[Path, str], Model]) -> None:
         self._source = source
-        self._skills = skills
         self._load = load
         self._seen: Version | None = None
         self._unreachable = False
@@ -72,20 +71,15 @@ class Follower:
         if address(lineage) != self._seen.address:
             raise RegistryError(f"{self._seen.path} was exchanged while {self._seen.name} was loaded")
 
-    def began(self) -> None:
-        """Record that the version which was handed out answers the skills now."""
+    def began(self, skills: Sequence[str]) -> None:
+        """Record that the version which was handed out answers these skills now."""
         assert self._seen is not None, "`first` comes first"
         try:
             with Registry.open(self._source.url) as registry:
-                registry.bind(self._skills, self._seen)
+                registry.bind(skills, self._seen)
         except SecateurError as error:
-            logger.warning("that %s answers %s is not recorded: %s", self._seen.name, ", ".join(self._skills), error)
+            logger.warning("that %s answers %s is not recorded: %s", self._seen.name, ", ".join(skills), error)
 
     def _look(self) -> Version:
         with Registry.open(self._source.url) as registry:
             return registry.resolve(self._source.reference)
-
-
-def reason(error: Exception) -> str:
-    """Our own sentences as they are, and anything else so that it can be looked for."""
-    return str(error) if isinstance(error, SecateurError) else repr(error)

@@ -7,6 +7,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import RedisStorage, Storage
@@ -24,10 +25,13 @@ STORE_RETRY_SECONDS = 5
 STORE_SECONDS = 2.0
 
 
+Counted = Literal["requests", "tokens", "sessions"]
+
+
 class Window(Struct, frozen=True):
     """One limit as it stands: what is left of it, and in how many seconds there will be more."""
 
-    name: str
+    name: Counted
     limit: int
     remaining: int
     reset: float
@@ -58,6 +62,7 @@ class Gate:
             raise RateLimited(
                 f"The skill {skill.name!r} makes {skill.concurrent_replies} replies at once and has as many.",
                 retry_after=BUSY_RETRY_SECONDS,
+                reason="concurrency",
             )
         self._live[skill.name] += 1  # before the first await, so that no other request sees the same place
         try:
@@ -83,6 +88,7 @@ class Gate:
                 f"The prompt and max_tokens need {tokens} tokens; the skill {skill.name!r} allows {limit} a minute.",
                 param="max_tokens",
                 code="tokens_per_minute_exceeded",
+                reason="tokens",
             )
         return (await self._hit(self._tokens, "tokens", limit, skill.name, tokens)).headers
 
@@ -99,14 +105,16 @@ class Gate:
         if isinstance(self._storage, RedisStorage):
             await self._storage.bridge.get_connection().aclose()  # type: ignore[attr-defined]  # of every bridge
 
-    async def _hit(self, limiter: RateLimiter, name: str, limit: int, who: str, cost: int = 1) -> Window:
+    async def _hit(self, limiter: RateLimiter, name: Counted, limit: int, who: str, cost: int = 1) -> Window:
         item = RateLimitItemPerSecond(limit, WINDOW_SECONDS)
         try:
             allowed = await limiter.hit(item, name, who, cost=cost)
             reset, remaining = await limiter.get_window_stats(item, name, who)
         except (StorageError, OSError) as error:
             raise Overloaded(
-                f"Rate limits cannot be counted ({type(error).__name__}).", retry_after=STORE_RETRY_SECONDS
+                f"Rate limits cannot be counted ({type(error).__name__}).",
+                retry_after=STORE_RETRY_SECONDS,
+                reason="store",
             ) from None
         wait = min(max(reset - time.time(), 0.0), WINDOW_SECONDS)
         window = Window(name, limit, remaining, wait)
@@ -114,6 +122,7 @@ class Gate:
             raise RateLimited(
                 f"Too many {name}: {limit} a minute are allowed.",
                 retry_after=max(1, math.ceil(wait)),
+                reason=name,
                 headers=window.headers,
             )
         return window

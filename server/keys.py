@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> int:
     create = actions.add_parser("create", help="make an API key, shown once")
     create.add_argument("--file", type=Path, help="the server's file of `keys`; left out, a line for a skill's file")
     create.add_argument("--skill", action="append", default=[], help="a skill that it opens; may be repeated")
+    create.add_argument("--admin", choices=["metrics", "all"], default="", help="what of the admin listener it opens")
     create.add_argument("--note", default="", help="what it is for")
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="show the keys of a file, and which are revoked")
@@ -39,22 +40,24 @@ def main(argv: Sequence[str]) -> int:
 
 def _create(arguments: argparse.Namespace) -> None:
     """Print a new key once, and where it lets in."""
-    if arguments.file is None:
+    if arguments.file is None and not arguments.admin:
         key = f"sk-{secrets.token_urlsafe(32)}"
         line = f'keys = ["{api_keys.digest(key)}"]'
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
         return
-    if not arguments.skill:
-        raise ConfigError("name the skills that the key opens: --skill NAME")
-    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note)
-    print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {', '.join(kept.skills)}")
+    if arguments.file is None:
+        raise ConfigError("name the file of `admin_keys` that the key is added to: --file FILE")
+    if not arguments.skill and not arguments.admin:
+        raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
+    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin)
+    print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
 
 
 def _list(arguments: argparse.Namespace) -> None:
     """One line for each key."""
     for key in api_keys.read(arguments.file).keys:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
-        print("  ".join([key.id, state, ",".join(key.skills), key.note]).rstrip())
+        print("  ".join([key.id, state, key.opens, key.note]).rstrip())
 
 
 def _revoke(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,6 @@ from starlette.types import ASGIApp
 from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.errors import ConfigError
-from server.reload import reload_on_signal
 from server.slow_peers import Patience, protocol
 
 POLL_SECONDS = 0.05
@@ -118,9 +117,16 @@ async def settled(apps: Apps) -> None:
 
 
 async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener]) -> None:
-    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again, in a thread."""
+    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, reload_on_signal, parts.config, parts.skills)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(apps.reloader.on_signal())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
@@ -145,14 +151,16 @@ def run(parts: Parts) -> None:
 
 def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     """Print what is served where, and each automatic choice with its reason."""
-    print(f"{parts.model}: skills {', '.join(parts.skills.names)}")
-    for choice in parts.choices:
-        print(f"  {choice.subject}: {choice.kernel} ({choice.reason})")
-    print(f"  counting: {parts.tokenizer.encoding_reason}")
+    for model in parts.rollout.models:
+        names = [skill.name for skill in parts.skills if parts.rollout.of(skill.model) is model]
+        print(f"{model.name}: skills {', '.join(names)}")
+        for choice in model.choices:
+            print(f"  {choice.subject}: {choice.kernel} ({choice.reason})")
+        print(f"  counting: {model.tokenizer.encoding_reason}")
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"API      {addresses['skills']}/v1")
-    print(f"metrics  {addresses['metrics']}/metrics")
+    print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
     print(f"usage    {addresses['metrics']}/admin")
     if apps.page is not None:
         print(f"page     {addresses['page']}/")

@@ -1,6 +1,6 @@
 """What Prometheus is shown of a server: its ledger, its engine, its ratings, and how long replies take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
 
@@ -8,7 +8,7 @@ from server.config import Config
 from server.conversation.feedback import Feedback
 from server.metering.histograms import Histograms, Observers, VllmHistograms
 from server.metering.ledger import Ledger
-from server.metering.metrics import EngineCollector, FeedbackCollector, LedgerCollector, VllmCollector
+from server.metering.metrics import Described, EngineCollector, FeedbackCollector, LedgerCollector, VllmCollector
 from server.metering.records import Limits
 from server.rollout import Model, Rollout
 from server.skills import Skills
@@ -25,9 +25,9 @@ class Labels:
         """The budgets by skill."""
         return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self.skills}
 
-    def models(self) -> Sequence[str]:
-        """Every model loaded since the start."""
-        return self.rollout.names
+    def answered(self) -> Iterable[tuple[str, str]]:
+        """Each skill with every model that has answered it since the start."""
+        return [(skill.name, name) for skill in self.skills for name in self.rollout.names(skill.model)]
 
 
 def observe(
@@ -36,20 +36,21 @@ def observe(
     """Fill `registry`; returns what is to be told of each reply that ended."""
     rollout, skills = labels.rollout, labels.skills
     registry.register(LedgerCollector(ledger, labels))
-    registry.register(EngineCollector(rollout, lambda: model_labels(rollout.current), lambda: rollout.current.choices))
+    registry.register(EngineCollector(lambda: rollout.engines, lambda: [described(model) for model in rollout.models]))
     registry.register(FeedbackCollector(feedback, lambda: skills.names))
     if config.metrics_compat != "vllm":
         return Observers([Histograms(registry)])
-    registry.register(VllmCollector(ledger, rollout, lambda: rollout.current.name))
+    registry.register(VllmCollector(ledger, lambda: rollout.engines))
     return Observers([Histograms(registry), VllmHistograms(registry)])
 
 
-def model_labels(model: Model) -> dict[str, str]:
-    """The labels of secateur_model_info."""
+def described(model: Model) -> Described:
+    """What secateur_model_info and secateur_runtime_info say of a model."""
     lineage = model.lineage
-    return {
+    labels = {
         "model": model.name,
         "base": lineage.base.name,
         "technique": "+".join(step.technique for step in lineage.steps) or "none",
         "digest": lineage.files.get("model.safetensors", ""),
     }
+    return Described(labels, model.choices)

@@ -1,10 +1,15 @@
 """Reads the skills again while the server runs: all of them change at once, or none and it says why."""
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from server.config import Config
-from server.errors import ConfigError
+from anyio import to_thread
+
+from server.config import Config, registered
+from server.errors import ConfigError, reason
+from server.loading import Loader, check_names
+from server.rollout import Answering, Rollout, Successors
 from server.skill import EVERY_ORIGIN, Skill
 from server.skills import Skills
 
@@ -15,10 +20,10 @@ def load_skills(config: Config) -> Sequence[Skill]:
     """The skills that a server of these settings can serve; raises ConfigError."""
     skills = Skills.read(config.skills)
     for skill in skills:
-        if skill.model not in ("", config.model):
+        if registered(skill.model) is not None and config.signers is None:
             raise ConfigError(
-                f"{config.skills}: the skill {skill.name!r} wants the model {skill.model!r} at `$.model`; "
-                f"this server has {config.model!r}: start another server for it"
+                f"{config.skills}: the skill {skill.name!r} wants {skill.model!r} at `$.model`, and a model of the "
+                "registry must be signed: name the file of `signers` in the server's file"
             )
         for warning in warnings(skill):
             logger.warning("%s", warning)
@@ -32,22 +37,58 @@ def warnings(skill: Skill) -> Sequence[str]:
     return []
 
 
-def reload(config: Config, skills: Skills) -> Mapping[str, str]:
-    """Let `skills` be what the files say now; returns name and revision of each, or raises ConfigError."""
-    skills.replace(load_skills(config))
-    return revisions(skills)
+class Reloader:
+    """Lets `skills` be what the files say now, with the models that they name; belongs to the asyncio loop."""
 
+    def __init__(self, config: Config, skills: Skills, rollout: Rollout, loader: Loader) -> None:
+        self._config = config
+        self._skills = skills
+        self._rollout = rollout
+        self._loader = loader
+        self._turn = asyncio.Lock()
 
-def revisions(skills: Skills) -> Mapping[str, str]:
-    """Name and revision of each skill."""
-    return {skill.name: skill.revision for skill in skills}
+    async def reload(self) -> Mapping[str, str]:
+        """Name and revision of each skill; models are loaded before anything changes. Raises SecateurError."""
+        async with self._turn:
+            skills = await to_thread.run_sync(load_skills, self._config)
+            more = await to_thread.run_sync(self._load, skills)
+            self._rollout.arrange([skill.model for skill in skills], more)
+            self._skills.replace(skills)  # nothing waits in between: whoever finds a skill finds its model
+            await self.began()
+        return {skill.name: skill.revision for skill in skills}
 
+    async def on_signal(self) -> None:
+        """`reload`, with its result or its error in the log."""
+        try:
+            found = await self.reload()
+        except Exception as error:  # whatever it was, what was served before goes on
+            logger.error("Nothing was reloaded: %s", reason(error))
+        else:
+            logger.warning("Reloaded %s", ", ".join(f"{name} ({revision})" for name, revision in found.items()))
 
-def reload_on_signal(config: Config, skills: Skills) -> None:
-    """`reload`, with its result or its error in the log."""
-    try:
-        found = reload(config, skills)
-    except ConfigError as error:
-        logger.error("Nothing was reloaded: %s", error)
-    else:
-        logger.warning("Reloaded %s", ", ".join(f"{name} ({revision})" for name, revision in found.items()))
+    async def began(self) -> None:
+        """Let the registry know which versions answer which skills."""
+        for reference, successors in self._rollout.successors.items():
+            await self._begin(reference, successors)
+
+    async def follow(self, seconds: float) -> None:
+        """Ask again and again, at this interval, whether another version is to answer, and let it."""
+        await self.began()
+        while True:
+            await asyncio.sleep(seconds)
+            for reference, successors in self._rollout.successors.items():
+                model = await to_thread.run_sync(successors.next)
+                if model is not None and self._rollout.replace(reference, successors, model):
+                    await self._begin(reference, successors)
+
+    async def _begin(self, reference: str, successors: Successors) -> None:
+        names = [skill.name for skill in self._skills if self._rollout.reference(skill.model) == reference]
+        await to_thread.run_sync(successors.began, names)
+
+    def _load(self, skills: Sequence[Skill]) -> Mapping[str, Answering]:
+        """The models that skills name and that do not answer yet."""
+        wanted = self._rollout.references(skill.model for skill in skills)
+        known = {name: found.model.name for name in wanted if (found := self._rollout.find(name))}
+        opened = {name: self._loader.open(name) for name in wanted if name not in known}
+        check_names({**known, **{name: found.name for name, found in opened.items()}})
+        return {name: self._loader.load(found) for name, found in opened.items()}

@@ -63,8 +63,8 @@ class Replies:
 
     async def _begin(self, request_id: str, asked: Asked, rates: Mapping[str, str]) -> "Reply":
         """`begin` past the gate."""
+        model = self._rollout.use(asked.skill.model)  # all of a reply is one model's, whatever is promoted meanwhile
         self._beginning += 1
-        model = self._rollout.use()  # all of a reply is one model's, whatever is promoted meanwhile
         try:
             prompt = await prompt_of(asked, model)
             self._refuse_while_draining()
@@ -102,7 +102,7 @@ class Replies:
 
     def _refuse_while_draining(self) -> None:
         if self.draining:
-            raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS)
+            raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS, reason="draining")
 
     async def _submit(
         self, prompt: list[int], sampling: Sampling, reservation: Reservation, skill: Skill, model: Model

@@ -57,7 +57,7 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     starters: Annotated[tuple[Line, ...], Meta(max_length=6)] = ()
     """Questions that the widget offers."""
     model: str = ""
-    """The model that answers: the server's own `model`, or empty for the same."""
+    """The model that answers, a directory or `registry:NAME@production`; left out, the server's own."""
     system: str = ""
     """Comes first in every conversation; callers cannot remove it. A template: system_prompt.py names its variables."""
     system_file: str = ""

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from server.metering.database import StorageError
 from server.metering.ledger import Ledger
-from server.metering.metrics import EngineState
+from server.metering.metrics import Engines, states
 from server.metering.records import LedgerUnavailable, Limits
 from server.metering.summary import Summary, summarise
 
@@ -46,11 +46,12 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"
 class Live(Struct, frozen=True):
     """What changes by the second."""
 
-    model: str
+    models: tuple[str, ...]
     instance: str
     running: int
     waiting: int
     kv_used_ratio: float
+    """Of the fullest."""
     writable: bool
     now: float
     """Seconds since 1970."""
@@ -64,15 +65,12 @@ class Page(Struct, frozen=True):
 
 
 class Admin:
-    """The page's routes; `limits` are the skills' budgets and `model` is what answers now."""
+    """The page's routes; `limits` are the skills' budgets."""
 
-    def __init__(
-        self, ledger: Ledger, engine: EngineState, limits: Callable[[], Mapping[str, Limits]], model: Callable[[], str]
-    ) -> None:
+    def __init__(self, ledger: Ledger, limits: Callable[[], Mapping[str, Limits]], engines: Engines) -> None:
         self._ledger = ledger
-        self._engine = engine
         self._limits = limits
-        self._model = model
+        self._engines = engines
 
     def routes(self, assets: Path) -> list[Route]:
         """The page, its two files, and its figures."""
@@ -81,17 +79,18 @@ class Admin:
 
     async def summary(self, _: Request) -> Response:
         """The figures of this moment, as JSON."""
-        now, engine, ledger = time.time(), self._engine, self._ledger
+        now, ledger = time.time(), self._ledger
         try:
             summary = await run_in_threadpool(summarise, ledger, self._limits(), now)
         except StorageError as error:
             raise LedgerUnavailable(str(error)) from None
+        running, waiting, cache = states(self._engines())
         live = Live(
-            self._model(),
+            tuple(running),
             ledger.instance,
-            engine.running,
-            engine.waiting,
-            engine.kv_used_ratio,
+            int(sum(running.values())),
+            int(sum(waiting.values())),
+            max(cache.values()),
             ledger.writable,
             now,
         )

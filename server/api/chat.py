@@ -37,9 +37,11 @@ class Chat:
         """One reply, as a stream of chunks or whole; the same again for a repeated Idempotency-Key."""
         body = await read_body(request, self._max_body)
         wanted = parse(body)
+        if (skill := self._skills.get(wanted.model)) is not None:  # a name that is configured, for whoever is refused
+            note(request, skill=skill.name)
         grant = self._skills.authorise(wanted.model, credentials(request))
         identity, created = request_id(request), int(time.time())
-        note(request, skill=grant.skill.name, key=grant.key_id)
+        note(request, key=grant.key_id)
         key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         digest = hashlib.sha256(body).hexdigest()
         if key is not None and (kept := self._replays.find(key, digest)):

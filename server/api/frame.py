@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api import problems
-from server.errors import Forbidden
+from server.errors import Forbidden, Reason
 from server.skills import Skills
 from server.traces import NoTraces, Traces
 
@@ -48,13 +48,22 @@ EXPOSED = ", ".join(
 
 
 class Frame:
-    """Wraps `app`; pages of an origin that some skill names may read the replies under /v1/."""
+    """Wraps `app`; pages of an origin that some skill names may read the replies under /v1/.
+
+    `refused` is told the skill, where one is known, and the reason of each request that was refused.
+    """
 
     def __init__(
-        self, app: ASGIApp, skills: Skills, routes: Sequence[Route] = (), traces: Traces | None = None
+        self,
+        app: ASGIApp,
+        skills: Skills,
+        routes: Sequence[Route] = (),
+        traces: Traces | None = None,
+        refused: Callable[[str, Reason], None] = lambda skill, reason: None,
     ) -> None:
         self._app = app
         self._skills = skills
+        self._refused = refused
         self._paths = {route.endpoint: route.path for route in routes}
         self._traces = traces or NoTraces()
 
@@ -74,6 +83,8 @@ class Frame:
             facts["route"] = self._paths.get(endpoint, "unmatched") if endpoint else "unmatched"
             facts["seconds"] = round(time.monotonic() - started, 4)
             span.update(attributes(facts))
+        if "refused" in facts:
+            self._refused(facts.get("skill", ""), facts["refused"])
         access.info("request", extra={"facts": facts})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, origin: str | None) -> None:
@@ -87,6 +98,8 @@ class Frame:
 
         try:
             if scope["method"] == "OPTIONS" and scope["path"].startswith(API):
+                if origin is None or not self._skills.knows(origin):
+                    facts["refused"] = "origin"
                 await self._preflight(origin)(scope, receive, framed)
             else:
                 await self._app(scope, receive, framed)

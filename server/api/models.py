@@ -10,36 +10,38 @@ from starlette.responses import Response
 from server.api.requests import credentials
 from server.checkpoint.lineage import Lineage, address
 from server.rollout import Model, Rollout
+from server.skill import Skill
 from server.skills import Skills
 
 
 class Models:
-    """The endpoints, for these skills and the artifact that answers them now."""
+    """The endpoints, for these skills and the artifacts that answer them now."""
 
     def __init__(self, skills: Skills, rollout: Rollout) -> None:
         self._skills = skills
         self._rollout = rollout
-        self._shown = (rollout.current, details(rollout.current))
+        self._shown: dict[Model, dict[str, Any]] = {}
 
     async def list(self, request: Request) -> Response:
         """Every skill the caller may use."""
         grants = self._skills.usable(credentials(request))
-        return reply({"object": "list", "data": [self._model(grant.skill.name) for grant in grants]})
+        return reply({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
 
     async def one(self, request: Request) -> Response:
         """One of them."""
         grant = self._skills.authorise(request.path_params["name"], credentials(request))
-        return reply(self._model(grant.skill.name))
+        return reply(self._model(grant.skill))
 
     async def skill(self, request: Request) -> Response:
         """What the widget shows before the first word."""
         skill = self._skills.authorise(request.path_params["name"], credentials(request)).skill
         return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
 
-    def _model(self, skill: str) -> dict[str, Any]:
-        if self._shown[0] is not self._rollout.current:
-            self._shown = (self._rollout.current, details(self._rollout.current))
-        return {"id": skill, "object": "model", "owned_by": "secateur", **self._shown[1]}
+    def _model(self, skill: Skill) -> dict[str, Any]:
+        model = self._rollout.of(skill.model)
+        if model not in self._shown:
+            self._shown = {known: details(known) for known in self._rollout.models}
+        return {"id": skill.name, "object": "model", "owned_by": "secateur", **self._shown[model]}
 
 
 def details(model: Model) -> dict[str, Any]:

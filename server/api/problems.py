@@ -45,9 +45,11 @@ def response(error: SecateurError) -> Response:
     return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
 
 
-async def on_error(_: Request, error: Exception) -> Response:
-    """For what was raised on purpose."""
+async def on_error(request: Request, error: Exception) -> Response:
+    """For what was raised on purpose; the frame learns why."""
     assert isinstance(error, SecateurError)
+    if error.reason is not None and "facts" in request.scope.get("state", {}):
+        request.scope["state"]["facts"]["refused"] = error.reason
     return response(error)
 
 

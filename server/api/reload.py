@@ -1,26 +1,22 @@
 """POST /admin/reload on the admin listener: the skills' files again, all at once or not at all."""
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.models import reply
-from server.config import Config
-from server.errors import ConfigError, InvalidRequest
-from server.reload import reload
-from server.skills import Skills
+from server.errors import InvalidRequest, SecateurError
+from server.reload import Reloader
 
 
 class Reload:
-    """The endpoint, for these settings and skills."""
+    """The endpoint, for what reads them."""
 
-    def __init__(self, config: Config, skills: Skills) -> None:
-        self._config = config
-        self._skills = skills
+    def __init__(self, reloader: Reloader) -> None:
+        self._reloader = reloader
 
     async def reload(self, _: Request) -> Response:
-        """Name and revision of each skill; 400 with the file and the field where one is wrong."""
+        """Name and revision of each skill; 400 with the file and the field, or the model, where one is wrong."""
         try:
-            return reply({"skills": await to_thread.run_sync(reload, self._config, self._skills)}, no_store=True)
-        except ConfigError as error:
+            return reply({"skills": await self._reloader.reload()}, no_store=True)
+        except SecateurError as error:
             raise InvalidRequest(f"Nothing was reloaded: {error}", code="skills_invalid") from None

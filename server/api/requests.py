@@ -2,6 +2,7 @@
 
 import asyncio
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import InvalidRequest, TooLarge
@@ -24,9 +25,14 @@ def note(request: Request, **facts: str | int) -> None:
 
 def credentials(request: Request) -> Credentials:
     """What the request shows of its sender."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return Credentials(key=bearer(request.headers), origin=request.headers.get("origin"))
+
+
+def bearer(headers: Headers) -> str | None:
+    """The key or token in the header Authorization."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
     shown = key.strip() if scheme.lower() == "bearer" else ""
-    return Credentials(key=shown or None, origin=request.headers.get("origin"))
+    return shown or None
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -91,10 +91,12 @@ class Visits:
         """A token for a new conversation, or for the one that `resume` names."""
         body = read_fields(await read_body(request, MAX_BODY), SessionBody)
         origin, skill = credentials(request).origin, self._skills.get(body.skill)
+        if skill is not None:
+            note(request, skill=skill.name)
         if skill is None or origin is None or not skill.admits(origin) or not _opens(skill, body.key):
-            raise Forbidden("This page may not open a session of this skill.", code="session_refused")
+            raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
         if self._talk.draining:
-            raise Overloaded("The server is shutting down.", retry_after=5)
+            raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
         await self._gate.session(skill, request.client.host if request.client else "")
         person = identity.person(skill.identity, body.identity, skill.name)
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
@@ -134,7 +136,6 @@ class Visits:
         _bounded("context", body.context or "", MOST_CONTEXT)
         await self._gate.message(visitor.skill, visitor.session.conversation)
         question = Question(body.text, body.message, body.context, body.replace)
-        note(request, skill=visitor.skill.name)
         recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
         return RecordingStream(recording.follow(0))
 
@@ -177,8 +178,10 @@ class Visits:
         if session is None or session.origin != shown.origin or self._talk.gone(session.conversation):
             raise expired()
         skill = self._skills.get(session.skill)
+        if skill is not None:
+            note(request, skill=skill.name)
         if skill is None or not skill.admits(session.origin):
-            raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed")
+            raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed", reason="origin")
         return Visitor(session, skill)
 
     def _turn(self, request: Request) -> tuple[Visitor, Turn]:

@@ -12,17 +12,41 @@ const WORDS = {
 const find = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en");
 const samples = [];
+const KEY = "secateur-admin-key";
 let drawn = "";
 let latest;
 
 async function refresh() {
   try {
-    const answer = await fetch("/admin/summary");
+    const answer = await ask("/admin/summary");
+    if ([401, 403].includes(answer.status)) return signIn();
+    find("sign-in").hidden = true;
     if (!answer.ok) throw new Error(answer.status === 503 ? "The ledger cannot be read" : "The server made a mistake");
     show(await answer.json());
   } catch (error) {
     state(false, error instanceof TypeError ? "No answer; these are the last figures" : error.message);
   }
+}
+
+function ask(path) {
+  const key = sessionStorage.getItem(KEY);
+  return fetch(path, key ? { headers: { Authorization: `Bearer ${key}` } } : {});
+}
+
+function signIn() {
+  state(false, sessionStorage.getItem(KEY) ? "This key does not open the page" : "A key is needed");
+  find("sign-in").hidden = false;
+}
+
+/** A link cannot show a key, so a file is asked for as the figures are. */
+async function download(event) {
+  if (!sessionStorage.getItem(KEY)) return;
+  event.preventDefault();
+  const answer = await ask(event.target.getAttribute("href"));
+  if (!answer.ok) return signIn();
+  const link = html("a", { download: event.target.textContent.toLowerCase(), href: URL.createObjectURL(await answer.blob()) });
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 function state(good, text) {
@@ -31,7 +55,8 @@ function state(good, text) {
 }
 
 function show({ live, summary }) {
-  find("model").textContent = live.instance ? `${live.model} on ${live.instance}` : live.model;
+  const models = live.models.join(", ");
+  find("model").textContent = live.instance ? `${models} on ${live.instance}` : models;
   state(live.writable, live.writable ? "Live" : "The ledger cannot be written: nothing is served");
   tiles(live, summary);
   latest = summary;
@@ -151,7 +176,14 @@ function empty(text) {
   return html("p", { class: "empty" }, text);
 }
 
+find("sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(KEY, find("key").value.trim());
+  find("key").value = "";
+  refresh();
+});
+document.querySelectorAll(".foot a").forEach((link) => link.addEventListener("click", download));
 refresh();
-setInterval(() => document.hidden || refresh(), PERIOD);
+setInterval(() => document.hidden || (!find("sign-in").hidden && !sessionStorage.getItem(KEY)) || refresh(), PERIOD);
 new ResizeObserver(() => latest && draw()).observe(find("days"));
 document.addEventListener("visibilitychange", () => document.hidden || refresh());

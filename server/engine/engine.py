@@ -143,4 +143,5 @@ def _check(prompt: int, sampling: Sampling, context: int) -> None:
             f"{prompt + sampling.max_tokens}; this server's context is {context} tokens.",
             param="max_tokens" if prompt < context else "messages",
             code="context_length_exceeded",
+            reason="context",
         )

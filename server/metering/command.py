@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         parser.description = "Recompute totals and budgets from the rows, and exit with 1 on any difference."
         parser.add_argument("--metrics", action="append", default=[], metavar="URL", help="a server's /metrics as well")
+        parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds an admin key, where that needs one")
     arguments = parser.parse_args(words)
     where = ledger_of(arguments.ledger)
     try:
@@ -47,6 +48,14 @@ def ledger_of(text: str) -> str:
     if not POSTGRES.match(where) and not Path(where).exists():
         raise ConfigError(f"there is no ledger at {where}: a server makes it when it starts")
     return where
+
+
+def key_in(path: Path) -> str:
+    """The key in a file, as Prometheus's `credentials_file` has it."""
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path} cannot be read as a key") from None
 
 
 def _usage(where: str, arguments: argparse.Namespace) -> int:
@@ -87,8 +96,9 @@ def _reconcile(where: str, arguments: argparse.Namespace) -> int:
         with reader(where) as database:
             return reconcile.totals(database)
 
+    key = key_in(arguments.key_file) if arguments.key_file else ""
     for url in arguments.metrics:
-        found += reconcile.against_metrics(read, url)
+        found += reconcile.against_metrics(read, url, key)
     for difference in found:
         print(difference)
     print(f"{count} rows, {len(found)} differences")

@@ -6,7 +6,7 @@ Labels come from the configuration only, never from a request, so the number of 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
@@ -39,9 +39,19 @@ class Scope(Protocol):
         """By skill, in the order of the configuration."""
         ...
 
-    def models(self) -> Iterable[str]:
-        """Names of models."""
+    def answered(self) -> Iterable[tuple[str, str]]:
+        """Each skill with every model that has answered it since the start."""
         ...
+
+
+Engines = Callable[[], Sequence[tuple[str, EngineState]]]  # each engine that runs, with its model's name
+
+
+class Described(NamedTuple):
+    """A model: the labels of its lineage, and each automatic choice."""
+
+    labels: dict[str, str]
+    choices: Sequence[Choice]
 
 
 class LedgerCollector(Collector):
@@ -61,7 +71,7 @@ class LedgerCollector(Collector):
         totals = ledger.totals()
         tokens, requests = _counters()
         zero: dict[tuple[str, str, str], int] = {}
-        zero.update((labels, 0) for labels in product(limits, self._scope.models(), KINDS))
+        zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
         for labels, value in totals.requests.items():
@@ -78,30 +88,48 @@ class LedgerCollector(Collector):
 
 
 class EngineCollector(Collector):
-    """Gauges of the engine, and what model and kernels it runs."""
+    """Gauges of the engines by model, and what models and kernels they run."""
 
-    def __init__(
-        self, engine: EngineState, model: Callable[[], dict[str, str]], choices: Callable[[], Sequence[Choice]]
-    ) -> None:
-        self._engine = engine
-        self._model = model
-        self._choices = choices
+    def __init__(self, engines: Engines, models: Callable[[], Sequence[Described]]) -> None:
+        self._engines = engines
+        self._models = models
 
     def describe(self) -> Iterable[Metric]:
-        """As `collect`: reading the engine costs nothing."""
+        """As `collect`: reading the engines costs nothing."""
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
         """Each gauge as it is now."""
-        engine = self._engine
-        yield GaugeMetricFamily("secateur_requests_running", "Replies being generated.", engine.running)
-        yield GaugeMetricFamily("secateur_requests_waiting", "Requests waiting for a slot.", engine.waiting)
-        yield GaugeMetricFamily(
-            "secateur_kv_cache_usage_ratio", "Part of the KV cache that running replies fill.", engine.kv_used_ratio
-        )
-        yield _info("secateur_model_info", "The model served, from its lineage.", [self._model()])
-        choices = [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in self._choices()]
+        for name, text, values in zip(GAUGES, TEXTS, states(self._engines()), strict=True):
+            yield _of_model(GaugeMetricFamily(f"secateur_{name}", text, labels=["model"]), values)
+        models = {model.labels["model"]: model for model in self._models()}  # two aliases may be at one version
+        yield _info("secateur_model_info", "A model served, from its lineage.", [m.labels for m in models.values()])
+        choices = [
+            {"model": name, "subject": choice.subject, "kernel": choice.kernel, "reason": choice.reason}
+            for name, model in models.items()
+            for choice in model.choices
+        ]
         yield _info("secateur_runtime_info", "Each automatic choice, and why it was made.", choices)
+
+
+GAUGES = ("requests_running", "requests_waiting", "kv_cache_usage_ratio")
+TEXTS = (
+    "Replies being generated.",
+    "Requests waiting for a slot.",
+    "Part of the KV cache that running replies fill.",
+)
+
+
+def states(engines: Iterable[tuple[str, EngineState]]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Running, waiting and the cache's part in use, by model; of two engines of one model the sums, and the fuller."""
+    running: dict[str, float] = {}
+    waiting: dict[str, float] = {}
+    cache: dict[str, float] = {}
+    for name, engine in engines:
+        running[name] = running.get(name, 0) + engine.running
+        waiting[name] = waiting.get(name, 0) + engine.waiting
+        cache[name] = max(cache.get(name, 0.0), engine.kv_used_ratio)
+    return running, waiting, cache
 
 
 class FeedbackState(Protocol):
@@ -141,10 +169,9 @@ def _ratings() -> CounterMetricFamily:
 class VllmCollector(Collector):
     """The gauges and counters that dashboards and autoscalers know by vLLM's names; promtool dislikes the colon."""
 
-    def __init__(self, ledger: Ledger, engine: EngineState, model: Callable[[], str]) -> None:
+    def __init__(self, ledger: Ledger, engines: Engines) -> None:
         self._ledger = ledger
-        self._engine = engine
-        self._model = model
+        self._engines = engines
 
     def describe(self) -> Iterable[Metric]:
         """None: names are unique by their prefix."""
@@ -152,16 +179,16 @@ class VllmCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """As vLLM's v1 engine names them."""
-        totals, engine, current = self._ledger.totals(), self._engine, self._model()
+        totals, (running, waiting, cache) = self._ledger.totals(), states(self._engines())
         gauges = (
-            ("num_requests_running", "Requests in execution.", engine.running),
-            ("num_requests_waiting", "Requests waiting.", engine.waiting),
-            ("kv_cache_usage_perc", "KV-cache usage, 1 is full.", engine.kv_used_ratio),
+            ("num_requests_running", "Requests in execution.", running),
+            ("num_requests_waiting", "Requests waiting.", waiting),
+            ("kv_cache_usage_perc", "KV-cache usage, 1 is full.", cache),
         )
-        for name, text, value in gauges:
-            yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), {current: value})
+        for name, text, values in gauges:
+            yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), values)
         for name, kind in (("prompt_tokens", "input"), ("generation_tokens", "output")):
-            sums = Counter({current: 0})
+            sums = Counter(dict.fromkeys(running, 0))
             for (_, model, which), count in totals.tokens.items():
                 sums[model] += count if which == kind else 0
             yield _of_model(
@@ -170,7 +197,7 @@ class VllmCollector(Collector):
         success = CounterMetricFamily(
             "vllm:request_success", "Requests that ended well.", labels=("model_name", "finished_reason")
         )
-        ended: Counter[tuple[str, str]] = Counter({(current, reason): 0 for reason in FINISHED.values()})
+        ended: Counter[tuple[str, str]] = Counter(dict.fromkeys(product(running, FINISHED.values()), 0))
         for (_, model, outcome), count in totals.requests.items():
             if outcome in FINISHED:
                 ended[model, FINISHED[outcome]] += count
@@ -182,7 +209,7 @@ class VllmCollector(Collector):
 FINISHED = {"stop": "stop", "length": "length", "budget": "length", "client_gone": "abort"}
 
 
-def _of_model(family: Metric, values: dict[str, float] | Counter[str]) -> Metric:
+def _of_model(family: Metric, values: Mapping[str, float]) -> Metric:
     """`family` with one sample for each model."""
     assert isinstance(family, GaugeMetricFamily | CounterMetricFamily)
     for model, value in values.items():

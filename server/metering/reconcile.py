@@ -36,12 +36,12 @@ def differences(database: Database) -> list[str]:
     return [*found, *_numbers(database)]
 
 
-def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str) -> list[str]:
+def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str, admin_key: str = "") -> list[str]:
     """Compare a server's counters with its instance's totals, which `read` gives by table.
 
     Counters only grow: while replies end, a scrape must lie between the totals before and after it.
     """
-    before, (instance, scraped), after = read(), scrape(url), read()
+    before, (instance, scraped), after = read(), scrape(url, admin_key), read()
     found = []
     for metric, table, _ in METRICS:
         for key in sorted(
@@ -58,13 +58,15 @@ def totals(database: Database) -> dict[str, Sums]:
     return {table: _sums(database, f"SELECT * FROM {table}") for table in ("tokens", "outcomes")}
 
 
-def scrape(url: str) -> tuple[str, dict[str, Sums]]:
-    """The instance that answers at `url`, and its counters; raises ConfigError if it does not."""
+def scrape(url: str, key: str = "") -> tuple[str, dict[str, Sums]]:
+    """The instance that answers at `url`, and its counters, shown to an admin key; raises ConfigError."""
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+        with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
             text = answer.read().decode()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{url} cannot be read: {getattr(error, 'reason', error)}") from None
+        hint = "; `--key-file` names a file with an admin key" if getattr(error, "code", 0) in (401, 403) else ""
+        raise ConfigError(f"{url} cannot be read: {getattr(error, 'reason', error)}{hint}") from None
     counters: dict[str, Sums] = {metric: Counter() for metric, *_ in METRICS}
     labels = {metric: names for metric, _, names in METRICS}
     instance = None

@@ -23,6 +23,7 @@ class LedgerUnavailable(SecateurError):
     """The ledger cannot be written (disk full, locked): nothing may be served that cannot be counted."""
 
     status = 503
+    reason = "ledger"
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The usage ledger cannot be written ({reason}).", code="ledger_unavailable")

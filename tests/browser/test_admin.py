@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Visitor
 from tests.server.harness import HELP, OTHER, Served, parts, says, served
 from tests.server.test_budget_http import ASK, ask
+from tests.server.test_guard import key_of
 
 SECOND = 5000
 
@@ -55,3 +56,28 @@ def test_it_fits_its_window_and_says_when_nobody_answers(server: Served, open_pa
     page.context.set_offline(True)
     expect(page.locator("#state")).to_have_text("No answer; these are the last figures", timeout=SECOND)
     assert page.locator("#state").get_attribute("class") == "state bad"
+
+
+def test_where_keys_are_needed_it_asks_for_one_and_its_links_show_it(
+    tmp_path: Path, open_page: Visitor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner, file = says(tmp_path, "Good day."), tmp_path / "admin.json"
+    with served(parts(tmp_path, runner, admin_keys=str(file)), runner) as server:
+        key = key_of(file, capsys, "--admin", "all")
+        ask(server, ASK)
+        page = open_page(f"{server.admin}/admin")
+        expect(page.locator("#state")).to_have_text("A key is needed")
+        expect(page.locator("#today")).to_have_text("-")
+        page.get_by_label("Admin key").fill("sk-wrong")
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("#state")).to_have_text("This key does not open the page", timeout=SECOND)
+        page.get_by_label("Admin key").fill(key)
+        page.get_by_role("button", name="Show").click()
+        expect(page.locator("#state")).to_have_text("Live", timeout=SECOND)
+        expect(page.locator("#sign-in")).to_be_hidden()
+        page.reload()
+        expect(page.locator("#state")).to_have_text("Live", timeout=SECOND)
+        with page.expect_download() as download:
+            page.get_by_role("link", name="rows").click()
+        assert download.value.path().read_text().count('"skill":"help"') == 1
+    assert key not in page.content()

@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             server = stack.enter_context(served(made, runner))
             port = int(server.url.rsplit(":", 1)[1])
             config = msgspec.structs.replace(made.config, port=port, page_port=1)
-            embedding = host_page(msgspec.structs.replace(made, config=config), lambda: (made.model,))
+            embedding = host_page(msgspec.structs.replace(made, config=config))
             assert embedding
             page.app = embedding
             return origin, server
@@ -75,9 +75,9 @@ def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
     open_chat(page)
     ask(page, "Go on for ever")
     expect(answer(page)).to_contain_text("wo")
-    assert server.parts.engine.running == 1
+    assert server.engine.running == 1
     page.get_by_role("button", name="Stop").click()
-    until(lambda: server.parts.engine.running == 0, 2)
+    until(lambda: server.engine.running == 0, 2)
     expect(page.locator(".answer").last).to_contain_text("Stopped.")
 
 
@@ -89,7 +89,7 @@ def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
     for number, page in enumerate(visitors):
         ask(page, "Me too")
         if number < 2:
-            until(lambda: server.parts.engine.running + server.parts.engine.waiting == number + 1)  # noqa: B023
+            until(lambda: server.engine.running + server.engine.waiting == number + 1)  # noqa: B023
     expect(visitors[2].locator(".trouble-line")).to_contain_text("The assistant is busy. You can try again in")
 
 

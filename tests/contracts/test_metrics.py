@@ -106,10 +106,10 @@ def test_skills_are_there_from_the_start_at_zero_and_the_rest_says_what_runs(ser
     for skill in ("help", "other"):
         for kind in TYPES:
             assert scraped["secateur_tokens_total", "tiny", skill, kind] == 0
-    assert scraped[("secateur_requests_running",)] == scraped[("secateur_requests_waiting",)] == 0
-    assert scraped[("secateur_kv_cache_usage_ratio",)] == 0
+    for name in ("secateur_requests_running", "secateur_requests_waiting", "secateur_kv_cache_usage_ratio"):
+        assert scraped[name, "tiny"] == 0
     assert scraped["secateur_model_info", "tiny", "1" * 64, "tiny", "wanda"] == 1
-    assert scraped["secateur_runtime_info", "fake", "no model is needed above it", "runner"] == 1
+    assert scraped["secateur_runtime_info", "fake", "tiny", "no model is needed above it", "runner"] == 1
 
 
 def test_the_buckets_are_the_conventions(serve: Serve) -> None:

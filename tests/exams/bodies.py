@@ -3,7 +3,7 @@
 import http.client
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,11 @@ def bodies(path: str) -> st.SearchStrategy[bytes]:
     return st.binary(max_size=100) | values.map(lambda value: json.dumps(value).encode()) | mixed
 
 
-def fuzz(url: str, path: str, headers: Mapping[str, str], examples: int) -> dict[int, int]:
-    """Post so many bodies; returns how often each status came. A status that is not allowed fails at once."""
+def fuzz(url: str, path: str, headers: Callable[[], Mapping[str, str]], examples: int) -> dict[int, int]:
+    """Post so many bodies; returns how often each status came. A status that is not allowed fails at once.
+
+    `headers` let the sender in; they are made anew where they no longer do.
+    """
     counts: dict[int, int] = {}
     poster = Poster(url, path, headers)
 
@@ -57,17 +60,22 @@ def fuzz(url: str, path: str, headers: Mapping[str, str], examples: int) -> dict
 class Poster:
     """Posts over one connection while the server keeps it open, as browsers do."""
 
-    def __init__(self, url: str, path: str, headers: Mapping[str, str]) -> None:
-        self._netloc, self._path, self._headers = urlsplit(url).netloc, path, dict(headers)
+    def __init__(self, url: str, path: str, headers: Callable[[], Mapping[str, str]]) -> None:
+        self._netloc, self._path, self._renew = urlsplit(url).netloc, path, headers
+        self._headers = dict(headers())
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes) -> tuple[int, bytes]:
         """Status and content; a connection that was closed while it was idle is opened again."""
         try:
-            return self._post(body)
+            status, content = self._post(body)
         except (ConnectionError, http.client.HTTPException):
             self.close()
+            status, content = self._post(body)
+        if status == 401:  # a widget's token lives for minutes
+            self._headers = dict(self._renew())
             return self._post(body)
+        return status, content
 
     def close(self) -> None:
         """Let go of the connection."""

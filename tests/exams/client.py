@@ -26,11 +26,16 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 class Server:
     """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], module: str = "tests.exams.exam_server") -> None:
         pairs = [f"{name}={value}" for name, value in settings.items()]
-        command = [sys.executable, "-m", "tests.exams.exam_server", str(folder), *pairs]
+        command = [sys.executable, "-m", module, str(folder), *pairs]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ},
         )
         self.output: list[str] = []
         self.url = self.admin = ""
@@ -71,10 +76,10 @@ class Server:
         raise RuntimeError("the server did not become ready")
 
     def metric(self, name: str) -> float:
-        """A gauge without labels."""
+        """A gauge of the only model."""
         with urllib.request.urlopen(f"{self.admin}/metrics", timeout=20) as answer:
             lines = answer.read().decode().splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+        return float(next(line.split()[-1] for line in lines if line.startswith(f"{name}{{")))
 
     def descriptors(self) -> int:
         """How many files and sockets the process has open."""

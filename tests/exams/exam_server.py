@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from server import logs
 from server.listeners import run
 from server.metering.ledger import Ledger
 from server.metering.records import Admission, Opening
@@ -65,6 +66,7 @@ def main(folder: Path, settings: dict[str, str]) -> None:
     if not metered:
         made.ledger.close()
         made = replace(made, ledger=Unmetered(made.config.ledger))
+    logs.configure(made.config.log, made.config.log_level)
     print(f"opened in {time.monotonic() - started:.3f} s")
     run(made)
 

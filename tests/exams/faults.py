@@ -1,6 +1,6 @@
-"""`make exam-faults`: what must hold when processes die, budgets run out, clients vanish and disks are full.
+"""`make exam-faults`: what must hold when processes die, clocks jump, disks are full and clients are hostile.
 
-Loopback only, a few minutes; prints a table, and exits with 1 where something does not hold.
+Loopback only, about a quarter of an hour; prints a table, and exits with 1 where something does not hold.
 """
 
 import argparse
@@ -11,9 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.exams import crowd, kill, storage
+from msgspec import Struct
 
-SKIPPED = "skipped: it needs root, to mount a small file system"
+from tests.deploy.test_prometheus import through_kills
+from tests.exams import clock, crowd, kill, nginx, public, secrets, storage
+
+SKIPPED = "skipped: it needs root, to mount a small file system, or a package that tests/install names"
 
 
 def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
@@ -25,8 +28,28 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
         "clients that vanish": lambda at: crowd.vanish(at, clients=40 if few else 1000),
         "disk full": lambda at: storage.full(at, seconds=2 if few else 10),
         "database locked": lambda at: storage.locked(at, seconds=2 if few else 10),
+        "1,000 slow connections": lambda at: Hostile(public.slow_connections(40 if few else 1000)),
+        "64 MB header, 1 GB body": lambda at: Hostile(public.large_requests(0)),
+        "clients that read nothing": lambda at: Hostile(public.silent_readers(200 if few else 1000)),
+        "10,000 fuzzed bodies": lambda at: Hostile(public.fuzzed_bodies(20 if few else 1000)),
+        "SIGTERM, 32 live streams": lambda at: Hostile(public.termination(0)),
+        "clock back and forward": lambda at: clock.exam(at, requests=16),
+        "nginx in front": lambda at: Hostile(public.behind_nginx(0)) if nginx.installed() else None,
+        "planted secrets": secrets.exam,
+        "Prometheus and kill -9": through_kills,
         "what the ledger costs": lambda at: storage.cost(at, runs=1 if few else 5, replies=1 if few else 3),
     }
+
+
+class Hostile(Struct):
+    """Findings of the public endpoint, each with its bound."""
+
+    findings: list[public.Finding]
+
+    @property
+    def good(self) -> bool:
+        """Whether each is within it."""
+        return all(finding.holds for finding in self.findings)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,6 +79,8 @@ def figures(result: Any) -> str:
     """Each field and its value."""
     if result is None:
         return SKIPPED
+    if isinstance(result, Hostile):
+        return "; ".join(f"{finding.figure} (must: {finding.bound})" for finding in result.findings)
     shown = {name: getattr(result, name) for name in result.__struct_fields__}
     if isinstance(result, storage.Cost):
         shown["ratio"] = result.ratio

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.exams import crowd, kill, storage
+from tests.exams import clock, crowd, kill, secrets, storage
 from tests.exams.faults import figures, main
 
 
@@ -38,6 +38,16 @@ def test_a_locked_database_is_answered_503_and_loses_nothing(tmp_path: Path) -> 
     found = storage.locked(tmp_path, seconds=2)
     assert (found.other, found.crashed, found.cut, found.wrong, found.different) == (0, False, 0, 0, 0)
     assert found.refused > 0
+
+
+def test_clocks_that_jump_move_neither_durations_nor_budgets(tmp_path: Path) -> None:
+    found = clock.exam(tmp_path, requests=16)
+    assert found.good, figures(found)
+
+
+def test_planted_secrets_are_in_no_file_line_or_answer(tmp_path: Path) -> None:
+    found = secrets.exam(tmp_path)
+    assert found.good, figures(found)
 
 
 def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,9 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.listeners import Listener, address, bind
 from server.listeners import serve as serve_apps
+from server.loading import Loader
 from server.metering.ledger import Ledger
+from server.rollout import Answering, Model, Rollout
 from server.skills import Skill, Skills, digest
 from server.slow_peers import Patience
 from server.tokenizer import Tokenizer as ServerTokenizer
@@ -78,6 +80,16 @@ class Served(NamedTuple):
     runner: FakeRunner
     stop: "Stop"
 
+    @property
+    def engine(self) -> Engine:
+        engine = self.parts.rollout.models[0].engine
+        assert isinstance(engine, Engine)
+        return engine
+
+    @property
+    def tokenizer(self) -> ServerTokenizer:
+        return self.parts.rollout.models[0].tokenizer
+
 
 class Stop:
     """Tells the server's loop to stop, as SIGTERM would."""
@@ -113,7 +125,8 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting)
     words = tokenizer(folder / "tiny")
     ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
-    return Parts(config, Skills(skills), engine, words, ledger, "tiny", LINEAGE, runner.choices)
+    rollout = Rollout({config.model: Answering(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)
+    return Parts(config, Skills(skills), ledger, rollout, Loader(config))
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def test_a_key_under_way_or_forgotten_is_a_conflict_that_says_how_it_ended(serve
     served = serve("x" * 40, delay=0.05)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(ask, served, ASK, "k1")
-        until(lambda: served.parts.engine.running == 1)
+        until(lambda: served.engine.running == 1)
         early = ask(served, ASK, "k1")
         assert (early.status, early.json["error"]["code"]) == (409, "idempotency_key_in_use")
         assert running.result().status == 200

@@ -1,7 +1,7 @@
 """The console script, in processes of its own."""
 
 import hashlib
-import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,19 +10,17 @@ import time
 from itertools import takewhile
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
 
 import msgspec
 import pytest
-import torch
 from openai import OpenAI
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from server.__main__ import COMMANDS, main
 from server.checkpoint.lineage import FILE, encoded, read
-from server.checkpoint.writer import CheckpointWriter
+from server.metering.ledger import Ledger
 from server.skills import digest
-from tests.server.harness import KEY, LINEAGE, tokenizer, until
+from tests.server.harness import KEY, LINEAGE, until
+from tests.server.tiny_llama import tiny_llama
 
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -43,6 +41,16 @@ def test_an_unknown_command_is_one_sentence() -> None:
     done = run("prun")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"secateur: there is no command 'prun'; there are {', '.join(COMMANDS)}\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    Ledger(tmp_path / "usage.sqlite3").close()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "server", "usage", str(tmp_path / "usage.sqlite3"), "--format", "csv"]
+    done = subprocess.run(command, stdout=write, stderr=PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
@@ -94,21 +102,7 @@ def test_what_speaks_http_loads_no_torch(module: str) -> None:
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama of two layers with random weights, half of them pruned and packed, and a tokenizer of bytes."""
-    folder = tmp_path_factory.mktemp("files")
-    tokenizer(folder)
-    settings: dict[str, Any] = {"vocab_size": 258, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**settings, num_attention_heads=4, num_key_value_heads=2, eos_token_id=257))
-    with CheckpointWriter(folder.parent / "tiny") as writer:
-        for name, weight in model.state_dict().items():
-            pruned = torch.where(torch.arange(weight.shape[-1]) % 2 == 0, weight, 0) if "proj" in name else weight
-            writer.add(name, pruned.to(torch.bfloat16))
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            writer.copy(folder / name)
-        writer.text("config.json", json.dumps(model.config.to_dict()))
-        writer.finish(LINEAGE)
-    return folder.parent / "tiny"
+    return tiny_llama(tmp_path_factory.mktemp("files") / "tiny")
 
 
 def settings_for(artifact: Path, folder: Path) -> Path:

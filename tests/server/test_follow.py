@@ -6,13 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
-from server import serve
+from server import loading
 from server.__main__ import main
 from server.checkpoint import lineage as record
 from server.checkpoint.lineage import GateResult
@@ -21,7 +20,7 @@ from server.engine.engine import Engine
 from server.errors import ConfigError
 from server.follow import Follower, Source
 from server.registry.store import Move, Registry
-from server.rollout import Model
+from server.rollout import Answering, Model, Rollout
 from server.serve import prepare
 from server.signing import keys
 from server.signing.keys import Signers
@@ -63,12 +62,12 @@ class House:
 
     @contextmanager
     def served(self) -> Iterator[Served]:
-        follower = Follower(Source(self.url, "tiny@production", Signers.read(self.signers)), ("help",), self.load)
+        follower = Follower(Source(self.url, "tiny@production", Signers.read(self.signers)), self.load)
         version = follower.first()
         made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
         model = self.load(version.path, version.name)
-        begin: dict[str, Any] = {"engine": model.engine, "lineage": model.lineage, "model": model.name}
-        made = msgspec.structs.replace(made, successors=follower, **begin)
+        rollout = Rollout({"registry:tiny@production": Answering(model, follower)}, "registry:tiny@production")
+        made = msgspec.structs.replace(made, rollout=rollout)
         with served(made, ScriptRunner([0], 258)) as server:
             yield server
 
@@ -76,6 +75,13 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path)
+
+
+def follower(server: Served) -> Follower:
+    """Of its only model."""
+    [found] = server.parts.rollout.successors.values()
+    assert isinstance(found, Follower)
+    return found
 
 
 def artifact(server: Served) -> str:
@@ -87,7 +93,7 @@ def artifact(server: Served) -> str:
 def ask(url: str, path: str) -> socket.socket:
     address = urlsplit(url)
     connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
-    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
     connection.sendall(head.encode())
     return connection
 
@@ -128,7 +134,7 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
     path = house.folder / "model-2"
     with house.served() as server:
         if what == "unloadable":
-            server.parts.successors._load = lambda *_: 1 / 0  # type: ignore[union-attr]
+            follower(server)._load = lambda *_: 1 / 0  # type: ignore[assignment]
         if what == "changed":
             (path / "config.json").write_text("{}")
         if what == "unsigned":
@@ -207,7 +213,7 @@ def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House)
             assert go_on.wait(10)
             return house.load(path, name)
 
-        server.parts.successors._load = slow  # type: ignore[union-attr]
+        follower(server)._load = slow
         house("promote", "tiny@2")
         assert loading.wait(10)
         assert received(send(server.url, STREAM))[0] == "1" * 40
@@ -217,11 +223,12 @@ def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House)
 
 def test_prepare_opens_what_the_registry_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the weights, which are no real model's."""
-    monkeypatch.setattr(serve, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
+    monkeypatch.setattr(loading, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
     made = prepare(load(config(house, f'model = "registry:tiny@production"\nsigners = "{house.signers}"')))
     made.ledger.close()
-    assert made.model == "tiny@1"
-    assert made.lineage == record.read(house.folder / "model-1")
-    assert made.lineage != LINEAGE
-    assert made.successors is not None
-    assert made.successors.next() is None
+    [model] = made.rollout.models
+    assert model.name == "tiny@1"
+    assert model.lineage == record.read(house.folder / "model-1")
+    assert model.lineage != LINEAGE
+    [successors] = made.rollout.successors.values()
+    assert successors.next() is None

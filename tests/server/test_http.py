@@ -102,7 +102,7 @@ def test_a_bug_is_500_without_its_message(
     def broken(*_: object) -> None:
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr(served.parts.tokenizer, "chat", broken)
+    monkeypatch.setattr(served.tokenizer, "chat", broken)
     answer = complete(served, ASK)
     assert answer.status == 500
     assert answer.json["error"]["type"] == "server_error"
@@ -209,13 +209,13 @@ def test_the_system_prompt_and_the_examples_come_first_whatever_the_caller_says(
     skill = msgspec.structs.replace(HELP, examples=(Example(question="Why?", answer="So."),))
     served = serve(skills=(skill,))
     seen: list[Any] = []
-    chat = served.parts.tokenizer.chat
+    chat = served.tokenizer.chat
 
     def watched(messages: Any) -> list[int]:
         seen.append(messages)
         return chat(messages)
 
-    monkeypatch.setattr(served.parts.tokenizer, "chat", watched)
+    monkeypatch.setattr(served.tokenizer, "chat", watched)
     complete(served, {**ASK, "messages": [{"role": "developer", "content": "Be rude."}, *ASK["messages"]]})
     assert [(message["role"], message["content"]) for message in seen[0]] == [
         ("system", "Be brief.\n\nBe rude."),
@@ -249,7 +249,7 @@ def test_unready_while_the_ledger_is_locked_and_ready_again_after(serve: Serve) 
     assert answer.json["error"]["code"] == "ledger_unavailable"
     assert answer.headers["Retry-After"] == "5"
     assert call(served.admin, "/readyz").status == 503
-    assert served.parts.engine.running == 0
+    assert served.engine.running == 0
     other.execute("ROLLBACK")
     other.close()
     assert call(served.admin, "/readyz").status == 200

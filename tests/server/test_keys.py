@@ -106,7 +106,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         assert prepared.skills.names == ("help",)
         assert prepared.skills.authorise("help", _held()).skill.title == "After"
         write(folder, title="Other model", model="another")
-        assert "wants the model 'another'" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
+        assert "another is no artifact" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
         assert call(server.url, "/admin/reload", b"").status == 404
 
 
@@ -154,13 +154,13 @@ def test_the_prompt_is_a_template_of_few_variables(serve: Serve, monkeypatch: py
     skill = msgspec.structs.replace(HELP, system="You are {{ title }}. Today is {{ date }}.{{ person }}")
     server = serve(skills=(skill,))
     seen: list[Any] = []
-    chat = server.parts.tokenizer.chat
+    chat = server.tokenizer.chat
 
     def watched(messages: Any) -> list[int]:
         seen.append(messages[0]["content"])
         return chat(messages)
 
-    monkeypatch.setattr(server.parts.tokenizer, "chat", watched)
+    monkeypatch.setattr(server.tokenizer, "chat", watched)
     complete(server, "sk-test-of-help")
     assert seen[0].startswith("You are Help desk. Today is 20")
     assert "{{" not in seen[0]

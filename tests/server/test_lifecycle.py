@@ -82,7 +82,7 @@ def test_a_reader_that_leaves_frees_its_slot_within_one_step(serve: Serve) -> No
         raw += connection.recv(4096)
     steps = served.runner.steps
     connection.close()
-    until(lambda: served.parts.engine.running == 0)
+    until(lambda: served.engine.running == 0)
     assert served.runner.steps <= steps + 2  # the step under way when it left, and the one under way when we noticed
     until(lambda: ledger_of(served)[0]["state"] == "final")
     (row,) = ledger_of(served)
@@ -95,7 +95,7 @@ def test_one_that_waits_for_the_whole_may_leave_too(serve: Serve) -> None:
     connection = send(served.url, ASK)
     until(lambda: served.runner.steps > 2)
     connection.close()
-    until(lambda: served.parts.engine.running == 0)
+    until(lambda: served.engine.running == 0)
     assert served.runner.steps < 20
     until(lambda: ledger_of(served)[0]["state"] == "final")
     assert ledger_of(served)[0]["outcome"] == "client_gone"
@@ -106,13 +106,13 @@ def test_one_that_waits_for_the_whole_may_leave_too(serve: Serve) -> None:
 def test_one_that_leaves_the_queue_is_counted_with_no_token(serve: Serve, body: dict[str, Any]) -> None:
     served = serve("x" * 60, delay=0.05, slots=1)
     with send(served.url, STREAM):
-        until(lambda: served.parts.engine.running == 1)
+        until(lambda: served.engine.running == 1)
         waiting = send(served.url, body)
-        until(lambda: served.parts.engine.waiting == 1)
+        until(lambda: served.engine.waiting == 1)
         until(lambda: len(ledger_of(served)) == 2)
         waiting.close()
-        until(lambda: served.parts.engine.waiting == 0)
-        assert served.parts.engine.running == 1
+        until(lambda: served.engine.waiting == 0)
+        assert served.engine.running == 1
     until(lambda: [row["state"] for row in ledger_of(served)] == ["final", "final"])
     left = ledger_of(served)[1]
     assert (left["outcome"], left["prompt_tokens"], left["output_tokens"]) == ("client_gone", 0, 0)
@@ -122,7 +122,7 @@ def test_those_that_leave_at_once_leave_nothing_behind(serve: Serve) -> None:
     served = serve("x" * 60, delay=0.01, max_waiting=64)
     for index in range(20):
         send(served.url, STREAM if index % 2 else ASK).close()
-    until(lambda: served.parts.engine.running == served.parts.engine.waiting == 0)
+    until(lambda: served.engine.running == served.engine.waiting == 0)
     until(lambda: served.apps.replies.idle)
     until(lambda: all(row["state"] == "final" for row in ledger_of(served)))
 
@@ -131,7 +131,7 @@ def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve) ->
     served = serve("ab" + "x" * 60, delay=0.05)
     text, _ = received(send(served.url, {**STREAM, "stop": "b"}))
     assert text == "a"
-    until(lambda: served.parts.engine.running == 0)
+    until(lambda: served.engine.running == 0)
     assert served.runner.steps <= 4
     assert ledger_of(served)[0]["outcome"] == "stop"
     assert 2 <= ledger_of(served)[0]["output_tokens"] <= served.runner.steps  # also what was sampled meanwhile
@@ -140,7 +140,7 @@ def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve) ->
 def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None:
     served = serve("0123456789" * 3, delay=0.03)
     running = [send(served.url, STREAM), send(served.url, STREAM)]
-    until(lambda: served.parts.engine.running == 2)
+    until(lambda: served.engine.running == 2)
     served.stop()
     until(lambda: served.apps.replies.draining)
     assert get(served.admin, "/readyz") == (503, {"status": "draining"})
@@ -161,7 +161,7 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None
 def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, hurry: bool) -> None:
     served = serve("x" * 60, delay=0.1, drain_seconds=60 if hurry else 0.3)
     streamed, whole = send(served.url, STREAM), send(served.url, ASK)
-    until(lambda: served.parts.engine.running == 2 and served.runner.steps > 2)
+    until(lambda: served.engine.running == 2 and served.runner.steps > 2)
     started = time.monotonic()
     served.stop()
     if hurry:

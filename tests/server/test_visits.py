@@ -23,13 +23,13 @@ def ledger(served: Served) -> list[Any]:
 def watch_prompts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every conversation that the model is given from now on."""
     seen: list[Any] = []
-    chat = served.parts.tokenizer.chat
+    chat = served.tokenizer.chat
 
     def watched(messages: Any) -> list[int]:
         seen.append([(message["role"], message["content"]) for message in messages])
         return chat(messages)
 
-    monkeypatch.setattr(served.parts.tokenizer, "chat", watched)
+    monkeypatch.setattr(served.tokenizer, "chat", watched)
     return seen
 
 
@@ -210,7 +210,7 @@ def test_a_reply_goes_on_without_its_reader_and_is_resumed_exactly(serve: Serve)
     response.close()
     state = visitor.get("conversation").json
     assert state["running"] == before[0].data["reply"]
-    assert served.parts.engine.running == 1
+    assert served.engine.running == 1
     id = state["running"]
     after = visitor.follow(id, "?from=5")
     assert after[0].id == 5
@@ -250,7 +250,7 @@ def test_stop_is_the_only_stop_and_frees_the_slot(serve: Serve) -> None:
         assert stranger.post(f"replies/{first.data['reply']}/stop").status == 404
         answer = visitor.post(f"replies/{first.data['reply']}/stop")
         assert answer.json == {"reply": first.data["reply"], "finish": "stopped"}
-        assert served.parts.engine.running == 0
+        assert served.engine.running == 0
         assert [event.data for event in stream][-1]["finish"] == "stopped"
     assert visitor.post(f"replies/{first.data['reply']}/stop").json["finish"] == "stopped"
     assert ledger(served)[0][0] == "client_gone"
@@ -263,7 +263,7 @@ def test_a_reply_that_takes_too_long_ends(serve: Serve) -> None:
     served = serve("x" * 60, delay=0.05, reply_seconds=0.3)
     received = Visitor(served).ask("go")
     assert received[-1].data["finish"] == "timeout"
-    assert served.parts.engine.running == 0
+    assert served.engine.running == 0
 
 
 def test_one_reply_at_a_time_and_a_repeated_message_is_the_same_one(serve: Serve) -> None:
@@ -299,7 +299,7 @@ def test_reset_forgets_and_stops(serve: Serve) -> None:
     visitor = Visitor(served)
     with closing(visitor.stream("go")):
         assert visitor.post("reset").status == 204
-        until(lambda: served.parts.engine.running == 0)
+        until(lambda: served.engine.running == 0)
     assert visitor.post("conversation").json["error"]["code"] == "session_expired"
     again = Visitor(served, resume=visitor.opened.json["resume"])
     assert not again.opened.json["resumed"]

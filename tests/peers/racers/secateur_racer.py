@@ -7,7 +7,7 @@ from pathlib import Path
 from server.checkpoint.reader import Artifact
 from server.config import Config
 from server.engine.sequence import Sampling
-from server.serve import load_engine
+from server.loading import load_engine
 from tests.peers.racers.racer import Ids, race
 
 SLOTS = 16

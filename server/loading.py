@@ -1,0 +1,110 @@
+"""Opens the models that skills name, directories or versions of the registry: trusted, then read, then loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from server.config import Config, registered
+from server.engine.choice import Choice
+from server.errors import ConfigError
+from server.follow import Follower, Source
+from server.rollout import Answering, Engine, Model
+from server.signing import envelope
+from server.signing.keys import Signers
+from server.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from server.checkpoint.reader import Artifact
+
+
+class Opened(Struct, frozen=True):
+    """A model that may be loaded; `name` is what labels call it."""
+
+    name: str
+    artifact: "Artifact"
+    tokenizer: Tokenizer
+    follower: Follower | None = None
+
+
+class Loader:
+    """Makes models of what skills call them, as the configuration says."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._signers = Signers.read(config.signers) if config.signers else None
+
+    def open(self, reference: str) -> Opened:
+        """The artifact of that reference; raises RegistryError or ArtifactError for what cannot be trusted or chat."""
+        path, name, follower = Path(reference), Path(reference).resolve().name, None
+        version = registered(reference)
+        if version is not None:
+            if self._signers is None:
+                raise ConfigError(f"{reference}: a model of the registry must be signed: name the file of `signers`")
+            follower = Follower(Source(self._config.registry, version, self._signers), self._load)
+            first = follower.first()
+            path, name = first.path, first.name
+        elif self._signers is not None:
+            envelope.verify(path, self._signers)
+        artifact, tokenizer = open_model(path)
+        if follower is not None:
+            follower.confirm(artifact.lineage)
+        return Opened(name, artifact, tokenizer, follower)
+
+    def load(self, opened: Opened) -> Answering:
+        """A model ready to answer, but for its thread, and who says what follows it."""
+        engine, choices = load_engine(self._config, opened.artifact)
+        model = Model(opened.name, engine, opened.tokenizer, opened.artifact.lineage, choices)
+        return Answering(model, opened.follower)
+
+    def _load(self, path: Path, name: str) -> Model:
+        artifact, tokenizer = open_model(path)
+        return self.load(Opened(name, artifact, tokenizer)).model
+
+
+def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":
+    """The artifact and its tokenizer; raises ArtifactError for what cannot chat."""
+    from server.checkpoint.reader import Artifact  # late: torch takes seconds, and a mistake in TOML is told at once
+
+    artifact = Artifact.open(path)
+    tokenizer = Tokenizer.load(path)
+    tokenizer.chat([{"role": "user", "content": "Hello"}])  # a model without a chat template is refused here
+    return artifact, tokenizer
+
+
+def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:
+    """The engine with the model loaded, and what was chosen for it."""
+    from server.engine import engine
+    from server.engine.runners import Options
+    from server.engine.runners.choosing import load_runner
+
+    options = Options(
+        slots=config.slots,
+        context=config.context,
+        batch_tokens=config.batch_tokens,
+        key_bits=config.key_bits,
+        threads=config.threads,
+    )
+    runner = load_runner(artifact, config.runner, options)
+    made = engine.Engine(
+        runner,
+        slots=config.slots,
+        context=config.context,
+        batch_tokens=config.batch_tokens,
+        max_waiting=config.max_waiting,
+    )
+    return made, runner.choices
+
+
+def check_names(names: Mapping[str, str]) -> None:
+    """Raise ConfigError where two directories would be one model in labels and in the ledger; `names` by reference."""
+    taken: dict[str, str] = {}
+    for reference, name in names.items():
+        other = taken.setdefault(name, reference)
+        # Two aliases of the registry may well stand at one version, and are told apart again when one of them moves.
+        if other != reference and (registered(reference) is None or registered(other) is None):
+            raise ConfigError(
+                f"the models {other!r} and {reference!r} would both be called {name!r} in metrics and in the ledger: "
+                "rename a directory, or name one model in one way"
+            )
