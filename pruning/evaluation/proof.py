@@ -13,7 +13,8 @@ import msgspec
 
 from pruning.errors import TaskError
 from pruning.evaluation import task as tasks
-from pruning.evaluation.command import GATE_FAILED, reported
+from pruning.evaluation.command import GATE_FAILED, beside, reported
+from pruning.evaluation.comparison import compare
 from pruning.evaluation.results import Results
 from pruning.evaluation.score import make
 from pruning.pipeline import documented
@@ -45,7 +46,7 @@ class Proof:
         found = []
         for task in self._tasks:
             print()
-            found.append(reported(artifact, self._base, task, self._cache, None))
+            found.append(reported(compare(artifact, self._base, task, self._cache), beside(artifact)))
         gates = tuple(_gate(one) for one in found if one.gates)
         mark(artifact, gates)
         if all(gate.passed for gate in gates):

@@ -1,4 +1,4 @@
-"""`score(model, artifact, task)`: what a loaded model scores on a task, by item, in the transformers runner."""
+"""What a model scores on a task: the plan is made first, then carried out by the runner that will serve the model."""
 
 from typing import Any
 
@@ -10,22 +10,13 @@ from pruning.evaluation.behaviour import BehaviourPlan
 from pruning.evaluation.harness import HarnessPlan
 from pruning.evaluation.plan import Plan, Subject, check, context, steps
 from pruning.evaluation.prompts import Prompts
-from pruning.evaluation.scorer import SLOTS, Scorer
+from pruning.evaluation.scorer import Scorer, options
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Chat, Choice, Harness, Pairs, Task, Text
 from pruning.evaluation.texts import ChatPlan, TextPlan
 from pruning.progress import Progress
 from server.checkpoint.reader import Artifact
-from server.engine.runners.transformers_runner import TransformersRunner
-
-
-def score(model: Any, artifact: Artifact, task: Task, what: str = "scoring") -> Scores:
-    """What `model`, as `transformers_runner.load` gave it, scores on `task`; `artifact` has its tokenizer.
-
-    The model belongs to the runner from then on: load another for another task. Behaviour is compared with itself.
-    """
-    plan = make(task, artifact)
-    return carry_out(plan, subject(model, artifact, plan), None, what)
+from server.engine.runners import Options, Scoring
 
 
 def make(task: Task, artifact: Artifact) -> Plan:
@@ -37,14 +28,18 @@ def make(task: Task, artifact: Artifact) -> Plan:
     return plan
 
 
-def subject(model: Any, artifact: Artifact, plan: Plan) -> Subject:
-    """`model` in the server's transformers runner, with the context that `plan` needs."""
-    longest = context(plan)
-    return Subject(Scorer(TransformersRunner(model, slots=SLOTS, context=longest), longest), stop_ids(artifact))
+def needs(plan: Plan) -> Options:
+    """What a runner has to be made for to carry out `plan`."""
+    return options(context(plan))
+
+
+def subject(runner: Scoring, artifact: Artifact, plan: Plan) -> Subject:
+    """The model of `artifact` in a `runner` that was made for what `plan` needs."""
+    return Subject(Scorer(runner, context(plan)), stop_ids(artifact))
 
 
 def carry_out(plan: Plan, subject: Subject, base: Subject | None, what: str) -> Scores:
-    """Compute `plan`, with a progress bar."""
+    """Compute `plan`, with a progress bar; without a base, behaviour is compared with itself."""
     with Progress(what, steps(plan)) as progress:
         return plan.run(subject, base, progress.step)
 
