@@ -113,7 +113,7 @@ def _proof(recipe: "Recipe", cache: Path) -> "Proof | None":
     from pruning.evaluation.proof import Proof  # brings transformers
     from pruning.inputs import base_artifact
 
-    return Proof(recipe.tasks, base_artifact(recipe.base, cache), cache)
+    return Proof(recipe, base_artifact(recipe.base, cache), cache)
 
 
 def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":

@@ -16,10 +16,11 @@ import msgspec
 
 from pruning.base import versions
 from pruning.evaluation import quantised
-from pruning.evaluation.plan import Plan, Subject
-from pruning.evaluation.score import carry_out, make, needs, subject
+from pruning.evaluation.plan import Plan, Subject, check
+from pruning.evaluation.score import carry_out, length, make, needs, refuse_fewer_tokens, spelling, subject
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Task
+from pruning.spelling import Spelling
 from pruning.weights import write_bytes
 from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.reader import Artifact
@@ -58,11 +59,14 @@ def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path, wanted:
 
     Raises TaskError or ConfigError before any model is loaded.
     """
-    plan = make(task, artifact)
+    plan, spelt = make(task, base), spelling(base, artifact)
+    if spelt:
+        refuse_fewer_tokens(task)
+        check(plan, artifact.config.get("max_position_embeddings"), length(spelt))
     run = _Run(task, plan, cache / "evaluations", computing(artifact, base, wanted))
     dense = run.model(base, BASE)
     choice, scores = run.rounded(base, artifact.size)
-    own = run.model(artifact, PRUNED)
+    own = run.model(artifact, PRUNED, spelt=spelt)
     return Compared(
         task,
         plan,
@@ -92,20 +96,26 @@ class _Run:
         jobs = [[(request.ids, request.first) for request in job] for job in plan.jobs]
         self._identity = [task.digest, msgspec.json.encode(jobs).decode(), sorted(used.items())]
 
-    def model(self, artifact: Artifact, name: str, note: str = "", change: Change = nullcontext) -> Scores:
-        """The scores of `artifact`, or of what `change` makes of it, which `note` tells from other changes."""
+    def model(
+        self, artifact: Artifact, name: str, note: str = "", change: Change = nullcontext, spelt: Spelling | None = None
+    ) -> Scores:
+        """The scores of `artifact`, or of what `change` makes of it, which `note` tells from other changes.
+
+        `spelt` writes the plan's ids in those of the artifact.
+        """
         path = self._path(artifact, note)
         if path.exists() and not (self._behaviour and name == BASE):
             return msgspec.json.decode(path.read_bytes(), type=Scores)
         path.parent.mkdir(parents=True, exist_ok=True)
         with change(artifact) as changed:
             kind: Wanted = "native" if self._choice.kernel == "native" else "transformers"
-            scored = subject(load_runner(changed, kind, needs(self._plan)), changed, self._plan)
+            runner = load_runner(changed, kind, needs(self._plan, spelt))
+            scored = subject(runner, changed, self._plan, spelt)
             scores = carry_out(self._plan, scored, self._base, f"evaluating the {name} model")
         if self._behaviour and name == BASE:
             self._base = scored
         write_bytes(path, msgspec.json.encode(scores))
-        del scored, changed
+        del runner, scored, changed
         gc.collect()  # the runner and its model refer to each other
         return scores
 

@@ -4,19 +4,37 @@ from typing import Any
 
 import msgspec
 
-from pruning.data import Encoder
+from pruning.data import Encoder, tokenizer_of
+from pruning.errors import TaskError
 from pruning.evaluation.answers import ChoicePlan, PairsPlan
 from pruning.evaluation.behaviour import BehaviourPlan
 from pruning.evaluation.harness import HarnessPlan
-from pruning.evaluation.plan import Plan, Subject, check, context, steps
+from pruning.evaluation.plan import Length, Plan, Subject, check, context, steps
 from pruning.evaluation.prompts import Prompts
+from pruning.evaluation.respelt import RespeltScorer
 from pruning.evaluation.scorer import Scorer, options
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Chat, Choice, Harness, Pairs, Task, Text
 from pruning.evaluation.texts import ChatPlan, TextPlan
 from pruning.progress import Progress
+from pruning.spelling import Spelling
 from server.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
+
+
+def spelling(base: Artifact, artifact: Artifact) -> Spelling | None:
+    """How the base's ids are written in those of `artifact`; None where both have the same tokenizer."""
+    before, after = tokenizer_of(base), tokenizer_of(artifact)
+    return None if before.to_str() == after.to_str() else Spelling(before, after)
+
+
+def refuse_fewer_tokens(task: Task) -> None:
+    """Raise TaskError for a task that cannot be carried out where the artifact has fewer tokens than its base."""
+    if isinstance(task, Behaviour | Harness):
+        raise TaskError(
+            f"the task {task.name} compares distributions or prompts token by token, but the artifact's vocabulary was "
+            "pruned, so its tokens are not the base's: use a task of kind pairs, choice, chat or text"
+        )
 
 
 def make(task: Task, artifact: Artifact) -> Plan:
@@ -28,14 +46,21 @@ def make(task: Task, artifact: Artifact) -> Plan:
     return plan
 
 
-def needs(plan: Plan) -> Options:
-    """What a runner has to be made for to carry out `plan`."""
-    return options(context(plan))
+def needs(plan: Plan, spelt: Spelling | None = None) -> Options:
+    """What a runner has to be made for to carry out `plan`, whose ids may be spelt in others."""
+    return options(context(plan, length(spelt)))
 
 
-def subject(runner: Scoring, artifact: Artifact, plan: Plan) -> Subject:
+def subject(runner: Scoring, artifact: Artifact, plan: Plan, spelt: Spelling | None = None) -> Subject:
     """The model of `artifact` in a `runner` that was made for what `plan` needs."""
-    return Subject(Scorer(runner, context(plan)), stop_ids(artifact))
+    longest = context(plan, length(spelt))
+    scorer = RespeltScorer(runner, longest, spelt) if spelt else Scorer(runner, longest)
+    return Subject(scorer, stop_ids(artifact))
+
+
+def length(spelt: Spelling | None) -> Length:
+    """How many ids a text has, once it is spelt."""
+    return (lambda ids: len(spelt.ids(ids))) if spelt else len
 
 
 def carry_out(plan: Plan, subject: Subject, base: Subject | None, what: str) -> Scores:
