@@ -20,7 +20,7 @@ from pruning.evaluation.results import Results
 from pruning.inputs import base_artifact
 from server.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
-from server.engine.runners.choosing import Wanted
+from server.engine.runners.choosing import Wanted, load_runner
 from server.native import absent
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
@@ -155,13 +155,12 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
 ) -> None:
     task = 'kind = "pairs"\nseed = 5'
     loaded: list[str] = []
-    real = comparison.load_runner
 
     def load(artifact: Artifact, wanted: Wanted, options: Options) -> Scoring:
         loaded.append(artifact.path.name)
         if len(loaded) == 2:
             raise KeyboardInterrupt
-        return real(artifact, wanted, options)
+        return load_runner(artifact, wanted, options)
 
     monkeypatch.setattr(comparison, "load_runner", load)
     assert place.evaluate(task, ITEMS) == 130
