@@ -41,7 +41,7 @@ class Spelling:
     def parts(self, id: int) -> tuple[int, ...]:
         """The ids that one id becomes."""
         if id not in self._parts:
-            token = self._before.id_to_token(id)
+            token = self._before.id_to_token(id) or ""
             known = self._known.get(token)
             found = [part.id for part in self._after.model.tokenize(token)] if known is None else [known]
             self._parts[id] = tuple(found)
@@ -52,8 +52,9 @@ class Spelling:
         return tuple(new for id in ids for new in self.parts(id))
 
     def back(self, ids: Iterable[int]) -> tuple[int, ...]:
-        """Ids of `after` as `before` has them, one for each."""
-        return tuple(self._before.token_to_id(self._after.id_to_token(id)) for id in ids)
+        """Ids of `after` as `before` has them; a row of the embedding without a token is left out."""
+        found = (self._before.token_to_id(self._after.id_to_token(id) or "") for id in ids)
+        return tuple(id for id in found if id is not None)
 
 
 def spell(windows: Tensor, before: Tokenizer, after: Tokenizer) -> Spelt:

@@ -43,4 +43,4 @@ class RespeltScorer(Scorer):
     def _together(self, values: Tensor, request: Request) -> Tensor:
         """The sum over what each scored id became."""
         lengths = [len(self._spelling.parts(id)) for id in request.wanted]
-        return torch.stack([part.sum() for part in values.split(lengths)])
+        return torch.stack([part.sum() for part in torch.split(values, lengths)])
