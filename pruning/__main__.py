@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--task", type=Path, metavar="FILE.toml", help="a task, beside the base and the quantised base")
     what.add_argument("--source", help="perplexity of a text, JSON lines or JSON; may be package:module/file")
     evaluate.add_argument("--report", type=Path, metavar="DIR", help="where a task's report goes; ARTIFACT.evaluation")
+    evaluate.add_argument(
+        "--runner",
+        choices=("auto", "native", "transformers"),
+        default="auto",
+        help="what computes a task, as `runner` in a server's file has it; auto: what would serve the artifact",
+    )
     evaluate.add_argument("--base-cache", type=Path, default=Path("build/base"), metavar="DIR", help="imported models")
     evaluate.add_argument("--buckets", type=int, nargs="+", default=list(range(10)), metavar="N", help="0 to 9")
     evaluate.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens in all")
@@ -107,7 +113,7 @@ def _proof(recipe: "Recipe", cache: Path) -> "Proof | None":
     from pruning.evaluation.proof import Proof  # brings transformers
     from pruning.inputs import base_artifact
 
-    return Proof(recipe.tasks, base_artifact(recipe.base, cache), cache)
+    return Proof(recipe, base_artifact(recipe.base, cache), cache)
 
 
 def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":
@@ -151,7 +157,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.task:
         from pruning.evaluation.command import evaluate
 
-        return evaluate(arguments.artifact, arguments.task, arguments.base_cache, arguments.report)
+        return evaluate(arguments.artifact, arguments.task, arguments.base_cache, arguments.report, arguments.runner)
     from tempfile import TemporaryDirectory
 
     from pruning.data import Draw, Encoder, draw

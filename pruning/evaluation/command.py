@@ -5,30 +5,36 @@ from pathlib import Path
 import msgspec
 
 from pruning.evaluation import task as tasks
-from pruning.evaluation.comparison import compare
+from pruning.evaluation.comparison import Compared, compare
 from pruning.evaluation.page import page
 from pruning.evaluation.results import Results, results
 from pruning.evaluation.verdict import table
 from pruning.weights import write_bytes
 from server.checkpoint.reader import Artifact, find_base
+from server.engine.runners.choosing import Wanted
 
 GATE_FAILED = 3
 """The exit code for it."""
 
 
-def evaluate(path: Path, task_file: Path, cache: Path, report: Path | None) -> int:
+def evaluate(path: Path, task_file: Path, cache: Path, report: Path | None, wanted: Wanted = "auto") -> int:
     """Print the table, write the report as HTML and as JSON; returns 0, or `GATE_FAILED`."""
     task = tasks.read(task_file)
     artifact = Artifact.open(path)
     base = find_base(cache, artifact.lineage.base.digest)
-    return 0 if reported(artifact, base, task, cache, report).passed else GATE_FAILED
+    compared = compare(artifact, base, task, cache, wanted)
+    return 0 if reported(compared, report or beside(artifact)).passed else GATE_FAILED
 
 
-def reported(artifact: Artifact, base: Artifact, task: tasks.Task, cache: Path, report: Path | None) -> Results:
-    """The result of `task`, printed as a table and written as HTML and JSON, into `report` or beside the artifact."""
-    found = results(compare(artifact, base, task, cache))
+def beside(artifact: Artifact) -> Path:
+    """Where its reports go unless another place is named."""
     path = artifact.path.resolve()
-    folder = report or path.with_name(f"{path.name}.evaluation")
+    return path.with_name(f"{path.name}.evaluation")
+
+
+def reported(compared: Compared, folder: Path) -> Results:
+    """The result of a comparison, printed as a table and written into `folder` as HTML and JSON."""
+    found, task = results(compared), compared.task
     folder.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(found), indent=2)
     write_bytes(folder / f"{task.name}.json", text)

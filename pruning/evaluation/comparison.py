@@ -8,25 +8,29 @@ import gc
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from pruning.base import versions
 from pruning.evaluation import quantised
-from pruning.evaluation.plan import Plan, Subject
-from pruning.evaluation.score import carry_out, make, subject
+from pruning.evaluation.plan import Plan, Subject, check
+from pruning.evaluation.score import carry_out, length, make, needs, refuse_fewer_tokens, spelling, subject
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Task
+from pruning.spelling import Spelling
 from pruning.weights import write_bytes
 from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.reader import Artifact
-from server.engine.runners.transformers_runner import choose_device, choose_dtype, load
+from server.engine.choice import Choice
+from server.engine.runners.choosing import Wanted, choices, load_runner
 
 logger = logging.getLogger(__name__)
 
 BASE, PRUNED = "base", "pruned"
+Change = Callable[[Artifact], AbstractContextManager[Artifact]]
 
 
 class Model(NamedTuple):
@@ -47,16 +51,22 @@ class Compared(NamedTuple):
     quantised: Model
     pruned: Model
     runner: dict[str, str]
-    """What computed, and in which precision."""
+    """What computed all three, in which form, and why that."""
 
 
-def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path) -> Compared:
-    """Score the three models through the server's transformers runner; raises TaskError before any is loaded."""
-    plan = make(task, artifact)
-    run = _Run(task, plan, cache / "evaluations")
-    dense = run.model(base, BASE, None)
+def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path, wanted: Wanted = "auto") -> Compared:
+    """Score the three models through the runner that will serve `artifact`, or the one that is `wanted`.
+
+    Raises TaskError or ConfigError before any model is loaded.
+    """
+    plan, spelt = make(task, base), spelling(base, artifact)
+    if spelt:
+        refuse_fewer_tokens(task)
+        check(plan, artifact.config.get("max_position_embeddings"), length(spelt))
+    run = _Run(task, plan, cache / "evaluations", computing(artifact, base, wanted))
+    dense = run.model(base, BASE)
     choice, scores = run.rounded(base, artifact.size)
-    own = run.model(artifact, PRUNED, None)
+    own = run.model(artifact, PRUNED, spelt=spelt)
     return Compared(
         task,
         plan,
@@ -68,51 +78,57 @@ def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path) -> Comp
     )
 
 
+def computing(artifact: Artifact, base: Artifact, wanted: Wanted) -> tuple[Choice, ...]:
+    """What computes the artifact and its base, the runner first: one that can run both, as figures are compared."""
+    own, other = choices(artifact, wanted), choices(base, wanted)
+    return own if other[0].kernel in (own[0].kernel, "native") else other
+
+
 class _Run:
     """Scores one model after another; holds the base where answers are compared with its own."""
 
-    def __init__(self, task: Task, plan: Plan, folder: Path) -> None:
-        self._plan, self._folder = plan, folder
+    def __init__(self, task: Task, plan: Plan, folder: Path, computing: tuple[Choice, ...]) -> None:
+        self._plan, self._folder, self._choice = plan, folder, computing[0]
         self._behaviour = isinstance(task, Behaviour)
         self._base: Subject | None = None
-        device = choose_device()
-        dtype = str(choose_dtype(device)[0]).removeprefix("torch.")
-        self.runner = {"device": str(device), "precision": dtype, **versions()}
+        used = {choice.subject: choice.kernel for choice in computing} | versions()
+        self.runner = used | {"reason": self._choice.reason}
         jobs = [[(request.ids, request.first) for request in job] for job in plan.jobs]
-        self._identity = [task.digest, msgspec.json.encode(jobs).decode(), sorted(self.runner.items())]
+        self._identity = [task.digest, msgspec.json.encode(jobs).decode(), sorted(used.items())]
 
-    def model(self, artifact: Artifact, name: str, change: Callable[[Any], None] | None, note: str = "") -> Scores:
-        """The scores of `artifact`, once `change` has changed it, which `note` tells from other changes."""
+    def model(
+        self, artifact: Artifact, name: str, note: str = "", change: Change = nullcontext, spelt: Spelling | None = None
+    ) -> Scores:
+        """The scores of `artifact`, or of what `change` makes of it, which `note` tells from other changes.
+
+        `spelt` writes the plan's ids in those of the artifact.
+        """
         path = self._path(artifact, note)
         if path.exists() and not (self._behaviour and name == BASE):
             return msgspec.json.decode(path.read_bytes(), type=Scores)
-        model = load(artifact)
-        if change is not None:
-            change(model)
-        scored = subject(model, artifact, self._plan)
-        scores = carry_out(self._plan, scored, self._base, f"evaluating the {name} model")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with change(artifact) as changed:
+            kind: Wanted = "native" if self._choice.kernel == "native" else "transformers"
+            runner = load_runner(changed, kind, needs(self._plan, spelt))
+            scored = subject(runner, changed, self._plan, spelt)
+            scores = carry_out(self._plan, scored, self._base, f"evaluating the {name} model")
         if self._behaviour and name == BASE:
             self._base = scored
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, msgspec.json.encode(scores))
-        del model, scored
+        del runner, scored, changed
         gc.collect()  # the runner and its model refer to each other
         return scores
 
     def rounded(self, base: Artifact, wanted: int) -> tuple[quantised.Choice, Scores]:
         """The quantised base of about `wanted` bytes, and its scores."""
-        choice = quantised.choose(_shapes(base), base.size, wanted)
-        scores = self.model(base, "quantised", lambda model: quantised.quantise(model, choice), choice.name)
-        return choice, scores
+        choice = quantised.choose(base, wanted)
+
+        def change(dense: Artifact) -> AbstractContextManager[Artifact]:
+            return quantised.quantised(dense, choice, self._folder)
+
+        return choice, self.model(base, "quantised", choice.name, change)
 
     def _path(self, artifact: Artifact, note: str) -> Path:
         """Where the scores of one model lie: a name made from all that decides them."""
         parts = [artifact.lineage.files[WEIGHTS], artifact.lineage.files["config.json"], note, *self._identity]
         return self._folder / f"scores-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]}.json"
-
-
-def _shapes(base: Artifact) -> Any:
-    """The model of `base` without its weights."""
-    from pruning.base import skeleton
-
-    return skeleton(base.config)

@@ -1,4 +1,4 @@
-"""A task of EleutherAI's lm-eval: its prompts and metrics, logits of the server's transformers runner, our intervals.
+"""A task of EleutherAI's lm-eval: its prompts and metrics, logits of the server's runner, our intervals.
 
 What lm-eval asks for is computed by the scorer, as for every other task; what it makes of one document is that item's
 value. lm-eval is an extra, and imported where such a task is made.

@@ -9,7 +9,7 @@ from pruning.evaluation import plots
 from pruning.evaluation.bootstrap import RESAMPLES, Interval
 from pruning.evaluation.results import Results
 from pruning.evaluation.scores import LABELS
-from pruning.evaluation.verdict import SHORT, headline, sentences
+from pruning.evaluation.verdict import SHORT, computed, headline, sentences
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -22,6 +22,7 @@ def page(results: Results) -> str:
         r=results,
         headline=headline(results),
         sentences=sentences(results),
+        computed=computed(results),
         columns=list(dict.fromkeys(name for row in results.rows for name in row.measures)),
         labels=LABELS,
         short=SHORT[results.measure],

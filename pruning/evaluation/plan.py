@@ -10,6 +10,8 @@ from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Item
 
 Step = Callable[[], None]
+Length = Callable[[Ids], int]
+"""How many ids a text has for the model that reads it."""
 
 
 class Subject(NamedTuple):
@@ -42,15 +44,15 @@ def steps(plan: Plan) -> int:
     return sum(map(len, plan.jobs)) + (len(plan.items) if plan.reply else 0)
 
 
-def context(plan: Plan) -> int:
+def context(plan: Plan, length: Length = len) -> int:
     """Ids of the longest text, its reply included: the context that the runner must have."""
-    return max(len(request.ids) for job in plan.jobs for request in job) + plan.reply
+    return max(length(request.ids) for job in plan.jobs for request in job) + plan.reply
 
 
-def check(plan: Plan, limit: int | None) -> None:
+def check(plan: Plan, limit: int | None, length: Length = len) -> None:
     """Raise TaskError, naming the item, for a wanted text without tokens or one longer than `limit` ids."""
     for item, job in zip(plan.items, plan.jobs, strict=False):
-        longest = max(len(request.ids) for request in job) + plan.reply
+        longest = max(length(request.ids) for request in job) + plan.reply
         if not all(request.wanted for request in job):
             raise TaskError(f"item {item.id!r} has an answer without a token, so nothing can be scored")
         if limit is not None and longest > limit:

@@ -6,17 +6,19 @@ An artifact that fails is kept, so that what went wrong can be looked at; the re
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from pruning.errors import TaskError
 from pruning.evaluation import task as tasks
-from pruning.evaluation.command import GATE_FAILED, reported
+from pruning.evaluation.command import GATE_FAILED, beside, reported
+from pruning.evaluation.comparison import compare
 from pruning.evaluation.results import Results
-from pruning.evaluation.score import make
+from pruning.evaluation.score import make, refuse_fewer_tokens
 from pruning.pipeline import documented
+from pruning.recipe import Recipe
+from pruning.stages import Vocabulary
 from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
 from server.checkpoint.lineage import GateResult
@@ -31,21 +33,23 @@ REWRITTEN = (card.FILE, bom.FILE, record.FILE, record.SIGNATURE)
 class Proof:
     """The tasks of one recipe, read and found to fit the base; raises TaskError otherwise."""
 
-    def __init__(self, files: Sequence[str], base: Artifact, cache: Path) -> None:
+    def __init__(self, recipe: Recipe, base: Artifact, cache: Path) -> None:
         self._base, self._cache = base, cache
-        self._tasks = [tasks.read(Path(file)) for file in files]
+        self._tasks = [tasks.read(Path(file)) for file in recipe.tasks]
         names = [task.name for task in self._tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise TaskError(f"two tasks of the recipe are called {twice[0]}: their reports would overwrite each other")
         for task in self._tasks:
             make(task, base)
+            if any(isinstance(stage, Vocabulary) for stage in recipe.stages):
+                refuse_fewer_tokens(task)
 
     def judge(self, artifact: Artifact) -> int:
         """Print and write the result of every task, mark the artifact, and return 0, or 3 where a gate failed."""
         found = []
         for task in self._tasks:
             print()
-            found.append(reported(artifact, self._base, task, self._cache, None))
+            found.append(reported(compare(artifact, self._base, task, self._cache), beside(artifact)))
         gates = tuple(_gate(one) for one in found if one.gates)
         mark(artifact, gates)
         if all(gate.passed for gate in gates):

@@ -4,17 +4,23 @@ Symmetric round-to-nearest, each group's scale searched for the least squared er
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from pruning.model import find_blocks, is_linear, weight_of
-from pruning.rounding import nearest, search_scale
+from pruning.base import skeleton
+from pruning.model import find_blocks, is_linear
+from pruning.rounding import round_groups
+from server.checkpoint import lineage as record
 from server.checkpoint.layouts import Group, Quantised, size_of
-from server.checkpoint.quantised import dequantise
+from server.checkpoint.reader import Artifact
+from server.checkpoint.writer import CheckpointWriter
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -30,38 +36,48 @@ class Choice(msgspec.Struct, frozen=True):
         return f"base, {self.bits} bits in groups of {self.group}"
 
 
-def choose(model: nn.Module, size: int, wanted: int) -> Choice:
-    """Of 8 and 4 bits in groups of 32, 64 and 128, what turns the `size` bytes of `model` into closest to `wanted`."""
-    shapes = [tuple(weight_of(module).shape) for module in _linears(model)]
+def choose(base: Artifact, wanted: int) -> Choice:
+    """Of 8 and 4 bits in groups of 32, 64 and 128, what turns the bytes of `base` into the closest to `wanted`."""
+    matrices = _linears(base)
+    shapes = [base.shape(name)[:: -1 if turned else 1] for name, turned in matrices.items()]
     choices = []
     for bits, group in product((8, 4), get_args(Group)):
         saved = 0
         for rows, columns in shapes:
             layout = Quantised(bits=bits, group=group, columns=columns)  # type: ignore[arg-type]
             saved += rows * 2 * columns - size_of(layout, rows)
-        choices.append(Choice(bits, group, size - saved))
+        choices.append(Choice(bits, group, base.size - saved))
     return min(choices, key=lambda choice: abs(choice.bytes - wanted))
 
 
-@torch.no_grad()
-def quantise(model: nn.Module, choice: Choice) -> None:
-    """Round the linears of all blocks of `model`; their weights are new tensors, as the old ones may be the file's."""
-    for module in _linears(model):
-        weight = weight_of(module)
-        result = rounded(weight.float(), choice).to(weight.dtype)
-        parameter = module.get_parameter("weight")
-        parameter.data = result if isinstance(module, nn.Linear) else result.T.contiguous()
+@contextmanager
+def quantised(base: Artifact, choice: Choice, folder: Path) -> Iterator[Artifact]:
+    """An artifact below `folder` with the linears of all blocks of `base` rounded; it is removed at the end.
+
+    It is stored as any quantised artifact is, so that a runner computes it as it would serve it.
+    """
+    matrices = _linears(base)
+    with TemporaryDirectory(prefix="quantised-", dir=folder) as place:
+        with CheckpointWriter(Path(place) / "artifact") as writer:
+            for name, weight in base.tensors():
+                writer.add(name, *(_rounded(weight, choice, matrices[name]) if name in matrices else (weight,)))
+            for file in base.path.iterdir():
+                if file.name not in (record.WEIGHTS, record.FILE):
+                    writer.copy(file)
+            lineage = writer.finish(base.lineage)
+        yield Artifact(writer.path, lineage, base.config)
 
 
-def rounded(weight: Tensor, choice: Choice) -> Tensor:
-    """`weight` [rows, columns] as its codes and scales give it back, bfloat16."""
-    rows, columns = weight.shape
-    grouped = nn.functional.pad(weight, (0, -columns % choice.group)).view(rows, -1, choice.group)
-    scales = search_scale(grouped, torch.ones(()), choice.bits)  # [rows, groups]
-    codes = nearest(grouped, scales[..., None], choice.bits).view(rows, -1)[:, :columns]
-    return dequantise(codes, scales)
+def _rounded(weight: Tensor, choice: Choice, turned: bool) -> tuple[Tensor, Tensor]:
+    """`weight` as its codes and scales give it back, and the scales."""
+    result = weight.bfloat16().clone()  # the base's own may be its file's
+    rows = result.T if turned else result
+    scales = round_groups(rows, torch.ones(rows.shape[1]), choice.bits, choice.group)
+    return result, scales.T if turned else scales
 
 
-def _linears(model: nn.Module) -> Iterator[nn.Module]:
-    """The linears in all blocks."""
-    return (module for module in find_blocks(model)[1].modules() if is_linear(module))
+def _linears(base: Artifact) -> dict[str, bool]:
+    """The names of the weights of all linears in the blocks, and whether each is stored [columns, rows]."""
+    path, blocks = find_blocks(skeleton(base.config))
+    linears = ((name, module) for name, module in blocks.named_modules() if is_linear(module))
+    return {f"{path}.{name}.weight": not isinstance(module, nn.Linear) for name, module in linears}

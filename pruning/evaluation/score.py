@@ -1,31 +1,40 @@
-"""`score(model, artifact, task)`: what a loaded model scores on a task, by item, in the transformers runner."""
+"""What a model scores on a task: the plan is made first, then carried out by the runner that will serve the model."""
 
 from typing import Any
 
 import msgspec
 
-from pruning.data import Encoder
+from pruning.data import Encoder, tokenizer_of
+from pruning.errors import TaskError
 from pruning.evaluation.answers import ChoicePlan, PairsPlan
 from pruning.evaluation.behaviour import BehaviourPlan
 from pruning.evaluation.harness import HarnessPlan
-from pruning.evaluation.plan import Plan, Subject, check, context, steps
+from pruning.evaluation.plan import Length, Plan, Subject, check, context, steps
 from pruning.evaluation.prompts import Prompts
-from pruning.evaluation.scorer import SLOTS, Scorer
+from pruning.evaluation.respelt import RespeltScorer
+from pruning.evaluation.scorer import Scorer, options
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Chat, Choice, Harness, Pairs, Task, Text
 from pruning.evaluation.texts import ChatPlan, TextPlan
 from pruning.progress import Progress
+from pruning.spelling import Spelling
 from server.checkpoint.reader import Artifact
-from server.engine.runners.transformers_runner import TransformersRunner
+from server.engine.runners import Options, Scoring
 
 
-def score(model: Any, artifact: Artifact, task: Task, what: str = "scoring") -> Scores:
-    """What `model`, as `transformers_runner.load` gave it, scores on `task`; `artifact` has its tokenizer.
+def spelling(base: Artifact, artifact: Artifact) -> Spelling | None:
+    """How the base's ids are written in those of `artifact`; None where both have the same tokenizer."""
+    before, after = tokenizer_of(base), tokenizer_of(artifact)
+    return None if before.to_str() == after.to_str() else Spelling(before, after)
 
-    The model belongs to the runner from then on: load another for another task. Behaviour is compared with itself.
-    """
-    plan = make(task, artifact)
-    return carry_out(plan, subject(model, artifact, plan), None, what)
+
+def refuse_fewer_tokens(task: Task) -> None:
+    """Raise TaskError for a task that cannot be carried out where the artifact has fewer tokens than its base."""
+    if isinstance(task, Behaviour | Harness):
+        raise TaskError(
+            f"the task {task.name} compares distributions or prompts token by token, but the artifact's vocabulary was "
+            "pruned, so its tokens are not the base's: use a task of kind pairs, choice, chat or text"
+        )
 
 
 def make(task: Task, artifact: Artifact) -> Plan:
@@ -37,14 +46,25 @@ def make(task: Task, artifact: Artifact) -> Plan:
     return plan
 
 
-def subject(model: Any, artifact: Artifact, plan: Plan) -> Subject:
-    """`model` in the server's transformers runner, with the context that `plan` needs."""
-    longest = context(plan)
-    return Subject(Scorer(TransformersRunner(model, slots=SLOTS, context=longest), longest), stop_ids(artifact))
+def needs(plan: Plan, spelt: Spelling | None = None) -> Options:
+    """What a runner has to be made for to carry out `plan`, whose ids may be spelt in others."""
+    return options(context(plan, length(spelt)))
+
+
+def subject(runner: Scoring, artifact: Artifact, plan: Plan, spelt: Spelling | None = None) -> Subject:
+    """The model of `artifact` in a `runner` that was made for what `plan` needs."""
+    longest = context(plan, length(spelt))
+    scorer = RespeltScorer(runner, longest, spelt) if spelt else Scorer(runner, longest)
+    return Subject(scorer, stop_ids(artifact))
+
+
+def length(spelt: Spelling | None) -> Length:
+    """How many ids a text has, once it is spelt."""
+    return (lambda ids: len(spelt.ids(ids))) if spelt else len
 
 
 def carry_out(plan: Plan, subject: Subject, base: Subject | None, what: str) -> Scores:
-    """Compute `plan`, with a progress bar."""
+    """Compute `plan`, with a progress bar; without a base, behaviour is compared with itself."""
     with Progress(what, steps(plan)) as progress:
         return plan.run(subject, base, progress.step)
 

@@ -1,4 +1,4 @@
-"""Logits and greedy replies from the server's transformers runner: what several texts have in common is computed once.
+"""Logits and greedy replies from one of the server's runners: what several texts have in common is computed once.
 
 A job is a list of texts that begin alike. Each job runs in one slot of the runner's cache, where a text goes on from
 what it shares with the one before; several jobs are in one batch, without padding.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruning.evaluation.prompts import Ids
 from server.engine.batch import Batch, Chunk
 from server.engine.engine import Engine
-from server.engine.runners.transformers_runner import TransformersRunner
+from server.engine.runners import Options, Scoring
 from server.engine.sequence import Sampling
 from server.engine.sequence import Sequence as Served
 from server.errors import EngineFailed
@@ -42,9 +42,9 @@ Job = Sequence[Request]
 
 
 class Scorer:
-    """Scores texts of at most `context` ids with a runner that has `SLOTS` slots."""
+    """Scores texts of at most `context` ids with a runner that was made with `options(context)`."""
 
-    def __init__(self, runner: TransformersRunner, context: int) -> None:
+    def __init__(self, runner: Scoring, context: int) -> None:
         self._runner = runner
         self._context = context
         self._held: list[Ids] = [()] * SLOTS
@@ -122,6 +122,11 @@ class Scorer:
         """The first position that has to be computed: after what the slot holds of the text, before what is scored."""
         pairs = zip(self._held[slot], request.ids, strict=False)
         return min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), request.first - 1)
+
+
+def options(context: int) -> Options:
+    """What a runner needs to score texts of at most `context` ids."""
+    return Options(slots=SLOTS, context=context, batch_tokens=BATCH_TOKENS + context)
 
 
 def log_likelihood(logits: Tensor, ids: Sequence[int]) -> Tensor:

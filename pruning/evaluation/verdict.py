@@ -56,6 +56,14 @@ def sentences(results: Results) -> list[str]:
     return lines
 
 
+def computed(results: Results) -> str:
+    """What computed the figures, why that, and in which form."""
+    parts = dict(results.runner)
+    runner, reason = parts.pop("runner"), parts.pop("reason")
+    form = ", ".join(f"{name} {value}" for name, value in parts.items())
+    return f"Computed by the server's {runner} runner, because {reason}: {form}."
+
+
 def table(results: Results) -> str:
     """The table, with the verdict below it."""
     columns = list(dict.fromkeys(name for row in results.rows for name in row.measures))
@@ -66,7 +74,7 @@ def table(results: Results) -> str:
     ]
     lines += [_line(row, columns) for row in results.rows]
     lines += _paired(results.rows[1:])
-    lines += ["", headline(results), *sentences(results)]
+    lines += [computed(results), "", headline(results), *sentences(results)]
     if not results.passed:
         lines += ["", *(line for item in results.regressions[:SHOWN] for line in side_by_side(item, results.answered))]
     return "\n".join(lines)

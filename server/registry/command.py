@@ -12,7 +12,10 @@ from server.signing.keys import Signers, read_private
 def main(argv: Sequence[str]) -> int:
     """Run one action; returns 0."""
     arguments = parser().parse_args(argv)
-    with Registry.open(arguments.registry, create=arguments.run is _add) as registry:
+    adds = arguments.run is _add
+    if adds:  # before a registry is made for what is refused
+        arguments.candidate = rules.examine(arguments.artifact, arguments.results)
+    with Registry.open(arguments.registry, create=adds) as registry:
         arguments.run(registry, arguments)
     return 0
 
@@ -56,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _add(registry: Registry, arguments: argparse.Namespace) -> None:
     """Record an artifact as the candidate, with its gate results."""
-    version = rules.add(registry, arguments.name, arguments.artifact, arguments.results)
+    found: rules.Candidate = arguments.candidate
+    version = registry.add(arguments.name, found.path, found.lineage, found.gates)
     print(f"{version.name} {version.address}: the candidate")
 
 

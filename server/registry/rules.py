@@ -54,14 +54,22 @@ class Results(Struct, frozen=True):
     gates: tuple[Judgement, ...]
 
 
-def add(registry: Registry, model: str, path: Path, results: Sequence[Path] = ()) -> Version:
-    """Record the artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
+class Candidate(Struct, frozen=True):
+    """An artifact that may be added, and what it was judged by, each with where that stands."""
+
+    path: Path
+    lineage: Lineage
+    gates: tuple[tuple[GateResult, str], ...]
+
+
+def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
+    """The artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
     lineage = whole(path)
     if form := chain.exported(lineage):
         raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
     gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
     gates += [found for file in results if (found := _results(file, lineage))]
-    return registry.add(model, path.resolve(), lineage, gates)
+    return Candidate(path.resolve(), lineage, tuple(gates))
 
 
 def whole(path: Path) -> Lineage:

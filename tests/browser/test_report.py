@@ -29,7 +29,7 @@ def report() -> str:
         Results(
             task="help-desk", kind="pairs", task_digest="d" * 64, items=68, seed=0, artifact="smollm2",
             weights="e" * 64, base="SmolLM2", created="2026-11-25T00:00:00+00:00",
-            runner={"device": "cpu", "precision": "bfloat16"},
+            runner={"runner": "native", "reason": "the model has a plan", "instructions": "avx2"},
             rows=rows, against_quantised=nll, gates=(Judgement("max_nll_ratio", 1.1, nll, False),), measure="nll",
             changes={row.name: tuple(generator.gauss(0.1, 0.2) for _ in range(68)) for row in rows[1:]},
             regressions=tuple(

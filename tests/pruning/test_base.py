@@ -32,6 +32,20 @@ def test_a_directory_becomes_a_base_artifact_with_the_same_weights(kind: str, tm
     assert artifact.path.name == f"model-{artifact.lineage.base.digest[:12]}"
 
 
+def test_a_directory_of_several_files_is_read_as_one_and_refused_without_one_of_them(tmp_path: Path) -> None:
+    folder = tiny.save(tmp_path / "whole")
+    stock = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    (folder / "model.safetensors").unlink()
+    stock.save_pretrained(folder, max_shard_size="100KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    artifact = base_artifact(str(folder), tmp_path / "cache")
+    assert all(torch.equal(artifact.tensor(name), parameter) for name, parameter in stock.named_parameters())
+    shards[1].unlink()
+    with pytest.raises(ModelRefused, match=r"has no tensor .*, which a llama model needs"):
+        base_artifact(str(folder), tmp_path / "cache")
+
+
 def test_a_changed_model_is_another_base_and_a_damaged_import_is_made_anew(
     model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 """What computes logits for a batch; each runner is one file behind this protocol."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -32,4 +33,12 @@ class Runner(Protocol):
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU, in that order."""
+        ...
+
+
+class Scoring(Runner, Protocol):
+    """A runner that can also score texts."""
+
+    def last(self, batch: Batch, counts: Sequence[int]) -> Tensor:
+        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
         ...

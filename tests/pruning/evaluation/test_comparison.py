@@ -1,7 +1,6 @@
 """The whole command on a tiny pruned model: three models, gates, the table, the page and the JSON."""
 
 import json
-from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,14 @@ from pruning.evaluation import bootstrap, comparison, quantised
 from pruning.evaluation import task as tasks
 from pruning.evaluation.perplexity import dense
 from pruning.evaluation.results import Results
-from pruning.evaluation.score import score
-from pruning.model import find_blocks, is_linear, weight_of
+from pruning.inputs import base_artifact
 from server.checkpoint.reader import Artifact
-from server.engine.runners import transformers_runner
+from server.engine.runners import Options, Scoring
+from server.engine.runners.choosing import Wanted, load_runner
+from server.native import absent
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
+from tests.pruning.evaluation.scoring import score
 
 ITEMS = [{"id": f"q{n}", "question": f"<What> is {n}?", "answer": f"It is & {n}{n}."} for n in range(12)]
 
@@ -154,20 +155,20 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
 ) -> None:
     task = 'kind = "pairs"\nseed = 5'
     loaded: list[str] = []
-    real = transformers_runner.load
 
-    def load(artifact: Artifact) -> Any:
+    def load(artifact: Artifact, wanted: Wanted, options: Options) -> Scoring:
         loaded.append(artifact.path.name)
         if len(loaded) == 2:
             raise KeyboardInterrupt
-        return real(artifact)
+        return load_runner(artifact, wanted, options)
 
-    monkeypatch.setattr(comparison, "load", load)
+    monkeypatch.setattr(comparison, "load_runner", load)
     assert place.evaluate(task, ITEMS) == 130
     assert "goes on where it was" in capsys.readouterr().err
     assert place.evaluate(task, ITEMS) == 0
-    base = loaded[0]
-    assert loaded == [base, base, base, "pruned"]  # scored; stopped at the quantised; that one again; the pruned one
+    # The base is scored; it stops at the quantised one, which is made again; then the pruned one comes.
+    assert loaded == [loaded[0], "artifact", "artifact", "pruned"]
+    assert not list((place.cache / "evaluations").glob("quantised-*"))
     first = place.results
     assert place.evaluate(task, ITEMS) == 0
     assert len(loaded) == 4
@@ -177,7 +178,7 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
 def test_mistakes_are_told_before_any_model_is_loaded(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison, "load", None)
+    monkeypatch.setattr(comparison, "load_runner", None)
     assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x" * 200, "answer": "y"}]) == 2
     assert "item '13' is" in capsys.readouterr().err
     assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x", "answer": ""}]) == 2
@@ -188,6 +189,34 @@ def test_mistakes_are_told_before_any_model_is_loaded(
     (place.folder / "task.toml").write_text('name = "mine"\nkind = "text"\nsource = "x"')
     assert main(["evaluate", str(place.artifact), *arguments]) == 2
     assert "the dense base is not in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", ["auto", "transformers"])
+def test_the_runner_that_computed_and_why_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
+    if wanted == "auto" and (reason := absent()):
+        pytest.skip(reason)
+    place.evaluate('kind = "pairs"', ITEMS)
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.cache), "--runner", wanted]
+    assert main(["evaluate", str(place.artifact), *arguments]) == 0
+    runner, reason = {"auto": ("native", "the model has a plan"), "transformers": ("transformers", "it was asked for")}[
+        wanted
+    ]
+    said = f"Computed by the server's {runner} runner, because {reason}: "
+    assert said in capsys.readouterr().out
+    assert said.replace("'", "&#39;") in place.page
+    assert (place.results.runner["runner"], place.results.runner["reason"]) == (runner, reason)
+    assert {"native": "instructions", "transformers": "dtype"}[runner] in place.results.runner
+
+
+def test_all_three_run_in_a_runner_that_can_run_the_base_too(place: Place) -> None:
+    artifact = Artifact.open(place.artifact)
+    other = Artifact(artifact.path, artifact.lineage, artifact.config | {"hidden_act": "gelu"})
+    for own, base in ((artifact, other), (other, artifact)):
+        used = comparison.computing(own, base, "auto")
+        assert used[0].kernel == "transformers"
+        assert "its activation is gelu" in used[0].reason or absent()
 
 
 class Outline(HTMLParser):
@@ -227,29 +256,33 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> N
     assert "nan" not in place.page.split("<body>")[1]
 
 
-def weights(model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    return (weight_of(module) for module in find_blocks(model)[1].modules() if is_linear(module))
-
-
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize(("bits", "group"), [(8, 32), (4, 64)])
-def test_the_quantised_base_has_the_bytes_that_its_layout_has(
-    place: Place, bits: int, group: int, task: Callable[..., tasks.Task]
+def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
+    tmp_path: Path, kind: str, bits: int, group: int
 ) -> None:
-    [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
-    model = transformers_runner.load(base, dtype=torch.bfloat16)
-    numbers = sum(weight.numel() for weight in weights(model))
+    base = base_artifact(str(tiny.save(tmp_path / "model", kind)), tmp_path / "base")
+    before = dict(base.tensors())
+    matrices = [name for name in before if ".norm" not in name and ("layers." in name or ".h." in name)]
+    matrices = [name for name in matrices if before[name].dim() == 2]
+    numbers = sum(before[name].numel() for name in matrices)
     wanted = base.size - int(numbers * (16 - bits - 16 / group) / 8)
-    choice = quantised.choose(model, base.size, wanted)
+    choice = quantised.choose(base, wanted)
     assert choice == quantised.Choice(bits, group, wanted)
-    before = [weight.clone() for weight in weights(model)]
-    quantised.quantise(model, choice)
-    for old, new in zip(before, weights(model), strict=True):
-        groups = new.reshape(-1, group)
-        assert max(len(row.unique()) for row in groups) <= 2**bits
-        error = ((new - old).float().square().sum() / old.float().square().sum()).item()
-        assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
-    for old, stored in zip(before, weights(dense(base)), strict=True):
-        assert torch.equal(old.float(), stored)  # loaded weights may lie in the mapped file, which must not change
+    with quantised.quantised(base, choice, tmp_path) as made:
+        assert sorted(matrices) == [name for name in made.names() if made.scales(name) is not None]
+        assert abs(made.size - wanted) < 64 * len(before) * 3  # names, and the alignment of tiny tensors
+        for name, old in before.items():
+            new = made.tensor(name)
+            if name not in matrices:
+                assert torch.equal(old, new)
+                continue
+            rows = new.T if kind == "gpt2" else new  # it stores its matrices transposed
+            assert max(len(row.unique()) for row in rows.reshape(-1, group)) <= 2**bits
+            error = ((new - old).float().square().sum() / old.float().square().sum()).item()
+            assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
+    assert not list(tmp_path.glob("quantised-*"))
+    assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

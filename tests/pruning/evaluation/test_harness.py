@@ -15,11 +15,12 @@ from pruning.evaluation import scores as measures
 from pruning.evaluation import task as tasks
 from pruning.evaluation.comparison import compare
 from pruning.evaluation.results import results
-from pruning.evaluation.score import make, score
+from pruning.evaluation.score import make
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.verdict import table
 from server.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
+from tests.pruning.evaluation.scoring import score
 
 WORDS = ("four", "nine", "sixteen", "a hundred", "none")
 DOCUMENTS = [

@@ -13,11 +13,14 @@ from pruning.data import Draw, Encoder, draw
 from pruning.errors import DataError, TaskError
 from pruning.evaluation import task as tasks
 from pruning.evaluation.perplexity import dense, perplexity
-from pruning.evaluation.score import carry_out, make, score, subject
+from pruning.evaluation.score import carry_out, make, needs, subject
 from pruning.stage import Model
 from server.checkpoint.reader import Artifact
 from server.engine.batch import Batch
+from server.engine.runners.choosing import load_runner
 from server.engine.runners.transformers_runner import TransformersRunner
+from server.native import absent
+from tests.pruning.evaluation.scoring import score, scored_by
 
 Read = Callable[..., tasks.Task]
 FAQ = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}, or so{'!' * (n % 7)}"} for n in range(20)]
@@ -139,15 +142,15 @@ def test_text_has_the_perplexity_that_a_recipe_reports(
 def test_behaviour_beside_the_base(artifact: Artifact, task: Read) -> None:
     prompts = [{"prompt": f"Say {n}"} for n in range(10)]
     plan = make(task('name = "a"\nkind = "behaviour"\ngreedy = 6', *prompts), artifact)
-    base = subject(dense(artifact), artifact, plan)
+    base = scored_by(dense(artifact), artifact, plan)
     own = carry_out(plan, base, None, "base")
     assert own.measures == {"kl": (0,) * 10, "flips": (0,) * 10, "agreement": (1,) * 10}
-    same = carry_out(plan, subject(dense(artifact), artifact, plan), base, "the same")
+    same = carry_out(plan, scored_by(dense(artifact), artifact, plan), base, "the same")
     assert same == own
     changed = dense(artifact)
     with torch.no_grad():
         changed.get_parameter("model.layers.1.mlp.down_proj.weight").mul_(-3)
-    found = carry_out(plan, subject(changed, artifact, plan), base, "changed")
+    found = carry_out(plan, scored_by(changed, artifact, plan), base, "changed")
     number = 4
     before = Encoder(artifact).ids(f"Say {number}")
     ids = torch.tensor([before + list(own.replies[number])])
@@ -194,9 +197,31 @@ def test_a_shared_question_is_computed_once(artifact: Artifact, task: Read, monk
     options = [["one", "two", "three"], ["four", "five", "six"]]
     items = [{"question": "Which of these is it? " * 5, "options": some, "answer": 0} for some in options]
     plan = make(task('name = "a"\nkind = "choice"\nby = "sum"', *items), artifact)
-    scored = subject(dense(artifact), artifact, plan)
+    scored = scored_by(dense(artifact), artifact, plan)
     computed.clear()
     carry_out(plan, scored, None, "")
     question = len(Encoder(artifact).ids(f"Question: {items[0]['question']}\nAnswer:"))
     answers = sum(len(Encoder(artifact).ids(f" {text}")) for some in options for text in some)
     assert sum(computed) == 2 * question + answers - 6 + 2 * 2  # the last of a question goes again before each option
+
+
+KINDS = {
+    "pairs": ('kind = "pairs"\nanswer_tokens = 12\ngreedy = 6', FAQ),
+    "text": ('kind = "text"\nsource = "{text}"\ntokens = 1000\nwindow = 200', []),
+    "behaviour": ('kind = "behaviour"\ngreedy = 6', [{"prompt": f"Say {n}"} for n in range(10)]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_native_runner_scores_as_transformers_does(artifact: Artifact, task: Read, text: Path, kind: str) -> None:
+    if reason := absent():
+        pytest.skip(reason)
+    words, items = KINDS[kind]
+    plan = make(task(f'name = "a"\n{words.replace("{text}", str(text))}', *items), artifact)
+    base = scored_by(dense(artifact), artifact, plan)
+    expected = carry_out(plan, base, None, "transformers")
+    native = subject(load_runner(artifact, "native", needs(plan)), artifact, plan)
+    found = carry_out(plan, native, base if kind == "behaviour" else None, "native")
+    assert found.replies == expected.replies
+    for name, values in expected.measures.items():
+        assert found.measures[name] == pytest.approx(values, rel=5e-3, abs=1e-3), name

@@ -202,6 +202,11 @@ def test_only_adding_makes_a_registry(tmp_path: Path, url: str, capsys: pytest.C
         error = capsys.readouterr().err
         assert "there is no registry at" in error
         assert "`secateur registry add` makes one" in error
+    tampered = shop.artifact(2.0)
+    (tampered / "x").write_text("x")
+    assert shop("add", "tiny", tampered) == 2
+    assert "x is not named in lineage.json" in capsys.readouterr().err
+    assert shop("list") == 2  # what is refused makes none either
     assert not (tmp_path / "registry.sqlite3").exists()
     shop.added(1.0)
     assert shop("list") == 0
