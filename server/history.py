@@ -52,7 +52,9 @@ def draw(lineage: Lineage, name: str) -> Iterator[str]:
 def check(path: Path) -> str:
     """What was found to hold; raises ArtifactError naming the file that does not."""
     lineage = record.read(path)
-    signed = "there is a signature: `secateur verify` checks it" if (path / record.SIGNATURE).exists() else "not signed"
+    signed = "not signed: nobody vouches for the record itself"
+    if (path / record.SIGNATURE).exists():
+        signed = "there is a signature: `secateur verify` checks it"
     held = f"{len(lineage.files)} files have their digests, the chain is whole"
     if form := exported(lineage):
         record.verify(path, lineage)
