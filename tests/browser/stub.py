@@ -79,7 +79,8 @@ class Stub:
             self.cuts -= 1
             raise ConnectionAbortedError
         while self.hold and reply not in self.stopped:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            yield b": keep-alive\r\n\r\n"  # a busy WebKit may keep the last bytes back until others follow
         yield b": keep-alive\r\n\r\n"
         finish = "stopped" if reply in self.stopped else self.finish
         yield event(len(made), "end", {"finish": finish, "usage": {}})

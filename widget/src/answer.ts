@@ -26,7 +26,7 @@ export class Answer {
   #waiting = element("div", { class: "dots" }, element("i"), element("i"), element("i"));
   #below = element("div", { class: "below" });
   #latest = "";
-  #frame = 0;
+  #timer = 0;
 
   constructor(readonly around: Around) {
     const { texts, images } = around;
@@ -40,15 +40,15 @@ export class Answer {
     this.node = element("div", { class: "answer" }, unseen(texts.answer), this.#text, this.#waiting, this.#below);
   }
 
-  /** Show the whole text so far, at most once a frame. */
+  /** Show the whole text so far, at most some sixty times a second. A timer: a page that is not drawn gets no frames. */
   grow(text: string): void {
     this.#latest = text;
-    this.#frame ||= requestAnimationFrame(() => this.#draw(true));
+    this.#timer ||= window.setTimeout(() => this.#draw(true), 16);
   }
 
   /** Show the text as final; returns it as it reads, for the announcement. */
   finish(text: string): string {
-    cancelAnimationFrame(this.#frame);
+    clearTimeout(this.#timer);
     this.#latest = text;
     this.#draw(false);
     return [...this.#text.children].map(spoken).join(" ");
@@ -92,7 +92,7 @@ export class Answer {
   }
 
   #draw(open: boolean): void {
-    this.#frame = 0;
+    this.#timer = 0;
     if (!open || this.#latest) this.#waiting.remove();
     this.#markdown.show(this.#latest, open);
     this.around.follow();
