@@ -246,6 +246,15 @@ def test_arabic_runs_from_right_to_left(open_page: Visitor, host: str, stub: Stu
     assert send is not None
     assert box is not None
     assert send["x"] < box["x"]
+    field.fill("And pears?")  # in the visitor's own direction, or the mark would stand before the words
+    field.press("Enter")
+    first, mark = page.locator(".question").last.evaluate("""node => [0, 9].map(at => {
+        const range = document.createRange();
+        range.setStart(node.lastChild, at);
+        range.setEnd(node.lastChild, at + 1);
+        return range.getBoundingClientRect().left;
+    })""")
+    assert first < mark
 
 
 def test_a_readable_accent_whatever_the_page_names(open_page: Visitor, host: str, stub: Stub) -> None:
