@@ -4,10 +4,13 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo test lint screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
+.PHONY: demo ports test lint screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
 
-demo: prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
+demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
+
+ports: .venv/demo  # a port that is taken is said now, and not after the minutes that pruning takes
+	@$(BIN)/secateur serve examples/demo/server.toml --check
 
 prune: .venv/demo
 	@$(BIN)/secateur prune $(RECIPE) --output $(ARTIFACT)

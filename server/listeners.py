@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from server.api.events import quiet
 from server.app import Apps, Parts, build
+from server.config import Config
 from server.errors import ConfigError
 from server.slow_peers import Patience, protocol
 
@@ -132,18 +133,26 @@ async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Li
     await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
 
 
+def bind_all(config: Config) -> dict[str, socket.socket]:
+    """A listening socket for each listener of `config`, by what it serves; ConfigError if one cannot be had."""
+    wanted = {"skills": (config.host, config.port), "metrics": (config.admin_host, config.admin_port)}
+    if config.page_port is not None:
+        wanted["page"] = (config.host, config.page_port)
+    with contextlib.ExitStack() as bound:
+        sockets = {what: bound.enter_context(bind(*place)) for what, place in wanted.items()}
+        bound.pop_all()
+        return sockets
+
+
 def run(parts: Parts) -> None:
     """Bind every listener, say where they are, and serve until told to stop."""
     apps, config = build(parts), parts.config
-    wanted = [
-        ("skills", apps.public, config.host, config.port),
-        ("metrics", apps.admin, config.admin_host, config.admin_port),
-    ]
-    if apps.page is not None and config.page_port is not None:
-        wanted.append(("page", apps.page, config.host, config.page_port))
+    served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
     patience = Patience(config.head_seconds, config.send_seconds, config.connections)
     listeners = {
-        what: Listener(app, bind(host, port), config.trusted_proxies, patience) for what, app, host, port in wanted
+        what: Listener(app, bound, config.trusted_proxies, patience)
+        for what, bound in bind_all(config).items()
+        if (app := served[what]) is not None
     }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
     asyncio.run(serve_until_signalled(parts, apps, list(listeners.values())))

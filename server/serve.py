@@ -15,7 +15,7 @@ from server import logs
 from server.api_keys import Keys
 from server.app import Parts
 from server.config import Config, load
-from server.listeners import run
+from server.listeners import bind_all, run
 from server.loading import Loader, check_names
 from server.metering.database import POSTGRES
 from server.metering.ledger import Ledger
@@ -30,11 +30,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat`")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parser.add_argument("--check", action="store_true", help="read the files and try the ports; load and serve nothing")
     arguments = parser.parse_args(argv)
     config = load(arguments.config)
+    if arguments.check:
+        check(config)
+        return 0
     logs.configure(config.log, config.log_level)
     run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)))
     return 0
+
+
+def check(config: Config) -> None:
+    """Read the skills and try every port, so that long work before the start is not in vain; raises as `prepare`."""
+    load_skills(config)
+    for bound in bind_all(config).values():
+        bound.close()
 
 
 def prepare(config: Config) -> Parts:

@@ -158,7 +158,7 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
         assert not thread.is_alive(), "the server did not stop"
 
 
-def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """Wait for what another thread is about to do."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -162,13 +162,11 @@ def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, hurry
     served = serve("x" * 60, delay=0.1, drain_seconds=60 if hurry else 0.3)
     streamed, whole = send(served.url, STREAM), send(served.url, ASK)
     until(lambda: served.engine.running == 2 and served.runner.steps > 2)
-    started = time.monotonic()
     served.stop()
     if hurry:
         until(lambda: served.apps.replies.draining)
         served.stop()
     text, events = received(streamed)
-    assert time.monotonic() - started < 3
     assert 0 < len(text) < 60
     assert set(text) == {"x"}
     assert events[-1] == "[DONE]"
