@@ -17,7 +17,7 @@ prune: .venv/demo
 
 test: .venv/test .venv/demo  ## install what the tests need, then run all of them
 	@tests/install
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
 lint: .venv/test
 	$(BIN)/ruff check
@@ -66,5 +66,6 @@ NATIVE = $(wildcard server/native/*.cpp server/native/*.hpp) server/native/CMake
 	@touch $@
 
 .venv/test: .venv/base
-	$(BIN)/pip install --quiet --editable '.[test,lint]'
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # the first that knows groups; the kernels are not compiled again
+	$(BIN)/pip install --quiet --group test --group lint
 	@touch $@
