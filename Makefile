@@ -32,7 +32,8 @@ exam-faults: .venv/test  ## what must hold when processes die, disks fill and cl
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now
-	@$(BIN)/secateur bench $(ARTIFACT)
+	@$(BIN)/python -m pruning.evaluation.quantised $(ARTIFACT) build/quantised
+	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/quantised
 
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
 	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(ARTIFACT)

@@ -1,6 +1,6 @@
-"""Measures an artifact beside its dense base, both behind the real server: bytes, memory, first token, tokens/s.
+"""Measures an artifact beside its dense base and that base in 8 bits, behind the real server: bytes, memory, tokens/s.
 
-The two servers are up one at a time and take turns, so that a busy moment of the machine hits both.
+The servers are up one at a time and take turns, so that a busy moment of the machine hits all.
 """
 
 import argparse
@@ -29,7 +29,7 @@ max_tokens = 256
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the table; None where this runtime cannot run the model as stored."""
+    """One line of the table, without runs where it was not measured."""
 
     name: str
     weight_bytes: int
@@ -41,24 +41,26 @@ def main(argv: Sequence[str]) -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(prog="secateur bench", description=__doc__)
     parser.add_argument("artifact", type=Path)
+    parser.add_argument("--quantised", type=Path, help="the base in 8 bits; without it, only its record is shown")
     parser.add_argument("--base-cache", type=Path, default=Path("build/base"), help="where the dense base lies")
     arguments = parser.parse_args(argv)
     try:
         pruned = Artifact.open(arguments.artifact)
         base = find_base(arguments.base_cache, pruned.lineage.base.digest)
-        print(table(rows(base, pruned)))
+        quantised = Artifact.open(arguments.quantised) if arguments.quantised else None
+        print(table(rows(base, pruned, quantised)))
     except SecateurError as error:
         print(f"secateur bench: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def rows(base: Artifact, pruned: Artifact) -> list[Row]:
-    """Measure both artifacts in turns; the quantised base has no runtime here and is shown by its record."""
+def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) -> list[Row]:
+    """Measure all artifacts in turns; without `quantised`, the base in 8 bits is shown by its record."""
     recorded = pruned.lineage.evaluation
     if recorded is None:
         raise ArtifactError(f"{pruned.path} has no evaluation in its lineage: add [evaluation] to the recipe")
-    artifacts = {"dense": base, "pruned": pruned}
+    artifacts = {"dense": base, "pruned": pruned} | ({"quantised": quantised} if quantised else {})
     runs: dict[str, list[Measurement]] = {name: [] for name in artifacts}
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "skill.toml").write_text(SKILL)
@@ -71,7 +73,7 @@ def rows(base: Artifact, pruned: Artifact) -> list[Row]:
     return [
         Row("dense, 16 bits", base.size, perplexity["dense"], tuple(runs["dense"])),
         Row("pruned", pruned.size, perplexity["pruned"], tuple(runs["pruned"])),
-        Row("dense, 8 bits (quantised)", recorded.bytes["int8"], perplexity["int8"]),
+        Row("dense, 8 bits", recorded.bytes["int8"], perplexity["int8"], tuple(runs.get("quantised", ()))),
     ]
 
 

@@ -34,7 +34,7 @@ class Weights(Protocol):
 class Loader:
     """Makes what the step needs of a plan; `copied` counts the weights that do not lie in the file as they are used.
 
-    With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of 4 bits.
+    With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of integers.
     """
 
     def __init__(self, weights: Weights, plan: Plan, *, unpack: bool = False) -> None:
@@ -134,7 +134,7 @@ class Loader:
 
 def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]] | None:
     """A pruned matrix with its zeros, where that makes it quicker."""
-    if isinstance(layout, Quantised) and layout.bits == 4 and layout.keep is not None:
+    if isinstance(layout, Quantised) and (layout.keep is not None or layout.count is not None):
         return with_zeros(parts, layout)
     return None
 

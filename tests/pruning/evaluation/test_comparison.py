@@ -18,6 +18,7 @@ from pruning.evaluation import task as tasks
 from pruning.evaluation.perplexity import dense
 from pruning.evaluation.results import Results
 from pruning.inputs import base_artifact
+from server.checkpoint.layouts import Quantised
 from server.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
 from server.engine.runners.choosing import Wanted, load_runner
@@ -283,6 +284,18 @@ def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
             assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
     assert not list(tmp_path.glob("quantised-*"))
     assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
+
+
+def test_the_quantised_base_is_written_for_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = base_artifact(str(tiny.save(tmp_path / "model", "llama")), tmp_path / "base")
+    words = [str(base.path), str(tmp_path / "made"), "--base-cache", str(tmp_path / "base")]
+    for _ in range(2):  # the second finds it there
+        assert quantised.main(words) == 0
+    made = Artifact.open(tmp_path / "made")
+    kinds = {(found.bits, found.group) for name in made.names() if isinstance(found := made.layout(name), Quantised)}
+    assert kinds == {(8, 32)}
+    assert quantised.main([str(tmp_path / "none"), *words[1:]]) == 2
+    assert "none" in capsys.readouterr().err
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
