@@ -94,7 +94,7 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         batch_tokens=config.batch_tokens,
         max_waiting=config.max_waiting,
     )
-    return made, runner.choices
+    return made, (*runner.choices, made.sampler.choice)
 
 
 def check_names(names: Mapping[str, str]) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence as Ids
 
 from server.engine.batch import Batch
 from server.engine.runners import Runner
-from server.engine.sampling import sample
+from server.engine.sampler import choose_sampler
 from server.engine.scheduler import Scheduler
-from server.engine.sequence import Sampling, Sequence
+from server.engine.sequence import Sampling, Score, Sequence
 from server.engine.stream import Stream, Token
 from server.errors import EngineFailed, InvalidRequest
 
@@ -27,6 +27,7 @@ class Engine:
     ) -> None:
         self.slots = slots
         self.context = context
+        self.sampler = choose_sampler()
         self._runner = runner
         self._scheduler = Scheduler(slots=slots, context=context, batch_tokens=batch_tokens, max_waiting=max_waiting)
         self._streams: dict[Sequence, Stream] = {}
@@ -102,17 +103,18 @@ class Engine:
 
     def _step(self, batch: Batch) -> None:
         logits = self._runner.forward(batch)
-        tokens = sample(batch, logits)
+        tokens = self.sampler.sample(batch, logits)
+        scores = self.sampler.scores(batch, logits, tokens)
         with self._changed:
             self._scheduler.commit(batch, tokens)
-            self._deliver(batch, tokens)
+            self._deliver(batch, tokens, scores)
 
-    def _deliver(self, batch: Batch, tokens: Ids[int]) -> None:
-        for sequence, token in zip(batch.sampled, tokens, strict=True):
+    def _deliver(self, batch: Batch, tokens: Ids[int], scores: Ids[Score | None]) -> None:
+        for sequence, token, score in zip(batch.sampled, tokens, scores, strict=True):
             stream = self._streams.get(sequence)  # None: aborted during this step
             if stream is None:
                 continue
-            stream.put(Token(token, sequence.finish))
+            stream.put(Token(token, sequence.finish, score))
             if sequence.finish:
                 del self._streams[sequence]
 

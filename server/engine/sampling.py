@@ -1,6 +1,7 @@
 """From logits to token ids: greedy at temperature 0, else a draw from what `min_p`, `top_k` and `top_p` leave, in turn.
 
-A draw depends on its own row, the sequence's seed and the token's index, never on what else is in the batch."""
+A draw depends on its own row, the sequence's seed and the token's index, never on what else is in the batch.
+This is the definition, and serves where the C++ runtime is not built; sampler.py has the same in native code."""
 
 import math
 import random
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor
 
 from server.engine.batch import Batch
-from server.engine.sequence import Sampling, Sequence
+from server.engine.sequence import Sampling, Score, Sequence
 from server.errors import EngineFailed
 
+DAMAGED = "The model computed NaN or infinite logits: its weights are damaged or overflow their type."
 _HEAD = 256  # a nucleus nearly always lies within so many tokens, and sorting a whole vocabulary takes milliseconds
 
 Mask = Tensor
@@ -26,7 +28,7 @@ def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) 
     `masks` has one entry for each row, None where every id may come.
     """
     if not bool(logits.amax(dim=-1).isfinite().all()):
-        raise EngineFailed("The model computed NaN or infinite logits: its weights are damaged or overflow their type.")
+        raise EngineFailed(DAMAGED)
     allowed = masks or [None] * len(batch.sampled)
     return [draw(*row) for row in zip(logits, batch.sampled, allowed, strict=True)]
 
@@ -38,7 +40,7 @@ def draw(logits: Tensor, sequence: Sequence, mask: Mask | None = None) -> int:
     ids = mask
     if mask is not None:
         logits = logits[mask]
-    if sampling.temperature == 0:
+    if sampling.temperature == 0 or float(logits.max()) == -math.inf:  # the first one where none is possible
         return _id(ids, int(logits.argmax()))
     chosen = _candidates(logits, sampling)
     if chosen is not None:
@@ -46,9 +48,8 @@ def draw(logits: Tensor, sequence: Sequence, mask: Mask | None = None) -> int:
         ids = chosen if ids is None else ids[chosen]
     # Subtract the top first: a tiny temperature must sharpen, not overflow.
     probabilities = ((logits.double() - logits.max()) / sampling.temperature).softmax(dim=-1)
-    places, cumulative = _nucleus(probabilities, sampling.top_p)
-    uniform = random.Random(f"{sequence.seed}/{sequence.generated}").random()
-    index = int(torch.searchsorted(cumulative, uniform * float(cumulative[-1]), right=True))
+    places, cumulative = _nucleus(logits, probabilities, sampling.top_p)
+    index = int(torch.searchsorted(cumulative, uniform(sequence) * float(cumulative[-1]), right=True))
     return _id(ids, int(places[min(index, len(places) - 1)]))
 
 
@@ -56,14 +57,32 @@ def _id(ids: Tensor | None, place: int) -> int:
     return place if ids is None else int(ids[place])
 
 
-def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
-    """The logits with the biases and penalties; itself where there are none."""
+def score(logits: Tensor, id: int, count: int) -> Score:
+    """What the model itself thought of an id, from its logits [vocabulary] before anything changes them."""
+    logarithms = logits.double().log_softmax(dim=-1)
+    best = torch.sort(logits, descending=True, stable=True).indices[:count]
+    return Score(float(logarithms[id]), tuple((int(other), float(logarithms[other])) for other in best))
+
+
+def uniform(sequence: Sequence) -> float:
+    """The number in [0, 1) that draws the sequence's next token."""
+    return random.Random(f"{sequence.seed}/{sequence.generated}").random()
+
+
+def changes(sequence: Sequence) -> dict[int, float]:
+    """What the biases and penalties add to the logits of some ids."""
     sampling = sequence.sampling
     changed: dict[int, float] = dict(sampling.logit_bias)
     if sampling.frequency_penalty or sampling.presence_penalty:
         for id, count in Counter(sequence.tokens[len(sequence.prompt) :]).items():
             penalty = sampling.frequency_penalty * count + sampling.presence_penalty
             changed[id] = changed.get(id, 0.0) - penalty
+    return changed
+
+
+def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
+    """The logits with the biases and penalties; itself where there are none."""
+    changed = changes(sequence)
     if not changed:
         return logits
     adjusted = logits.clone()
@@ -75,7 +94,8 @@ def _candidates(logits: Tensor, sampling: Sampling) -> Tensor | None:
     """The ids, in rising order, that `min_p` and `top_k` leave; None for all. The lower id comes first in a tie."""
     floor = -math.inf
     if sampling.min_p > 0:
-        floor = float(logits.max()) + sampling.temperature * math.log(sampling.min_p)
+        exact = float(logits.max()) + sampling.temperature * math.log(sampling.min_p)
+        floor = float(torch.tensor(exact, dtype=logits.dtype))  # so that every comparison is of the same numbers
     if not 0 < sampling.top_k < len(logits):
         return None if floor == -math.inf else (logits >= floor).nonzero().flatten()
     least = float(logits.topk(sampling.top_k).values[-1])
@@ -86,16 +106,15 @@ def _candidates(logits: Tensor, sampling: Sampling) -> Tensor | None:
     return torch.cat([above, level]).sort().values
 
 
-def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+def _nucleus(logits: Tensor, probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     """The fewest most likely ids whose mass reaches `top_p` (lower id first in a tie), and their running sum."""
     if top_p >= 1:
         return torch.arange(len(probabilities)), probabilities.cumsum(0)
-    head = min(_HEAD, len(probabilities))
-    floor = probabilities.topk(head).values[-1]
-    candidates = (probabilities >= floor).nonzero().flatten()  # with every tie at the floor, in order of id
+    floor = logits.topk(min(_HEAD, len(logits))).values[-1]
+    candidates = (logits >= floor).nonzero().flatten()  # with every tie at the floor, in order of id
     if float(probabilities[candidates].sum()) < top_p:
         candidates = torch.arange(len(probabilities))
-    values, order = torch.sort(probabilities[candidates], descending=True, stable=True)
-    cumulative = values.cumsum(0)
+    chosen = candidates[torch.sort(logits[candidates], descending=True, stable=True).indices]
+    cumulative = probabilities[chosen].cumsum(0)
     size = int((cumulative < top_p).sum()) + 1
-    return candidates[order[:size]], cumulative[:size]
+    return chosen[:size], cumulative[:size]

@@ -3,7 +3,7 @@
 It knows nothing about text, HTTP or tensors; only the scheduler changes it."""
 
 import secrets
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -29,8 +29,19 @@ class Sampling(Struct, frozen=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Ids, and what is added to their logits."""
     seed: int | None = None
+    logprobs: int | None = None
+    """Whether each token comes with its `Score`, and with how many of the most likely others."""
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
+
+
+class Score(NamedTuple):
+    """Natural logarithms of the probabilities that the model gives, before temperature, penalties and biases."""
+
+    logprob: float
+    """Of the sampled id."""
+    best: tuple[tuple[int, float], ...]
+    """The most likely ids with theirs, in falling order, the lower id first in a tie."""
 
 
 class Sequence:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from server.engine.sequence import Finish, Sequence
+from server.engine.sequence import Finish, Score, Sequence
 from server.errors import EngineFailed
 
 
@@ -14,6 +14,8 @@ class Token(NamedTuple):
 
     id: int
     finish: Finish | None
+    score: Score | None = None
+    """Where the sampling asks for it."""
 
 
 class Stream(AsyncIterator[Token]):

@@ -35,5 +35,6 @@ struct Instructions {
 };
 
 void bind_step(nb::module_& module);
+void bind_sampling(nb::module_& module);
 
 }  // namespace secateur

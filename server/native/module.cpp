@@ -117,6 +117,7 @@ NB_MODULE(_core, module) {
     module.def("multiply", product, nb::arg("weights"), nb::arg("input"), nb::arg("outputs"), nb::arg("pool"),
                nb::arg("set"), "Write input [tokens, columns] times each weight to outputs [tokens, rows].");
     bind_step(module);
+    bind_sampling(module);
 }
 
 }  // namespace secateur

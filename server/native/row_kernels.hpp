@@ -105,10 +105,11 @@ void store_row(const Cache& cache, int64_t block, int32_t head, int32_t place, c
 }  // namespace secateur::SECATEUR_SET
 
 #include "attention.hpp"
+#include "softmax.hpp"
 
 namespace secateur::SECATEUR_SET {
 
 extern const RowKernels kernels;
-const RowKernels kernels{norm, add, scale, cap, gate, rotate, store_row, attend};
+const RowKernels kernels{norm, add, scale, cap, gate, rotate, store_row, attend, maxima, weigh};
 
 }  // namespace secateur::SECATEUR_SET

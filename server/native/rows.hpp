@@ -1,4 +1,5 @@
-// What a decoder does beside matrix products: norms, rotations, activations, and attention over blocks of a cache.
+// What a decoder does beside matrix products: norms, rotations, activations, attention over blocks of a cache, and what
+// drawing a token needs.
 //
 // Each result depends on its own row only, computed in one order, so that a reply is the same whatever is beside it.
 #pragma once
@@ -11,6 +12,7 @@ namespace secateur {
 
 constexpr int32_t block_positions = 32;  // positions in a block of the cache
 constexpr int32_t widest_head = 256;
+constexpr int32_t draw_group = 64;  // logits whose largest is known together
 
 inline int32_t padded(int32_t width) { return (width + 15) / 16 * 16; }  // to the widest register
 
@@ -53,6 +55,10 @@ struct RowKernels {
     // Writes one head's key and value [width] at `place` of `block`.
     void (*store)(const Cache& cache, int64_t block, int32_t head, int32_t place, const float* key, const float* value);
     void (*attend)(const Attention& what);
+    // The largest of each `draw_group` values, NaN where one of them is; to out [size / draw_group, rounded up].
+    void (*maxima)(const float* values, int64_t size, float* out);
+    // out = e^((values - top) * factor), their sum returned; at most `draw_group` of them, and out has room for all.
+    double (*weigh)(const float* values, int64_t size, float top, double factor, double* out);
 };
 
 const RowKernels& row_kernels(const InstructionSet& set);
