@@ -30,6 +30,8 @@ class Asked(Struct, frozen=True):
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+    logprobs: int | None = None
+    """Whether tokens are to come with their scores, and with how many alternatives."""
     stop: tuple[str, ...] = ()
     key_id: str = ""
     """Which API key asks; empty for a page's visitor."""
@@ -65,6 +67,8 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
             f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {ceiling}.",
             param="max_tokens",
         )
+    if asked.logprobs is not None and not (skill.logprobs and asked.key_id):
+        raise InvalidRequest(f"The skill {skill.name!r} does not allow logprobs.", param="logprobs")
     if asked.temperature is not None and asked.temperature > skill.max_temperature:
         raise InvalidRequest(
             f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
@@ -79,6 +83,7 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
         presence_penalty=asked.presence_penalty,
         logit_bias=asked.logit_bias,
         seed=asked.seed,
+        logprobs=asked.logprobs,
         max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
         stop_ids=model.tokenizer.stop_ids,
     )

@@ -13,10 +13,12 @@ from msgspec import Struct
 from server.engine.sequence import Finish
 from server.errors import Conflict, InvalidRequest
 from server.metering.records import Known, Outcome, Usage
+from server.scores import Scored
 
 KEEP_SECONDS = 3600.0
 KEEP_BYTES = 16 << 20
 OVERHEAD = 512  # bytes of an entry beside its text
+SCORE = 512  # bytes of a token's score, or of one alternative
 LONGEST_KEY = 255
 
 
@@ -31,6 +33,7 @@ class Kept(Struct, frozen=True):
     finish: Finish
     ended_by_server: Outcome | None
     usage: Usage
+    scores: tuple[Scored, ...] = ()
 
 
 class Replays:
@@ -94,4 +97,5 @@ def forgotten(known: Known) -> Conflict:
 
 
 def _size(reply: Kept) -> int:
-    return len(reply.text) * 4 + OVERHEAD
+    scores = sum(1 + len(score.top_logprobs) for score in reply.scores)
+    return len(reply.text) * 4 + scores * SCORE + OVERHEAD

@@ -5,22 +5,24 @@ with every id that was sampled, before the reader learns that it has all.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 import anyio
 from msgspec.structs import replace
 
 from server.asked import Asked, prompt_of, sampling_of
 from server.engine.sequence import Finish, Sampling
-from server.engine.stream import Stream
+from server.engine.stream import Stream, Token
 from server.errors import Overloaded
 from server.gate import Gate
 from server.metering.meter import Meter, Reservation
 from server.metering.records import Limits, Opening, Outcome, Usage
 from server.rollout import Model, Rollout
+from server.scores import Scored, Scores
 from server.skills import Skill
 from server.standing import Standing
 from server.stop_strings import StopStrings
-from server.tokenizer import TextStream
+from server.tokenizer import TextStream, Tokenizer
 from server.turns import conversation
 
 DRAIN_RETRY_SECONDS = 5
@@ -75,7 +77,7 @@ class Replies:
                 reservation = await self._meter.admit(opening)
             sampling = replace(wanted, max_tokens=reservation.granted)
             stream = await self._submit(prompt, sampling, reservation, asked.skill, model)
-            reply = Reply(stream, TextStream(model.tokenizer), StopStrings(asked.stop), reservation, self._ended)
+            reply = Reply(stream, model.tokenizer, StopStrings(asked.stop), reservation, self._ended)
             reply.rates = {**rates, **spent}
             self._live[reply] = (model, asked.skill)
             return reply
@@ -121,13 +123,20 @@ class Replies:
             raise
 
 
+class Piece(NamedTuple):
+    """Some text of a reply, and the scores of the tokens that begin in it, where they are asked for."""
+
+    text: str
+    scores: tuple[Scored, ...] = ()
+
+
 class Reply:
     """The text of one reply, as it is made; afterwards its `usage` and why it ended."""
 
     def __init__(
         self,
         stream: Stream,
-        text: TextStream,
+        tokenizer: Tokenizer,
         stops: StopStrings,
         reservation: Reservation,
         ended: "Callable[[Reply], None]",
@@ -136,7 +145,8 @@ class Reply:
         self.rates: Mapping[str, str] = {}
         """Headers that say what is left of the skill's limits a minute."""
         self._stream = stream
-        self._text = text
+        self._text = TextStream(tokenizer)
+        self._scores = Scores(tokenizer)
         self._stops = stops
         self._reservation = reservation
         self._ended = ended
@@ -154,12 +164,16 @@ class Reply:
         """Why the server ended the reply before the model or the caller's `max_tokens` did, or None."""
         return self._outcome if self._outcome in ("budget", "server_shutdown") else None
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """Pieces of text, none empty; settled when it ends. Raises EngineFailed or LedgerUnavailable."""
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Pieces, none empty, the last perhaps without text; settled when it ends.
+
+        Raises EngineFailed or LedgerUnavailable."""
         try:
             while self.finish is None:
-                if text := await self._next():
-                    yield text
+                text = await self._next()
+                scores = self._scores.take(text, all=self.finish is not None and not self._stops.matched)
+                if text or scores:
+                    yield Piece(text, scores)
         except Exception:
             await self.close("error")
             raise
@@ -188,11 +202,16 @@ class Reply:
         if self._wait.cancelled_caught:
             return self._end("length", "server_shutdown")
         await self._reservation.count(cached=self._stream.cached)
-        text = "" if token.finish == "stop" else self._stops.push(self._text.push(token.id))
+        text = "" if token.finish == "stop" else self._stops.push(self._spell(token))
         if self._stops.matched:
             self.finish = "stop"
         elif token.finish:
             text += self._end(token.finish, self._reservation.full if token.finish == "length" else "stop")
+        return text
+
+    def _spell(self, token: Token) -> str:
+        text = self._text.push(token.id)
+        self._scores.add(token, text)
         return text
 
     def _end(self, finish: Finish, outcome: Outcome) -> str:

@@ -95,6 +95,8 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     max_temperature: Annotated[float, Meta(ge=0, le=2)] = 2.0
     """The highest that callers may ask for."""
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    logprobs: bool = True
+    """Whether callers who have a key may ask for the probabilities of tokens; a page's visitors never can."""
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
     """How many earlier turns of a widget conversation are kept and sent to the model."""
     history_tokens: Annotated[int, Meta(ge=0)] = 1024

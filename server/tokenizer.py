@@ -71,6 +71,19 @@ class Tokenizer:
         """The text of ids, without special tokens."""
         return self._plain.decode(list(ids), skip_special_tokens=True)
 
+    def spelling(self, id: int) -> tuple[str, bytes | None]:
+        """One id as text, U+FFFD where it is half of a character, and its bytes; None for those of special tokens."""
+        token = self._plain.id_to_token(id)
+        if token is None or token in self._specials:
+            return token or "", None
+        if self.token_bytes is not None:
+            raw = self.token_bytes[id]
+        elif byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
+            raw = bytes.fromhex(byte[1])
+        else:
+            raw = token.replace("\u2581", " ").encode()
+        return raw.decode(errors="replace"), raw
+
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of a conversation up to where the assistant speaks.
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from server.asked import Asked
 from server.errors import SecateurError
 from server.metering.meter import Answered
 from server.replays import Kept, Replays, forgotten, key_of
-from server.reply import Replies, Reply
+from server.reply import Piece, Replies, Reply
 from server.skills import Grant, Skills
 
 
@@ -59,24 +59,25 @@ class Chat:
         note_usage(request, reply)
         return response
 
-    async def _keep(self, reply: Reply, key: str, request: tuple[str, str, int]) -> AsyncIterator[str]:
+    async def _keep(self, reply: Reply, key: str, request: tuple[str, str, int]) -> AsyncIterator[Piece]:
         """The reply's pieces; once it is whole it is kept under its key."""
-        text = []
+        pieces = []
         async for piece in reply.pieces():
-            text.append(piece)
+            pieces.append(piece)
             yield piece
         assert reply.finish is not None
-        self._replays.keep(key, Kept(*request, "".join(text), reply.finish, reply.ended_by_server, reply.usage))
+        text, scores = joined(pieces)
+        self._replays.keep(key, Kept(*request, text, reply.finish, reply.ended_by_server, reply.usage, scores))
 
 
 def repeated(kept: Kept, form: Form) -> Response:
     """A kept reply, in the form that is asked for now."""
     headers = {"Idempotent-Replayed": "true"}
     if not form.stream:
-        return Response(complete(kept.text, kept, form), headers=headers, media_type="application/json")
+        return Response(complete(kept.text, kept.scores, kept, form), headers=headers, media_type="application/json")
 
     async def events() -> AsyncIterator[ServerSentEvent]:
-        for event in (opening(form), text_chunk(form, kept.text), *ending(kept, form), "[DONE]"):
+        for event in (opening(form), text_chunk(form, kept.text, kept.scores), *ending(kept, form), "[DONE]"):
             yield ServerSentEvent(event, sep="\n")
 
     return EventSourceResponse(events(), headers=headers, sep="\n")
@@ -97,17 +98,23 @@ def asked(wanted: ChatRequest, grant: Grant) -> Asked:
         presence_penalty=wanted.presence_penalty or 0.0,
         logit_bias=tuple((wanted.logit_bias or {}).items()),
         seed=wanted.seed,
+        logprobs=wanted.alternatives,
         stop=wanted.stops,
         key_id=grant.key_id,
     )
 
 
-async def chunks(reply: Reply, pieces: AsyncIterator[str], form: Form) -> AsyncIterator[str]:
+def joined(pieces: Sequence[Piece]) -> Piece:
+    """All pieces as one."""
+    return Piece("".join(piece.text for piece in pieces), tuple(score for piece in pieces for score in piece.scores))
+
+
+async def chunks(reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> AsyncIterator[str]:
     """The events of a stream: role, text, end, usage if wanted, [DONE]; an error ends it instead."""
     yield opening(form)
     try:
-        async for text in pieces:
-            yield text_chunk(form, text)
+        async for piece in pieces:
+            yield text_chunk(form, *piece)
     except SecateurError as error:
         yield encode(problems.body(error))
         return
@@ -119,16 +126,16 @@ async def chunks(reply: Reply, pieces: AsyncIterator[str], form: Form) -> AsyncI
     yield "[DONE]"
 
 
-async def whole(request: Request, reply: Reply, pieces: AsyncIterator[str], form: Form) -> Response:
+async def whole(request: Request, reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> Response:
     """The reply in one piece; generation stops if the client leaves meanwhile."""
-    text: list[str] = []
+    received: list[Piece] = []
     failure: SecateurError | None = None
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(watch, request, group.cancel_scope)
             try:
                 async for piece in pieces:
-                    text.append(piece)
+                    received.append(piece)
             except SecateurError as error:  # raised after the group, which would wrap it
                 failure = error
             group.cancel_scope.cancel()
@@ -136,7 +143,7 @@ async def whole(request: Request, reply: Reply, pieces: AsyncIterator[str], form
         await leave(reply)
     if failure is not None:
         raise failure
-    return Response(complete("".join(text), reply, form), headers=dict(reply.rates), media_type="application/json")
+    return Response(complete(*joined(received), reply, form), headers=dict(reply.rates), media_type="application/json")
 
 
 async def watch(request: Request, scope: anyio.CancelScope) -> None:

@@ -4,6 +4,7 @@ One addition: where the server ended a reply, the finish_reason is `length`, sin
 and a field `outcome` beside the choices says `budget` or `server_shutdown`; its usage is told whether asked for or not.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from server.api.schema import ChatRequest
 from server.engine.sequence import Finish
 from server.metering.records import Outcome, Usage
+from server.scores import Scored
 
 
 class Form:
@@ -19,6 +21,7 @@ class Form:
     def __init__(self, wanted: ChatRequest, request_id: str, created: int) -> None:
         self.created = created
         self.stream = wanted.stream
+        self.logprobs = wanted.logprobs
         self.include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         self.head = {"id": f"chatcmpl-{request_id.removeprefix('req_')}", "created": created, "model": wanted.model}
 
@@ -44,9 +47,9 @@ def opening(form: Form) -> str:
     return chunk(form, {"role": "assistant", "content": "", "refusal": None})
 
 
-def text_chunk(form: Form, text: str) -> str:
-    """A piece of text."""
-    return chunk(form, {"content": text})
+def text_chunk(form: Form, text: str, scores: Sequence[Scored] = ()) -> str:
+    """A piece of text, with its tokens' scores where they are wanted."""
+    return chunk(form, {"content": text}, scores=logprobs(form, scores))
 
 
 def ending(reply: Ended, form: Form) -> list[str]:
@@ -63,17 +66,28 @@ def ending(reply: Ended, form: Form) -> list[str]:
     return events
 
 
-def chunk(form: Form, delta: dict[str, Any], finish: str | None = None, more: dict[str, Any] | None = None) -> str:
+def chunk(
+    form: Form,
+    delta: dict[str, Any],
+    finish: str | None = None,
+    more: dict[str, Any] | None = None,
+    scores: dict[str, Any] | None = None,
+) -> str:
     """One event of a stream."""
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    choice = {"index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish}
     extra = {"usage": None} if form.include_usage else {}
     return encode({**form.head, "object": "chat.completion.chunk", "choices": [choice], **extra, **(more or {})})
 
 
-def complete(text: str, reply: Ended, form: Form) -> str:
+def logprobs(form: Form, scores: Sequence[Scored]) -> dict[str, Any] | None:
+    """What OpenAI's field of that name holds."""
+    return {"content": scores, "refusal": None} if form.logprobs else None
+
+
+def complete(text: str, scores: Sequence[Scored], reply: Ended, form: Form) -> str:
     """The answer in one piece."""
     message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
+    choice = {"index": 0, "message": message, "logprobs": logprobs(form, scores), "finish_reason": reply.finish}
     more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
     body = {**form.head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage), **more}
     return encode(body)

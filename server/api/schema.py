@@ -17,8 +17,6 @@ Fields = TypeVar("Fields")
 # OpenAI's fields that this server does not have, with the values that ask for nothing; null is always fine.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (False, True),
@@ -90,12 +88,20 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
     presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     seed: int | None = None
+    logprobs: bool = False
+    """Those that the model gives, before temperature, penalties and biases."""
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives each token's score has, or None without scores."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
@@ -203,6 +209,8 @@ def check(request: ChatRequest) -> None:
     check_roles([message.plain()["role"] for message in request.messages])
     if None not in (request.max_tokens, request.max_completion_tokens):
         raise InvalidRequest("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("`top_logprobs` needs `logprobs`: set it to true.", param="top_logprobs")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true.", param="stream_options")
 

@@ -107,7 +107,7 @@ class Recording:
             with self._scope:
                 self._scope.deadline = anyio.current_time() + seconds
                 async for piece in self._reply.pieces():
-                    self._add(piece)
+                    self._add(piece.text)
         finally:
             await self._reply.close("client_gone")
         if self._scope.cancelled_caught:

@@ -142,7 +142,7 @@ def test_errors_are_the_clients_own_exceptions(serve: Serve) -> None:
         (OTHER_KEY, {}, openai.PermissionDeniedError, None, "key_not_allowed"),
         (KEY, {"temperature": 3}, openai.BadRequestError, "temperature", None),
         (KEY, {"n": 2}, openai.BadRequestError, "n", "unsupported_parameter"),
-        (KEY, {"logprobs": True}, openai.BadRequestError, "logprobs", "unsupported_parameter"),
+        (KEY, {"top_logprobs": 3}, openai.BadRequestError, "top_logprobs", None),
         (KEY, {"extra_body": {"chat_template_kwargs": {}}}, openai.BadRequestError, "chat_template_kwargs", None),
         (KEY, {"max_tokens": 65}, openai.BadRequestError, "max_tokens", None),
         (KEY, {"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "messages[0].role", None),
