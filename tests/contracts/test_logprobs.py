@@ -23,7 +23,8 @@ def answer(client: OpenAI, *, stream: bool, **options: Any) -> tuple[str, list[A
         choice = client.chat.completions.create(model="help", messages=ASK, **options).choices[0]
         assert choice.logprobs is not None
         return choice.message.content or "", list(choice.logprobs.content or [])
-    text, scores = "", []
+    text = ""
+    scores: list[Any] = []
     for chunk in client.chat.completions.create(model="help", messages=ASK, stream=True, **options):
         text += chunk.choices[0].delta.content or ""
         if chunk.choices[0].logprobs is not None:

@@ -162,7 +162,7 @@ def test_what_is_wrong_is_refused() -> None:
 
     assert drawn() == [4]
     assert drawn(mask=[7, 8]) == [8]
-    for wrong in (
+    refused: tuple[dict[str, Any], ...] = (
         {"rows": 2},
         {"wish": (-1.0, 1.0, 0.0, 0.5, 0)},
         {"wish": (math.nan, 1.0, 0.0, 0.5, 0)},
@@ -177,9 +177,10 @@ def test_what_is_wrong_is_refused() -> None:
         {"mask": [9]},
         {"mask": [3, 3]},
         {"mask": [-1, 3]},
-    ):
+    )
+    for wrong in refused:
         with pytest.raises(ValueError, match=r" (is|has|are|names|rise|allows) "):
-            drawn(**wrong)  # type: ignore[arg-type]
+            drawn(**wrong)
     for id in (-1, 9):
         with pytest.raises(ValueError, match="does not exist"):
             core().score(row[0], id, 3, chosen)
