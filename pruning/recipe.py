@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.allocation.options import Search
-from pruning.bounds import Bucket, Count
+from pruning.bounds import Bucket, Count, Gates
 from pruning.errors import PruningError, RecipeError
 from pruning.sources import SELF
 from pruning.stages import Layerwise, Stage, Vocabulary
@@ -64,8 +64,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
     tasks: tuple[str, ...] = ()
     """Files of tasks that the artifact is judged by at the end; their gates are its gates."""
+    gates: Gates = Gates()
+    """What every one of them must keep to as well, where it measures that; the stricter of two limits counts."""
 
     def __post_init__(self) -> None:
+        if self.gates != Gates() and not self.tasks:
+            raise ValueError("gates are judged on a task: name its file in `tasks`")
         length, sequences = self.calibration.tokens, self.calibration.sequences
         for stage in self.stages:
             if isinstance(stage, Layerwise) and isinstance(stage.allocation, Search):
@@ -85,8 +89,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's values but the tasks, which judge what was made and do not change it."""
-        making = msgspec.structs.replace(self, tasks=())
+        """SHA-256 of the recipe's values but tasks and gates, which judge what was made and do not change it."""
+        making = msgspec.structs.replace(self, tasks=(), gates=Gates())
         return hashlib.sha256(msgspec.json.encode(making, order="deterministic")).hexdigest()
 
 

@@ -6,6 +6,7 @@ An artifact that fails is kept, so that what went wrong can be looked at; the re
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from pruning.evaluation.command import GATE_FAILED, beside, reported
 from pruning.evaluation.comparison import compare
 from pruning.evaluation.results import Results
 from pruning.evaluation.score import make, refuse_fewer_tokens
+from pruning.evaluation.task import Task
 from pruning.pipeline import documented
 from pruning.recipe import Recipe
 from pruning.stages import Vocabulary
@@ -35,7 +37,9 @@ class Proof:
 
     def __init__(self, recipe: Recipe, base: Artifact, cache: Path) -> None:
         self._base, self._cache = base, cache
-        self._tasks = [tasks.read(Path(file)) for file in recipe.tasks]
+        given = [tasks.read(Path(file)) for file in recipe.tasks]
+        _check_gates(recipe, given)
+        self._tasks = [tasks.held_to(task, recipe.gates) for task in given]
         names = [task.name for task in self._tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise TaskError(f"two tasks of the recipe are called {twice[0]}: their reports would overwrite each other")
@@ -78,6 +82,14 @@ def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
             os.link(file, marked / file.name)
     lineage = msgspec.structs.replace(artifact.lineage, evaluation=msgspec.structs.replace(evaluation, gates=gates))
     publish(documented(Artifact(marked, lineage, artifact.config), lineage).path, artifact.path)
+
+
+def _check_gates(recipe: Recipe, given: Sequence[Task]) -> None:
+    """Refuse a gate of the recipe that none of its tasks can be judged by."""
+    lacking = set.intersection(*(tasks.unmeasured(task) for task in given))
+    for gate in sorted(lacking):
+        if getattr(recipe.gates, gate) is not None:
+            raise TaskError(f"gates.{gate} of the recipe cannot be judged: none of its tasks measures it")
 
 
 def _gate(found: Results) -> GateResult:

@@ -11,14 +11,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pruning.bounds import Bucket, Count
+from pruning.bounds import Bucket, Count, Gates
 from pruning.data import Text as Titled
 from pruning.errors import TaskError
 from pruning.recipe import ALL_BUCKETS, read_as
 
 FIELD = "kind"
-AtLeastOne = Annotated[float, Meta(ge=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,17 +95,6 @@ class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: str
 
 
-class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a result must keep to, judged by the bound of its 95 % interval that is worse."""
-
-    max_nll_ratio: AtLeastOne | None = None
-    """Mean negative log-likelihood of the wanted text, as a multiple of the base's."""
-    max_accuracy_drop: Fraction | None = None
-    """How far below the base's accuracy."""
-    max_kl: Annotated[float, Meta(ge=0)] | None = None
-    """Mean divergence KL(base || model) of the next-token distributions, in nats."""
-
-
 class _Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field=FIELD):
     """What every kind of task is told."""
 
@@ -118,8 +105,9 @@ class _Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is scored, the items of a file included."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """SHA-256 of all that decides the scores, the items of a file included; gates judge them and change none."""
+        scored = msgspec.structs.replace(self, gates=Gates())
+        return hashlib.sha256(msgspec.json.encode(scored, order="deterministic")).hexdigest()
 
 
 class _Prompting(_Task, frozen=True, kw_only=True):
@@ -221,16 +209,31 @@ def read(path: Path) -> Task:
     return msgspec.structs.replace(task, items=_chosen(place, task, items))
 
 
-def _check_gates(path: Path, task: Task) -> None:
-    """Refuse a gate on a figure that this kind of task does not give."""
+def unmeasured(task: Task) -> set[str]:
+    """The gates on figures that this kind of task does not give."""
     accuracy = isinstance(task, ACCURACY) and getattr(task, "choices", 2) > 0
     lacks = {
         "max_nll_ratio": isinstance(task, Behaviour),
         "max_accuracy_drop": not accuracy,
         "max_kl": not isinstance(task, Behaviour),
     }
-    for gate, lacking in lacks.items():
-        if lacking and getattr(task.gates, gate) is not None:
+    return {gate for gate, lacking in lacks.items() if lacking}
+
+
+def held_to(task: Task, gates: Gates) -> Task:
+    """`task` with those of `gates` that it measures beside its own; the stricter of two limits counts."""
+    limits = {}
+    for gate in gates.__struct_fields__:
+        given = [getattr(task.gates, gate), None if gate in unmeasured(task) else getattr(gates, gate)]
+        limits[gate] = min((limit for limit in given if limit is not None), default=None)
+    held: Task = msgspec.structs.replace(task, gates=Gates(**limits))
+    return held
+
+
+def _check_gates(path: Path, task: Task) -> None:
+    """Refuse a gate on a figure that this kind of task does not give."""
+    for gate in sorted(unmeasured(task)):
+        if getattr(task.gates, gate) is not None:
             kind = type(task).__struct_config__.tag
             raise TaskError(f"{path}: gates.{gate} cannot be judged: a task of this kind ({kind}) does not measure it")
 

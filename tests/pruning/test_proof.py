@@ -17,16 +17,16 @@ Write = Callable[[str], Path]
 
 
 @pytest.fixture
-def prune(tmp_path: Path, recipe: Write, text: Path) -> Callable[[float], int]:
-    """Carries out a recipe whose task allows so much more NLL than the base's."""
+def prune(tmp_path: Path, recipe: Write, text: Path) -> Callable[..., int]:
+    """Carries out a recipe whose task allows so much more NLL than the base's; `more` ends the recipe."""
 
-    def run(limit: float) -> int:
+    def run(limit: float, more: str = "") -> int:
         task, path = tmp_path / "task.toml", recipe('[[stages]]\nkind = "depth"\nremove = 3\n')
         task.write_text(
             f'kind = "text"\nname = "paragraphs"\nsource = "{text}"\ntokens = 256\nwindow = 32\n'
             f"[gates]\nmax_nll_ratio = {limit}\n"
         )
-        path.write_text(f'tasks = ["{task}"]\n{path.read_text()}')
+        path.write_text(f'tasks = ["{task}"]\n{path.read_text()}{more}')
         return main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")])
 
     return run
@@ -98,10 +98,30 @@ def test_a_task_that_cannot_be_carried_out_is_refused_before_any_work(
     assert not list(tmp_path.glob("out*"))
 
 
+def test_gates_of_the_recipe_are_judged_on_its_tasks(
+    tmp_path: Path, prune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prune(50.0) == 0
+    scores = {file: file.stat().st_mtime_ns for file in (tmp_path / "base" / "evaluations").iterdir()}
+    assert prune(50.0, "\n[gates]\nmax_nll_ratio = 1.0\n") == 3
+    assert "max_nll_ratio does not hold" in capsys.readouterr().out
+    assert {gate.figures["max_nll_ratio limit"] for gate in gates(tmp_path / "out")} == {1.0}
+    # Neither the artifact nor a score is made again for another gate.
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "base" / "evaluations").iterdir()} == scores
+    assert prune(50.0, "\n[gates]\nmax_kl = 1.0\n") == 2
+    assert "gates.max_kl of the recipe cannot be judged" in capsys.readouterr().err
+
+
+def test_gates_without_a_task_are_refused(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recipe('[[stages]]\nkind = "depth"\nremove = 3\n[gates]\nmax_nll_ratio = 1.1\n')
+    assert main(["prune", str(path), "--output", str(path.with_name("out"))]) == 2
+    assert "gates are judged on a task: name its file in `tasks`" in capsys.readouterr().err
+
+
 def test_tasks_do_not_change_what_a_recipe_makes(recipe: Write) -> None:
     path = recipe('[[stages]]\nkind = "depth"\nremove = 3\n')
     plain = read(path)
-    path.write_text(f'tasks = ["a.toml"]\n{path.read_text()}')
+    path.write_text(f'tasks = ["a.toml"]\n{path.read_text()}\n[gates]\nmax_nll_ratio = 1.1\n')
     assert read(path).digest == plain.digest
     assert "tasks" not in plain.values()
     assert read(path).values()["tasks"] == ("a.toml",)

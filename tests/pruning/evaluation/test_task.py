@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pruning.bounds import Gates
 from pruning.errors import TaskError
 from pruning.evaluation import task as tasks
 
@@ -27,6 +28,22 @@ def test_items_are_read_from_the_file_or_the_task_itself(task: Read, tmp_path: P
     (tmp_path / "items.jsonl").write_text(json.dumps(A) + "\n" + json.dumps(B))
     assert tasks.read(tmp_path / "task.toml").digest == inline.digest
     assert task(PAIRS, A, B).digest != inline.digest
+
+
+def test_gates_do_not_change_what_is_scored(task: Read) -> None:
+    plain, gated = task(PAIRS, A, B), task(PAIRS + "\ngates = {max_nll_ratio = 2}", A, B)
+    assert plain != gated
+    assert plain.digest == gated.digest
+
+
+def test_gates_of_a_recipe_count_where_they_are_measured_and_the_stricter_wins(task: Read) -> None:
+    pairs = task(PAIRS + "\ngates = {max_nll_ratio = 1.5}", A, B)
+    prompts = task('name = "b"\nkind = "behaviour"', {"prompt": "a"}, {"prompt": "b"})
+    loose, strict = Gates(max_nll_ratio=2, max_kl=0.1), Gates(max_nll_ratio=1.2, max_accuracy_drop=0.1)
+    assert tasks.held_to(pairs, loose).gates == Gates(max_nll_ratio=1.5)
+    assert tasks.held_to(pairs, strict).gates == Gates(max_nll_ratio=1.2)  # without choices there is no accuracy
+    assert tasks.held_to(prompts, loose).gates == Gates(max_kl=0.1)
+    assert tasks.held_to(pairs, Gates()) == pairs
 
 
 def test_where_items_are_held_out_only_those_are_scored(task: Read) -> None:
