@@ -10,7 +10,7 @@ from starlette.responses import Response
 from server.api.models import reply
 from server.checkpoint.lineage import address
 from server.config import registered
-from server.registry.rules import latest
+from server.registry.rules import judged
 from server.registry.store import Registry
 from server.rollout import Rollout
 from server.skills import Skills
@@ -53,8 +53,7 @@ class RegistryEndpoint:
                 aliases = registry.aliases(model)
                 for number in registry.numbers(model):
                     version = registry.resolve(f"{model}@{number}")
-                    gates = {task: gate.result.passed for task, gate in latest(version).items()}
                     names = sorted(alias for alias, at in aliases.items() if at == number)
-                    shown = {"name": version.name, "address": version.address, "aliases": names, "gates": gates}
-                    found.append({**shown, "added": version.added})
+                    shown = {"name": version.name, "address": version.address, "aliases": names}
+                    found.append({**shown, "gates": judged(version), "added": version.added})
         return found

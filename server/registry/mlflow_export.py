@@ -11,7 +11,7 @@ import msgspec
 from server.checkpoint.card import describe, printable
 from server.checkpoint.chain import links
 from server.errors import RegistryError
-from server.registry.rules import latest
+from server.registry.rules import judged
 from server.registry.store import Registry, Version
 
 ADDRESS = "secateur.address"
@@ -78,8 +78,8 @@ def _tags(version: Version) -> dict[str, str]:
     }
     for key, value in (lineage.evaluation.perplexity if lineage.evaluation else {}).items():
         tags[f"prune.perplexity.{key}"] = str(value)
-    for task, gate in latest(version).items():
-        tags[f"prune.gate.{task}"] = "passed" if gate.result.passed else "failed"
+    for task, passed in judged(version).items():
+        tags[f"prune.gate.{task}"] = "passed" if passed else "failed"
     for number, approval in enumerate(version.approvals, 1):
         tags[f"prune.{approval.kind}.{number}"] = f"{approval.signer} {approval.added} {approval.reason}"
     return {key: value[:LONGEST] for key, value in tags.items() if value}

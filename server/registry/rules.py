@@ -14,7 +14,7 @@ from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.lineage import WEIGHTS, GateResult, Lineage
 from server.errors import RegistryError
-from server.registry.store import Approval, Gate, Kind, Move, Registry, Version, now
+from server.registry.store import Approval, Kind, Move, Registry, Version, now
 from server.signing import envelope
 from server.signing.keys import PrivateKey, Signers, hint, sign
 
@@ -118,15 +118,21 @@ def signer(version: Version, approval: Approval, signers: Signers) -> str:
     return found.name
 
 
-def latest(version: Version) -> dict[str, Gate]:
-    """The last result of each task."""
-    return {gate.result.task: gate for gate in version.gates}
+def judged(version: Version) -> dict[str, bool]:
+    """Whether each task was passed: its last result says so, but what the artifact's own record failed stays failed.
+
+    The record is signed and addressed; a file of results is nobody's word, and cannot take back what the record says.
+    """
+    evaluation = version.lineage.evaluation
+    own = evaluation.gates if evaluation else ()
+    last = {gate.result.task: gate.result.passed for gate in version.gates}
+    return last | {result.task: False for result in own if not result.passed}
 
 
 def permitted(version: Version, signers: Signers | None) -> str:
     """Why `version` may be promoted; raises RegistryError saying what is missing."""
-    gates = latest(version)
-    failed = sorted(task for task, gate in gates.items() if not gate.result.passed)
+    gates = judged(version)
+    failed = sorted(task for task, passed in gates.items() if not passed)
     if gates and not failed:
         return f"gates passed: {', '.join(sorted(gates))}"
     lacking = f"failed its gate {', '.join(failed)}" if failed else "has no gate result: it was not evaluated on a task"
@@ -189,4 +195,6 @@ def _results(file: Path, lineage: Lineage) -> tuple[GateResult, str] | None:
     figures = {gate.gate: gate.measured.high for gate in results.gates}
     limits = {f"{gate.gate} limit": gate.limit for gate in results.gates}
     passed = all(gate.passed for gate in results.gates)
+    if any(gate.passed != (gate.measured.high <= gate.limit) for gate in results.gates):
+        raise RegistryError(f"{file} contradicts itself: what it measured and whether that passed do not agree")
     return GateResult(results.task, passed, figures | limits), record.digest_of(file)

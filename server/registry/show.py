@@ -7,7 +7,7 @@ import msgspec
 
 from server.checkpoint.card import describe, printable
 from server.checkpoint.chain import links
-from server.registry.rules import latest
+from server.registry.rules import judged
 from server.registry.store import Registry, Version
 
 SHORT = 16
@@ -22,7 +22,7 @@ def overview(registry: Registry) -> Iterator[str]:
         for number in registry.numbers(model):
             version = registry.resolve(f"{model}@{number}")
             names = ", ".join(sorted(alias for alias, at in aliases.items() if at == number))
-            gates = [gate.result.passed for gate in latest(version).values()]
+            gates = judged(version).values()
             verdict = "not evaluated" if not gates else "passed" if all(gates) else "failed"
             yield f"{version.name:<24} {version.address[:SHORT]}  {verdict:<14}{names}"
 
@@ -63,7 +63,7 @@ def difference(left: Version, right: Version) -> Iterator[str]:
 def _flat(version: Version) -> dict[str, Any]:
     """Every field by its path."""
     values = {"address": version.address, "lineage": msgspec.to_builtins(version.lineage)}
-    values["gates"] = {task: gate.result.passed for task, gate in latest(version).items()}
+    values["gates"] = judged(version)
     flat = dict(_leaves("", values))
     return {key: value for key, value in flat.items() if not key.startswith(UNTOLD) and ".sparsity." not in key}
 

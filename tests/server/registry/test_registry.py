@@ -124,11 +124,11 @@ def test_an_override_by_an_unknown_signer_or_for_another_version_does_not_count(
     assert shop.production() is None
 
 
-def results(path: Path, weights: str, *, passed: bool = True) -> Path:
+def results(path: Path, weights: str, *, passed: bool = True, high: float = 1.03, task: str = "desk") -> Path:
     """A file as `secateur evaluate` writes it, with more in it than is read."""
-    interval = {"value": 1.01, "low": 1.0, "high": 1.03, "n": 60}
+    interval = {"value": 1.01, "low": 1.0, "high": high, "n": 60}
     gate = {"gate": "max_nll_ratio", "limit": 1.05, "measured": interval, "passed": passed}
-    path.write_text(json.dumps({"task": "desk", "kind": "qa", "weights": weights, "gates": [gate], "rows": []}))
+    path.write_text(json.dumps({"task": task, "kind": "qa", "weights": weights, "gates": [gate], "rows": []}))
     return path
 
 
@@ -139,8 +139,26 @@ def test_results_of_an_evaluation_count_if_they_are_of_these_weights(
     weights = record.read(path).files["model.safetensors"]
     assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", "0" * 64)) == 2
     assert "r.json is of another artifact" in capsys.readouterr().err
-    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, passed=False)) == 0
+    before = shop.rows()
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, passed=True, high=1.9)) == 2
+    assert "r.json contradicts itself" in capsys.readouterr().err
+    assert shop.rows() == before
+    failing = results(tmp_path / "r.json", weights, passed=False, high=1.9)
+    assert shop("add", "tiny", path, "--results", failing) == 0
     assert shop("promote", "tiny@1") == 2
     assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights)) == 0
     assert shop("promote", "tiny@1") == 0
     assert "gates passed: desk" in capsys.readouterr().out
+
+
+def test_a_file_of_results_does_not_take_back_what_the_record_failed(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop.added(1.0, FAILED)
+    weights = record.read(path).files["model.safetensors"]
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, task="faq")) == 0
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 2
+    assert "failed its gate faq" in capsys.readouterr().err
+    assert shop("list") == 0
+    assert "failed" in capsys.readouterr().out
+    assert shop.production() is None
