@@ -13,6 +13,8 @@ from server.registry.store import Registry, Version
 SHORT = 16
 UNTOLD = ("lineage.created", "lineage.versions", "lineage.parent.")
 """What differs between any two and says little; a parent has an address of its own."""
+SINGLE = (".sparsity.", ".losses.")
+"""Figures of single weights, of which a model has hundreds."""
 
 
 def overview(registry: Registry) -> Iterator[str]:
@@ -65,7 +67,8 @@ def _flat(version: Version) -> dict[str, Any]:
     values = {"address": version.address, "lineage": msgspec.to_builtins(version.lineage)}
     values["gates"] = judged(version)
     flat = dict(_leaves("", values))
-    return {key: value for key, value in flat.items() if not key.startswith(UNTOLD) and ".sparsity." not in key}
+    untold = {key for key in flat if key.startswith(UNTOLD) or any(part in key for part in SINGLE)}
+    return {key: value for key, value in flat.items() if key not in untold}
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

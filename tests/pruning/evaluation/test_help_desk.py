@@ -3,11 +3,13 @@
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from pruning.data import read
 from pruning.evaluation import task as tasks
+from pruning.stages import Stage
 from server.__main__ import COMMANDS
 
 FOLDER = Path(__file__).parents[3] / "examples/tasks"
@@ -43,3 +45,6 @@ def test_the_files_and_commands_that_answers_name_exist() -> None:
     assert set(re.findall(r"`secateur (\w+)", text)) <= COMMANDS.keys()
     for target in re.findall(r"`make (\w+)", text):
         assert f"\n{target}:" in makefile
+    stages = next(line for line in text.splitlines() if '"stages-1"' in line)
+    for stage in get_args(Stage):
+        assert stage.__struct_config__.tag in stages

@@ -7,7 +7,7 @@ import msgspec
 import torch
 
 from server.checkpoint.digest import weights_digest
-from server.checkpoint.lineage import Base, Data, Evaluation, GateResult, Lineage, Step
+from server.checkpoint.lineage import Base, Data, Evaluation, GateResult, Lineage, Loss, Step
 from server.checkpoint.writer import CheckpointWriter
 from tests.server.harness import tokenizer
 
@@ -29,7 +29,9 @@ def make(path: Path, value: float = 1.0, *, gates: tuple[GateResult, ...] | None
     """An artifact with a tokenizer; `gates` are the results of its evaluation, None leaves it without one."""
     weights = Ones(value)
     base = Base("tiny", "0" * 64)
-    steps = (Step("wanda", {"sparsity": "2:4"}, {"a.weight": 0.5}, 1.0, 256, digest=weights_digest(weights)),)
+    losses = {"a.weight": Loss(value / 100, "gram", 0.5, 0.0)}
+    zeros, digest = {"a.weight": value / 4}, weights_digest(weights)
+    steps = (Step("wanda", {"sparsity": "2:4"}, zeros, 1.0, 256, losses=losses, digest=digest),)
     lineage = Lineage("2026-11-25T00:00:00+00:00", base, {}, steps, {"torch": "2"}, inputs={"value": str(value)})
     if gates is not None:
         evaluation = Evaluation(
