@@ -46,7 +46,7 @@ def _model(lineage: Lineage, config: Mapping[str, Any]) -> dict[str, Any]:
         "bom-ref": "model",
         "name": f"{oldest.base.name}, pruned",
         "licenses": [{"license": {"name": oldest.base.license or "unknown"}}],
-        "hashes": _hashes(lineage.files["model.safetensors"]),
+        **_weights(lineage.files),
         "pedigree": {"ancestors": [_ancestor(record) for record in generations(lineage)]},
         "modelCard": {
             "modelParameters": {
@@ -65,6 +65,12 @@ def _model(lineage: Lineage, config: Mapping[str, Any]) -> dict[str, Any]:
 def _ancestor(record: Lineage) -> dict[str, Any]:
     """What `record` was made from, the base or an artifact of ours."""
     return {"type": "machine-learning-model", "name": record.base.name, "hashes": _hashes(record.base.digest)}
+
+
+def _weights(files: Mapping[str, str]) -> dict[str, Any]:
+    """The digest of the file of weights, where there is just one; several have theirs as components alone."""
+    digests = [digest for name, digest in files.items() if name.endswith((".safetensors", ".gguf"))]
+    return {"hashes": _hashes(digests[0])} if len(digests) == 1 else {}
 
 
 def _hashes(digest: str) -> list[dict[str, str]]:

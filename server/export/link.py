@@ -1,4 +1,4 @@
-"""The record of an export: one more link of the chain, which changes files and no weight, and the card beside it."""
+"""The record of an export: one more link of the chain, which changes files and no weight, and what stands beside it."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server.checkpoint import card, chain
+from msgspec.structs import replace
+
+from server.checkpoint import bom, card, chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
 from server.checkpoint.lineage import Base, Lineage, Step
@@ -27,7 +29,7 @@ class Made(NamedTuple):
 
 
 def write(folder: Path, artifact: Artifact, made: Made) -> Lineage:
-    """Write the card and the record of the export in `folder`; returns the record."""
+    """Write the card, the bill of materials and the record of the export in `folder`; returns the record."""
     _card(folder / card.FILE, artifact, made.notes)
     parent = artifact.lineage
     links = chain.links(parent)
@@ -53,8 +55,10 @@ def write(folder: Path, artifact: Artifact, made: Made) -> Lineage:
         parent=parent,
         parent_digest=record.address(parent),
     )
-    (folder / record.FILE).write_bytes(record.encoded(lineage))
-    return lineage
+    (folder / bom.FILE).write_bytes(bom.render(lineage, artifact.config))
+    complete = replace(lineage, files=lineage.files | {bom.FILE: record.digest_of(folder / bom.FILE)})
+    (folder / record.FILE).write_bytes(record.encoded(complete))
+    return complete
 
 
 def _digest(artifact: Artifact) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from compressed_tensors.compressors.pack_quantized import pack_to_int32
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -139,6 +141,12 @@ def test_an_export_is_one_more_link_that_can_be_signed(
     assert [link.technique for link in chain.links(lineage)] == ["changed", "export"]
     assert lineage.steps[0].options == {"to": form}
     assert lineage.parent_digest == record.address(artifact.lineage)
+    materials = (folder / "bom.cdx.json").read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(materials) is None
+    component = json.loads(materials)["metadata"]["component"]
+    [weights] = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf")]
+    assert component["hashes"] == [{"alg": "SHA-256", "content": record.digest_of(weights)}]
+    assert len(component["pedigree"]["ancestors"]) == 2
     assert main(["lineage", str(folder)]) == 0
     assert f"export (to = {form})" in capsys.readouterr().out
     key, signers = tmp_path / "alice.pem", tmp_path / "signers"
