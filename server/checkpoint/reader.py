@@ -15,7 +15,7 @@ from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
 from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised, Unstructured
-from server.checkpoint.lineage import WEIGHTS
+from server.checkpoint.lineage import WEIGHTS, Lineage
 from server.checkpoint.packing import unpack, unpack_unstructured
 from server.checkpoint.quantised import unpack_codes, unpack_quantised
 from server.errors import ArtifactError
@@ -144,6 +144,20 @@ class Artifact:
     def _refusal(self, name: str, what: str) -> ArtifactError:
         """The error for a weight that is not as its layout says."""
         return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
+
+
+def whole(path: Path) -> Lineage:
+    """The record of the artifact or export in `path`; raises ArtifactError naming the file or link that does not hold.
+
+    The weights themselves are compared with the last link, but for an export, whose weights other software reads.
+    """
+    lineage = record.read(path)
+    if chain.exported(lineage):
+        record.verify(path, lineage)
+        chain.check(path, lineage)
+    else:
+        Artifact.open(path).check_last_link()
+    return lineage
 
 
 def find_base(cache: Path, digest: str) -> Artifact:

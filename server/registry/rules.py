@@ -64,16 +64,21 @@ class Candidate(Struct, frozen=True):
 
 def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
     """The artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
-    lineage = whole(path)
-    if form := chain.exported(lineage):
+    from server.checkpoint import reader  # late: torch takes seconds
+
+    if form := chain.exported(record.read(path)):
         raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
+    lineage = reader.whole(path)
     gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
     gates += [found for file in results if (found := _results(file, lineage))]
     return Candidate(path.resolve(), lineage, tuple(gates))
 
 
 def whole(path: Path) -> Lineage:
-    """The record of the artifact at `path`; raises ArtifactError unless every file and link is as recorded."""
+    """The record of the artifact at `path`; raises ArtifactError unless every file and link is as recorded.
+
+    That its weights are those of the last link was found when a version was added, whose address holds their digest.
+    """
     lineage = record.read(path)
     record.verify(path, lineage)
     chain.check(path, lineage)

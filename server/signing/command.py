@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.checkpoint import chain
 from server.checkpoint import lineage as record
+from server.checkpoint.lineage import Lineage
 from server.signing import envelope, openssf
 from server.signing.keys import Signers, hint, read_private
 
@@ -20,16 +20,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def sign(argv: Sequence[str]) -> int:
-    """Sign an artifact whose files are those of its lineage; an earlier signature is replaced."""
+    """Sign an artifact whose files and weights are those of its lineage; an earlier signature is replaced."""
     parser = argparse.ArgumentParser(prog="secateur sign", description=sign.__doc__)
     parser.add_argument("artifact", type=Path, help="an artifact's directory")
     parser.add_argument("--key", type=Path, required=True, metavar="PEM", help="a key of `secateur keys signer`")
     arguments = parser.parse_args(argv)
     directory: Path = arguments.artifact.resolve()
     key = read_private(arguments.key)
-    lineage = record.read(directory)
-    record.verify(directory, lineage)
-    chain.check(directory, lineage)
+    _whole(directory)
     if isinstance(key, Ed25519PrivateKey):
         content = envelope.seal(envelope.statement(directory.name, envelope.digests(directory)), key)
     else:
@@ -48,14 +46,12 @@ def verify(argv: Sequence[str]) -> int:
     parser.add_argument("--signers", type=Path, required=True, metavar="FILE", help="lines of `secateur keys signer`")
     arguments = parser.parse_args(argv)
     signer = envelope.verify(arguments.artifact, Signers.read(arguments.signers))
-    lineage = record.read(arguments.artifact)
-    if chain.exported(lineage):
-        record.verify(arguments.artifact, lineage)
-        chain.check(arguments.artifact, lineage)
-    else:
-        from server.checkpoint.reader import Artifact  # late: torch takes seconds
-
-        artifact = Artifact.open(arguments.artifact)
-        artifact.check_last_link()
-    print(f"signed by {signer.name}; record {record.address(lineage)}; every file is as it was signed")
+    address = record.address(_whole(arguments.artifact))
+    print(f"signed by {signer.name}; record {address}; every file is as it was signed")
     return 0
+
+
+def _whole(directory: Path) -> Lineage:
+    from server.checkpoint.reader import whole  # late: torch takes seconds, and a wrong key is told at once
+
+    return whole(directory)

@@ -165,9 +165,8 @@ def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
     signers.write_text(capsys.readouterr().out.splitlines()[-1])
     for number in (1, 2):
         made = shutil.copytree(artifact, tmp_path / f"model-{number}")
-        (made / FILE).write_bytes(
-            encoded(msgspec.structs.replace(LINEAGE, created=str(number), files=read(made).files))
-        )
+        lineage = msgspec.structs.replace(LINEAGE, created=str(number), steps=(), files=read(made).files)
+        (made / FILE).write_bytes(encoded(lineage))
         assert main(["sign", str(made), "--key", key]) == 0
         assert main([*registry, "add", "tiny", str(made)]) == 0
         approve = ["approve", f"tiny@{number}", "--key", key, "--reason", "a test", "--override"]

@@ -145,14 +145,22 @@ def test_an_unknown_signer_is_refused(signed: Signed, tmp_path: Path, capsys: py
 def test_a_signed_artifact_with_weights_that_no_step_made_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The signer was deceived: files and record agree, but the chain does not end in these weights."""
+    """Files and record agree, but the chain does not end in these weights: nobody shall sign that, or add it."""
     made = Signed(tmp_path, "ed25519")
     lineage = record.read(made.path)
     wrong = msgspec.structs.replace(lineage.steps[0], digest="f" * 64)
     (made.path / record.FILE).write_bytes(record.encoded(msgspec.structs.replace(lineage, steps=(wrong,))))
     assert main(["lineage", str(made.path)]) == 1
     assert "NOT VERIFIED" in (out := capsys.readouterr().out)
-    assert "model.safetensors does not hold what the last step of lineage.json made (wanda)" in out
+    refusal = "model.safetensors does not hold what the last step of lineage.json made (wanda)"
+    assert refusal in out
+    assert main(["keys", "signer", "alice", "--key", str(made.key), "--kind", made.kind]) == 0
+    assert main(["sign", str(made.path), "--key", str(made.key)]) == 2
+    assert refusal in capsys.readouterr().err
+    assert not (made.path / record.SIGNATURE).exists()
+    assert main(["registry", "--registry", str(tmp_path / "r.sqlite3"), "add", "tiny", str(made.path)]) == 2
+    assert refusal in capsys.readouterr().err
+    assert not (tmp_path / "r.sqlite3").exists()
 
 
 def test_what_is_already_changed_is_not_signed(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
