@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test lint screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
+.PHONY: demo ports test lint fuzz screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -27,6 +27,9 @@ lint: .venv/test
 screenshots: .venv/test  ## photograph every state of the widget into build/screenshots, for somebody to look at
 	@tests/install
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
+
+fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
+	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/native tests/server/native/test_fuzz.py
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults

@@ -9,28 +9,48 @@
 
 #include "check.hpp"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace secateur {
 namespace {
+
+// Under a sanitizer, a line that nobody may touch lies after each part of one mapping.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int64_t gap = 64;
+void forbid(void* from, int64_t bytes) { __asan_poison_memory_region(from, bytes); }
+void allow(void* from, size_t bytes) { __asan_unpoison_memory_region(from, bytes); }
+#else
+constexpr int64_t gap = 0;
+void forbid(void*, int64_t) {}
+void allow(void*, size_t) {}
+#endif
 
 constexpr int64_t page = 4096;
 constexpr int64_t rows_at_once = 8;     // that a thread takes of norms and the like
 constexpr int64_t worth_sharing = 32768;  // values; below that, waking threads costs more
 
-int64_t whole(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+int64_t whole(int64_t bytes) { return (bytes + 63) / 64 * 64 + gap; }
+
+// The next `bytes` of a mapping.
+template <class Value> Value* take(uint8_t*& next, int64_t bytes) {
+    forbid(next + bytes, whole(bytes) - bytes);
+    return reinterpret_cast<Value*>(std::exchange(next, next + whole(bytes)));
+}
 
 int64_t value_bytes(const Limits& limits) { return limits.eight_bits ? 1 : 2; }
 
 // Bytes of keys, values and scales of one layer.
 struct CacheSizes {
     int64_t keys, values, scales;
-    int64_t total() const { return keys + values + 2 * scales; }
+    int64_t total() const { return whole(keys) + whole(values) + (scales ? 2 * whole(scales) : 0); }
 };
 
 CacheSizes cache_sizes(const Model& model, const Layer& layer, const Limits& limits) {
     const int64_t places = int64_t{limits.blocks} * model.key_heads(layer) * block_positions;
-    return {whole(places * model.head_width * value_bytes(limits)),
-            whole(places * padded(model.head_width) * value_bytes(limits)),
-            limits.eight_bits ? whole(places * 4) : 0};
+    return {places * model.head_width * value_bytes(limits), places * padded(model.head_width) * value_bytes(limits),
+            limits.eight_bits ? places * 4 : 0};
 }
 
 size_t all_cache_bytes(const Model& model, const Limits& limits) {
@@ -57,7 +77,7 @@ Widths widest(const Model& model) {
 size_t arena_bytes(const Model& model, const Limits& limits) {
     const Widths widths = widest(model);
     const int64_t floats = 3 * int64_t{model.hidden} + 2 * widths.query + 2 * widths.key + 2 * widths.feed_forward;
-    return static_cast<size_t>(limits.tokens * floats * 4 + 9 * 64);
+    return static_cast<size_t>(limits.tokens * floats * 4 + 9 * (64 + gap));
 }
 
 }  // namespace
@@ -70,7 +90,9 @@ Memory::Memory(size_t bytes) : bytes_((bytes + page - 1) / page * page) {
 Memory::Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
 
 Memory::~Memory() {
-    if (data_) munmap(data_, bytes_);
+    if (!data_) return;
+    allow(data_, bytes_);
+    munmap(data_, bytes_);
 }
 
 Step::Step(Model model, Limits limits, Pool& pool, const InstructionSet& set)
@@ -84,24 +106,19 @@ Step::Step(Model model, Limits limits, Pool& pool, const InstructionSet& set)
     auto* at = static_cast<uint8_t*>(keys_and_values_.data());
     for (const Layer& layer : model_.layers) {
         const CacheSizes sizes = cache_sizes(model_, layer, limits);
-        Cache cache{limits.eight_bits, model_.key_heads(layer), model_.head_width, at, at + sizes.keys, nullptr, nullptr};
-        at += sizes.keys + sizes.values;
-        if (limits.eight_bits) {
-            cache.key_scales = reinterpret_cast<float*>(at);
-            cache.value_scales = reinterpret_cast<float*>(at + sizes.scales);
-            at += 2 * sizes.scales;
-        }
+        Cache cache{limits.eight_bits, model_.key_heads(layer), model_.head_width, nullptr, nullptr, nullptr, nullptr};
+        cache.keys = take<uint8_t>(at, sizes.keys), cache.values = take<uint8_t>(at, sizes.values);
+        if (limits.eight_bits)
+            cache.key_scales = take<float>(at, sizes.scales), cache.value_scales = take<float>(at, sizes.scales);
         caches_.push_back(cache);
     }
     const Widths widths = widest(model_);
     auto* next = static_cast<uint8_t*>(arena_.data());
-    const auto take = [&](int64_t width) {
-        return reinterpret_cast<float*>(std::exchange(next, next + whole(limits.tokens * width * 4)));
-    };
-    residual_ = take(model_.hidden), normed_ = take(model_.hidden), added_ = take(model_.hidden);
-    query_ = take(widths.query), mixed_ = take(widths.query);
-    key_ = take(widths.key), value_ = take(widths.key);
-    gate_ = take(widths.feed_forward), up_ = take(widths.feed_forward);
+    const auto floats = [&](int64_t width) { return take<float>(next, limits.tokens * width * 4); };
+    residual_ = floats(model_.hidden), normed_ = floats(model_.hidden), added_ = floats(model_.hidden);
+    query_ = floats(widths.query), mixed_ = floats(widths.query);
+    key_ = floats(widths.key), value_ = floats(widths.key);
+    gate_ = floats(widths.feed_forward), up_ = floats(widths.feed_forward);
     positions_.resize(limits.tokens), owners_.resize(limits.tokens);
     ends_.reserve(limits.tokens), parts_.reserve(limits.tokens);
 }

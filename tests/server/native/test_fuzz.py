@@ -120,8 +120,8 @@ def test_random_plans_and_batches() -> None:
         generator = random.Random(seed + rounds)
         try:
             runner = random_runner(generator)
+            refused += sum(play(generator, runner) for _ in range(3))
         except Exception as error:
             raise AssertionError(f"seed {seed + rounds}") from error
-        refused += sum(play(generator, runner) for _ in range(3))
         rounds += 1
     assert refused
