@@ -56,6 +56,7 @@ class Server:
             "model": str(model.resolve()),
             "skills": str(directory / "skill.toml"),
             "ledger": str(directory / "usage.sqlite3"),
+            "look_up": "off",  # what is measured is what a pass costs, not how often a text repeats itself
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         config.write_text("\n".join([*lines, f"port = {self.port}", f"admin_port = {admin_port}"]))

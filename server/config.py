@@ -64,6 +64,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the native runner; left out, as many as the process may use, less one for HTTP."""
     key_bits: Literal[8, 16] = 16
     """Of the keys and values that the native runner keeps of each text."""
+    look_up: Literal["auto", "on", "off"] = "auto"
+    """Whether replies go on in guesses from their own text, where it repeats itself; never changes what they say."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
     """Requests queued beyond the slots; more are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20

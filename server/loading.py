@@ -76,6 +76,7 @@ def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":
 def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:
     """The engine with the model loaded, and what was chosen for it."""
     from server.engine import engine
+    from server.engine.look_up import choose_look_up
     from server.engine.runners import Options
     from server.engine.runners.choosing import load_runner
 
@@ -87,14 +88,16 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         threads=config.threads,
     )
     runner = load_runner(artifact, config.runner, options)
+    look_up, choice = choose_look_up(config.look_up, runner.exact_rows)
     made = engine.Engine(
         runner,
         slots=config.slots,
         context=config.context,
         batch_tokens=config.batch_tokens,
         max_waiting=config.max_waiting,
+        look_up=look_up,
     )
-    return made, (*runner.choices, made.sampler.choice)
+    return made, (*runner.choices, made.sampler.choice, choice)
 
 
 def check_names(names: Mapping[str, str]) -> None:

@@ -152,6 +152,7 @@ class Reply:
         self._ended = ended
         self._outcome: Outcome = "stop"
         self._interrupted = False
+        self._counted = 0  # tokens that the ledger has and that are still to be read
         self._wait = anyio.CancelScope()
 
     @property
@@ -201,7 +202,11 @@ class Reply:
             token = await anext(self._stream)
         if self._wait.cancelled_caught:
             return self._end("length", "server_shutdown")
-        await self._reservation.count(cached=self._stream.cached)
+        if self._counted:
+            self._counted -= 1
+        else:  # those of one step are written at once
+            self._counted = self._stream.ready
+            await self._reservation.count(cached=self._stream.cached, tokens=1 + self._counted)
         text = "" if token.finish == "stop" else self._stops.push(self._spell(token))
         if self._stops.matched:
             self.finish = "stop"

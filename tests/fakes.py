@@ -16,6 +16,7 @@ class FakeRunner:
 
     def __init__(self, vocabulary: int, *, delay: float = 0.0, fail_after: int | None = None) -> None:
         self.vocabulary = vocabulary
+        self.exact_rows = True
         self.choices: tuple[Choice, ...] = (Choice("runner", "fake", "no model is needed above it"),)
         self.delay = delay
         self.fail_after = fail_after

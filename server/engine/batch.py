@@ -2,6 +2,8 @@
 
 A batch is a value: it stays true for the runner while another thread aborts the sequences it came from."""
 
+from collections.abc import Sequence as Ids
+
 from msgspec import Struct
 
 from server.engine.sequence import Sequence
@@ -17,11 +19,26 @@ class Chunk(Struct, frozen=True):
     wants_logits: bool
     blocks: tuple[int, ...] = ()
     """Where its positions lie in the cache; empty: in the blocks that are the slot's where nothing is shared."""
+    guesses: int = 0
+    """So many of its last ids were guessed, and each is asked for what it follows."""
 
     @property
     def end(self) -> int:
         """The position after the chunk's last id."""
         return self.start + len(self.ids)
+
+    @property
+    def rows(self) -> int:
+        """How many rows of logits it asks for, those of its last ids."""
+        return 1 + self.guesses if self.wants_logits else 0
+
+    def agreed(self, tokens: Ids[int]) -> int:
+        """How many of the ids sampled for its rows follow ids that are the sequence's: one more than right guesses."""
+        guessed = self.ids[len(self.ids) - self.guesses :]
+        right = 0
+        while right < self.guesses and tokens[right] == guessed[right]:
+            right += 1
+        return 1 + right
 
 
 class Batch(Struct, frozen=True):
@@ -36,5 +53,9 @@ class Batch(Struct, frozen=True):
 
     @property
     def sampled(self) -> tuple[Sequence, ...]:
-        """The sequences that get a new token, in the order of the rows of logits."""
-        return tuple(chunk.sequence for chunk in self.chunks if chunk.wants_logits)
+        """The sequences of all rows of logits, in their order; behind guesses as they are if these were right."""
+        return tuple(
+            chunk.sequence.ahead(chunk.ids[len(chunk.ids) - chunk.guesses :][:row]) if row else chunk.sequence
+            for chunk in self.chunks
+            for row in range(chunk.rows)
+        )

@@ -5,11 +5,13 @@ The loop thread only ever waits for the lock, which is never held while the mode
 import logging
 import threading
 from collections.abc import Sequence as Ids
+from itertools import groupby
 
 from server.engine.batch import Batch
+from server.engine.look_up import LookUp
 from server.engine.runners import Runner
 from server.engine.sampler import choose_sampler
-from server.engine.scheduler import Scheduler
+from server.engine.scheduler import Scheduler, Taken
 from server.engine.sequence import Sampling, Score, Sequence
 from server.engine.stream import Stream, Token
 from server.errors import EngineFailed, InvalidRequest
@@ -23,13 +25,22 @@ class Engine:
     """Serves `slots` sequences at once, each of at most `context` ids, at most `batch_tokens` ids a step."""
 
     def __init__(
-        self, runner: Runner, *, slots: int = 8, context: int = 2048, batch_tokens: int = 512, max_waiting: int = 64
+        self,
+        runner: Runner,
+        *,
+        slots: int = 8,
+        context: int = 2048,
+        batch_tokens: int = 512,
+        max_waiting: int = 64,
+        look_up: LookUp | None = None,
     ) -> None:
         self.slots = slots
         self.context = context
         self.sampler = choose_sampler()
         self._runner = runner
-        self._scheduler = Scheduler(slots=slots, context=context, batch_tokens=batch_tokens, max_waiting=max_waiting)
+        self._scheduler = Scheduler(
+            slots=slots, context=context, batch_tokens=batch_tokens, max_waiting=max_waiting, look_up=look_up
+        )
         self._streams: dict[Sequence, Stream] = {}
         self._failure: str | None = None
         self._changed = threading.Condition()
@@ -106,15 +117,12 @@ class Engine:
         tokens = self.sampler.sample(batch, logits)
         scores = self.sampler.scores(batch, logits, tokens)
         with self._changed:
-            self._scheduler.commit(batch, tokens)
-            self._deliver(batch, tokens, scores)
+            self._deliver(self._scheduler.commit(batch, tokens), tokens, scores)
 
-    def _deliver(self, batch: Batch, tokens: Ids[int], scores: Ids[Score | None]) -> None:
-        for sequence, token, score in zip(batch.sampled, tokens, scores, strict=True):
-            stream = self._streams.get(sequence)  # None: aborted during this step
-            if stream is None:
-                continue
-            stream.put(Token(token, sequence.finish, score))
+    def _deliver(self, taken: Ids[Taken], tokens: Ids[int], scores: Ids[Score | None]) -> None:
+        for sequence, together in groupby(taken, key=lambda one: one.sequence):
+            stream = self._streams[sequence]
+            stream.put([Token(tokens[row], finish, scores[row]) for _, row, finish in together])
             if sequence.finish:
                 del self._streams[sequence]
 

@@ -4,27 +4,41 @@ It knows no clock, no thread and no tensor, so that random traffic can test it i
 
 from collections import deque
 from collections.abc import Sequence as Ids
+from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, Space, blocks_for
-from server.engine.sequence import Sequence
+from server.engine.look_up import ROWS, LookUp
+from server.engine.sequence import Finish, Sequence
 from server.errors import ConfigError, Overloaded
+
+
+class Taken(NamedTuple):
+    """An id that became a sequence's own: that of `row` of the logits; `finish` with the last of a reply."""
+
+    sequence: Sequence
+    row: int
+    finish: Finish | None
 
 
 class Scheduler:
     """Continuous batching over `slots` sequences of at most `context` ids; raises Overloaded when the queue is full.
 
     Every sequence has all its blocks from the start, so none is ever stopped for want of one. What several sequences of
-    one skill begin with is computed once, and lies in blocks that they share.
+    one skill begin with is computed once, and lies in blocks that they share. With `look_up`, passes without a prompt
+    also compute guesses of what comes next, whose keys and values are written over where they were wrong.
     """
 
-    def __init__(self, *, slots: int, context: int, batch_tokens: int, max_waiting: int) -> None:
+    def __init__(
+        self, *, slots: int, context: int, batch_tokens: int, max_waiting: int, look_up: LookUp | None = None
+    ) -> None:
         if slots < 1 or batch_tokens < slots:
             raise ConfigError(f"slots is {slots}, batch_tokens {batch_tokens}; it must be 1 <= slots <= batch_tokens.")
         self.context = context
         self.batch_tokens = batch_tokens
         self.max_waiting = max_waiting
         self.slots = slots
+        self.look_up = look_up
         space = Space(slots, context)
         self.blocks = Blocks(space.count, space.pinned)
         self.free = list(range(slots))
@@ -48,6 +62,8 @@ class Scheduler:
         """Admit what fits, then plan one pass: a token for each decoding sequence, prompts with what is left."""
         while self.waiting and self.free:
             self._admit(self.waiting.popleft())
+        if self.look_up and all(sequence.generated for sequence in self.running):
+            return self._guess(self.look_up)
         budget = self.batch_tokens
         chunks: list[Chunk] = []
         # Decoding first: a long prompt must not stall the replies that are being read.
@@ -60,17 +76,19 @@ class Scheduler:
                 budget -= count
         return Batch(tuple(chunks))
 
-    def commit(self, batch: Batch, tokens: Ids[int]) -> None:
-        """Take over a computed pass and its sampled ids; sequences aborted meanwhile are passed over."""
+    def commit(self, batch: Batch, tokens: Ids[int]) -> list[Taken]:
+        """Take over a computed pass and its sampled ids, one for each row; returns which of them count.
+
+        Those after a wrong guess or a reply's end do not, and sequences aborted meanwhile are passed over.
+        """
+        taken: list[Taken] = []
+        row = 0
         for chunk in batch.chunks:
-            chunk.sequence.computed = chunk.end
             if chunk.sequence.slot is not None:
-                self._learn(chunk.sequence)
-        for sequence, token in zip(batch.sampled, tokens, strict=True):
-            if sequence.slot is not None:
-                sequence.append(token)
-                if sequence.finish:
-                    self._release(sequence)
+                taken += self._take(chunk, row, tokens[row : row + chunk.rows])
+            row += chunk.rows
+        assert row == len(tokens)
+        return taken
 
     def abort(self, sequence: Sequence) -> None:
         """Forget a sequence wherever it is; its slot is free for the next pass."""
@@ -78,6 +96,33 @@ class Scheduler:
             self._release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
+
+    def _guess(self, look_up: LookUp) -> Batch:
+        """A pass of replies only, each with its share of the room for guesses."""
+        chunks: list[Chunk] = []
+        room = min(ROWS, self.batch_tokens) - len(self.running)
+        for number, sequence in enumerate(self.running):
+            guesses = look_up.guess(sequence, room // (len(self.running) - number))
+            chunks.append(_chunk(sequence, sequence.remaining, guesses))
+            room -= len(guesses)
+        return Batch(tuple(chunks))
+
+    def _take(self, chunk: Chunk, row: int, tokens: Ids[int]) -> list[Taken]:
+        """The ids of a chunk's rows that count, now the sequence's; `row` is the first."""
+        sequence = chunk.sequence
+        agreed = chunk.agreed(tokens) if tokens else 0
+        taken: list[Taken] = []
+        for place, token in enumerate(tokens[:agreed]):
+            if sequence.finish is None:
+                sequence.append(token)
+                taken.append(Taken(sequence, row + place, sequence.finish))
+        sequence.computed = chunk.end - (chunk.rows - len(taken))
+        self._learn(sequence)
+        if self.look_up and chunk.guesses:
+            self.look_up.judge(sequence, chunk.guesses, agreed - 1)
+        if sequence.finish:
+            self._release(sequence)
+        return taken
 
     def _admit(self, sequence: Sequence) -> None:
         sequence.extend_keys(len(sequence.prompt) // BLOCK)
@@ -115,6 +160,8 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
+        if self.look_up:
+            self.look_up.forget(sequence)
         for block in reversed(sequence.blocks):  # the end is forgotten before the beginning
             self.blocks.release(block)
         sequence.blocks = []
@@ -135,8 +182,9 @@ def _useful(sequence: Sequence, count: int, follows: bool) -> int:
     return max(0, whole) if whole >= BLOCK or follows else count
 
 
-def _chunk(sequence: Sequence, count: int) -> Chunk:
+def _chunk(sequence: Sequence, count: int, guesses: tuple[int, ...] = ()) -> Chunk:
     assert sequence.slot is not None
     start, end = sequence.computed, sequence.computed + count
-    ids = tuple(sequence.tokens[start:end])
-    return Chunk(sequence, sequence.slot, start, ids, end == len(sequence.tokens), tuple(sequence.blocks))
+    ids = (*sequence.tokens[start:end], *guesses)
+    wants_logits = end == len(sequence.tokens)
+    return Chunk(sequence, sequence.slot, start, ids, wants_logits, tuple(sequence.blocks), len(guesses))

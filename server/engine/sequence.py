@@ -84,6 +84,13 @@ class Sequence:
             before = self.keys[-1] if self.keys else first_key(self.skill)
             self.keys.append(next_key(before, self.tokens[start : start + BLOCK]))
 
+    def ahead(self, ids: tuple[int, ...]) -> "Sequence":
+        """The sequence as it will be if `ids` come next, for sampling: it has no place in the cache."""
+        copy = Sequence(self.skill, self.prompt, self.sampling)
+        copy.seed = self.seed
+        copy.tokens = [*self.tokens, *ids]
+        return copy
+
     def append(self, token: int) -> None:
         """Add a sampled id, and set `finish` if it is the last one."""
         self.tokens.append(token)

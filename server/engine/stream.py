@@ -1,6 +1,7 @@
 """The tokens of one request, as the asyncio loop reads them while the engine's thread makes them."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import NamedTuple, Self
@@ -25,7 +26,8 @@ class Stream(AsyncIterator[Token]):
         self._sequence = sequence
         self._abort = abort
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[Token | EngineFailed | None] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Token] | EngineFailed | None] = asyncio.Queue()
+        self._ready: deque[Token] = deque()
         self._ended = False
 
     @property
@@ -38,8 +40,13 @@ class Stream(AsyncIterator[Token]):
         """How many ids the engine has sampled, whether they were read or not; after `aclose` it stays."""
         return self._sequence.generated
 
-    def put(self, item: Token | EngineFailed) -> None:
-        """Hand over a token or the failure; for the engine's thread."""
+    @property
+    def ready(self) -> int:
+        """How many tokens were sampled in one step with the last one that was read, and are still to be read."""
+        return len(self._ready)
+
+    def put(self, item: list[Token] | EngineFailed) -> None:
+        """Hand over the tokens of a step, or the failure; for the engine's thread."""
         with suppress(RuntimeError):  # the reader's loop is closed: nobody is left to tell
             self._loop.call_soon_threadsafe(self._items.put_nowait, item)
 
@@ -49,14 +56,17 @@ class Stream(AsyncIterator[Token]):
     async def __anext__(self) -> Token:
         if self._ended:
             raise StopAsyncIteration
-        item = await self._items.get()
-        if isinstance(item, Token):
-            self._ended = item.finish is not None
-            return item
-        self._ended = True
-        if item is None:
-            raise StopAsyncIteration
-        raise item
+        if not self._ready:
+            item = await self._items.get()
+            if not isinstance(item, list):
+                self._ended = True
+                if item is None:
+                    raise StopAsyncIteration
+                raise item
+            self._ready.extend(item)
+        token = self._ready.popleft()
+        self._ended = self._ended or token.finish is not None
+        return token
 
     async def aclose(self) -> None:
         """Stop generating; the slot is free within one step. Closing twice, or after the end, does nothing."""

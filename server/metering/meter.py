@@ -152,12 +152,12 @@ class Reservation:
         """What it means that the reply has all the tokens it was granted."""
         return "budget" if self.granted < self._opening.wanted else "length"
 
-    async def count(self, *, cached: int) -> None:
-        """One more token was sampled; returns once the ledger has it. `cached` of the prompt were not computed."""
+    async def count(self, *, cached: int, tokens: int = 1) -> None:
+        """More tokens were sampled; returns once the ledger has them. `cached` of the prompt were not computed."""
         if self._first_token is None:
             self._first_token = time.monotonic() - self._started
             self._cached = cached
-        self._output += 1
+        self._output += tokens
         await self._meter.count(self.request_id, self.usage)
 
     async def settle(self, outcome: Outcome, *, sampled: int, cached: int) -> None:

@@ -1,7 +1,7 @@
 // Random decoders and batches through the whole step: decoding rows, chunks and rejected guesses beside each other.
 // Each row must have the bits that it has when its text is computed alone, which are compared with double precision.
 // Tables and batches have exactly the size that is needed, so an address sanitizer sees each access past their ends.
-// usage: fuzz_step SECONDS SEED
+// usage: fuzz_step SECONDS SEED, for at least LEAST decoders
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +15,8 @@
 using namespace secateur;
 
 namespace {
+
+constexpr long LEAST = 25;  // on a busy machine the seconds are over before anything was tried
 
 struct Text {
     std::vector<int32_t> ids, blocks;
@@ -234,7 +236,7 @@ int main(int count, char** arguments) {
         generator.seed(seed + cases);
         if (!once(one, three)) return std::printf("seed %ld\n", long(seed + cases)), 1;
         ++cases;
-    } while (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
+    } while (cases < LEAST || std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
     if (2 * Play::close < cases) return std::printf("only %ld of %ld decoders are close\n", Play::close, cases), 1;
     std::printf("%ld decoders agree on", cases);
     for (const InstructionSet* set : available()) std::printf(" %s", set->name);

@@ -22,7 +22,7 @@ VECTOR_ROWS = ["rows_avx2", "rows_avx512"]
 FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
 WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-DSECATEUR_EMULATE", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
 SIXTEEN_LANES = "-D__AVX512F__"  # the row kernels are plain vectors, which the compiler splits in two where it must
-SECONDS = os.environ.get("SECATEUR_FUZZ_SECONDS", "4")
+SECONDS = os.environ.get("SECATEUR_FUZZ_SECONDS", "3")
 SEED = os.environ.get("SECATEUR_FUZZ_SEED", "1")
 
 Build = Callable[[str, Iterable[str], list[str], str], Path]

@@ -17,6 +17,7 @@ from server.app import Apps, Parts, build
 from server.checkpoint.lineage import Base, Lineage, Step
 from server.config import Config
 from server.engine.engine import Engine
+from server.engine.look_up import LookUp
 from server.listeners import Listener, address, bind
 from server.listeners import serve as serve_apps
 from server.loading import Loader
@@ -122,7 +123,8 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
         Config,
         dec_hook=lambda kind, value: Path(value),
     )
-    engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting)
+    look_up = LookUp() if config.look_up == "on" else None  # each pass of a fake is one token unless a test asks
+    engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting, look_up=look_up)
     words = tokenizer(folder / "tiny")
     ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
     rollout = Rollout({config.model: Answering(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)

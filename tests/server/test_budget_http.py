@@ -60,6 +60,29 @@ def test_a_stream_ends_at_the_token_that_reaches_the_budget(serve: Serve) -> Non
     assert outcomes(served) == [("budget", prompt + 7), ("rejected", 0)]
 
 
+def test_guesses_neither_pass_the_budget_nor_are_counted_twice(serve: Serve) -> None:
+    text = "0123456789" * 6
+    prompt = ask(serve(text), ASK).json["usage"]["prompt_tokens"]
+    served = serve(text, skills=[replace(HELP, tokens_per_day=2 * prompt + 70)], ledger="day.sqlite3", look_up="on")
+    first = ask(served, {**ASK, "max_tokens": 27}).json
+    assert first["choices"][0]["message"]["content"] == text[:27]
+    assert (first["choices"][0]["finish_reason"], first["usage"]["completion_tokens"]) == ("length", 27)
+    events = ask(served, {**STREAM, "max_tokens": 60}).events
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events[:-1]) == text[:43]
+    assert (events[-2]["outcome"], events[-2]["usage"]["completion_tokens"]) == ("budget", 43)
+    assert served.runner.steps < 50
+    assert outcomes(served) == [("length", prompt + 27), ("budget", prompt + 43)]
+
+
+def test_what_was_sampled_in_one_step_with_a_stop_string_is_counted(serve: Serve) -> None:
+    served = serve("0123456789" * 6, look_up="on")
+    answer = ask(served, {**ASK, "stop": ["12345678901234567890123"]}).json
+    assert answer["choices"][0]["message"]["content"] == "0"
+    (_, counted), prompt = outcomes(served)[0], answer["usage"]["prompt_tokens"]
+    assert 24 <= counted - prompt <= 64
+    assert answer["usage"]["completion_tokens"] == counted - prompt
+
+
 def test_the_usage_is_told_once_where_it_is_asked_for(serve: Serve) -> None:
     served = serve("0123456789" * 3, skills=[replace(HELP, tokens_per_month=60)])
     events = ask(served, {**STREAM, "stream_options": {"include_usage": True}}).events

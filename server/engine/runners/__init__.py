@@ -30,6 +30,8 @@ class Runner(Protocol):
 
     vocabulary: int
     choices: tuple[Choice, ...]
+    exact_rows: bool
+    """Whether a row's logits are the same bits alone, in a chunk, and beside any others."""
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU, in that order."""

@@ -41,6 +41,7 @@ class NativeRunner:
         if context > plan.positions:
             raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
         self.vocabulary = plan.vocabulary
+        self.exact_rows = True
         self._options = options
         self._space = Space(slots, context)
         native = core()
@@ -77,7 +78,7 @@ class NativeRunner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
-        return self.last(batch, [int(chunk.wants_logits) for chunk in batch.chunks])
+        return self.last(batch, [chunk.rows for chunk in batch.chunks])
 
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
         """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""

@@ -77,6 +77,7 @@ class TransformersRunner:
         self._model = model
         self._cache = SlotCache(slots, context)
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self.exact_rows = False  # torch's products depend on how many rows there are
         self.vocabulary = int(model.config.get_text_config().vocab_size)
         self.choices: tuple[Choice, ...] = (
             Choice("runner", "transformers", f"{type(model).__name__} on {model.device}"),
@@ -89,7 +90,7 @@ class TransformersRunner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
-        return self.last(batch, [int(chunk.wants_logits) for chunk in batch.chunks])
+        return self.last(batch, [chunk.rows for chunk in batch.chunks])
 
     @torch.inference_mode()
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:

@@ -19,7 +19,7 @@ def main() -> None:
 
     torch.set_num_threads(int(sys.argv[2]))
     unused = Path("unused")
-    config = Config(model=sys.argv[1], skills=unused, ledger=str(unused), slots=SLOTS, context=1024)
+    config = Config(model=sys.argv[1], skills=unused, ledger=str(unused), slots=SLOTS, context=1024, look_up="off")
     engine, choices = load_engine(config, Artifact.open(Path(sys.argv[1])))
     for choice in choices:
         print(f"{choice.subject}: {choice.kernel}: {choice.reason}", file=sys.stderr)
