@@ -1,4 +1,4 @@
-"""Guesses how a sequence goes on: with the ids that followed when its last three stood in its own text before.
+"""Guesses how a sequence goes on: with the ids that followed when its last four stood in its own text before.
 
 A guess costs a row of the next pass and saves a pass where it is right; sampling decides, and a reply is the same ids
 with and without. Where guesses are wrong they become shorter, then rare.
@@ -13,14 +13,16 @@ from server.engine.choice import Choice
 from server.engine.sequence import Sequence
 from server.errors import ConfigError
 
-RUN = 3
+RUN = 4
 """Ids that must have stood before."""
 FIRST = 3
 """Ids of a sequence's first guess, and of the first after a wrong one."""
 MOST = 15
 """Ids of the longest guess: each that is right in full is followed by one twice as long."""
+STREAMS = 4
+"""The most replies of a pass with guesses: among more, a row costs what it can save."""
 ROWS = 32
-"""The most ids of a pass with guesses: beyond, a row costs what it can save."""
+"""The most ids of a pass with guesses."""
 LONGEST_PAUSE = 64
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, Space, blocks_for
-from server.engine.look_up import ROWS, LookUp
+from server.engine.look_up import ROWS, STREAMS, LookUp
 from server.engine.sequence import Finish, Sequence
 from server.errors import ConfigError, Overloaded
 
@@ -25,7 +25,7 @@ class Scheduler:
     """Continuous batching over `slots` sequences of at most `context` ids; raises Overloaded when the queue is full.
 
     Every sequence has all its blocks from the start, so none is ever stopped for want of one. What several sequences of
-    one skill begin with is computed once, and lies in blocks that they share. With `look_up`, passes without a prompt
+    one skill begin with is computed once, and lies in blocks that they share. With `look_up`, passes of a few replies
     also compute guesses of what comes next, whose keys and values are written over where they were wrong.
     """
 
@@ -62,7 +62,7 @@ class Scheduler:
         """Admit what fits, then plan one pass: a token for each decoding sequence, prompts with what is left."""
         while self.waiting and self.free:
             self._admit(self.waiting.popleft())
-        if self.look_up and all(sequence.generated for sequence in self.running):
+        if self.look_up and len(self.running) <= STREAMS and all(sequence.generated for sequence in self.running):
             return self._guess(self.look_up)
         budget = self.batch_tokens
         chunks: list[Chunk] = []

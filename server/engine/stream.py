@@ -65,7 +65,8 @@ class Stream(AsyncIterator[Token]):
                 raise item
             self._ready.extend(item)
         token = self._ready.popleft()
-        self._ended = self._ended or token.finish is not None
+        if token.finish is not None:
+            self._ended = True
         return token
 
     async def aclose(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from server.engine.batch import Batch
 from server.engine.blocks import BLOCK
 from server.engine.engine import Engine
-from server.engine.look_up import FIRST, MOST, ROWS, LookUp, choose_look_up
+from server.engine.look_up import FIRST, MOST, ROWS, STREAMS, LookUp, choose_look_up
 from server.engine.sampling import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
@@ -123,12 +123,12 @@ def test_a_text_that_repeats_itself_takes_far_fewer_passes() -> None:
 
 
 def test_guesses_grow_while_right_and_pause_when_wrong() -> None:
-    look_up, sequence = LookUp(), Sequence("a", (*range(20), *range(20), *range(3)), Sampling(max_tokens=99))
+    look_up, sequence = LookUp(), Sequence("a", (*range(20), *range(20), *range(4)), Sampling(max_tokens=99))
     first = look_up.guess(sequence, 99)
-    assert first == tuple(range(3, 3 + FIRST))
+    assert first == tuple(range(4, 4 + FIRST))
     look_up.judge(sequence, FIRST, FIRST)
-    assert look_up.guess(sequence, 99) == tuple(range(3, 3 + 2 * FIRST))
-    assert look_up.guess(sequence, 2) == (3, 4)
+    assert look_up.guess(sequence, 99) == tuple(range(4, 4 + 2 * FIRST))
+    assert look_up.guess(sequence, 2) == (4, 5)
     for _ in range(5):
         look_up.judge(sequence, FIRST, FIRST)
     assert len(look_up.guess(sequence, 99)) == MOST
@@ -143,29 +143,38 @@ def test_guesses_grow_while_right_and_pause_when_wrong() -> None:
 
 
 def test_a_run_at_the_end_of_the_text_is_taken_to_go_on() -> None:
-    sequence = Sequence("a", (7, 8, 1, 2, 1, 2, 1, 2), Sampling(max_tokens=99))
+    sequence = Sequence("a", (7, 8, 1, 2, 1, 2, 1, 2, 1, 2), Sampling(max_tokens=99))
     assert LookUp().guess(sequence, 99) == (1, 2, 1)
 
 
 def test_no_guess_goes_beyond_what_may_be_said() -> None:
-    sequence = Sequence("a", (*range(10), *range(3)), Sampling(max_tokens=3))
-    assert LookUp().guess(sequence, 99) == (3, 4)
-    sequence.append(3)
+    sequence = Sequence("a", (*range(10), *range(4)), Sampling(max_tokens=3))
+    assert LookUp().guess(sequence, 99) == (4, 5)
     sequence.append(4)
+    sequence.append(5)
     assert LookUp().guess(sequence, 99) == ()
 
 
-def test_a_full_pass_has_no_guesses_and_none_is_larger_than_is_worth_it() -> None:
-    for slots in (4, ROWS - 2, ROWS + 8):
-        cache = Cache(period=5)
-        sequences = [Sequence("a", (*range(5), *range(5), n % 5), Sampling(temperature=0)) for n in range(slots)]
-        scheduler = Scheduler(slots=slots, context=400, batch_tokens=500, max_waiting=99, look_up=LookUp())
-        for sequence in sequences:
-            scheduler.add(sequence)
-        cache.forward(batch := scheduler.schedule())
-        scheduler.commit(batch, [n % 5 for n in range(slots)])
+def guesses_among(slots: int, batch_tokens: int) -> list[int]:
+    """How many ids are guessed for each of so many replies that repeat themselves, in their first pass as replies."""
+    scheduler = Scheduler(slots=slots, context=400, batch_tokens=batch_tokens, max_waiting=99, look_up=LookUp())
+    for number in range(slots):
+        scheduler.add(Sequence("a", (*range(9), *range(9), number), Sampling(temperature=0, max_tokens=99)))
+    while not all(sequence.generated for sequence in scheduler.running) or scheduler.waiting:
         batch = scheduler.schedule()
-        assert batch.tokens <= max(ROWS, slots)
+        scheduler.commit(batch, [(row.tokens[-1] + 1) % 9 for row in batch.sampled])
+    for _ in range(6):
+        batch = scheduler.schedule()
+        scheduler.commit(batch, [(row.tokens[-1] + 1) % 9 for row in batch.sampled])
+    assert batch.tokens <= min(batch_tokens, max(ROWS, slots))
+    return [chunk.guesses for chunk in batch.chunks]
+
+
+def test_guesses_share_the_room_of_a_pass_and_among_many_replies_there_are_none() -> None:
+    assert guesses_among(1, 500) == [MOST]
+    assert STREAMS < sum(guesses_among(STREAMS, 500)) <= ROWS - STREAMS
+    assert sum(guesses_among(STREAMS, STREAMS + 2)) == 2
+    assert guesses_among(STREAMS + 1, 500) == [0] * (STREAMS + 1)
 
 
 def test_a_prompt_is_not_delayed_by_guesses() -> None:
