@@ -25,7 +25,7 @@ LETTERS = "abü🌱"
 class Known:
     """A stream of tokens that are known, and a ledger that counts nothing: only what a reply asks of either."""
 
-    cached = sampled = 0
+    cached = sampled = ready = 0
     full = "length"
 
     def __init__(self, tokens: list[Token]) -> None:
