@@ -2,6 +2,7 @@
 
 Nothing here is remembered from one batch to the next."""
 
+from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from typing import Any, Protocol
 
@@ -51,10 +52,7 @@ class TorchSampler:
 
     def scores(self, batch: Batch, logits: Tensor, tokens: Ids[int]) -> list[Score | None]:
         """As the protocol says."""
-        return [
-            None if (count := sequence.sampling.logprobs) is None else sampling.score(row, token, count)
-            for sequence, row, token in zip(batch.sampled, logits, tokens, strict=True)
-        ]
+        return _scores(batch, logits, tokens, sampling.score)
 
 
 class NativeSampler:
@@ -78,14 +76,20 @@ class NativeSampler:
 
     def scores(self, batch: Batch, logits: Tensor, tokens: Ids[int]) -> list[Score | None]:
         """As the protocol says."""
-        return [
-            None if (count := sequence.sampling.logprobs) is None else self._score(row, token, count)
-            for sequence, row, token in zip(batch.sampled, logits, tokens, strict=True)
-        ]
+        return _scores(batch, logits, tokens, self._score)
 
     def _score(self, logits: Tensor, token: int, count: int) -> Score:
         best, logarithms = self._core.score(logits.numpy(), token, count, self._set)
         return Score(logarithms[-1], tuple(zip(best, logarithms[:-1], strict=True)))
+
+
+def _scores(
+    batch: Batch, logits: Tensor, tokens: Ids[int], score: Callable[[Tensor, int, int], Score]
+) -> list[Score | None]:
+    """By `score` of a row, its token and the number of others, where they are asked for."""
+    wanted = [chunk.sequence.sampling.logprobs for chunk in batch.chunks for _ in range(chunk.rows)]
+    rows = zip(wanted, logits, tokens, strict=True)
+    return [None if count is None else score(row, token, count) for count, row, token in rows]
 
 
 def _wish(sequence: Sequence) -> tuple[float, float, float, float, int]:

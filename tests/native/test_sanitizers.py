@@ -75,3 +75,8 @@ def test_random_decoders_agree_and_no_memory_is_misused(build: Build) -> None:
 def test_threads_of_a_step_do_not_race(build: Build) -> None:
     program = build("fuzz_step", KERNELS + STEP, [], "thread")  # one instruction set: threads share work alike in all
     assert "decoders agree on portable" in run(program)
+
+
+def test_random_rows_are_sampled_alike_and_no_memory_is_misused(build: Build) -> None:
+    program = build("fuzz_sampling", ["sampling", "rows_portable", "rows_avx2"], WIDE, "address,undefined")
+    assert "rows agree" in run(program)
