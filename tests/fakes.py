@@ -1,14 +1,34 @@
 """Runners without a model, for tests of everything above one: each says in advance which ids it will produce."""
 
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 
 import torch
 from torch import Tensor
 
-from server.engine.batch import Batch
+from server.engine.batch import Batch, Chunk
+from server.engine.blocks import BLOCK
 from server.engine.choice import Choice
 from server.engine.sequence import Sequence
+
+
+class Cells:
+    """A cache that holds which skill's which id stands at each place of each block."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], tuple[str, int]] = {}
+
+    def texts(self, batch: Batch) -> Iterator[tuple[Chunk, list[tuple[str, int]]]]:
+        """Write each chunk; yields it with all that it reads, up to its own last id."""
+        written: set[tuple[int, int]] = set()
+        for chunk in batch.chunks:
+            places = [(chunk.blocks[position // BLOCK], position % BLOCK) for position in range(chunk.end)]
+            new = places[chunk.start :]
+            assert not written & set(new), "two sequences write one place"
+            written |= set(new)
+            self._held |= {place: (chunk.sequence.skill, id) for place, id in zip(new, chunk.ids, strict=True)}
+            yield chunk, [self._held[place] for place in places]
 
 
 class FakeRunner:

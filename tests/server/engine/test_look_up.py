@@ -17,7 +17,7 @@ from server.engine.sampling import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError
-from tests.fakes import FakeRunner
+from tests.fakes import Cells, FakeRunner
 
 VOCABULARY = 12
 STOP = 11
@@ -27,7 +27,7 @@ class Cache:
     """A model over a cache: each row's logits are a function of the ids that lie in the blocks up to its position."""
 
     def __init__(self, period: int) -> None:
-        self.cells: dict[tuple[int, int], tuple[str, int]] = {}
+        self.cells = Cells()
         self.period = period
         self.passes = 0
         self.most_rows = 0
@@ -35,15 +35,8 @@ class Cache:
     def forward(self, batch: Batch) -> Tensor:
         self.passes += 1
         self.most_rows = max(self.most_rows, batch.tokens)
-        written: set[tuple[int, int]] = set()
         rows: list[Tensor] = []
-        for chunk in batch.chunks:
-            places = [(chunk.blocks[position // BLOCK], position % BLOCK) for position in range(chunk.end)]
-            new = places[chunk.start :]
-            assert not written & set(new), "two sequences write one place"
-            written |= set(new)
-            self.cells |= {place: (chunk.sequence.skill, id) for place, id in zip(new, chunk.ids, strict=True)}
-            text = [self.cells[place] for place in places]
+        for chunk, text in self.cells.texts(batch):
             assert {skill for skill, _ in text} == {chunk.sequence.skill}
             own = len(text) - chunk.guesses
             assert [id for _, id in text[:own]] == chunk.sequence.tokens[:own], "another's or a rejected id was read"

@@ -12,6 +12,7 @@ from server.engine.blocks import BLOCK, Space
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
+from tests.fakes import Cells
 
 STOP = 3
 
@@ -20,20 +21,13 @@ class Cache:
     """Stores (skill, id) for each block and place, and answers as a model would that reads its prefix from there."""
 
     def __init__(self) -> None:
-        self.cells: dict[tuple[int, int], tuple[str, int]] = {}
+        self.cells = Cells()
         self.computed: dict[Sequence, int] = {}
 
     def forward(self, batch: Batch) -> list[int]:
         tokens = []
         assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks)
-        written: set[tuple[int, int]] = set()
-        for chunk in batch.chunks:
-            places = [(chunk.blocks[position // BLOCK], position % BLOCK) for position in range(chunk.end)]
-            new = places[chunk.start :]
-            assert not written & set(new), "two sequences write one place"
-            written |= set(new)
-            self.cells |= {place: (chunk.sequence.skill, id) for place, id in zip(new, chunk.ids, strict=True)}
-            prefix = [self.cells[place] for place in places]
+        for chunk, prefix in self.cells.texts(batch):
             assert prefix == [(chunk.sequence.skill, token) for token in chunk.sequence.tokens[: chunk.end]]
             self.computed[chunk.sequence] = self.computed.get(chunk.sequence, 0) + len(chunk.ids)
             if chunk.wants_logits:
