@@ -30,7 +30,7 @@ SECATEUR_INLINE void score(Tile& state, int32_t from, const Element* keys, int32
         Floats key[block_vectors];
         for (int32_t v = 0; v < block_vectors; ++v) key[v] = load(keys + i * block_positions + v * lanes);
         for (int32_t q = 0; q < count; ++q)
-            for (int32_t v = 0; v < block_vectors; ++v) sums[q][v] += state.query[from + q][i] * key[v];
+            for (int32_t v = 0; v < block_vectors; ++v) sums[q][v] = fused(all(state.query[from + q][i]), key[v], sums[q][v]);
     }
     for (int32_t q = 0; q < count; ++q)
         for (int32_t v = 0; v < block_vectors; ++v) store(state.scores[from + q] + v * lanes, sums[q][v]);
@@ -47,7 +47,8 @@ SECATEUR_INLINE void gather(Tile& state, int32_t from, const Element* values, in
         Floats value[vectors];
         for (int32_t v = 0; v < vectors; ++v) value[v] = load(values + position * stride + at + v * lanes);
         for (int32_t q = 0; q < count; ++q)
-            for (int32_t v = 0; v < vectors; ++v) sums[q][v] += state.scores[from + q][position] * value[v];
+            for (int32_t v = 0; v < vectors; ++v)
+                sums[q][v] = fused(all(state.scores[from + q][position]), value[v], sums[q][v]);
     }
     for (int32_t q = 0; q < count; ++q)
         for (int32_t v = 0; v < vectors; ++v) store(state.sums[from + q] + at + v * lanes, sums[q][v]);

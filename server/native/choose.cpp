@@ -1,5 +1,4 @@
 // Which instruction set to use, from what was compiled and what the processor says of itself.
-#include <cstdlib>
 #include <stdexcept>
 
 #include "instruction_set.hpp"
@@ -11,11 +10,7 @@ struct Candidate {
     const InstructionSet* set;
     bool here;
     const char* what;
-    bool untried = false;  // tested by emulation only: taken where it is named
 };
-
-// Until the AVX-512 kernels have passed their tests on a processor; those tests set the variable.
-bool trying() { return std::getenv("SECATEUR_UNTRIED") != nullptr; }
 
 std::vector<Candidate> candidates() {
     std::vector<Candidate> found;
@@ -27,7 +22,7 @@ std::vector<Candidate> candidates() {
                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
                          __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni") &&
                          __builtin_cpu_supports("avx512bf16"),
-                     "AVX-512 with BF16, VNNI and VBMI2", !trying()});
+                     "AVX-512 with BF16, VNNI and VBMI2"});
 #endif
 #if defined(SECATEUR_AVX2)
     found.push_back({&AVX2,
@@ -44,23 +39,18 @@ std::vector<Candidate> candidates() {
 std::vector<const InstructionSet*> available() {
     std::vector<const InstructionSet*> sets;
     for (const Candidate& candidate : candidates())
-        if (candidate.here && !candidate.untried) sets.push_back(candidate.set);
+        if (candidate.here) sets.push_back(candidate.set);
     return sets;
 }
 
 const InstructionSet& choose(std::string_view wanted, std::string& reason) {
-    std::string lacking, passed;
+    std::string lacking;
     for (const Candidate& candidate : candidates()) {
         bool named = wanted == candidate.set->name;
-        if (candidate.here && candidate.untried && !named) {
-            passed = std::string("; kernels for ") + candidate.what + ", which it has too, were tested by emulation only";
-            continue;
-        }
         if (candidate.here && (named || wanted.empty())) {
             reason = named ? "it was asked for" : std::string("the processor has ") + candidate.what;
             if (candidate.set == &PORTABLE && !named) reason = "the processor lacks " + lacking;
             else if (!lacking.empty() && !named) reason += " and lacks " + lacking;
-            if (!named) reason += passed;
             return *candidate.set;
         }
         if (named) throw std::invalid_argument(std::string("this processor lacks ") + candidate.what);

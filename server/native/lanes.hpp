@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 #ifndef SECATEUR_SET
 #error "define SECATEUR_SET, the namespace of this build"
 #endif
@@ -27,6 +31,18 @@ using Halves = uint16_t __attribute__((vector_size(2 * lanes)));
 using Bytes = int8_t __attribute__((vector_size(lanes)));
 
 #define SECATEUR_INLINE inline __attribute__((always_inline))
+
+// a * b + c, one rounding where the set has it. Named, for a compiler that contracts by itself decides in each inlined copy
+// anew, and a row's bits would depend on how many share its loop.
+SECATEUR_INLINE Floats fused(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__) && !defined(SECATEUR_EMULATE)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__) && !defined(__AVX512F__)
+    return _mm256_fmadd_ps(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
 
 SECATEUR_INLINE Floats all(float value) { return Floats{} + value; }
 
@@ -74,15 +90,12 @@ SECATEUR_INLINE Floats exponential(Floats x) {
     x = x > all(88.0f) ? all(88.0f) : x;
     x = tiny ? all(-87.0f) : x;
     const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const Floats count = (x * 1.44269504f + shift) - shift;
-    const Floats rest = (x - count * 0.693359375f) + count * 2.12194440e-4f;
+    const Floats count = fused(x, all(1.44269504f), shift) - shift;
+    const Floats rest = fused(count, all(2.12194440e-4f), fused(count, all(-0.693359375f), x));
     Floats power = all(1.9875691500e-4f);  // Cephes' polynomial
-    power = power * rest + 1.3981999507e-3f;
-    power = power * rest + 8.3334519073e-3f;
-    power = power * rest + 4.1665795894e-2f;
-    power = power * rest + 1.6666665459e-1f;
-    power = power * rest + 5.0000001201e-1f;
-    power = power * rest * rest + rest + 1.0f;
+    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        power = fused(power, rest, all(next));
+    power = fused(power * rest, rest, rest) + 1.0f;
     const Words exponent = (__builtin_convertvector(count, Words) + 127) << 23;
     const Floats result = power * reinterpret_cast<Floats>(exponent);
     return tiny ? Floats{} : result;

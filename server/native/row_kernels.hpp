@@ -25,8 +25,8 @@ void norm(const float* in, const float* weight, float* out, int64_t size, float 
     int64_t i = 0;
     for (; i + 2 * lanes <= size; i += 2 * lanes) {
         const Floats a = load(in + i), b = load(in + i + lanes);
-        squares += a * a;
-        more += b * b;
+        squares = fused(a, a, squares);
+        more = fused(b, b, more);
     }
     float total = sum(squares + more);
     for (; i < size; ++i) total += in[i] * in[i];

@@ -16,6 +16,16 @@ using Doubles = double __attribute__((vector_size(8 * wide)));
 using Longs = int64_t __attribute__((vector_size(8 * wide)));
 using Singles = float __attribute__((vector_size(4 * wide)));
 
+SECATEUR_INLINE Doubles fused(Doubles a, Doubles b, Doubles c) {
+#if defined(__AVX512F__) && !defined(SECATEUR_EMULATE)
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(__FMA__) && !defined(__AVX512F__)
+    return _mm256_fmadd_pd(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 SECATEUR_INLINE Doubles doubles(const float* from) {
     Singles values;
     std::memcpy(&values, from, sizeof values);
@@ -27,13 +37,14 @@ SECATEUR_INLINE Doubles exponential(Doubles x) {
     const Longs tiny = x < Doubles{} - 700.0;
     x = tiny ? Doubles{} - 700.0 : x;
     const double shift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer, held in the lowest bits
-    const Doubles turns = x * 1.4426950408889634 + shift;
+    const Doubles turns = fused(x, Doubles{} + 1.4426950408889634, Doubles{} + shift);
     const Doubles count = turns - shift;
-    const Doubles rest = (x - count * 6.93147180369123816490e-01) - count * 1.90821492927058770002e-10;
+    const Doubles rest = fused(count, Doubles{} - 1.90821492927058770002e-10,
+                               fused(count, Doubles{} - 6.93147180369123816490e-01, x));
     Doubles power = Doubles{} + 1.0 / 6227020800.0;  // Taylor's series to the 13th power: what is left is below 4e-18
     for (const double factorial : {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0,
                                    6.0, 2.0, 1.0, 1.0})
-        power = power * rest + 1.0 / factorial;
+        power = fused(power, rest, Doubles{} + 1.0 / factorial);
     const Longs bits = reinterpret_cast<Longs>(power) + (reinterpret_cast<Longs>(turns) << 52);
     return tiny ? Doubles{} : reinterpret_cast<Doubles>(bits);
 }

@@ -1,6 +1,6 @@
 """The C++ runtime under sanitizers, some seconds each: random matrices, and random decoders with random batches.
 
-AVX-512 is emulated (emulate.hpp), so every kernel is run on every machine. `make fuzz` takes a minute for each.
+Where the processor has no AVX-512 it is emulated (emulate.hpp), so every kernel is run on every machine. `make fuzz` takes a minute for each.
 """
 
 import os
@@ -20,8 +20,12 @@ STEP = ["check", "step", "rows", "rows_portable"]
 VECTORS = ["avx2_line", "avx2_batch", "avx2_halves", "avx512_line", "avx512_batch", "avx512_halves"]
 VECTOR_ROWS = ["rows_avx2", "rows_avx512"]
 FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
-WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-DSECATEUR_EMULATE", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
-SIXTEEN_LANES = "-D__AVX512F__"  # the row kernels are plain vectors, which the compiler splits in two where it must
+AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]
+HAS_AVX512 = {f"avx512{part}" for part in AVX512} <= set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
+WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
+WIDE += [] if HAS_AVX512 else ["-DSECATEUR_EMULATE"]
+# Emulated, the row kernels are plain vectors, which the compiler splits in two.
+SIXTEEN_LANES = [f"-mavx512{part}" for part in AVX512] if HAS_AVX512 else ["-D__AVX512F__"]
 SECONDS = os.environ.get("SECATEUR_FUZZ_SECONDS", "3")
 SEED = os.environ.get("SECATEUR_FUZZ_SEED", "1")
 
@@ -39,7 +43,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def compiled(source: Path, flags: list[str]) -> str:
         target = folder / f"{source.stem}-{abs(hash(tuple(flags)))}.o"
         if not target.exists():
-            extra = [SIXTEEN_LANES] if source.stem == "rows_avx512" else []
+            emulated = not HAS_AVX512 and source.stem != "rows_avx512"
+            extra = SIXTEEN_LANES if "avx512" in source.stem and not emulated else []
             subprocess.run([compiler, *FLAGS, *flags, *extra, "-c", source, "-o", target], check=True)
         return str(target)
 
