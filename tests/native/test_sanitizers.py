@@ -62,7 +62,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 def run(program: Path) -> str:
-    done = subprocess.run([program, SECONDS, SEED], capture_output=True, text=True)
+    # GCC 12 puts vectors of 64 bytes where they are misaligned once it looks for uses after a return (its bug 110027).
+    options = {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+    done = subprocess.run([program, SECONDS, SEED], capture_output=True, text=True, env={**os.environ, **options})
     assert done.returncode == 0, f"seed {SEED}: {done.stdout}{done.stderr}"
     return done.stdout
 
