@@ -44,7 +44,7 @@ void Pool::run(int64_t parts, const std::function<void(int64_t)>& function) {
     function_.store(&function);
     parts_.store(static_cast<uint32_t>(parts));
     left_.store(static_cast<uint32_t>(parts));
-    ticket_.store(static_cast<uint64_t>(round) << 32);
+    ticket_.store(static_cast<uint64_t>(round) << 32 | static_cast<uint32_t>(parts));
     round_.store(round);
     round_.notify_all();
     work(round);
@@ -55,11 +55,12 @@ void Pool::run(int64_t parts, const std::function<void(int64_t)>& function) {
 void Pool::work(uint32_t round) {
     uint64_t ticket = ticket_.load();
     while (static_cast<uint32_t>(ticket >> 32) == round) {
+        const auto free = static_cast<uint32_t>(ticket);
+        if (free == 0) return;
         const std::function<void(int64_t)>* function = function_.load();
-        uint32_t part = static_cast<uint32_t>(ticket);
-        if (part >= parts_.load()) return;
-        if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
-        (*function)(part);
+        const uint32_t parts = parts_.load();
+        if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
+        (*function)(parts - free);
         if (left_.fetch_sub(1) == 1) left_.notify_all();
         ticket = ticket_.load();
     }

@@ -35,8 +35,9 @@ private:
     void work(uint32_t round);
     void serve();
 
-    // The round in the upper half, the next part that nobody has taken in the lower: who takes a part of a round by
+    // The round in the upper half, the parts that nobody has taken in the lower: who takes one of a round by
     // compare-and-exchange knows that the round has not ended, and so that `function_` and `parts_` are its own.
+    // An ended round has none left, whatever `parts_` says of the next.
     std::atomic<uint64_t> ticket_{0};
     std::atomic<const std::function<void(int64_t)>*> function_{nullptr};
     std::atomic<uint32_t> parts_{0};

@@ -50,12 +50,13 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
     def build(program: str, names: Iterable[str], flags: list[str], sanitizer: str) -> Path:
         # The program itself is not checked, nor are its slow sums: what it hands over is allocated all the same.
-        checked = [*flags, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+        sanitized = [f"-fsanitize={sanitizer}"] if sanitizer else ["-O2"]
+        checked = [*flags, *sanitized, "-fno-sanitize-recover=all"]
         jobs = [(NATIVE / f"{name}.cpp", checked) for name in names] + [(HERE / f"{program}.cpp", flags)]
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
             objects = list(threads.map(lambda job: compiled(*job), jobs))
         target = folder / f"{program}-{sanitizer}"
-        subprocess.run([compiler, f"-fsanitize={sanitizer}", *objects, "-pthread", "-o", target], check=True)
+        subprocess.run([compiler, *sanitized, *objects, "-pthread", "-o", target], check=True)
         return target
 
     return build
@@ -82,6 +83,11 @@ def test_random_decoders_agree_and_no_memory_is_misused(build: Build) -> None:
 def test_threads_of_a_step_do_not_race(build: Build) -> None:
     program = build("fuzz_step", KERNELS + STEP, [], "thread")  # one instruction set: threads share work alike in all
     assert "decoders agree on portable" in run(program)
+
+
+def test_every_part_of_a_round_is_done_once(build: Build) -> None:
+    assert "rounds were whole" in run(build("fuzz_pool", ["pool"], [], ""))  # as quick as it gets: that is when threads meet
+    assert "rounds were whole" in run(build("fuzz_pool", ["pool"], [], "thread"))
 
 
 def test_random_rows_are_sampled_alike_and_no_memory_is_misused(build: Build) -> None:
