@@ -1,4 +1,4 @@
-// What the files of the AVX-512 kernels share: the values of one run of a row in registers, whatever its layout.
+// What the files of the AVX-512 kernels share: the tiles of a block in registers, whatever their layout.
 #pragma once
 
 #include <immintrin.h>
@@ -8,124 +8,194 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
-#include "avx2.hpp"
-#include "decode.hpp"
 #include "instruction_set.hpp"
+#include "tiles.hpp"
 
 namespace secateur::avx512 {
 
-constexpr int64_t TILE = 16;  // rows whose sums fill a register
+constexpr int TOGETHER = 4;     // rows of input whose sums and totals fit the registers
+constexpr int64_t CHUNK = 128;  // rows of input that pass over an unpacked block, from the second-level cache
 
-inline uint64_t lowest(int64_t count) { return count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1; }
+void codes(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
+void halves(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
 
-// How the values of a row are found: all columns, the same number in each run, or where the last run ended.
-enum class Shape { dense, balanced, running };
-
-// The runs of TILE rows, of which there must be as many. Loads are masked to what belongs to the run, so nothing is
-// read past the end of the file. Addresses are one base and multiples of two strides, which need few registers.
-template <Shape SHAPE> class Stored {
+// The tiles of a block from left to right, two and two; codes are unsigned, and those that are not kept are the bias.
+template <Kind KIND, bool DENSE> class Tiles {
 public:
-    Stored(const Matrix& weight, int64_t first) : runs_(weight.runs()), size_(weight.kind == Kind::bf16 ? 2 : 1) {
-        int64_t count = SHAPE == Shape::dense ? RUN : weight.keep;
-        last_count_ = SHAPE == Shape::dense ? weight.columns - (runs_ - 1) * RUN : count;
-        count_ = count;
-        step_ = weight.kind == Kind::int4 ? (count + 1) / 2 : count * size_;
-        if constexpr (SHAPE == Shape::running) {
-            for (int64_t i = 0; i < TILE; ++i) at_[i] = weight.values + weight.offsets[first + i] * size_;
+    Tiles(const Matrix& weight, int64_t block) {
+        const int64_t run = block * weight.runs();
+        values_ = weight.values + (DENSE ? run * run_bytes(KIND) : static_cast<int64_t>(weight.offsets[run]));
+        mask_ = DENSE ? nullptr : reinterpret_cast<const uint8_t*>(weight.mask + run * 32);
+    }
+
+    // Both tiles of the next j, and of the one after it.
+    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS]) {
+        if constexpr (KIND == Kind::int4) {
+            for (int i = 0; i < PARTS; ++i) halves_of_bytes(i, even[i], odd[i]);
+            mask_ += DENSE ? 0 : 4 * sizeof(uint64_t);
+        } else if constexpr (DENSE) {
+            even[0] = load(), even[1] = load(), odd[0] = load(), odd[1] = load();
         } else {
-            stride_ = stride(weight);
-            base_ = weight.values + first * stride_;
+            even[0] = kept(), even[1] = kept(), odd[0] = kept(), odd[1] = kept();
         }
-        mask_ = SHAPE == Shape::dense ? nullptr : weight.mask + first * runs_;
-    }
-
-    uint64_t mask(int64_t row, int64_t run) const { return mask_[row * runs_ + run]; }
-
-    // How many values the run has.
-    int64_t count(int64_t row, int64_t run) const {
-        if constexpr (SHAPE == Shape::running) return std::popcount(mask(row, run));
-        if constexpr (SHAPE == Shape::balanced) return count_;
-        return run == runs_ - 1 ? last_count_ : RUN;
-    }
-
-    // Where they are. A running row must be asked for each run once, in order.
-    const uint8_t* run(int64_t row, int64_t run, int64_t count) {
-        if constexpr (SHAPE != Shape::running) return base_ + row * stride_ + run * step_;
-        const uint8_t* place = at_[row];
-        at_[row] += count * size_;
-        return place;
     }
 
 private:
-    const uint8_t* base_ = nullptr;
-    const uint64_t* mask_;
-    int64_t runs_, size_, stride_ = 0, step_, count_, last_count_;
-    const uint8_t* at_[SHAPE == Shape::running ? TILE : 1];
+    __m512i load() {
+        values_ += 64;
+        return _mm512_loadu_si512(values_ - 64);
+    }
+
+    __m512i kept() {
+        if constexpr (KIND == Kind::bf16) {
+            const auto mask = next_mask<uint32_t>();
+            const __m512i values = _mm512_loadu_si512(values_);
+            values_ += kept_bytes(KIND, mask);
+            return _mm512_maskz_expand_epi16(mask, values);
+        } else {
+            const auto mask = next_mask<uint64_t>();
+            const __m512i values = _mm512_loadu_si512(values_);
+            values_ += kept_bytes(KIND, mask);
+            return _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(bias(KIND))), mask, values);
+        }
+    }
+
+    void halves_of_bytes(int part, __m512i& even, __m512i& odd) {
+        const __m512i both = _mm512_loadu_si512(values_), low = _mm512_set1_epi8(15);
+        even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        if constexpr (DENSE) {
+            values_ += 64;
+        } else {
+            uint64_t first, later;
+            std::memcpy(&first, mask_ + part * 8, 8), std::memcpy(&later, mask_ + (PARTS + part) * 8, 8);
+            const __m512i zero = _mm512_set1_epi8(static_cast<char>(bias(KIND)));
+            even = _mm512_mask_expand_epi8(zero, first, even), odd = _mm512_mask_expand_epi8(zero, later, odd);
+            values_ += kept_bytes(KIND, first, later);
+        }
+    }
+
+    template <typename Word> Word next_mask() {
+        Word mask;
+        std::memcpy(&mask, mask_, sizeof mask);
+        mask_ += sizeof mask;
+        return mask;
+    }
+
+    const uint8_t *values_, *mask_;
 };
 
-// total + the products of unsigned `a` and signed `b`, four to an element. Between the types of the intrinsic GCC 12 moves
-// each sum twice in every turn of a loop; the bare instruction updates it in place.
-inline __m512i dot_codes(__m512i total, __m512i a, __m512i b) {
-#if defined(SECATEUR_EMULATE)
-    return _mm512_dpbusd_epi32(total, a, b);
-#else
-    asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(a), "v"(b));
-    return total;
-#endif
+// Bytes of a block that is unpacked: codes of 8 bits, or bf16, of all columns.
+template <Kind KIND> int64_t unpacked_bytes(const Matrix& weight) {
+    return weight.runs() * run_bytes(KIND == Kind::int4 ? Kind::int8 : KIND);
 }
 
-// 64 codes of one run in the order of the columns, made unsigned by adding BIAS; columns that are not kept hold BIAS.
-template <Kind KIND> constexpr int BIAS = KIND == Kind::int8 ? 128 : 8;
+// The tiles of a block that lies unpacked.
+template <Kind KIND> class Unpacked {
+public:
+    explicit Unpacked(const uint8_t* place) : place_(place) {}
 
-template <Kind KIND, Shape SHAPE> inline __m512i codes_of(Stored<SHAPE>& stored, int64_t row, int64_t run) {
-    const __m512i bias = _mm512_set1_epi8(static_cast<char>(BIAS<KIND>));
-    int64_t count = stored.count(row, run);
-    const uint8_t* place = stored.run(row, run, count);
-    __m512i codes;
-    if constexpr (KIND == Kind::int8) {
-        codes = _mm512_xor_si512(_mm512_maskz_loadu_epi8(lowest(count), place), bias);
-    } else {
-        __m256i pairs = _mm256_maskz_loadu_epi8(static_cast<__mmask32>(lowest((count + 1) / 2)), place);
-        const __m512i shifts = _mm512_set1_epi64(0x1c1814100c080400);  // byte i of 8 begins at bit 4 i
-        __m512i wide = _mm512_multishift_epi64_epi8(shifts, _mm512_cvtepu32_epi64(pairs));
-        codes = _mm512_ternarylogic_epi64(wide, _mm512_set1_epi8(15), bias, 0x6a);  // (a & b) ^ c
+    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS]) {
+        for (int i = 0; i < PARTS; ++i)
+            even[i] = _mm512_loadu_si512(place_ + i * 64), odd[i] = _mm512_loadu_si512(place_ + (PARTS + i) * 64);
+        place_ += 2 * PARTS * 64;
     }
-    if constexpr (SHAPE == Shape::dense) return codes;
-    else return _mm512_mask_expand_epi8(bias, stored.mask(row, run), codes);
+
+private:
+    const uint8_t* place_;
+};
+
+template <Kind KIND, bool DENSE> void unpack(const Matrix& weight, int64_t block, uint8_t* to) {
+    Tiles<KIND, DENSE> tiles(weight, block);
+    for (uint8_t* end = to + unpacked_bytes<KIND>(weight); to != end; to += 2 * PARTS * 64) {
+        __m512i even[PARTS], odd[PARTS];
+        tiles.next(even, odd);
+        for (int i = 0; i < PARTS; ++i)
+            _mm512_storeu_si512(to + i * 64, even[i]), _mm512_storeu_si512(to + (PARTS + i) * 64, odd[i]);
+    }
 }
 
-void codes_line(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
-void codes_batch(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
-void halves(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
-
-// The scales of 8 rows at `scales` and of 8 more `next` floats on.
-inline __m512 two(const float* scales, int64_t next) {
-    __m512 low = _mm512_castps256_ps512(_mm256_loadu_ps(scales));
-    return _mm512_insertf32x8(low, _mm256_loadu_ps(scales + next), 1);
+inline __m512i four_bytes(const void* place) {
+    int32_t value;
+    std::memcpy(&value, place, 4);
+    return _mm512_set1_epi32(value);
 }
 
-// Scales of TILE rows, [2, groups, 8].
-inline void turn_scales(const Matrix& weight, int64_t first, float* out) {
-    avx2::turn_scales(weight, first, first + TILE, out);
-    avx2::turn_scales(weight, first + 8, first + TILE, out + weight.groups() * 8);
+// Writes those of 16 rows from `row` on that are wanted.
+inline void put(__m512 sums, int64_t row, int64_t last, float* output) {
+    const int64_t count = std::min(TILE_ROWS, last - row);
+    if (count <= 0) return;
+    if (count == TILE_ROWS) return _mm512_storeu_ps(output + row, sums);
+    float some[TILE_ROWS];
+    _mm512_storeu_ps(some, sums);
+    std::copy_n(some, count, output + row);
 }
 
-// Where TILE rows begin that hold row `first`, none of them past the end of the matrix.
-inline int64_t begin(const Matrix& weight, int64_t first) { return std::min(first, weight.rows - TILE); }
+// Multiplies rows of weight with all rows of input. `Product<KIND>` has
+//     static void run<COUNT>(tiles, weight, block, input, token, sums[PARTS][COUNT]).
+template <template <Kind> class Product, Kind KIND, bool DENSE> class Passes {
+public:
+    Passes(const Matrix& weight, const Input& input, int64_t last, float* output)
+        : weight_(weight), input_(input), last_(last), output_(output) {}
 
-inline Shape shape_of(const Matrix& weight) {
-    return weight.dense() ? Shape::dense : weight.keep ? Shape::balanced : Shape::running;
-}
+    void pass(int64_t first) {
+        if (input_.tokens <= TOGETHER) {
+            for (int64_t row = first; row < last_; row += BLOCK_ROWS) packed(row / BLOCK_ROWS);
+            return;
+        }
+        for (int64_t token = 0; token < input_.tokens; token += CHUNK)
+            for (int64_t row = first; row < last_; row += BLOCK_ROWS)
+                unpacked(row / BLOCK_ROWS, token, std::min(token + CHUNK, input_.tokens));
+    }
 
-template <typename Function> void with_layout(const Matrix& weight, Function function) {
-    Shape shape = shape_of(weight);
-    if (weight.kind == Kind::int4)
-        return shape == Shape::dense ? function.template operator()<Kind::int4, Shape::dense>()
-                                     : function.template operator()<Kind::int4, Shape::balanced>();
-    if (shape == Shape::dense) function.template operator()<Kind::int8, Shape::dense>();
-    else if (shape == Shape::balanced) function.template operator()<Kind::int8, Shape::balanced>();
-    else function.template operator()<Kind::int8, Shape::running>();
+private:
+    void packed(int64_t block) {
+        Tiles<KIND, DENSE> tiles(weight_, block);
+        some(tiles, block, 0, input_.tokens);
+    }
+
+    void unpacked(int64_t block, int64_t token, int64_t end) {
+        const uint8_t* place = weight_.values + block * unpacked_bytes<KIND>(weight_);
+        if constexpr (!DENSE || KIND == Kind::int4) {
+            thread_local Buffer<uint8_t> buffer;
+            uint8_t* to = buffer.grow(unpacked_bytes<KIND>(weight_));
+            unpack<KIND, DENSE>(weight_, block, to);
+            place = to;
+        }
+        for (; token < end; token += TOGETHER) {
+            Unpacked<KIND> tiles(place);
+            some(tiles, block, token, std::min<int64_t>(TOGETHER, end - token));
+        }
+    }
+
+    template <typename From> void some(From& tiles, int64_t block, int64_t token, int64_t count) {
+        switch (count) {
+            case 1: return run<1>(tiles, block, token);
+            case 2: return run<2>(tiles, block, token);
+            case 3: return run<3>(tiles, block, token);
+            case 4: return run<4>(tiles, block, token);
+        }
+    }
+
+    template <int COUNT, typename From> void run(From& tiles, int64_t block, int64_t token) {
+        __m512 sums[PARTS][COUNT];
+        Product<KIND>::template run<COUNT>(tiles, weight_, block, input_, token, sums);
+        for (int t = 0; t < COUNT; ++t)
+            for (int i = 0; i < PARTS; ++i)
+                put(sums[i][t], block * BLOCK_ROWS + i * TILE_ROWS, last_, output_ + (token + t) * weight_.rows);
+    }
+
+    const Matrix& weight_;
+    const Input& input_;
+    int64_t last_;
+    float* output_;
+};
+
+template <template <Kind> class Product, Kind KIND>
+void multiply_tiles(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output) {
+    weight.dense() ? Passes<Product, KIND, true>(weight, input, last, output).pass(first)
+                   : Passes<Product, KIND, false>(weight, input, last, output).pass(first);
 }
 
 }  // namespace secateur::avx512

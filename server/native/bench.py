@@ -15,6 +15,7 @@ import numpy
 from numpy.typing import NDArray
 
 from server.native import core
+from server.native.pages import Pages
 
 HIDDEN, FEED_FORWARD, KEYS, VOCABULARY = 576, 1536, 192, 49152
 Array = NDArray[Any]
@@ -46,6 +47,9 @@ def main() -> None:
     parser.add_argument("--storage", action="append", choices=STORAGES, help="only this one; can be repeated")
     parser.add_argument("--batch", type=int, action="append", help="rows of input; can be repeated; default 1, 8, 16")
     parser.add_argument("--instructions", default="", help="avx512, avx2 or portable; default: the best")
+    parser.add_argument(
+        "--as-stored", action="store_true", help="not in tiles, nor in pages of 2 MB: as a mapped file is"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--rounds", type=int, default=7)
@@ -55,7 +59,8 @@ def main() -> None:
     chosen, reason = core().choose(options.instructions)
     print(f"{chosen.name}: {reason}; {options.threads} threads; memory is read at {bandwidth():.1f} GB/s by one")
     print(f"{'weights':18} {'MB':>6} {'batch':>5} {'tokens/s':>9} {'median':>9} {'slowest':>9} {'GB/s':>6}")
-    models = {name: Model(STORAGES[name], options.layers) for name in options.storage or STORAGES}
+    pages = Pages() if chosen.tiles and not options.as_stored else None
+    models = {name: Model(STORAGES[name], options.layers, pages) for name in options.storage or STORAGES}
     pool = core().Pool(options.threads)
     for batch in options.batch or (1, 8, 16):
         times: dict[str, list[float]] = {name: [] for name in models}
@@ -71,7 +76,7 @@ def main() -> None:
 class Model:
     """The linear layers and the head, with random weights."""
 
-    def __init__(self, storage: Storage, layers: int) -> None:
+    def __init__(self, storage: Storage, layers: int, pages: Pages | None) -> None:
         generator = numpy.random.default_rng(0)
         shapes = [
             [(HIDDEN, HIDDEN), (KEYS, HIDDEN), (KEYS, HIDDEN)],
@@ -81,12 +86,18 @@ class Model:
         ] * layers + [[(VOCABULARY, HIDDEN)]]
         self.bytes = 0
         self._layers = []
+
+        def laid_out(weight: Any) -> Any:
+            return weight.tiled(pages.take(weight.tiled_bytes)) if pages else weight
+
         for together in shapes:
             arrays = [_random(generator, storage, *shape) for shape in together]
             self.bytes += sum(a.nbytes for parts in arrays for a in parts.values() if a is not None)
             weights = [
-                core().Weight(
-                    kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts
+                laid_out(
+                    core().Weight(
+                        kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts
+                    )
                 )
                 for (rows, columns), parts in zip(together, arrays, strict=True)
             ]

@@ -16,6 +16,7 @@ struct InstructionSet {
     // `first` is a multiple of BLOCK.
     void (*codes)(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
     void (*halves)(const Matrix& weight, const Input& input, int64_t first, int64_t last, float* output);
+    bool tiles = false;  // whether it is quickest on tiles (tiles.hpp), and reads them at all
 };
 
 constexpr int64_t BLOCK = 32;  // rows that kernels like to have together

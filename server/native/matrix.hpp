@@ -27,6 +27,7 @@ struct Matrix {
     const uint64_t* mask;     // [rows, runs], null where dense
     const uint16_t* scales;   // [rows, ceil(columns / group)], float16 bits, null for bf16
     const uint64_t* offsets;  // [rows], where each row's values start, in values; null unless keep == 0
+    bool tiled = false;       // the four are laid out as tiles.hpp says
 
     int64_t runs() const { return (columns + RUN - 1) / RUN; }
     int64_t groups() const { return (columns + group - 1) / group; }

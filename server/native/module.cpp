@@ -7,7 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "bindings.hpp"
-#include "decode.hpp"
+#include "tiles.hpp"
 
 namespace nb = nanobind;
 
@@ -82,6 +82,19 @@ void product(const std::vector<const Weight*>& weights, Rows input, const std::v
     multiply(matrices, input.data(), places, int64_t(input.shape(0)), pool, *set.set);
 }
 
+// The same weight in tiles; it keeps only the room alive.
+Weight tiled(const Weight& weight, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> room) {
+    require(!weight.matrix.tiled, "the weight is in tiles already");
+    require(int64_t(room.size()) == tiled_bytes(weight.matrix), "the room's size is wrong");
+    require(reinterpret_cast<uintptr_t>(room.data()) % 64 == 0, "the room does not begin at a multiple of 64 bytes");
+    Matrix matrix;
+    {
+        nb::gil_scoped_release release;
+        matrix = tile(weight.matrix, room.data());
+    }
+    return {matrix, Bytes(room), {}, {}, {}};
+}
+
 void look_up(const Weight& weight, int64_t index, Line out) {
     require(index >= 0 && index < weight.matrix.rows, "there is no such row");
     require(int64_t(out.shape(0)) == weight.matrix.columns, "the output is not [columns]");
@@ -98,12 +111,16 @@ NB_MODULE(_core, module) {
              nb::arg("offsets").none())
         .def_prop_ro("rows", [](const Weight& weight) { return weight.matrix.rows; })
         .def_prop_ro("columns", [](const Weight& weight) { return weight.matrix.columns; })
+        .def_prop_ro("tiled_bytes", [](const Weight& weight) { return tiled_bytes(weight.matrix); },
+                     "The size of the room that `tiled` needs.")
+        .def("tiled", tiled, nb::arg("room"), "The same weight laid out in `room` for instruction sets that read tiles.")
         .def("row", look_up, nb::arg("index"), nb::arg("out"), "Write one row, float32, to `out`.");
     nb::class_<Pool>(module, "Pool", "Threads that share out the work; the caller is one of them.")
         .def(nb::init<int>(), nb::arg("threads"))
         .def_prop_ro("threads", &Pool::threads);
     nb::class_<Instructions>(module, "InstructionSet", "The instructions that kernels use.")
-        .def_prop_ro("name", [](const Instructions& set) { return std::string(set.set->name); });
+        .def_prop_ro("name", [](const Instructions& set) { return std::string(set.set->name); })
+        .def_prop_ro("tiles", [](const Instructions& set) { return set.set->tiles; }, "Whether it wants tiles.");
     module.def("available", [] {
         std::vector<std::string> names;
         for (const InstructionSet* set : available()) names.emplace_back(set->name);

@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "decode.hpp"
 #include "instruction_set.hpp"
 #include "numbers.hpp"
 #include "pool.hpp"
+#include "tiles.hpp"
 
 namespace secateur {
 namespace {
@@ -59,7 +59,8 @@ void multiply(std::span<const Matrix> weights, const float* values, std::span<fl
     pool.run(static_cast<int64_t>(parts.size()), [&](int64_t part) {
         const Share& share = parts[part];
         const Matrix& weight = weights[share.weight];
-        auto product = weight.kind == Kind::bf16 ? set.halves : set.codes;
+        const InstructionSet& able = weight.tiled && !set.tiles ? PORTABLE : set;
+        auto product = weight.kind == Kind::bf16 ? able.halves : able.codes;
         product(weight, input, share.first, share.last, outputs[share.weight]);
     });
 }
@@ -73,12 +74,12 @@ void multiply(const Matrix& weight, const float* input, float* output, int64_t t
 void row(const Matrix& weight, int64_t index, float* out) {
     std::fill_n(out, weight.columns, 0.0f);
     if (weight.kind == Kind::bf16) {
-        for_each(weight, index, [&](int64_t column, int32_t value) { out[column] = from_bf16(value); });
+        for_each_value(weight, index, [&](int64_t column, int32_t value) { out[column] = from_bf16(value); });
         return;
     }
-    const uint16_t* scales = weight.scales + index * weight.groups();
-    for_each(weight, index, [&](int64_t column, int32_t value) {
-        out[column] = static_cast<float>(value) * from_half(scales[column / weight.group]);
+    for_each_value(weight, index, [&](int64_t column, int32_t value) {
+        const int64_t place = scale_place(weight, index, column / weight.group);
+        out[column] = static_cast<float>(value) * from_half(weight.scales[place]);
     });
 }
 

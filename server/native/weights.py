@@ -1,4 +1,4 @@
-"""An artifact's weights as the native step takes them: views of the mapped file, copied only where they must be.
+"""An artifact's weights as the native step takes them: copied into large pages, or views of the mapped file.
 
 Every shape is compared with the plan before anything native sees a pointer.
 """
@@ -14,6 +14,7 @@ from server.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, U
 from server.checkpoint.quantised import with_zeros
 from server.errors import ArtifactError
 from server.native import core
+from server.native.pages import Pages
 from server.native.plan import LayerPlan, Plan, Refused
 
 ALIGNMENT = 64
@@ -34,11 +35,15 @@ class Weights(Protocol):
 class Loader:
     """Makes what the step needs of a plan; `copied` counts the weights that do not lie in the file as they are used.
 
-    With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of integers.
+    With `pages`, all matrices are copied into these, with `tiles` in the order that AVX-512 reads. With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of integers.
     """
 
-    def __init__(self, weights: Weights, plan: Plan, *, unpack: bool = False) -> None:
+    def __init__(
+        self, weights: Weights, plan: Plan, *, unpack: bool = False, pages: Pages | None = None, tiles: bool = False
+    ) -> None:
         self._weights = weights
+        self._pages = pages
+        self._tiles = tiles
         self._plan = plan
         self._unpack = unpack
         self.copied = self.unpacked = 0
@@ -111,7 +116,7 @@ class Loader:
             self.unpacked += 1
         halves = parts["values"] if kind != "bf16" else parts["values"].bfloat16()
         self.copied += halves is not parts["values"]
-        return core().Weight(
+        weight = core().Weight(
             kind=kind,
             rows=rows,
             columns=columns,
@@ -122,10 +127,13 @@ class Loader:
             scales=self._lined_up(parts["scales"], numpy.uint16) if "scales" in parts else None,
             offsets=self._lined_up(parts["offsets"], numpy.uint64) if "offsets" in parts else None,
         )
+        return weight.tiled(self._pages.take(weight.tiled_bytes)) if self._pages and self._tiles else weight
 
     def _lined_up(self, tensor: Tensor, kind: Any) -> Any:
         """The bytes of a tensor as a line of `kind`, on a multiple of 64 bytes."""
         flat = tensor.contiguous().flatten().view(torch.uint8)
+        if self._pages and not self._tiles:
+            return self._pages.keep(flat.numpy()).view(kind)
         if flat.data_ptr() % ALIGNMENT:
             flat = flat.clone()
             self.copied += 1

@@ -86,7 +86,9 @@ def test_threads_of_a_step_do_not_race(build: Build) -> None:
 
 
 def test_every_part_of_a_round_is_done_once(build: Build) -> None:
-    assert "rounds were whole" in run(build("fuzz_pool", ["pool"], [], ""))  # as quick as it gets: that is when threads meet
+    assert "rounds were whole" in run(
+        build("fuzz_pool", ["pool"], [], "")
+    )  # as quick as it gets: that is when threads meet
     assert "rounds were whole" in run(build("fuzz_pool", ["pool"], [], "thread"))
 
 

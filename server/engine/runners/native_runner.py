@@ -1,4 +1,4 @@
-"""Runs a planned decoder with the C++ step, on the packed weights as they lie in the mapped file.
+"""Runs a planned decoder with the C++ step, on the packed weights as they lie in the file.
 
 Whatever can be wrong with a batch is said before the native call; at load it proves that chunks change nothing.
 """
@@ -18,13 +18,12 @@ from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 from server.native import core
+from server.native.pages import choose_pages
 from server.native.plan import Plan
 from server.native.threads import choose_threads
 from server.native.weights import Loader, Weights
 
-EXPANDS = "avx512"
-"""The instruction set that spreads kept values to their columns as fast as it reads them."""
-UNPACKED = "without AVX-512 their dense products are quicker, at the memory of dense weights"
+UNPACKED = "without the tiles of AVX-512 their dense products are quicker, at the memory of dense weights"
 
 
 class Artifact(Weights, Protocol):
@@ -48,7 +47,11 @@ class NativeRunner:
         assert native.BLOCK_POSITIONS == BLOCK
         try:
             instructions, why = native.choose(options.instructions)
-            loader = Loader(artifact, plan, unpack=not options.instructions and instructions.name != EXPANDS)
+            size = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
+            pages, copied = choose_pages(size, tiles=instructions.tiles)
+            tiles = instructions.tiles and pages is not None
+            unpack = not options.instructions and not tiles
+            loader = Loader(artifact, plan, unpack=unpack, pages=pages, tiles=tiles)
             values = loader.values(context)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
@@ -66,6 +69,7 @@ class NativeRunner:
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
+            copied,
             Choice(
                 "keys and values",
                 f"{options.key_bits} bits",

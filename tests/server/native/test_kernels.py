@@ -90,9 +90,20 @@ def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> A
     return core().Weight(kind=stored_as, rows=rows, columns=columns, keep=keep, group=group, **lines)
 
 
+def tiled(weight: Any) -> Any:
+    room = numpy.zeros(weight.tiled_bytes + 64, numpy.uint8)
+    start = -room.ctypes.data % 64
+    return weight.tiled(room[start : start + weight.tiled_bytes])
+
+
 def check(layout: Layout, parts: dict[str, Tensor], exact: Array, tokens: int, name: str) -> None:
+    weight = view(layout, parts, *exact.shape)
+    for laid_out in (weight, tiled(weight)):
+        check_products(laid_out, layout, exact, tokens, name)
+
+
+def check_products(weight: Any, layout: Layout, exact: Array, tokens: int, name: str) -> None:
     rows, columns = exact.shape
-    weight = view(layout, parts, rows, columns)
     given = numpy.random.default_rng(tokens).standard_normal((tokens, columns)).astype(numpy.float32)
     given[:, ::7] *= 20
     output = numpy.full((tokens, rows), numpy.nan, numpy.float32)
@@ -155,9 +166,9 @@ def test_a_row_of_input_gives_the_same_bits_alone_and_in_a_batch(bits: int) -> N
         codes = (weight * 3).round().clamp(-8, 7).to(torch.int8) * (1 if bits == 4 else 15)
         layout, parts = pack_quantised(dequantise(codes, scales), scales)
     given = numpy.random.default_rng(0).standard_normal((16, 576)).astype(numpy.float32)
-    for name in core().available():
+    for name, change in [(name, change) for name in core().available() for change in (tiled, lambda weight: weight)]:
         batch, alone = numpy.empty((16, 70), numpy.float32), numpy.empty((1, 70), numpy.float32)
-        matrix = view(layout, parts, 70, 576)
+        matrix = change(view(layout, parts, 70, 576))
         core().multiply([matrix], given, [batch], core().Pool(2), instructions(name))
         for token in range(16):
             core().multiply([matrix], given[token : token + 1], [alone], core().Pool(1), instructions(name))
