@@ -6,8 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__FMA__)
+#if defined(__FMA__) && !(defined(__AVX512F__) && defined(SECATEUR_EMULATE))
 #include <immintrin.h>
+#define SECATEUR_FUSES
 #endif
 
 #ifndef SECATEUR_SET
@@ -35,12 +36,12 @@ using Bytes = int8_t __attribute__((vector_size(lanes)));
 // a * b + c, one rounding where the set has it. Named, for a compiler that contracts by itself decides in each inlined copy
 // anew, and a row's bits would depend on how many share its loop.
 SECATEUR_INLINE Floats fused(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__) && !defined(SECATEUR_EMULATE)
-    return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__) && !defined(__AVX512F__)
-    return _mm256_fmadd_ps(a, b, c);
-#else
+#if !defined(SECATEUR_FUSES)
     return a * b + c;
+#elif defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#else
+    return _mm256_fmadd_ps(a, b, c);
 #endif
 }
 

@@ -17,12 +17,12 @@ using Longs = int64_t __attribute__((vector_size(8 * wide)));
 using Singles = float __attribute__((vector_size(4 * wide)));
 
 SECATEUR_INLINE Doubles fused(Doubles a, Doubles b, Doubles c) {
-#if defined(__AVX512F__) && !defined(SECATEUR_EMULATE)
-    return _mm512_fmadd_pd(a, b, c);
-#elif defined(__FMA__) && !defined(__AVX512F__)
-    return _mm256_fmadd_pd(a, b, c);
-#else
+#if !defined(SECATEUR_FUSES)
     return a * b + c;
+#elif defined(__AVX512F__)
+    return _mm512_fmadd_pd(a, b, c);
+#else
+    return _mm256_fmadd_pd(a, b, c);
 #endif
 }
 

@@ -59,8 +59,8 @@ bool once(Pool& pool) {
     for (float& value : input) value = pick(0, 30) ? normal() : 50 * normal();
     for (const InstructionSet* set : available()) {
         if (compare(made, input, tokens, pool, *set, bits)) continue;
-        std::printf("kind %d rows %ld columns %ld keep %d group %d tokens %ld threads %d\n", int(matrix.kind),
-                    long(rows), long(columns), matrix.keep, matrix.group, long(tokens), pool.threads());
+        std::printf("kind %d rows %ld columns %ld keep %d group %d tiled %d tokens %ld threads %d\n", int(matrix.kind),
+                    long(rows), long(columns), matrix.keep, matrix.group, matrix.tiled, long(tokens), pool.threads());
         return false;
     }
     return true;

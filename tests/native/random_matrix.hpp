@@ -11,6 +11,7 @@
 
 #include "matrix.hpp"
 #include "numbers.hpp"
+#include "tiles.hpp"
 
 namespace secateur {
 
@@ -114,12 +115,22 @@ private:
     bool half_ = false;
 };
 
-// A matrix of any layout.
+// The same matrix in tiles.
+inline Case in_tiles(Case from) {
+    std::unique_ptr<uint8_t[]> room(new uint8_t[tiled_bytes(from.matrix)]);
+    from.matrix = tile(from.matrix, room.get());
+    from.values = std::move(room);
+    from.mask.reset(), from.offsets.reset(), from.scales.reset();
+    return from;
+}
+
+// A matrix of any layout, as it is stored or in tiles.
 inline Case random_matrix(int64_t rows, int64_t columns, bool gentle) {
     auto kind = static_cast<Kind>(pick(0, 2));
     int32_t keep = pick(0, 2) == 0 ? 64 : pick(0, 2) == 0 ? (kind == Kind::int4 ? 32 : 0) : int32_t(pick(1, 64));
     int32_t groups[] = {32, 64, 128, static_cast<int32_t>(columns)};
-    return Builder(kind, rows, columns, keep, groups[pick(0, 3)], gentle).build();
+    Case made = Builder(kind, rows, columns, keep, groups[pick(0, 3)], gentle).build();
+    return pick(0, 1) ? in_tiles(std::move(made)) : std::move(made);
 }
 
 // Rows of input as the kernels round them, in double precision.

@@ -15,9 +15,9 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "server" / "native"
-KERNELS = ["rounding", "portable", "multiply", "pool", "choose"]
+KERNELS = ["rounding", "portable", "tiles", "multiply", "pool", "choose"]
 STEP = ["check", "step", "rows", "rows_portable"]
-VECTORS = ["avx2_line", "avx2_batch", "avx2_halves", "avx512_line", "avx512_batch", "avx512_halves"]
+VECTORS = ["avx2_line", "avx2_batch", "avx2_halves", "avx512_codes", "avx512_halves"]
 VECTOR_ROWS = ["rows_avx2", "rows_avx512"]
 FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
 AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]
