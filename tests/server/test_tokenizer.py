@@ -221,6 +221,35 @@ def test_special_tokens_that_a_user_writes_stay_text(library: Library, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("normalizer", "content"),
+    [
+        (normalizers.NFKC(), "\uff1c|TASK|\uff1e"),
+        (normalizers.NFC(), "<|TAS\u212a|>"),  # the sign of the Kelvin becomes the letter
+        (normalizers.Lowercase(), "<|task|>"),
+        (normalizers.Lowercase(), "<|TASK|>"),
+    ],
+)
+def test_letters_that_a_normalizer_makes_a_special_token_of_stay_text(
+    tmp_path: Path, normalizer: normalizers.Normalizer, content: str
+) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Library(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    made.normalizer = normalizer
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([AddedToken("<|TASK|>", special=True, normalized=True)])
+    template = "{% for message in messages %}{{ message['content'] }}<|TASK|>{% endfor %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    (tmp_path / "config.json").write_text("{}")
+    made.save(str(tmp_path / "tokenizer.json"))
+    mark = made.token_to_id("<|TASK|>")
+    assert made.encode(content).ids == [mark]  # as the library itself reads it
+    ids = Tokenizer.load(tmp_path).chat([{"role": "user", "content": content}])
+    assert [index for index, id in enumerate(ids) if id == mark] == [len(ids) - 1]
+    assert len(ids) > len("<|TASK|>")
+
+
+@pytest.mark.parametrize(
     "template",
     [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
