@@ -61,7 +61,7 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     system: str = ""
     """Comes first in every conversation; callers cannot remove it. A template: system_prompt.py names its variables."""
     system_file: str = ""
-    """A file that holds it instead, relative to the skill's file."""
+    """A file that holds it instead, in the folder of the skill's file or below it."""
     examples: tuple[Example, ...] = ()
     """Turns that every conversation begins with; small models follow them far better than instructions."""
     sources: tuple[Source, ...] = ()
@@ -79,7 +79,7 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: Count = 256
     """The longest reply unless a caller asks for another; without `tokens_per_reply` none is longer."""
     tokens_per_reply: Count | None = None
-    """The most that a caller may ask for as `max_tokens`."""
+    """No reply is longer; up to it, callers may ask for another `max_tokens`."""
     tokens_per_minute: Count | None = None
     """Prompt and the longest possible reply, counted when a request is let in; more are answered 429."""
     tokens_per_day: Count | None = None
@@ -95,6 +95,11 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     max_temperature: Annotated[float, Meta(ge=0, le=2)] = 2.0
     """The highest that callers may ask for."""
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Meta(ge=0)] = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    """These, as temperature and top_p, hold where a caller does not ask for another value; visitors never do."""
     logprobs: bool = True
     """Whether callers who have a key may ask for the probabilities of tokens; a page's visitors never can."""
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
@@ -114,6 +119,11 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
             skill = msgspec.structs.replace(skill, identity=found)
         check(str(path), skill)
         return skill
+
+    @property
+    def ceiling(self) -> int:
+        """The most tokens that any reply has."""
+        return self.tokens_per_reply or self.max_tokens
 
     @property
     def revision(self) -> str:
@@ -165,7 +175,14 @@ def _system(path: Path, skill: Skill) -> str:
     if skill.system:
         raise ConfigError(f"{path}: both `$.system` and `$.system_file` are there; give one of them")
     file = path.parent / skill.system_file
+    # A prompt may be told to whoever asks for it: a link or a path must not lead to what was never meant as one.
+    if not file.resolve().is_relative_to(path.parent.resolve()):
+        raise ConfigError(f"{path}: `$.system_file` leads out of the folder {path.parent}; put the prompt there")
     try:
-        return file.read_text("utf-8")
+        if not file.is_file():  # a pipe would be waited for
+            raise OSError
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(system_prompt.LONGEST + 1)
     except (OSError, UnicodeDecodeError):
         raise ConfigError(f"{path}: {file} at `$.system_file` cannot be read as text") from None
+    return text

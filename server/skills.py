@@ -46,18 +46,24 @@ class Skills:
 
     @staticmethod
     def read(path: Path) -> list[Skill]:
-        """The skills of a file or folder, as `load` reads them."""
-        files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
+        """The skills of a file or folder, as `load` reads them; ConfigError has a line for each file that is wrong."""
+        files = sorted(path.glob("[!.]*.toml")) if path.is_dir() else [path]  # editors keep notes of theirs under `.`
         if not files:
             raise ConfigError(f"{path} has no skill: put one TOML file for each skill there")
         found: dict[str, Path] = {}
-        skills = []
+        skills, problems = [], []
         for file in files:
-            skill = Skill.read(file)
+            try:
+                skill = Skill.read(file)
+            except ConfigError as error:
+                problems.append(str(error))
+                continue
             if skill.name in found:
-                raise ConfigError(f"{file}: the name {skill.name!r} at `$.name` is taken by {found[skill.name]}")
+                problems.append(f"{file}: the name {skill.name!r} at `$.name` is taken by {found[skill.name]}")
             found[skill.name] = file
             skills.append(skill)
+        if problems:
+            raise ConfigError("\n".join(problems))
         return skills
 
     def replace(self, skills: Iterable[Skill]) -> None:

@@ -3,7 +3,8 @@
 They are `title` of the skill, `date` and `weekday` in UTC, and `person`: who a verified visitor is, or empty.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import jinja2
 
@@ -11,13 +12,17 @@ from server.errors import ConfigError
 from server.template_bounds import Budget, Sandbox, variables
 
 MARKS = ("{{", "{%", "{#")
+DAYS = 7  # a template may say something else on each of them
 LONGEST = 100_000  # characters
 
 
 def check(where: str, source: str) -> None:
     """Raise ConfigError, which begins with `where`, unless `source` is a template of these variables."""
+    if len(source) > LONGEST:
+        raise ConfigError(f"{where}: the system prompt has more than {LONGEST} characters")
     try:
-        render(source, title="title", person="person", now=datetime.now(UTC))
+        for person, days in product(("", "person"), range(DAYS)):
+            render(source, title="title", person=person, now=datetime.now(UTC) + timedelta(days))
     except jinja2.TemplateError as error:
         raise ConfigError(
             f"{where}: the system prompt is not a template ({error}); its variables are title, date, weekday and person"

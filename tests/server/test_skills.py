@@ -1,3 +1,4 @@
+import os
 from itertools import product
 from pathlib import Path
 
@@ -88,6 +89,12 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
         ('name = "a"\nsystem = "{{ nme }}"', r"'nme' is undefined.*its variables are title, date, weekday and person"),
         ('name = "a"\nsystem = "{{ \'\'.__class__ }}"', r"is not a template .*unsafe"),
         ('name = "a"\nsystem = "{% for x in range(9) %}{% endfor %}"', r"'range' is undefined"),
+        ('name = "a"\nsystem = "{% if not person %}{{ nme }}{% endif %}"', r"'nme' is undefined"),
+        ('name = "a"\nsystem = "{% if weekday == \'Sunday\' %}{{ nme }}{% endif %}"', r"'nme' is undefined"),
+        ('name = "a"\nsystem_file = "../a.txt"', r"`\$.system_file` leads out of the folder"),
+        ('name = "a"\nsystem_file = "/etc/hostname"', r"`\$.system_file` leads out of the folder"),
+        ('name = "a"\nsystem_file = "."', r"at `\$.system_file` cannot be read as text"),
+        ('name = "a"\ntop_k = -1', r">= 0 - at `\$.top_k`"),
         ('name = "a"\nsystem = "x"\nsystem_file = "x.txt"', r"both `\$.system` and `\$.system_file`"),
         ('name = "a"\nsystem_file = "none.txt"', r"none.txt at `\$.system_file` cannot be read"),
         ('name = "a"\nsite_keys = ["secret"]', r"`\$.site_keys\[0\]` is no site key"),
@@ -120,6 +127,40 @@ def test_two_skills_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text('name = "same"')
     with pytest.raises(ConfigError, match=r"2\.toml.*'same'.*is taken by .*1\.toml"):
         Skills.load(tmp_path)
+
+
+def test_a_prompt_is_read_from_below_its_folder_only_and_within_bounds(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap: every file is a link within the folder."""
+    folder, secret = tmp_path / "skills", tmp_path / "secret.txt"
+    (folder / "..data").mkdir(parents=True)
+    secret.write_text("the password")
+    (folder / "..data" / "prompt.txt").write_text("Be brief.")
+    (folder / "prompt.txt").symlink_to("..data/prompt.txt")
+    (folder / "a.toml").write_text('name = "a"\nsystem_file = "prompt.txt"')
+    assert [skill.system for skill in Skills.read(folder)] == ["Be brief."]
+    (folder / "prompt.txt").unlink()
+    (folder / "prompt.txt").symlink_to(secret)
+    with pytest.raises(ConfigError, match="leads out of the folder") as caught:
+        Skills.read(folder)
+    assert "password" not in str(caught.value)
+    (folder / "prompt.txt").unlink()
+    os.mkfifo(folder / "prompt.txt")  # nobody writes to it: reading would wait for ever
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        Skills.read(folder)
+    (folder / "prompt.txt").unlink()
+    (folder / "prompt.txt").write_text("x" * 100_001)
+    with pytest.raises(ConfigError, match="more than 100000 characters"):
+        Skills.read(folder)
+
+
+def test_every_file_that_is_wrong_is_named_and_an_editors_notes_are_no_skills(tmp_path: Path) -> None:
+    for name, text in (("1", 'name = "a"'), ("2", "name = "), ("3", 'name = "c"\ntop_p = 2'), (".#1", "nonsense")):
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Skills.read(tmp_path)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / '2.toml'} is not TOML")
+    assert second.startswith(f"{tmp_path / '3.toml'}: Expected `float` <= 1.0 - at `$.top_p`")
 
 
 def test_a_folder_without_skills_is_refused(tmp_path: Path) -> None:
