@@ -1,17 +1,19 @@
 """What a caller asks for, and what of it the skill and the model allow."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from anyio import to_thread
 from msgspec import Struct
 
 from server.engine.sequence import Sampling
-from server.errors import InvalidRequest
+from server.errors import ConfigError, InvalidRequest
 from server.rollout import Model
 from server.skills import Skill
 from server.turns import conversation
 
+# What a skill has a value for, where a caller asks for none.
+DRAWN = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty")
 LONG_TEXT = 4096  # characters; longer texts are tokenised in a thread, so that other streams go on
 
 
@@ -24,10 +26,10 @@ class Asked(Struct, frozen=True):
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int = 0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    top_k: int | None = None
+    min_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
@@ -38,6 +40,30 @@ class Asked(Struct, frozen=True):
     person: str = ""
     """Who a verified visitor is, for the system prompt."""
     idempotency: str | None = None
+
+
+def suits(skill: Skill, model: Model) -> Iterator[str]:
+    """What is allowed and yet seldom meant, for a skill that this model answers.
+
+    Raises ConfigError where it can answer nobody: its template refuses the skill's turns, or they leave no room.
+    """
+    try:
+        own = len(model.tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
+    except InvalidRequest as error:
+        raise ConfigError(f"the skill {skill.name!r} does not suit the model {model.name!r}: {error}") from None
+    if own >= model.engine.context:
+        raise ConfigError(
+            f"the skill {skill.name!r} begins every prompt with {own} tokens and the context is "
+            f"{model.engine.context}: no reply has room"
+        )
+    least = {"minute": own + min(skill.max_tokens, skill.ceiling), "day": own + 1, "month": own + 1}
+    for period, tokens in least.items():
+        limit = getattr(skill, f"tokens_per_{period}")
+        if limit is not None and limit < tokens:
+            yield (
+                f"the skill {skill.name!r} may use {limit} tokens a {period} and a reply needs {tokens}, "
+                f"of which {own} are its own prompt: it can answer nobody"
+            )
 
 
 async def prompt_of(asked: Asked, model: Model) -> list[int]:
@@ -61,10 +87,9 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
     skill, room = asked.skill, model.engine.context - prompt
     if room < 1:
         raise too_long(prompt, model.engine.context)
-    ceiling = skill.tokens_per_reply or skill.max_tokens
-    if asked.max_tokens is not None and asked.max_tokens > ceiling:
+    if asked.max_tokens is not None and asked.max_tokens > skill.ceiling:
         raise InvalidRequest(
-            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {ceiling}.",
+            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.ceiling}.",
             param="max_tokens",
         )
     if asked.logprobs is not None and not (skill.logprobs and asked.key_id):
@@ -74,17 +99,13 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
             f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
             param="temperature",
         )
+    drawn = {name: getattr(skill if getattr(asked, name) is None else asked, name) for name in DRAWN}
     return Sampling(
-        temperature=skill.temperature if asked.temperature is None else asked.temperature,
-        top_p=skill.top_p if asked.top_p is None else asked.top_p,
-        top_k=asked.top_k,
-        min_p=asked.min_p,
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
+        **drawn,
         logit_bias=asked.logit_bias,
         seed=asked.seed,
         logprobs=asked.logprobs,
-        max_tokens=min(skill.max_tokens, room) if asked.max_tokens is None else asked.max_tokens,
+        max_tokens=min(skill.max_tokens, skill.ceiling, room) if asked.max_tokens is None else asked.max_tokens,
         stop_ids=model.tokenizer.stop_ids,
     )
 

@@ -117,8 +117,8 @@ async def settled(apps: Apps) -> None:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener]) -> None:
-    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again."""
+async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener], early: Sequence[int]) -> None:
+    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again, also one that came `early`."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -128,6 +128,8 @@ async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Li
         task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, reload)
+    if early:
+        reload()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
@@ -144,8 +146,8 @@ def bind_all(config: Config) -> dict[str, socket.socket]:
         return sockets
 
 
-def run(parts: Parts) -> None:
-    """Bind every listener, say where they are, and serve until told to stop."""
+def run(parts: Parts, early: Sequence[int] = ()) -> None:
+    """Bind every listener, say where they are, and serve until told to stop; `early` are SIGHUPs from before."""
     apps, config = build(parts), parts.config
     served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
     patience = Patience(config.head_seconds, config.send_seconds, config.connections)
@@ -155,7 +157,7 @@ def run(parts: Parts) -> None:
         if (app := served[what]) is not None
     }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
-    asyncio.run(serve_until_signalled(parts, apps, list(listeners.values())))
+    asyncio.run(serve_until_signalled(parts, apps, list(listeners.values()), early))
 
 
 def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from anyio import to_thread
 
+from server.asked import suits
 from server.config import Config, registered
 from server.errors import ConfigError, reason
 from server.loading import Loader, check_names
-from server.rollout import Answering, Rollout, Successors
+from server.rollout import Answering, Model, Rollout, Successors
 from server.skill import EVERY_ORIGIN, Skill
 from server.skills import Skills
 
@@ -28,6 +30,13 @@ def load_skills(config: Config) -> Sequence[Skill]:
         for warning in warnings(skill):
             logger.warning("%s", warning)
     return skills
+
+
+def check_prompts(skills: Iterable[Skill], model: Callable[[str], Model]) -> None:
+    """Raise ConfigError where a skill's prompt does not suit the model that answers it; log what is seldom meant."""
+    for skill in skills:
+        for warning in suits(skill, model(skill.model)):
+            logger.warning("%s", warning)
 
 
 def warnings(skill: Skill) -> Sequence[str]:
@@ -52,6 +61,7 @@ class Reloader:
         async with self._turn:
             skills = await to_thread.run_sync(load_skills, self._config)
             more = await to_thread.run_sync(self._load, skills)
+            await to_thread.run_sync(check_prompts, skills, partial(self._model, more))
             self._rollout.arrange([skill.model for skill in skills], more)
             self._skills.replace(skills)  # nothing waits in between: whoever finds a skill finds its model
             await self.began()
@@ -80,6 +90,13 @@ class Reloader:
                 model = await to_thread.run_sync(successors.next)
                 if model is not None and self._rollout.replace(reference, successors, model):
                     await self._begin(reference, successors)
+
+    def _model(self, more: Mapping[str, Answering], wanted: str) -> Model:
+        """The model that is to answer such skills, perhaps a new one."""
+        reference = self._rollout.reference(wanted)
+        found = more.get(reference) or self._rollout.find(reference)
+        assert found is not None
+        return found.model
 
     async def _begin(self, reference: str, successors: Successors) -> None:
         names = [skill.name for skill in self._skills if self._rollout.reference(skill.model) == reference]

@@ -5,6 +5,7 @@ with every id that was sampled, before the reader learns that it has all.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import anyio
@@ -113,7 +114,7 @@ class Replies:
         try:
             standing = self._standing.length(
                 prompt,
-                (model.name, skill),
+                (model.name, skill, datetime.now(UTC).date()),  # a system prompt may say which day it is
                 lambda text: model.tokenizer.chat(conversation(skill, [{"role": "user", "content": text}])),
             )
             return model.engine.submit(prompt, sampling, skill=skill.name, standing=standing)

@@ -5,6 +5,7 @@ Whatever cannot be used is refused before the first listener answers.
 
 import argparse
 import logging
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from server.listeners import bind_all, run
 from server.loading import Loader, check_names
 from server.metering.database import POSTGRES
 from server.metering.ledger import Ledger
-from server.reload import load_skills
+from server.reload import check_prompts, load_skills
 from server.rollout import Rollout
 from server.skills import Skills
 
@@ -37,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
         check(config)
         return 0
     logs.configure(config.log, config.log_level)
-    run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)))
+    early: list[int] = []  # signals that came while the model was loaded, which may take minutes
+    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
+    run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)
     return 0
 
 
@@ -55,6 +58,7 @@ def prepare(config: Config) -> Parts:
     check_names({wanted: found.name for wanted, found in opened.items()})
     ledger = Ledger(config.ledger, instance=instance_of(config))
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
+    check_prompts(skills, rollout.of)
     return Parts(config, skills, ledger, rollout, loader)
 
 

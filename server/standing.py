@@ -9,8 +9,14 @@ from itertools import takewhile
 PROBES = ("0", "Why?")  # two first questions that share no beginning
 
 
+MOST = 1000  # reloads and days leave some behind that nobody asks for any more
+
+
 class Standing:
-    """Remembers for each key, a model and a skill, with which ids their prompts begin. Belongs to the asyncio loop."""
+    """Remembers for each key, a model, a skill and a day, with which ids their prompts begin.
+
+    Belongs to the asyncio loop.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Hashable, Sequence[int]] = {}
@@ -18,6 +24,8 @@ class Standing:
     def length(self, prompt: Sequence[int], key: Hashable, render: Callable[[str], Sequence[int]]) -> int:
         """How many ids at the front of `prompt` are the skill's own; `render` makes the prompt of a first question."""
         if key not in self._found:
+            if len(self._found) >= MOST:
+                self._found.clear()
             first, second = (render(text) for text in PROBES)
             self._found[key] = first[: common(first, second)]
         return common(self._found[key], prompt)
