@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from server.engine.choice import Choice
 from server.metering.ledger import Ledger
-from server.metering.records import KINDS, Limits, Period, Spent
+from server.metering.records import KINDS, OUTCOMES, Limits, Period, Spent
 
 
 class EngineState(Protocol):
@@ -74,7 +74,8 @@ class LedgerCollector(Collector):
         zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
-        for labels, value in totals.requests.items():
+        none = {(*labels, outcome): 0 for labels in self._scope.answered() for outcome in OUTCOMES}
+        for labels, value in {**none, **totals.requests}.items():
             requests.add_metric(labels, value)
         yield from (tokens, requests, *_budgets(ledger.spent(), limits))
         yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])

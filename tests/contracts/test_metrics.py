@@ -14,6 +14,7 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metering.histograms import DURATION, FIRST_TOKEN, PER_TOKEN
+from server.metering.records import OUTCOMES
 from tests.server.harness import KEY, OTHER_KEY, Serve, Served
 
 
@@ -106,6 +107,8 @@ def test_skills_are_there_from_the_start_at_zero_and_the_rest_says_what_runs(ser
     for skill in ("help", "other"):
         for kind in TYPES:
             assert scraped["secateur_tokens_total", "tiny", skill, kind] == 0
+        for outcome in OUTCOMES:  # or the first crash of all would be no increase
+            assert scraped["secateur_requests_total", "tiny", outcome, skill] == 0
     for name in ("secateur_requests_running", "secateur_requests_waiting", "secateur_kv_cache_usage_ratio"):
         assert scraped[name, "tiny"] == 0
     assert scraped["secateur_model_info", "tiny", "1" * 64, "tiny", "wanda"] == 1
