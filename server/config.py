@@ -6,6 +6,7 @@ A file that cannot be used raises ConfigError with the file, the path within it,
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -125,9 +126,24 @@ def load(path: Path) -> Config:
             '`secateur keys create --file admin.json --admin all` and `admin_keys = "admin.json"`, '
             "or 127.0.0.1 - at `$.admin_host`"
         )
-    if config.webhook and not config.webhook.startswith(("https://", "http://")):
-        raise ConfigError(f"{path}: a webhook is an address that begins with https:// - at `$.webhook`")
+    if config.webhook and not is_address(config.webhook):
+        raise ConfigError(
+            f"{path}: a webhook is an address that begins with https://, without a name or password in it: "
+            "`webhook_secret` signs what is sent - at `$.webhook`"
+        )
     return config
+
+
+def is_address(url: str) -> bool:
+    """Whether something can be posted to `url` as it is."""
+    try:
+        address = urlsplit(url)
+        url.encode("ascii")
+        address.netloc.encode("idna")
+        named = bool(address.hostname) and address.port != 0  # asking for the port raises where it is none
+    except ValueError:
+        return False
+    return named and address.scheme in ("http", "https") and "@" not in address.netloc and not set(url) & set(" \t\r\n")
 
 
 def is_loopback(host: str) -> bool:

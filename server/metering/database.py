@@ -208,6 +208,7 @@ class Postgres:
     def alone(self, instance: str) -> bool:
         """By an advisory lock, which the server lets go of when the connection ends."""
         if instance in self._names:
+            self.execute("SELECT 1")  # StorageError where the connection, and the lock with it, is gone
             return True
         if self.execute("SELECT pg_try_advisory_lock(?)", (number(instance),))[0][0]:
             self._names.add(instance)

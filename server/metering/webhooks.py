@@ -29,6 +29,7 @@ from server.metering.usage import ROW, rows
 BATCH = 100
 POLL_SECONDS = 1.0
 TIMEOUT = 15.0
+STOP_SECONDS = 5.0
 LONGEST_WAIT = 60.0
 TYPE = "secateur.reply.settled.v1"
 DATA = tuple(name for name in ROW if name not in ("request_id", "closed_at"))
@@ -67,10 +68,10 @@ class Webhook(Collector):
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the batch under way; the rest is sent after the next start."""
+        """End after the batch under way, or without it where its receiver is slow; the rest is sent after a start."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def describe(self) -> Sequence[Metric]:
         """The family without a sample."""
@@ -93,7 +94,9 @@ class Webhook(Collector):
                         self._wait(self._send() if own.alone(self._target.name) else self._poll_seconds)
             except (StorageError, SecateurError) as error:
                 logger.error("The webhook waits for the ledger: %s", error)
-                self._wait(LONGEST_WAIT / 4)
+            except Exception as error:  # whatever it was: rows wait in the ledger, and nobody may forget them
+                logger.error("The webhook failed: %s", type(error).__name__)
+            self._wait(LONGEST_WAIT / 4)
 
     def _send(self) -> float:
         """Send one batch; returns how many seconds to wait before the next."""

@@ -25,6 +25,12 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
         (NEEDED + "slots = 0", r">= 1 - at `\$.slots`"),
         (NEEDED.replace('"s"', "3"), r"Expected a path - at `\$.skills`"),
+        (NEEDED + 'webhook = "https://host:many/"', r"a webhook is an address .* at `\$.webhook`"),
+        (NEEDED + f'webhook = "https://{"a" * 64}.example/"', r"a webhook is an address"),
+        (NEEDED + 'webhook = "https://name:word@host/"', r"without a name or password"),
+        (NEEDED + 'webhook = "https:///events"', r"a webhook is an address"),
+        (NEEDED + 'webhook = "https://host/a b"', r"a webhook is an address"),
+        (NEEDED + 'webhook = "ftp://host/"', r"a webhook is an address"),
         ("model = ", r"is not TOML: Invalid value"),
         (b"\xff", r"is not TOML: 'utf-8' codec"),
     ],
@@ -40,6 +46,12 @@ def test_a_mistake_is_named_with_file_path_and_what_is_allowed(tmp_path: Path, t
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read: No such file"):
         load(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("url", ["https://host", "http://127.0.0.1:8199/events?tenant=1", "https://[::1]:9/x"])
+def test_an_address_of_a_webhook_is_taken_as_it_is(tmp_path: Path, url: str) -> None:
+    (tmp_path / "server.toml").write_text(f'{NEEDED}webhook = "{url}"')
+    assert load(tmp_path / "server.toml").webhook == url
 
 
 def test_the_demo_is_valid() -> None:

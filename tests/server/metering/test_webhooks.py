@@ -4,16 +4,19 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from server.errors import ConfigError
 from server.metering import webhooks
+from server.metering.database import StorageError, beside
 from server.metering.ledger import Ledger
 from server.metering.records import Opening, Settlement, Usage
 from server.metering.webhooks import Target, Webhook
@@ -130,6 +133,69 @@ def test_of_two_replicas_one_sends(shared: str, receiver: Receiver) -> None:
     for ledger in ledgers:
         ledger.close()
     assert [event["id"] for event in receiver.accepted] == [f"r{index}" for index in range(40)]
+
+
+def test_an_error_that_nobody_foresaw_ends_nothing(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows wait in the ledger; a thread that died of it would never send one again, and say so to nobody."""
+    monkeypatch.setattr(webhooks, "LONGEST_WAIT", 0.04)
+    send, failures = webhooks.post, [RuntimeError("secret"), RuntimeError("secret")]
+
+    def failing(target: Target, events: Any) -> None:
+        if failures:
+            raise failures.pop()
+        send(target, events)
+
+    monkeypatch.setattr(webhooks, "post", failing)
+    ledger = Ledger(tmp_path / "usage.sqlite3")
+    reply(ledger, "r0")
+    webhook = Webhook(ledger, Target(receiver.url), poll_seconds=0.01)
+    webhook.start()
+    until(lambda: receiver.accepted)
+    webhook.stop()
+    ledger.close()
+    assert caplog.messages == ["The webhook failed: RuntimeError"] * 2
+
+
+def test_a_receiver_that_never_answers_holds_up_no_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "STOP_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ledger = Ledger(tmp_path / "usage.sqlite3")
+        reply(ledger, "r0")
+        webhook = Webhook(ledger, Target(f"http://127.0.0.1:{silent.getsockname()[1]}/"), poll_seconds=0.01)
+        webhook.start()
+        connection, _ = silent.accept()
+        webhook.stop()  # it waits for an answer that does not come, and is not waited for
+        assert webhook._thread.is_alive()
+        connection.close()
+        webhook._thread.join(20)
+        ledger.close()
+
+
+def test_a_sender_whose_connection_was_lost_lets_another_one_send(
+    shared: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock went with the connection: two senders would each send everything."""
+    monkeypatch.setattr(webhooks, "LONGEST_WAIT", 0.2)
+    ledgers = [Ledger(shared, instance=name, retry_seconds=0.05) for name in "ab"]
+    with beside(shared) as held:
+        assert held.alone(Target(receiver.url).name)
+        first = Webhook(ledgers[0], Target(receiver.url), poll_seconds=0.01)
+        first.start()
+        reply(ledgers[0], "r0")
+        with psycopg.connect(shared, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with pytest.raises(StorageError):
+            held.alone(Target(receiver.url).name)
+    until(lambda: receiver.accepted)
+    first.stop()
+    for ledger in ledgers:
+        ledger.close()
+    assert [event["id"] for event in receiver.accepted] == ["r0"]
 
 
 def test_nobody_there_is_waited_for(tmp_path: Path) -> None:
