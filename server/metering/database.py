@@ -17,6 +17,12 @@ from typing import Any, Protocol
 from server.errors import ConfigError
 
 POSTGRES = re.compile(r"postgres(ql)?://")
+# How soon a connection whose other end is gone without a word is given up, unless the URL says otherwise.
+NETWORK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+           "tcp_user_timeout": 10_000}  # fmt: skip
+# And on the server's side: a replica's name and locks, once its machine is gone or it stands still in a transaction.
+SERVER = ("SET tcp_keepalives_idle = 5", "SET tcp_keepalives_interval = 2", "SET tcp_keepalives_count = 3",
+          "SET idle_in_transaction_session_timeout = '10s'")  # fmt: skip
 
 
 class StorageError(Exception):
@@ -50,11 +56,11 @@ class Database(Protocol):
         ...
 
     def alone(self, instance: str) -> bool:
-        """Whether nobody else is writing as `instance`, from now until `yielded` or the end of the connection."""
+        """Whether nobody else is writing as `instance`, from now until the end of the connection."""
         ...
 
-    def yielded(self, instance: str) -> None:
-        """Let others write as `instance`."""
+    def free(self, instance: str) -> bool:
+        """Whether nobody is writing as `instance`, from now until the end of the transaction."""
         ...
 
     def close(self) -> None:
@@ -65,7 +71,7 @@ class Database(Protocol):
 def writer(where: str, busy_seconds: float) -> Database:
     """The connection that writes; raises ConfigError if it cannot be had, or another process has the file."""
     try:
-        return Postgres(where, busy_seconds) if POSTGRES.match(where) else SQLite(Path(where), busy_seconds)
+        return (Postgres if POSTGRES.match(where) else SQLite)(where, busy_seconds)
     except StorageError as error:
         raise ConfigError(f"{shown(where)} cannot be used as the ledger: {error}") from None
 
@@ -82,7 +88,8 @@ def reader(where: str) -> Iterator[Database]:
 @contextmanager
 def beside(where: str) -> Iterator[Database]:
     """A connection beside the one that writes; SQLite's may only read."""
-    database: Database = Postgres(where, 5.0) if POSTGRES.match(where) else SQLite(Path(where), 5.0, read_only=True)
+    kind = Postgres if POSTGRES.match(where) else SQLite
+    database: Database = kind(where, 5.0, read_only=True)
     try:
         yield database
     finally:
@@ -100,8 +107,9 @@ class SQLite:
     identity = "INTEGER PRIMARY KEY"
     shared = False
 
-    def __init__(self, path: Path, busy_seconds: float, *, read_only: bool = False) -> None:
-        self.where = str(path)
+    def __init__(self, where: str, busy_seconds: float, *, read_only: bool = False) -> None:
+        path = Path(where)
+        self.where = where
         self._lock = None if read_only else take(path)
         self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
         name = f"{path.absolute().as_uri()}?mode=ro" if read_only else str(path)
@@ -148,8 +156,9 @@ class SQLite:
         """The lock file has proved it."""
         return True
 
-    def yielded(self, instance: str) -> None:
-        """The lock file goes with the connection."""
+    def free(self, instance: str) -> bool:
+        """Likewise."""
+        return True
 
     def close(self) -> None:
         """Close the file, then unlock it."""
@@ -168,17 +177,20 @@ class Postgres:
     identity = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
     shared = True
 
-    def __init__(self, url: str, busy_seconds: float) -> None:
+    def __init__(self, url: str, busy_seconds: float, *, read_only: bool = False) -> None:
         try:
             import psycopg
+            import psycopg.conninfo
         except ImportError:
             raise StorageError("PostgreSQL needs `pip install 'secateur[postgres]'`") from None
         self.where = shown(url)
         self._psycopg = psycopg
-        self._url = url
-        self._timeout = f"SET lock_timeout = '{int(busy_seconds * 1000)}ms'"
+        self._read_only = read_only
+        self._lock_timeout = f"SET lock_timeout = '{int(busy_seconds * 1000)}ms'"
         self._names: set[str] = set()
         self._connection: Any = None
+        with errors(psycopg.Error):
+            self._options = {**NETWORK, **psycopg.conninfo.conninfo_to_dict(url)}
         self._connect()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -214,10 +226,9 @@ class Postgres:
             self._names.add(instance)
         return instance in self._names
 
-    def yielded(self, instance: str) -> None:
-        """Unlock it."""
-        self._names.discard(instance)
-        self.execute("SELECT pg_advisory_unlock(?)", (number(instance),))
+    def free(self, instance: str) -> bool:
+        """By the same lock, which goes with the transaction."""
+        return bool(self.execute("SELECT pg_try_advisory_xact_lock(?)", (number(instance),))[0][0])
 
     def close(self) -> None:
         """Close the connection."""
@@ -226,8 +237,9 @@ class Postgres:
     def _connect(self) -> None:
         names, self._names = self._names, set()
         with errors(self._psycopg.Error):
-            self._connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=5)
-            self._connection.execute(self._timeout)
+            self._connection = self._psycopg.connect(**self._options, autocommit=True)
+            for setting in (self._lock_timeout, *(() if self._read_only else SERVER)):
+                self._connection.execute(setting)
         for name in names:
             if not self.alone(name):  # the server may still hold the lock of the connection that was lost
                 self._names = names

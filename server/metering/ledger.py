@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from server.metering.schema import prepare
 BATCH = 256  # jobs of one commit: under load one fsync serves them all
 BUSY_SECONDS = 2.0
 RETRY_SECONDS = 0.5
+SLOW_SECONDS = 10.0  # a transaction that takes longer is no better than one that fails
+SWEEP_SECONDS = 60.0  # between two looks for replicas that died; a living one has its name back long before
 
 
 class Counts(Struct, frozen=True):
@@ -61,20 +64,25 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         busy_seconds: float = BUSY_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
         self.where = str(where)
         self.instance = instance
-        self.writable = True
         self.closed = False
         self.commits = 0
         self.commit_seconds = 0.0
         self._clock = clock
         self._retry_seconds = retry_seconds
+        self._sweep_seconds = sweep_seconds
+        self._next_sweep = time.monotonic() + sweep_seconds
+        self._silent: frozenset[str] = frozenset()
+        self._failed = False
+        self._began: float | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []
         self._database = writer(self.where, busy_seconds)
         try:
-            self.recovered = self._begin()
+            self.recovered = self._begin(time.monotonic() + busy_seconds)
         except BaseException as error:
             self._database.close()
             if isinstance(error, StorageError):
@@ -82,6 +90,12 @@ class Ledger:
             raise
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
+
+    @property
+    def writable(self) -> bool:
+        """Whether the latest transaction was made, and the one under way is not too slow."""
+        began = self._began
+        return not self._failed and (began is None or time.monotonic() - began < SLOW_SECONDS)
 
     def open(self, opening: Opening) -> "Future[Admission]":
         """The admission, once durable; or failed with LedgerUnavailable, and then no row stays open."""
@@ -131,22 +145,21 @@ class Ledger:
         self._database.close()
         self.closed = True
 
-    def _begin(self) -> int:
+    def _begin(self, deadline: float) -> int:
         """Make the tables, and close what dead processes left open; returns how many rows."""
         prepare(self._database)
-        if not self._database.alone(self.instance):
-            raise ConfigError(
-                f"another secateur writes to {shown(self.where)} as instance {self.instance!r}: "
-                "give each replica an `instance` of its own"
-            )
-        closed = 0
+        while not self._database.alone(self.instance):
+            if time.monotonic() > deadline:  # a name that was just looked at is free at once
+                raise ConfigError(
+                    f"another secateur writes to {shown(self.where)} as instance {self.instance!r}: "
+                    "give each replica an `instance` of its own"
+                )
+            time.sleep(RETRY_SECONDS / 10)
         with self._database.transaction():
-            for name in {self.instance, *transactions.abandoned(self._database)}:
-                if self._database.alone(name):  # else that replica is alive and its rows are its own
-                    closed += transactions.recover(self._database, name, self._clock())
-                    if name != self.instance:
-                        self._database.yielded(name)
-        return closed
+            names = {self.instance, *transactions.abandoned(self._database)}
+            # A replica that holds its name is alive and its rows are its own.
+            free = [name for name in names if name == self.instance or self._database.free(name)]
+            return sum(transactions.recover(self._database, name, self._clock()) for name in free)
 
     def _put(self, work: Work) -> "Future[Any]":
         job = _Job(work, Future())
@@ -157,12 +170,25 @@ class Ledger:
     def _run(self) -> None:
         while (jobs := self._next()) is not None:
             self._commit(jobs)
+            if self._database.shared and not self._failed and time.monotonic() > self._next_sweep:
+                self._sweep()
         self._commit([])
+
+    def _sweep(self) -> None:
+        """Close the open rows of replicas whose names nobody held at this look nor at the one before."""
+        self._next_sweep = time.monotonic() + self._sweep_seconds
+        with suppress(StorageError), self._database.transaction():  # what fails now is looked at again
+            names = {*transactions.abandoned(self._database)} - {self.instance}
+            free = frozenset(name for name in names if self._database.free(name))
+            for name in sorted(free & self._silent):
+                transactions.recover(self._database, name, self._clock())
+            self._silent = free
 
     def _next(self) -> list[_Job] | None:
         """Wait for jobs and take all that are there; None after `close`, once the queue is empty."""
+        waiting = self._sweep_seconds if self._database.shared else None
         try:
-            first = self._jobs.get(timeout=None if self.writable else self._retry_seconds)
+            first = self._jobs.get(timeout=self._retry_seconds if self._failed else waiting)
         except queue.Empty:
             return []
         if first is None:
@@ -179,22 +205,24 @@ class Ledger:
     def _commit(self, jobs: list[_Job]) -> None:
         """One transaction for all of `jobs` and for what failed before."""
         works = [*self._unsettled, *(job.work for job in jobs)]
-        started = time.monotonic()
+        started = self._began = time.monotonic()
         try:
             with self._database.transaction():
                 results = _apply(self._database, self.instance, works, self._clock())
         except StorageError as error:
             self._fail(jobs, LedgerUnavailable(str(error)))
             return
+        finally:
+            self._began = None
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
-        self.writable = True
+        self._failed = False
         for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
             job.done.set_result(result)
         self._unsettled.clear()
 
     def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
         """Keep what must not be lost for the next transaction, and tell everybody."""
-        self.writable = False
+        self._failed = True
         for job in jobs:
             if isinstance(job.work, Settlement):
                 self._unsettled.append(job.work)

@@ -6,7 +6,9 @@ Input is counted when the first token was sampled, since only then was all of it
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -15,7 +17,12 @@ from server.metering.ledger import Ledger
 from server.metering.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
 
 RETRY_SECONDS = 0.25
+ANSWER_SECONDS = 10.0  # a database may also stand still, and say nothing
 STALL_SECONDS = 30.0  # so long may a reply wait for a ledger that cannot be written, before it ends as an error
+
+
+SILENT = "it does not answer"
+T = TypeVar("T")
 
 
 class Ended(Struct, frozen=True):
@@ -61,7 +68,12 @@ class Meter:
         started = time.monotonic()
         if not self._ledger.writable:  # it tries again by itself, and nobody has to wait for that
             raise LedgerUnavailable("it could not be a moment ago")
-        admission = await asyncio.wrap_future(self._ledger.open(opening))
+        opened = self._ledger.open(opening)
+        try:
+            admission = await answer(opened)
+        except LedgerUnavailable:
+            opened.add_done_callback(partial(self._undo, opening))
+            raise
         if admission.known:
             raise Answered(admission.known)
         if admission.refused:
@@ -74,7 +86,7 @@ class Meter:
         """Whether the ledger can be written; after a failure, tries."""
         if not self._ledger.writable:
             try:
-                await asyncio.wrap_future(self._ledger.probe())
+                await answer(self._ledger.probe())
             except LedgerUnavailable:
                 return False
         return True
@@ -99,7 +111,12 @@ class Meter:
         """Close a reservation's row; for Reservation."""
         end = settlement
         self._observer.ended(Ended(opening.skill, opening.model, end.outcome, end.usage, end.duration, end.first_token))
-        await asyncio.wrap_future(self._ledger.settle(settlement))
+        await answer(self._ledger.settle(settlement))
+
+    def _undo(self, opening: Opening, opened: "Future[Admission]") -> None:
+        """Close a row that was opened after its caller had been told that it cannot be."""
+        if opened.exception() is None and (admission := opened.result()).granted:
+            self._ledger.settle(Settlement(opening.request_id, Usage(), "rejected", opening.skill, admission.day))
 
     def _flush(self) -> None:
         """Write the step that was gathered; what comes from now on is the next one."""
@@ -116,15 +133,32 @@ class _Step:
         loop = asyncio.get_running_loop()
         self.counts: dict[str, Usage] = {}
         self.done: asyncio.Future[None] = loop.create_future()
+        self._timer = loop.call_later(ANSWER_SECONDS, self._end, LedgerUnavailable(SILENT))
         loop.call_soon(flush)
 
     def finish(self, written: "asyncio.Future[None]") -> None:
         """Pass on how the writing ended."""
-        if error := written.exception():
+        self._timer.cancel()
+        self._end(written.exception())
+
+    def _end(self, error: BaseException | None) -> None:
+        if self.done.done():
+            return
+        if error:
             self.done.set_exception(error)
             self.done.exception()  # whoever waited may have left
         else:
             self.done.set_result(None)
+
+
+async def answer(written: "Future[T]") -> T:
+    """What the ledger answers; raises LedgerUnavailable where it does not in time, though it may still do its work."""
+    waiting = asyncio.wrap_future(written)
+    done, _ = await asyncio.wait({waiting}, timeout=ANSWER_SECONDS)
+    if not done:
+        waiting.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody is left to tell
+        raise LedgerUnavailable(SILENT)
+    return waiting.result()
 
 
 class Reservation:

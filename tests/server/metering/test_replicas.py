@@ -1,5 +1,8 @@
 """Several replicas on one ledger in a real PostgreSQL, and the sentences for what cannot be."""
 
+import asyncio
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +11,12 @@ import pytest
 
 from server.errors import ConfigError
 from server.metering.database import reader
+from server.metering.histograms import Observers
 from server.metering.ledger import Ledger
+from server.metering.meter import Meter
+from server.metering.reconcile import differences
 from server.metering.records import LedgerUnavailable, Opening, Settlement, Usage
+from tests.server.harness import until
 
 
 def opening(name: str, skill: str = "help") -> Opening:
@@ -117,3 +124,74 @@ def test_what_cannot_be_reached_is_refused_without_the_password() -> None:
     with pytest.raises(ConfigError, match=r"postgresql:///usage cannot be used as the ledger: ") as refused:
         Ledger("postgresql://someone:secret@/usage?host=/nowhere", instance="a")
     assert "secret" not in str(refused.value)
+
+
+def test_a_replica_that_dies_is_recovered_by_one_that_goes_on_and_a_living_one_never(shared: str) -> None:
+    """Nobody starts again: what the dead one had reserved would count against the budget until somebody does."""
+    alive = Ledger(shared, instance="alive")
+    alive.open(opening("r1")).result()
+    dead = Ledger(shared, instance="dead")
+    dead.open(opening("r2")).result()
+    dead.count({"r2": Usage(10, 0, 4)}).result()
+    sweeper = Ledger(shared, instance="sweeper", sweep_seconds=0.05)
+    dead.close()  # its row stays open, as after a kill
+
+    def states() -> list[tuple[object, ...]]:
+        with reader(shared) as database:
+            return database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
+
+    until(lambda: states()[1] == ("r2", "recovered", 4))
+    assert states()[0] == ("r1", "open", 0)
+    assert [row.reserved for row in sweeper.spent()] == [60, 60]
+    Ledger(shared, instance="dead").close()  # the name is free
+    alive.settle(Settlement("r1", Usage(10, 0, 9), "stop", "help")).result()
+    for ledger in (alive, sweeper):
+        ledger.close()
+    with reader(shared) as database:
+        assert differences(database) == []
+
+
+def backend_of(url: str) -> int:
+    """The process that serves the one connection to this database."""
+    with psycopg.connect(url, autocommit=True) as other:
+        statement = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        [(pid,)] = other.execute(statement).fetchall()
+    return int(pid)
+
+
+def test_a_database_that_stands_still_is_answered_503_and_no_row_is_left(
+    shared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It neither answers nor closes the connection, as behind a network that swallows everything."""
+    for name, seconds in (("meter.ANSWER_SECONDS", 0.3), ("meter.STALL_SECONDS", 0.5), ("ledger.SLOW_SECONDS", 0.2)):
+        monkeypatch.setattr(f"server.metering.{name}", seconds)
+    made = Ledger(shared, instance="a")
+    stopped = backend_of(shared)
+
+    async def through() -> None:
+        metering = Meter(made, Observers([]))
+        running = await metering.admit(opening("running"))
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            waiting = asyncio.create_task(running.count(cached=0))
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await metering.admit(opening("late"))
+            assert not made.writable
+            assert not await metering.writable()
+            with pytest.raises(LedgerUnavailable, match="a moment ago"):  # and nobody else has to wait
+                await metering.admit(opening("refused"))
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await waiting
+            with pytest.raises(LedgerUnavailable, match="does not answer"):
+                await running.settle("error", sampled=1, cached=0)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+    asyncio.run(through())
+    until(lambda: made.writable)
+    until(lambda: [row.reserved for row in made.spent()] == [0, 0])
+    with reader(shared) as database:
+        rows = database.execute("SELECT request_id, state, outcome, output_tokens FROM requests ORDER BY id")
+        assert rows == [("running", "final", "error", 1), ("late", "final", "rejected", 0)]
+        assert differences(database) == []
+    made.close()
