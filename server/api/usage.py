@@ -17,7 +17,7 @@ KNOWN = ("by", "since", "until", "after", "limit", "format")
 
 
 class UsageEndpoint:
-    """`?by=skill,day` sums, with `since` and `until`; `?after=N` lists the rows numbered above N, at most `limit`."""
+    """`?by=skill,day` sums; `?after=N` lists the rows numbered above N, at most `limit`; both take `since` and `until`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -40,11 +40,15 @@ class UsageEndpoint:
                 raise InvalidRequest(
                     f"There is no parameter {name[:40]!r}; there are {', '.join(KNOWN)}.", param=name[:40]
                 )
+        other = "by" if "after" in query else "limit"
+        if other in query:
+            raise InvalidRequest("`after` and `limit` list rows and `by` adds them up: give one of them.", param=other)
+        span = Span(query.get("since", ""), query.get("until", ""))
         with reader(self._ledger.where) as database:
             if "after" in query:
-                return ROW, rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS))
+                return ROW, rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS), span)
             by = tuple(name for name in query.get("by", "skill").split(",") if name)
-            return columns(by), grouped(database, by, Span(query.get("since", ""), query.get("until", "")))
+            return columns(by), grouped(database, by, span)
 
 
 def format_of(query: Mapping[str, str]) -> Format:

@@ -9,8 +9,8 @@ from typing import Any
 from server import config
 from server.errors import ConfigError
 from server.metering import reconcile
-from server.metering.database import POSTGRES, Database, StorageError, reader, shown
-from server.metering.usage import GROUPS, ROW, Span, columns, grouped, rows, table, written
+from server.metering.database import POSTGRES, StorageError, reader, shown
+from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, table, written
 
 DIFFERENT = 1
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     run = _usage if command == "usage" else _reconcile
     if command == "usage":
         parser.description = "Sums by skill, day, model or key; or the rows themselves, from a number on."
-        parser.add_argument("--by", default="skill", help=f"any of {', '.join(GROUPS)}, with commas (default: skill)")
+        parser.add_argument("--by", help=f"any of {', '.join(GROUPS)}, with commas (default: skill)")
         parser.add_argument("--since", default="", metavar="DAY", help="the first day, YYYY-MM-DD, UTC")
         parser.add_argument("--until", default="", metavar="DAY", help="the last day")
         parser.add_argument(
@@ -59,11 +59,14 @@ def key_in(path: Path) -> str:
 
 
 def _usage(where: str, arguments: argparse.Namespace) -> int:
+    span = Span(arguments.since, arguments.until)
     if arguments.after is not None:
-        return _rows(where, arguments.after, arguments.format or "jsonl")
-    by = [name for name in arguments.by.split(",") if name]
+        if arguments.by is not None:
+            raise ConfigError("--after lists rows and --by adds them up: give one of them")
+        return _rows(where, arguments.after, span, arguments.format or "jsonl")
+    by = [name for name in (arguments.by or "skill").split(",") if name]
     with reader(where) as database:
-        found = grouped(database, by, Span(arguments.since, arguments.until))
+        found = grouped(database, by, span)
     if arguments.format in (None, "table"):
         print(table(columns(by), found))
     else:
@@ -71,19 +74,22 @@ def _usage(where: str, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(where: str, after: int, form: str) -> int:
-    """All rows after a number, a few thousand at a time."""
+def _rows(where: str, after: int, span: Span, form: str) -> int:
+    """All rows after a number."""
     if form == "table":
         raise ConfigError("rows are written as csv or jsonl")
-    with reader(where) as database:
-        sys.stdout.writelines(written(ROW, every_row(database, after), "csv" if form == "csv" else "jsonl"))
+    sys.stdout.writelines(written(ROW, every_row(where, after, span), "csv" if form == "csv" else "jsonl"))
     return 0
 
 
-def every_row(database: Database, after: int) -> Iterator[tuple[Any, ...]]:
-    """All closed rows after a number, read a few thousand at a time."""
-    while found := rows(database, after):
+def every_row(where: str, after: int, span: Span) -> Iterator[tuple[Any, ...]]:
+    """All closed rows after a number; the ledger is let go while whoever reads them takes a few thousand."""
+    while True:
+        with reader(where) as database:
+            found = rows(database, after, MOST_ROWS, span)
         yield from found
+        if len(found) < MOST_ROWS:
+            return
         after = found[-1][0]
 
 

@@ -119,7 +119,7 @@ def _skills(rows: Sequence[tuple[str, str, int, int, int, int]] | Sequence[tuple
 def _latency(database: Database, column: str) -> Latency:
     statement = (
         f"SELECT {column} FROM requests WHERE sequence IS NOT NULL AND {column} IS NOT NULL AND output_tokens > 0 "
-        f"ORDER BY sequence DESC LIMIT {LATEST}"
+        f"AND state = 'final' ORDER BY sequence DESC LIMIT {LATEST}"
     )
     values = sorted(round(float(value), 4) for (value,) in database.execute(statement))
     return Latency(tuple(_quantile(values, q) for q in QUANTILES) if values else (), tuple(values))

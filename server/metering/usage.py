@@ -38,6 +38,14 @@ class Span(Struct, frozen=True):
             if day:
                 _check_day(name, day)
 
+    @property
+    def days(self) -> tuple[str, str]:
+        """The first and the last one, as they are compared."""
+        return self.since, self.until or "9999-12-31"
+
+
+EVER = Span()
+
 
 def columns(by: Sequence[str]) -> tuple[str, ...]:
     """The names of `grouped`'s columns."""
@@ -53,17 +61,18 @@ def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any
     order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
     sums = "count(*), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
     statement = f"SELECT {', '.join([*names, sums])} FROM requests WHERE state <> 'open' AND day >= ? AND day <= ?"
-    found = database.execute(statement + order, (span.since, span.until or "9999-12-31"))
+    found = database.execute(statement + order, span.days)
     return [(*row[: len(names)], *(int(value or 0) for value in row[len(names) :])) for row in found]
 
 
-def rows(database: Database, after: int, most: int = MOST_ROWS) -> list[tuple[Any, ...]]:
-    """At most `most` closed rows numbered above `after`, with the columns ROW; times in ISO 8601."""
-    statement = f"SELECT {', '.join(ROW)} FROM requests WHERE sequence > ? ORDER BY sequence LIMIT ?"
+def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVER) -> list[tuple[Any, ...]]:
+    """At most `most` closed rows of these days numbered above `after`, with the columns ROW; times in ISO 8601."""
+    days = "day >= ? AND day <= ?"
+    statement = f"SELECT {', '.join(ROW)} FROM requests WHERE sequence > ? AND {days} ORDER BY sequence LIMIT ?"
     opened, closed = ROW.index("opened_at"), ROW.index("closed_at")
     return [
         tuple(_time(value) if index in (opened, closed) else value for index, value in enumerate(row))
-        for row in database.execute(statement, (after, most))
+        for row in database.execute(statement, (after, *span.days, most))
     ]
 
 

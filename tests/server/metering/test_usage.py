@@ -6,7 +6,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from server.__main__ import main
+from server.metering import command
 from server.metering.database import reader
 from server.metering.ledger import Ledger
 from server.metering.records import Opening, Outcome, Settlement, Usage
-from server.metering.usage import ROW, rows
+from server.metering.usage import ROW, Span, rows
 from tests.server.harness import Serve, Served
 from tests.server.test_budget_http import ASK, ask
 
@@ -84,6 +85,33 @@ def test_rows_go_on_where_an_export_ended(
     table = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["request_id"] for row in table] == ["r57", "r58", "r59"]
     assert table[0]["closed_at"] == "2026-11-25T12:00:00.500+00:00"
+    assert main(["usage", where, "--after", "20", "--until", "2026-11-24"]) == 0
+    assert [json.loads(line)["sequence"] for line in capsys.readouterr().out.splitlines()] == list(range(21, 31))
+    assert main(["usage", where, "--after", "20", "--by", "skill"]) == 2
+    assert "--after lists rows and --by adds them up: give one of them" in capsys.readouterr().err
+
+
+def test_an_export_of_many_rows_holds_no_transaction_open(
+    filled: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads a pipe slowly would keep SQLite's log growing, and PostgreSQL from tidying up."""
+    where, _ = filled
+    monkeypatch.setattr(command, "MOST_ROWS", 7)
+    taken, opened = [], 0
+
+    @contextmanager
+    def watched(where: str) -> Iterator[Any]:
+        nonlocal opened
+        opened += 1
+        with reader(where) as database:
+            yield database
+        opened -= 1
+
+    monkeypatch.setattr(command, "reader", watched)
+    for row in command.every_row(where, 0, Span()):
+        assert opened == 0
+        taken.append(row[0])
+    assert taken == list(range(1, 61))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +173,16 @@ def test_the_admin_listener_has_the_same_and_the_public_one_nothing(
     assert json.loads(line)["sequence"] == 2
     assert json.loads(line)["revision"] == served.parts.skills.authorise("help", _key()).skill.revision
     assert get(served, "/admin/usage?after=3")[1]["x-next-after"] == "3"
-    for query in ("by=prompt", "since=yesterday", "limit=-1&after=0", "format=xml", "page=1"):
+    for query in (
+        "after=0&by=skill",
+        "limit=5",
+        "after=0&since=today",
+        "by=prompt",
+        "since=yesterday",
+        "limit=-1&after=0",
+        "format=xml",
+        "page=1",
+    ):
         assert get(served, f"/admin/usage?{query}")[0] == 400
     with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=10)) as connection:
         connection.request("GET", "/admin/usage")
