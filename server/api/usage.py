@@ -17,7 +17,7 @@ KNOWN = ("by", "since", "until", "after", "limit", "format")
 
 
 class UsageEndpoint:
-    """`?by=skill,day` sums; `?after=N` lists the rows numbered above N, at most `limit`; both take `since` and `until`."""
+    """`?by=skill,day` sums; `?after=N` lists rows numbered above N, at most `limit`; `since` and `until` bound both."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
