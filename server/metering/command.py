@@ -8,7 +8,7 @@ from typing import Any
 
 from server import config
 from server.errors import ConfigError
-from server.metering import reconcile
+from server.metering import prometheus, reconcile
 from server.metering.database import POSTGRES, StorageError, reader, shown
 from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, table, written
 
@@ -33,6 +33,9 @@ def main(argv: Sequence[str]) -> int:
     else:
         parser.description = "Recompute totals and budgets from the rows, and exit with 1 on any difference."
         parser.add_argument("--metrics", action="append", default=[], metavar="URL", help="a server's /metrics as well")
+        parser.add_argument(
+            "--prometheus", action="append", default=[], metavar="URL", help="and one that scrapes them"
+        )
         parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds an admin key, where that needs one")
     arguments = parser.parse_args(words)
     where = ledger_of(arguments.ledger)
@@ -93,6 +96,15 @@ def every_row(where: str, after: int, span: Span) -> Iterator[tuple[Any, ...]]:
         after = found[-1][0]
 
 
+def _prometheus(where: str, url: str) -> list[str]:
+    """What differs from a Prometheus, which is read first: while replies end, the ledger is ahead of it."""
+    servers = prometheus.stored(url)
+    with reader(where) as database:
+        for name in sorted({key[0] for key in reconcile.totals(database)["tokens"]} - servers.keys()):
+            print(f"{url} does not scrape the instance {name!r}: it is gone, or forgotten")
+        return prometheus.against_prometheus(database, url, servers)
+
+
 def _reconcile(where: str, arguments: argparse.Namespace) -> int:
     with reader(where) as database:
         found = reconcile.differences(database)
@@ -105,6 +117,8 @@ def _reconcile(where: str, arguments: argparse.Namespace) -> int:
     key = key_in(arguments.key_file) if arguments.key_file else ""
     for url in arguments.metrics:
         found += reconcile.against_metrics(read, url, key)
+    for url in arguments.prometheus:
+        found += _prometheus(where, url)
     for difference in found:
         print(difference)
     print(f"{count} rows, {len(found)} differences")

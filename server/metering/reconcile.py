@@ -6,7 +6,7 @@ Totals, budgets, the numbering of rows, and, given its address, what a server's 
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -49,13 +49,20 @@ def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str, admin_key:
         ):
             value = scraped[metric][key[1:]]
             if not before[table][key] <= value <= after[table][key]:
-                found.append(f"{metric} {_name(key)}: {url} says {value}, the ledger {after[table][key]}")
+                found.append(f"{metric} {named(key)}: {url} says {value}, the ledger {after[table][key]}")
     return found
 
 
 def totals(database: Database) -> dict[str, Sums]:
     """The stored totals, by table and by instance, skill, model and type or outcome."""
     return {table: _sums(database, f"SELECT * FROM {table}") for table in ("tokens", "outcomes")}
+
+
+def settled(database: Database, instance: str, moment: float) -> dict[str, Sums]:
+    """As `totals`, of the rows of one instance that were closed by then."""
+    which = f"{CLOSED} AND instance = ? AND closed_at <= ?"
+    values = (instance, moment)
+    return {"tokens": _tokens(database, which, values), "outcomes": _outcomes(database, which, values)}
 
 
 def scrape(url: str, key: str = "") -> tuple[str, dict[str, Sums]]:
@@ -84,22 +91,22 @@ def scrape(url: str, key: str = "") -> tuple[str, dict[str, Sums]]:
 def _compare(what: str, expected: Sums, stored: Sums) -> Iterator[str]:
     for key in sorted(expected.keys() | stored.keys()):
         if expected[key] != stored[key]:
-            yield f"{what} {_name(key)}: the rows add up to {expected[key]}, the ledger says {stored[key]}"
+            yield f"{what} {named(key)}: the rows add up to {expected[key]}, the ledger says {stored[key]}"
 
 
-def _tokens(database: Database) -> Sums:
+def _tokens(database: Database, which: str = CLOSED, values: Sequence[Any] = ()) -> Sums:
     sums = "sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
-    grouped = f"SELECT instance, skill, model, {sums} FROM requests WHERE {CLOSED} GROUP BY instance, skill, model"
+    grouped = f"SELECT instance, skill, model, {sums} FROM requests WHERE {which} GROUP BY instance, skill, model"
     found: Sums = Counter()
-    for *names, prompt, cached, output in database.execute(grouped):
+    for *names, prompt, cached, output in database.execute(grouped, values):
         for kind, value in zip(KINDS, (prompt, cached, output), strict=True):
             found[(*names, kind)] = int(value)
     return found
 
 
-def _outcomes(database: Database) -> Sums:
+def _outcomes(database: Database, which: str = CLOSED, values: Sequence[Any] = ()) -> Sums:
     names = "instance, skill, model, outcome"
-    return _sums(database, f"SELECT {names}, count(*) FROM requests WHERE {CLOSED} GROUP BY {names}")
+    return _sums(database, f"SELECT {names}, count(*) FROM requests WHERE {which} GROUP BY {names}", values)
 
 
 def _budget(database: Database, column: str) -> Sums:
@@ -120,9 +127,10 @@ def _numbers(database: Database) -> Iterator[str]:
         yield f"sequence: {count} closed rows, the highest number is {highest}, the counter says {last}"
 
 
-def _sums(database: Database, statement: str) -> Sums:
-    return Counter({tuple(row[:-1]): int(row[-1]) for row in database.execute(statement)})
+def _sums(database: Database, statement: str, values: Sequence[Any] = ()) -> Sums:
+    return Counter({tuple(row[:-1]): int(row[-1]) for row in database.execute(statement, values)})
 
 
-def _name(key: tuple[Any, ...]) -> str:
+def named(key: tuple[Any, ...]) -> str:
+    """A series, as sentences call it."""
     return "/".join(str(part) for part in key if part != "")

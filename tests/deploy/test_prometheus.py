@@ -21,6 +21,8 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
+from server.__main__ import main
+from server.metering.ledger import Ledger
 from tests.exams.client import Server, ask, serving
 from tests.server.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
 
@@ -123,6 +125,51 @@ def test_prometheus_says_what_the_ledger_says_after_a_load_and_a_kill_9(tmp_path
     found = through_kills(tmp_path, kills)
     assert found
     assert found.good, found
+
+
+@needs_prometheus
+def test_reconcile_finds_what_only_prometheus_remembers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody restores yesterday's ledger: it agrees with itself, and bills less than was delivered."""
+    ledger, backup = tmp_path / "usage.sqlite3", tmp_path / "backup.sqlite3"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number = probe.getsockname()[1]
+    with prometheus(f"http://127.0.0.1:{number}", tmp_path) as port:
+        url = f"http://127.0.0.1:{port}"
+        with serving(tmp_path, admin_port=number) as server:
+            ask(server.url)
+            with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(backup)) as target:
+                source.backup(target)
+            clients = [threading.Thread(target=ask, args=(server.url,)) for _ in range(8)]
+            for client in clients:
+                client.start()
+            until(lambda: sum_of(port, "secateur_tokens_total") > 0, 60)
+            assert main(["reconcile", str(ledger), "--prometheus", url]) == 0  # while replies end
+            for client in clients:
+                client.join()
+            with closing(sqlite3.connect(ledger)) as database:
+                [(tokens,)] = database.execute("SELECT sum(prompt_tokens + output_tokens) FROM requests")
+            counted = 'secateur_tokens_total{type=~"input|output"}'
+            until(lambda: sum_of(port, counted) == tokens, 30)
+        assert main(["reconcile", str(ledger), "--prometheus", url]) == 0
+        for name in ("usage.sqlite3-wal", "usage.sqlite3-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        backup.replace(ledger)
+        assert main(["reconcile", str(ledger)]) == 0
+        capsys.readouterr()
+        assert main(["reconcile", str(ledger), "--prometheus", url]) == 1
+        printed = capsys.readouterr().out
+    assert f"secateur_tokens_total help/tiny/output: {url} says " in printed
+    assert "secateur_requests_total help/tiny/length: " in printed
+    assert printed.endswith("1 rows, 4 differences\n"), printed
+
+
+def test_reconcile_says_where_there_is_no_prometheus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Ledger(tmp_path / "usage.sqlite3").close()
+    with serving(tmp_path / "server") as server:
+        for url in ("http://127.0.0.1:9", server.admin, "nonsense"):
+            assert main(["reconcile", str(tmp_path / "usage.sqlite3"), "--prometheus", url]) == 2
+            assert f"{url} cannot be asked as a Prometheus: " in capsys.readouterr().err
 
 
 def load(server: Server) -> None:
