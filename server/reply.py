@@ -186,7 +186,10 @@ class Reply:
         with anyio.CancelScope(shield=True):
             await self._stream.aclose()
             try:
-                await self._reservation.settle(outcome, sampled=self._stream.sampled, cached=self._stream.cached)
+                stream = self._stream
+                await self._reservation.settle(
+                    outcome, sampled=stream.sampled, cached=stream.cached, waited=stream.waited
+                )
             finally:
                 self._ended(self)
 

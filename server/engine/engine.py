@@ -4,6 +4,7 @@ The loop thread only ever waits for the lock, which is never held while the mode
 
 import logging
 import threading
+import time
 from collections.abc import Sequence as Ids
 from itertools import groupby
 
@@ -110,7 +111,12 @@ class Engine:
         """Sleep until there is work, then plan it; None once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or not self._scheduler.idle)
-            return None if self._failure else self._scheduler.schedule()
+            if self._failure:
+                return None
+            batch, now = self._scheduler.schedule(), time.monotonic()
+        for chunk in batch.chunks:
+            chunk.sequence.begun = chunk.sequence.begun or now
+        return batch
 
     def _step(self, batch: Batch) -> None:
         logits = self._runner.forward(batch)

@@ -1,6 +1,6 @@
 """One request as the engine sees it: token ids in, token ids out, and how far the cache has come.
 
-It knows nothing about text, HTTP or tensors; only the scheduler changes it."""
+It knows nothing about text, HTTP or tensors; only the scheduler changes it, but for `begun`, which is the engine's."""
 
 import secrets
 from typing import Literal, NamedTuple
@@ -59,6 +59,8 @@ class Sequence:
         self.computed = 0
         self.cached = 0
         self.standing = standing
+        self.begun: float | None = None
+        """When its first pass was planned, on the monotonic clock."""
         self.slot: int | None = None
         self.blocks: list[int] = []
         self.keys: list[bytes] = []

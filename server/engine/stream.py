@@ -1,6 +1,7 @@
 """The tokens of one request, as the asyncio loop reads them while the engine's thread makes them."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -29,6 +30,13 @@ class Stream(AsyncIterator[Token]):
         self._items: asyncio.Queue[list[Token] | EngineFailed | None] = asyncio.Queue()
         self._ready: deque[Token] = deque()
         self._ended = False
+        self._queued = time.monotonic()
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds until its first pass was planned; None while it waits."""
+        begun = self._sequence.begun
+        return None if begun is None else max(0.0, begun - self._queued)
 
     @property
     def cached(self) -> int:

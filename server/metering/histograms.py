@@ -61,28 +61,52 @@ class Histograms:
 
 
 class VllmHistograms:
-    """The same by vLLM's names, for the dashboards and autoscalers that know those."""
+    """The same by vLLM's names, old ones too, for the dashboards and autoscalers that know those."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
             return Histogram(f"vllm:{name}", text, ("model_name",), registry=registry, buckets=buckets)
 
-        self._duration = histogram("e2e_request_latency_seconds", "Duration of a request.", DURATION)
-        self._first_token = histogram("time_to_first_token_seconds", "Time to the first token.", FIRST_TOKEN)
-        self._per_token = histogram("inter_token_latency_seconds", "Time for each later token.", PER_TOKEN)
-        self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", USAGE)
-        self._generation = histogram("request_generation_tokens", "Output tokens of a request.", USAGE)
+        self._of = {name: histogram(name, text, buckets) for name, text, buckets in VLLM}
 
     def ended(self, reply: Ended) -> None:
         """Observe one reply."""
-        self._duration.labels(reply.model).observe(reply.duration)
-        self._prompt.labels(reply.model).observe(reply.usage.prompt)
-        self._generation.labels(reply.model).observe(reply.usage.output)
-        if reply.first_token is not None:
-            self._first_token.labels(reply.model).observe(reply.first_token)
-            if reply.usage.output > 1:
-                seconds = (reply.duration - reply.first_token) / (reply.usage.output - 1)
-                self._per_token.labels(reply.model).observe(seconds)
+        first, waited = reply.first_token, reply.waited
+        seen: dict[str, float | None] = {
+            "e2e_request_latency_seconds": reply.duration,
+            "time_to_first_token_seconds": first,
+            "request_queue_time_seconds": waited,
+            "request_prompt_tokens": reply.usage.prompt,
+            "request_generation_tokens": reply.usage.output,
+            "request_max_num_generation_tokens": reply.granted,
+            "request_params_max_tokens": reply.granted,
+        }
+        if first is not None and waited is not None:
+            seen["request_prefill_time_seconds"] = max(0.0, first - waited)
+            seen["request_decode_time_seconds"] = reply.duration - first
+            seen["request_inference_time_seconds"] = reply.duration - waited
+        if first is not None and reply.usage.output > 1:
+            each = (reply.duration - first) / (reply.usage.output - 1)
+            seen |= dict.fromkeys(EACH_TOKEN, each)
+        for name, value in seen.items():
+            if value is not None:
+                self._of[name].labels(reply.model).observe(value)
+
+
+EACH_TOKEN = ("inter_token_latency_seconds", "time_per_output_token_seconds", "request_time_per_output_token_seconds")
+VLLM: tuple[tuple[str, str, Sequence[float]], ...] = (
+    ("e2e_request_latency_seconds", "Duration of a request.", DURATION),
+    ("time_to_first_token_seconds", "Time to the first token.", FIRST_TOKEN),
+    *((name, "Mean time for each later token of a request.", PER_TOKEN) for name in EACH_TOKEN),
+    ("request_queue_time_seconds", "Time in the queue.", DURATION),
+    ("request_prefill_time_seconds", "From the queue to the first token.", DURATION),
+    ("request_decode_time_seconds", "From the first token to the last.", DURATION),
+    ("request_inference_time_seconds", "From the queue to the last token.", DURATION),
+    ("request_prompt_tokens", "Prompt tokens of a request.", USAGE),
+    ("request_generation_tokens", "Output tokens of a request.", USAGE),
+    ("request_max_num_generation_tokens", "The most output tokens that a request might have had.", USAGE),
+    ("request_params_max_tokens", "Likewise.", USAGE),
+)
 
 
 class Observers:

@@ -34,6 +34,10 @@ class Ended(Struct, frozen=True):
     usage: Usage
     duration: float
     first_token: float | None
+    waited: float | None = None
+    """Until the engine began with it."""
+    granted: int = 0
+    """The most tokens that it might have had."""
 
 
 class Answered(Exception):
@@ -107,10 +111,9 @@ class Meter:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def settle(self, opening: Opening, settlement: Settlement) -> None:
+    async def settle(self, ended: Ended, settlement: Settlement) -> None:
         """Close a reservation's row; for Reservation."""
-        end = settlement
-        self._observer.ended(Ended(opening.skill, opening.model, end.outcome, end.usage, end.duration, end.first_token))
+        self._observer.ended(ended)
         await answer(self._ledger.settle(settlement))
 
     def _undo(self, opening: Opening, opened: "Future[Admission]") -> None:
@@ -194,7 +197,7 @@ class Reservation:
         self._output += tokens
         await self._meter.count(self.request_id, self.usage)
 
-    async def settle(self, outcome: Outcome, *, sampled: int, cached: int) -> None:
+    async def settle(self, outcome: Outcome, *, sampled: int, cached: int, waited: float | None = None) -> None:
         """Close the row with all that the engine sampled; only the first call counts. Raises LedgerUnavailable."""
         if self._settled:
             return
@@ -202,6 +205,7 @@ class Reservation:
         if sampled > self._output:  # the engine was ahead of the reader when the reply ended
             self._output, self._cached = sampled, cached
         duration = time.monotonic() - self._started
-        skill, day = self._opening.skill, self._day
-        end = Settlement(self.request_id, self.usage, outcome, skill, day, duration, self._first_token)
-        await self._meter.settle(self._opening, end)
+        skill, model, first = self._opening.skill, self._opening.model, self._first_token
+        ended = Ended(skill, model, outcome, self.usage, duration, first, waited, self.granted)
+        end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first)
+        await self._meter.settle(ended, end)

@@ -185,10 +185,11 @@ class VllmCollector(Collector):
             ("num_requests_running", "Requests in execution.", running),
             ("num_requests_waiting", "Requests waiting.", waiting),
             ("kv_cache_usage_perc", "KV-cache usage, 1 is full.", cache),
+            ("gpu_cache_usage_perc", "Its former name.", cache),
         )
         for name, text, values in gauges:
             yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), values)
-        for name, kind in (("prompt_tokens", "input"), ("generation_tokens", "output")):
+        for name, kind in VLLM_TOKENS:
             sums = Counter(dict.fromkeys(running, 0))
             for (_, model, which), count in totals.tokens.items():
                 sums[model] += count if which == kind else 0
@@ -207,6 +208,8 @@ class VllmCollector(Collector):
         yield success
 
 
+VLLM_TOKENS = (("prompt_tokens", "input"), ("generation_tokens", "output"), ("prefix_cache_queries", "input"),
+               ("prefix_cache_hits", "cached"))  # fmt: skip
 FINISHED = {"stop": "stop", "length": "length", "budget": "length", "client_gone": "abort"}
 
 

@@ -5,6 +5,7 @@ import random
 import shutil
 import sqlite3
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -151,6 +152,27 @@ def test_promtool_finds_nothing_to_say(serve: Serve) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
+# The histograms of the dashboards in vLLM's repository, under examples/online_serving, old and new.
+STOCK = (
+    "e2e_request_latency_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds",
+    "inter_token_latency_seconds", "request_time_per_output_token_seconds", "request_queue_time_seconds",
+    "request_prefill_time_seconds", "request_decode_time_seconds", "request_inference_time_seconds",
+    "request_prompt_tokens", "request_generation_tokens", "request_max_num_generation_tokens",
+    "request_params_max_tokens",
+)  # fmt: skip
+
+
+def test_a_wait_for_a_slot_is_told_apart_from_the_prompt(serve: Serve) -> None:
+    served = serve("0123456789", metrics_compat="vllm", slots=1, delay=0.02)
+    with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client, ThreadPoolExecutor(2) as pool:
+        question = {"model": "help", "messages": [{"role": "user", "content": "x"}]}
+        list(pool.map(lambda _: ask(client, question, stream=False), range(2)))
+    scraped = samples(served)
+    queued, decoded = (scraped[f"vllm:request_{part}_time_seconds_sum", "tiny"] for part in ("queue", "decode"))
+    assert queued > decoded / 4  # one of the two waited for the whole of the other
+    assert scraped["vllm:request_queue_time_seconds_bucket", "0.08", "tiny"] == 1
+
+
 def test_vllm_names_say_the_same_where_they_are_asked_for(serve: Serve) -> None:
     served = serve("0123456789", metrics_compat="vllm")
     with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
@@ -160,8 +182,13 @@ def test_vllm_names_say_the_same_where_they_are_asked_for(serve: Serve) -> None:
     assert scraped["vllm:generation_tokens_total", "tiny"] == usage.completion_tokens
     assert scraped["vllm:request_success_total", "stop", "tiny"] == 1
     assert scraped["vllm:request_success_total", "abort", "tiny"] == 0
-    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+    assert scraped["vllm:prefix_cache_queries_total", "tiny"] == usage.prompt_tokens
+    assert scraped["vllm:prefix_cache_hits_total", "tiny"] == 0
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "gpu_cache_usage_perc"):
         assert scraped[f"vllm:{name}", "tiny"] == 0
-    for name in ("time_to_first_token_seconds", "inter_token_latency_seconds", "e2e_request_latency_seconds"):
+    for name in STOCK:
         assert scraped[f"vllm:{name}_count", "tiny"] == 1
+    assert scraped["vllm:request_params_max_tokens_sum", "tiny"] == 64
+    parts = sum(scraped[f"vllm:request_{part}_time_seconds_sum", "tiny"] for part in ("queue", "prefill", "decode"))
+    assert parts == pytest.approx(scraped["vllm:e2e_request_latency_seconds_sum", "tiny"])
     assert not [key for key in samples(serve("0123", ledger="other.sqlite3")) if key[0].startswith("vllm:")]
