@@ -32,7 +32,7 @@ export function seconds(value) {
 export function ticks(most) {
   const rough = Math.max(most, 1) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = Math.max(1, [1, 2, 2.5, 5, 10].map((n) => n * power).find((n) => n >= rough));
+  const step = Math.max(1, [1, 2, 2.5, 3, 4, 5, 10].map((n) => n * power).find((n) => n >= rough));
   return Array.from({ length: Math.ceil(Math.max(most, 1) / step) + 1 }, (_, index) => index * step);
 }
 

@@ -3,8 +3,10 @@ import { compact, histogram, html, seconds, stacked } from "/admin/charts.js";
 
 const PERIOD = 2000;
 const SPEED_SECONDS = 20;
-const COLORS = 7; // more skills than that share the last colour
-const GOOD = { stop: 0, length: 6, budget: 1, client_gone: 2, server_shutdown: 5, recovered: 4, rejected: 7, error: 3 };
+const COLORS = 7; // more skills than that are drawn as one
+const OTHERS = "others";
+const ENDS = ["stop", "length", "client_gone", "budget", "rejected", "server_shutdown", "recovered", "error"];
+const ranks = []; // skills by their use when they were first seen: a colour stays while the page is open
 const WORDS = {
   stop: "ended by itself", length: "at the longest allowed", budget: "at the budget", client_gone: "reader left",
   server_shutdown: "server stopped", recovered: "server died", rejected: "refused", error: "failed",
@@ -85,44 +87,64 @@ function tiles(live, summary) {
   const [since, before] = samples[0];
   find("speed").textContent = live.now > since ? compact((summary.total - before) / (live.now - since)) : "-";
   find("running").textContent = number(live.running);
-  find("waiting").textContent = `${number(live.waiting)} waiting, cache ${Math.round(live.kv_used_ratio * 100)} % full`;
+  find("waiting").textContent = `${number(live.waiting)} waiting, cache ${Math.round(live.kv_used_ratio * 100)} %`;
   for (const [id, latency] of [["first", summary.first_token], ["whole", summary.duration]]) {
     find(id).textContent = seconds(latency.quantiles[0]);
     find(`${id}-note`).textContent = latency.values.length ? `p95 ${seconds(latency.quantiles[1])}` : "";
   }
 }
 
-/** Skills keep their colour while the page is open: the order of the configuration, then of the ledger. */
 function colors(summary) {
-  const names = [...new Set([...summary.budgets.map((b) => b.skill), ...summary.use.map((use) => use.skill)])];
-  return (skill) => `var(--s${Math.min(names.indexOf(skill), COLORS)})`;
+  const sums = totals(summary.use);
+  const names = new Set([...[...sums.keys()].sort((a, b) => sums.get(b) - sums.get(a)), ...summary.budgets.map((b) => b.skill)]);
+  for (const name of names) if (!ranks.includes(name)) ranks.push(name);
+  return (skill) => `var(--s${skill === OTHERS ? COLORS : Math.min(ranks.indexOf(skill), COLORS)})`;
+}
+
+function totals(use) {
+  const sums = new Map();
+  for (const { skill, tokens } of use) sums.set(skill, (sums.get(skill) ?? 0) + tokens);
+  return sums;
 }
 
 function drawDays(summary, color) {
-  const use = new Map();
-  for (const { day, skill, tokens } of summary.use) use.set(day, (use.get(day) ?? new Map()).set(skill, tokens));
-  const sums = new Map();
-  for (const { skill, tokens } of summary.use) sums.set(skill, (sums.get(skill) ?? 0) + tokens);
-  const skills = [...sums.keys()].sort((a, b) => sums.get(b) - sums.get(a));
+  const used = [...totals(summary.use).keys()];
+  const apart = used.length > COLORS + 1 ? ranks.slice(0, COLORS) : used;
+  const drawn = summary.use.map(({ day, skill, tokens }) => ({ day, tokens, skill: apart.includes(skill) ? skill : OTHERS }));
+  const use = byDay(drawn);
+  const sums = totals(drawn);
+  const skills = [...sums.keys()].sort((a, b) => (a === OTHERS) - (b === OTHERS) || sums.get(b) - sums.get(a));
   find("span").textContent = `${summary.days.length} days, prompts and replies together`;
   find("legend").replaceChildren(...skills.map((skill) => html("li", { "--swatch": color(skill) }, skill)));
   const plot = skills.length ? stacked(summary.days, skills, use, { color, width: find("days").clientWidth }) : empty("No reply was counted in these days.");
   find("days").replaceChildren(plot);
-  const rows = summary.days.filter((day) => use.has(day)).reverse();
-  const cells = rows.map((day) => [day, ...skills.map((skill) => number(use.get(day).get(skill) ?? 0))]);
-  table("days-table", ["Day", ...skills], cells);
+  const all = byDay(summary.use);
+  const names = ranks.filter((skill) => used.includes(skill));
+  const cells = summary.days.filter((day) => all.has(day)).reverse().map((day) => [day, ...names.map((skill) => number(all.get(day).get(skill) ?? 0))]);
+  table("days-table", ["Day", ...names], cells);
+}
+
+function byDay(use) {
+  const days = new Map();
+  for (const { day, skill, tokens } of use) {
+    const of = days.get(day) ?? days.set(day, new Map()).get(day);
+    of.set(skill, (of.get(skill) ?? 0) + tokens);
+  }
+  return days;
 }
 
 function budgets(summary, color) {
   const limited = summary.budgets.filter((budget) => budget.limit !== null);
   if (!limited.length) return [empty("No skill has a budget: tokens_per_day and tokens_per_month in its file set one.")];
-  return limited.map(({ skill, period, used, reserved, limit }) => {
+  const full = ({ used, reserved, limit }) => (used + reserved) / limit;
+  return limited.sort((a, b) => full(b) - full(a)).map(({ skill, period, used, reserved, limit }) => {
     const left = Math.max(0, limit - used - reserved);
     const level = left === 0 ? "budget out" : left < limit / 10 ? "budget low" : "budget";
     const part = (tokens) => `${Math.min(100, (100 * tokens) / limit)}%`;
     const bar = html("div", { class: "bar", "--swatch": color(skill) },
-      html("i", { "--part": part(used) }), html("i", { class: "reserved", "--part": part(reserved) }));
-    const title = html("span", {}, html("b", {}, skill), ` this ${period}`);
+      ...(used ? [html("i", { "--part": part(used) })] : []),
+      ...(reserved ? [html("i", { class: "reserved", "--part": part(reserved) })] : []));
+    const title = html("span", {}, html("b", {}, skill), period === "day" ? " today" : " this month");
     const rest = `${number(used)} of ${number(limit)}, ${left ? `${number(left)} left` : "none left"}`;
     return html("div", { class: level }, html("p", {}, title, html("span", { class: "left" }, rest)), bar);
   });
@@ -139,11 +161,13 @@ function drawSkills(summary) {
 
 function outcomes(summary) {
   if (!summary.skills.length) return [empty("No reply has ended yet.")];
-  const seen = Object.keys(GOOD).filter((name) => summary.skills.some((use) => use.outcomes[name]));
-  const legend = seen.map((name) => html("li", { "--swatch": `var(--s${GOOD[name]})` }, WORDS[name]));
+  const counts = Object.fromEntries(ENDS.map((name) => [name, summary.skills.reduce((sum, use) => sum + (use.outcomes[name] ?? 0), 0)]));
+  const seen = ENDS.filter((name) => counts[name]);
+  const swatch = (name) => `var(--end-${name})`;
+  const legend = seen.map((name) => html("li", { "--swatch": swatch(name) }, `${WORDS[name]} `, html("b", {}, number(counts[name]))));
   const bars = summary.skills.slice(0, 10).map((use) => {
     const parts = seen.filter((name) => use.outcomes[name]).map((name) => html("i", {
-      "--part": `${(100 * use.outcomes[name]) / use.requests}%`, "--swatch": `var(--s${GOOD[name]})`,
+      "--part": `${(100 * use.outcomes[name]) / use.requests}%`, "--swatch": swatch(name),
       title: `${WORDS[name]}: ${number(use.outcomes[name])}`,
     }));
     const count = html("span", { class: "aside" }, `${number(use.requests)} ${use.requests === 1 ? "reply" : "replies"}`);

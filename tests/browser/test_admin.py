@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import expect
 
+from server.metering.records import Opening, Outcome, Settlement, Usage
 from tests.browser.conftest import Visitor
 from tests.server.harness import HELP, OTHER, Served, parts, says, served
 from tests.server.test_budget_http import ASK, ask
@@ -45,6 +46,33 @@ def test_it_shows_what_the_ledger_has_and_follows_it(server: Served, open_page: 
     assert all(url.startswith(f"{server.admin}/admin") for url in open_page.asked)
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == {"light": "rgb(246, 247, 244)", "dark": "rgb(15, 19, 17)"}[scheme]
+
+
+def test_many_skills_are_told_apart_as_far_as_colours_go(tmp_path: Path, open_page: Visitor) -> None:
+    """Seven by their use, the others as one; every one of them is in the table and has its budget."""
+    skills = [replace(HELP, name=f"skill-{index:02}", tokens_per_day=10_000) for index in range(12)]
+    runner = says(tmp_path, "Good day.")
+    made = parts(tmp_path, runner, skills)
+    for index, skill in enumerate(skills):
+        day = made.ledger.open(Opening(skill.name, skill.name, "tiny", 10)).result().day
+        usage = Usage(10, 0, 100 * (index + 1))
+        outcome: Outcome = "error" if index == 3 else "stop"
+        made.ledger.settle(Settlement(skill.name, usage, outcome, skill.name, day, 0.5, 0.1)).result()
+    with served(made, runner) as server:
+        page = open_page(f"{server.admin}/admin", viewport={"width": 390, "height": 800})
+        expect(page.locator("#legend li")).to_have_count(8)
+        expect(page.locator("#legend li").first).to_have_text("skill-11")
+        expect(page.locator("#legend li").last).to_have_text("others")
+        expect(page.locator("#days svg title").last).to_contain_text("others: 1,550")
+        swatches = page.locator("#legend li").evaluate_all(
+            "all => all.map(li => getComputedStyle(li, '::before').backgroundColor)"
+        )
+        assert len(set(swatches)) == 8
+        expect(page.locator("#days-table th")).to_have_count(13)
+        expect(page.locator(".budget b")).to_have_count(12)
+        expect(page.locator(".budget b").first).to_have_text("skill-11")  # the fullest
+        expect(page.locator("#outcomes .legend")).to_contain_text("failed 1")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize("width", [320, 1280])
