@@ -4,6 +4,7 @@ A row is open before its reply is begun, holds what each engine step sampled bef
 once. One thread writes: whatever waits when a transaction begins becomes durable with it.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -25,7 +26,11 @@ BATCH = 256  # jobs of one commit: under load one fsync serves them all
 BUSY_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 SLOW_SECONDS = 10.0  # a transaction that takes longer is no better than one that fails
+HEARTBEAT_SECONDS = 5.0  # so often something is written to PostgreSQL, to learn that it is gone before a caller does
 SWEEP_SECONDS = 60.0  # between two looks for replicas that died; a living one has its name back long before
+
+
+logger = logging.getLogger(__name__)
 
 
 class Counts(Struct, frozen=True):
@@ -186,7 +191,7 @@ class Ledger:
 
     def _next(self) -> list[_Job] | None:
         """Wait for jobs and take all that are there; None after `close`, once the queue is empty."""
-        waiting = self._sweep_seconds if self._database.shared else None
+        waiting = min(HEARTBEAT_SECONDS, self._sweep_seconds) if self._database.shared else None
         try:
             first = self._jobs.get(timeout=self._retry_seconds if self._failed else waiting)
         except queue.Empty:
@@ -215,6 +220,8 @@ class Ledger:
         finally:
             self._began = None
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
+        if self._failed:
+            logger.warning("The ledger can be written again.")
         self._failed = False
         for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
             job.done.set_result(result)
@@ -222,6 +229,8 @@ class Ledger:
 
     def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
         """Keep what must not be lost for the next transaction, and tell everybody."""
+        if not self._failed:
+            logger.error("%s Until it can, requests are answered 503.", failure)
         self._failed = True
         for job in jobs:
             if isinstance(job.work, Settlement):

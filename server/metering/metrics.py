@@ -5,6 +5,7 @@ Labels come from the configuration only, never from a request, so the number of 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -12,8 +13,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from server.engine.choice import Choice
+from server.errors import SecateurError
+from server.metering.database import StorageError
 from server.metering.ledger import Ledger
-from server.metering.records import KINDS, OUTCOMES, Limits, Period, Spent
+from server.metering.records import KINDS, OUTCOMES, Limits, Period, Spent, Totals
 
 
 class EngineState(Protocol):
@@ -67,8 +70,24 @@ class LedgerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family per table of totals, the budgets, and how the ledger does."""
-        ledger, limits = self._ledger, self._scope.limits()
-        totals = ledger.totals()
+        try:
+            yield from self._counters()
+            readable = True
+        except StorageError:  # the counters are gone for a while, and the rest says why
+            readable = False
+        ledger = self._ledger
+        yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])
+        writable = int(readable and ledger.writable)
+        yield GaugeMetricFamily("secateur_ledger_writable", "1 while the ledger can be read and written.", writable)
+        yield SummaryMetricFamily(
+            "secateur_ledger_commit_seconds",
+            "Durable transactions of the ledger.",
+            count_value=ledger.commits,
+            sum_value=ledger.commit_seconds,
+        )
+
+    def _counters(self) -> tuple[Metric, ...]:
+        totals, spent = self._ledger.totals(), self._ledger.spent()
         tokens, requests = _counters()
         zero: dict[tuple[str, str, str], int] = {}
         zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
@@ -77,15 +96,7 @@ class LedgerCollector(Collector):
         none = {(*labels, outcome): 0 for labels in self._scope.answered() for outcome in OUTCOMES}
         for labels, value in {**none, **totals.requests}.items():
             requests.add_metric(labels, value)
-        yield from (tokens, requests, *_budgets(ledger.spent(), limits))
-        yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])
-        yield GaugeMetricFamily("secateur_ledger_writable", "1 while the ledger can be written.", int(ledger.writable))
-        yield SummaryMetricFamily(
-            "secateur_ledger_commit_seconds",
-            "Durable transactions of the ledger.",
-            count_value=ledger.commits,
-            sum_value=ledger.commit_seconds,
-        )
+        return tokens, requests, *_budgets(spent, self._scope.limits())
 
 
 class EngineCollector(Collector):
@@ -156,8 +167,9 @@ class FeedbackCollector(Collector):
         """Each rating of each skill, zeros included."""
         family = _ratings()
         zero = {(skill, rating): 0 for skill in self._skills() for rating in ("up", "down")}
-        for labels, value in {**zero, **self._feedback.totals()}.items():
-            family.add_metric(labels, value)
+        with suppress(SecateurError):  # a file that is locked for a moment
+            for labels, value in {**zero, **self._feedback.totals()}.items():
+                family.add_metric(labels, value)
         yield family
 
 
@@ -180,7 +192,7 @@ class VllmCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """As vLLM's v1 engine names them."""
-        totals, (running, waiting, cache) = self._ledger.totals(), states(self._engines())
+        running, waiting, cache = states(self._engines())
         gauges = (
             ("num_requests_running", "Requests in execution.", running),
             ("num_requests_waiting", "Requests waiting.", waiting),
@@ -189,6 +201,10 @@ class VllmCollector(Collector):
         )
         for name, text, values in gauges:
             yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), values)
+        with suppress(StorageError):  # as above
+            yield from self._counters(self._ledger.totals(), running)
+
+    def _counters(self, totals: Totals, running: Mapping[str, float]) -> Iterator[Metric]:
         for name, kind in VLLM_TOKENS:
             sums = Counter(dict.fromkeys(running, 0))
             for (_, model, which), count in totals.tokens.items():

@@ -26,7 +26,8 @@ class LedgerUnavailable(SecateurError):
     reason = "ledger"
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The usage ledger cannot be written ({reason}).", code="ledger_unavailable")
+        super().__init__("The usage ledger cannot be used now; try again later.", code="ledger_unavailable")
+        self.args = (f"The usage ledger cannot be used ({reason}).",)  # for logs: callers learn nothing of the inside
 
 
 class Usage(Struct, frozen=True):

@@ -13,6 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -78,12 +79,12 @@ class Webhook(Collector):
         return [_pending()]
 
     def collect(self) -> Iterator[Metric]:
-        """How many closed rows were not delivered yet."""
-        with reader(self._ledger.where) as database:
+        """How many closed rows were not delivered yet; nothing while the ledger cannot be read."""
+        with suppress(StorageError), reader(self._ledger.where) as database:
             [(last,)] = database.execute("SELECT value FROM cursors WHERE name = 'sequence'")
             family = _pending()
             family.add_metric((), last - self._cursor(database))
-        yield family
+            yield family
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -173,6 +173,28 @@ def test_a_wait_for_a_slot_is_told_apart_from_the_prompt(serve: Serve) -> None:
     assert scraped["vllm:request_queue_time_seconds_bucket", "0.08", "tiny"] == 1
 
 
+def test_a_ledger_that_cannot_be_read_takes_its_counters_along_and_nothing_else(serve: Serve) -> None:
+    """Or the alert for just that, and every gauge of the engine, would be gone with it."""
+    served = serve("0123", metrics_compat="vllm", webhook="http://127.0.0.1:9/")
+    served.parts.ledger.where += ".gone"
+    scraped = samples(served)
+    assert scraped["secateur_ledger_writable",] == 0
+    for name in ("secateur_requests_running", "secateur_requests_waiting", "vllm:num_requests_running"):
+        assert scraped[name, "tiny"] == 0
+    gone = (
+        "secateur_tokens",
+        "secateur_requests_total",
+        "secateur_budget",
+        "vllm:prompt_tokens_total",
+        "secateur_webhook",
+    )
+    assert not [key for key in scraped if key[0].startswith(gone)]
+    served.parts.ledger.where = served.parts.ledger.where.removesuffix(".gone")
+    scraped = samples(served)
+    assert scraped["secateur_ledger_writable",] == 1
+    assert scraped["secateur_tokens_total", "tiny", "help", "input"] == 0
+
+
 def test_vllm_names_say_the_same_where_they_are_asked_for(serve: Serve) -> None:
     served = serve("0123456789", metrics_compat="vllm")
     with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:

@@ -247,6 +247,7 @@ def test_unready_while_the_ledger_is_locked_and_ready_again_after(serve: Serve) 
     answer = complete(served, ASK)
     assert answer.status == 503
     assert answer.json["error"]["code"] == "ledger_unavailable"
+    assert "locked" not in answer.json["error"]["message"]  # the inside is for the log
     assert answer.headers["Retry-After"] == "5"
     assert call(served.admin, "/readyz").status == 503
     assert served.engine.running == 0

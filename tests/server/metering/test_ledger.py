@@ -115,7 +115,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "usage.sqlite3")
 
 
-def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path) -> None:
+def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger(path, busy_seconds=0.05, retry_seconds=0.05)
     ledger.open(opening("r1")).result()
     other = sqlite3.connect(path, isolation_level=None)
@@ -133,6 +133,10 @@ def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path) -> No
     assert ledger.writable
     assert ledger.totals().tokens["help", "tiny", "output"] == 7
     assert [row[0] for row in rows(path)] == ["r1"]
+    assert caplog.messages == [
+        "The usage ledger cannot be used (database is locked). Until it can, requests are answered 503.",
+        "The ledger can be written again.",
+    ]
     ledger.close()
 
 

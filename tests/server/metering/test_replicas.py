@@ -120,6 +120,15 @@ def test_a_lost_connection_fails_closed_and_is_made_again(shared: str) -> None:
     ledger.close()
 
 
+def test_a_replica_learns_by_itself_that_its_database_is_gone(shared: str) -> None:
+    """No request has to find out: /readyz says so before one comes."""
+    ledger = Ledger(shared, instance="a", retry_seconds=0.3, sweep_seconds=0.05)
+    os.kill(backend_of(shared), signal.SIGTERM)
+    until(lambda: not ledger.writable)
+    until(lambda: ledger.writable)
+    ledger.close()
+
+
 def test_what_cannot_be_reached_is_refused_without_the_password() -> None:
     with pytest.raises(ConfigError, match=r"postgresql:///usage cannot be used as the ledger: ") as refused:
         Ledger("postgresql://someone:secret@/usage?host=/nowhere", instance="a")
