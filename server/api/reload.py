@@ -1,8 +1,10 @@
 """POST /admin/reload on the admin listener: the skills' files again, all at once or not at all."""
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api import problems
 from server.api.models import reply
 from server.errors import InvalidRequest, SecateurError
 from server.reload import Reloader
@@ -19,4 +21,7 @@ class Reload:
         try:
             return reply({"skills": await self._reloader.reload()}, no_store=True)
         except SecateurError as error:
-            raise InvalidRequest(f"Nothing was reloaded: {error}", code="skills_invalid") from None
+            refused = InvalidRequest(f"Nothing was reloaded: {error}", code="skills_invalid")
+            told = problems.body(refused)
+            told["error"]["message"] = refused.message  # of the operator's own files, and whole
+            return Response(msgspec.json.encode(told), refused.status, media_type="application/json")

@@ -22,7 +22,10 @@ NETWORK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2,
            "tcp_user_timeout": 10_000}  # fmt: skip
 # And on the server's side: a replica's name and locks, once its machine is gone or it stands still in a transaction.
 SERVER = ("SET tcp_keepalives_idle = 5", "SET tcp_keepalives_interval = 2", "SET tcp_keepalives_count = 3",
-          "SET idle_in_transaction_session_timeout = '10s'")  # fmt: skip
+          "SET idle_in_transaction_session_timeout = '10s'",
+          # A database may be told to say that something is durable before it is; the ledger is not to be.
+          "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
+)  # fmt: skip
 
 
 class StorageError(Exception):
@@ -190,7 +193,7 @@ class Postgres:
         self._names: set[str] = set()
         self._connection: Any = None
         with errors(psycopg.Error):
-            self._options = {**NETWORK, **psycopg.conninfo.conninfo_to_dict(url)}
+            self._options: dict[str, Any] = {**NETWORK, **psycopg.conninfo.conninfo_to_dict(url)}
         self._connect()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -93,7 +93,8 @@ class LedgerCollector(Collector):
         zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
         for labels, value in {**zero, **totals.tokens}.items():
             tokens.add_metric(labels, value)
-        none = {(*labels, outcome): 0 for labels in self._scope.answered() for outcome in OUTCOMES}
+        none: dict[tuple[str, str, str], int] = {}
+        none.update(((*labels, outcome), 0) for labels in self._scope.answered() for outcome in OUTCOMES)
         for labels, value in {**none, **totals.requests}.items():
             requests.add_metric(labels, value)
         return tokens, requests, *_budgets(spent, self._scope.limits())

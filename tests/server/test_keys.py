@@ -139,14 +139,14 @@ def test_check_says_what_is_wrong_or_what_is_there(tmp_path: Path, capsys: pytes
 
 
 def test_the_revision_follows_what_is_said_and_not_who_may_ask(tmp_path: Path) -> None:
-    (tmp_path / "prompt.txt").write_text("Be kind.")
     folder = tmp_path / "skills"
-    write(folder, system_file="../prompt.txt")
+    write(folder, system_file="prompt.txt")
+    (folder / "prompt.txt").write_text("Be kind.")
     first = Skills.read(folder)[0]
     assert first.system == "Be kind."
-    write(folder, system_file="../prompt.txt", origins=["https://a.example"], keys=list(HELP.keys))
+    write(folder, system_file="prompt.txt", origins=["https://a.example"], keys=list(HELP.keys))
     assert Skills.read(folder)[0].revision == first.revision
-    (tmp_path / "prompt.txt").write_text("Be kinder.")
+    (folder / "prompt.txt").write_text("Be kinder.")
     assert Skills.read(folder)[0].revision != first.revision
 
 

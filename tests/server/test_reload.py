@@ -43,7 +43,9 @@ def test_a_reload_that_its_model_cannot_answer_changes_nothing_and_says_why(tmp_
         for system, sentence in (
             ("x" * 600, "begins every prompt with 6"),
             ("{{ person * 2 }}", "is not a template"),
+            ("{{ nobody }}", "other.toml: Object contains unknown field `nam`"),
         ):
+            (folder / "other.toml").write_text('name = "other"\nnam = 1' if "nobody" in system else 'name = "other"')
             write(folder, "help", system=system)
             refused = call(server.admin, "/admin/reload", b"")
             assert refused.status == 400

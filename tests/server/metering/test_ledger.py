@@ -58,6 +58,12 @@ def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger
     assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
 
 
+def test_a_commit_is_on_the_disk_before_it_is_acknowledged(ledger: Ledger) -> None:
+    """SQLite's own word for it: 2 is FULL, which waits for the disk at each commit of the log."""
+    assert ledger._database.execute("PRAGMA journal_mode") == [("wal",)]
+    assert ledger._database.execute("PRAGMA synchronous") == [(2,)]
+
+
 def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
     ledger.open(opening("r1")).result()
     for output in (3, 3, 99):

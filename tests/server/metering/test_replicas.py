@@ -129,6 +129,16 @@ def test_a_replica_learns_by_itself_that_its_database_is_gone(shared: str) -> No
     ledger.close()
 
 
+def test_a_database_that_acknowledges_too_soon_is_told_not_to(shared: str) -> None:
+    with psycopg.connect(shared, autocommit=True) as other:
+        for before, expected in (("off", "on"), ("remote_apply", "remote_apply")):
+            other.execute(f"ALTER ROLE secateur SET synchronous_commit = '{before}'")
+            ledger = Ledger(shared, instance="a")
+            assert ledger._database.execute("SHOW synchronous_commit") == [(expected,)]
+            ledger.close()
+        other.execute("ALTER ROLE secateur RESET synchronous_commit")
+
+
 def test_what_cannot_be_reached_is_refused_without_the_password() -> None:
     with pytest.raises(ConfigError, match=r"postgresql:///usage cannot be used as the ledger: ") as refused:
         Ledger("postgresql://someone:secret@/usage?host=/nowhere", instance="a")

@@ -17,7 +17,7 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     """Over the end of a month: the day's and the month's budget begin anew, the days before stay as they were."""
     moment, draw = [NOW], random.Random(5)
     ledger = Ledger(where, clock=lambda: moment[0])
-    plain = []
+    plain: list[tuple[str, str, int, float | None]] = []
     for index in range(80):
         moment[0] = NOW - DAY * draw.randrange(40)
         skill, seconds = draw.choice("abc"), draw.uniform(0.1, 9)
