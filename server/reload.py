@@ -88,7 +88,9 @@ class Reloader:
             await asyncio.sleep(seconds)
             for reference, successors in self._rollout.successors.items():
                 model = await to_thread.run_sync(successors.next)
-                if model is not None and self._rollout.replace(reference, successors, model):
+                if model is None or not await to_thread.run_sync(self._suits, reference, model):
+                    continue
+                if self._rollout.replace(reference, successors, model):
                     await self._begin(reference, successors)
 
     def _model(self, more: Mapping[str, Answering], wanted: str) -> Model:
@@ -99,8 +101,19 @@ class Reloader:
         return found.model
 
     async def _begin(self, reference: str, successors: Successors) -> None:
-        names = [skill.name for skill in self._skills if self._rollout.reference(skill.model) == reference]
-        await to_thread.run_sync(successors.began, names)
+        await to_thread.run_sync(successors.began, [skill.name for skill in self._answered(reference)])
+
+    def _answered(self, reference: str) -> list[Skill]:
+        return [skill for skill in self._skills if self._rollout.reference(skill.model) == reference]
+
+    def _suits(self, reference: str, model: Model) -> bool:
+        """Whether a model can answer the skills of the one that it is to follow; where not, the log says why."""
+        try:
+            check_prompts(self._answered(reference), lambda _: model)
+        except ConfigError as error:
+            logger.error("%s cannot be served: %s; what was served before goes on", model.name, error)
+            return False
+        return True
 
     def _load(self, skills: Sequence[Skill]) -> Mapping[str, Answering]:
         """The models that skills name and that do not answer yet."""

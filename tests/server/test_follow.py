@@ -3,8 +3,9 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -127,7 +128,14 @@ def test_a_stream_that_runs_during_a_promotion_ends_whole_on_the_old_version(hou
     assert not any(thread.name == "engine" for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone"])
+def narrow(load: Callable[[Path, str], Model], path: Path, name: str) -> Model:
+    """A model whose context no prompt of the skill fits."""
+    model = load(path, name)
+    model.engine.context = 10
+    return model
+
+
+@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone", "narrow"])
 def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_one_goes_on(
     house: House, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +143,8 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
     with house.served() as server:
         if what == "unloadable":
             follower(server)._load = lambda *_: 1 / 0  # type: ignore[assignment]
+        if what == "narrow":
+            follower(server)._load = partial(narrow, follower(server)._load)  # type: ignore[method-assign]
         if what == "changed":
             (path / "config.json").write_text("{}")
         if what == "unsigned":
@@ -151,6 +161,7 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
         "changed": "config.json was",
         "unsigned": "not signed",
         "unloadable": "division",
+        "narrow": "begins every prompt with",
         "gone": "is no artifact",
         "exchanged": "model-2 was exchanged while tiny@2 was loaded",
     }
