@@ -26,6 +26,7 @@ BATCH = 256  # jobs of one commit: under load one fsync serves them all
 BUSY_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 SLOW_SECONDS = 10.0  # a transaction that takes longer is no better than one that fails
+CLOSE_SECONDS = 30.0  # so long may the last transaction take
 HEARTBEAT_SECONDS = 5.0  # so often something is written to PostgreSQL, to learn that it is gone before a caller does
 SWEEP_SECONDS = 60.0  # between two looks for replicas that died; a living one has its name back long before
 
@@ -144,10 +145,13 @@ class Ledger:
         return transactions.until_next(period, self._clock())
 
     def close(self) -> None:
-        """Write what is queued, then let go of the database."""
+        """Write what is queued, then let go of the database; of one that stands still too, so that the process ends."""
         self._jobs.put(None)
-        self._thread.join()
-        self._database.close()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.error("The ledger does not answer; what it was not told is recovered by the next start.")
+        else:
+            self._database.close()
         self.closed = True
 
     def _begin(self, deadline: float) -> int:

@@ -120,6 +120,25 @@ def test_a_lost_connection_fails_closed_and_is_made_again(shared: str) -> None:
     ledger.close()
 
 
+def test_a_database_that_stands_still_holds_up_no_shutdown(
+    shared: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("server.metering.ledger.CLOSE_SECONDS", 0.2)
+    ledger = Ledger(shared, instance="a")
+    ledger.open(opening("r1")).result()
+    stopped = backend_of(shared)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        settled = ledger.settle(Settlement("r1", Usage(10, 0, 3), "stop", "help"))
+        ledger.close()
+        assert "does not answer" in caplog.text
+        assert not settled.done()
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    ledger._thread.join()
+    ledger._database.close()
+
+
 def test_a_replica_learns_by_itself_that_its_database_is_gone(shared: str) -> None:
     """No request has to find out: /readyz says so before one comes."""
     ledger = Ledger(shared, instance="a", retry_seconds=0.3, sweep_seconds=0.05)
