@@ -24,6 +24,7 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
     few = quick
     return {
         "kill -9 while streams run": lambda at: kill.exam(at, rounds=2 if few else 50, streams=8 if few else 16),
+        "kill -9, PostgreSQL": lambda at: kill.on_postgres(at, rounds=2 if few else 20, streams=8 if few else 16),
         "a budget's last tokens": lambda at: crowd.race(at, requests=50 if few else 200),
         "clients that vanish": lambda at: crowd.vanish(at, clients=40 if few else 1000),
         "disk full": lambda at: storage.full(at, seconds=2 if few else 10),

@@ -8,11 +8,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from msgspec import Struct
 
 from server.__main__ import main
 from tests.exams.client import Read, Server, ask
 from tests.server.harness import until
+from tests.server.postgres_server import new_database, running
 
 TOKENS = 24
 COLUMNS = "request_id, state, prompt_tokens, cached_tokens, output_tokens"
@@ -43,24 +45,32 @@ class Result(Struct):
         return not broken and self.ahead <= 1 and self.slowest < 2 and self.settled > 0 and self.cut > 0
 
 
-def exam(folder: Path, *, rounds: int, streams: int, seed: int = 1) -> Result:
-    """Run it; the folder keeps the ledger."""
+def on_postgres(folder: Path, *, rounds: int, streams: int) -> Result | None:
+    """With the ledger in a PostgreSQL, which goes on; None where it is not installed."""
+    with running() as socket:
+        return exam(folder, rounds=rounds, streams=streams, url=new_database(socket)) if socket else None
+
+
+def exam(folder: Path, *, rounds: int, streams: int, seed: int = 1, url: str = "") -> Result:
+    """Run it; the folder keeps the ledger, or the database at `url`."""
     draw, result = random.Random(seed), Result()
     path = folder / "ledger"
+    where = url or str(path / "usage.sqlite3")
+    named = {"ledger": url} if url else {}
     for _ in range(rounds):
-        server = Server(path, {"slots": streams, "tokens": TOKENS})
+        server = Server(path, {"slots": streams, "tokens": TOKENS, **named})
         try:
             result.slowest = max(result.slowest, server.opened + server.ready() - server.announced)
             reads = load(server, streams, draw)
         finally:
             server.kill()
         result.rounds += 1
-        compare(path / "usage.sqlite3", reads, result)
-    final = Server(path, {})
+        compare(where, reads, result)
+    final = Server(path, named)
     final.ready()
     final.kill()
-    compare(path / "usage.sqlite3", [], result)
-    result.different += main(["reconcile", str(path / "usage.sqlite3")]) != 0
+    compare(where, [], result)
+    result.different += main(["reconcile", where]) != 0
     return result
 
 
@@ -85,11 +95,17 @@ def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
     return [read for read in reads if read.request_id]
 
 
-def compare(path: Path, reads: list[Read], result: Result) -> None:
-    """Hold what clients read against the file as the kill left it, before anybody repairs anything."""
-    with closing(sqlite3.connect(path)) as database:
-        rows: dict[str, Any] = {row[0]: row[1:] for row in database.execute(f"SELECT {COLUMNS} FROM requests")}
-        result.damaged += database.execute("PRAGMA integrity_check").fetchall() != [("ok",)]
+def compare(where: str, reads: list[Read], result: Result) -> None:
+    """Hold what clients read against the ledger as the kill left it, before anybody repairs anything."""
+    columns = f"SELECT {COLUMNS} FROM requests"
+    rows: dict[str, Any]
+    if "://" in where:
+        with psycopg.connect(where) as connection:
+            rows = {row[0]: row[1:] for row in connection.execute(columns)}  # type: ignore[call-overload, unused-ignore]
+    else:
+        with closing(sqlite3.connect(where)) as database:
+            rows = {row[0]: row[1:] for row in database.execute(columns)}
+            result.damaged += database.execute("PRAGMA integrity_check").fetchall() != [("ok",)]
     for read in reads:
         state, prompt, cached, output = rows.get(read.request_id, ("none", 0, 0, 0))
         result.missing += max(0, len(read.text) - output)

@@ -15,6 +15,15 @@ def test_a_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:
     assert found.settled + found.cut > 0
 
 
+def test_a_kill_9_leaves_an_exact_ledger_in_postgresql_too(tmp_path: Path) -> None:
+    found = kill.on_postgres(tmp_path, rounds=2, streams=8)
+    if found is None:
+        pytest.skip("PostgreSQL is not installed: tests/install does it")
+    assert (found.wrong, found.missing, found.different) == (0, 0, 0)
+    assert found.ahead <= 1
+    assert found.settled + found.cut > 0
+
+
 def test_the_last_tokens_of_a_budget_are_used_and_not_one_more(tmp_path: Path) -> None:
     found = crowd.race(tmp_path, requests=50)
     assert found.good, figures(found)

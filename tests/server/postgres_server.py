@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,20 @@ def binary(name: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The folder of the socket of a PostgreSQL server of our own, which trusts everybody."""
+    """The folder of the socket of a PostgreSQL server of our own."""
+    with running() as folder:
+        if folder is None:
+            pytest.skip("PostgreSQL is not installed: tests/install does it")
+        yield folder
+
+
+@contextmanager
+def running() -> Iterator[str | None]:
+    """Such a server, which trusts everybody; None where it is not installed."""
     initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
     if not initdb or not pg_ctl:
-        pytest.skip("PostgreSQL is not installed: tests/install does it")
+        yield None
+        return
     folder = tempfile.mkdtemp(prefix="secateur-postgres-")
     user: dict[str, Any] = {}
     if os.geteuid() == 0:  # it refuses to run as root
@@ -37,9 +48,11 @@ def postgres() -> Iterator[str]:
     run(initdb, "--no-sync", "-A", "trust", "-U", "secateur", "-D", data)
     options = f"-c listen_addresses='' -c fsync=off -k {folder}"
     run(pg_ctl, "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-    yield folder
-    run(pg_ctl, "-D", data, "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        run(pg_ctl, "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder)
 
 
 def new_database(folder: str) -> str:

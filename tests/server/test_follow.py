@@ -144,7 +144,7 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
         if what == "unloadable":
             follower(server)._load = lambda *_: 1 / 0  # type: ignore[assignment]
         if what == "narrow":
-            follower(server)._load = partial(narrow, follower(server)._load)  # type: ignore[method-assign]
+            follower(server)._load = partial(narrow, follower(server)._load)
         if what == "changed":
             (path / "config.json").write_text("{}")
         if what == "unsigned":
