@@ -87,7 +87,7 @@ function tiles(live, summary) {
   const [since, before] = samples[0];
   find("speed").textContent = live.now > since ? compact((summary.total - before) / (live.now - since)) : "-";
   find("running").textContent = number(live.running);
-  find("waiting").textContent = `${number(live.waiting)} waiting, cache ${Math.round(live.kv_used_ratio * 100)} %`;
+  find("waiting").textContent = `${number(live.waiting)} waiting, cache\u00a0${Math.round(live.kv_used_ratio * 100)}\u00a0%`;
   for (const [id, latency] of [["first", summary.first_token], ["whole", summary.duration]]) {
     find(id).textContent = seconds(latency.quantiles[0]);
     find(`${id}-note`).textContent = latency.values.length ? `p95 ${seconds(latency.quantiles[1])}` : "";
