@@ -1,4 +1,4 @@
-"""The CPU runtime in C++: packed weights as they lie in the mapped file, and products with them.
+"""The CPU runtime in C++: packed weights, and products with them.
 
 The compiled part is optional: `absent()` says in a sentence why it is not there.
 """

@@ -1,4 +1,4 @@
-// One weight matrix as it lies in the mapped file, and its products with a batch of rows.
+// One weight matrix as it lies in the file or in tiles, and its products with a batch of rows.
 //
 // Integer weights: the input is rounded to int8 with one scale for every span of 32 columns (input.hpp). A row's products
 // are summed exactly, in integers, over each span, and spans are added in order:
@@ -17,7 +17,7 @@ constexpr int64_t SPAN = 32;  // columns whose products are summed in integers b
 
 enum class Kind { bf16, int8, int4 };  // how a value is stored
 
-// A view of mapped memory, nothing owned; y = W x, W is [rows, columns].
+// A view, nothing owned; y = W x, W is [rows, columns].
 struct Matrix {
     Kind kind;
     int64_t rows, columns;

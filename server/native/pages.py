@@ -50,7 +50,7 @@ def _block(size: int) -> NDArray[numpy.uint8]:
 
 
 def choose_pages(size: int, *, tiles: bool) -> tuple[Pages | None, Choice]:
-    """Where weights of `size` bytes lie while they are used, and why; `tiles`: the kernels want them in another order."""
+    """Where weights of `size` bytes lie while they are used, and why; `tiles`: in another order."""
     mapped = "mapped from the file"
     free = available()
     if 2 * size > free:

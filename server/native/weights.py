@@ -35,17 +35,18 @@ class Weights(Protocol):
 class Loader:
     """Makes what the step needs of a plan; `copied` counts the weights that do not lie in the file as they are used.
 
-    With `pages`, all matrices are copied into these, with `tiles` in the order that AVX-512 reads. With `unpack`, pruned matrices whose dense product is quicker without AVX-512 are unpacked: those of integers.
+    With `pages`, all matrices are copied into these, with `tiles` in the order that kernels read. With `unpack`, and
+    without `tiles`, pruned matrices whose dense product is quicker are unpacked: those of integers.
     """
 
     def __init__(
-        self, weights: Weights, plan: Plan, *, unpack: bool = False, pages: Pages | None = None, tiles: bool = False
+        self, weights: Weights, plan: Plan, pages: Pages | None = None, *, tiles: bool = False, unpack: bool = False
     ) -> None:
         self._weights = weights
-        self._pages = pages
-        self._tiles = tiles
         self._plan = plan
-        self._unpack = unpack
+        self._pages = pages
+        self._tiles = tiles and pages is not None
+        self._unpack = unpack and not tiles
         self.copied = self.unpacked = 0
         self.kinds: dict[str, int] = {}
         """How many matrices are stored in each way."""

@@ -1,6 +1,7 @@
 """The C++ runtime under sanitizers, some seconds each: random matrices, and random decoders with random batches.
 
-Where the processor has no AVX-512 it is emulated (emulate.hpp), so every kernel is run on every machine. `make fuzz` takes a minute for each.
+Where the processor has no AVX-512 it is emulated (emulate.hpp), so every kernel is run on every machine.
+`make fuzz` takes a minute for each.
 """
 
 import os

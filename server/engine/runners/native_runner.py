@@ -48,10 +48,8 @@ class NativeRunner:
         try:
             instructions, why = native.choose(options.instructions)
             size = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
-            pages, copied = choose_pages(size, tiles=instructions.tiles)
-            tiles = instructions.tiles and pages is not None
-            unpack = not options.instructions and not tiles
-            loader = Loader(artifact, plan, unpack=unpack, pages=pages, tiles=tiles)
+            pages, place = choose_pages(size, tiles=instructions.tiles)
+            loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
             values = loader.values(context)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
@@ -65,16 +63,13 @@ class NativeRunner:
         except ValueError as error:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
+        cache = f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"
         self.choices: tuple[Choice, ...] = (
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
-            copied,
-            Choice(
-                "keys and values",
-                f"{options.key_bits} bits",
-                f"{self._step.cache_bytes >> 20} MB for {slots} x {context}",
-            ),
+            place,
+            Choice("keys and values", f"{options.key_bits} bits", cache),
         )
         if loader.unpacked:
             self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
