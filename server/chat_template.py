@@ -33,7 +33,10 @@ class Generation(Extension):
 
 
 class PlainNamespace(Namespace):
-    """Jinja's namespace without names that begin with an underscore."""
+    """Jinja's namespace without names that begin with an underscore, and without a text that tells what it holds."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

@@ -302,7 +302,7 @@ def test_names_that_widen_are_not_there() -> None:
 
 
 def test_a_template_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.template_bounds.MAX_SECONDS", -1.0)
+    monkeypatch.setattr("server.template_budget.MAX_SECONDS", -1.0)
     with pytest.raises(ArtifactError, match="it takes too long"):
         chat_template.ChatTemplate("{% for m in messages %}x{% endfor %}", {}).render(
             [{"role": "user", "content": "x"}]
