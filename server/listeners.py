@@ -17,7 +17,7 @@ from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.config import Config
 from server.errors import ConfigError
-from server.slow_peers import Patience, protocol
+from server.slow_peers import OneLength, Patience, protocol
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
@@ -37,7 +37,7 @@ class Listener(uvicorn.Server):
         self.bound = bound
         super().__init__(
             uvicorn.Config(
-                app,
+                OneLength(app),
                 http=protocol(patience),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
                 h11_max_incomplete_event_size=MAX_HEADER,
                 ws="none",

@@ -10,7 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.api import problems
+from server.errors import InvalidRequest
+
+LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
 class Patience(Struct, frozen=True):
@@ -78,6 +84,21 @@ class BoundedProtocol(H11Protocol):
     def _later(self, earlier: asyncio.TimerHandle | None, seconds: float) -> asyncio.TimerHandle:
         _cancelled(earlier)
         return self.loop.call_later(seconds, self.transport.abort)
+
+
+class OneLength:
+    """Refuses a request that tells its length in two ways: a proxy may have seen another request in it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; the connection of one that is refused ends with it, whatever follows."""
+        if scope["type"] == "http" and {name for name, _ in scope["headers"]} >= LENGTHS:
+            error = InvalidRequest("Send Content-Length or Transfer-Encoding, not both.")
+            await problems.response(error, close=True)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:

@@ -30,8 +30,8 @@ def clean(text: str) -> str:
     return text[:500].encode(errors="replace").decode()
 
 
-def response(error: SecateurError) -> Response:
-    """The reply for `error`."""
+def response(error: SecateurError, *, close: bool = False) -> Response:
+    """The reply for `error`; `close` ends the connection with it."""
     headers: dict[str, str] = {}
     if error.status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
@@ -40,7 +40,7 @@ def response(error: SecateurError) -> Response:
         headers.update(error.headers)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, TooLarge):
+    if close or isinstance(error, TooLarge):
         headers["Connection"] = "close"
     return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
 
