@@ -54,7 +54,8 @@ class OpenTelemetry:
     @contextmanager
     def span(self, name: str, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """A server span; an exception's name is noted, its text is not."""
-        parent = self._propagator.extract(dict(headers))
+        # Of what a caller sends along only the two numbers are passed on: `tracestate` is text.
+        parent = self._propagator.extract({"traceparent": headers.get("traceparent", "")})
         attributes: dict[str, Any] = {}
         with self._tracer.start_as_current_span(
             name, parent, self._kind, record_exception=False, set_status_on_exception=False

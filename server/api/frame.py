@@ -36,15 +36,9 @@ SPAN_NAMES = {
     "input_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
 }
-EXPOSED = ", ".join(
-    [
-        "Retry-After",
-        "X-Request-Id",
-        "X-RateLimit-Limit-Requests",
-        "X-RateLimit-Remaining-Requests",
-        "X-RateLimit-Reset-Requests",
-    ]
-)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+RATES = [f"X-RateLimit-{what}-{of}" for of in ("Requests", "Tokens") for what in ("Limit", "Remaining", "Reset")]
+EXPOSED = ", ".join(["Retry-After", "X-Request-Id", *RATES])
 
 
 class Frame:
@@ -73,10 +67,11 @@ class Frame:
             await self._app(scope, receive, send)
             return
         identity, headers = f"req_{secrets.token_hex(16)}", Headers(scope=scope)
-        facts: dict[str, Any] = {"request_id": identity, "method": scope["method"]}
+        method = scope["method"] if scope["method"] in METHODS else "_OTHER"  # as OpenTelemetry has it: any word is one
+        facts: dict[str, Any] = {"request_id": identity, "method": method}
         scope.setdefault("state", {}).update(request_id=identity, facts=facts)
         started = time.monotonic()
-        with self._traces.span(scope["method"], headers) as span:
+        with self._traces.span(method, headers) as span:
             await self._answer(scope, receive, send, headers.get("origin"))
             # Of the path only its pattern is told: what a caller put into it may be anything.
             endpoint = scope.get("endpoint")

@@ -21,6 +21,7 @@ from tests.server.visitor import Visitor
 
 SECRET = "canary-4711"
 REPLY = "reply-0815"
+PARENT = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ASK = {"model": "help", "messages": [{"role": "user", "content": f"hi {SECRET}"}]}
 
 
@@ -35,6 +36,7 @@ def plant(served: Any) -> list[bytes]:
         complete(served, b'{"messages": "' + SECRET.encode()),
         call(served.url, f"/v1/models?key={SECRET}", X_Forwarded_For=SECRET, User_Agent=SECRET, **BEARER),
         call(served.url, f"/{SECRET}", Origin=f"https://{SECRET}.example"),
+        call(served.url, "/healthz", method=SECRET.upper(), Tracestate=f"a={SECRET}", Traceparent=PARENT),
     ]
     complete(served, ASK)
     complete(served, {**ASK, "stream": True})
@@ -59,7 +61,7 @@ def test_planted_secrets_are_nowhere(serve: Serve, caplog: pytest.LogCaptureFixt
     folder = served.parts.config.feedback_file.parent
     files = [path.read_bytes() for path in folder.glob("*.sqlite3*") if path.is_file()]
     logged = "\n".join(json.dumps(JsonLines().format(record)) + Text().format(record) for record in caplog.records)
-    for secret in (SECRET, REPLY, KEY):
+    for secret in (SECRET, SECRET.upper(), REPLY, KEY):
         assert secret not in logged
         assert secret.encode() not in metrics
         assert not [file for file in files if secret.encode() in file]
@@ -141,7 +143,7 @@ def test_spans_arrive_with_their_parent_and_without_a_word(serve: Serve, tmp_pat
         until(lambda: received, 20)
     spans = []
     for body in received:
-        assert not [secret for secret in (SECRET, REPLY, KEY) if secret.encode() in body]
+        assert not [secret for secret in (SECRET, SECRET.upper(), REPLY, KEY) if secret.encode() in body]
         message = service.ExportTraceServiceRequest.FromString(body)
         spans += [span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
     (child,) = [span for span in spans if span.trace_id.hex() == parent]
