@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from server.errors import ConfigError
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Key(Struct, frozen=True, forbid_unknown_fields=True):
     """One key; `revoked` is when it stopped to open anything, empty while it does."""
 
-    digest: str
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     skills: tuple[str, ...]
     created: str
     note: str = ""

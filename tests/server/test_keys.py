@@ -25,6 +25,12 @@ def complete(server: Served, key: str, model: str = "help") -> Answer:
     return call(server.url, "/v1/chat/completions", {**ASK, "model": model}, Authorization=f"Bearer {key}")
 
 
+def test_a_digest_that_is_none_is_a_damaged_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text('{"keys": [{"digest": "\u20ac", "skills": ["help"], "created": ""}]}')
+    assert Keys(file).find("\u20ac") is None
+
+
 def made(output: str) -> str:
     return next(word for word in output.split() if word.startswith("sk-"))
 
