@@ -4,8 +4,10 @@ A value: nothing else decides what a reply is made from, and `revision` names it
 """
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
+PORTS = {"http": "80", "https": "443"}  # those that a browser leaves out of an origin
 
 Count = Annotated[int, Meta(ge=1)]
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -164,11 +167,27 @@ def _problems(skill: Skill) -> Iterator[str]:
 
 def _origin_problems(field: str, origins: Sequence[str], allowed: str = "") -> Iterator[str]:
     for index, origin in enumerate(origins):
-        if origin != (allowed or None) and not ORIGIN.fullmatch(origin):
+        if origin == allowed:
+            continue
+        if not ORIGIN.fullmatch(origin):
             yield (
                 f"{origin!r} at `$.{field}[{index}]` is no origin; write scheme://host or scheme://host:port, "
-                "in lower case and without a path"
+                "in lower case, without a path, and a name of other letters as xn--..."
             )
+        elif (sent := _as_browsers_send(origin)) != origin:
+            yield f"{origin!r} at `$.{field}[{index}]` is what no browser sends; write {sent!r}"
+
+
+def _as_browsers_send(origin: str) -> str:
+    """The origin without the port that its scheme means anyway, and an IPv6 address in its shortest form."""
+    scheme, _, rest = origin.partition("://")
+    host, port = rest, ""
+    if found := re.fullmatch(r"(.*?):([0-9]+)", rest.rpartition("]")[2]):
+        host, port = rest.removesuffix(f":{found[2]}"), str(min(int(found[2]), 65535))
+    if host.startswith("["):
+        with suppress(ValueError):
+            host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+    return f"{scheme}://{host}" + (f":{port}" if port and port != PORTS[scheme] else "")
 
 
 def _system(path: Path, skill: Skill) -> str:

@@ -65,6 +65,22 @@ def test_a_skill_without_keys_and_origins_is_closed_to_all() -> None:
             ALL.authorise("closed", Credentials(key=key, origin=origin))
 
 
+def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
+    origins = ["https://xn--bcher-kva.example", "http://[::1]:8001", "http://127.0.0.1", "https://x.example:80", "*"]
+    (tmp_path / "a.toml").write_text(f'name = "a"\norigins = {origins}')
+    assert Skills.load(tmp_path).get("a") is not None
+
+
+def test_who_has_no_key_learns_nothing_of_which_skills_there_are() -> None:
+    for shown in (Credentials(), Credentials(key="wrong"), Credentials(origin="https://a.example")):
+        told = set()
+        for name in ("a", "closed", "nobody"):
+            with pytest.raises(Unauthorized) as caught:
+                ALL.authorise(name, shown)
+            told.add(str(caught.value))
+        assert len(told) == 1
+
+
 def test_an_unknown_skill_is_not_found() -> None:
     with pytest.raises(NotFound, match="no skill 'nobody'"):
         ALL.authorise("nobody", Credentials(key="key-a"))
@@ -108,6 +124,13 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
         ('name = "a"\norigins = ["https://x.example", "https://x.example/"]', r"\$.origins\[1\]"),
         ('name = "a"\norigins = ["x.example"]', r"is no origin"),
         ('name = "a"\norigins = ["ftp://x.example"]', r"is no origin"),
+        ('name = "a"\norigins = ["https://x.example."]', r"is no origin"),
+        ('name = "a"\norigins = ["https://b\u00fccher.example"]', r"is no origin.*a name of other letters as xn--"),
+        ('name = "a"\norigins = ["https://x.example:443"]', r"what no browser sends; write 'https://x.example'$"),
+        ('name = "a"\norigins = ["http://x.example:080"]', r"write 'http://x.example'$"),
+        ('name = "a"\norigins = ["http://x.example:08080"]', r"write 'http://x.example:8080'$"),
+        ('name = "a"\norigins = ["https://x.example:99999"]', r"what no browser sends"),
+        ('name = "a"\norigins = ["http://[0:0:0:0:0:0:0:1]:80"]', r"write 'http://\[::1\]'$"),
         ('name = "a"\nkeys = ["sk-plain"]', r"`\$.keys\[0\]` is no SHA-256"),
         ('name = "a"\nmax_tokens = 0', r">= 1 - at `\$.max_tokens`"),
         ('name = "a"\ntemperature = 3', r"<= 2.0 - at `\$.temperature`"),
