@@ -91,7 +91,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_limits: Annotated[str, Meta(pattern=r"^(memory://|rediss?://.+)$")] = "memory://"
     """Where requests and tokens a minute are counted: in this process, or in a Redis that replicas share."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses of proxies whose X-Forwarded-For is believed; left out, none."""
+    """Addresses or networks of proxies whose X-Forwarded-For is believed; left out, none."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
     """How long a widget's token lives before it must be refreshed."""
     conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
@@ -126,6 +126,11 @@ def load(path: Path) -> Config:
             '`secateur keys create --file admin.json --admin all` and `admin_keys = "admin.json"`, '
             "or 127.0.0.1 - at `$.admin_host`"
         )
+    for index, proxy in enumerate(config.trusted_proxies):
+        if not _is_network(proxy):
+            raise ConfigError(
+                f"{path}: {proxy!r} is no address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
+            )
     if config.webhook and not is_address(config.webhook):
         raise ConfigError(
             f"{path}: a webhook is an address that begins with https://, without a name or password in it: "
@@ -150,6 +155,13 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener bound to `host`."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        return bool(ipaddress.ip_network(text))
     except ValueError:
         return False
 

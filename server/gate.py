@@ -3,6 +3,7 @@
 They hold for the whole skill, whoever asks; a visitor's own hold for one conversation, or for one address.
 """
 
+import ipaddress
 import math
 import time
 from collections import Counter
@@ -98,7 +99,7 @@ class Gate:
 
     async def session(self, skill: Skill, address: str) -> None:
         """One session of the widget from an address; raises RateLimited."""
-        await self._hit(self._requests, "sessions", skill.sessions_per_minute, f"{skill.name}@{address}")
+        await self._hit(self._requests, "sessions", skill.sessions_per_minute, f"{skill.name}@{_network(address)}")
 
     async def close(self) -> None:
         """Let go of the Redis, where there is one; within the loop that used it."""
@@ -126,6 +127,17 @@ class Gate:
                 headers=window.headers,
             )
         return window
+
+
+def _network(address: str) -> str:
+    """Whom an address stands for: of IPv6 its /64, since each customer has that many addresses."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 def open_storage(url: str) -> Storage:

@@ -23,6 +23,8 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (NEEDED + "prot = 1", r"unknown field `prot` - at `\$`; known fields are model, .*port"),
         (NEEDED + "port = 70000", r"<= 65535 - at `\$.port`"),
         (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
+        (NEEDED + "trusted_proxies = ['127.0.0.1', '*']", r"'\*' is no address or network .*trusted_proxies\[1\]"),
+        (NEEDED + "trusted_proxies = ['nginx']", r"'nginx' is no address or network such as 10.0.0.0/8"),
         (NEEDED + "slots = 0", r">= 1 - at `\$.slots`"),
         (NEEDED.replace('"s"', "3"), r"Expected a path - at `\$.skills`"),
         (NEEDED + 'webhook = "https://host:many/"', r"a webhook is an address .* at `\$.webhook`"),

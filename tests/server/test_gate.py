@@ -137,6 +137,29 @@ def test_a_visitor_has_limits_of_its_own(serve: Serve) -> None:
     assert Visitor(served).opened.status == 429
 
 
+def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["127.0.0.0/8"])
+
+    def opened(*addresses: str) -> int:
+        return int(
+            Visitor(None, url=served.url).post("session", {"skill": "help"}, X_Forwarded_For=addresses[-1]).status
+        )
+
+    Visitor(served)
+    assert [opened("2001:db8::1"), opened("2001:db8::2"), opened("2001:db8:0:0:ffff::3")] == [200, 200, 429]
+    assert [opened("2001:db8:0:1::1"), opened("::ffff:192.0.2.1"), opened("::ffff:192.0.2.2")] == [200, 200, 200]
+    assert [opened("192.0.2.1"), opened("192.0.2.1")] == [200, 429]
+    # The proxy appends what it saw; what stands before it is the caller's own word.
+    assert opened("198.51.100.7, 192.0.2.1") == 429
+
+
+def test_nobody_is_believed_who_is_no_proxy(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["192.0.2.0/24"])
+    visitor = Visitor(served)
+    shown = [visitor.post("session", {"skill": "help"}, X_Forwarded_For=f"198.51.100.{n}").status for n in range(2)]
+    assert shown == [200, 429]
+
+
 def test_without_its_redis_nothing_is_let_in_and_nothing_hangs(serve: Serve) -> None:
     served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits="redis://127.0.0.1:1/0")
     with connect(served) as client, pytest.raises(openai.InternalServerError, match="cannot be counted") as caught:
