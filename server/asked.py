@@ -15,6 +15,7 @@ from server.turns import conversation
 # What a skill has a value for, where a caller asks for none.
 DRAWN = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty")
 LONG_TEXT = 4096  # characters; longer texts are tokenised in a thread, so that other streams go on
+TURN = 64  # characters that a message counts for beside its own: templates write some around each
 
 
 class Asked(Struct, frozen=True):
@@ -69,13 +70,15 @@ def suits(skill: Skill, model: Model) -> Iterator[str]:
 async def prompt_of(asked: Asked, model: Model) -> list[int]:
     """The ids of the conversation, as `model` reads them."""
     messages = conversation(asked.skill, asked.messages, asked.person)
-    if sum(len(message["content"]) for message in messages) <= LONG_TEXT:
+    if sum(TURN + len(message["content"]) for message in messages) <= LONG_TEXT:
         return model.tokenizer.chat(messages)
     return await to_thread.run_sync(partial(long_prompt, messages, model))
 
 
 def long_prompt(messages: Sequence[Mapping[str, str]], model: Model) -> list[int]:
-    """Count first, which is fast: the exact tokenizer takes a second for a megabyte."""
+    """Count first, which is fast: the exact tokenizer takes a second for a megabyte. No turn is without a token."""
+    if len(messages) >= model.engine.context:
+        raise too_long(len(messages), model.engine.context)
     count = sum(model.tokenizer.count(message["content"]) for message in messages)
     if count >= model.engine.context:
         raise too_long(count, model.engine.context)
@@ -111,9 +114,9 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
 
 
 def too_long(prompt: int, context: int) -> InvalidRequest:
-    """The messages leave no room for a reply."""
+    """The messages leave no room for a reply; `prompt` may be less than what they really have."""
     return InvalidRequest(
-        f"The messages have {prompt} tokens and the context is {context}; a reply needs at least 1 more.",
+        f"The messages have at least {prompt} tokens and the context is {context}; a reply needs at least 1 more.",
         param="messages",
         code="context_length_exceeded",
         reason="context",

@@ -66,7 +66,7 @@ def person(identity: Identity | None, token: str | None, skill: str) -> str | No
     subject, expires = claims.get("sub"), claims["exp"]
     if not isinstance(subject, str) or not 0 < len(subject) <= LONGEST_NAME:
         raise refused()
-    if expires > time.time() + LIFETIME + LEEWAY:
+    if not isinstance(expires, int | float) or expires > time.time() + LIFETIME + LEEWAY:
         raise refused()
     return subject
 
@@ -87,6 +87,6 @@ def _claims(identity: Identity, token: str, skill: str) -> dict[str, Any]:
             leeway=LEEWAY,
             options={"require": ["exp", "sub", "aud"]},
         )
-    except (jwt.InvalidTokenError, ValueError, TypeError):
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
         raise refused() from None
     return claims

@@ -86,20 +86,33 @@ class Skills:
         """Whether any skill may be embedded in pages of `origin`."""
         return any(skill.admits(origin) for skill in self._skills.values())
 
+    def recognise(self, credentials: Credentials) -> None:
+        """Raise Unauthorized unless the key opens something; asked before a request may cost anything."""
+        shown = credentials.key
+        if shown is None:
+            raise Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
+        if not self._keys.find(shown) and not sum(_holds(skill, shown) for skill in self):
+            raise Unauthorized("The API key is not known.", code="invalid_api_key")
+
     def authorise(self, name: str, credentials: Credentials) -> Grant:
-        """The skill `name` for this caller; raises NotFound, Unauthorized (who?) or Forbidden (not you)."""
+        """The skill `name` for this caller; raises Unauthorized (who?), NotFound or Forbidden (not you).
+
+        Who has no key learns nothing of which skills there are.
+        """
+        self.recognise(credentials)
         skill = self._skills.get(name)
         if skill is None:
             raise NotFound(f"There is no skill {name[:64]!r}.", param="model", code="model_not_found")
         if grant := self._grant(skill, credentials):
             return grant
-        raise self._refusal(credentials, f"the skill {name!r}")
+        raise Forbidden(f"This API key may not use the skill {name!r}.", code="key_not_allowed")
 
     def usable(self, credentials: Credentials) -> list[Grant]:
         """Every skill that the caller may use; raises Unauthorized or Forbidden if there is none."""
+        self.recognise(credentials)
         grants = [grant for skill in self._skills.values() if (grant := self._grant(skill, credentials))]
         if not grants:
-            raise self._refusal(credentials, "any skill")
+            raise Forbidden("This API key may not use any skill.", code="key_not_allowed")
         return grants
 
     def _grant(self, skill: Skill, credentials: Credentials) -> Grant | None:
@@ -109,13 +122,6 @@ class Skills:
             if _holds(skill, shown) or (key is not None and skill.name in key.skills):
                 return Grant(skill, key_id=digest(shown)[:KEY_ID])
         return None
-
-    def _refusal(self, credentials: Credentials, what: str) -> Unauthorized | Forbidden:
-        if credentials.key is not None:
-            if self._keys.find(credentials.key) or sum(_holds(skill, credentials.key) for skill in self):
-                return Forbidden(f"This API key may not use {what}.", code="key_not_allowed")
-            return Unauthorized("The API key is not known.", code="invalid_api_key")
-        return Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
 
 
 def _holds(skill: Skill, key: str) -> bool:

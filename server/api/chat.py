@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 
 import anyio
+from anyio import to_thread
 from msgspec.structs import replace
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
@@ -23,6 +24,8 @@ from server.replays import Kept, Replays, forgotten, key_of
 from server.reply import Piece, Replies, Reply
 from server.skills import Grant, Skills
 
+LONG_BODY = 1 << 16  # bytes; longer ones are parsed in a thread, so that other streams go on
+
 
 class Chat:
     """The endpoint, for these skills."""
@@ -35,8 +38,9 @@ class Chat:
 
     async def complete(self, request: Request) -> Response:
         """One reply, as a stream of chunks or whole; the same again for a repeated Idempotency-Key."""
+        self._skills.recognise(credentials(request))  # nobody else's body is worth reading
         body = await read_body(request, self._max_body)
-        wanted = parse(body)
+        wanted = await to_thread.run_sync(parse, body) if len(body) > LONG_BODY else parse(body)
         if (skill := self._skills.get(wanted.model)) is not None:  # a name that is configured, for whoever is refused
             note(request, skill=skill.name)
         grant = self._skills.authorise(wanted.model, credentials(request))

@@ -287,7 +287,8 @@ def test_a_body_that_is_far_too_large_ends_the_connection(serve: Serve) -> None:
     served = serve(max_body=1024)
     address = urlsplit(served.url)
     with socket.create_connection((str(address.hostname), address.port or 0), timeout=10) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        head = f"Host: x\r\nAuthorization: {BEARER['Authorization']}\r\nContent-Length: 1000000000\r\n\r\n"
+        raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}".encode())
         raw.sendall(b"x" * 20_000)
         answer = raw.recv(4096)
     assert answer.startswith(b"HTTP/1.1 413 ")

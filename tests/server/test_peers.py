@@ -13,7 +13,7 @@ import pytest
 from tests.exams import bodies, nginx, peers
 from tests.server.harness import KEY, Serve, until
 from tests.server.test_http import ASK, complete
-from tests.server.test_lifecycle import process
+from tests.server.test_lifecycle import everything, process
 from tests.server.visitor import Visitor
 
 
@@ -69,6 +69,36 @@ def test_large_headers_and_bodies_cost_nothing(serve: Serve) -> None:
     assert peers.huge_body(served.url, 1 << 30, 32 << 20)[:13] in (b"", b"HTTP/1.1 413 ")
     assert peers.resident(os.getpid()) - before < 20
     assert complete(served, ASK).status == 200
+
+
+def test_a_length_that_is_told_twice_is_refused_and_what_follows_is_not_heard(serve: Serve) -> None:
+    """A proxy that goes by Content-Length passes on as one request what would be two here."""
+    served = serve("ok")
+    hidden = b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for url in (served.url, served.admin, served.page):
+        with peers.connect(url) as connection:
+            both = f"Transfer-Encoding: chunked\r\nContent-Length: {len(hidden)}\r\n\r\n".encode()
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + both + hidden)
+            answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_body_of_a_stranger_is_not_read(serve: Serve) -> None:
+    served = serve("ok")
+    with peers.connect(served.url) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+    with peers.connect(served.url) as connection:
+        connection.sendall(peers.HEAD + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+
+
+def test_a_conversation_of_more_turns_than_the_context_is_no_error_of_ours(serve: Serve) -> None:
+    served = serve("ok")
+    roles = ["user" if index % 2 == 0 else "assistant" for index in range(20_001)]
+    answer = complete(served, {"model": "help", "messages": [{"role": role, "content": ""} for role in roles]})
+    assert (answer.status, answer.json["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_one_that_never_reads_is_cut(tmp_path: Path) -> None:

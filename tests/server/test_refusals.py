@@ -41,7 +41,8 @@ def test_every_refusal_is_counted_by_skill_and_reason(tmp_path: Path) -> None:
         assert refused(server) == {}
         assert ask(server, key=None) == 401
         assert ask(server, key="sk-wrong") == 401
-        assert ask(server, model="nobody", key=None) == 404
+        assert ask(server, model="nobody", key=None) == 401
+        assert ask(server, model="nobody") == 404
         assert ask(server, key=OTHER_KEY) == 403
         assert ask(server, max_tokens="many") == 400
         assert ask(server, messages=[{"role": "user", "content": "x" * 600}]) == 400
@@ -52,7 +53,8 @@ def test_every_refusal_is_counted_by_skill_and_reason(tmp_path: Path) -> None:
         assert call(server.url, "/v1/widget/session", session, Origin=ORIGIN).status == 429
         assert call(server.url, "/v1/widget/session", session, Origin="https://evil.example").status == 403
         assert refused(server) == {
-            ("help", "auth"): 3,
+            ("-", "auth"): 3,
+            ("help", "auth"): 1,
             ("-", "unknown"): 1,
             ("-", "body"): 1,
             ("help", "context"): 1,
