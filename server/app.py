@@ -211,10 +211,10 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     finally:
         following.cancel()
         await asyncio.wait([following])
-        parts.rollout.stop()
+        await to_thread.run_sync(parts.rollout.stop)  # not on the loop, which a second signal must reach
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)
-        parts.ledger.close()
+        await to_thread.run_sync(parts.ledger.close)
         closing.feedback.close()
         await closing.gate.close()
         await to_thread.run_sync(closing.traces.close)

@@ -1,13 +1,17 @@
 """Several HTTP listeners in one process and one event loop, which stop together and without cutting a reply.
 
 SIGTERM or SIGINT drains: /readyz turns 503, new requests are refused with Retry-After, running replies finish until
-the deadline and are then ended with what they have; a second signal makes the deadline now.
+the deadline and are then ended with what they have. A second signal makes the deadline now, and ends the process soon
+after, whatever hangs: a pass of the model, a lock on the ledger. Its rows are then closed at the next start.
 """
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 
 import uvicorn
@@ -21,6 +25,8 @@ from server.slow_peers import OneLength, Patience, protocol
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
+FORCE_SECONDS = 10
+logger = logging.getLogger(__name__)
 MAX_HEADER = 32 * 1024
 
 
@@ -127,12 +133,34 @@ async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Li
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    def end() -> None:
+        if told:
+            force()
+        told.append(True)
+        stop.set()
+
+    told: list[bool] = []
     loop.add_signal_handler(signal.SIGHUP, reload)
     if early:
         reload()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
+
+
+def force() -> None:
+    """End the process a few seconds from now, if it has not ended by itself."""
+
+    def leave() -> None:
+        logger.error(
+            "Something did not end in %d seconds after the second signal; the process leaves it", FORCE_SECONDS
+        )
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(FORCE_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def bind_all(config: Config) -> dict[str, socket.socket]:

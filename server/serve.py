@@ -33,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser.add_argument("--check", action="store_true", help="read the files and try the ports; load and serve nothing")
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are skills to read again, it must not end the start
     config = load(arguments.config)
     if arguments.check:
         check(config)

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,19 @@ def test_a_digest_that_is_none_is_a_damaged_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text('{"keys": [{"digest": "\u20ac", "skills": ["help"], "created": ""}]}')
     assert Keys(file).find("\u20ac") is None
+
+
+def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
+    skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
+    os.mkfifo(skills)
+    file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
+    with subprocess.Popen([sys.executable, "-m", "server", "serve", str(file)], stderr=subprocess.PIPE) as server:
+        with skills.open("w") as writer:  # opened once the server reads it
+            server.send_signal(signal.SIGHUP)
+            writer.write('nam = "help"')
+        assert server.stderr
+        assert b"unknown field `nam`" in server.stderr.read()
+    assert server.returncode == 2
 
 
 def made(output: str) -> str:

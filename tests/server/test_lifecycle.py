@@ -225,6 +225,26 @@ def test_a_signal_drains_and_the_exit_code_is_0(tmp_path: Path, number: signal.S
     assert [row["outcome"] for row in rows(tmp_path / "usage.sqlite3")] == ["stop"]
 
 
+def test_a_second_signal_ends_what_would_not_end(tmp_path: Path) -> None:
+    with process(tmp_path, delay=300) as server:
+        connection = send(server.url, STREAM)
+        assert connection.recv(10)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: get_or_none(server.url, "/readyz") != (200, {"status": "ready"}))
+        assert server.process.wait(60) == 1
+        connection.close()
+    with process(tmp_path):
+        assert [row["outcome"] for row in rows(tmp_path / "usage.sqlite3")] == ["server_shutdown"]
+
+
+def get_or_none(url: str, path: str) -> tuple[int, Any] | None:
+    try:
+        return get(url, path)
+    except OSError:
+        return None
+
+
 class Clients:
     """A dozen threads that stream until the server is gone, and remember what they were told."""
 
