@@ -76,7 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     send_seconds: Annotated[float, Meta(gt=0, le=600)] = 30.0
     """How long a client may take no byte of its answer before it is cut."""
     connections: Positive = 4096
-    """Open connections of a listener; more are closed unheard."""
+    """Open connections of visitors; one more takes the place of the one that owes a request the longest."""
     log: Format = "text"
     """`json` writes one object a line."""
     log_level: Level = "warning"

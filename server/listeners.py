@@ -21,7 +21,7 @@ from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.config import Config
 from server.errors import ConfigError
-from server.slow_peers import OneLength, Patience, protocol
+from server.slow_peers import BACKLOG, OTHERS, OneLength, Patience, protocol, room_for
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
@@ -46,6 +46,7 @@ class Listener(uvicorn.Server):
                 OneLength(app),
                 http=protocol(patience),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
                 h11_max_incomplete_event_size=MAX_HEADER,
+                backlog=BACKLOG,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -178,14 +179,19 @@ def run(parts: Parts, early: Sequence[int] = ()) -> None:
     """Bind every listener, say where they are, and serve until told to stop; `early` are SIGHUPs from before."""
     apps, config = build(parts), parts.config
     served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
-    patience = Patience(config.head_seconds, config.send_seconds, config.connections)
+    room = {"skills": room_for(config.connections)}
     listeners = {
-        what: Listener(app, bound, config.trusted_proxies, patience)
+        what: Listener(app, bound, config.trusted_proxies, patience_of(config, room.get(what, OTHERS)))
         for what, bound in bind_all(config).items()
         if (app := served[what]) is not None
     }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
     asyncio.run(serve_until_signalled(parts, apps, list(listeners.values()), early))
+
+
+def patience_of(config: Config, connections: int) -> Patience:
+    """With whoever is slow, on a listener of so many connections."""
+    return Patience(config.head_seconds, config.send_seconds, min(connections, config.connections))
 
 
 def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:

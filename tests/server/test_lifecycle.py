@@ -196,9 +196,10 @@ class Process(NamedTuple):
 
 
 @contextmanager
-def process(folder: Path, *settings: str, delay: float = 0.005) -> Iterator[Process]:
-    """The server in a process of its own, which can be killed."""
-    command = [sys.executable, "-m", "tests.server.fake_server", str(folder), str(delay), *settings]
+def process(folder: Path, *settings: str, delay: float = 0.005, files: str = "") -> Iterator[Process]:
+    """The server in a process of its own, which can be killed; `files` limits how many it may open, as for `ulimit`."""
+    limited = ["sh", "-c", f'ulimit {files} && exec "$@"', "-"] if files else []
+    command = [*limited, sys.executable, "-m", "tests.server.fake_server", str(folder), str(delay), *settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout

@@ -13,7 +13,7 @@ import pytest
 from tests.exams import bodies, nginx, peers
 from tests.server.harness import KEY, Serve, until
 from tests.server.test_http import ASK, complete
-from tests.server.test_lifecycle import everything, process
+from tests.server.test_lifecycle import STREAM, everything, process, received, send
 from tests.server.visitor import Visitor
 
 
@@ -60,6 +60,39 @@ def test_connections_beyond_the_limit_are_closed_and_make_room(serve: Serve) -> 
     with peers.slow_heads(served.url, 20) as connections:
         assert peers.closed(connections, 0.5) >= 15
     until(lambda: peers.answers(served.url))
+
+
+def test_a_flood_of_slow_heads_does_not_keep_out_a_request(serve: Serve) -> None:
+    served = serve("ok", connections=5, head_seconds=60)
+    with peers.slow_heads(served.url, 20):
+        assert complete(served, ASK).status == 200
+        with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=10)) as kept:
+            for _ in range(3):
+                kept.request("GET", "/healthz")
+                assert kept.getresponse().read()
+
+
+def test_a_reply_under_way_is_not_what_makes_room(serve: Serve) -> None:
+    served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=60)
+    with send(served.url, STREAM) as running:
+        until(lambda: served.engine.running == 1)
+        with peers.slow_heads(served.url, 3) as connections:
+            assert peers.closed(connections, 10) == 3
+        assert received(running)[0] == "0123456789" * 3
+
+
+@pytest.mark.parametrize(
+    ("files", "room"), [("-Sn 200", "-Hn"), ("-n 200", "100 connections at most in the place of 300")]
+)
+def test_few_descriptors_are_made_more_or_kept_for_what_needs_them(
+    tmp_path: Path, files: str, room: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A shell and systemd give 1,024, which so many slow connections would have for themselves."""
+    settings = ("connections=300", "head_seconds=60")
+    with process(tmp_path, *settings, files=files) as server, peers.slow_heads(server.url, 400):
+        assert peers.answers(server.url)
+        assert peers.seconds_of(server.url, 3)
+    assert (room in capfd.readouterr().err) == ("most" in room)
 
 
 def test_large_headers_and_bodies_cost_nothing(serve: Serve) -> None:
