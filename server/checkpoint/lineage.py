@@ -184,7 +184,9 @@ def address(lineage: Lineage) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; raises ArtifactError for a folder, or a pipe, which would be waited for."""
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} is no file; remove it, or make the artifact again")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -49,6 +49,8 @@ class Artifact:
             config = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError) as error:
             raise ArtifactError(f"{path / 'config.json'} cannot be read: {error}") from None
+        if "auto_map" in config:
+            raise ArtifactError(f"{path / 'config.json'} has an `auto_map`: code that comes with a model is never run")
         return cls(path, lineage, config)
 
     @property

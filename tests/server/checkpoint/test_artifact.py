@@ -1,6 +1,7 @@
 """Writer and reader together, on real files, and with the stock safetensors library as witness."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,45 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert torch.equal(tensor, weights()[name])
     assert sorted(lineage.files) == ["config.json", "model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_code_that_comes_with_a_model_is_refused_and_not_run(tmp_path: Path) -> None:
+    """Also where the record names it: whoever plants a file can write a record of it."""
+    path, ran = tmp_path / "model", tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')"
+    with CheckpointWriter(path) as writer:
+        config = {
+            "model_type": "tiny",
+            "auto_map": {"AutoConfig": "modeling_x.X", "AutoModelForCausalLM": "modeling_x.X"},
+        }
+        writer.text("config.json", json.dumps(config))
+        writer.text("modeling_x.py", code)
+        for name, tensor in weights().items():
+            writer.add(name, tensor)
+        writer.finish(RECORD)
+    for verify in (True, False):
+        with pytest.raises(ArtifactError, match="code that comes with a model is never run"):
+            Artifact.open(path, verify=verify)
+    assert not ran.exists()
+
+
+def test_a_link_stands_for_its_file_and_a_folder_or_pipe_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write(path)
+    (path / "config.json").rename(tmp_path / "elsewhere.json")
+    (path / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    assert Artifact.open(path).config == {"model_type": "tiny"}
+    (tmp_path / "elsewhere.json").write_text('{"model_type": "other"}')
+    with pytest.raises(ArtifactError, match=r"config\.json was changed"):
+        Artifact.open(path)
+    (path / "config.json").unlink()
+    (path / "config.json").mkdir()
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Artifact.open(path)
+    (path / "config.json").rmdir()
+    os.mkfifo(path / "config.json")
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Artifact.open(path)
 
 
 def test_an_unpacked_artifact_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
