@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from limits import RateLimitItemPerSecond
-from limits.aio.storage import RedisStorage, Storage
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
 from limits.aio.strategies import MovingWindowRateLimiter, RateLimiter, SlidingWindowCounterRateLimiter
 from limits.errors import StorageError
 from limits.storage import storage_from_string
@@ -24,6 +24,7 @@ WINDOW_SECONDS = 60
 BUSY_RETRY_SECONDS = 2
 STORE_RETRY_SECONDS = 5
 STORE_SECONDS = 2.0
+SWEEP_SECONDS = 10.0
 
 
 Counted = Literal["requests", "tokens", "sessions"]
@@ -45,6 +46,33 @@ class Window(Struct, frozen=True):
             f"x-ratelimit-remaining-{self.name}": str(self.remaining),
             f"x-ratelimit-reset-{self.name}": f"{math.ceil(self.reset)}s",
         }
+
+
+class Memory(MemoryStorage):
+    """The library's storage in this process, swept seldom and at once.
+
+    Its own sweep hands each key to a thread, again and again: a thousand visitors cost it half of a core.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._swept = 0.0
+
+    async def _MemoryStorage__schedule_expiry(self) -> None:  # noqa: N802  (what the library calls before each hit)
+        now = time.time()
+        if abs(now - self._swept) < SWEEP_SECONDS:
+            return
+        self._swept = now
+        for key, entries in list(self.events.items()):
+            # Those of the future are from before the clock was set back; they would count until it is there again.
+            kept = [entry for entry in entries if entry.atime <= now < entry.expiry]
+            if kept:
+                self.events[key] = kept
+            else:
+                await self.clear(key)
+        for key, expiry in list(self.expirations.items()):
+            if not now < expiry <= now + 2 * WINDOW_SECONDS:
+                await self.clear(key)
 
 
 class Gate:
@@ -93,9 +121,16 @@ class Gate:
             )
         return (await self._hit(self._tokens, "tokens", limit, skill.name, tokens)).headers
 
-    async def message(self, skill: Skill, conversation: str) -> None:
-        """One message of a widget conversation; raises RateLimited."""
+    async def message(self, skill: Skill, conversation: str, address: str) -> None:
+        """One message of a widget conversation, from an address that may open many; raises RateLimited."""
         await self._hit(self._requests, "requests", skill.visitor_requests_per_minute, f"{skill.name}/{conversation}")
+        everybody = f"{skill.name}@{_network(address)}"
+        await self._hit(self._requests, "requests", skill.address_requests_per_minute, everybody)
+
+    async def rating(self, skill: Skill, conversation: str) -> None:
+        """One rating of a reply, of which there may be as many as messages; raises RateLimited."""
+        who = f"{skill.name}/{conversation}/ratings"
+        await self._hit(self._requests, "requests", skill.visitor_requests_per_minute, who)
 
     async def session(self, skill: Skill, address: str) -> None:
         """One session of the widget from an address; raises RateLimited."""
@@ -142,15 +177,15 @@ def _network(address: str) -> str:
 
 def open_storage(url: str) -> Storage:
     """Where limits are counted; raises ConfigError for what cannot be used."""
-    options: dict[str, object] = {}
-    if not url.startswith("memory:"):
-        options = {
-            "implementation": "redispy",
-            "wrap_exceptions": True,
-            "key_prefix": "secateur",
-            "socket_timeout": STORE_SECONDS,
-            "socket_connect_timeout": STORE_SECONDS,
-        }
+    if url.startswith("memory:"):
+        return Memory()
+    options = {
+        "implementation": "redispy",
+        "wrap_exceptions": True,
+        "key_prefix": "secateur",
+        "socket_timeout": STORE_SECONDS,
+        "socket_connect_timeout": STORE_SECONDS,
+    }
     try:
         storage = storage_from_string(f"async+{url}", **options)  # type: ignore[arg-type]
     except Exception as error:  # the library raises what its drivers raise, which may hold a password
