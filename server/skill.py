@@ -92,6 +92,8 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     concurrent_replies: Count | None = None
     visitor_requests_per_minute: Count = 20
     """Messages of one widget conversation."""
+    address_requests_per_minute: Count = 120
+    """Messages of all widget conversations from one address: a program opens as many as it likes."""
     sessions_per_minute: Count = 60
     """Widget sessions from one address."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7

@@ -23,6 +23,11 @@ def note(request: Request, **facts: str | int) -> None:
     request.scope["state"]["facts"].update(facts)
 
 
+def address(request: Request) -> str:
+    """Where the request comes from, or what a trusted proxy says of that."""
+    return request.client.host if request.client else ""
+
+
 def credentials(request: Request) -> Credentials:
     """What the request shows of its sender."""
     return Credentials(key=bearer(request.headers), origin=request.headers.get("origin"))

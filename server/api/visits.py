@@ -16,7 +16,7 @@ from starlette.routing import Route
 from server import identity
 from server.api.events import RecordingStream
 from server.api.models import reply as answer
-from server.api.requests import credentials, note, read_body, request_id
+from server.api.requests import address, credentials, note, read_body, request_id
 from server.api.schema import read_fields
 from server.conversation.feedback import Feedback, Opinion
 from server.conversation.session import Session, Sessions, expired
@@ -97,7 +97,7 @@ class Visits:
             raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
         if self._talk.draining:
             raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
-        await self._gate.session(skill, request.client.host if request.client else "")
+        await self._gate.session(skill, address(request))
         person = identity.person(skill.identity, body.identity, skill.name)
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
         earlier = self._earlier(body.resume, wanted)
@@ -134,7 +134,7 @@ class Visits:
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
-        await self._gate.message(visitor.skill, visitor.session.conversation)
+        await self._gate.message(visitor.skill, visitor.session.conversation, address(request))
         question = Question(body.text, body.message, body.context, body.replace)
         recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
         return RecordingStream(recording.follow(0))
@@ -159,6 +159,7 @@ class Visits:
         body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
         _bounded("comment", body.comment, MOST_COMMENT)
         turn = _reply_of(self._talk.find(visitor.session.conversation), body.reply)
+        await self._gate.rating(visitor.skill, visitor.session.conversation)
         skill = visitor.skill
         await to_thread.run_sync(
             self._feedback.give, Opinion(body.reply, skill.name, skill.revision, body.rating, body.comment)

@@ -14,6 +14,8 @@ if __name__ == "__main__":
     pairs = (pair.partition("=") for pair in more)
     settings: dict[str, Any] = {name: int(value) if value.isdigit() else value for name, _, value in pairs}
     # Limits of a visitor would answer most of what an exam sends, and nothing behind them would be tried.
-    helper = msgspec.structs.replace(HELP, visitor_requests_per_minute=10**6, sessions_per_minute=10**6)
+    helper = msgspec.structs.replace(
+        HELP, visitor_requests_per_minute=10**6, address_requests_per_minute=10**6, sessions_per_minute=10**6
+    )
     runner = says(Path(folder), "0123456789" * 3, delay=float(delay))
     run(parts(Path(folder), runner, (helper, OTHER), **settings))

@@ -1,8 +1,10 @@
 """Limits of a skill, counted in memory and in a real Redis; the official client waits as it is told."""
 
+import asyncio
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,9 +14,10 @@ from typing import Any
 import msgspec
 import openai
 import pytest
+from limits.aio.storage import MemoryStorage
 from openai import OpenAI
 
-from server.errors import ConfigError
+from server.errors import ConfigError, RateLimited
 from server.gate import Gate
 from tests.server.harness import HELP, KEY, Serve, Served, until
 from tests.server.visitor import Visitor, events
@@ -135,6 +138,55 @@ def test_a_visitor_has_limits_of_its_own(serve: Serve) -> None:
     other.ask("one")
     assert Visitor(served).opened.status == 200
     assert Visitor(served).opened.status == 429
+
+
+def test_one_address_has_a_limit_over_all_its_conversations(serve: Serve, store: str) -> None:
+    skill = limited(visitor_requests_per_minute=2, address_requests_per_minute=3)
+    served = serve("ok", skills=(skill,), rate_limits=store, trusted_proxies=["127.0.0.1"])
+
+    def asked(address: str) -> int:
+        with closing(Visitor(served).request("POST", "messages", {"text": "x"}, X_Forwarded_For=address)) as response:
+            return int(response.status)
+
+    assert [asked("192.0.2.1") for _ in range(4)] == [200, 200, 200, 429]
+    assert asked("192.0.2.2") == 200
+
+
+def test_ratings_have_the_limit_of_messages(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(visitor_requests_per_minute=2),))
+    visitor = Visitor(served)
+    reply = visitor.ask("one")[0].data["reply"]
+    statuses = [visitor.post("feedback", {"reply": reply, "rating": "up"}).status for _ in range(3)]
+    assert statuses == [204, 204, 429]
+    assert visitor.ask("two")
+
+
+def test_what_is_counted_in_memory_goes_again_and_takes_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    gate = Gate()
+    storage = gate._storage
+    assert isinstance(storage, MemoryStorage)
+    skill = limited(tokens_per_minute=1000, visitor_requests_per_minute=1, address_requests_per_minute=10**6)
+
+    async def visits() -> None:
+        for name in range(2000):
+            await gate.message(skill, str(name), "192.0.2.1")
+        await gate.spend(skill, 10)
+        assert len(storage.events) == 2001
+        now[0] += 300
+        await gate.message(skill, "later", "192.0.2.1")
+        await gate.spend(skill, 10)
+        assert len(storage.events) == len(storage.locks) - len(storage.storage) == 2
+        assert len(storage.storage) == 1
+        now[0] -= 3600  # the clock is set back: what it counted is not held against anybody for an hour
+        await gate.message(skill, "later", "192.0.2.1")
+        with pytest.raises(RateLimited):
+            await gate.message(skill, "later", "192.0.2.1")
+
+    before = threading.active_count()
+    asyncio.run(visits())
+    assert threading.active_count() == before
 
 
 def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> None:
