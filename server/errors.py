@@ -6,6 +6,7 @@ SecateurError
 │   ├── Unauthorized          401
 │   ├── Forbidden             403
 │   ├── NotFound              404
+│   ├── TooSlow               408
 │   ├── Conflict              409
 │   ├── TooLarge              413
 │   ├── RateLimited           429  carries Retry-After, in whole seconds
@@ -87,6 +88,12 @@ class TooLarge(RequestError):
     """The body exceeds the limit, which the message says."""
 
     status = 413
+
+
+class TooSlow(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
 
 
 class Conflict(RequestError):

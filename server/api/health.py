@@ -20,7 +20,9 @@ class Health:
         self._failure = failure
 
     async def alive(self, _: Request) -> Response:
-        """200 as long as the event loop turns."""
+        """200 as long as the event loop turns, but for an engine that failed: only a restart brings it back."""
+        if self._failure() is not None and not self._replies.draining:
+            return answer("the engine does not run", 503)
         return answer("ok", 200)
 
     async def ready(self, _: Request) -> Response:

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.errors import BudgetExceeded, NotFound, RateLimited, RequestError, SecateurError, TooLarge
+from server.errors import BudgetExceeded, NotFound, RateLimited, RequestError, SecateurError, TooLarge, TooSlow
 
 RETRY_SECONDS = 5
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
@@ -40,7 +40,7 @@ def response(error: SecateurError, *, close: bool = False) -> Response:
         headers.update(error.headers)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if close or isinstance(error, TooLarge):
+    if close or isinstance(error, TooLarge | TooSlow):
         headers["Connection"] = "close"
     return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
 

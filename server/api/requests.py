@@ -5,7 +5,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from server.errors import InvalidRequest, TooLarge
+from server.errors import InvalidRequest, TooLarge, TooSlow
 from server.skills import Credentials
 
 BODY_SECONDS = 30.0
@@ -41,7 +41,7 @@ def bearer(headers: Headers) -> str | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises TooLarge beyond `limit` bytes, InvalidRequest if it is slow or cut."""
+    """The whole body; raises TooLarge beyond `limit` bytes, TooSlow, or InvalidRequest if it is cut."""
     body = bytearray()
     size = 0
     try:
@@ -55,7 +55,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect:
         raise InvalidRequest("The body did not arrive whole.") from None
     except TimeoutError:
-        raise InvalidRequest(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+        raise TooSlow(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", code="body_too_slow") from None
     if size > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.", code="body_too_large")
     return bytes(body)

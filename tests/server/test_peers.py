@@ -42,6 +42,21 @@ def test_a_body_that_trickles_after_its_answer_is_cut(serve: Serve) -> None:
         until(lambda: peers.cut(connection), 10)
 
 
+def test_a_body_that_does_not_end_is_refused_in_time_and_its_connection_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.api.requests.BODY_SECONDS", 0.3)
+    served = serve("ok")
+    visitor = Visitor(served)
+    widget = f"POST /v1/widget/messages HTTP/1.1\r\nHost: x\r\nOrigin: {visitor.origin}\r\n"
+    for head in (peers.HEAD, f"{widget}Authorization: Bearer {visitor.token}\r\n".encode()):
+        with peers.connect(served.url) as connection:
+            connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+            answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"body_too_slow"' in answer
+
+
 def test_a_reply_that_takes_longer_than_a_head_may_is_not_cut(serve: Serve) -> None:
     served = serve("0123456789", delay=0.1, head_seconds=0.3)
     assert complete(served, ASK).json["choices"][0]["message"]["content"] == "0123456789"
