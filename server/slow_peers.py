@@ -10,6 +10,7 @@ import logging
 import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -148,8 +149,10 @@ def room_for(wanted: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + SPARE
     if 0 <= soft < needed:  # negative is without limit
-        soft = needed if hard < 0 else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        more = needed if hard < 0 else min(needed, hard)
+        with suppress(OSError, ValueError):  # a sandbox may not let it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
     room = wanted if soft < 0 else min(wanted, soft - min(SPARE, soft // 2))
     if room < wanted:
         logger.warning(

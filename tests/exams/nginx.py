@@ -24,12 +24,10 @@ http {{
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ proxy_pass {url}; }}
-  }}
+  {servers}
 }}
 """
+DEFAULTS = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {url}; }} }}"
 
 
 def installed() -> bool:
@@ -40,17 +38,30 @@ def installed() -> bool:
 @contextmanager
 def proxy(url: str) -> Iterator[str]:
     """An nginx that passes everything to `url`; gives its own address."""
+    port = free_port()
+    with running(DEFAULTS.format(port=port, url=url), port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(servers: str, port: int) -> Iterator[None]:
+    """An nginx with these servers, one of which listens to the port."""
     with tempfile.TemporaryDirectory(prefix="secateur-nginx-") as folder:
         Path(folder).chmod(0o755)  # the workers run as another user
         settings = Path(folder) / "nginx.conf"
-        settings.write_text(SETTINGS.format(folder=folder, port=port, url=url))
+        settings.write_text(SETTINGS.format(folder=folder, servers=servers))
         with subprocess.Popen(["nginx", "-c", str(settings), "-g", "daemon off;"], stderr=subprocess.DEVNULL) as server:
             try:
                 _wait(port)
-                yield f"http://127.0.0.1:{port}"
+                yield
             finally:
                 server.terminate()
                 server.wait(10)

@@ -1,0 +1,189 @@
+"""The files that start the server elsewhere, each against what the server, nginx or systemd says of it."""
+
+import http.client
+import re
+import shutil
+import ssl
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec.structs import replace
+
+from server import config
+from server.listeners import CLOSE_SECONDS, FORCE_SECONDS
+from server.skills import Skills
+from tests.exams import nginx
+from tests.server.harness import HELP, KEY, ORIGIN, Serve
+from tests.server.test_http import call
+from tests.server.visitor import Visitor
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+ENDING = 2 * CLOSE_SECONDS + FORCE_SECONDS
+
+
+def certificate(folder: Path) -> None:
+    """One that nobody signed, for chat.example."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chat.example")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1)).sign(
+        key, hashes.SHA256()
+    )
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "chat.example.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "chat.example.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+
+
+@contextmanager
+def proxied(url: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """A real nginx with our file, of which only ports and paths are others; where its TLS and its plain port are."""
+    certificate(folder)
+    tls, plain = nginx.free_port(), nginx.free_port()
+    text = (DEPLOY / "nginx" / "secateur.conf").read_text()
+    for old, new in (
+        ("server 127.0.0.1:8000;", f"server {url.removeprefix('http://')};"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{tls} ssl;"),
+        ("listen 80;", f"listen 127.0.0.1:{plain};"),
+        ("    listen [::]:443 ssl;\n", ""),
+        ("    listen [::]:80;\n", ""),
+        ("/etc/ssl/", f"{folder}/"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    with nginx.running(text, tls):
+        yield f"127.0.0.1:{tls}", f"127.0.0.1:{plain}"
+
+
+class Through(NamedTuple):
+    """What came through nginx, and when each part of it did."""
+
+    status: int
+    headers: Any
+    times: list[float]
+
+
+def over_tls(netloc: str, method: str, path: str, body: bytes | None = None, **headers: str) -> Through:
+    """One request to its end, by whoever trusts any certificate."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(http.client.HTTPSConnection(netloc, timeout=10, context=trusting)) as connection:
+        connection.request(method, path, body, {"Host": "chat.example", **sent})
+        answer = connection.getresponse()
+        times = []
+        while answer.read1(4096):
+            times.append(time.monotonic())
+        return Through(answer.status, answer.headers, times)
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: tests/install")
+def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Serve, tmp_path: Path) -> None:
+    skill = replace(HELP, sessions_per_minute=3)
+    served = serve("0123456789" * 3, delay=0.05, skills=(skill,), trusted_proxies=["127.0.0.1"])
+    with proxied(served.url, tmp_path) as (netloc, plain):
+        ask = b'{"model": "help", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
+        times = over_tls(netloc, "POST", "/v1/chat/completions", ask, Authorization=f"Bearer {KEY}").times
+        assert len(times) > 10
+        assert times[-1] - times[0] > 0.5
+
+        def session(**headers: str) -> int:
+            return over_tls(netloc, "POST", "/v1/widget/session", b'{"skill": "help"}', **headers).status
+
+        # Whatever a caller writes, nginx says where it is; one who asks the server itself is not this address.
+        shown = [session(Origin=ORIGIN, X_Forwarded_For=f"192.0.2.{number}") for number in range(4)]
+        assert shown == [200, 200, 200, 429]
+        visitor = Visitor(None, url=served.url, skill="nobody")
+        assert visitor.post("session", {"skill": "help"}, X_Forwarded_For="198.51.100.1").status == 200
+
+        assert over_tls(netloc, "GET", "/metrics").status == 404
+        assert over_tls(netloc, "GET", "/healthz").headers["Strict-Transport-Security"]
+        assert over_tls(netloc, "POST", "/v1/chat/completions", b"x" * (2 << 20)).status == 413
+        with closing(http.client.HTTPConnection(plain, timeout=10)) as connection:
+            connection.request("GET", "/widget.js", headers={"Host": "evil.example"})
+            moved = connection.getresponse()
+            assert (moved.status, moved.headers["Location"]) == (308, "https://chat.example/widget.js")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_unit_is_valid_and_has_few_rights(tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / "secateur.service").read_text()
+    unit = tmp_path / "secateur.service"
+    assert "ExecStart=/opt/secateur/bin/secateur serve /etc/secateur/server.toml" in text
+    unit.write_text(text.replace("/opt/secateur/bin/secateur", "/bin/true"))
+    verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=True)
+    assert "secateur.service" not in verified.stderr  # a misspelt name is only warned about
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
+    subprocess.run(command, capture_output=True, check=True)
+
+
+def test_each_gives_the_server_the_time_to_end_its_replies() -> None:
+    drain = config.Config(model="m", skills=Path("s"), ledger="l").drain_seconds
+    unit = (DEPLOY / "systemd" / "secateur.service").read_text()
+    service = compose()["services"]["secateur"]
+    (pod,) = (each["spec"]["template"]["spec"] for each in kubernetes() if each["kind"] == "Deployment")
+    sleep = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert int(re.findall(r"TimeoutStopSec=(\d+)", unit)[0]) >= drain + ENDING
+    assert int(service["stop_grace_period"].removesuffix("s")) >= drain + ENDING
+    assert pod["terminationGracePeriodSeconds"] >= sleep + drain + ENDING
+    limit = int(re.findall(r"LimitNOFILE=(\d+)", unit)[0])
+    assert limit > config.Config(model="m", skills=Path("s"), ledger="l").connections
+
+
+def compose() -> Any:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+def kubernetes() -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "secateur.yaml").read_text()))
+
+
+def test_the_settings_for_kubernetes_are_read_and_its_probes_answer(serve: Serve, tmp_path: Path) -> None:
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in kubernetes()}
+    for name, text in objects["ConfigMap", "secateur"]["data"].items():
+        (tmp_path / name).write_text(text)
+    settings = config.load(tmp_path / "server.toml")
+    assert Skills.load(tmp_path / settings.skills.name).names == ("help",)
+    pod = objects["Deployment", "secateur"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"public": settings.port, "admin": settings.admin_port}
+    served = serve("ok", admin_keys=str(tmp_path / "admin.json"))
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container[probe]["httpGet"]
+        assert asked["port"] == "admin"
+        assert call(served.admin, asked["path"]).status == 200
+    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert {volume["name"] for volume in pod["volumes"]} == set(mounted.values())
+    places = {Path(settings.model).parent, settings.skills.parent, Path(settings.ledger).parent}
+    assert settings.keys
+    assert settings.admin_keys
+    assert {str(place) for place in {*places, settings.keys.parent, settings.admin_keys.parent}} < set(mounted)
+    allowed = {
+        port["port"] for rule in objects["NetworkPolicy", "secateur"]["spec"]["ingress"] for port in rule["ports"]
+    }
+    assert allowed == set(ports)
+
+
+def test_the_image_is_of_extras_that_there_are_and_asks_a_path_that_there_is(serve: Serve) -> None:
+    text = (DEPLOY / "Containerfile").read_text()
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
+    assert len(extras) == text.count("[${EXTRAS}]") == 2
+    assert set(",".join(extras).split(",")) <= known.keys()
+    (asked,) = re.findall(r"urlopen\('(http://127.0.0.1:8000)(/\w+)'", text)
+    assert call(serve("ok").url, asked[1]).status == 200
+    published = {port.rpartition(":")[2] for port in compose()["services"]["secateur"]["ports"]}
+    assert published == set(re.findall(r"^EXPOSE (\d+) (\d+)$", text, re.MULTILINE)[0])
+    assert compose()["services"]["secateur"]["build"] == {"context": "..", "dockerfile": "deploy/Containerfile"}
