@@ -58,15 +58,20 @@ def read_key(where: Path, identity: Identity) -> str:
         raise ConfigError(f"{where}: {path} at `$.identity.key_file` cannot be read as text") from None
 
 
-def person(identity: Identity | None, token: str | None, skill: str) -> str | None:
-    """The `sub` of a valid token, None without one; raises Unauthorized for any other, saying nothing of why."""
+def person(identity: Identity | None, token: str | None, skill: str, known: str | None = None) -> str | None:
+    """The `sub` of a valid token, None without one; raises Unauthorized for any other, saying nothing of why.
+
+    `known` is whose conversation goes on: that person's token may have expired meanwhile, since pages hold on to one.
+    """
     if identity is None or (token is None and not identity.required):
         return None
-    claims = _claims(identity, token or "", skill)
+    claims = _claims(identity, token or "", skill, expired=known is not None)
     subject, expires = claims.get("sub"), claims["exp"]
     if not isinstance(subject, str) or not 0 < len(subject) <= LONGEST_NAME:
         raise refused()
     if not isinstance(expires, int | float) or expires > time.time() + LIFETIME + LEEWAY:
+        raise refused()
+    if expires < time.time() - LEEWAY and subject != known:
         raise refused()
     return subject
 
@@ -76,7 +81,7 @@ def refused() -> Unauthorized:
     return Unauthorized("The identity token is missing or not valid for this skill.", code="identity_invalid")
 
 
-def _claims(identity: Identity, token: str, skill: str) -> dict[str, Any]:
+def _claims(identity: Identity, token: str, skill: str, *, expired: bool) -> dict[str, Any]:
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
@@ -85,7 +90,7 @@ def _claims(identity: Identity, token: str, skill: str) -> dict[str, Any]:
             audience=skill,
             issuer=identity.issuer or None,
             leeway=LEEWAY,
-            options={"require": ["exp", "sub", "aud"]},
+            options={"require": ["exp", "sub", "aud"], "verify_exp": not expired},
         )
     except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
         raise refused() from None

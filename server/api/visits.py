@@ -98,9 +98,12 @@ class Visits:
         if self._talk.draining:
             raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
         await self._gate.session(skill, address(request))
-        person = identity.person(skill.identity, body.identity, skill.name)
+        shown = self._sessions.read(body.resume, "resume") if body.resume else None
+        if shown is not None and (shown.skill, shown.origin) != (skill.name, origin):
+            shown = None
+        person = identity.person(skill.identity, body.identity, skill.name, shown.person if shown else None)
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
-        earlier = self._earlier(body.resume, wanted)
+        earlier = self._earlier(shown, person)
         session = earlier or wanted
         return answer(
             {
@@ -190,14 +193,11 @@ class Visits:
         visitor = self._visitor(request)
         return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
 
-    def _earlier(self, resume: str | None, wanted: Session) -> Session | None:
-        """The session that `resume` leads back to: of the same skill, origin and person, and still kept."""
-        session = self._sessions.read(resume, "resume") if resume else None
-        if session is None or (session.skill, session.origin) != (wanted.skill, wanted.origin):
+    def _earlier(self, shown: Session | None, person: str | None) -> Session | None:
+        """The session that is shown to be gone on with: of the same person, and still kept."""
+        if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
             return None
-        if session.person != wanted.person or self._talk.find(session.conversation) is None:
-            return None
-        return session
+        return shown
 
 
 def _opens(skill: Skill, key: str | None) -> bool:

@@ -25,6 +25,9 @@ def public(key: Any) -> str:
     return str(pem.decode())
 
 
+OTHER_SKILL = msgspec.structs.replace(HELP, name="shop", identity=Identity("HS256", SECRET))
+
+
 def claims(**more: Any) -> dict[str, Any]:
     return {"sub": "ada", "aud": "help", "exp": int(time.time()) + 120, **more}
 
@@ -137,6 +140,24 @@ def test_a_conversation_belongs_to_its_person(serve: Serve) -> None:
     assert not Visitor(served, resume=resume).opened.json["resumed"]
     again = Visitor(served, resume=resume, identity=jwt.encode(claims(), SECRET, "HS256"))
     assert again.opened.json["resumed"]
+
+
+def test_a_page_that_holds_on_to_its_token_goes_on_with_its_own_conversation_only(serve: Serve) -> None:
+    """A session ends after ten minutes, and the token with which the page began after five at most."""
+    served = serve("ok", skills=(skill(Identity("HS256", SECRET, required=True)), OTHER_SKILL))
+    ada = Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256"))
+    ada.ask("mine")
+    resume = ada.opened.json["resume"]
+    old = jwt.encode(claims(exp=int(time.time()) - 600), SECRET, "HS256")
+    again = Visitor(served, resume=resume, identity=old).opened
+    assert again.json["conversation"] == ada.opened.json["conversation"]
+    eve = Visitor(served, identity=jwt.encode(claims(sub="eve"), SECRET, "HS256")).opened.json["resume"]
+    elsewhere = Visitor(served, skill="shop", identity=jwt.encode(claims(aud="shop"), SECRET, "HS256")).opened.json
+    for shown in (None, "x", eve, ada.token, elsewhere["resume"]):
+        assert Visitor(served, resume=shown, identity=old).opened.status == 401
+    forged = jwt.encode(claims(exp=int(time.time()) - 600), "another secret that is as long as it", "HS256")
+    assert Visitor(served, resume=resume, identity=forged).opened.status == 401
+    assert Visitor(served, resume=resume).opened.status == 401
 
 
 def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
