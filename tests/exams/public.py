@@ -92,6 +92,7 @@ def silent_readers(size: int) -> list[Finding]:
     """Clients that ask for much and read nothing."""
     count = max(4, size // 50)
     with started("send_seconds=2") as server:
+        assert peers.answers(server.url)  # what the first request opens stays open, and so does the loop itself
         before = peers.descriptors(server.pid)
         connections = [peers.never_read(server.url) for _ in range(count)]
         held = peers.descriptors(server.pid)
