@@ -165,11 +165,12 @@ class Gate:
 
 
 def _network(address: str) -> str:
-    """Whom an address stands for: of IPv6 its /64, since each customer has that many addresses."""
+    """Whom an address, perhaps with a port, stands for: of IPv6 its /64, since each customer has that many."""
     try:
-        found = ipaddress.ip_address(address)
+        found = ipaddress.ip_address(address if address.count(":") > 1 else address.partition(":")[0])
     except ValueError:
-        return address
+        bare, bracket, _ = address.removeprefix("[").partition("]")
+        return _network(bare) if bracket else address
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     return str(found.ipv4_mapped or ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))

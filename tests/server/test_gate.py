@@ -201,6 +201,8 @@ def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> N
     assert [opened("2001:db8::1"), opened("2001:db8::2"), opened("2001:db8:0:0:ffff::3")] == [200, 200, 429]
     assert [opened("2001:db8:0:1::1"), opened("::ffff:192.0.2.1"), opened("::ffff:192.0.2.2")] == [200, 200, 200]
     assert [opened("192.0.2.1"), opened("192.0.2.1")] == [200, 429]
+    assert [opened(f"198.51.100.9:{port}") for port in (1, 2, 3)] == [200, 200, 429]
+    assert [opened(f"[2001:db8:0:2::{port}]:{port}") for port in (1, 2, 3)] == [200, 200, 429]
     # The proxy appends what it saw; what stands before it is the caller's own word.
     assert opened("198.51.100.7, 192.0.2.1") == 429
 
