@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 Format = Literal["text", "json"]
+SELDOM_SECONDS = 60.0
 Level = Literal["warning", "info"]
 QUIET = ("sse_starlette", "httpcore", "httpx", "urllib3", "asyncio")  # some of these write what they carry at DEBUG
 
@@ -42,11 +43,29 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Seldom(logging.Filter):
+    """Lets each warning through once a minute: requests that are no HTTP would fill a disk with theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is another level, or was not said lately."""
+        if record.levelno != logging.WARNING:
+            return True
+        if record.created - self._said.get(record.msg, 0.0) < SELDOM_SECONDS:
+            return False
+        self._said[record.msg] = record.created
+        return True
+
+
 def configure(form: Format, level: Level) -> None:
     """Send this process's log to the standard error, in this form, from this level on."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("uvicorn.error").filters = [Seldom()]
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 

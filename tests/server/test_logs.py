@@ -95,6 +95,24 @@ def test_a_message_cannot_forge_a_line() -> None:
     assert "\n" not in JsonLines().format(record)
 
 
+def test_what_is_no_request_is_said_once_a_minute_and_errors_always() -> None:
+    program = """
+import logging
+from server import logs
+logs.configure("text", "warning")
+listener = logging.getLogger("uvicorn.error")
+for _ in range(50):
+    listener.warning("Invalid HTTP request received.")
+    listener.warning("Unsupported upgrade request.")
+    listener.error("wrong")
+logs.SELDOM_SECONDS = 0.0
+listener.warning("Invalid HTTP request received.")
+"""
+    written = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    counted = [written.count(words) for words in ("Invalid HTTP", "Unsupported upgrade", "wrong")]
+    assert counted == [2, 1, 50]
+
+
 def test_the_settings_choose_form_and_level() -> None:
     program = (
         "import logging; from server import logs; logs.configure('json', 'info'); "
