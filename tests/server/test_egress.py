@@ -1,6 +1,7 @@
 """Nothing that a request holds makes the server ask anybody or start anything."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,18 @@ def asked(folder: Path, **settings: object) -> list[str]:
     try:
         server.ready()
         plant(server)
+        at: Any = server
         image = [{"type": "image_url", "image_url": {"url": URL}}]
         for message in (image, [{"type": "text", "text": URL}], URL):
             body = {"model": "help", "messages": [{"role": "user", "content": message}]}
-            complete(server, body)
-            complete(server, {**body, "api_base": URL, "base_url": URL, "tools": [{"type": "mcp", "server_url": URL}]})
-        headers = {"X_Forwarded_For": "evil.example", "X_Forwarded_Host": URL, "Host": "evil.example", "Forwarded": URL}
+            complete(at, body)
+            complete(at, {**body, "api_base": URL, "base_url": URL, "tools": [{"type": "mcp", "server_url": URL}]})
+        headers: dict[str, Any] = {
+            "X_Forwarded_For": "evil.example",
+            "X_Forwarded_Host": URL,
+            "Host": "evil.example",
+            "Forwarded": URL,
+        }
         call(server.url, "/v1/models", **headers, **BEARER)
         call(server.url, f"/v1/models/{URL}", **BEARER)
         visitor = Visitor.at(server.url)
