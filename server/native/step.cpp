@@ -85,9 +85,6 @@ size_t arena_bytes(const Model& model, const Limits& limits) {
 Memory::Memory(size_t bytes) : bytes_((bytes + page - 1) / page * page) {
     data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data_ == MAP_FAILED) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes_, MADV_HUGEPAGE);  // where it is refused, pages are small
-#endif
 }
 
 Memory::Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
