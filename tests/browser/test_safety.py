@@ -38,8 +38,8 @@ TEXT = {
     "td",
 }
 INSIDE = """selector => {
-    const root = document.querySelector("html > skill-chat").shadowRoot;
-    return [...root.querySelectorAll(selector)];
+    const roots = [...document.querySelectorAll("skill-chat")].map(chat => chat.shadowRoot);
+    return roots.flatMap(root => [...root.querySelectorAll(selector)]);
 }"""
 
 
@@ -69,32 +69,37 @@ def test_answers(open_page: Visitor, host: str, stub_server: tuple[Stub, str], s
 
 
 def test_every_other_text(open_page: Visitor, host: str, stub_server: tuple[Stub, str], stub: Stub) -> None:
-    """Title, greeting, starters, citations, an earlier conversation, errors and the page's own options."""
-    for attack in [*ATTACKS[:4], "\n\n".join(ATTACKS)]:
-        stub.reset()
-        stub.skill = {"title": attack, "greeting": attack, "starters": [attack], "image_origins": [attack]}
-        stub.turns = [turn(attack, attack, citations=[{"title": attack, "url": attack}])]
-        page = open_page(host)
-        page.evaluate("text => sessionStorage.setItem(`skill-chat ${text}/ help`, 'secret')", stub_server[1])
-        open_chat(page)
-        expect(page.locator(".panel h2")).to_have_text(attack)
-        expect(page.locator(".actions")).to_have_count(1)
-        stub.citations = [{"title": attack, "url": "https://example.org/" + attack}, {"title": attack, "url": attack}]
-        ask(page, attack)
-        expect(page.locator(".actions")).to_have_count(2)
-        stub.status, stub.error = 400, {"message": attack}
-        ask(page, attack)
-        expect(page.locator(".trouble-line")).to_contain_text(attack)
-        page.get_by_role("button", name="New chat").click()
-        expect(page.locator(".starter")).to_have_text(attack)
-        assert_harmless(page, open_page.asked, {host, stub_server[1]})
+    """Each attack alone: earlier conversation, citations, title, greeting, starters, errors, the page's own options."""
+    origins = {host, stub_server[1]}
+    sources = [[{"title": text, "url": url} for url in (text, "https://example.org/" + text)] for text in ATTACKS]
+    stub.turns = [turn(text, text, citations=cited) for text, cited in zip(ATTACKS, sources, strict=True)]
+    page = open_page(host)
+    page.evaluate("text => sessionStorage.setItem(`skill-chat ${text}/ help`, 'secret')", stub_server[1])
+    open_chat(page)
+    expect(page.locator(".question")).to_have_count(len(ATTACKS))
+    assert page.locator(".sources li").count() >= len(ATTACKS)
+    assert_harmless(page, open_page.asked, origins)
+    for text in ATTACKS:
+        stub.skill = {"title": text, "greeting": text, "starters": [text], "image_origins": [text]}
+        page.evaluate("SkillChat('reset')")
+        expect(page.locator(".starter")).to_have_text(text)
+        expect(page.locator(".panel h2")).to_have_text(text)
+        assert_harmless(page, open_page.asked, origins)
+    stub.status = 400
+    for number, text in enumerate(ATTACKS):
+        stub.error = {"message": text}
+        ask(page, text)
+        expect(page.locator(".trouble-line")).to_have_count(number + 1)
+        assert text.split()[0] in page.locator(".trouble-line").last.inner_text()
+    assert_harmless(page, open_page.asked, origins)
     page.evaluate(
-        "text => SkillChat('init', { skill: 'x', title: text, greeting: text, starters: [text], accent: text })"
-        ".call('open')",
-        "\n".join(ATTACKS),
+        """texts => texts.forEach((text, number) => SkillChat("init", {
+            skill: `x${number}`, title: text, greeting: text, starters: [text], accent: text, zIndex: text
+        }).call("open"))""",
+        ATTACKS,
     )
-    expect(page.locator(".panel")).to_have_count(2)
-    assert_harmless(page, open_page.asked, {host, stub_server[1]})
+    expect(page.locator(".panel")).to_have_count(len(ATTACKS) + 1)
+    assert_harmless(page, open_page.asked, origins)
 
 
 def test_a_skill_of_the_wrong_shape_is_shown_with_our_own_words(open_page: Visitor, host: str, stub: Stub) -> None:

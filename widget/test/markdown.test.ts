@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import MarkdownIt from "markdown-it";
 import { Markdown } from "../src/markdown.ts";
+import { EventReader } from "../src/sse.ts";
 import { ATTACKS, SNIPPETS } from "./corpus.ts";
 import { install, Tag } from "./document.ts";
 
@@ -59,9 +60,32 @@ for (const text of [...SNIPPETS, ...ATTACKS, SNIPPETS.join("\n\n")]) {
     const size = text.length > 500 ? 7 : 1;
     const pieces = text.match(new RegExp(`[^]{1,${size}}`, "g")) ?? [];
     assert.equal(shown(pieces), whole);
-    for (let cut = 1; cut < text.length; cut += size * 3) assert.equal(shown([text.slice(0, cut), text.slice(cut)]), whole);
+    for (let cut = 1; cut < text.length; cut += size) assert.equal(shown([text.slice(0, cut), text.slice(cut)]), whole);
   });
 }
+
+/** What is shown of a stream that comes in these pieces. */
+function streamed(pieces: Uint8Array[]): string {
+  const root = new Tag("div");
+  const markdown = markdownIn(root);
+  const reader = new EventReader();
+  let text = "";
+  for (const piece of pieces) {
+    for (const { data } of reader.push(piece)) text += JSON.parse(data).text;
+    markdown.show(text, true);
+  }
+  markdown.show(text, false);
+  return root.inner();
+}
+
+test("a stream cut at every byte shows the same", () => {
+  const text = "# Ärger 🌱\n\n1. **a_b_c** `x`\n2. [é](https://example.org/ü?q=(1))\n\n| 日 | b |\n|:-|-:|\n| 🌱 | d |\n\n```py\né = 1\n```\n> ende";
+  const events = (text.match(/[^]{1,7}/gu) ?? []).map((piece, id) => `id: ${id}\r\nevent: text\r\ndata: ${JSON.stringify({ text: piece })}\r\n\r\n`);
+  const bytes = new TextEncoder().encode(events.join(""));
+  const whole = shown([text]);
+  assert.equal(streamed([...bytes].map((byte) => Uint8Array.of(byte))), whole);
+  for (let cut = 0; cut <= bytes.length; cut++) assert.equal(streamed([bytes.slice(0, cut), bytes.slice(cut)]), whole);
+});
 
 const ELEMENTS = /<\/?(?:p|h3|h4|h5|h6|ul|li|pre|code|blockquote|hr|br|strong|em|del|a|ol|div|table|thead|tbody|tr|th|td)(?: (?:start|href)="[^"<>]*")?>/g;
 
