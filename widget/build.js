@@ -23,7 +23,7 @@ export const plugin = (bundled) => ({
     builder.onLoad({ filter: /\.css$/ }, async ({ path }) => {
       const options = { loader: "css", minify: true, charset: "utf8", target: "es2022" };
       const { code } = await transform(readFileSync(path, "utf8"), options);
-      return { contents: code.trim(), loader: "text" };
+      return { contents: code.trim().replace(/(?<=[,:]) (?=[a-z\d#])| (?=!)/g, ""), loader: "text" };
     });
     if (!bundled) return;
     builder.onResolve({ filter: /\/languages\.ts$/ }, () => ({ path: join(here, "src/languages-bundled.ts") }));
@@ -36,7 +36,7 @@ async function bundle(name, format, define = {}, bundled = false) {
   const texts = { VERSION: version, ROOT: ".", ...define };
   const defined = Object.fromEntries(Object.entries(texts).map(([key, value]) => [key, JSON.stringify(value)]));
   const built = await build({ ...options, entryPoints: [join(here, "src", name)], absWorkingDir: here, format, define: defined });
-  const { code } = await minify(built.outputFiles[0].text, { module: format === "esm", compress: { passes: 3 } });
+  const { code } = await minify(built.outputFiles[0].text, { module: true, ecma: 2020, compress: { passes: 3 } });
   return Buffer.from(code);
 }
 

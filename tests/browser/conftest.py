@@ -1,20 +1,26 @@
 """A browser, a host page on one origin and the server on another; every test fails on a policy violation."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from playwright.sync_api import Request as Asked
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.app import host_page as real_host_page
 from server.page import page as host_page
 from tests.browser.drivers import free_port
 from tests.browser.hosts import extra_pages
 from tests.browser.stub import Stub, listening
+from tests.server.harness import HELP, Served, parts, says, served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -121,3 +127,37 @@ def open_page(browser: Browser) -> Iterator[Visitor]:
         violations, attacks = page.evaluate("[violations, attacks]")
         page.context.close()
         assert (violations, attacks, visitor.errors) == ([], 0, [])
+
+
+class Later:
+    """An app that is known only when its own origin is."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+Start = Callable[..., tuple[str, Served]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a server that replies `text`, and its host page; gives the page's address and the server."""
+    with ExitStack() as stack:
+
+        def run(text: str, *, delay: float = 0.0, origins: tuple[str, ...] = (), **settings: Any) -> tuple[str, Served]:
+            page = Later()
+            origin = stack.enter_context(listening(page))
+            skill = msgspec.structs.replace(HELP, origins=origins or (origin,))
+            runner = says(tmp_path, text, delay=delay)
+            made = parts(tmp_path, runner, (skill,), **settings)
+            server = stack.enter_context(served(made, runner))
+            port = int(server.url.rsplit(":", 1)[1])
+            config = msgspec.structs.replace(made.config, port=port, page_port=1)
+            embedding = real_host_page(msgspec.structs.replace(made, config=config))
+            assert embedding
+            page.app = embedding
+            return origin, server
+
+        yield run

@@ -54,6 +54,8 @@ class Stub:
         self.stopped: list[str] = []
         self.resets = 0
         self.streams = 0  # how many are being read
+        self.rating_status = 200
+        self.down = False  # the app cannot be had
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
         """All of the reply's events but the end."""
@@ -123,6 +125,8 @@ class Stub:
         return JSONResponse({"reply": self.stopped[-1], "finish": "stopped"}, headers=CORS)
 
     async def feedback(self, request: Request) -> Response:
+        if self.rating_status != 200:
+            return self.refusal(self.rating_status)
         self.ratings.append(await request.json())
         return Response(status_code=204, headers=CORS)
 
@@ -158,7 +162,16 @@ class Stub:
         }
         routes = [Route(f"/v1/widget/{path}", handler, methods=["POST"]) for path, handler in api.items()]
         options = Route("/v1/widget/{path:path}", preflight, methods=["OPTIONS"])
-        return Starlette(routes=[options, *routes, *widget.routes(ASSETS)])
+        files = widget.routes(ASSETS)
+        (parts,) = [route for route in files if route.path.startswith("/assets/")]
+
+        async def part(request: Request) -> Response:
+            if self.down:
+                return Response(status_code=503, headers=CORS)
+            response: Response = await parts.endpoint(request)
+            return response
+
+        return Starlette(routes=[options, *routes, Route(parts.path, part), *files])
 
 
 def turn(question: str, text: str, **reply: Any) -> dict[str, Any]:

@@ -1,55 +1,13 @@
 """The widget against the server itself, on two origins, with a runner that replies what it is told."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from pathlib import Path
-from typing import Any
+from contextlib import closing
 
-import msgspec
-import pytest
 from playwright.sync_api import expect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.app import host_page
-from tests.browser.conftest import Visitor
-from tests.browser.stub import listening
+from tests.browser.conftest import Start, Visitor
 from tests.browser.test_widget import answer, ask, open_chat
-from tests.server.harness import HELP, Served, parts, says, served, until
-
-
-class Later:
-    """An app that is known only when its own origin is."""
-
-    app: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
-Start = Callable[..., tuple[str, Served]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server that replies `text`, and its host page; gives the page's address and the server."""
-    with ExitStack() as stack:
-
-        def run(text: str, *, delay: float = 0.0, origins: tuple[str, ...] = (), **settings: Any) -> tuple[str, Served]:
-            page = Later()
-            origin = stack.enter_context(listening(page))
-            skill = msgspec.structs.replace(HELP, origins=origins or (origin,))
-            runner = says(tmp_path, text, delay=delay)
-            made = parts(tmp_path, runner, (skill,), **settings)
-            server = stack.enter_context(served(made, runner))
-            port = int(server.url.rsplit(":", 1)[1])
-            config = msgspec.structs.replace(made.config, port=port, page_port=1)
-            embedding = host_page(msgspec.structs.replace(made, config=config))
-            assert embedding
-            page.app = embedding
-            return origin, server
-
-        yield run
+from tests.server.harness import until
 
 
 def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, start: Start) -> None:
@@ -82,7 +40,7 @@ def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
 
 
 def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
-    origin, server = start("word " * 100, delay=0.05, slots=1, max_waiting=1)
+    origin, server = start("word " * 100, delay=0.05, slots=1, max_waiting=1, drain_seconds=0.1)
     visitors = [open_page(origin) for _ in range(3)]
     for page in visitors:  # all are ready before the first reply begins, which does not last long
         open_chat(page)
@@ -95,7 +53,7 @@ def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
 
 def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start: Start) -> None:
     text = "One two three four five six seven eight."
-    origin, server = start(text, delay=0.1)
+    origin, server = start(text, delay=0.05)
     page = open_page(origin)
     open_chat(page)
     ask(page, "Count")

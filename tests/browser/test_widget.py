@@ -104,7 +104,6 @@ def test_stop_ends_the_answer_and_keeps_the_text(open_page: Visitor, host: str, 
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (400, "The assistant could not take this message. The server says no."),
         (401, "This page is not allowed to use this assistant."),
         (403, "This page is not allowed to use this assistant."),
         (404, "This assistant does not exist any more."),

@@ -1,6 +1,6 @@
 /** One answer on the screen: waiting, growing, whole, or with what went wrong under it. */
 import { actions } from "./actions.ts";
-import { element, icon } from "./dom.ts";
+import { anchor, drop, element, icon } from "./dom.ts";
 import { copyButton } from "./copy.ts";
 import type { Citation, Turn } from "./conversation.ts";
 import { Markdown } from "./markdown.ts";
@@ -15,7 +15,8 @@ export interface Around {
   announce(text: string): void;
   /** The answer has changed its height. */
   follow(): void;
-  rate(turn: Turn, comment?: string): void;
+  /** Says whether the server has stored it. */
+  rate(turn: Turn, comment?: string): Promise<boolean>;
   again(turn: Turn): void;
 }
 
@@ -73,27 +74,26 @@ export class Answer {
     const retrying = element("button", { type: "button", class: "retry" }, this.around.texts.retry);
     retrying.onclick = retry;
     this.#below.replaceChildren(element("div", { class: "trouble-line" }, icon("M12 8v5m0 3v.01M12 3l9.5 17h-19z"), line, retrying));
-    this.#waiting.remove();
+    drop(this.#waiting);
     this.around.follow();
     return { line, button: retrying };
   }
 
   /** The conversation went on: what only the latest answer can do is gone. */
   settle(): void {
-    for (const node of this.#below.querySelectorAll(".retry, .again")) node.remove();
+    for (const node of this.#below.querySelectorAll(".retry, .again")) drop(node);
   }
 
   #sources(citations: Citation[]): HTMLElement {
     const items = citations.map(({ title, address }) => {
-      const link = element("a", { href: address, target: "_blank", rel: "noopener noreferrer nofollow" }, title);
-      return element("li", {}, link);
+      return element("li", {}, anchor(address, title));
     });
     return element("div", { class: "sources" }, element("p", {}, this.around.texts.sources), element("ol", {}, ...items));
   }
 
   #draw(open: boolean): void {
     this.#timer = 0;
-    if (!open || this.#latest) this.#waiting.remove();
+    if (!open || this.#latest) drop(this.#waiting);
     this.#markdown.show(this.#latest, open);
     this.around.follow();
   }
@@ -104,8 +104,8 @@ export function unseen(text: string): HTMLElement {
   return element("span", { class: "unseen" }, text);
 }
 
-/** A block's text as it is to be read out: without the button that copies it. */
+/** A block's text as it is to be read out: cells and items apart, without the bar above code. */
 function spoken(block: Element): string {
-  return (block.className === "code" ? block.querySelector("pre") : block)?.textContent ?? "";
+  return ((block.className === "code" ? block.lastElementChild : block) as HTMLElement).innerText;
 }
 

@@ -2,7 +2,7 @@
 import type { Answer } from "./answer.ts";
 import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
-import { bare, listen, page } from "./dom.ts";
+import { bare, drop, listen, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
 import { Problem } from "./problem.ts";
 import type { Texts } from "./texts.ts";
@@ -19,6 +19,7 @@ export class Chat {
   #shown: AbortController | undefined;
   #before: HTMLElement | null = null;
   #stopWaiting = (): void => {};
+  #told = false;
 
   constructor(
     readonly root: ShadowRoot,
@@ -37,12 +38,15 @@ export class Chat {
     });
     this.#panel.node.hidden = true;
     root.append(this.#panel.node);
-    this.#emit("ready");
   }
 
   /** What the page's developer may call, by name; anything else is passed over. */
   call(method: string, [first, second]: unknown[]): unknown {
     const { host } = this.root;
+    if (!this.#told && method !== "on") {
+      this.#told = true; // what the page asked to hear before there was a chat hears this too
+      this.#emit("ready");
+    }
     switch (method) {
       case "open":
         return this.open(first !== false);
@@ -74,6 +78,7 @@ export class Chat {
 
   /** Show the panel in the launcher's place. */
   open(focus = true): void {
+    if (!this.root.host.isConnected) return;
     if (!this.#shown) {
       const active = page("activeElement");
       this.#before = active instanceof HTMLElement && active !== this.root.host ? active : null;
@@ -91,15 +96,17 @@ export class Chat {
     if (!this.#shown) return;
     this.#shown.abort();
     this.#shown = undefined;
+    const within = this.root.activeElement;
     this.#show(false);
+    this.#emit("close");
+    if (!within) return; // the visitor is elsewhere, and the page's script closed it
     const back = this.#before?.isConnected && this.#before !== page("body") ? this.#before : this.launcher;
     back.focus({ preventScroll: true });
-    this.#emit("close");
   }
 
   async send(question: string): Promise<void> {
     const text = question.trim();
-    if (!(await this.#begin())) this.#panel.composer.field.value ||= text;
+    if (!(await this.#begin())) this.#panel.composer.put(text);
     else if (text && !this.#panel.composer.busy) await this.#ask(text);
   }
 
@@ -141,6 +148,7 @@ export class Chat {
   #show(open: boolean): void {
     this.#panel.node.hidden = !open;
     this.launcher.hidden = open;
+    if (open) this.launcher.removeAttribute("aria-description");
     this.launcher.setAttribute("aria-expanded", String(open));
   }
 
@@ -170,7 +178,7 @@ export class Chat {
       this.#panel.introduce(title, greeting, []);
       const answer = this.#panel.answer();
       this.#trouble(answer, problemOf(error), () => {
-        answer.node.remove();
+        drop(answer.node);
         void this.#begin();
       });
       return false;
@@ -210,6 +218,7 @@ export class Chat {
   /** Show how the latest answer ended, and say it if it ended just now. */
   #end(ending: Ending, read: string, now: boolean): void {
     const { turn, answer } = this.#last!;
+    if (now && !this.#shown) this.launcher.setAttribute("aria-description", this.texts.complete);
     if (ending instanceof Problem) return this.#trouble(answer, ending, () => void this.#again(turn, ending), turn.text);
     const hint = ending === "whole" || ending === "left" ? "" : this.texts[ending];
     answer.hint(hint);
@@ -223,16 +232,25 @@ export class Chat {
   async #again(turn: Turn, problem?: Problem): Promise<void> {
     const last = this.#last;
     if (!last || this.#panel.composer.busy) return;
-    last.answer.node.remove();
+    drop(last.answer.node);
+    if (problem?.kind === "refused") return this.#takeBack(last.question, turn.question);
     const goOn = problem && turn.reply && turn.finish === null && ["cut", "unreachable", "offline"].includes(problem.kind);
     if (goOn && problem.code !== "reply_unknown") return this.#run(turn, last.question);
-    const fresh = turn.reply || problem?.kind === "refused" ? turnOf(turn.question) : turn;
+    const fresh = turn.reply ? turnOf(turn.question) : turn;
     await this.#run(fresh, last.question, problem?.code === "reply_unknown" ? "" : turn.reply);
   }
 
-  #rate(turn: Turn, comment?: string): void {
-    this.#conversation.rate(turn, comment).catch((error) => console.warn("Secateur: rating not stored", error));
+  /** The same question would be refused again: the visitor changes it. */
+  #takeBack(node: HTMLElement, question: string): void {
+    drop(node);
+    this.#last = undefined;
+    this.#panel.composer.put(question);
+  }
+
+  async #rate(turn: Turn, comment?: string): Promise<boolean> {
+    const rated = this.#conversation.rate(turn, comment);
     this.#emit("feedback", bare({ rating: turn.rating, text: comment ?? "" }));
+    return rated.then(() => true, () => false);
   }
 
   /** Say what went wrong and offer to try again; what had arrived of the answer stays. */

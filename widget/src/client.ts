@@ -3,7 +3,7 @@
  * No cookies; every failure leaves as a Problem, except an abort, which leaves as it came.
  */
 import { bare } from "./dom.ts";
-import { list, member, number, read, text, write } from "./json.ts";
+import { list, member, read, text, write } from "./json.ts";
 import { Problem, problemOf } from "./problem.ts";
 import type { Settings } from "./settings.ts";
 import { EventReader, type ServerEvent } from "./sse.ts";
@@ -11,14 +11,12 @@ import { Store } from "./store.ts";
 
 export interface Session {
   token: string;
-  conversation: string;
   resume: string;
   resumed: boolean;
   title: string;
   greeting: string;
   starters: string[];
   images: string[];
-  bytes: number;
 }
 
 type Fields = Record<string, string | null | undefined>;
@@ -136,13 +134,11 @@ function sessionOf(body: unknown): Session {
   const skill = member(body, "skill");
   return {
     token: text(member(body, "token")),
-    conversation: text(member(body, "conversation")),
     resume: text(member(body, "resume")),
     resumed: member(body, "resumed") === true,
     title: text(member(skill, "title")),
     greeting: text(member(skill, "greeting")),
     starters: list(member(skill, "starters")).map(text).filter(Boolean),
     images: list(member(skill, "image_origins")).map(text),
-    bytes: number(member(member(body, "limits"), "text_bytes")),
   };
 }

@@ -28,6 +28,12 @@ export class Composer {
     this.field.addEventListener("input", () => this.#fit());
   }
 
+  /** Give the visitor a text to go on with, unless there is one. */
+  put(text: string): void {
+    this.field.value ||= text;
+    this.#fit();
+  }
+
   submit(): void {
     const question = this.field.value.trim();
     if (!question || this.#send.disabled || this.#send.hidden) return;

@@ -200,7 +200,7 @@ function citationsOf(value: unknown): Citation[] {
   return found.filter(({ address }) => address.startsWith("http"));
 }
 
-/** Has only to differ from the id of the question before. */
+/** Not by Math.random, which pages replace by a constant to be photographed. */
 function identity(): string {
-  return String(Math.random()).slice(2);
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
 }

@@ -1,5 +1,5 @@
 /** Copies a text, by the clipboard or, where a page may not use that, by a selection. */
-import { element, icon, page } from "./dom.ts";
+import { drop, element, icon, page } from "./dom.ts";
 import type { Texts } from "./texts.ts";
 
 const COPY = "M9 9h11v11H9zM15 9V4H4v11h5";
@@ -39,7 +39,7 @@ async function copy(text: string, beside: HTMLElement): Promise<boolean> {
     beside.after(field);
     field.select();
     const copied = page("execCommand")("copy");
-    field.remove();
+    drop(field);
     beside.focus();
     return copied;
   }

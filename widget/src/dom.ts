@@ -6,8 +6,9 @@
 
 /** What the document itself has under this name. */
 export function page<Name extends keyof Document>(name: Name): Document[Name] {
-  const value: unknown = Reflect.get(Document.prototype, name, document);
-  return (typeof value === "function" ? value.bind(document) : value) as Document[Name];
+  const value: unknown = Reflect.get(Reflect.getPrototypeOf(document)!, name, document);
+  // Not by its `bind`, which old libraries replace.
+  return (typeof value === "function" ? (...given: unknown[]) => value.call(document, ...given) : value) as Document[Name];
 }
 
 /** An object that inherits nothing, for the browser's functions, which also read what is inherited. */
@@ -21,9 +22,20 @@ export function element<Name extends string>(
   ...children: (Node | string)[]
 ): Name extends keyof HTMLElementTagNameMap ? HTMLElementTagNameMap[Name] : HTMLElement {
   const made = page("createElement")(name);
-  for (const key of Object.keys(attributes)) made.setAttribute(key, attributes[key]!);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made as ReturnType<typeof element<Name>>;
+}
+
+/** Take a node away if it is there; the `remove` that Prototype.js gives every element throws where it is not. */
+export function drop(node?: Node | null): void {
+  node?.parentNode?.removeChild(node);
+}
+
+/** A link to an allowed address: a page opens apart from this one, which learns nothing of the visitor. */
+export function anchor(href: string, ...children: (Node | string)[]): HTMLElement {
+  const target = href.startsWith("http") ? "_blank" : "_self"; // a mail or a call needs no page
+  return element("a", { href, target, rel: "noopener noreferrer nofollow" }, ...children);
 }
 
 /** A 24 px icon drawn with one stroked path. */

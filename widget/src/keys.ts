@@ -12,7 +12,7 @@ export function keep(node: HTMLElement, signal: AbortSignal, key: (event: Keyboa
     event.stopImmediatePropagation();
     if (event.type === "keydown") key(event as KeyboardEvent);
   };
-  for (const name of ["keydown", "keypress", "keyup"]) listen(window, name, heard, signal);
+  for (const name of ["keydown", "keypress", "keyup", "focusin", "wheel", "touchmove"]) listen(window, name, heard, signal);
 }
 
 /** Turn the focus around at the ends of `node`, which fills the screen. */

@@ -4,4 +4,4 @@
  */
 import { begin } from "./begin.ts";
 
-begin((base) => import(`${base}assets/${APP_FILE}`));
+begin((base, failures) => import(`${base}assets/${APP_FILE}?${failures}`));

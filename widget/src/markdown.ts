@@ -3,7 +3,7 @@
  * Nodes are made one by one from a fixed list of elements; no string ever becomes HTML.
  */
 import { parseBlocks, type Block } from "./blocks.ts";
-import { element } from "./dom.ts";
+import { anchor, drop, element } from "./dom.ts";
 import { parseInline, type Inline } from "./inline.ts";
 import type { Table } from "./table.ts";
 
@@ -44,7 +44,7 @@ export class Markdown {
       if (shown[at]) shown[at].node.replaceWith(node);
       else parent.append(node);
     });
-    for (const { node } of shown.slice(next.length)) node.remove();
+    for (const { node } of shown.slice(next.length)) drop(node);
     return next;
   }
 
@@ -80,7 +80,7 @@ export class Markdown {
       if (!shown[at]) list.append(node);
       return { key: "", node, inner: this.#update(node, shown[at]?.inner ?? [], blocks, open && at === items.length - 1) };
     });
-    for (const { node } of shown.slice(next.length)) node.remove();
+    for (const { node } of shown.slice(next.length)) drop(node);
     return next;
   }
 
@@ -122,7 +122,7 @@ export class Markdown {
     }
     const children = node.children.map((child) => this.#inlineNode(child));
     if (node.kind !== "link" && node.kind !== "image") return element(NAMES[node.kind], {}, ...children);
-    return element("a", { href: node.address, target: "_blank", rel: "noopener noreferrer nofollow" }, ...children);
+    return anchor(node.address, ...children);
   }
 }
 

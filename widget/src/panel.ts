@@ -1,7 +1,7 @@
 /** The panel: header, log, notices, status and composer. It shows and reports what the visitor does, and decides nothing. */
 import { Answer, unseen, type Around } from "./answer.ts";
 import { Composer } from "./composer.ts";
-import { button, element, listen } from "./dom.ts";
+import { button, drop, element, listen } from "./dom.ts";
 import { keep, trap } from "./keys.ts";
 import type { Settings } from "./settings.ts";
 import type { Texts } from "./texts.ts";
@@ -76,7 +76,7 @@ export class Panel {
   }
 
   question(text: string): HTMLElement {
-    this.#starters?.remove();
+    drop(this.#starters);
     this.#fresh.hidden = false;
     this.#following = true;
     const node = element("div", { class: "question", dir: "auto" }, unseen(this.texts.you), text);

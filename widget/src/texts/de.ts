@@ -40,6 +40,7 @@ export default {
   comment: "Was sollten wir wissen? (freiwillig)",
   sendComment: "Rückmeldung senden",
   thanks: "Danke für Ihre Rückmeldung.",
+  unstored: "Ihre Rückmeldung konnte nicht gespeichert werden.",
   sources: "Quellen",
   problems: {
     offline: "Sie sind offline. Prüfen Sie Ihre Verbindung und versuchen Sie es noch einmal.",

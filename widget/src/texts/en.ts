@@ -40,6 +40,7 @@ const english = {
   comment: "What should we know? (optional)",
   sendComment: "Send feedback",
   thanks: "Thank you for your feedback.",
+  unstored: "Your feedback could not be stored.",
   sources: "Sources",
   problems: {
     offline: "You are offline. Check your connection and try again.",

@@ -40,6 +40,7 @@ export default {
   comment: "¿Qué deberíamos saber? (opcional)",
   sendComment: "Enviar opinión",
   thanks: "Gracias por su opinión.",
+  unstored: "No se pudo guardar su opinión.",
   sources: "Fuentes",
   problems: {
     offline: "No tiene conexión. Compruébela e inténtelo de nuevo.",

@@ -40,6 +40,7 @@ export default {
   comment: "Que devons-nous savoir ? (facultatif)",
   sendComment: "Envoyer l’avis",
   thanks: "Merci pour votre avis.",
+  unstored: "Votre avis n’a pas pu être enregistré.",
   sources: "Sources",
   problems: {
     offline: "Vous êtes hors ligne. Vérifiez votre connexion et réessayez.",
