@@ -12,6 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.conftest import FLAGS
+from tests.browser.drivers import Engine, firefox, installed, minibrowser, webkit
 
 PAGE = "http://127.0.0.1:8001/"
 QUESTION = "What is Secateur?"
@@ -32,8 +33,15 @@ def main(screenshot: Path) -> None:
         page.wait_for_timeout(2500)  # the page reads its counts every two seconds
         page.screenshot(path=screenshot)
         after = tokens()
+        returned(page)
         narrow(browser, screenshot.with_stem(f"{screenshot.stem}-320"))
         browser.close()
+    if installed("firefox-esr"):
+        with firefox() as engine:
+            print("Firefox:", elsewhere(engine))
+    if installed("WebKitWebDriver", "Xvfb") and minibrowser():
+        with webkit() as engine:
+            print("WebKitGTK:", elsewhere(engine))
     print("tokens:", after)
     assert not errors, errors
     assert after["output"] > before["output"]
@@ -49,6 +57,34 @@ def chat(page: Page) -> str:
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWER_MS)
     expect(answer).not_to_be_empty()
     return answer.inner_text()
+
+
+def returned(page: Page) -> None:
+    """Leave the page as a second answer begins; it is there on return, whole, and can be rated."""
+    page.get_by_role("textbox", name="Your message").fill("How do I try it?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(page.locator(".answer .text").last).not_to_be_empty(timeout=ANSWER_MS)
+    page.reload()
+    page.get_by_role("button", name="Open chat").click()
+    expect(page.locator(".question")).to_have_count(2)
+    expect(page.locator(".actions")).to_have_count(2, timeout=ANSWER_MS)
+    page.get_by_role("button", name="Good answer").last.click()
+    expect(page.get_by_role("button", name="Good answer", pressed=True)).to_be_visible()
+
+
+def elsewhere(engine: Engine) -> str:
+    """One question and its whole answer in another browser."""
+    root = 'document.querySelector("html > skill-chat").shadowRoot'
+    engine.open(PAGE)
+    engine.until(f"Boolean({root}?.querySelector('.launcher'))")
+    engine.run(f"{root}.querySelector('.launcher').click()")
+    engine.until(f"{root}.activeElement?.localName", "textarea")
+    engine.press(*QUESTION, "Enter")
+    engine.until(f"{root}.querySelectorAll('.actions').length", 1)
+    answer: str = engine.run(f"return [...{root}.querySelectorAll('.answer .text')].at(-1).textContent")
+    assert answer
+    return answer
 
 
 def narrow(browser: Browser, screenshot: Path) -> None:

@@ -1,11 +1,17 @@
 """The core of the widget in Firefox and in WebKitGTK, under the same policies; Chromium has all the other tests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from tests.browser.conftest import Start
 from tests.browser.drivers import Engine, firefox, installed, minibrowser, webkit
-from tests.browser.stub import Stub
+from tests.browser.hosts import document
+from tests.browser.states import ANSWER, SKILL, SOURCES
+from tests.browser.stub import Stub, listening
+from tests.browser.test_accessibility import AXE
+from tests.browser.test_examples import Made, page_of
 
 ROOT = 'document.querySelector("html > skill-chat").shadowRoot'
 ENGINES = {
@@ -82,3 +88,81 @@ def test_elements_and_accents(engine: Engine, host: str, stub: Stub) -> None:
     )
     assert found[0] not in ("rgba(0, 0, 0, 0)", "transparent")
     assert found[0] != found[1]
+
+
+def test_an_app_that_did_not_come_comes_on_the_next_try(engine: Engine, host: str, made: Made) -> None:
+    """These browsers keep a failure for the address that failed."""
+    other = Stub()
+    other.down = True
+    with listening(other.app()) as origin:
+        line = f'<script async src="{origin}/widget.js" data-skill="help"></script>'
+        engine.open(host + page_of(made, document(line), f"script-src {origin}; connect-src {origin}"))
+        engine.until(f"Boolean({ROOT}?.querySelector('.launcher'))")
+        for _ in range(2):
+            engine.run(f"{ROOT}.querySelector('.launcher').click()")
+            engine.until(f"{ROOT}.querySelector('[role=alert]')?.textContent", "Chat unavailable")
+        other.down = False
+        engine.run(f"{ROOT}.querySelector('.launcher').click()")
+        engine.until(f"{ROOT}.activeElement?.localName", "textarea")
+        assert engine.run(f"return {ROOT}.querySelector('[role=alert]')") is None
+
+
+def test_a_page_that_keeps_backdrop_focus_and_selection(engine: Engine, host: str, stub: Stub) -> None:
+    open_chat(engine, f"{host}/hostile")
+    shown = engine.run(
+        "const host = document.querySelector('html > skill-chat');"
+        "document.documentElement.style.cssText = 'user-select: none; -webkit-user-select: none';"
+        "document.addEventListener('focusin', e => { if (e.target !== document.body) e.target.blur() });"
+        f"{ROOT}.activeElement.blur(); {ROOT}.querySelector('textarea').focus();"
+        "const style = getComputedStyle(host);"
+        "return [getComputedStyle(host, '::backdrop').display, style.userSelect ?? style.webkitUserSelect]"
+    )
+    assert shown == ["none", "text"]
+    engine.press(*"When?", "Enter")
+    engine.until(text(".answer .text"), "Hello world.")
+
+
+def violations(engine: Engine) -> Any:
+    engine.run(
+        "window.found = 0; axe.run(document, { resultTypes: ['violations'] }).then(r => window.found = r.violations)"
+    )
+    engine.until("Array.isArray(window.found)")
+    return engine.run("return found.map(rule => [rule.id, rule.nodes.map(node => node.html)])")
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: run `npm ci` in widget/")
+def test_axe_finds_nothing(engine: Engine, host: str, stub: Stub) -> None:
+    stub.skill, stub.pieces, stub.citations = dict(SKILL), (ANSWER,), SOURCES
+    engine.open(host)
+    engine.until(f"Boolean({ROOT}?.querySelector('.launcher'))")
+    engine.run(AXE.read_text())
+    found = {"closed": violations(engine)}
+    engine.run(f"{ROOT}.querySelector('.launcher').click()")
+    engine.until(f"{ROOT}.querySelectorAll('.starter').length", 3)
+    found["greeting"] = violations(engine)
+    engine.press(*"When?", "Enter")
+    engine.until(f"{ROOT}.querySelectorAll('.sources').length", 1)
+    found["answered"] = violations(engine)
+    engine.run(f"{ROOT}.querySelector('.up').click()")
+    engine.until(f"{ROOT}.querySelectorAll('.comment').length", 1)
+    found["rated"] = violations(engine)
+    stub.status, stub.headers = 429, {"Retry-After": "60"}
+    engine.run(f"{ROOT}.querySelector('.composer textarea').focus()")
+    engine.press(*"Again", "Enter")
+    engine.until(f"{ROOT}.querySelectorAll('.trouble-line').length", 1)
+    found["busy"] = violations(engine)
+    assert found == {state: [] for state in found}
+
+
+def test_on_the_server_itself_a_reply_outlives_a_reload(engine: Engine, start: Start) -> None:
+    words = "One two three four five six seven eight."
+    origin, _ = start(words, delay=0.05)
+    open_chat(engine, origin)
+    engine.press(*"Count", "Enter")
+    engine.until(f"{text('.answer .text')}?.slice(0, 3)", "One")
+    open_chat(engine, origin)
+    engine.until(f"{ROOT}.querySelectorAll('.actions').length", 1)
+    assert engine.run(f"return {text('.answer .text')}") == words
+    engine.run(f"{ROOT}.querySelector('.fresh').click()")
+    engine.until(f"{ROOT}.querySelectorAll('.question').length", 0)
+    engine.until("sessionStorage.length", 0)
