@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from server.page import page as host_page
 from tests.browser.conftest import FLAGS
 from tests.browser.hosts import extra_pages
+from tests.browser.states import ask as ask_widget
 from tests.browser.states import walk
 from tests.browser.stub import Stub, listening
 from tests.server.harness import HELP, OTHER, parts, says, served
@@ -33,7 +34,7 @@ LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "narrow": ("/", {"viewport": NARROW}),
     "zoomed": ("/", {"viewport": {"width": 320, "height": 200}, "device_scale_factor": 4}),
 }
-ARREST = "document.querySelector('html > skill-chat').shadowRoot.querySelector('.panel').getAnimations()"
+ARREST = "(document.querySelector('html > skill-chat').shadowRoot.querySelector('.panel')?.getAnimations() ?? [])"
 
 
 def main(folder: Path, looks: list[str]) -> None:
@@ -52,6 +53,7 @@ def main(folder: Path, looks: list[str]) -> None:
                     for number, state in enumerate(walk(page, stub)):
                         page.screenshot(path=folder / f"{name}-{number:02}-{state}.png")
             apart(browser, host, stub, folder)
+            closed(browser, host, stub, folder)
         admin(browser, folder)
         browser.close()
 
@@ -86,6 +88,26 @@ def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
         page.screenshot(path=folder / "inline.png", full_page=True)
         page.emulate_media(media="print")
         page.screenshot(path=folder / "inline-print.png", full_page=True)
+
+
+def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
+    """Before the greeting, and what the launcher says of an app that does not load and of an answer that has come."""
+    for name, path in (("", "/"), ("-left", "/options")):
+        with opened(browser, host + path) as page:
+            stub.down = True
+            page.locator(".launcher").click()
+            page.get_by_role("alert").wait_for()
+            page.screenshot(path=folder / f"unavailable{name}.png")
+            stub.down, stub.session_delay = False, 2
+            page.locator(".launcher").click()
+            page.locator(".panel").wait_for()
+            page.screenshot(path=folder / f"connecting{name}.png")
+            stub.session_delay, stub.delay = 0, 0.2
+            ask_widget(page, "When?")
+            page.keyboard.press("Escape")
+            page.locator(".launcher[aria-description]").wait_for()
+            page.screenshot(path=folder / f"answered-closed{name}.png")
+            stub.delay = 0
 
 
 def admin(browser: Browser, folder: Path) -> None:
