@@ -55,6 +55,7 @@ class Stub:
         self.resets = 0
         self.streams = 0  # how many are being read
         self.rating_status = 200
+        self.forgotten = False  # no conversation is continued
         self.down = False  # the app cannot be had
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
@@ -95,7 +96,7 @@ class Stub:
             return self.refusal(self.session_status)
         token = f"token-{len(self.sessions)}"
         self.tokens.add(token)
-        resumed = body.get("resume") == "secret"
+        resumed = body.get("resume") == "secret" and not self.forgotten
         answer = {"token": token, "expires_in": 600, "conversation": "cnv_1", "resume": "secret", "resumed": resumed}
         limits = {"text_bytes": 8192, "context_bytes": 2048, "comment_bytes": 1000}
         return JSONResponse({**answer, "skill": self.skill, "limits": limits}, headers=CORS)

@@ -115,6 +115,19 @@ def test_a_server_that_takes_its_time_is_seen_to_be_waited_for(open_page: Visito
     assert page.get_by_role("log").evaluate(dots) == "none"
 
 
+def test_what_follows_a_forgotten_conversation_survives_a_reload(open_page: Visitor, host: str, stub: Stub) -> None:
+    """Another tab's reset, or a long pause: the server begins a new conversation in the midst of the old one's page."""
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_have_count(1)
+    stub.forgotten = True
+    stub.tokens.clear()
+    ask(page, "After")
+    expect(page.locator(".actions")).to_have_count(2)
+    assert page.evaluate("sessionStorage.length") == 1
+
+
 def test_a_mail_opens_no_page(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces = ("[Write](mailto:a@example.org), [call](tel:+123) or [read](https://example.org).",)
     page = open_page(host)

@@ -134,6 +134,7 @@ export class Conversation {
     const body = read(event.data);
     if (event.name === "start") {
       turn.reply = text(member(body, "reply"));
+      void this.client.keep(); // the session may be another than when the question was asked
       if (this.#stopping === turn) this.#tellStop(turn);
     } else if (event.name === "text") turn.text += text(member(body, "text"));
     else if (event.name === "citations") turn.citations = citationsOf(body);
