@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test lint fuzz screenshots exam-faults bench bench-native bench-peers bench-pruning prune clean
+.PHONY: demo ports test lint fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -44,6 +44,9 @@ bench-peers: .venv/test prune  ## race other engines, each from its wheel, on on
 	@for name in $(RACED); do $(BIN)/secateur prune tests/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
 	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
 	@$(BIN)/python -m tests.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
+
+bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-server, a busy neighbour, a skill's long prompt
+	@$(BIN)/python -m tests.serving $(ARTIFACT)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.native.bench

@@ -1,4 +1,4 @@
-"""This product's engine, without HTTP: `... ARTIFACT THREADS RUNNER`."""
+"""This product's engine, without HTTP: `... ARTIFACT THREADS`."""
 
 import asyncio
 import sys
@@ -17,9 +17,17 @@ def main() -> None:
     """Race."""
     import torch
 
-    torch.set_num_threads(int(sys.argv[2]))
-    unused = Path("unused")
-    config = Config(model=sys.argv[1], skills=unused, ledger=str(unused), slots=SLOTS, context=1024, look_up="off")
+    threads, unused = int(sys.argv[2]), Path("unused")
+    torch.set_num_threads(threads)
+    config = Config(
+        model=sys.argv[1],
+        skills=unused,
+        ledger=str(unused),
+        slots=SLOTS,
+        context=1024,
+        look_up="off",
+        threads=threads,  # there is no HTTP here for which a core should be left
+    )
     engine, choices = load_engine(config, Artifact.open(Path(sys.argv[1])))
     for choice in choices:
         print(f"{choice.subject}: {choice.kernel}: {choice.reason}", file=sys.stderr)
