@@ -154,7 +154,6 @@ class Reply:
         self._outcome: Outcome = "stop"
         self._interrupted = False
         self._counted = 0  # tokens that the ledger has and that are still to be read
-        self._wait = anyio.CancelScope()
 
     @property
     def usage(self) -> Usage:
@@ -196,15 +195,14 @@ class Reply:
     def interrupt(self) -> None:
         """End the reply with what it has; its reader is told `length`, since the protocol knows no better word."""
         self._interrupted = True
-        self._wait.cancel()
+        self._stream.put(None)
 
     async def _next(self) -> str:
         """Wait for one token and return the text that may be sent; sets `finish` after the last."""
         if self._interrupted:
             return self._end("length", "server_shutdown")
-        with anyio.CancelScope() as self._wait:
-            token = await anext(self._stream)
-        if self._wait.cancelled_caught:
+        token = await anext(self._stream, None)
+        if token is None:  # it was interrupted, or closed by another task
             return self._end("length", "server_shutdown")
         if self._counted:
             self._counted -= 1

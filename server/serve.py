@@ -7,6 +7,7 @@ import argparse
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,9 @@ from server.reload import check_prompts, load_skills
 from server.rollout import Rollout
 from server.skills import Skills
 
+SWITCH_SECONDS = 0.0005
+"""So long may one thread keep the interpreter from the engine's, between two passes of some milliseconds each."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT; returns 0 after an orderly end."""
@@ -39,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
         check(config)
         return 0
     logs.configure(config.log, config.log_level)
+    sys.setswitchinterval(SWITCH_SECONDS)
     early: list[int] = []  # signals that came while the model was loaded, which may take minutes
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 import anyio
 from anyio import to_thread
 from msgspec.structs import replace
-from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api import problems
 from server.api.completion import Form, complete, encode, ending, opening, text_chunk
-from server.api.events import ReplyStream, leave
+from server.api.events import ReplyStream, event, leave
 from server.api.requests import credentials, note, read_body, request_id
 from server.api.schema import ChatRequest, parse
 from server.asked import Asked
@@ -80,9 +79,9 @@ def repeated(kept: Kept, form: Form) -> Response:
     if not form.stream:
         return Response(complete(kept.text, kept.scores, kept, form), headers=headers, media_type="application/json")
 
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        for event in (opening(form), text_chunk(form, kept.text, kept.scores), *ending(kept, form), "[DONE]"):
-            yield ServerSentEvent(event, sep="\n")
+    async def events() -> AsyncIterator[bytes]:
+        for data in (opening(form), text_chunk(form, kept.text, kept.scores), *ending(kept, form), "[DONE]"):
+            yield event(data)
 
     return EventSourceResponse(events(), headers=headers, sep="\n")
 
@@ -113,21 +112,21 @@ def joined(pieces: Sequence[Piece]) -> Piece:
     return Piece("".join(piece.text for piece in pieces), tuple(score for piece in pieces for score in piece.scores))
 
 
-async def chunks(reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> AsyncIterator[str]:
+async def chunks(reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> AsyncIterator[bytes]:
     """The events of a stream: role, text, end, usage if wanted, [DONE]; an error ends it instead."""
-    yield opening(form)
+    yield event(opening(form))
     try:
         async for piece in pieces:
-            yield text_chunk(form, *piece)
+            yield event(text_chunk(form, *piece))
     except SecateurError as error:
-        yield encode(problems.body(error))
+        yield event(encode(problems.body(error)))
         return
     except Exception:
-        yield encode(problems.body(problems.BUG))
+        yield event(encode(problems.body(problems.BUG)))
         raise
-    for event in ending(reply, form):
-        yield event
-    yield "[DONE]"
+    for end in ending(reply, form):
+        yield event(end)
+    yield event("[DONE]")
 
 
 async def whole(request: Request, reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> Response:

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class ReplyStream(EventSourceResponse):
-    """Sends each string of `events` as one `data:` event; whatever happens, `reply` is closed, then `ended` called."""
+    """Sends `events` as they are made by `event`; whatever happens, `reply` is closed, then `ended` called."""
 
-    def __init__(self, events: AsyncIterator[str], reply: Reply, ended: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[bytes], reply: Reply, ended: Callable[[], None]) -> None:
         super().__init__(
             events, headers=reply.rates, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
         )
@@ -52,6 +52,11 @@ async def numbered(events: AsyncIterator[Event]) -> AsyncIterator[ServerSentEven
     """Each event with its id, name, and data as one line of JSON."""
     async for id, name, data in events:
         yield ServerSentEvent(msgspec.json.encode(data).decode(), event=name, id=str(id), sep="\n")
+
+
+def event(data: str) -> bytes:
+    """One line of JSON as a `data:` event, in bytes: sse-starlette's own encoder costs more than the JSON does."""
+    return f"data: {data}\n\n".encode()
 
 
 async def leave(reply: Reply) -> None:

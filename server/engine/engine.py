@@ -14,7 +14,7 @@ from server.engine.runners import Runner
 from server.engine.sampler import choose_sampler
 from server.engine.scheduler import Scheduler, Taken
 from server.engine.sequence import Sampling, Score, Sequence
-from server.engine.stream import Stream, Token
+from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest
 
 __all__ = ["Engine", "Stream", "Token"]
@@ -126,11 +126,12 @@ class Engine:
             self._deliver(self._scheduler.commit(batch, tokens), tokens, scores)
 
     def _deliver(self, taken: Ids[Taken], tokens: Ids[int], scores: Ids[Score | None]) -> None:
+        made = []
         for sequence, together in groupby(taken, key=lambda one: one.sequence):
-            stream = self._streams[sequence]
-            stream.put([Token(tokens[row], finish, scores[row]) for _, row, finish in together])
+            made.append((self._streams[sequence], [Token(tokens[row], end, scores[row]) for _, row, end in together]))
             if sequence.finish:
                 del self._streams[sequence]
+        hand_over(made)
 
     def _abort(self, sequence: Sequence) -> None:
         with self._changed:
@@ -140,9 +141,9 @@ class Engine:
     def _fail(self, reason: str) -> None:
         with self._changed:
             self._failure = self._failure or reason
-            for sequence, stream in self._streams.items():
+            for sequence in self._streams:
                 self._scheduler.abort(sequence)
-                stream.put(EngineFailed(self._failure))
+            hand_over([(stream, EngineFailed(self._failure)) for stream in self._streams.values()])
             self._streams.clear()
             self._changed.notify_all()
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
@@ -26,7 +26,7 @@ class Stream(AsyncIterator[Token]):
     def __init__(self, sequence: Sequence, abort: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
         self._abort = abort
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[list[Token] | EngineFailed | None] = asyncio.Queue()
         self._ready: deque[Token] = deque()
         self._ended = False
@@ -53,10 +53,9 @@ class Stream(AsyncIterator[Token]):
         """How many tokens were sampled in one step with the last one that was read, and are still to be read."""
         return len(self._ready)
 
-    def put(self, item: list[Token] | EngineFailed) -> None:
-        """Hand over the tokens of a step, or the failure; for the engine's thread."""
-        with suppress(RuntimeError):  # the reader's loop is closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+    def put(self, item: list[Token] | EngineFailed | None) -> None:
+        """The tokens of a step, the failure, or the end of all waiting; within the loop."""
+        self._items.put_nowait(item)
 
     def __aiter__(self) -> Self:
         return self
@@ -81,4 +80,22 @@ class Stream(AsyncIterator[Token]):
         """Stop generating; the slot is free within one step. Closing twice, or after the end, does nothing."""
         self._abort(self._sequence)
         self._ended = True
-        self._items.put_nowait(None)  # wakes a reader that waits in another task
+        self.put(None)  # wakes a reader that waits in another task
+
+
+def hand_over(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> None:
+    """What one step made, to the streams that wait for it; for the engine's thread.
+
+    Each loop is woken once: with every call it may take the interpreter's lock, for which this thread then waits.
+    """
+    loops = defaultdict(list)
+    for stream, item in items:
+        loops[stream.loop].append((stream, item))
+    for loop, together in loops.items():
+        with suppress(RuntimeError):  # the readers' loop is closed: nobody is left to tell
+            loop.call_soon_threadsafe(_put, together)
+
+
+def _put(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> None:
+    for stream, item in items:
+        stream.put(item)

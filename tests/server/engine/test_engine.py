@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -217,3 +218,40 @@ def test_a_reader_whose_loop_is_gone_does_not_hurt_the_others() -> None:
 
         asyncio.run(leave())
         assert len(asyncio.run(stay())) == 40
+
+
+def test_a_step_wakes_the_loop_once_however_many_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        loop, calls = asyncio.get_running_loop(), 0
+        call = loop.call_soon_threadsafe
+
+        def counted(*given: Any) -> asyncio.Handle:
+            nonlocal calls
+            calls += 1
+            return call(*given)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        engine = Engine(ScriptRunner([4], vocabulary=5), slots=4, context=64, batch_tokens=16)
+        streams = [engine.submit([0], GREEDY, skill="a") for _ in range(4)]
+        engine.start()
+        replies = await asyncio.gather(*map(collect, streams))
+        engine.stop()
+        assert [len(reply) for reply in replies] == [10] * 4
+        assert calls == 10
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_closed_keeps_no_other_from_its_tokens() -> None:
+    async def submit(engine: Engine) -> Stream:
+        return engine.submit([0], GREEDY, skill="a")
+
+    async def main(engine: Engine) -> list[Token]:
+        stream = await submit(engine)
+        engine.start()
+        return await collect(stream)
+
+    engine = Engine(ScriptRunner([4], vocabulary=5), slots=4, context=64, batch_tokens=16)
+    asyncio.run(submit(engine))
+    assert len(asyncio.run(main(engine))) == 10
+    engine.stop()

@@ -15,6 +15,7 @@ from server.asked import Asked, prompt_of, sampling_of
 from server.config import load
 from server.loading import load_engine, open_model
 from server.rollout import Model
+from server.serve import SWITCH_SECONDS
 from server.skill import Skill
 from server.standing import Standing
 from server.turns import conversation
@@ -23,6 +24,7 @@ from tests.serving.load import ENDS
 
 def main() -> None:
     """Answer lines until there are no more."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     config, skill = load(Path(sys.argv[1])), Skill.read(Path(sys.argv[2]))
     artifact, tokenizer = open_model(Path(config.model))
     engine, choices = load_engine(config, artifact)
