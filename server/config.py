@@ -58,7 +58,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: Positive = 2048
     """Tokens of prompt and reply together."""
     batch_tokens: Positive = 512
-    """Ids computed in one pass: what a long prompt may delay the replies that are being read."""
+    """The most ids computed in one pass; fewer while replies are being read, as many as some 30 ms allow."""
     runner: Literal["auto", "native", "transformers"] = "auto"
     """What computes; `auto` is the native runner where it is built and has a plan for the model."""
     threads: Positive | None = None

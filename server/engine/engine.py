@@ -119,7 +119,10 @@ class Engine:
         return batch
 
     def _step(self, batch: Batch) -> None:
+        begin = time.monotonic()
         logits = self._runner.forward(batch)
+        if any(not chunk.sequence.generated for chunk in batch.chunks):
+            self._scheduler.pace.learn(batch.tokens, time.monotonic() - begin)
         tokens = self.sampler.sample(batch, logits)
         scores = self.sampler.scores(batch, logits, tokens)
         with self._changed:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, Space, blocks_for
 from server.engine.look_up import ROWS, STREAMS, LookUp
+from server.engine.pace import Pace
 from server.engine.sequence import Finish, Sequence
 from server.errors import ConfigError, Overloaded
 
@@ -39,6 +40,7 @@ class Scheduler:
         self.max_waiting = max_waiting
         self.slots = slots
         self.look_up = look_up
+        self.pace = Pace()
         space = Space(slots, context)
         self.blocks = Blocks(space.count, space.pinned)
         self.free = list(range(slots))
@@ -59,12 +61,16 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def schedule(self) -> Batch:
-        """Admit what fits, then plan one pass: a token for each decoding sequence, prompts with what is left."""
+        """Admit what fits, then plan one pass: a token for each decoding sequence, prompts with what is left.
+
+        Beside replies that are being read a pass has as many ids as `pace` says.
+        """
         while self.waiting and self.free:
             self._admit(self.waiting.popleft())
         if self.look_up and len(self.running) <= STREAMS and all(sequence.generated for sequence in self.running):
             return self._guess(self.look_up)
-        budget = self.batch_tokens
+        replies = sum(1 for sequence in self.running if sequence.generated)
+        budget = self.pace.room(replies, self.batch_tokens)
         chunks: list[Chunk] = []
         # Decoding first: a long prompt must not stall the replies that are being read.
         for sequence in sorted(self.running, key=lambda sequence: sequence.generated == 0):

@@ -1,5 +1,6 @@
 """The measurements of `make bench-serving`, small, on a model that is made for it and on servers that are not there."""
 
+import asyncio
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.server.tiny_llama import tiny_llama
 from tests.serving import goodput, over_http, warm
 from tests.serving.__main__ import main
 from tests.serving.figures import Trial
-from tests.serving.load import Target
+from tests.serving.load import Target, Timing
 from tests.serving.options import Options
 from tests.serving.servers import Setting, configure
 
@@ -75,6 +76,16 @@ def test_each_server_is_searched_for_its_own_limit(tmp_path: Path, monkeypatch: 
     assert (mine.limit, peer.limit) == (9, 3)
     assert begun[:6] == [("ours", 1), ("theirs", 1), ("ours", 2), ("theirs", 2), ("ours", 4), ("theirs", 4)]
     assert goodput.line("streams", mine, peer).ratio.median == 3
+
+
+def test_a_server_that_does_not_answer_in_time_fails_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(target: Target, question: str, tokens: int) -> Timing:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(goodput, "reply", never)
+    trial = asyncio.run(goodput.attempt(Target(0), 2, 0.05))
+    assert (trial.users, trial.first_tokens, trial.good) == (2, (), False)
 
 
 def test_a_peer_that_holds_no_stream_counts_as_one(tmp_path: Path) -> None:
