@@ -240,18 +240,3 @@ def test_a_step_wakes_the_loop_once_however_many_read(monkeypatch: pytest.Monkey
         assert calls == 10
 
     asyncio.run(main())
-
-
-def test_a_loop_that_is_closed_keeps_no_other_from_its_tokens() -> None:
-    async def submit(engine: Engine) -> Stream:
-        return engine.submit([0], GREEDY, skill="a")
-
-    async def main(engine: Engine) -> list[Token]:
-        stream = await submit(engine)
-        engine.start()
-        return await collect(stream)
-
-    engine = Engine(ScriptRunner([4], vocabulary=5), slots=4, context=64, batch_tokens=16)
-    asyncio.run(submit(engine))
-    assert len(asyncio.run(main(engine))) == 10
-    engine.stop()
