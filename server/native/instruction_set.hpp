@@ -23,7 +23,7 @@ constexpr int64_t BLOCK = 32;  // rows that kernels like to have together
 
 extern const InstructionSet PORTABLE, AVX2, AVX512;  // the last two only where the compiler knows them
 
-// The instruction sets that were built, that this processor has and that were tried on one, best first.
+// The instruction sets that were built and that this processor has, best first.
 std::vector<const InstructionSet*> available();
 
 // The best one, or the one named `wanted`; `reason` says why. Throws std::invalid_argument for one that is not there.

@@ -17,13 +17,23 @@ public:
         : from_(from), width_(from.runs() * RUN), values_(BLOCK_ROWS * width_), kept_(BLOCK_ROWS * from.runs()) {}
 
     void read(int64_t block) {
+        read_masks(block);
         std::fill(values_.begin(), values_.end(), static_cast<uint16_t>(bias(from_.kind)));
-        std::fill(kept_.begin(), kept_.end(), 0);
         for (int64_t r = 0; r < BLOCK_ROWS && block * BLOCK_ROWS + r < from_.rows; ++r)
             for_each(from_, block * BLOCK_ROWS + r, [&](int64_t column, int32_t value) {
                 values_[r * width_ + column] = static_cast<uint16_t>(value + bias(from_.kind));
-                kept_[r * from_.runs() + column / RUN] |= uint64_t{1} << column % RUN;
             });
+    }
+
+    // What sizes need, without a look at the values; a mask may name columns that there are not.
+    void read_masks(int64_t block) {
+        if (from_.dense()) return;
+        const int64_t runs = from_.runs(), over = runs * RUN - from_.columns;
+        std::fill(kept_.begin(), kept_.end(), 0);
+        for (int64_t r = 0; r < BLOCK_ROWS && block * BLOCK_ROWS + r < from_.rows; ++r) {
+            std::copy_n(from_.mask + (block * BLOCK_ROWS + r) * runs, runs, kept_.begin() + r * runs);
+            kept_[(r + 1) * runs - 1] &= ~uint64_t{0} >> over;
+        }
     }
 
     // Of a tile: the value in a lane, and a bit for each lane that is kept.
@@ -62,7 +72,7 @@ int64_t all_kept_bytes(const Matrix& from) {
     Block block(from);
     int64_t bytes = 0;
     for (int64_t i = 0; i < blocks(from); ++i) {
-        block.read(i);
+        block.read_masks(i);
         for (int64_t run = 0; run < from.runs(); ++run)
             for (int64_t line = 0; line < lines(from.kind); ++line) bytes += block.bytes(run, line);
     }

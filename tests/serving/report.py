@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.serving.figures import Figure
+from tests.peers.figure import Figure
 
 
 class Line(NamedTuple):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serving.figures import Figure, Trial, percentile, ratio, search
+from tests.peers.figure import Figure
+from tests.serving.figures import Trial, percentile, ratio, search
 from tests.serving.load import Timing
 from tests.serving.report import Line, table
 
