@@ -58,7 +58,7 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
     for file in (output, items_file):
         if file.exists():
             raise TaskError(f"{file} is there already: name another --output, or remove it yourself first")
-    files = [file for path in paths for file in _files(path)]
+    files = [file for path in paths for file in pages(path)]
     items = list(_items(files))
     if not items:
         raise TaskError(
@@ -72,8 +72,8 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
     return f"{output}: {len(items)} question/answer pairs from {len({item['source'] for item in items})} pages"
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """The pages at `path`, in the order of their names."""
+def pages(path: Path) -> Iterator[Path]:
+    """The pages at `path`, in the order of their names; TaskError where there is none that can be read."""
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
     elif not path.exists():
@@ -88,10 +88,15 @@ def _items(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """One item for each pair, of which the same one in several pages counts once."""
     seen = set()
     for file in files:
-        for number, pair in enumerate(pairs(READERS[file.suffix.lower()](_text(file))), 1):
+        for number, pair in enumerate(pairs(blocks(file)), 1):
             if pair not in seen:
                 seen.add(pair)
                 yield {"id": f"{len(seen):04}-{file.name}-{number}", **pair._asdict(), "source": str(file)}
+
+
+def blocks(file: Path) -> list[Block]:
+    """What stands on a page; TaskError where it cannot be read."""
+    return READERS[file.suffix.lower()](_text(file))
 
 
 def _text(file: Path) -> str:
