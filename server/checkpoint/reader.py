@@ -22,7 +22,7 @@ from server.errors import ArtifactError
 
 
 class Artifact:
-    """A verified artifact; the weights stay in the mapped file until they are asked for."""
+    """A verified artifact; a weight is mapped from the file while somebody holds it, and takes no memory after that."""
 
     def __init__(self, path: Path, lineage: record.Lineage, config: dict[str, Any]) -> None:
         self.path = path
@@ -30,6 +30,7 @@ class Artifact:
         self.config = config
         try:
             self._file = _mapped(path / WEIGHTS)
+            self._identity = _identity(path / WEIGHTS)
             self._layouts = LayoutTable.read(self._file.metadata()).layouts
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError(f"{path / WEIGHTS} cannot be read: {error}") from None
@@ -81,8 +82,8 @@ class Artifact:
         """The tensors that the weight `name` is stored as, mapped from the file; one, `values`, where it is dense."""
         layout = self.layout(name)
         if isinstance(layout, Dense):
-            return {"values": self._file.get_tensor(name)}
-        return {part: self._file.get_tensor(f"{name}.{part}") for part in layout.parts}
+            return {"values": self._stored(name)}
+        return {part: self._stored(f"{name}.{part}") for part in layout.parts}
 
     def tensor(self, name: str) -> Tensor:
         """The weight `name`, dense, in the dtype it is stored in."""
@@ -104,7 +105,7 @@ class Artifact:
         layout = self.layout(name)
         if not isinstance(layout, Quantised):
             return None
-        scales: Tensor = self._file.get_tensor(f"{name}.scales")
+        scales = self._stored(f"{name}.scales")
         return scales.T if layout.transposed else scales
 
     def codes(self, name: str) -> Tensor:
@@ -127,6 +128,18 @@ class Artifact:
         if steps and steps[-1].digest and weights_digest(self) != steps[-1].digest:
             made = f"what the last step of {record.FILE} made ({steps[-1].technique})"
             raise ArtifactError(f"{self.path / WEIGHTS} does not hold {made}; copy the artifact again")
+
+    def _stored(self, key: str) -> Tensor:
+        """The tensor `key` of the file, in a mapping of its own: one for all would keep every page ever read."""
+        path = self.path / WEIGHTS
+        try:
+            file = _mapped(path)
+            if _identity(path) == self._identity:
+                tensor: Tensor = file.get_tensor(key)
+                return tensor
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None
+        raise ArtifactError(f"{path} was replaced while it was read: start again with what is there now")
 
     def _check(self, name: str, layout: Packed) -> None:
         """Raise ArtifactError unless the parts of `name` are there as its layout says."""
@@ -169,6 +182,12 @@ def find_base(cache: Path, digest: str) -> Artifact:
         if artifact.lineage.base.digest == digest:
             return artifact
     raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of the same name."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _mapped(path: Path) -> Any:

@@ -46,6 +46,41 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_weights_that_were_read_and_let_go_take_no_memory(tmp_path: Path) -> None:
+    """As the kernel counts the pages of the file that the process has; a held weight must keep its own."""
+    size = 8 << 20
+    with CheckpointWriter(tmp_path / "model", packed=False) as writer:
+        writer.text("config.json", "{}")
+        for number in range(4):
+            writer.add(f"{number}.weight", torch.full((size // 4,), float(number)))
+        writer.finish(RECORD)
+    artifact = Artifact.open(tmp_path / "model")
+    held = artifact.tensor("0.weight")
+    assert [tensor.sum().item() for _, tensor in artifact.tensors()] == [number * size // 4 for number in range(4)]
+    assert held.sum() == 0
+    assert size <= resident(artifact.path / "model.safetensors") < 2 * size
+
+
+def resident(path: Path) -> int:
+    """Bytes of the file `path` that this process has in memory."""
+    mapped, total = False, 0
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split()[0]:
+            mapped = line.endswith(str(path))
+        elif mapped and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_weights_that_are_replaced_between_two_reads_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    artifact = Artifact.open(tmp_path / "model")
+    assert torch.equal(artifact.tensor("a.weight"), weights()["a.weight"])
+    write(tmp_path / "model", packed=False)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was replaced while it was read"):
+        artifact.tensor("b.weight")
+
+
 def test_code_that_comes_with_a_model_is_refused_and_not_run(tmp_path: Path) -> None:
     """Also where the record names it: whoever plants a file can write a record of it."""
     path, ran = tmp_path / "model", tmp_path / "ran"
