@@ -38,14 +38,14 @@ def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
         parameters=parameters(source)[0],
         removed_blocks=removed,
     )
-    return Model(shortened(model.config, removed, len(blocks)), source), step
+    return Model(shortened(listed(model.config, blocks), removed, len(blocks)), source), step
 
 
 def check(stage: Depth, config: dict[str, Any], place: Place) -> dict[str, Any]:
     """The configuration afterwards, whichever blocks go; raises before any work where none would stay."""
-    blocks = len(unloaded(config))
-    refuse_all(stage.remove, blocks)
-    return shortened(config, range(stage.remove), blocks)
+    blocks = unloaded(config)
+    refuse_all(stage.remove, len(blocks))
+    return shortened(listed(config, blocks), range(stage.remove), len(blocks))
 
 
 def _by_influence(stage: Depth, blocks: Blocks, place: Place) -> tuple[tuple[int, ...], list[Note]]:
@@ -107,6 +107,17 @@ def without(source: Source, path: str, removed: Sequence[int], blocks: int) -> R
         elif int(match[1]) in number:
             names[f"{path}.{number[int(match[1])]}.{name[match.end() :]}"] = name
     return Renamed(source, names)
+
+
+def listed(config: Mapping[str, Any], blocks: Blocks) -> dict[str, Any]:
+    """`config` with every list of one value a block that transformers derives where it names none.
+
+    Gemma 2 gives each second block a window, for instance: by its number, which changes once blocks before it are gone.
+    """
+    settings = getattr(blocks.model, "config", None)
+    derived: Mapping[str, Any] = settings.to_dict() if settings is not None else {}
+    lists = {key: value for key, value in derived.items() if isinstance(value, list) and len(value) == len(blocks)}
+    return {**config, **{key: value for key, value in lists.items() if config.get(key) is None}}
 
 
 def shortened(config: Mapping[str, Any], removed: Sequence[int], blocks: int) -> dict[str, Any]:

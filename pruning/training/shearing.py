@@ -19,6 +19,7 @@ from pruning.model import Blocks
 from pruning.stage import CHECKED_TOKENS, Model, Place, unloaded
 from pruning.stages import Shear
 from pruning.structured.body import Shape, find_body
+from pruning.structured.depth import listed
 from pruning.training.network import Precision, language_loss, load, logits, parameters_in_blocks
 from pruning.training.run import LETTERS, Effort, Outcome, Run, Setting, identity, language_score, recovery, step_of
 from pruning.training.sheared import Hooks, Masks, Sheared, cut_by, decided
@@ -65,6 +66,7 @@ def check(stage: Shear, config: dict[str, Any], place: Place) -> dict[str, Any]:
 
 def _shape(stage: Shear, config: dict[str, Any], blocks: Blocks) -> Shape:
     """What the model of `blocks` is cut to."""
+    config = listed(config, blocks) if stage.layers else config
     return Shape(config, find_body(blocks, stage.plan, config), stage.target)
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,38 @@ def test_the_shorter_model_loads_as_itself(kind: str, tmp_path: Path) -> None:
     blocks = Blocks(base.skeleton(depth.shortened(artifact.config, (1, 2), 4)), source)
     assert len(blocks) == 2
     blocks.check(IDS[:2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "derived"),
+    [
+        ("gemma2", {}, {}),
+        ("gemma3_text", {}, {"sliding_window_pattern": 3}),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 3}, {}),
+        ("gpt_neo", {"num_layers": 6, "window_size": 8, "attention_types": [[["global", "local"], 3]]}, {}),
+    ],
+)
+def test_each_block_keeps_the_attention_that_its_number_gave_it(
+    kind: str, changes: dict[str, Any], derived: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tiny.save(tmp_path / "model", kind, num_hidden_layers=6, sliding_window=8, **changes)
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("layer_types", None)  # as most such models are published
+    config.pop("attention_layers", None)
+    (folder / "config.json").write_text(json.dumps(config | derived))
+    artifact = base_artifact(str(folder), tmp_path / "cache")
+    whole, removed = Blocks(base.skeleton(artifact.config), artifact), (1, 4)
+    short = depth.shortened(depth.listed(artifact.config, whole), removed, 6)
+    blocks = Blocks(base.skeleton(short), depth.without(artifact, whole.path, removed, 6))
+    whole.check(IDS[:2])
+    blocks.check(IDS[:2])
+
+    def states(model: Blocks, skipped: tuple[int, ...]) -> torch.Tensor:
+        result, calls = model.capture(IDS)
+        for index in range(len(model)):
+            if index not in skipped:
+                with model.loaded(index):
+                    result = model.run(index, result, calls[index])
+        return result
+
+    assert torch.equal(states(blocks, ()), states(whole, removed))

@@ -1,5 +1,6 @@
 """Depth by angular distance and by perplexity, against stock models with blocks taken out."""
 
+import json
 from collections.abc import Callable
 from math import acos, pi
 from pathlib import Path
@@ -18,6 +19,7 @@ from pruning.recipe import read
 from pruning.structured.angle import straightest
 from pruning.structured.trials import Trials
 from server.checkpoint.reader import Artifact
+from tests.pruning import tiny
 
 Write = Callable[[str], Path]
 STAGE = '[[stages]]\nkind = "depth"\nremove = {}\nby = "{}"\nsequences = 3\n'
@@ -55,6 +57,20 @@ def test_the_run_with_the_least_angle_goes(recipe: Write, model: Path, tmp_path:
     start = angles.index(min(angles))
     assert artifact.lineage.steps[0].removed_blocks == (start, start + 1)
     assert artifact.config["num_hidden_layers"] == 4
+
+
+def test_the_kinds_of_attention_that_a_configuration_leaves_unsaid_are_written(
+    recipe: Write, model: Path, tmp_path: Path
+) -> None:
+    folder = tiny.save(tmp_path / "gemma", "gemma2", num_hidden_layers=5)
+    config = json.loads((folder / "config.json").read_text())
+    kinds = config.pop("layer_types")
+    (folder / "config.json").write_text(json.dumps(config))
+    path = recipe(STAGE.format(1, "influence"))
+    path.write_text(path.read_text().replace(str(model), str(folder)))
+    artifact = prune(path, tmp_path)
+    (removed,) = artifact.lineage.steps[0].removed_blocks
+    assert artifact.config["layer_types"] == kinds[:removed] + kinds[removed + 1 :]
 
 
 def test_the_first_of_equal_runs_goes() -> None:
