@@ -1,5 +1,7 @@
 """Numbers within bounds and the limits of results, as recipes and tasks give them."""
 
+import math
+import sys
 from typing import Annotated
 
 import msgspec
@@ -9,6 +11,13 @@ Count = Annotated[int, Meta(ge=1)]
 Bucket = Annotated[int, Meta(ge=0, le=9)]
 AtLeastOne = Annotated[float, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+WORST = sys.float_info.max
+
+
+def finite(score: float) -> float:
+    """The score, or the worst there is for one that is not finite, which JSON could not hold; lower is better."""
+    return score if math.isfinite(score) else WORST
 
 
 class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -7,9 +7,7 @@ uniform it is. Knows nothing of models: a mixture is a tuple of numbers.
 """
 
 import json
-import math
 import random
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -17,6 +15,7 @@ from time import monotonic
 import msgspec
 
 from pruning.allocation.options import Search
+from pruning.bounds import WORST, finite
 from pruning.progress import Progress
 from pruning.weights import write_bytes
 
@@ -28,7 +27,6 @@ Measure = Callable[[Sequence[Mixture], Sequence[int]], list[float]]
 SHARES = (16, 4)
 """All offspring are tried on 1/16 of the tokens, the best quarter on 1/4, the best of those on all."""
 MOST_SWITCHES = 3
-WORST = sys.float_info.max
 
 
 class Evolution(msgspec.Struct, frozen=True):
@@ -59,7 +57,7 @@ def evolve(
     state = read(file)
     if state is None:
         began = monotonic()
-        state = Evolution(0, start, _finite(measure([start], pool)[0]), spent + monotonic() - began)
+        state = Evolution(0, start, finite(measure([start], pool)[0]), spent + monotonic() - began)
     with Progress("searching levels", options.generations, state.generation) as progress:
         while state.generation < options.generations:
             state = _generation(state, options, measure, pool)
@@ -67,7 +65,7 @@ def evolve(
             progress.step()
     if state.final is None:
         began = monotonic()
-        uniform, best = map(_finite, measure([start, state.best], unseen))
+        uniform, best = map(finite, measure([start, state.best], unseen))
         seconds = state.seconds + monotonic() - began
         state = msgspec.structs.replace(state, final=(uniform, best), seconds=seconds)
         _write(file, state)
@@ -102,9 +100,9 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
     for share in SHARES:
         part = sorted(choose.sample(pool, max(len(pool) // share, 1)))
         scores = measure(children, part) if len(children) > 1 else [0.0]
-        ranked = sorted(zip(map(_finite, scores), children, strict=False))
+        ranked = sorted(zip(map(finite, scores), children, strict=False))
         children = [child for _, child in ranked[: max(len(children) // 4, 1)]]
-    divergence = _finite(measure(children, pool)[0]) if children else WORST
+    divergence = finite(measure(children, pool)[0]) if children else WORST
     better = divergence < state.divergence
     return Evolution(
         state.generation + 1,
@@ -112,11 +110,6 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
         divergence if better else state.divergence,
         state.seconds + monotonic() - began,
     )
-
-
-def _finite(score: float) -> float:
-    """The score, or the worst there is for one that is not finite, which JSON could not hold."""
-    return score if math.isfinite(score) else WORST
 
 
 def _write(file: Path, state: Evolution) -> None:

@@ -11,6 +11,8 @@ import msgspec
 import torch
 from torch import Tensor
 
+from pruning.bounds import finite
+
 
 class Mixture(msgspec.Struct, frozen=True):
     """Where the domains of a run stand; every tuple has one entry for each, in the recipe's order."""
@@ -26,7 +28,8 @@ class Mixture(msgspec.Struct, frozen=True):
 
     def judged(self, losses: Sequence[float]) -> "Mixture":
         """With the losses of one more score; all but the first, which is before any step, change the shares."""
-        history = (*self.losses, tuple(losses))
+        losses = tuple(map(finite, losses))
+        history = (*self.losses, losses)
         if len(history) == 1:
             return msgspec.structs.replace(self, losses=history)
         values = (torch.tensor(value, dtype=torch.float64) for value in (self.weights, losses, self.reference))
@@ -43,7 +46,8 @@ class Mixture(msgspec.Struct, frozen=True):
 
 def reweigh(weights: Tensor, loss: Tensor, reference: Tensor) -> Tensor:
     """The new weights [domains], which sum to 1, from the old ones and each domain's held-out loss and reference."""
-    grown = weights * (loss - reference).clamp_min(0).exp()
+    excess = (loss - reference).clamp_min(0)
+    grown = weights * (excess - excess.max()).exp()  # the common factor cancels, and nothing overflows
     return grown / grown.sum()
 
 

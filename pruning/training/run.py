@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from pruning.bounds import finite
 from pruning.progress import Progress
 from pruning.stage import Model, Place
 from pruning.stages import Training
@@ -105,8 +106,8 @@ class Run(ABC):
 
     @torch.no_grad()
     def _score(self, step: int, network: nn.Module) -> None:
-        """Add the score of `network`, which has the weights after `step`, to the state."""
-        score = self._judge(network)
+        """Add the score of `network`, which has the weights after `step`, to the state; diverged, it is the worst."""
+        score = finite(self._judge(network))
         logger.info("step %d: held-out score %.4f", step, score)
         now = monotonic()
         seconds, self._clock = self._state.seconds + now - self._clock, now

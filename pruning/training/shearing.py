@@ -14,12 +14,14 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import ModelRefused
+from pruning.bounds import WORST
+from pruning.errors import ModelRefused, RecipeError
 from pruning.model import Blocks
 from pruning.stage import CHECKED_TOKENS, Model, Place, unloaded
 from pruning.stages import Shear
 from pruning.structured.body import Shape, find_body
 from pruning.structured.depth import listed
+from pruning.training.journal import State
 from pruning.training.network import Precision, language_loss, load, logits, parameters_in_blocks
 from pruning.training.run import LETTERS, Effort, Outcome, Run, Setting, identity, language_score, recovery, step_of
 from pruning.training.sheared import Hooks, Masks, Sheared, cut_by, decided
@@ -45,6 +47,7 @@ def apply(stage: Shear, model: Model, place: Place) -> tuple[Model, Step]:
         prove(model, shape, place.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
     shear = Shearing(stage, setting.load(model), shape, lessons, setting)
     state = shear.run(state)
+    _refuse_diverged(state)
     result, removed = shear.result(place.folder / "sheared.safetensors")
     effort = Effort(
         flops=6.0 * parameters_in_blocks(model) * lessons.training.numel(),
@@ -56,6 +59,12 @@ def apply(stage: Shear, model: Model, place: Place) -> tuple[Model, Step]:
     logger.info("%s: %.4f whole, %.4f in its new shape", MEASURE, outcome.before, outcome.after)
     step = step_of(stage, result, state.seconds, recovery(stage, lessons, effort, outcome))
     return result, msgspec.structs.replace(step, removed_blocks=removed)
+
+
+def _refuse_diverged(state: State) -> None:
+    """Raise RecipeError where training ends with a loss that is not finite: there is nothing to go back to."""
+    if state.scores[-1][1] == WORST:
+        raise RecipeError("shearing diverged, its held-out loss is not finite: choose a lower learning_rate")
 
 
 def check(stage: Shear, config: dict[str, Any], place: Place) -> dict[str, Any]:
