@@ -132,7 +132,8 @@ class Gram(Statistic):
     def inverse_factor(self, damping: float) -> Tensor:
         """The upper Cholesky factor U of the inverse of H + damping * mean(diag H) * I; U^T U = H^-1.
 
-        Where that is not positive definite in float32, the damping is raised tenfold and the log says so.
+        The mean is of the features that are not dead, and takes the place of the zero of those that are. Where the sum
+        is not positive definite in float32, the damping is raised tenfold and the log says so.
         """
         if damping not in self._factors:
             self._factors[damping] = self._factor(damping)
@@ -155,9 +156,10 @@ class Gram(Statistic):
         return self._spectra[damping]
 
     def _factor(self, damping: float) -> Tensor:
-        gram = self.value
-        gram.diagonal()[self.dead] = 1
-        unit = torch.eye(len(gram)) * gram.diagonal().mean()
+        gram, dead = self.value, self.dead
+        mean = 1.0 if dead.all() else float(gram.diagonal()[~dead].mean())
+        gram.diagonal()[dead] = mean  # so that what they get does not depend on the scale of the others
+        unit = torch.eye(len(gram)) * mean
         while damping <= MAX_DAMPING:
             factor = _inverse_factor(gram + damping * unit)
             if factor is not None:

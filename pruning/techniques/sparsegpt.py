@@ -3,7 +3,8 @@
 Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot,
 https://arxiv.org/abs/2301.00774. Deliberate differences from its code: (1) exactly the fraction of each column block
 is removed, not one weight more; (2) damping grows where it must, and the log says so; (3) a block of columns is a
-whole number of N:M groups.
+whole number of N:M groups; (4) damping is in units of the mean over inputs that are not dead: with ones for those, as
+in its code, what is damped how much depends on the scale of the inputs.
 """
 
 from typing import Annotated, ClassVar

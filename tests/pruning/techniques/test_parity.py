@@ -105,6 +105,16 @@ def test_a_block_of_columns_holds_whole_groups() -> None:
     assert (groups.sum(dim=2) == 3).all()
 
 
+@pytest.mark.parametrize("technique", get_args(AnyTechnique))
+@pytest.mark.parametrize("scale", [2.0**-12, 2.0**12])
+def test_the_scale_of_the_inputs_changes_nothing_beside_dead_ones(technique: type[Technique], scale: float) -> None:
+    weight, inputs = problem()
+    inputs[..., ::16] = 0
+    torch.testing.assert_close(
+        pruned(technique("2:4"), weight, inputs * scale), pruned(technique("2:4"), weight, inputs), rtol=0, atol=1e-4
+    )
+
+
 def test_dead_inputs_lose_their_weights() -> None:
     weight, inputs = problem()
     inputs[..., 7] = 0
