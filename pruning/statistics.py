@@ -35,18 +35,24 @@ class InputNorm(Statistic):
 
     def __init__(self, columns: int) -> None:
         self._squares = torch.zeros(columns)
-        self._sequences = 0
+        self._sequences = self._tokens = 0
 
     def update(self, inputs: Tensor) -> None:
         """Take in one batch of inputs [..., tokens, columns]."""
         rows = inputs.flatten(0, -2)  # [B * T, columns]
         self._squares += rows.square().sum(dim=0)
         self._sequences += inputs.shape[:-2].numel()
+        self._tokens += len(rows)
 
     @property
     def value(self) -> Tensor:
         """The norms [columns], float32; raises ModelRefused where the inputs were not finite."""
         return (_finite(self._squares) / self._sequences).sqrt()
+
+    @property
+    def root_mean_square(self) -> Tensor:
+        """The norms for one token [columns]: on one scale for layers that see sequences and those that see tokens."""
+        return (_finite(self._squares) / self._tokens).sqrt()
 
 
 class InputMean(Statistic):

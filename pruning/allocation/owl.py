@@ -28,7 +28,7 @@ class Outliers:
         linears = view.linears
         with observing(linears, (InputNorm,), "end") as observed:
             view.advance()
-        scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].value for name in observed]
+        scores = [weight_of(linears[name]).abs() * observed[name][InputNorm].root_mean_square for name in observed]
         return {"outliers": outlier_share(scores, self._times), "seconds": monotonic() - start}
 
 

@@ -9,9 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pruning import base
 from pruning.__main__ import main
-from pruning.allocation.owl import allocate, outlier_share
+from pruning.allocation.owl import Outliers, allocate, outlier_share
+from pruning.calibration import Sweep
+from pruning.inputs import base_artifact
+from pruning.model import Blocks
 from server.checkpoint.reader import Artifact
+from tests.pruning import tiny
 
 STAGE = """[[stages]]
 kind = "layerwise"
@@ -48,6 +53,20 @@ def test_blocks_lose_different_fractions(recipe: Callable[[str], Path], tmp_path
     blocks = [step.sparsity[f"model.layers.{index}.mlp.up_proj.weight"] for index in range(6)]
     assert numpy.mean(list(step.sparsity.values())) == pytest.approx(0.5, abs=1e-3)
     assert numpy.ptp(blocks) == pytest.approx(0.2, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])  # OPT hands the tokens of all sequences to its MLP in one row
+def test_the_outliers_are_the_same_in_batches_of_any_size(kind: str, tmp_path: Path) -> None:
+    artifact = base_artifact(str(tiny.save(tmp_path / "model", kind)), tmp_path / "cache")
+    ids = torch.randint(0, 256, (5, 24), generator=torch.Generator().manual_seed(0))
+    shares = []
+    for batch in (1, 2, 5):
+        blocks = Blocks(base.skeleton(artifact.config), artifact)
+        notes = Sweep(blocks, ids, batch, tmp_path / f"{batch}").visit(Outliers(2.0), "measuring", 1)
+        shares.append([note["outliers"] for note in notes])
+    assert min(shares[0]) > 0
+    assert shares[1] == pytest.approx(shares[0], abs=2e-4)
+    assert shares[2] == pytest.approx(shares[0], abs=2e-4)
 
 
 @pytest.mark.parametrize(
