@@ -35,7 +35,8 @@ class Fold(NamedTuple):
             weight_of(self.module).div_(scale[:, None])
         else:
             before = weight + self.offset
-            weight.copy_((before / scale - self.offset).bfloat16())
+            rounded = (before / scale - self.offset).bfloat16().to(weight.dtype)
+            weight.copy_(torch.where(rounded + self.offset != 0, rounded, weight))  # next to an offset little is left
             after = weight + self.offset
             scale = torch.where(after != 0, before / after, scale)  # rounded away here, taken up there
         bias = self.module._parameters.get("bias")

@@ -70,6 +70,16 @@ def test_folds_are_found_and_none_is_invented(
     assert {name: found[name] for name in expected} == expected
 
 
+def test_no_feature_is_lost_where_a_norm_adds_one_to_its_weight() -> None:
+    norm = nn.LayerNorm(64, elementwise_affine=True, bias=False)
+    norm.weight.data = torch.linspace(-1, 1, 64).bfloat16().float()
+    before, wanted = norm.weight.data + 1, torch.logspace(-2, 2.5, 64).flip(0)
+    scale = Fold("norm", norm, 1.0).divide(wanted)
+    torch.testing.assert_close((norm.weight.data + 1) * scale, before)
+    assert torch.equal(norm.weight.data, norm.weight.data.bfloat16().float())
+    assert (scale[32:] / wanted[32:]).log().abs().max() < 0.01, "else as it was asked for"
+
+
 def outliers() -> tuple[Tensor, Tensor]:
     """A weight [rows, columns], and inputs [tokens, columns] of which some columns are large."""
     generator = torch.Generator().manual_seed(2)
