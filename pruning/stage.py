@@ -40,8 +40,13 @@ class Place(NamedTuple):
     def blocks(self, model: Model) -> Blocks:
         """The blocks of `model`, proved on a few tokens to replay bit for bit; raises ModelRefused."""
         blocks = Blocks(base.skeleton(model.config), model.source)
-        blocks.check(self.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
+        blocks.check(self.checked)
         return blocks
+
+    @property
+    def checked(self) -> Tensor:
+        """The ids [2, tokens] on which the replay of the blocks is proved."""
+        return self.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1)
 
     def sweep(self, blocks: Blocks) -> Sweep:
         """A pass over the calibration ids that keeps its files in the folder."""

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model import Blocks
@@ -30,6 +33,8 @@ def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
     refuse_all(stage.remove, len(blocks))
     removed, notes = CHOOSE[stage.by](stage, blocks, place)
     source = without(model.source, blocks.path, removed, len(blocks))
+    result = Model(shortened(listed(model.config, blocks), removed, len(blocks)), source)
+    prove(blocks, removed, place.blocks(result), place.checked)
     step = Step(
         technique="depth",
         options={"remove": stage.remove, "by": stage.by},
@@ -38,7 +43,7 @@ def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
         parameters=parameters(source)[0],
         removed_blocks=removed,
     )
-    return Model(shortened(listed(model.config, blocks), removed, len(blocks)), source), step
+    return result, step
 
 
 def check(stage: Depth, config: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -92,6 +97,24 @@ def refuse_all(count: int, blocks: int) -> None:
     """Raise RecipeError if removing `count` of the `blocks` would leave none."""
     if count >= blocks:
         raise RecipeError(f"remove = {count} would leave none of the model's {blocks} blocks")
+
+
+def prove(blocks: Blocks, removed: Sequence[int], left: Blocks, ids: Tensor) -> None:
+    """Show on `ids` [2, T] that what is `left` of `blocks` does what it did before; raises ModelRefused.
+
+    A model may also have a block do by its number what no list in its configuration says.
+    """
+    (before, calls), (after, own) = blocks.capture(ids), left.capture(ids)
+    kept = [index for index in range(len(blocks)) if index not in removed]
+    for number, index in enumerate(kept):
+        with blocks.loaded(index):
+            before = blocks.run(index, before, calls[index])
+        with left.loaded(number):
+            after = left.run(number, after, own[number])
+        if not torch.equal(before, after):
+            raise ModelRefused(
+                f"{blocks.path}.{index} would give another result as number {number}, so blocks before it cannot go"
+            )
 
 
 def without(source: Source, path: str, removed: Sequence[int], blocks: int) -> Renamed:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pruning.bounds import WORST
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model import Blocks
-from pruning.stage import CHECKED_TOKENS, Model, Place, unloaded
+from pruning.stage import Model, Place, unloaded
 from pruning.stages import Shear
 from pruning.structured.body import Shape, find_body
 from pruning.structured.depth import listed
@@ -44,7 +44,7 @@ def apply(stage: Shear, model: Model, place: Place) -> tuple[Model, Step]:
     lessons, setting = draw(stage, place.inputs), Setting.of(place)
     state = setting.journal.state(identity(setting.precision, lessons))
     if state.step < stage.steps:
-        prove(model, shape, place.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS].view(2, -1))
+        prove(model, shape, place.checked)
     shear = Shearing(stage, setting.load(model), shape, lessons, setting)
     state = shear.run(state)
     _refuse_diverged(state)

@@ -16,6 +16,7 @@ from pruning.__main__ import main
 from pruning.inputs import base_artifact, prepare
 from pruning.model import Blocks
 from pruning.recipe import read
+from pruning.structured import depth
 from pruning.structured.angle import straightest
 from pruning.structured.trials import Trials
 from server.checkpoint.reader import Artifact
@@ -71,6 +72,17 @@ def test_the_kinds_of_attention_that_a_configuration_leaves_unsaid_are_written(
     artifact = prune(path, tmp_path)
     (removed,) = artifact.lineage.steps[0].removed_blocks
     assert artifact.config["layer_types"] == kinds[:removed] + kinds[removed + 1 :]
+
+
+def test_a_model_whose_blocks_depend_on_their_numbers_is_refused(
+    recipe: Write, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(depth.CHOOSE, "influence", lambda *_: ((1,), []))
+    folder = tiny.save(tmp_path / "gpt2", "gpt2", num_hidden_layers=5, scale_attn_by_inverse_layer_idx=True)
+    path = recipe(STAGE.format(1, "influence"))
+    path.write_text(path.read_text().replace(str(model), str(folder)))
+    assert main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]) == 2
+    assert "transformer.h.2 would give another result as number 1" in capsys.readouterr().err
 
 
 def test_the_first_of_equal_runs_goes() -> None:
