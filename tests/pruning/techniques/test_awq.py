@@ -7,14 +7,16 @@ import numpy
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from pruning import base
 from pruning.__main__ import main
 from pruning.calibration import BlockView, Sweep
 from pruning.folding import Fold, Folder
-from pruning.inputs import base_artifact
+from pruning.inputs import base_artifact, prepare
 from pruning.model import Blocks
 from pruning.observing import observing
+from pruning.recipe import read
 from pruning.rounding import round_groups
 from pruning.statistics import Gram
 from pruning.techniques.awq import MeanMagnitude, choose_scale
@@ -22,8 +24,10 @@ from server.checkpoint.layouts import Quantised
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
+from tests.reference import slow_rounding
 
 IDS = torch.randint(0, 256, (3, 24), generator=torch.Generator().manual_seed(0))
+PARTS = slice(0, 32), slice(32, 64)
 FULL_HEADS = {"num_key_value_heads": 4}
 
 
@@ -78,6 +82,15 @@ def test_no_feature_is_lost_where_a_norm_adds_one_to_its_weight() -> None:
     torch.testing.assert_close((norm.weight.data + 1) * scale, before)
     assert torch.equal(norm.weight.data, norm.weight.data.bfloat16().float())
     assert (scale[32:] / wanted[32:]).log().abs().max() < 0.01, "else as it was asked for"
+
+
+def test_a_linear_layer_is_divided_with_its_bias() -> None:
+    linear = nn.Linear(6, 8)
+    linear.bias.data = linear.bias.data.bfloat16().float()
+    inputs, scale = torch.randn(5, 6), 2 ** torch.arange(-4.0, 4)  # powers of two, which no rounding touches
+    expected = linear(inputs) / scale
+    assert torch.equal(Fold("linear", linear).divide(scale), scale)
+    torch.testing.assert_close(linear(inputs), expected)
 
 
 def outliers() -> tuple[Tensor, Tensor]:
@@ -160,6 +173,34 @@ def test_the_stage_keeps_zeros_and_needs_no_new_tensors(
     assert before is not None
     assert after is not None
     assert after.perplexity["pruned"] == pytest.approx(before.perplexity["pruned"], rel=0.02)
+
+
+def test_scales_are_searched_by_the_squares_of_the_inputs_after_the_fold(
+    tmp_path: Path, text: Path, model: Path
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(model=model, text=text, stages='[[stages]]\nkind = "awq"\ngroup = 32\n'))
+    assert main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]) == 0
+    artifact, ids = Artifact.open(tmp_path / "out"), prepare(read(path), tmp_path / "base").calibration[0]
+    norm, query = "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.weight"
+    stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    scale = stock.get_parameter(norm).detach() / artifact.tensor(norm).float()
+    assert float(scale.max() / scale.min()) > 1.2, "something was folded"
+    scaled = (stock.get_parameter(query).detach() * scale).double()
+    stock.get_parameter(norm).data.copy_(artifact.tensor(norm))
+    seen: list[Tensor] = []
+    stock.get_submodule(query.removesuffix(".weight")).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        stock(input_ids=ids)
+    importance = seen[0].flatten(0, 1).double().square().mean(dim=0)
+    found = artifact.scales(query)
+    assert found is not None
+    expected = [
+        [slow_rounding.scale_of(scaled[row, part].tolist(), importance[part].tolist(), 4) for part in PARTS]
+        for row in range(16)
+    ]
+    same = (found[:16].double() - torch.tensor(expected).double()).abs() < 1e-3 * found[:16].double().abs()
+    assert same.double().mean() > 0.9, "but for ties within rounding"
 
 
 def test_a_fold_of_scales_leaves_the_model_as_it_was(tmp_path: Path) -> None:
