@@ -204,3 +204,11 @@ def test_the_statistic_is_that_of_the_layers_own_input(imported: Callable[[str],
         inputs = block.get_submodule("input_layernorm")(states).flatten(0, 1)
     gram = observed["model.layers.0.self_attn.k_proj.weight"][Gram].value
     torch.testing.assert_close(gram, 2 / 5 * inputs.T @ inputs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_one_short_sequence_is_enough(tokens: int, recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    path = recipe('[[stages]]\nkind = "layerwise"\ntechnique = { name = "obd", sparsity = 0.5 }\n')
+    path.write_text(path.read_text().replace("sequences = 12\ntokens = 32", f"sequences = 1\ntokens = {tokens}"))
+    assert main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]) == 0
+    assert set(Artifact.open(tmp_path / "out").lineage.steps[0].sparsity.values()) == {0.5}
