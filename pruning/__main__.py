@@ -6,6 +6,7 @@ Interrupted, it says that the same command goes on where it was, and exits with 
 import argparse
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,13 +86,17 @@ def _prune(arguments: argparse.Namespace) -> int:
     With --processes, or started by torchrun or `accelerate launch`, several processes share out the batches of the
     stages that train the whole model.
     """
+    from pruning.output import refuse, restore
     from pruning.processes import team_of
     from pruning.recipe import read
 
     recipe = read(arguments.recipe)
-    output = arguments.output.resolve()
+    output = _resolved(arguments.output)
     same = ["prune", str(arguments.recipe), "--output", str(output), "--base-cache", str(arguments.base_cache)]
     with team_of(arguments.processes, same) as team:
+        if team.leads:
+            restore(output)
+            refuse(output, recipe.base)
         proof = _proof(recipe, arguments.base_cache) if team.leads else None  # refused before any work
         artifact = _carry_out(recipe, output, arguments.base_cache, team)
     if artifact is None:
@@ -119,12 +124,15 @@ def _proof(recipe: "Recipe", cache: Path) -> "Proof | None":
 def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":
     """Make or reuse the artifact at `output`; None in a process that only takes part in the training."""
     from pruning.inputs import prepare, reusable
+    from pruning.output import tidy
 
     if not team.leads:
         logging.disable(logging.WARNING)  # the first process says it
     with team.first():
         inputs = prepare(recipe, cache)
         artifact = reusable(output, inputs)
+    if artifact and team.leads:
+        tidy(output, inputs.identity)
     team.wait()
     if artifact is None:
         from pruning.pipeline import follow, run  # brings transformers, which takes seconds
@@ -173,6 +181,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder:
         print(f"{perplexity(Model(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
     return 0
+
+
+def _resolved(output: Path) -> Path:
+    """The directory that `output` stands for; raises OSError where its links run in a circle."""
+    try:
+        return output.resolve()
+    except RuntimeError:  # Python 3.11 and 3.12 say it so
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(output)) from None
 
 
 def _window(text: str) -> int:

@@ -23,6 +23,7 @@ from pruning.errors import RecipeError
 from pruning.evaluation.measured import Result, read, write
 from pruning.evaluation.which import page
 from pruning.inputs import base_artifact
+from pruning.output import work_directory
 from pruning.recipe import Calibration, Evaluation, Recipe, read_as
 from pruning.stages import Stage
 from server.errors import SecateurError
@@ -123,7 +124,7 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     import torch
 
     from pruning.inputs import prepare
-    from pruning.pipeline import begin, run, work_directory
+    from pruning.pipeline import begin, run
 
     torch.set_num_threads(job.threads)
     output = work.resolve() / job.recipe.digest[:16]

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pruning.data import Draw, Encoder, data_record, digest_of_source, draw
-from pruning.errors import RecipeError
 from pruning.lock import locked
 from pruning.recipe import Calibration, Recipe
 from pruning.samples import own_samples
@@ -70,14 +69,9 @@ def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:
-    """The artifact at `output` where it is whole and made from the same recipe, base and data.
-
-    Raises RecipeError where something else stands there, which a new artifact must not replace.
-    """
-    if not output.exists():
+    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
+    if not (output / record.FILE).exists():
         return None
-    if not output.is_dir() or (any(output.iterdir()) and not (output / record.FILE).exists()):
-        raise RecipeError(f"{output} exists and is no artifact: name a new directory, or remove it yourself first")
     try:
         artifact = Artifact.open(output)
     except ArtifactError as error:

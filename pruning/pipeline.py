@@ -5,7 +5,6 @@ The artifact appears under its name whole, with its lineage, or not at all; the 
 
 import json
 import logging
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,10 +17,10 @@ import msgspec
 from pruning import base as bases
 from pruning import layerwise_stage
 from pruning.data import tokenizer_of
-from pruning.errors import RecipeError
 from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
+from pruning.output import CANDIDATE, IDENTITY, LOCK, begun, clear, work_directory
 from pruning.spelling import spell
 from pruning.stage import Model, Place
 from pruning.stages import (
@@ -53,10 +52,6 @@ from server.errors import ArtifactError
 logger = logging.getLogger(__name__)
 
 SPELT = "the text in the tokens that stay, its loss for each token of the base's vocabulary"
-LOCK, CANDIDATE = "lock", "artifact"
-IDENTITY = "identity.json"
-OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial)?")
-"""What a run leaves in its work directory."""
 
 APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
     Layerwise: layerwise_stage.apply,
@@ -96,7 +91,7 @@ def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False, team: 
         candidate = _candidate(work, inputs, team)
         publish(evaluate(candidate, inputs, cache, work).path, output)
         if not keep:
-            _clear(work)
+            clear(work)
             shutil.rmtree(work)
     return Artifact.open(output)
 
@@ -111,18 +106,12 @@ def follow(inputs: Inputs, output: Path, team: Team) -> None:
         _stages(work, inputs, team)
 
 
-def work_directory(output: Path) -> Path:
-    """Where the stages leave their results while `output` is made."""
-    return output.with_name(output.name + ".work")
-
-
 def begin(work: Path, inputs: Inputs) -> None:
     """Keep what an interrupted run left in `work` for the same inputs, and clear what one left for others."""
-    identity = work / IDENTITY
-    if not (identity.exists() and json.loads(identity.read_bytes()) == inputs.identity):
-        if _clear(work):
+    if not begun(work, inputs.identity):
+        if clear(work):
             logger.info("%s was begun with another recipe or other data: starting anew", work)
-        write_bytes(identity, json.dumps(inputs.identity).encode())
+        write_bytes(work / IDENTITY, json.dumps(inputs.identity).encode())
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
@@ -172,18 +161,6 @@ def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(figures).encode())
     return figures
-
-
-def _clear(work: Path) -> bool:
-    """Remove all but the lock, the identity first: a kill in between must not leave it beside half of the files."""
-    entries = sorted(entry for entry in work.iterdir() if entry.name != LOCK)
-    for entry in entries:
-        if not OURS.fullmatch(entry.name):
-            raise RecipeError(f"{entry} was left by no run of secateur: move it elsewhere, as {work} is used for work")
-    (work / IDENTITY).unlink(missing_ok=True)
-    for entry in entries:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
-    return bool(entries)
 
 
 def _candidate(work: Path, inputs: Inputs, team: Team) -> Artifact:

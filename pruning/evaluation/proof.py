@@ -74,7 +74,7 @@ def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
         return
     if (artifact.path / record.SIGNATURE).exists():
         logger.warning("the record of %s changed, so its signature was removed: sign it again", artifact.path)
-    marked = artifact.path.with_name(f"{artifact.path.name}.marked")
+    marked = artifact.path.with_name(f".{artifact.path.name}.marked")
     shutil.rmtree(marked, ignore_errors=True)
     marked.mkdir()
     for file in artifact.path.iterdir():

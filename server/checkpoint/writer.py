@@ -81,13 +81,18 @@ class CheckpointWriter:
 
 def publish(made: Path, path: Path) -> None:
     """Rename the artifact `made` into place; one that stood there is removed after it."""
-    old = path.with_name(path.name + ".old")
+    old = replaced(path)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
     made.rename(path)
     _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def replaced(path: Path) -> Path:
+    """Where the artifact that stood at `path` is until its successor does; a name that nobody else would choose."""
+    return path.with_name(f".{path.name}.old")
 
 
 def _parts(tensor: Tensor, scales: Tensor | None) -> tuple[Layout, dict[str, Tensor]]:
