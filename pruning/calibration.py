@@ -18,6 +18,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from pruning.errors import ModelRefused
 from pruning.model import Blocks, Call
 from pruning.progress import Progress
 from pruning.weights import write_bytes
@@ -72,9 +73,16 @@ class BlockView:
             self._sweep.step()
 
     def _forward(self, rows: slice) -> Tensor:
-        """The states of one batch after the block."""
+        """The states of one batch after the block; raises ModelRefused where they are not finite."""
         states = self._sweep.states(self.index)[rows].clone()  # a block may write into its input
-        return self._sweep.blocks.run(self.index, states, self._sweep.calls[rows.stop - rows.start][self.index])
+        output = self._sweep.blocks.run(self.index, states, self._sweep.calls[rows.stop - rows.start][self.index])
+        if not output.isfinite().all():
+            given = self._sweep.states(self.index)[rows].isfinite().all()
+            what = (
+                "makes states that are not finite of those" if given else "is given states that are not finite, those"
+            )
+            raise ModelRefused(f"{self._sweep.blocks.path}.{self.index} {what} of sequence {rows.start} and on")
+        return output
 
 
 Visit = Callable[[BlockView], Note]

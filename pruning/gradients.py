@@ -148,6 +148,8 @@ class Moments:
                 f"{name} is never reached by the calibration data, so it has no gradient to be judged by"
             )
         found = {power: self._shards.tensor(f"{name}.{power}") for power in self._powers}
+        if not all(moment.isfinite().all() for moment in found.values()):
+            raise ModelRefused(f"the gradients of {name} are not finite, so it cannot be judged by them")
         return {power: found[power] if isinstance(linear, nn.Linear) else found[power].T for power in found}
 
 

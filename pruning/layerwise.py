@@ -62,7 +62,7 @@ class PruneBlock:
                 dense = weight.clone()
                 with naming(name):
                     scales = prune(weight, technique, observed[name].with_moments(moments))
-                losses[name] = msgspec.to_builtins(measured(dense, weight, observed[name]))
+                    losses[name] = msgspec.to_builtins(measured(dense, weight, observed[name]))
                 tensors |= stored(name, linears[name], scales)
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:

@@ -1,10 +1,12 @@
 """What changing one weight cost its layer's outputs, from the statistics that its technique has observed anyway."""
 
+from math import isfinite
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pruning.errors import ModelRefused
 from pruning.statistics import Gram, InputNorm
 from pruning.technique import Observed
 from pruning.techniques.admm import layer_error
@@ -48,7 +50,9 @@ def _loss(
     measure: Literal["gram", "diagonal", "weights"],
     rank: float | None,
 ) -> Loss:
-    """The loss with what explains it."""
+    """The loss with what explains it; raises ModelRefused where it is beyond float32."""
+    if not isfinite(error):
+        raise ModelRefused("its weights or inputs are so large that its output error is not finite")
     removed = _ratio(_energy(dense.masked_fill(weight != 0, 0), squares), _energy(dense, squares))
     score = dense.abs() * squares.sqrt()
     outliers = int((score > OUTLIER * score.mean()).sum()) / score.numel()

@@ -112,6 +112,10 @@ class Blocks:
         for index, expected in enumerate(own):
             with self.loaded(index), refusing(f"{self.path}.{index} cannot be run alone"):
                 states = self.run(index, states, calls[index])
+            if not expected.isfinite().all():
+                raise ModelRefused(
+                    f"the states after {self.path}.{index} are not finite, so the model cannot be pruned"
+                )
             if not torch.equal(states, expected):
                 raise ModelRefused(
                     f"{self.path}.{index} run alone differs from the model's own forward, so the model cannot be pruned"

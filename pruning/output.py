@@ -82,7 +82,7 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
 
 def begun(work: Path, identity: dict[str, str]) -> bool:
     """Whether an interrupted run for the same inputs has left `work`."""
-    return _identity(work) == identity
+    return bool(_identity(work) == identity)
 
 
 def _identity(work: Path) -> Any:

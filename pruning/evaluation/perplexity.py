@@ -3,6 +3,7 @@
 Non-overlapping windows; exp of the mean over windows of the mean negative log-likelihood of all tokens but the first.
 """
 
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from pruning import base
 from pruning.calibration import Sweep, pass_on
+from pruning.errors import ModelRefused
 from pruning.gradients import next_token_loss
 from pruning.model import Blocks, weight_of
 from pruning.progress import Progress
@@ -48,7 +50,12 @@ def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -
             loss = windows.loss(number, given) if isinstance(windows, Spelt) else next_token_loss(given, ids)
             losses.append(loss.double())
             progress.step()
-    return torch.stack(losses).mean().exp().item()
+    result: float = torch.stack(losses).mean().exp().item()
+    if not isfinite(result):
+        raise ModelRefused(
+            f"{what} gives a perplexity that is not finite: its last norm or its head computes no numbers"
+        )
+    return result
 
 
 class Int8:

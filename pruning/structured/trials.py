@@ -7,6 +7,7 @@ block is loaded once for it; a killed run repeats at most one removal.
 
 import json
 from collections.abc import Callable
+from math import inf, isfinite
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pruning.calibration import Note, mapped
+from pruning.errors import ModelRefused
 from pruning.gradients import next_token_loss
 from pruning.model import Blocks, Call
 from pruning.progress import Progress
@@ -64,7 +66,9 @@ class Trials:
                 for trial in range(position + 1):
                     self._run(states[trial], index, calls[index])
         losses = [self._loss(states[trial]) for trial in range(1, len(alive) + 1)]
-        best = losses.index(min(losses))
+        best = min(range(len(losses)), key=lambda trial: losses[trial] if isfinite(losses[trial]) else inf)
+        if not isfinite(losses[best]):
+            raise ModelRefused("the loss on the calibration text is not finite, whichever block is left out")
         perplexity = torch.tensor(losses[best]).exp().item()
         return {"block": alive[best], "perplexity": perplexity, "seconds": monotonic() - start}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused, RecipeError
 from pruning.gradients import Moments
-from pruning.layerwise import block_file
+from pruning.layerwise import block_file, naming
 from pruning.model import Blocks, weight_of
 from pruning.observing import observing
 from pruning.stage import Model, Place, seconds, unloaded
@@ -123,7 +123,8 @@ class NarrowBlock:
         prefix = f"{self._blocks.path}.{view.index}."
         tensors: dict[str, Tensor] = {}
         for group, size in self._sizes.items():
-            kept = self._keep(view, group, linears, size)
+            with naming(f"{prefix}{group.rowwise}"):
+                kept = self._keep(view, group, linears, size)
             tensors |= {f"{prefix}{name}": tensor for name, tensor in cut(group, linears, kept).items()}
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pruning.calibration import BlockView, Note
 from pruning.errors import ModelRefused
 from pruning.folding import Folder
-from pruning.layerwise import block_file, losses_in, stored, zeros
+from pruning.layerwise import block_file, losses_in, naming, stored, zeros
 from pruning.losses import by_gram
 from pruning.model import weight_of
 from pruning.observing import observing
@@ -93,7 +93,8 @@ class _Visit:
             weight, gram = weight_of(linear), grams[name]
             scaled = weight.clone()
             scales = round_groups(weight, gram.diagonal(), self._stage.bits, self._stage.group)
-            losses[name] = msgspec.to_builtins(by_gram(scaled, weight, gram))
+            with naming(name):
+                losses[name] = msgspec.to_builtins(by_gram(scaled, weight, gram))
             tensors |= stored(name, linear, scales)
         write_file(block_file(self._place.folder, view.index), tensors)
         view.advance()
@@ -111,7 +112,8 @@ class _Visit:
         changed: dict[str, Tensor] = {}
         for names in _sharing(observed):
             users = {name: linears[name] for name in names}
-            gram = observed[names[0]][Gram].value
+            with naming(names[0]):
+                gram = observed[names[0]][Gram].value
             scale = torch.ones(len(gram))
             fold = self._folder.find(view, users)
             if fold:

@@ -6,6 +6,7 @@ It needs the whole model in memory, with gradients and the optimiser's two momen
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from math import isfinite
 from time import monotonic
 from typing import ClassVar, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.bounds import finite
+from pruning.errors import ModelRefused
 from pruning.progress import Progress
 from pruning.stage import Model, Place
 from pruning.stages import Training
@@ -107,7 +109,10 @@ class Run(ABC):
     @torch.no_grad()
     def _score(self, step: int, network: nn.Module) -> None:
         """Add the score of `network`, which has the weights after `step`, to the state; diverged, it is the worst."""
-        score = finite(self._judge(network))
+        judged = self._judge(network)
+        if not (step or isfinite(judged)):
+            raise ModelRefused(f"{self.doing} cannot begin: the model's score on the held-out texts is not finite")
+        score = finite(judged)
         logger.info("step %d: held-out score %.4f", step, score)
         now = monotonic()
         seconds, self._clock = self._state.seconds + now - self._clock, now

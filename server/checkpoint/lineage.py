@@ -174,8 +174,13 @@ def read(directory: Path) -> Lineage:
 
 
 def encoded(lineage: Lineage) -> bytes:
-    """The record as its file has it."""
-    return msgspec.json.format(msgspec.json.encode(lineage, order="sorted"), indent=2)
+    """The record as its file has it; raises ArtifactError for one that could not be read, as JSON has no NaN."""
+    content = msgspec.json.encode(lineage, order="sorted")
+    try:
+        msgspec.json.decode(content, type=Lineage)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"a figure of the record is not finite, so nothing is written: {error}") from None
+    return msgspec.json.format(content, indent=2)
 
 
 def address(lineage: Lineage) -> str:
