@@ -4,6 +4,7 @@ The one file of this package that imports transformers; it runs no code that com
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
@@ -32,7 +33,10 @@ from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
 
+logger = logging.getLogger(__name__)
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
 """GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
 
@@ -49,7 +53,7 @@ def import_base(path: Path, digest: str, target: Path) -> None:
 def skeleton(config: Mapping[str, Any]) -> nn.Module:
     """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers real."""
     _refuse_config(config)
-    values = {key: value for key, value in config.items() if key != "model_type"}
+    values = {key: value for key, value in _without_choices(config).items() if key != "model_type"}
     try:
         settings = AutoConfig.for_model(config["model_type"], **values)
         with _EmptyOnMeta():
@@ -105,12 +109,21 @@ def _refuse_config(config: Mapping[str, Any]) -> None:
     kind = config.get("model_type")
     if "auto_map" in config:
         raise ModelRefused(f"the model brings its own code ({kind}), which is never run here")
-    if "quantization_config" in config:
+    if config.get("quantization_config") is not None:
         raise ModelRefused("the model is quantised already: start from its 16-bit weights")
     expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
     given = config.get("architectures") or [expected]
     if expected is None or expected not in given:
         raise ModelRefused(f"{given[0] or kind} is not a causal language model, and only those can be pruned")
+
+
+def _without_choices(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without what chooses a kernel: that may name code on a hub, which transformers would fetch and run."""
+    return {
+        key: _without_choices(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if not re.fullmatch(r"_?(attn|experts)_implementation.*", str(key))
+    }
 
 
 def _refuse_files(path: Path) -> None:
@@ -127,7 +140,11 @@ def _refuse_files(path: Path) -> None:
 def _license(path: Path) -> str:
     """The licence that the model card's header names."""
     card = path / "README.md"
-    match = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card.exists() else None
+    match = (
+        re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if card.exists()
+        else None
+    )
     return match[1] if match else "unknown"
 
 
@@ -135,16 +152,18 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
     """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
     _refuse_files(path)
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    model = skeleton(config)
-    prunable_blocks(model)  # refused before anything is copied
     artifact = (path / record.FILE).exists()
     source: Source = Artifact.open(path) if artifact else Shards(sorted(path.glob("*.safetensors")))
+    _refuse_endless(config, len(source.names()))
+    model = skeleton(config)
+    prunable_blocks(model)  # refused before anything is copied
     found = _renamed(model, source.names())
+    _refuse_untied(model, found, source)
     with CheckpointWriter(target, packed=False) as writer:
-        for name, _ in model.named_parameters():
+        for name, parameter in model.named_parameters():
             if name not in found:
                 raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
-            writer.add(name, _stored(source.tensor(found[name])))
+            writer.add(name, _stored(name, source.tensor(found[name]), parameter.shape))
         for name in TOKENIZER_FILES:
             if (path / name).exists():
                 writer.copy(path / name)
@@ -163,19 +182,50 @@ def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return {rename_source_key(name, renamings, [], prefix, own)[0]: name for name in names}
 
 
+def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
+    """Raise ModelRefused for more blocks than there are tensors, which it would take for ever to build."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if isinstance(config.get(key), int) and config[key] > tensors:
+            raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
+
+
+def _refuse_untied(model: PreTrainedModel, found: Mapping[str, str], source: Source) -> None:
+    """Raise ModelRefused where tensors that config.json ties differ; say which ones have no place in the model."""
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        both = other != name and name in found and other in found
+        if both and not torch.equal(source.tensor(found[name]), source.tensor(found[other])):
+            raise ModelRefused(
+                f"config.json ties {name} to {other}, but the files hold two different tensors: if both are meant, "
+                "set tie_word_embeddings to false"
+            )
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    places = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    extra = sorted(name for name in found if name not in places and not any(p.search(name) for p in ignored))
+    if extra:
+        logger.warning("tensors without a place in the model are left out: %d, %s for instance", len(extra), extra[0])
+
+
 def _import_gguf(path: Path, digest: str, target: Path) -> None:
     """Dequantise a GGUF file into a base artifact; the one place where a whole model is in memory, at 16 bits."""
     with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+            output_loading_info=True,
         )
+    if missing := sorted(map(str, report["missing_keys"])):
+        raise ModelRefused(f"{path} lacks {len(missing)} of the model's tensors, {missing[0]} for instance")
     prunable_blocks(model)
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
-            writer.add(name, _stored(parameter.detach()))
+            writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
         writer.text("generation_config.json", _json(ends))
         fields = GGUFReader(path).fields
@@ -234,6 +284,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    """`tensor` as artifacts store it: floating point as bfloat16."""
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+def _stored(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """`tensor` as artifacts store it, bfloat16; raises ModelRefused unless it has `shape` and finite numbers."""
+    if tensor.shape != shape:
+        raise ModelRefused(f"the tensor {name} is {list(tensor.shape)}, but config.json asks for {list(shape)}")
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelRefused(f"the tensor {name} is stored as {kind}: start from weights of 16 or 32 bits")
+    stored = tensor.to(torch.bfloat16)
+    if not stored.isfinite().all():
+        raise ModelRefused(f"the tensor {name} holds values that are not finite in bfloat16")
+    return stored

@@ -55,7 +55,7 @@ def refusing(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, (SecateurError, OSError)):
+        if isinstance(error, SecateurError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         first = (str(error).splitlines() or [""])[0]
         raise ModelRefused(f"{what}: {type(error).__name__}: {first}") from error

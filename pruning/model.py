@@ -184,7 +184,9 @@ class Blocks:
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The path and the modules of the outermost module list with the most weights; raises ModelRefused without one."""
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    lists = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
+    }
     outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)}
     if not outermost:
         raise ModelRefused(f"{type(model).__name__} holds no list of blocks, so it cannot be pruned block by block")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -163,8 +163,11 @@ def _index(files: Sequence[Path]) -> dict[str, Path]:
     """Each tensor's name and the file it is in."""
     names: dict[str, Path] = {}
     for path in files:
-        with safe_open(path, framework="pt") as file:
-            names |= dict.fromkeys(file.keys(), path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                names |= dict.fromkeys(file.keys(), path)
+        except SafetensorError as error:
+            raise SafetensorError(f"{path.name}: {error}") from None
     return names
 
 

@@ -90,6 +90,18 @@ def without_a_weight(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
+def with_tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors[name] = change(tensors[name]).contiguous()
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return apply
+
+
+DOWN, HEAD = "model.layers.1.mlp.down_proj.weight", "lm_head.weight"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -104,6 +116,25 @@ def without_a_weight(folder: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (damaged("config.json"), r"model cannot be read as a model: JSONDecodeError: "),
         (damaged("model.safetensors"), r"model cannot be read as a model: SafetensorError: "),
+        (edit(num_hidden_layers=0), "holds no list of blocks"),
+        (edit(num_hidden_layers=10**6), r"says num_hidden_layers = 1000000, but the files hold 21 tensors in all"),
+        (
+            edit(tie_word_embeddings=True),
+            r"ties lm_head\.weight to model\.embed_tokens\.weight, but the files hold two",
+        ),
+        (damaged("model.safetensors"), r"SafetensorError: model\.safetensors: "),
+        (
+            with_tensor(DOWN, lambda w: w[:, :100]),
+            r"down_proj\.weight is \[64, 100\], but config.json asks for \[64, 128\]",
+        ),
+        (with_tensor("model.norm.weight", lambda w: w[:1]), r"norm\.weight is \[1\], but config.json asks for \[64\]"),
+        (with_tensor(HEAD, lambda w: torch.cat([w, w])), r"lm_head\.weight is \[514, 64\], but config.json asks for"),
+        (with_tensor(DOWN, lambda w: w * torch.nan), r"down_proj\.weight holds values that are not finite"),
+        (
+            with_tensor(DOWN, lambda w: w.to(torch.int8)),
+            r"down_proj\.weight is stored as int8: start from weights of 16",
+        ),
+        (with_tensor(DOWN, lambda w: w.to(torch.float8_e4m3fn)), r"down_proj\.weight is stored as float8_e4m3fn: "),
         (edit(num_attention_heads="four"), r"transformers refuses what config.json says: .*expected int, got str"),
     ],
 )
@@ -113,6 +144,36 @@ def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path
     with pytest.raises(ModelRefused, match=sentence):
         base_artifact(str(folder), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").glob("*")] in ([], [".lock"])
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny.save(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"mtp.0.weight": torch.ones(3)}, folder / "model.safetensors", {"format": "pt"})
+    base_artifact(str(folder), tmp_path / "cache")
+    assert caplog.messages == ["tensors without a place in the model are left out: 1, mtp.0.weight for instance"]
+
+
+def test_what_does_no_harm_is_no_reason_to_refuse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tiny.save(tmp_path / "model", tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    tied = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    save_file(tied, folder / "model.safetensors", {"format": "pt"})
+    edit(quantization_config=None)(folder)
+    (folder / "README.md").write_bytes(b"---\nlicense: mit\n---\nna\xefve")
+    assert base_artifact(str(folder), tmp_path / "cache").lineage.base.license == "mit"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_kernel_from_a_hub_is_never_fetched(tmp_path: Path, key: str) -> None:
+    folder = tiny.save(tmp_path / "model")
+    expected = base.skeleton(json.loads((folder / "config.json").read_text())).config._attn_implementation
+    edit(**{key: "somebody/kernels"})(folder)
+    artifact = base_artifact(str(folder), tmp_path / "cache")
+    assert base.skeleton(artifact.config).config._attn_implementation == expected == "sdpa"
+    inner = {"text_config": {key: "somebody/kernels"}}
+    assert base._without_choices(inner) == {"text_config": {}}
 
 
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
@@ -203,3 +264,17 @@ def test_a_gguf_file_is_dequantised_and_its_digits_are_split(tmp_path: Path, pre
     assert settings["chat_template"] == "{{ messages[0].content }}"
     assert settings["eos_token"] == "<end>"
     Artifact.open(artifact.path)
+
+
+def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    content = gguf_file(tmp_path / "whole.gguf", "smollm").read_bytes()
+    (tmp_path / "tiny.gguf").write_bytes(content.replace(b"blk.0.ffn_up", b"blk.0.ffn_xx"))
+    with pytest.raises(ModelRefused, match=r"lacks 1 of the model's tensors, model\.layers\.0\.mlp\.up_proj\.weight"):
+        base_artifact(str(tmp_path / "tiny.gguf"), tmp_path / "cache")
+
+
+def test_a_gguf_file_whose_header_lies_is_refused_by_name(tmp_path: Path) -> None:
+    content = gguf_file(tmp_path / "whole.gguf", "smollm").read_bytes()
+    (tmp_path / "tiny.gguf").write_bytes(content[:16] + (2**60).to_bytes(8, "little") + content[24:])
+    with pytest.raises(ModelRefused, match=r"tiny\.gguf cannot be read as a model: OSError: "):
+        base_artifact(str(tmp_path / "tiny.gguf"), tmp_path / "cache")
