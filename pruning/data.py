@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pruning import hub, sources
-from pruning.errors import DataError, refusing
+from pruning.errors import DataError, ModelRefused, refusing
 from pruning.sources import locate
 from server.checkpoint.lineage import Data
 from server.checkpoint.reader import Artifact
@@ -46,8 +46,10 @@ class Encoder:
     def __init__(self, artifact: Artifact) -> None:
         self._tokenizer = tokenizer_of(artifact)
         self._folder = artifact.path
+        self._words = artifact.config.get("vocab_size")
         end = artifact.config.get("eos_token_id")
         self.end: list[int] = (end[:1] if isinstance(end, list) else [end]) if end is not None else []
+        self._refuse_unknown(self.end, "config.json's eos_token_id is")
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` and the end-of-sequence id."""
@@ -56,7 +58,14 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         """The ids of `text` alone."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        self._refuse_unknown(ids, "tokenizer.json, which may be another model's, gives the id")
         return ids
+
+    def _refuse_unknown(self, ids: list[int], what: str) -> None:
+        """Raise ModelRefused where one of `ids` has no row in the model's embeddings."""
+        if isinstance(self._words, int) and ids and not (min(ids) >= 0 and max(ids) < self._words):
+            wrong = next(id for id in ids if not 0 <= id < self._words)
+            raise ModelRefused(f"{what} {wrong}, but the model has {self._words} tokens (vocab_size in config.json)")
 
     @property
     def start(self) -> list[int]:
@@ -156,14 +165,22 @@ def digest_of_source(source: str) -> str:
 
 def read(path: Path, chat: Callable[[list[dict[str, str]]], str]) -> list[Text]:
     """Every text in the file `path` that is not blank; raises DataError where the file is in no known form."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write its text to a file first")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of byte order
         texts = list(_READERS.get(path.suffix, _paragraphs)(content, chat))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is in no known form ({error}): see the README for the three that are") from None
+        reason = f"{error}){_line_of(error)}"
+        raise DataError(f"{path} is in no known form ({reason}: see the README for the three that are") from None
+    except (OSError, ValueError, RecursionError) as error:  # of UTF-8, of JSON, of half a character
+        raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}{_line_of(error)}") from None
     return [text for text in texts if text.body.strip()]
+
+
+def _line_of(error: BaseException) -> str:
+    """Which line of a file an error is about, where that was noted."""
+    return "".join(f", {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _paragraphs(content: str, _: object) -> Iterator[Text]:
@@ -174,22 +191,56 @@ def _paragraphs(content: str, _: object) -> Iterator[Text]:
 
 def _json_lines(content: str, chat: Callable[[list[dict[str, str]]], str]) -> Iterator[Text]:
     """One text for each line that is not held out, from its "text", its "messages", or its question and answer."""
-    for line in content.splitlines():
-        value: dict[str, Any] = json.loads(line) if line.strip() else {"held_out": True}
-        if value.get("held_out"):
-            continue
-        if "question" in value:
-            messages = [{"role": "user", "content": value["question"]}]
-            body = chat([*messages, {"role": "assistant", "content": value["answer"]}])
-        else:
-            body = chat(value["messages"]) if "messages" in value else str(value["text"])
-        yield Text(str(value.get("title", value.get("question", body))), body)
+    for number, line in enumerate(content.split("\n"), 1):  # not splitlines: JSON may hold U+2028 as it is
+        try:
+            value: dict[str, Any] = json.loads(line) if line.strip() else {"held_out": True}
+            if not value.get("held_out"):
+                yield _known(_json_text(value, chat))
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            error.add_note(f"in line {number}")
+            raise
+
+
+def _json_text(value: dict[str, Any], chat: Callable[[list[dict[str, str]]], str]) -> Text:
+    """The text in one line's record."""
+    if "question" in value:
+        messages = [{"role": "user", "content": _string(value["question"])}]
+        body = chat([*messages, {"role": "assistant", "content": _string(value["answer"])}])
+    elif "messages" in value:
+        if not isinstance(value["messages"], list):
+            raise TypeError(f"messages are {type(value['messages']).__name__}, not a list")
+        body = chat(value["messages"])
+    else:
+        body = _string(value["text"])
+    return Text(str(value.get("title", value.get("question", body))), body)
+
+
+def _string(value: Any) -> str:
+    """`value`, which must be a text: null would be calibrated on as the word None."""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where a text was expected")
+    return value
+
+
+def _known(text: Text) -> Text:
+    """`text`, where all its characters are whole; else raises UnicodeEncodeError."""
+    f"{text.title}{text.body}".encode()
+    return text
 
 
 def _json_object(content: str, _: object) -> Iterator[Text]:
     """One text for each title."""
-    for title, value in json.loads(content).items():
-        yield Text(title, value if isinstance(value, str) else _body(value))
+    for title, value in json.loads(content, object_pairs_hook=_once).items():
+        yield _known(Text(title, value if isinstance(value, str) else _body(value)))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises ValueError where a name stands twice, of which Python would keep the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+    return values
 
 
 def _body(value: Mapping[str, Any]) -> str:
@@ -197,7 +248,7 @@ def _body(value: Mapping[str, Any]) -> str:
     field = next((field for field in BODY_FIELDS if field in value), None)
     if field is None:
         raise KeyError(f"a record has none of {', '.join(BODY_FIELDS)}")
-    return str(value[field])
+    return _string(value[field])
 
 
 _READERS = {".jsonl": _json_lines, ".json": _json_object}

@@ -56,8 +56,12 @@ def first_token(config: dict[str, Any]) -> int:
     """The id that begins a text, or else the one that ends it; raises DataError where config.json names neither."""
     for key in ("bos_token_id", "eos_token_id"):
         token = config.get(key)
-        if token is not None:
-            return int(token[0] if isinstance(token, list) else token)
+        token = next(iter(token), None) if isinstance(token, list) else token
+        if token is None:
+            continue
+        if not 0 <= token < config.get("vocab_size", token + 1):
+            raise DataError(f'source = "{SELF}": config.json names {key} = {token}, but {config["vocab_size"]} tokens')
+        return int(token)
     raise DataError(f'source = "{SELF}": config.json names no token that begins or ends a text to sample')
 
 

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,20 @@ def sentences(ids: torch.Tensor) -> set[tuple[int, ...]]:
         ("a.json", "{", r"a\.json cannot be read as \.json: Expecting property name"),
         ("a.json", "[1]", r"a\.json is in no known form"),
         ("a.jsonl", '{"body": "x"}', r"a\.jsonl is in no known form \('text'\)"),
+        ("a.json", '{"a": "x", "b": "y", "a": "z"}', r"cannot be read as \.json: 'a' stands there twice"),
+        ("a.json", '{"a": {"text": null}}', r"in no known form \(NoneType where a text was expected\)"),
+        ("a.json", '{"\\ud800": "x"}', r"cannot be read as \.json: .*surrogates not allowed"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"text": null}',
+            r"in no known form \(NoneType where a text was.*\), in line 2: see",
+        ),
+        ("a.jsonl", '{"text": "x"}\n{"text": "', r"cannot be read as \.jsonl: Unterminated string .*, in line 2$"),
+        ("a.jsonl", '\n{"text": "\\ud800"}', r"cannot be read as \.jsonl: .*surrogates not allowed, in line 2"),
+        ("a.jsonl", "[" * 100_000, r"cannot be read as \.jsonl: maximum recursion depth .*, in line 1"),
+        ("a.jsonl", '{"text": ' + "9" * 5000 + "}", r"cannot be read as \.jsonl: Exceeds the limit .*, in line 1"),
+        ("a.jsonl", '{"messages": "Hi"}', r"in no known form \(messages are str, not a list\), in line 1"),
+        ("a.jsonl", '{"question": "x", "answer": null}', r"in no known form \(NoneType where a text was expected\)"),
         ("a.jsonl", '{"messages": []}', r"holds messages, but the model has no chat template"),
     ],
 )
@@ -107,6 +122,43 @@ def test_bad_text_is_one_sentence(tmp_path: Path, encoder: Encoder, name: str, c
     path.write_text(content)
     with pytest.raises(DataError, match=sentence):
         draw(Draw(str(path), range(10), 4, 50), encoder)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
+def test_a_mark_of_byte_order_and_carriage_returns_are_no_part_of_a_text(tmp_path: Path, name: str) -> None:
+    content = {
+        "a.txt": "x y\r\n\r\nz",
+        "a.jsonl": '{"text": "x y"}\r\n{"text": "z"}\r\n',
+        "a.json": '{"a": "x y", "b": "z"}',
+    }
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content[name].encode())
+    assert [text.body for text in read(tmp_path / name, no_chat)] == ["x y", "z"]
+
+
+def test_a_line_of_json_ends_where_json_says_it_does(tmp_path: Path) -> None:
+    body = "a\u2028b\u2029c\x85d"
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": body}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [text.body for text in read(tmp_path / "a.jsonl", no_chat)] == [body]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match=r"a\.txt is a pipe or a device, which cannot be read twice"):
+        read(tmp_path / "a.txt", no_chat)
+
+
+def test_ids_that_the_model_has_no_row_for_are_refused(artifact: Artifact, tmp_path: Path) -> None:
+    definition = json.loads((artifact.path / "tokenizer.json").read_text())
+    definition["model"]["vocab"]["Z"] = 300
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    encoder = Encoder(Moved(artifact, tmp_path))
+    assert encoder.encode("abc")
+    with pytest.raises(ModelRefused, match=r"another model's, gives the id 300, but the model has 257 tokens"):
+        encoder.encode("abcZ")
+    other = Moved(artifact, tmp_path)
+    other.config = {**artifact.config, "eos_token_id": -1}
+    with pytest.raises(ModelRefused, match=r"eos_token_id is -1, but the model has 257 tokens"):
+        Encoder(other)
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
