@@ -6,7 +6,7 @@ A mistake in the file is answered with its path, what is wrong there and what is
 import hashlib
 import re
 import tomllib
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,15 +103,28 @@ def read(path: Path) -> Recipe:
 def read_as(kind: Any, path: Path, refusal: type[PruningError]) -> Any:
     """The value of type `kind` in the TOML file `path`; raises `refusal` with the place and what is allowed there."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise refusal(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, numbers of thousands of digits, nests as deep
         raise refusal(f"{path}: is not TOML: {error}") from None
+    if place := _not_finite(values):
+        raise refusal(f"{path}: Expected a finite number - at `${place}`")
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise refusal(f"{path}: {error}{_allowed(kind, str(error), values)}") from None
+
+
+def _not_finite(value: Any) -> str | None:
+    """The path in `value` to a number that is infinite or none, which TOML has and no option takes."""
+    if isinstance(value, float) and not isfinite(value):
+        return ""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        if (place := _not_finite(inner)) is not None:
+            return f"[{key}]{place}" if isinstance(key, int) else f".{key}{place}"
+    return None
 
 
 def _allowed(root: Any, message: str, values: dict[str, Any]) -> str:

@@ -70,6 +70,10 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
         ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),
         ("sequences = 64", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
         ("base =", "base", "is not TOML: Expected '=' after a key"),
+        ("sequences = 64", f"sequences = {'9' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
+        ("sequences = 64", f"sequences = {'[' * 5000}{']' * 5000}", "is not TOML: maximum recursion depth exceeded"),
+        ('"48:64"', '"48:64", damping = inf', "Expected a finite number - at `$.stages[0].technique.damping`"),
+        ("[8, 9]", "[8, nan]", "Expected a finite number - at `$.evaluation.buckets[1]`"),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
@@ -81,6 +85,11 @@ def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
     assert str(caught.value).startswith(f"{path}: ")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + DEFAULT.read_bytes())
+    assert read(tmp_path / "marked.toml") == read(DEFAULT)
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
