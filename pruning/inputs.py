@@ -5,11 +5,12 @@ Imports no model code, so that an artifact which can be reused is found in about
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from pruning.data import Draw, Encoder, data_record, digest_of_source, draw
+from pruning.errors import RecipeError
 from pruning.lock import locked
 from pruning.recipe import Calibration, Recipe
 from pruning.samples import own_samples
@@ -49,6 +50,7 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     base = base_artifact(recipe.base, cache)
     encoder = Encoder(base)
     c, e = recipe.calibration, recipe.evaluation
+    refuse_long(recipe, base.config)
     if c.source == e.source and set(c.buckets) & set(e.buckets):
         logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
     calibration = _calibration(c, base, encoder)
@@ -58,6 +60,22 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     return Inputs(
         recipe, base, calibration, evaluation, {source: digest_of_source(source) for source in sorted(texts - {SELF})}
     )
+
+
+def refuse_long(recipe: Recipe, config: dict[str, Any]) -> None:
+    """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them."""
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
+    for number, stage in enumerate(recipe.stages):
+        if isinstance(stage, Training):
+            lengths[f"stages[{number}].length"] = stage.length
+    for name, length in lengths.items():
+        if not isinstance(positions, int) or length <= positions:
+            continue
+        sentence = f"{name} = {length} is beyond the {positions} positions of the model"
+        if not any("rope" in key or key == "rotary_pct" for key in config):
+            raise RecipeError(f"{sentence}: take {positions} or less")
+        logger.warning("%s, so it was never trained on that", sentence)
 
 
 def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:

@@ -22,6 +22,7 @@ from pruning.layerwise import PruneBlock
 from pruning.lock import locked
 from pruning.recipe import read
 from server.checkpoint.reader import Artifact
+from tests.pruning import tiny
 from tests.pruning.conftest import SPARSEGPT
 
 Write = Callable[..., Path]
@@ -258,6 +259,45 @@ def test_a_mistake_is_one_sentence(
     assert sentence in error
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.work").exists()
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 31])
+def test_a_few_tokens_suffice(recipe: Write, tmp_path: Path, tokens: int) -> None:
+    path = recipe('[[stages]]\nkind = "layerwise"\ntechnique = { name = "wanda", sparsity = 0.5 }\n')
+    path.write_text(path.read_text().replace("sequences = 12\ntokens = 32", f"sequences = 1\ntokens = {tokens}"))
+    assert prune(path, tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("tokens = 32\nbatch", "tokens = 129\nbatch", "calibration.tokens = 129"),
+        ("window = 32", "window = 129", "evaluation.window = 129"),
+        ("", "", "stages[0].length = 256"),
+    ],
+)
+def test_more_tokens_than_there_are_positions(
+    recipe: Write,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    old: str,
+    new: str,
+    name: str,
+) -> None:
+    path = recipe('[[stages]]\nkind = "distill"\ntokens = 512\nlength = 256\n' if not old else SPARSEGPT)
+    path.write_text(path.read_text().replace(old, new).replace(str(model), str(tiny.save(tmp_path / "tiny", "gpt2"))))
+    assert prune(path, tmp_path) == 2
+    assert f"{name} is beyond the 128 positions of the model: take 128 or less" in capsys.readouterr().err
+    assert not (tmp_path / "out.work").exists()
+    if not old:
+        return
+    path.write_text(
+        path.read_text().replace(str(tmp_path / "tiny"), str(model)).replace("tokens = 128", "tokens = 256")
+    )
+    assert prune(path, tmp_path) == 0
+    assert f"{name} is beyond the 128 positions of the model, so it was never trained on that" in caplog.text
 
 
 def test_too_many_blocks_to_remove(recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
