@@ -9,13 +9,16 @@ import msgspec
 from pruning.allocation.options import OWL, Search
 from pruning.allocation.owl import Outliers, allocate
 from pruning.allocation.search import Allocation, search
+from pruning.errors import RecipeError
 from pruning.gradients import Moments
 from pruning.layerwise import PruneBlock, block_file, losses_in
 from pruning.model import Blocks, weight_of
 from pruning.observing import count_groups
-from pruning.stage import Model, Place, seconds
+from pruning.patterns import groups_of
+from pruning.stage import Model, Place, seconds, unloaded
 from pruning.stages import Layerwise
 from pruning.statistics import Gram
+from pruning.techniques import GPTQ
 from pruning.weights import Overlay, parameters
 from server.checkpoint.lineage import Step
 
@@ -46,6 +49,33 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         losses=losses_in(notes),
     )
     return Model(model.config, source), step
+
+
+def check(stage: Layerwise, config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The configuration, which stays; raises RecipeError where the inputs of a layer are no whole number of groups."""
+    units = _units(stage)
+    blocks = unloaded(config)
+    for name, linear in (item for index in range(len(blocks)) for item in blocks.linears(index).items()):
+        columns = weight_of(linear).shape[1]
+        for what, unit in units.items():
+            if columns % unit:
+                raise RecipeError(
+                    f"{what} asks for whole groups of {unit} columns, but {name} has {columns} inputs: choose "
+                    "groups of a size that divides them"
+                    + ("" if what.startswith("group") else ", or a fraction such as 0.5")
+                )
+    return config
+
+
+def _units(stage: Layerwise) -> dict[str, int]:
+    """The columns that belong together, by what in the stage says so."""
+    levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
+    found = {
+        f'"{level}"': groups.columns for level in (stage.technique.sparsity, *levels) if (groups := groups_of(level))
+    }
+    return found | (
+        {f"group = {stage.technique.group}": stage.technique.group} if isinstance(stage.technique, GPTQ) else {}
+    )
 
 
 def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:

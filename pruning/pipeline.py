@@ -68,6 +68,7 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
 """What carries out each kind of stage."""
 
 CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]] = {
+    Layerwise: layerwise_stage.check,
     Depth: depth.check,
     Width: width.check,
     Vocabulary: vocabulary.check,

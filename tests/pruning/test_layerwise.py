@@ -170,6 +170,44 @@ def test_few_tokens_for_a_gram_matrix_are_said_once(
     assert "are few" not in caplog.text
 
 
+WIDE = {"intermediate_size": 130}
+
+
+@pytest.mark.parametrize(
+    ("changes", "technique", "sentence"),
+    [
+        (
+            WIDE,
+            'name = "wanda", sparsity = "2:4"',
+            '"2:4" asks for whole groups of 4 columns, but model.layers.0.mlp.down',
+        ),
+        (WIDE, 'name = "sparsegpt", sparsity = "32:64"', "_proj.weight has 130 inputs: choose groups of a size that"),
+        ({}, 'name = "magnitude", sparsity = "3:7"', "proj.weight has 64 inputs: choose groups of a size that divides"),
+        (
+            WIDE,
+            'name = "gptq", group = 32',
+            "group = 32 asks for whole groups of 32 columns, but model.layers.0.mlp.down",
+        ),
+        ({}, 'name = "gptq", group = 128', "has 64 inputs: choose groups of a size that divides them"),
+    ],
+)
+def test_groups_that_do_not_divide_the_inputs_are_refused_before_any_work(
+    recipe: Callable[[str], Path],
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, int],
+    technique: str,
+    sentence: str,
+) -> None:
+    layerwise = f'[[stages]]\nkind = "layerwise"\ntechnique = {{ {technique} }}\n'
+    path = recipe(f'[[stages]]\nkind = "depth"\nremove = 1\n{layerwise}')
+    path.write_text(path.read_text().replace(str(model), str(tiny.save(tmp_path / "tiny", **changes))))
+    assert main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out.work" / "stage-0").exists()
+
+
 def test_a_layer_whose_inputs_are_not_finite_is_named(imported: Callable[[str], Artifact], tmp_path: Path) -> None:
     blocks = Blocks(base.skeleton(imported("llama").config), imported("llama"))
     visit = PruneBlock(Wanda("2:4"), tmp_path)
