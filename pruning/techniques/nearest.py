@@ -13,13 +13,14 @@ from torch import nn
 
 from pruning import base
 from pruning.layerwise import zeros
+from pruning.losses import by_diagonal
 from pruning.model import find_blocks, is_linear
 from pruning.progress import Progress
 from pruning.rounding import round_groups
 from pruning.stage import Model, Place
 from pruning.stages import Round
 from pruning.weights import Overlay, parameters, write_file
-from server.checkpoint.lineage import Step
+from server.checkpoint.lineage import Loss, Step
 
 
 def apply(stage: Round, model: Model, place: Place) -> tuple[Model, Step]:
@@ -41,6 +42,7 @@ def apply(stage: Round, model: Model, place: Place) -> tuple[Model, Step]:
         sparsity={name: zeros(source.tensor(name)) for name in matrices},
         seconds=round(monotonic() - start, 1),
         parameters=parameters(source)[0],
+        losses={name: _loss(model, source, name) for name in matrices} if stage.what == "blocks" else {},
     )
     return Model(model.config, source), step
 
@@ -55,6 +57,12 @@ def _matrices(stage: Round, network: nn.Module) -> dict[str, bool]:
         if known and weight.dim() == 2 and name.startswith(inside) == (stage.what == "blocks"):
             found[name] = is_linear(module) and not isinstance(module, nn.Linear)
     return found
+
+
+def _loss(model: Model, source: Overlay, name: str) -> Loss:
+    """How far rounding has changed one matrix, whichever way it is stored."""
+    dense = model.source.tensor(name).float()
+    return by_diagonal(dense, source.tensor(name).float(), torch.ones(dense.shape[1]), "weights")
 
 
 def _round(stage: Round, name: str, transposed: bool, model: Model, file: Path) -> None:

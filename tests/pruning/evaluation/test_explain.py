@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import msgspec
 import pytest
+from safetensors.torch import load_file
 
 from pruning import pipeline
 from pruning.__main__ import main
@@ -77,6 +78,19 @@ def test_awq_and_masks_say_what_they_measured(
     assert "diagonal approximation" in masks
     assert "exact on the calibration data" in rounded
     assert all(0 < loss.error < 0.1 for loss in Artifact.open(tmp_path / "out").lineage.steps[1].losses.values())
+
+
+def test_rounding_without_inputs_is_explained_and_drawn(
+    recipe: Callable[[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(recipe('[[stages]]\nkind = "round"\nwhat = "blocks"\nbits = 4\n'), tmp_path, "--explain") == 0
+    assert "step 1, round: relative output error, change of the weights alone" in capsys.readouterr().out
+    artifact = Artifact.open(tmp_path / "out")
+    name = "model.layers.2.mlp.up_proj.weight"
+    dense, rounded = load_file(model / "model.safetensors")[name].double(), artifact.tensor(name).double()
+    expected = float((dense - rounded).square().sum() / dense.square().sum())
+    assert artifact.lineage.steps[0].losses[name].error == pytest.approx(expected, rel=1e-5)
+    assert "down_proj, block 5" in (tmp_path / "out.explain.svg").read_text()
 
 
 def test_an_artifact_without_losses_says_so(
