@@ -24,6 +24,10 @@ from server.checkpoint.lineage import Data
 logger = logging.getLogger(__name__)
 
 
+MOST_READINGS = 1000
+"""Of the same texts: a budget beyond this is a slip of the pen, and its ids would fill the memory."""
+
+
 class Lessons(NamedTuple):
     """Ids [sequences, length] to train on and ids to judge by, with their records."""
 
@@ -142,6 +146,11 @@ def _read(texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[in
     """`count` ids of `texts`, which are read again in another order where they do not suffice."""
     ids = _take(texts, count, encoder)[0]
     whole, readings = len(ids), 1
+    if count > MOST_READINGS * whole > 0:
+        raise DataError(
+            f"the budget of {count} tokens would read the {whole} tokens of the texts more than {MOST_READINGS} times: "
+            "name a smaller one, or more text"
+        )
     while 0 < len(ids) < count:
         readings += 1
         order = random.Random(f"{seed}, {readings}").sample(texts, len(texts))

@@ -53,6 +53,13 @@ def test_a_budget_beyond_the_texts_reads_them_again_in_another_order(
     assert [at for at in range(len(ids) - 63) if ids[at : at + 64] == ids[:64]] == [0]
 
 
+def test_a_budget_of_too_many_noughts_is_refused_before_it_fills_the_memory(inputs: Inputs) -> None:
+    with pytest.raises(
+        DataError, match=r"the budget of \d{15,} tokens would read the \d+ tokens .* more than 1000 times"
+    ):
+        draw(Distill(tokens=10**15, length=16, batch=2, held_out=2), inputs)
+
+
 def test_a_text_that_stands_there_twice_is_not_trained_on_where_it_is_held_out(inputs: Inputs, tmp_path: Path) -> None:
     source = tmp_path / "twice.jsonl"
     bodies = [f"Text {n} has a number of its own." for n in range(30)]
