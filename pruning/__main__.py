@@ -7,6 +7,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
         return _fail("the disk is full: free some space and run the same command again, and it goes on where it was")
+    except (MemoryError, RuntimeError) as error:  # torch says it by a RuntimeError
+        if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        return _fail("the memory does not suffice: choose a smaller batch, length or rank, or a machine with more")
     except KeyboardInterrupt:
         print("\nInterrupted: run the same command again and it goes on where it was.", file=sys.stderr)
         return 130

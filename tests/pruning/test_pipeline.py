@@ -300,6 +300,26 @@ def test_more_tokens_than_there_are_positions(
     assert f"{name} is beyond the 128 positions of the model, so it was never trained on that" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_too_little_memory_is_one_sentence(
+    recipe: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: (_ for _ in ()).throw(error))
+    assert prune(recipe(), tmp_path) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("secateur: the memory does not suffice: choose a smaller")
+    )
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        prune(recipe(), tmp_path)
+
+
 def test_too_many_blocks_to_remove(recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prune(recipe(DEPTH.replace("2", "6") + 'technique = { name = "wanda", sparsity = 0.5 }\n'), tmp_path) == 2
     assert "remove = 6 would leave none of the model's 6 blocks" in capsys.readouterr().err
