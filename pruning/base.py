@@ -189,8 +189,9 @@ def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
             raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
 
 
-def _refuse_untied(model: PreTrainedModel, found: Mapping[str, str], source: Source) -> None:
+def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
     """Raise ModelRefused where tensors that config.json ties differ; say which ones have no place in the model."""
+    assert isinstance(model, PreTrainedModel)
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         other = first.setdefault(id(parameter), name)
