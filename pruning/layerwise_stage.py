@@ -18,7 +18,6 @@ from pruning.patterns import groups_of
 from pruning.stage import Model, Place, seconds, unloaded
 from pruning.stages import Layerwise
 from pruning.statistics import Gram
-from pruning.techniques import GPTQ
 from pruning.weights import Overlay, parameters
 from server.checkpoint.lineage import Step
 
@@ -52,30 +51,22 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
 
 
 def check(stage: Layerwise, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration, which stays; raises RecipeError where the inputs of a layer are no whole number of groups."""
-    units = _units(stage)
+    """The configuration, which stays; raises RecipeError where the inputs of a layer are no whole number of N:M groups.
+
+    Groups that share a scale may end in a shorter one, which every layout stores.
+    """
+    levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
+    patterns = {level: groups for level in (stage.technique.sparsity, *levels) if (groups := groups_of(level))}
     blocks = unloaded(config)
     for name, linear in (item for index in range(len(blocks)) for item in blocks.linears(index).items()):
         columns = weight_of(linear).shape[1]
-        for what, unit in units.items():
-            if columns % unit:
+        for level, groups in patterns.items():
+            if columns % groups.columns:
                 raise RecipeError(
-                    f"{what} asks for whole groups of {unit} columns, but {name} has {columns} inputs: choose "
-                    "groups of a size that divides them"
-                    + ("" if what.startswith("group") else ", or a fraction such as 0.5")
+                    f'"{level}" asks for whole groups of {groups.columns} columns, but {name} has {columns} inputs: '
+                    "choose groups of a size that divides them, or a fraction such as 0.5"
                 )
     return config
-
-
-def _units(stage: Layerwise) -> dict[str, int]:
-    """The columns that belong together, by what in the stage says so."""
-    levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
-    found = {
-        f'"{level}"': groups.columns for level in (stage.technique.sparsity, *levels) if (groups := groups_of(level))
-    }
-    return found | (
-        {f"group = {stage.technique.group}": stage.technique.group} if isinstance(stage.technique, GPTQ) else {}
-    )
 
 
 def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:

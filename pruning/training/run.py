@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from pruning.bounds import finite
+from pruning.bounds import WORST, finite
 from pruning.errors import ModelRefused
 from pruning.progress import Progress
 from pruning.stage import Model, Place
@@ -109,14 +109,19 @@ class Run(ABC):
     @torch.no_grad()
     def _score(self, step: int, network: nn.Module) -> None:
         """Add the score of `network`, which has the weights after `step`, to the state; diverged, it is the worst."""
-        judged = self._judge(network)
-        if not (step or isfinite(judged)):
+        score = self._judge(network)
+        if isfinite(score):
+            logger.info("step %d: held-out score %.4f", step, score)
+        elif step:
+            advice = f"choose a learning_rate below {self._stage.learning_rate:g}"
+            logger.warning(
+                "%s has diverged: the held-out score after step %d is not finite; %s", self.doing, step, advice
+            )
+        else:
             raise ModelRefused(f"{self.doing} cannot begin: the model's score on the held-out texts is not finite")
-        score = finite(judged)
-        logger.info("step %d: held-out score %.4f", step, score)
         now = monotonic()
         seconds, self._clock = self._state.seconds + now - self._clock, now
-        scores = (*self._state.scores, (step, score))
+        scores = (*self._state.scores, (step, finite(score)))
         self._state = msgspec.structs.replace(self._state, step=step, scores=scores, seconds=seconds)
 
 
@@ -170,7 +175,8 @@ def best_outcome(measure: str, state: State) -> Outcome:
     step, after = min(state.scores[1:], key=lambda entry: entry[1])
     rolled_back = state.best[0] == 0
     if rolled_back:
-        logger.warning("training is rolled back: %s was %.4f before, at best %.4f after", measure, before, after)
+        reached = "not finite" if after == WORST else f"at best {after:.4f}"
+        logger.warning("training is rolled back: %s was %.4f before, %s after", measure, before, reached)
     else:
         logger.info("%s: %.4f before training, %.4f after (step %d)", measure, before, after, step)
     return Outcome(before, after, rolled_back)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from server.checkpoint.layouts import RUN, Balanced, Dense, Unstructured, size_of
 
+PART = 1 << 22
+"""Values that are counted at once: torch counts in 8 bytes each, which for an embedding would be gigabytes."""
+
 
 def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Split `weight` [rows, columns] into values [rows, runs * keep] and masks [rows, runs] of int64.
@@ -66,7 +69,7 @@ def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
         return Dense()
     rows, columns = weight.shape
     layouts: list[Balanced | Unstructured] = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
-    if count := int(weight.count_nonzero()):
+    if count := sum(int(part.count_nonzero()) for part in weight.split(max(PART // columns, 1))):
         layouts.append(Unstructured(count=count, columns=columns))
     wide = weight.element_size() - 2  # what a value has more than size_of counts
 
@@ -79,8 +82,11 @@ def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
 
 
 def fullest(weight: Tensor) -> int:
-    """The most nonzeros that any run of 64 columns holds."""
-    return int((_runs(weight) != 0).sum(dim=2).max()) if weight.numel() else 0
+    """The most nonzeros that any run of 64 columns holds; takes little memory beside the weight."""
+    if not weight.numel():
+        return 0
+    parts = weight.split(max(PART // weight.shape[1], 1))
+    return max(int((_runs(part) != 0).sum(dim=2).max()) for part in parts)
 
 
 def _scatter(values: Tensor, mask: Tensor, columns: int) -> Tensor:

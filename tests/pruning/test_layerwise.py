@@ -183,12 +183,6 @@ WIDE = {"intermediate_size": 130}
         ),
         (WIDE, 'name = "sparsegpt", sparsity = "32:64"', "_proj.weight has 130 inputs: choose groups of a size that"),
         ({}, 'name = "magnitude", sparsity = "3:7"', "proj.weight has 64 inputs: choose groups of a size that divides"),
-        (
-            WIDE,
-            'name = "gptq", group = 32',
-            "group = 32 asks for whole groups of 32 columns, but model.layers.0.mlp.down",
-        ),
-        ({}, 'name = "gptq", group = 128', "has 64 inputs: choose groups of a size that divides them"),
     ],
 )
 def test_groups_that_do_not_divide_the_inputs_are_refused_before_any_work(

@@ -18,7 +18,7 @@ from pruning.losses import by_gram
 from pruning.model import Blocks
 from pruning.stage import Model
 from pruning.structured.trials import Trials
-from pruning.training.distillation import Distillation
+from pruning.training.distillation import MEASURE, Distillation
 from pruning.weights import InMemory, write_file
 from server.checkpoint import lineage as record
 from server.errors import ArtifactError
@@ -27,6 +27,7 @@ from tests.pruning import tiny
 Write = Callable[[str], Path]
 MOST = 3e38
 """Near the largest number of float32 and bfloat16."""
+DISTILL = 'kind = "distill"\ntokens = 192\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2\nlearning_rate = 0.5'
 
 
 def prune(path: Path, tmp_path: Path) -> int:
@@ -121,27 +122,26 @@ def test_a_perplexity_that_is_none_is_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("call", "sentence"),
-    [
-        (0, "distilling cannot begin: the model's score on the held-out texts is not finite"),
-        (1, "distilling has diverged: the held-out score after step 2 is not finite; choose a learning_rate below 0.5"),
-    ],
-)
-def test_training_that_diverges_ends_and_says_what_to_do(
-    recipe: Write,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    call: int,
-    sentence: str,
+def test_training_that_cannot_begin_is_refused(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scores = itertools.chain([1.0] * call, itertools.repeat(float("nan")))
-    monkeypatch.setattr(Distillation, "_judge", lambda *_: next(scores))
-    lines = 'kind = "distill"\ntokens = 192\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2\nlearning_rate = 0.5'
-    assert prune(recipe(stage(lines)), tmp_path) == 2
+    monkeypatch.setattr(Distillation, "_judge", lambda *_: float("nan"))
+    assert prune(recipe(stage(DISTILL)), tmp_path) == 2
+    sentence = "distilling cannot begin: the model's score on the held-out texts is not finite"
     assert capsys.readouterr().err.splitlines()[-1] == f"secateur: {sentence}"
     assert not (tmp_path / "out").exists()
+
+
+def test_training_that_diverges_is_rolled_back_and_says_what_to_do(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = itertools.chain([1.0], itertools.repeat(float("nan")))
+    monkeypatch.setattr(Distillation, "_judge", lambda *_: next(scores))
+    assert prune(recipe(stage(DISTILL)), tmp_path) == 0
+    said = [record.message for record in caplog.records]
+    sentence = "the held-out score after step 2 is not finite; choose a learning_rate below 0.5"
+    assert f"distilling has diverged: {sentence}" in said
+    assert f"training is rolled back: {MEASURE} was 1.0000 before, not finite after" in said
 
 
 def test_a_loss_beyond_float32_is_refused() -> None:

@@ -1,5 +1,8 @@
 """Packing against the definition, and unpack as its exact inverse."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -104,3 +107,21 @@ def test_offsets_that_do_not_follow_from_the_mask_are_refused() -> None:
     parts["offsets"] = parts["offsets"] + 1
     with pytest.raises(ValueError, match="do not follow from the mask"):
         unpack_unstructured(parts, 3)
+
+
+def test_choosing_a_layout_takes_little_memory() -> None:
+    """A process of its own, since the peak of this one is already behind it."""
+    code = """
+import resource, torch
+from server.checkpoint.packing import choose_layout
+weight = torch.ones(32768, 2048, dtype=torch.bfloat16)
+weight[1:, ::2] = 0
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+layout = choose_layout(weight)
+print(layout.count, peak() - before, weight.nbytes)
+"""
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    count, grown, size = map(int, printed.split())
+    assert count == 2048 + 32767 * 1024
+    assert grown < size
