@@ -211,13 +211,14 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -
 def _import_gguf(path: Path, digest: str, target: Path) -> None:
     """Dequantise a GGUF file into a base artifact; the one place where a whole model is in memory, at 16 bits."""
     with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
             output_loading_info=True,
         )
+    model, report = loaded
     if missing := sorted(map(str, report["missing_keys"])):
         raise ModelRefused(f"{path} lacks {len(missing)} of the model's tensors, {missing[0]} for instance")
     prunable_blocks(model)

@@ -69,7 +69,7 @@ def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
         return Dense()
     rows, columns = weight.shape
     layouts: list[Balanced | Unstructured] = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
-    if count := sum(int(part.count_nonzero()) for part in weight.split(max(PART // columns, 1))):
+    if count := sum([int(part.count_nonzero()) for part in _parts(weight)]):
         layouts.append(Unstructured(count=count, columns=columns))
     wide = weight.element_size() - 2  # what a value has more than size_of counts
 
@@ -85,8 +85,12 @@ def fullest(weight: Tensor) -> int:
     """The most nonzeros that any run of 64 columns holds; takes little memory beside the weight."""
     if not weight.numel():
         return 0
-    parts = weight.split(max(PART // weight.shape[1], 1))
-    return max(int((_runs(part) != 0).sum(dim=2).max()) for part in parts)
+    return max(int((_runs(part) != 0).sum(dim=2).max()) for part in _parts(weight))
+
+
+def _parts(weight: Tensor) -> tuple[Tensor, ...]:
+    """The rows of `weight` in views of some `PART` values each."""
+    return torch.split(weight, max(PART // weight.shape[1], 1))
 
 
 def _scatter(values: Tensor, mask: Tensor, columns: int) -> Tensor:

@@ -190,7 +190,7 @@ def test_groups_that_do_not_divide_the_inputs_are_refused_before_any_work(
     model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    changes: dict[str, int],
+    changes: dict[str, Any],
     technique: str,
     sentence: str,
 ) -> None:

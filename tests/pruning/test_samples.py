@@ -119,7 +119,8 @@ def test_perplexity_on_what_the_model_wrote_is_refused(
 def test_the_first_token_begins_a_text_or_ends_one() -> None:
     assert first_token({"bos_token_id": 5, "eos_token_id": 6}) == 5
     assert first_token({"bos_token_id": None, "eos_token_id": [7, 8]}) == 7
-    for nothing in ({}, {"eos_token_id": []}):
+    nothings: tuple[dict[str, list[int]], ...] = ({}, {"eos_token_id": []})
+    for nothing in nothings:
         with pytest.raises(DataError, match="names no token"):
             first_token(nothing)
     with pytest.raises(DataError, match="names bos_token_id = 257, but 257 tokens"):
