@@ -112,7 +112,7 @@ class _Observer:
                 self._complete = True
                 raise Enough
             self._leaders.add(name)
-            shared = Observed(self._needs, inputs.shape[-1])
+            shared = Observed(self._needs, inputs.shape[-1], name)
             self._seen.append((weakref.ref(inputs), shared))
         self.observed[name] = shared
         if len(self.observed) == self._expected:

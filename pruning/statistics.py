@@ -22,6 +22,9 @@ STRIPE = 384
 class Statistic:
     """Accumulates over the inputs of one linear layer with `columns` input features."""
 
+    layer = "a layer"
+    """The first layer that has these inputs, for messages."""
+
     def __init__(self, columns: int) -> None:
         raise NotImplementedError
 
@@ -127,7 +130,7 @@ class Gram(Statistic):
         """The matrix of the `features` alone, a mask [columns]."""
         part = Gram(int(features.sum()))
         part._sum = self._sum[features][:, features]
-        part._sequences, part._tokens = self._sequences, self._tokens
+        part._sequences, part._tokens, part.layer = self._sequences, self._tokens, self.layer
         return part
 
     @property
@@ -171,7 +174,10 @@ class Gram(Statistic):
             if factor is not None:
                 return factor
             logger.warning(
-                "a Gram matrix of %d columns is singular with damping %g; trying tenfold", len(gram), damping
+                "the Gram matrix of the %d inputs of %s is singular with damping %g; trying tenfold",
+                len(gram),
+                self.layer,
+                damping,
             )
             damping *= 10
         raise ModelRefused(f"the inputs of a layer of {len(gram)} columns are not finite, so it cannot be pruned")

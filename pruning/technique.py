@@ -19,8 +19,10 @@ S = TypeVar("S", bound=Statistic)
 class Observed:
     """The statistics of the inputs of one linear layer, by their type: `observed[Gram].value`."""
 
-    def __init__(self, needs: tuple[type[Statistic], ...], columns: int) -> None:
+    def __init__(self, needs: tuple[type[Statistic], ...], columns: int, layer: str = Statistic.layer) -> None:
         self._statistics = {need: need(columns) for need in needs}
+        for statistic in self._statistics.values():
+            statistic.layer = layer
         self.moments: Mapping[int, Tensor] = {}
         """E[g^p] over the sequences of the weight's gradient, [outputs, inputs], by p."""
 

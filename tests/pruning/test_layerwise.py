@@ -225,6 +225,7 @@ def test_layers_that_share_an_input_share_the_statistic(imported: Callable[[str]
     assert grams["gate_proj"] is grams["up_proj"]
     assert len({id(gram) for gram in grams.values()}) == 4
     assert {gram._sequences for gram in grams.values()} == {10}
+    assert grams["v_proj"].layer == "model.layers.0.self_attn.q_proj.weight"  # what a warning names
 
 
 def test_the_statistic_is_that_of_the_layers_own_input(imported: Callable[[str], Artifact]) -> None:

@@ -101,6 +101,10 @@ def test_damping_grows_aloud_where_the_matrix_is_singular(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         assert gram.inverse_factor(1e-9).isfinite().all()
     assert "singular with damping 1e-09; trying tenfold" in caplog.text
+    caplog.clear()
+    gram.layer = "model.layers.3.mlp.down_proj.weight"
+    gram.only(torch.ones(64, dtype=torch.bool)).inverse_factor(1e-9)
+    assert caplog.messages[0].startswith("the Gram matrix of the 64 inputs of model.layers.3.mlp.down_proj.weight is")
 
 
 def test_inputs_that_are_not_finite_are_refused() -> None:
