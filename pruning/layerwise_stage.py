@@ -57,6 +57,8 @@ def check(stage: Layerwise, config: dict[str, Any], place: Place) -> dict[str, A
     """
     levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
     patterns = {level: groups for level in (stage.technique.sparsity, *levels) if (groups := groups_of(level))}
+    if not patterns:
+        return config
     blocks = unloaded(config)
     for name, linear in (item for index in range(len(blocks)) for item in blocks.linears(index).items()):
         columns = weight_of(linear).shape[1]
