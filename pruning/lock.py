@@ -5,16 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pruning.errors import Busy
+from pruning.errors import Busy, DataError
 
 
 @contextmanager
 def locked(file: Path, doing: str) -> Iterator[None]:
-    """Hold `file`, which is made where it is missing; raises Busy where another process is `doing` this now."""
+    """Hold `file`, which is made where it is missing; raises Busy where another process is `doing` this now.
+
+    Raises DataError where the file system has no locks.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
+        except OSError as error:
+            raise DataError(f"{file} cannot be locked ({error.strerror}): use a directory on another disk") from None
         yield

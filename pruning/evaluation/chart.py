@@ -1,6 +1,6 @@
 """Draws what each layer lost as one SVG file: no scripts, no fonts of its own, readable in light and in dark."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from pruning.evaluation.explain import MEASURES, Layers
@@ -8,9 +8,15 @@ from pruning.evaluation.explain import MEASURES, Layers
 WIDTH, PANEL, BAR_AREA, LEFT, TOP = 860, 46, 330, 130, 64
 """Pixels: the drawing, one row of bars, one column of panels, the names at the left, the heading of a step."""
 
+TICK = 22
+"""Pixels that a block's number takes, three digits with the space around them."""
+APART = (1, 2, 5, 10, 20, 50, 100)
+"""Blocks from one number to the next."""
+
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f; }
 .back { fill: #ffffff; } .axis { stroke: #8c959f; } .small { font-size: 10px; fill: #57606a; }
+.tick { text-anchor: middle; }
 .zeros { fill: #2f6fb0; } .error { fill: #b3541e; }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3; } .back { fill: #0d1117; } .axis { stroke: #6e7681; } .small { fill: #9da7b3; }
@@ -54,7 +60,7 @@ def _step(layers: Layers, y: int) -> str:
         lines.append(_bars(LEFT, base, _row(layers, matrix, layers.sparsity), 1.0, "zeros"))
         lines.append(_bars(right, base, _row(layers, matrix, errors), most, "error"))
     last = y + TOP + PANEL * len(layers.matrices) + 4
-    lines.append(_text(LEFT, last, f"blocks {layers.blocks[0]} to {layers.blocks[-1]}", "small"))
+    lines += [_text(12, last, "block", "small"), _ticks(LEFT, last, layers.blocks), _ticks(right, last, layers.blocks)]
     return "".join(lines)
 
 
@@ -75,6 +81,17 @@ def _bars(x: int, base: int, values: Mapping[str, float | None], most: float, ki
                 f'height="{height:.2f}"><title>{escape(name)}: {value:.3%}</title></rect>\n'
             )
     return "".join(bars)
+
+
+def _ticks(x: int, y: int, blocks: Sequence[int]) -> str:
+    """The number of every block below its bar, or of every so manyth where there is no room."""
+    step = BAR_AREA / len(blocks)
+    apart = next(count for count in APART if count * step >= TICK)
+    return "".join(
+        f'<text class="small tick" x="{x + (place + 0.4) * step:.2f}" y="{y}">{block}</text>\n'
+        for place, block in enumerate(blocks)
+        if place % apart == 0
+    )
 
 
 def _text(x: int, y: int, content: str, kind: str = "label") -> str:

@@ -6,12 +6,14 @@ from typing import Any
 
 import msgspec
 
-from server.checkpoint.chain import generations, links
+from server.checkpoint.chain import EXPORT, generations, links
 from server.checkpoint.lineage import Data, Lineage, Step
 
 FILE = "README.md"
 SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
 """What YAML takes as a text without quotes."""
+ROUNDING, TRAINING = {"round", "awq"}, {"reconstruct", "distill", "continue"}
+"""Steps that remove nothing; GPTQ's is one of them where its sparsity is 0."""
 LABELS = {"dense": "{}, 16 bits", "int8": "{}, quantised to 8 bits in groups of 32", "pruned": "this model"}
 """The base of an artifact that was made from another is that other, so each row is called by its name."""
 USE = (
@@ -19,20 +21,20 @@ USE = (
     "your own task before it is used there."
 )
 LIMITS = (
-    "The limits and biases of the base model hold for this one, and pruning adds to them: rare knowledge and languages "
-    "that the calibration text lacks suffer first. Perplexity says little of answers, and no figure here covers a task "
-    "that is not named. The licence of the base applies."
+    "The limits and biases of the base model hold for this one, and what was done to it adds to them: rare knowledge "
+    "and languages that the calibration text lacks suffer first. Perplexity says little of answers, and no figure here "
+    "covers a task that is not named. The licence of the base applies."
 )
 
 
 def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
     """The card as Markdown with its front matter."""
     oldest = list(generations(lineage))[-1]
-    title = f"# {plain(oldest.base.name)}, pruned"
+    title = f"# {plain(oldest.base.name)}, {done(lineage)}"
     sections = {
         "Intended use": [USE],
         "Limits": [LIMITS, *_comparison(lineage)],
-        "What was removed": [*_base(oldest), *_removed(lineage), _shape(config)],
+        "What was done": [*_base(oldest), *_removed(lineage), _shape(config)],
         "Before and after": _figures(lineage),
         "Data": list(_data(lineage)),
     }
@@ -41,6 +43,15 @@ def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
         parts += [f"## {heading}", *lines]
     note = "`lineage.json` has every option, figure and digest; `secateur verify` compares the files with it."
     return ("\n\n".join([*parts, note]) + "\n").encode()
+
+
+def done(lineage: Lineage) -> str:
+    """The first of these that fits what was done since the first base: pruned, quantised, trained, exported."""
+    steps = [step for step in links(lineage) if step.technique != EXPORT]
+    others = [step for step in steps if step.technique not in TRAINING]
+    if any(step.technique not in ROUNDING and step.options.get("sparsity") != 0 for step in others):
+        return "pruned"
+    return "quantised" if others else "trained" if steps else "exported"
 
 
 def recovered(lineage: Lineage) -> bool:
@@ -68,7 +79,7 @@ def _front_matter(oldest: Lineage, lineage: Lineage) -> str:
         "pipeline_tag": "text-generation",
     }
     techniques = sorted({step.technique for step in links(lineage)})
-    tags = ["secateur", "pruned", *techniques]
+    tags = ["secateur", done(lineage), *techniques]
     lines = [*(f"{key}: {value}" for key, value in values.items()), "tags:", *(f"- {_yaml(tag)}" for tag in tags)]
     return "\n".join(["---", *lines, "---"])
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 import yaml
 from cyclonedx.schema import SchemaVersion
@@ -13,7 +14,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from pruning.__main__ import main
 from pruning.weights import write_bytes
-from server.checkpoint import chain
+from server.checkpoint import card, chain
 from server.checkpoint import lineage as record
 from server.checkpoint.digest import weights_digest
 from server.checkpoint.reader import Artifact
@@ -72,7 +73,7 @@ def test_the_model_card_says_what_the_record_says(generations: tuple[Artifact, A
         assert values["license"] == "unknown"
         assert {"secateur", "pruned", "sparsegpt", "distill"} <= set(values["tags"])
         headings = [line[3:] for line in body.splitlines() if line.startswith("## ")]
-        assert headings == ["Intended use", "Limits", "What was removed", "Before and after", "Data"]
+        assert headings == ["Intended use", "Limits", "What was done", "Before and after", "Data"]
         evaluation = artifact.lineage.evaluation
         assert evaluation
         for key in ("dense", "int8", "pruned"):
@@ -81,6 +82,27 @@ def test_the_model_card_says_what_the_record_says(generations: tuple[Artifact, A
         assert artifact.lineage.calibration
         assert artifact.lineage.calibration.digest in body
         assert record.digest_of(artifact.path / "README.md") == artifact.lineage.files["README.md"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "called"),
+    [
+        ({"sparsegpt": {"sparsity": "2:4"}, "distill": {}, "export": {}}, "pruned"),
+        ({"depth": {}, "round": {}}, "pruned"),
+        ({"gptq": {"sparsity": 0.5}}, "pruned"),
+        ({"gptq": {"sparsity": 0}, "round": {}, "distill": {}}, "quantised"),
+        ({"awq": {}}, "quantised"),
+        ({"continue": {}, "export": {}}, "trained"),
+        ({"export": {}}, "exported"),
+    ],
+)
+def test_a_card_calls_pruned_only_what_lost_weights(
+    generations: tuple[Artifact, Artifact], steps: dict[str, dict[str, Any]], called: str
+) -> None:
+    made = tuple(record.Step(name, options, {}, 1.0, 1) for name, options in steps.items())
+    text = card.render(msgspec.structs.replace(generations[0].lineage, steps=made), {}).decode()
+    assert f"\n# tiny, {called}\n" in text
+    assert f"\n- {called}\n" in text
 
 
 def test_the_card_of_a_child_shows_the_first_base_too(generations: tuple[Artifact, Artifact]) -> None:

@@ -130,3 +130,22 @@ def test_names_are_short_where_that_is_clear_and_escaped(recipe: Callable[[str],
     assert layers.matrices == ("attn.c_proj", "mlp.c_proj", "c_attn")
     assert "10.000%" in explanation(lineage)
     ElementTree.fromstring(svg('a & "b"', [layers]))
+
+
+def test_bars_have_the_numbers_of_their_blocks_below(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+    """Every one, or those that there is room for; each in the middle of its bar, in both columns."""
+    assert run(recipe(DEPTH), tmp_path) == 0
+    for blocks, said in ((4, 4), (30, 15), (126, 13)):
+        names = [f"layers.{block}.o_proj.weight" for block in range(blocks)]
+        step = Step("wanda", {}, {}, 1.0, 1, losses=dict.fromkeys(names, loss(0.1, 0.2)))
+        [layers] = grids(msgspec.structs.replace(Artifact.open(tmp_path / "out").lineage, steps=(step,)))
+        root = ElementTree.fromstring(svg("a", [layers]))
+        ticks = [
+            (tick.text, float(tick.attrib["x"])) for tick in root.iter(f"{SVG}text") if "tick" in tick.get("class", "")
+        ]
+        errors = [bar for bar in root.iter(f"{SVG}rect") if bar.get("class") == "error"]
+        bars = {bar.findtext(f"{SVG}title", "").split(": ")[0].split()[-1]: bar.attrib for bar in errors}
+        assert len(ticks) == 2 * said
+        for number, x in ticks[said:]:
+            bar = bars[str(number)]
+            assert x == pytest.approx(float(bar["x"]) + float(bar["width"]) / 2, abs=0.02)

@@ -19,7 +19,7 @@ from server.__main__ import main
 from server.checkpoint import chain
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
-from server.export import compressed
+from server.export import compressed, output
 from server.export.command import UNITS
 from server.export.settings import for_all
 from server.signing import keys
@@ -40,6 +40,24 @@ def test_transformers_loads_the_very_weights(tmp_path: Path, change: made.Change
     words = AutoTokenizer.from_pretrained(folder)
     assert words.decode(words("Pruned, and 12 more.").input_ids) == "Pruned, and 12 more."
     assert words.chat_template == made.TEMPLATE
+
+
+def test_what_a_killed_export_left_is_cleared_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact, target = made.artifact(tmp_path, made.half), tmp_path / "exported"
+    arguments = ["export", str(artifact.path), "--to", "hf", "--output", str(target)]
+    beside = tmp_path / "exported.partial"
+    beside.mkdir()
+    (beside / "thesis.txt").write_text("years of work")
+    assert main(arguments) == 2
+    assert f"{beside} is in the way" in capsys.readouterr().err
+    assert (beside / "thesis.txt").read_text() == "years of work"
+    (beside / "thesis.txt").unlink()
+    (beside / output.INSIDE).mkdir()
+    (beside / output.INSIDE / "model.safetensors").write_bytes(b"half")
+    assert main(arguments) == 0
+    assert not beside.exists()
 
 
 def test_a_large_model_is_several_files_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
