@@ -61,6 +61,14 @@ class Job(NamedTuple):
     recipe: Recipe
     threads: int
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe without what it leaves at the defaults, so that a field which stages gain changes none.
+
+        Whoever changes a default, or what a stage does, takes its rows out of the file of results.
+        """
+        return hashlib.sha256(msgspec.json.encode(apart_from_defaults(self.recipe), order="deterministic")).hexdigest()
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out what is missing and print the table; returns the exit code."""
@@ -85,11 +93,11 @@ def measure_all(arguments: argparse.Namespace) -> None:
     """Carry out the rows that are missing and print the page."""
     plan: Plan = read_as(Plan, arguments.plan, RecipeError)
     done = read(arguments.results)
-    waiting = [job for job in jobs(plan) if job.recipe.digest not in done]
+    waiting = [job for job in jobs(plan) if job.digest not in done]
     logger.info("%d rows are measured, %d are to do", len(done), len(waiting))
     base_artifact(plan.base, arguments.base_cache)  # once, as processes that import the same base refuse each other
     for job, result in carry_out(waiting, arguments):
-        done = read(arguments.results) | {job.recipe.digest: result}
+        done = read(arguments.results) | {job.digest: result}
         write(arguments.results, done)
         logger.info(
             "%s, %s, seed %d: perplexity %.2f", job.row.group, job.row.name, job.seed, result.perplexity["pruned"]
@@ -150,7 +158,7 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
         group=job.row.group,
         name=job.row.name,
         seed=job.seed,
-        recipe=job.recipe.digest,
+        recipe=job.digest,
         perplexity=evaluation.perplexity,
         bytes=evaluation.bytes,
         parameters=steps[-1].parameters,
@@ -166,6 +174,28 @@ def beginnings(recipe: Recipe) -> list[str]:
     common = (recipe.base, recipe.calibration)
     parts = [(common, recipe.stages[: count + 1]) for count in range(len(recipe.stages))]
     return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
+
+
+def apart_from_defaults(value: Any) -> Any:
+    """A recipe, or a part of one, in plain values without the fields that are at their defaults."""
+    if isinstance(value, tuple):
+        return [apart_from_defaults(item) for item in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    kind, config = {}, value.__struct_config__
+    if config.tag_field is not None:
+        kind[config.tag_field] = config.tag
+    said = (
+        (field.name, getattr(value, field.name)) for field in msgspec.structs.fields(value) if differs(value, field)
+    )
+    return kind | {name: apart_from_defaults(part) for name, part in said}
+
+
+def differs(value: msgspec.Struct, field: msgspec.structs.FieldInfo) -> bool:
+    """Whether `field` of `value` has no default or is not at it."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return bool(getattr(value, field.name) != field.default_factory())
+    return field.default is msgspec.NODEFAULT or bool(getattr(value, field.name) != field.default)
 
 
 if __name__ == "__main__":

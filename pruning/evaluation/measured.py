@@ -16,7 +16,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     seed: int
     recipe: str
-    """SHA-256 of the recipe's values."""
+    """SHA-256 of the recipe without what it leaves at the defaults."""
     perplexity: dict[str, float]
     bytes: dict[str, int]
     parameters: int
