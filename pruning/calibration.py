@@ -50,18 +50,32 @@ class BlockView:
         """The block itself, loaded."""
         return self._sweep.blocks.model.get_submodule(f"{self._sweep.blocks.path}.{self.index}")
 
+    @property
+    def first(self) -> slice:
+        """The sequences of the first batch."""
+        return self._sweep.rows[0]
+
     def sample(self) -> Tensor:
         """The states [sequences, tokens, hidden] that the block makes of the first batch."""
-        rows = self._sweep.rows[0]
+        rows = self.first
         call = self._sweep.calls[rows.stop - rows.start][self.index]
         return self._sweep.blocks.run(self.index, self._sweep.states(self.index)[rows].clone(), call)
 
-    def run(self) -> None:
-        """Run the block on every batch and drop the results: for hooks to see its inputs, which may raise Enough."""
+    def run(self, then: Callable[[slice], None] = lambda rows: None) -> None:
+        """Let hooks `see` every batch; after each, `then` is given which sequences it was of."""
         for rows in self._sweep.rows:
-            with suppress(Enough):
-                self._forward(rows)
+            self.see(rows)
+            then(rows)
             self._sweep.step()
+
+    def see(self, rows: slice) -> None:
+        """Run the block on one batch and drop the result: for hooks to see its inputs, which may raise Enough."""
+        with suppress(Enough):
+            self._forward(rows)
+
+    def before(self, rows: slice) -> Tensor:
+        """The states [sequences, tokens, hidden] of one batch before the block."""
+        return self._sweep.states(self.index)[rows]
 
     def advance(self, see: Callable[[Tensor, Tensor], None] | None = None) -> None:
         """Run the block on every batch and keep the states for the next block; show `see` those before and after."""
@@ -151,6 +165,21 @@ class Sweep:
     def _there(self) -> bool:
         """Whether all files of the states are there, as they are from before the journal's first entry."""
         return all((self._folder / f"states-{number}").exists() for number in range(self._count))
+
+
+class Following(Sweep):
+    """Another model's states, which follow a pass over the same ids block by block, and survive a kill as it does."""
+
+    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
+        super().__init__(blocks, ids, batch, folder)
+        self._begin()
+
+    def after(self, index: int) -> Tensor:
+        """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
+        with self.blocks.loaded(index):
+            BlockView(self, index).advance()
+        self._files[(index + 1) % 2].flush()
+        return self.states(index + 1)
 
 
 def pass_on(view: BlockView) -> Note:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.calibration import BlockView, Note
+from pruning.correction import Correction
 from pruning.errors import ModelRefused
 from pruning.gradients import Moments
 from pruning.losses import measured
@@ -29,7 +30,8 @@ class PruneBlock:
     """A visit that applies `technique` and leaves `folder`/block-NNNN.safetensors behind.
 
     With more `groups` than one, as counted by `count_groups`, each sees those before it pruned. `techniques`, where
-    given, are the same technique with another sparsity for each block.
+    given, are the same technique with another sparsity for each block. The loss of a weight that was corrected first is
+    measured from the corrected one.
     """
 
     def __init__(
@@ -39,13 +41,15 @@ class PruneBlock:
         groups: int = 1,
         techniques: Sequence[Technique] = (),
         moments: Moments | None = None,
+        correction: Correction | None = None,
     ) -> None:
         self._technique = technique
         self._techniques = techniques
         self._folder = folder
         self._moments = moments
+        self._correction = correction
         self._sequential = groups > 1
-        self.runs = groups + 1 if technique.needs else 0
+        self.runs = groups + 1 if technique.needs or correction else 0
         """Forwards of each block and batch."""
 
     def __call__(self, view: BlockView) -> Note:
@@ -59,6 +63,8 @@ class PruneBlock:
             for name in observed:
                 moments = self._moments.of(name, linears[name]) if self._moments else {}
                 weight = weight_of(linears[name])
+                if self._correction:
+                    self._correction.correct(name, weight, observed[name])
                 dense = weight.clone()
                 with naming(name):
                     scales = prune(weight, technique, observed[name].with_moments(moments))
@@ -72,7 +78,9 @@ class PruneBlock:
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
         """The statistics of the layers that are to be pruned next."""
-        if self._sequential and self.runs:
+        if self._correction:
+            yield from self._correction.observe(view, self._technique.needs)
+        elif self._sequential and self.runs:
             yield from in_turn(linears, self._technique.needs, view.run)
         else:
             yield observe(view, self._technique.needs)

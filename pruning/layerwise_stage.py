@@ -9,6 +9,8 @@ import msgspec
 from pruning.allocation.options import OWL, Search
 from pruning.allocation.owl import Outliers, allocate
 from pruning.allocation.search import Allocation, search
+from pruning.calibration import Following
+from pruning.correction import Correction
 from pruning.errors import RecipeError
 from pruning.gradients import Moments
 from pruning.layerwise import PruneBlock, block_file, losses_in
@@ -35,10 +37,14 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
     moments = place.moments(blocks, stage.technique.moments) if stage.technique.moments else None
     chosen = CHOOSE[type(stage.allocation)](stage, blocks, place, moments)
-    visit = PruneBlock(stage.technique, place.folder, groups, chosen.techniques, moments)
+    visit = PruneBlock(
+        stage.technique, place.folder, groups, chosen.techniques, moments, _correction(stage, model, place)
+    )
     notes = place.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage.technique) | chosen.options
+    if stage.correction:
+        options["correction"] = stage.correction
     step = Step(
         technique=options.pop("name"),
         options=options,
@@ -48,6 +54,17 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
         losses=losses_in(notes),
     )
     return Model(model.config, source), step
+
+
+def _correction(stage: Layerwise, model: Model, place: Place) -> Correction | None:
+    """What moves the weights before they are pruned, beside `model` as it is."""
+    if not stage.correction:
+        return None
+    inputs = place.inputs
+    originals = Following(
+        place.blocks(model), inputs.calibration[0], inputs.recipe.calibration.batch, place.folder / "unpruned"
+    )
+    return Correction(stage.correction, originals, sequential=stage.order == "sequential")
 
 
 def check(stage: Layerwise, config: dict[str, Any], place: Place) -> dict[str, Any]:

@@ -4,8 +4,6 @@ The linear layer that is called last writes what the MLP adds to the residual st
 gives the stream as the attention leaves it; what that depends on is the first half, all else the second.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model import Call, is_linear
+from pruning.stream import muted
 
 
 class Halves(NamedTuple):
@@ -43,16 +42,6 @@ def halves_of(block: nn.Module, states: Tensor, call: Call) -> Halves:
         raise ModelRefused(_sentence(block, f"all its linear layers lead to {last}"))
     before, after = (tuple(name for name in gradients if (name in first) == which) for which in (True, False))
     return Halves(before, after, last)
-
-
-@contextmanager
-def muted(linear: nn.Module) -> Iterator[None]:
-    """Have `linear` put out zeros for as long as the context lasts."""
-    handle = linear.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _last_linear(block: nn.Module, states: Tensor, call: Call) -> str:

@@ -17,7 +17,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from pruning.calibration import BlockView, Note, Sweep, mapped
+from pruning.calibration import BlockView, Following, Note, mapped
 from pruning.data import data_record
 from pruning.errors import RecipeError
 from pruning.inputs import Inputs
@@ -25,8 +25,9 @@ from pruning.layerwise import block_file
 from pruning.model import Blocks
 from pruning.stage import Model, Place, seconds
 from pruning.stages import Reconstruct
+from pruning.stream import muted
 from pruning.training.block import Block, Fitted, fit, score
-from pruning.training.halves import halves_of, muted
+from pruning.training.halves import halves_of
 from pruning.training.network import choose_precision, parameters_in_blocks
 from pruning.training.student import Student, Trained
 from pruning.weights import Overlay, parameters, write_file
@@ -58,22 +59,14 @@ def apply(stage: Reconstruct, model: Model, place: Place) -> tuple[Model, Step]:
     return Model(model.config, source), step
 
 
-class Targets(Sweep):
-    """The base's own states, which follow another pass over the same ids block by block."""
+class Targets(Following):
+    """The base's own states, which follow the pass."""
 
     def __init__(self, blocks: Blocks, place: Place) -> None:
         super().__init__(
             blocks, place.inputs.calibration[0], place.inputs.recipe.calibration.batch, place.folder / "base"
         )
-        self._begin()
         self._between: list[Tensor] = []
-
-    def after(self, index: int) -> Tensor:
-        """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
-        with self.blocks.loaded(index):
-            BlockView(self, index).advance()
-        self._files[(index + 1) % 2].flush()
-        return self.states(index + 1)
 
     def between(self, index: int, last: str) -> Tensor:
         """Compute the states before the MLP of block `index`, which writes by its linear layer `last`.
