@@ -73,6 +73,10 @@ class BlockView:
         with suppress(Enough):
             self._forward(rows)
 
+    def keep(self, rows: slice) -> None:
+        """Run the block on one batch and keep the states for the next block."""
+        self._sweep.states(self.index + 1)[rows] = self._forward(rows)
+
     def before(self, rows: slice) -> Tensor:
         """The states [sequences, tokens, hidden] of one batch before the block."""
         return self._sweep.states(self.index)[rows]
@@ -178,8 +182,12 @@ class Following(Sweep):
         """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
         with self.blocks.loaded(index):
             BlockView(self, index).advance()
-        self._files[(index + 1) % 2].flush()
+        self.flush(index + 1)
         return self.states(index + 1)
+
+    def flush(self, index: int) -> None:
+        """Write the states before block `index` out, as those before `index` - 1 are given up with the next block."""
+        self._files[index % 2].flush()
 
 
 def pass_on(view: BlockView) -> Note:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pruning.calibration import BlockView, Enough, Following
 from pruning.errors import ModelRefused
@@ -57,21 +57,23 @@ class Drift:
 
 
 class Record:
-    """What hooks have seen of one forward: inputs of the layers that are asked for, outputs of those that write."""
+    """What hooks have seen of one forward of a block: inputs of its layers, and outputs of those that write."""
 
-    def __init__(self) -> None:
+    def __init__(self, view: BlockView, written: Sequence[str]) -> None:
         self.inputs: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
+        self._view, self._written = view, written
 
     def clear(self) -> None:
         """Forget it all, for the next forward."""
         self.inputs.clear()
         self.outputs.clear()
 
-    def stream(self, states: Tensor, writing: Sequence[str]) -> Tensor:
-        """The residual stream [tokens, hidden] after the layers `writing`, given the `states` before the block."""
-        for name in writing:
-            states = states + self.outputs[name].view_as(states)
+    def stream(self, rows: slice, name: str) -> Tensor:
+        """The residual stream [tokens, hidden] before the layer `name` writes to it, in the batch `rows`."""
+        states = self._view.before(rows)
+        for writer in self._written[: self._written.index(name)]:
+            states = states + self.outputs[writer].view_as(states)
         return states.flatten(0, -2)
 
 
@@ -92,19 +94,27 @@ class Correction:
         needs = needs if Gram in needs else (*needs, Gram)
         written = writers(view.linears, view.before(view.first), view.sample)
         groups = sharing(view)
+        parts = [[group] for group in groups] if self._sequential else [groups]
         with self._originals.blocks.loaded(view.index):
-            for part in [[group] for group in groups] if self._sequential else [groups]:
-                yield self._beside(view, part, needs, written)
-        self._originals.after(view.index)
+            for part in parts[:-1]:
+                yield self._beside(view, part, needs, written, last=False)
+            yield self._beside(view, parts[-1], needs, written, last=True)
+        self._originals.flush(view.index + 1)
 
     def correct(self, name: str, weight: Tensor, observed: Observed) -> None:
         """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place."""
         weight += self.strength * self._drifts[name].correction(name, weight, observed[Gram])
 
     def _beside(
-        self, view: BlockView, groups: list[list[str]], needs: tuple[type[Statistic], ...], written: Sequence[str]
+        self,
+        view: BlockView,
+        groups: list[list[str]],
+        needs: tuple[type[Statistic], ...],
+        written: Sequence[str],
+        *,
+        last: bool,
     ) -> dict[str, Observed]:
-        """Run both blocks on every batch, as far as the inputs of all `groups`."""
+        """Run both blocks on every batch as far as the inputs of `groups`; at `last` the unpruned one to its end."""
         other = BlockView(self._originals, view.index)
         columns = {group[0]: weight_of(view.linears[group[0]]).shape[1] for group in groups}
         observed = {name: Observed(needs, count, name) for name, count in columns.items()}
@@ -112,42 +122,41 @@ class Correction:
         names = [name for group in groups for name in group]
 
         def compare(rows: slice) -> None:
-            other.see(rows)
+            (other.keep if last else other.see)(rows)
             counts = ordinary(other.before(rows))
-            for first, *more in groups:
-                mine, theirs = ours.inputs[first], unpruned.inputs[first]
-                observed[first].update(mine)
-                off = {
-                    name: unpruned.stream(other.before(rows), written[: written.index(name)])
-                    - ours.stream(view.before(rows), written[: written.index(name)])
-                    for name in (first, *more)
-                    if name in written
-                }
-                drifts[first].update(mine, theirs, off, counts)
-            for record in (ours, unpruned):
-                record.clear()
+            for group in groups:
+                mine, theirs = ours.inputs[group[0]], unpruned.inputs[group[0]]
+                writing = [name for name in group if name in written]
+                off = {name: unpruned.stream(rows, name) - ours.stream(rows, name) for name in writing}
+                observed[group[0]].update(mine)
+                drifts[group[0]].update(mine, theirs, off, counts)
+            ours.clear()
+            unpruned.clear()
 
-        with recording(view.linears, names, written) as ours, recording(other.linears, names, written) as unpruned:
+        with recording(view, names, written) as ours, recording(other, names, written, whole=last) as unpruned:
             view.run(compare)
         self._drifts = {name: drifts[group[0]] for group in groups for name in group}
         return {name: observed[group[0]] for group in groups for name in group}
 
 
 @contextmanager
-def recording(linears: Mapping[str, nn.Module], names: Collection[str], written: Collection[str]) -> Iterator[Record]:
-    """Record the inputs of `names`, and what those of `written` put out before; a forward ends with the last of names.
+def recording(
+    view: BlockView, names: Collection[str], written: Sequence[str] = (), *, whole: bool = False
+) -> Iterator[Record]:
+    """Record the inputs of the layers `names` and what those of `written` put out; a forward ends once all is seen.
 
-    Raises ModelRefused for a layer that is called twice in a forward.
+    If the `whole` is wanted, it runs to its end. Raises ModelRefused for a layer that is called twice in a forward.
     """
-    record = Record()
+    record = Record(view, written)
 
     def see(name: str, inputs: Tensor) -> None:
         if name in record.inputs:
             raise ModelRefused(f"{name} is called more than once: take correction = 0")
         record.inputs[name] = inputs
-        if len(record.inputs) == len(names):
+        if len(record.inputs) == len(names) and not whole:
             raise Enough
 
+    linears = view.linears
     handles = [linears[name].register_forward_pre_hook(lambda _, args, name=name: see(name, args[0])) for name in names]
     handles += [
         linears[name].register_forward_hook(lambda _, args, output, name=name: record.outputs.update({name: output}))
@@ -172,7 +181,7 @@ def sharing(view: BlockView) -> list[list[str]]:
 
     Raises ModelRefused for a layer whose input is not of every token, as an expert's.
     """
-    with recording(view.linears, view.linears, ()) as record, suppress(Enough):
+    with recording(view, view.linears) as record, suppress(Enough):
         view.sample()
     groups: dict[int, list[str]] = {}
     for name, inputs in record.inputs.items():
