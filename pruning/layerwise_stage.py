@@ -25,6 +25,8 @@ from server.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
 
+STRONG = 0.5
+"""Corrections above this lost more than they gained wherever they were measured (docs/log.md)."""
 TOKENS_PER_COLUMN = 6
 """With fewer, Gram matrices are near singular and masks change with the rounding (docs/log.md)."""
 
@@ -60,6 +62,8 @@ def _correction(stage: Layerwise, model: Model, place: Place) -> Correction | No
     """What moves the weights before they are pruned, beside `model` as it is."""
     if not stage.correction:
         return None
+    if stage.correction > STRONG:
+        logger.warning("correction = %g is likely to overfit: compare the result with %g", stage.correction, STRONG)
     inputs = place.inputs
     originals = Following(
         place.blocks(model), inputs.calibration[0], inputs.recipe.calibration.batch, place.folder / "unpruned"

@@ -262,6 +262,19 @@ def test_a_killed_run_goes_on_to_the_same_artifact(
     assert whole.lineage.steps[0].options["correction"] == 0.5
 
 
+def test_a_strength_that_overfits_is_said(
+    recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for strength, said in (("0.5", False), ("0.6", True)):
+        caplog.clear()
+        path = recipe(STAGE.replace("0.5", strength))
+        assert (
+            main(["prune", str(path), "--output", str(tmp_path / strength), "--base-cache", str(tmp_path / "base")])
+            == 0
+        )
+        assert ("correction = 0.6 is likely to overfit: compare the result with 0.5" in caplog.text) is said
+
+
 def test_a_strength_beyond_the_whole_is_refused(
     recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
