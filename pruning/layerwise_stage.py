@@ -35,7 +35,7 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     """Prune every linear layer of every block; the pruned weights lie over the model's source."""
     blocks = place.blocks(model)
     groups = count_groups(blocks, place.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
-    if Gram in stage.technique.needs:
+    if Gram in stage.technique.needs or stage.correction:
         warn_of_few_tokens(blocks, place.inputs.calibration[0].numel())
     moments = place.moments(blocks, stage.technique.moments) if stage.technique.moments else None
     chosen = CHOOSE[type(stage.allocation)](stage, blocks, place, moments)

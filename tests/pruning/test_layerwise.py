@@ -155,13 +155,12 @@ def test_few_tokens_for_a_gram_matrix_are_said_once(
     recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = '[[stages]]\nkind = "layerwise"\ntechnique = {{ name = "{}", sparsity = "2:4" }}\n'
-    for name, expected in {
-        "wanda": [],
-        "sparsegpt": ["384 tokens of calibration are few for the 128 inputs of model."],
-    }.items():
+    few = ["384 tokens of calibration are few for the 128 inputs of model."]
+    corrected = stage.replace("technique", "correction = 0.5\ntechnique")
+    for name, toml, expected in (("wanda", stage, []), ("sparsegpt", stage, few), ("wanda", corrected, few)):
         caplog.clear()
         arguments = ["--output", str(tmp_path / name), "--base-cache", str(tmp_path / "base")]
-        assert main(["prune", str(recipe(stage.format(name))), *arguments]) == 0
+        assert main(["prune", str(recipe(toml.format(name))), *arguments]) == 0
         assert [message[:60] for message in caplog.messages if "are few" in message] == [text[:60] for text in expected]
     path = recipe(stage.format("sparsegpt"))
     path.write_text(path.read_text().replace("sequences = 12", "sequences = 24"))
