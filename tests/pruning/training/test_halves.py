@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model import Blocks, Call
-from pruning.training.halves import Halves, halves_of, muted
+from pruning.stream import muted
+from pruning.training.halves import Halves, halves_of
 from pruning.weights import InMemory
 from tests.pruning import tiny
 
