@@ -182,13 +182,10 @@ def apart_from_defaults(value: Any) -> Any:
         return [apart_from_defaults(item) for item in value]
     if not isinstance(value, msgspec.Struct):
         return value
-    kind, config = {}, value.__struct_config__
-    if config.tag_field is not None:
-        kind[config.tag_field] = config.tag
-    said = (
-        (field.name, getattr(value, field.name)) for field in msgspec.structs.fields(value) if differs(value, field)
-    )
-    return kind | {name: apart_from_defaults(part) for name, part in said}
+    config = value.__struct_config__
+    kind = {} if config.tag_field is None else {config.tag_field: config.tag}
+    said = [field.name for field in msgspec.structs.fields(value) if differs(value, field)]
+    return kind | {name: apart_from_defaults(getattr(value, name)) for name in said}
 
 
 def differs(value: msgspec.Struct, field: msgspec.structs.FieldInfo) -> bool:

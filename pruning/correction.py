@@ -4,7 +4,7 @@ Arai and Ichikawa, Quantization Error Propagation: Revisiting Layer-Wise Post-Tr
 https://arxiv.org/abs/2504.09629, whose strength is called propagation there: W* = W + c (W D + R) H^-1, with
 H = X^ X^T and D = (X - X^) X^T for the inputs X of the unpruned model and X^ of the pruned one. Deliberate differences:
 (1) R, for a layer that writes to the residual stream: what the stream is off by already is made up for too; (2) tokens
-with massive activations count in H alone, as what they are off by would drown all others; (3) no layer is left out.
+with massive activations count in H alone, as what they are off by would drown all others.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The rows of `make bench-pruning` are told apart by what their recipes say, and not by what they leave unsaid."""
 
-from pathlib import Path
-
 import msgspec
 
 from pruning.bench import Plan, Row, apart_from_defaults, jobs
@@ -9,8 +7,9 @@ from pruning.errors import RecipeError
 from pruning.evaluation.measured import read
 from pruning.recipe import Calibration, Evaluation, read_as
 from pruning.techniques.sparsegpt import SparseGPT
+from tests.conftest import ROOT
 
-FIGURES = Path("docs/figures")
+FIGURES = ROOT / "docs" / "figures"
 
 
 class Small(msgspec.Struct, frozen=True, tag="small"):
@@ -37,7 +36,7 @@ def test_a_field_that_a_stage_gains_changes_no_digest() -> None:
     assert apart_from_defaults((Grown(2, more={"b": 1}),)) == [{"type": "small", "size": 2, "more": {"b": 1}}]
 
 
-def test_what_is_said_at_its_default_counts_as_unsaid(tmp_path: Path) -> None:
+def test_what_is_said_at_its_default_counts_as_unsaid() -> None:
     """A seed, a stage's number and an own calibration make another row; a default that is written out does not."""
 
     def digest(line: str, seed: int = 0) -> str:

@@ -127,29 +127,14 @@ def test_weights_are_those_of_the_formula_done_slowly(
 def test_every_architecture_ends_nearer_to_the_unpruned_model(tmp_path: Path, kind: str, order: str) -> None:
     """Its states after the last block, on the calibration itself."""
     given = artifact(tmp_path, kind)
-    blocks = Blocks(base.skeleton(given.config), given)
-    dense = after(stock(given, {name: given.tensor(name).float() for name in given.names()}), blocks.path)
-    off = [
-        float(
-            (after(run(given, tmp_path / f"{strength}", Magnitude(0.5), strength, order), blocks.path) - dense).norm()
-        )
-        for strength in (0.0, 0.5)
-    ]
+    path = Blocks(base.skeleton(given.config), given).path
+    unpruned = stock(given, {name: given.tensor(name).float() for name in given.names()})
+    dense = tiny.after_last_block(unpruned, path, IDS)
+    off = []
+    for strength in (0.0, 0.5):
+        pruned = run(given, tmp_path / f"{strength}", Magnitude(0.5), strength, order)
+        off.append(float((tiny.after_last_block(pruned, path, IDS) - dense).norm()))
     assert off[1] < 0.95 * off[0]
-
-
-def after(model: Any, path: str) -> Tensor:
-    """The states after the last block."""
-    states: list[Tensor] = []
-
-    def see(_: nn.Module, __: Any, output: Any) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)
-
-    hook = model.get_submodule(path)[-1].register_forward_hook(see)
-    with torch.no_grad():
-        model(input_ids=IDS, use_cache=False)
-    hook.remove()
-    return states[0]
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])

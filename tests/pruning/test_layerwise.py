@@ -42,20 +42,6 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifa
     return get
 
 
-def after_last_block(model: Any, path: str) -> torch.Tensor:
-    """What a stock model computes up to and with its last block."""
-    states: list[torch.Tensor] = []
-
-    def see(_: nn.Module, __: Any, output: Any) -> None:
-        states.append(output[0] if isinstance(output, tuple) else output)
-
-    hook = model.get_submodule(path)[-1].register_forward_hook(see)
-    with torch.no_grad():
-        model(input_ids=IDS, use_cache=False)
-    hook.remove()
-    return states[0]
-
-
 def inputs_of(model: Any, names: set[str]) -> dict[str, torch.Tensor]:
     """What a stock model hands to each linear [tokens, columns], in the order of calls."""
     inputs: dict[str, torch.Tensor] = {}
@@ -96,7 +82,7 @@ def test_every_technique_on_every_architecture(
     stock = tiny.build(kind)
     stock.load_state_dict({name: pruned.tensor(name) for name in pruned.names()}, strict=False)
     stock.tie_weights()
-    expected = after_last_block(stock, blocks.path)
+    expected = tiny.after_last_block(stock, blocks.path, IDS)
     torch.testing.assert_close(sweep.states(len(blocks)).clone(), expected, rtol=1e-3, atol=1e-4)
 
 

@@ -54,3 +54,17 @@ def save(folder: Path, kind: str = "llama", **changes: Any) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
     return folder
+
+
+def after_last_block(model: Any, path: str, ids: torch.Tensor) -> torch.Tensor:
+    """What a stock model computes of `ids` up to and with the last of its blocks, which are at `path`."""
+    states: list[torch.Tensor] = []
+
+    def see(_: torch.nn.Module, __: Any, output: Any) -> None:
+        states.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = model.get_submodule(path)[-1].register_forward_hook(see)
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    hook.remove()
+    return states[0]
