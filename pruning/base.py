@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pruning.errors import ModelRefused, refusing
 from pruning.model import prunable_blocks
+from pruning.settings import settings_of
 from pruning.weights import Shards, Source
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
@@ -135,6 +136,8 @@ def _refuse_files(path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (path / name).exists():
             raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
+    for name in (name for name in TOKENIZER_FILES if name.endswith(".json")):
+        settings_of(path / name)
 
 
 def _license(path: Path) -> str:
@@ -151,7 +154,7 @@ def _license(path: Path) -> str:
 def _import_directory(path: Path, digest: str, target: Path) -> None:
     """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
     _refuse_files(path)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = settings_of(path / "config.json")
     artifact = (path / record.FILE).exists()
     source: Source = Artifact.open(path) if artifact else Shards(sorted(path.glob("*.safetensors")))
     _refuse_endless(config, len(source.names()))
@@ -176,8 +179,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     """The model's own names of stored tensors, old names and lacking prefixes put right as transformers does it."""
     assert isinstance(model, PreTrainedModel)
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
     prefix, own = model.base_model_prefix, model.state_dict()
     return {rename_source_key(name, renamings, [], prefix, own)[0]: name for name in names}
 
@@ -250,8 +252,7 @@ def _write_tokenizer(writer: CheckpointWriter, gguf: Path, splitter: str) -> Non
     if splitter in DIGIT_SPLITTERS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    settings = dict(converted.special_tokens_map)
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings = {**converted.special_tokens_map, "tokenizer_class": "PreTrainedTokenizerFast"}
     if converted.chat_template:
         settings["chat_template"] = converted.chat_template
     writer.text("tokenizer.json", tokenizer.to_str(pretty=True))

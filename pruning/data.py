@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pruning import hub, sources
 from pruning.errors import DataError, ModelRefused, refusing
+from pruning.settings import settings_of
 from pruning.sources import locate
 from server.checkpoint.lineage import Data
 from server.checkpoint.reader import Artifact
@@ -81,9 +82,7 @@ class Encoder:
 
         Raises DataError where it has none or refuses them.
         """
-        file = self._folder / "tokenizer_config.json"
-        with refusing(f"{file} cannot be read"):
-            settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        settings = settings_of(self._folder / "tokenizer_config.json")
         own = self._folder / "chat_template.jinja"
         template = own.read_text(encoding="utf-8") if own.exists() else settings.get("chat_template")
         if not template:

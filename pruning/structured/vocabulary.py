@@ -19,6 +19,7 @@ from pruning.data import Encoder, texts_of, tokenizer_of
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.inputs import Inputs
 from pruning.progress import Progress
+from pruning.settings import settings_of
 from pruning.sources import SELF
 from pruning.spelling import spell
 from pruning.stage import Model, Place
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 NAMING = ("_token_id", "_token_ids", "suppress_tokens", "bad_words_ids")
 """How the keys end whose values are ids, in config.json and generation_config.json."""
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+ADDED = "added_tokens_decoder"
+"""The key of the settings under which they repeat the added tokens, by their ids."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -92,7 +95,7 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice
         return msgspec.json.decode(file.read_bytes(), type=Choice)
     start = monotonic()
     folder = place.inputs.base.path
-    definition = _read(folder / TOKENIZER)
+    definition = settings_of(folder / TOKENIZER)
     ids = tokens.ids_of(definition)
     token = {id: token for token, id in ids.items()}
     named = _named(config, folder, ids)
@@ -110,14 +113,14 @@ def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
     """What becomes of configuration and files with the tokens `kept`; raises ModelRefused if that would not fit."""
     number = {old: new for new, old in enumerate(kept)}
     folder = inputs.base.path
-    definition = tokens.without_others(_read(folder / TOKENIZER), number)
+    definition = tokens.without_others(settings_of(folder / TOKENIZER), number)
     smaller = {**_renumbered(config, number), "vocab_size": len(kept)}
     files = {TOKENIZER: _json(definition)}
-    if (folder / GENERATION).exists():
-        files[GENERATION] = _json(_renumbered(_read(folder / GENERATION), number))
-    if added := (settings := _settings(folder)).get("added_tokens_decoder"):
-        settings["added_tokens_decoder"] = {str(number[int(id)]): token for id, token in added.items()}
-        files[SETTINGS] = _json(settings)
+    if generation := settings_of(folder / GENERATION):
+        files[GENERATION] = _json(_renumbered(generation, number))
+    settings = settings_of(folder / SETTINGS)
+    if added := settings.get(ADDED):
+        files[SETTINGS] = _json({**settings, ADDED: {str(number[int(id)]): token for id, token in added.items()}})
     loaded = Tokenizer.from_str(files[TOKENIZER])
     wrong = [token for token, id in tokens.ids_of(definition).items() if loaded.token_to_id(token) != id]
     if wrong or loaded.get_vocab_size() != len(kept):
@@ -163,24 +166,27 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
 
 def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
     """The ids that the model's own files name; raises ModelRefused where the tokenizer has no such token."""
-    generation = _read(folder / GENERATION) if (folder / GENERATION).exists() else {}
-    found = [
-        id for values in (config, generation) for key in values if key.endswith(NAMING) for id in _flat(values[key])
-    ]
-    settings = [value for key, value in _settings(folder).items() if key.endswith("_token")]
-    special = [value["content"] if isinstance(value, dict) else value for value in settings]
-    known = set(ids.values())
-    if unknown := sorted(set(found) - known):
-        raise ModelRefused(f"config.json or {GENERATION} names the token id {unknown[0]}, which {TOKENIZER} lacks")
+    settings, known = settings_of(folder / SETTINGS), set(ids.values())
+    found: list[int] = []
+    for file, values in ("config.json", config), (GENERATION, settings_of(folder / GENERATION)):
+        for id in _flat([values[key] for key in values if key.endswith(NAMING)]):
+            if not isinstance(id, int) or id not in known:
+                raise ModelRefused(f"{file} names the token id {id!r}, which {TOKENIZER} lacks")
+            found.append(id)
+    added = settings.get(ADDED) or {}
+    if not isinstance(added, dict) or not added.keys() <= set(map(str, known)):
+        raise ModelRefused(f"{ADDED} in {SETTINGS} is no object whose keys are ids of tokens in {TOKENIZER}")
+    special = [value for key, value in settings.items() if key.endswith("_token")]
+    special = [value.get("content") if isinstance(value, dict) else value for value in special]
     return found + [ids[text] for text in special if isinstance(text, str) and text in ids]
 
 
-def _flat(value: Any) -> Iterator[int]:
-    """Every id in a value that is an id, nothing, or a list of such; -1 stands for none."""
+def _flat(value: Any) -> Iterator[Any]:
+    """What stands for ids in a value that is an id, nothing, or a list of such; -1 stands for none."""
     if isinstance(value, list):
         for item in value:
             yield from _flat(item)
-    elif value is not None and value >= 0:
+    elif value is not None and value != -1:
         yield value
 
 
@@ -191,15 +197,6 @@ def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[st
         return [new(item) for item in value] if isinstance(value, list) else number.get(value, value)
 
     return {key: new(value) if key.endswith(NAMING) else value for key, value in values.items()}
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    return _read(folder / SETTINGS) if (folder / SETTINGS).exists() else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return values
 
 
 def _json(values: Mapping[str, Any]) -> str:

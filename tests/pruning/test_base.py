@@ -77,9 +77,9 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def damaged(name: str) -> Callable[[Path], None]:
+def damaged(name: str, content: bytes = b"{" * 100) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
-        (folder / name).write_bytes(b"{" * 100)
+        (folder / name).write_bytes(content)
 
     return change
 
@@ -114,7 +114,11 @@ DOWN, HEAD = "model.layers.1.mlp.down_proj.weight", "lm_head.weight"
         (without_a_weight, "has no tensor model.norm.weight, which a llama model needs"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-        (damaged("config.json"), r"model cannot be read as a model: JSONDecodeError: "),
+        (damaged("config.json"), r"model/config\.json cannot be read as JSON: "),
+        (damaged("config.json", b"[" * 100_000), r"model/config\.json cannot be read as JSON: maximum recursion"),
+        (damaged("tokenizer.json"), r"model/tokenizer\.json cannot be read as JSON: "),
+        (damaged("tokenizer_config.json", b"\xff"), r"model/tokenizer_config\.json cannot be read as JSON: "),
+        (damaged("generation_config.json", b"null"), r"model/generation_config\.json does not hold a JSON object"),
         (damaged("model.safetensors"), r"model cannot be read as a model: SafetensorError: "),
         (edit(num_hidden_layers=0), "holds no list of blocks"),
         (edit(num_hidden_layers=10**6), r"says num_hidden_layers = 1000000, but the files hold 21 tensors in all"),

@@ -290,6 +290,9 @@ def changed(folder: Path, target: Path, name: str, **values: Any) -> Path:
     ("name", "values", "stages", "sentence"),
     [
         ("generation_config.json", {"pad_token_id": 630}, STAGE, "names the token id 630, which tokenizer.json lacks"),
+        ("generation_config.json", {"eos_token_id": [0, {}]}, STAGE, "names the token id {}, which tokenizer.json"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [0]}, STAGE, "no object whose keys are ids of tokens"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"630": {}}}, STAGE, "no object whose keys are ids of"),
         ("config.json", {"max_position_embeddings": 33}, STAGE + "keep = 320\n", "choose a window below 32"),
         ("config.json", {}, STAGE + "keep = 256\n", "keep = 256 is too small: 268 tokens are single bytes, special"),
         ("config.json", {}, STAGE + "keep = 300\n", "Expected `int` that's a multiple of 64"),
