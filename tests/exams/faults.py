@@ -1,4 +1,4 @@
-"""`make exam-faults`: what must hold when processes die, clocks jump, disks are full and clients are hostile.
+"""`make exam-faults`: what must hold when processes die, clocks jump, disks fill and clients are hostile.
 
 Loopback only, about a quarter of an hour; prints a table, and exits with 1 where something does not hold.
 """
@@ -14,9 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from tests.deploy.test_prometheus import through_kills
-from tests.exams import clock, crowd, kill, nginx, public, secrets, storage
+from tests.exams import clock, crowd, kill, nginx, public, secrets, stages, storage
 
 SKIPPED = "skipped: it needs root, to mount a small file system, or a package that tests/install names"
+
+SOME = ("correction", "distill codes")
 
 
 def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
@@ -38,6 +40,7 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
         "nginx in front": lambda at: Hostile(public.behind_nginx(0)) if nginx.installed() else None,
         "planted secrets": secrets.exam,
         "Prometheus and kill -9": through_kills,
+        "each kind of stage": lambda at: stages.exam(at, SOME if few else stages.STAGES, kills=3, growth=0.2),
         "what the ledger costs": lambda at: storage.cost(at, runs=1 if few else 5, replies=1 if few else 3),
     }
 

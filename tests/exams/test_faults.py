@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.exams import clock, crowd, kill, secrets, storage
-from tests.exams.faults import figures, main
+from tests.exams import clock, crowd, kill, secrets, stages, storage
+from tests.exams.faults import SOME, figures, main
 
 
 def test_a_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:
@@ -63,3 +63,11 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["nothing of this name"]) == 0
     assert capsys.readouterr().out.split() == ["fault", "holds", "seconds", "figures"]
     assert "ratio 0.99" in figures(storage.Cost(99.0, 100.0))
+
+
+def test_a_stage_that_was_killed_or_met_a_full_disk_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    found = stages.exam(tmp_path, SOME, kills=2, growth=0.5)
+    if found is None:
+        pytest.skip("only root may mount a small file system")
+    assert (found.unsaid, found.died, found.left, found.different) == (0, 0, 0, 0)
+    assert found.full > 0
