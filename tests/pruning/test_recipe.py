@@ -20,21 +20,31 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
 
 def test_the_default_recipe() -> None:
     recipe = read(DEFAULT)
-    assert recipe.stages == (Layerwise(GPTQ("48:64", bits=8, group=32)), Round(bits=8, group=32, what="embeddings"))
+    gptq = Layerwise(GPTQ("48:64", bits=8, group=32), order="sequential", correction=0.5)
+    assert recipe.stages == (gptq, Round(bits=8, group=32, what="embeddings"))
     assert not set(recipe.calibration.buckets) & set(recipe.evaluation.buckets)
 
 
 def test_stages_of_both_kinds(tmp_path: Path) -> None:
-    stages = '{ name = "magnitude", sparsity = 0.3 }\n[[stages]]\nkind = "depth"\nremove = 2\n'
-    path = changed(tmp_path, '{ name = "gptq", sparsity = "48:64", bits = 8, group = 32 }', stages)
-    assert read(path).stages[:2] == (Layerwise(Magnitude(0.3)), Depth(2))
+    stages = """
+[[stages]]
+kind = "layerwise"
+technique = { name = "magnitude", sparsity = 0.3 }
+[[stages]]
+kind = "depth"
+remove = 2
+[[stages]]
+kind = "round"
+"""
+    path = changed(tmp_path, '[[stages]]\nkind = "round"\n', stages)
+    assert read(path).stages[1:3] == (Layerwise(Magnitude(0.3)), Depth(2))
 
 
 def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) -> None:
-    same = changed(tmp_path, "sequences = 64\n", "")  # 64 is the default
+    same = changed(tmp_path, "\ntokens = 512\n", "\n")  # 512 is the default
     assert read(same).digest == read(DEFAULT).digest
     assert hash(read(same)) == hash(read(DEFAULT))
-    assert read(changed(tmp_path, "sequences = 64", "sequences = 65")).digest != read(DEFAULT).digest
+    assert read(changed(tmp_path, "sequences = 32", "sequences = 33")).digest != read(DEFAULT).digest
 
 
 @pytest.mark.parametrize(
@@ -68,10 +78,10 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
         ('"48:64"', "1.5", "Expected `float` < 1.0 - at `$.stages[0].technique.sparsity`"),
         ('"48:64"', "-0.5", "Expected `float` >= 0.0 - at `$.stages[0].technique.sparsity`"),
         ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),
-        ("sequences = 64", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
+        ("sequences = 32", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
         ("base =", "base", "is not TOML: Expected '=' after a key"),
-        ("sequences = 64", f"sequences = {'9' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
-        ("sequences = 64", f"sequences = {'[' * 5000}{']' * 5000}", "is not TOML: maximum recursion depth exceeded"),
+        ("sequences = 32", f"sequences = {'9' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
+        ("sequences = 32", f"sequences = {'[' * 5000}{']' * 5000}", "is not TOML: maximum recursion depth exceeded"),
         ('"48:64"', '"48:64", damping = inf', "Expected a finite number - at `$.stages[0].technique.damping`"),
         ("[8, 9]", "[8, nan]", "Expected a finite number - at `$.evaluation.buckets[1]`"),
     ],
