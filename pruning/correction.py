@@ -98,8 +98,9 @@ class Correction:
         with self._originals.blocks.loaded(view.index):
             for part in parts[:-1]:
                 yield self._beside(view, part, needs, written, last=False)
-            yield self._beside(view, parts[-1], needs, written, last=True)
+            observed = self._beside(view, parts[-1], needs, written, last=True)
         self._originals.flush(view.index + 1)
+        yield observed  # the last part has the widest inputs: pruning it has the memory of the other block
 
     def correct(self, name: str, weight: Tensor, observed: Observed) -> None:
         """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place."""

@@ -195,6 +195,22 @@ class Experts(nn.Module):
         return result
 
 
+def test_the_layer_with_the_widest_inputs_is_pruned_in_the_memory_of_the_other_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    correct, beside = Correction.correct, set()
+
+    def see(self: Correction, name: str, weight: Tensor, observed: Observed) -> None:
+        blocks = self._originals.blocks
+        if not all(parameter.is_meta for parameter in blocks.model.get_submodule(blocks.path).parameters()):
+            beside.add(name.rpartition(".")[0].rpartition(".")[2])
+        correct(self, name, weight, observed)
+
+    monkeypatch.setattr(Correction, "correct", see)
+    run(artifact(tmp_path), tmp_path / "pruned", Magnitude(0.5), 0.5)
+    assert beside == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"}
+
+
 @pytest.mark.parametrize(
     ("twice", "sentence"),
     [
