@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -35,6 +36,8 @@ TRAINED = "tokens = 256\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2"
 HALF = "sparsity = 0.5"
 SIZE = 100
 """KiB of the disk at first, which not even the base fits on."""
+PRELOADED = [__name__, "pruning.pipeline", "transformers.models.llama.modeling_llama"]
+"""What a server imports once for all the processes, hundreds of them, that it forks."""
 FULL = "secateur: the disk is full: free some space and run the same command again"
 
 
@@ -180,16 +183,18 @@ def run(recipe: Path, target: Path, errors: Path | None = None) -> int:
     return process.exitcode
 
 
-def start(recipe: Path, target: Path, errors: Path | None = None) -> multiprocessing.process.BaseProcess:
-    """A fork that carries out `recipe` into `target`, what it prints in a file there or in `errors`."""
+def start(recipe: Path, target: Path, errors: Path | None = None) -> BaseProcess:
+    """A process that carries out `recipe` into `target`, what it prints in a file there or in `errors`."""
     target.mkdir(parents=True, exist_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(recipe, target, errors))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_work, args=(recipe, target, errors))
     process.start()
     return process
 
 
 def _work(recipe: Path, target: Path, errors: Path | None) -> None:
-    torch.set_num_threads(1)  # a fork has none of its parent's
+    torch.set_num_threads(1)  # so that sums are those of the undisturbed run
     with (errors or target / "errors").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         os.dup2(log.fileno(), 2)
         code = main(["prune", str(recipe), "--output", str(target / "out"), "--base-cache", str(target / "base")])
