@@ -117,7 +117,11 @@ def connect(url: str, body: Mapping[str, Any], headers: str = "") -> socket.sock
     connection = socket.create_connection((host, int(port)), timeout=30)
     content = json.dumps(body)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
-    connection.sendall(f"{head}{headers}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    try:
+        connection.sendall(f"{head}{headers}Content-Length: {len(content)}\r\n\r\n{content}".encode())
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
