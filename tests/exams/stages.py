@@ -16,22 +16,9 @@ import torch
 from msgspec import Struct
 
 from pruning.__main__ import main
+from tests.pruning.conftest import RECIPE
 from tests.pruning.structured.test_vocabulary import save, sentences, words
 
-RECIPE = """
-base = "{model}"
-[calibration]
-source = "{text}"
-buckets = [0, 1, 2, 3, 4, 5, 6]
-sequences = 12
-tokens = 32
-batch = 4
-[evaluation]
-source = "{text}"
-buckets = [7, 8, 9]
-tokens = 128
-window = 32
-"""
 TRAINED = "tokens = 256\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2"
 HALF = "sparsity = 0.5"
 SIZE = 100
@@ -114,7 +101,7 @@ def exam(folder: Path, names: Iterable[str] = tuple(STAGES), *, kills: int, grow
     text.write_text(sentences(1, words(2, 30), 120))
     for name in names:
         recipe = folder / f"{name}.toml"
-        recipe.write_text(f"{RECIPE.format(model=model, text=text)}[[stages]]\n{STAGES[name]}\n")
+        recipe.write_text(RECIPE.format(model=model, text=text, stages=f"[[stages]]\n{STAGES[name]}"))
         whole = folder / name / "whole"
         begun = time.monotonic()
         assert run(recipe, whole) == 0, (whole / "errors").read_text()
