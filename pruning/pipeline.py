@@ -20,6 +20,7 @@ from pruning.data import tokenizer_of
 from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
+from pruning.order import lost
 from pruning.output import CANDIDATE, IDENTITY, LOCK, begun, clear, work_directory
 from pruning.spelling import spell
 from pruning.stage import Model, Place
@@ -218,6 +219,8 @@ def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[Model, tuple[record
 def _check(work: Path, inputs: Inputs, team: Team) -> None:
     """Raise before any work where a stage could not be done to what those before it will leave."""
     config = inputs.base.config
+    for sentence in lost(inputs.recipe.stages):
+        logger.warning("%s", sentence)
     if team.size > 1 and not any(isinstance(stage, Training) for stage in inputs.recipe.stages):
         logger.warning("no stage trains the whole model, so one of the %d processes does all the work", team.size)
     for number, stage in enumerate(inputs.recipe.stages):
@@ -230,9 +233,9 @@ def _check(work: Path, inputs: Inputs, team: Team) -> None:
 def _warn_of_lost_scales(before: Source, after: Source) -> None:
     """Say that weights which were quantised no longer are."""
     kept = set(before.names()) & set(after.names())
-    lost = sorted(name for name in kept if before.scales(name) is not None and after.scales(name) is None)
-    if lost:
-        logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(lost), lost[0])
+    gone = sorted(name for name in kept if before.scales(name) is not None and after.scales(name) is None)
+    if gone:
+        logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(gone), gone[0])
 
 
 def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
