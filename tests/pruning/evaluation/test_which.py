@@ -10,19 +10,22 @@ from pruning.evaluation.which import main, page
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def row(name: str, group: str, perplexity: float, size: int = 100, seconds: float = 10, seed: int = 0) -> Result:
+def row(
+    name: str, group: str, perplexity: float, size: int = 100, seconds: float = 10, seed: int = 0, threads: int = 1
+) -> Result:
     perplexities = {"dense": 10.0, "int8": 10.1, "pruned": perplexity}
     sizes = {"dense": 269 * 10**6, "int8": 170 * 10**6, "pruned": size * 10**6}
     digest = f"{group} {name} {seed}"
-    return Result(group, name, seed, digest, perplexities, sizes, 1000, seconds, threads=1, peak_mb=900.0)
+    return Result(group, name, seed, digest, perplexities, sizes, 1000, seconds, threads, peak_mb=900.0)
 
 
 ROWS = [
     row("sparsegpt", "2:4", 70, 180, 50),
     row("admm", "2:4", 40, 180, 200),
     row("admm", "2:4", 44, 180, 220, seed=1),
-    row("swaps", "2:4", 43, 180, 20),
+    row("swaps", "2:4", 43, 180, 10, threads=2),
     row("admm", "32:64", 25, 180),
+    row("distilled", "32:64, recovered", 20, 180),
     row("second order", "structured 20 %", 30, 210),
     row("gptq", "int4", 17, 113),
     row("admm", "50 %", 24, 269),
@@ -41,6 +44,8 @@ def test_each_goal_names_the_best_and_a_quicker_one_that_is_near() -> None:
         "zeros anywhere, where only the loss counts | 50 % | admm | 24.00, 2.40 x | 269.0 | -",
     ):
         assert f"| {cells} |" in lines
+    groups = [line.split(" | ")[1] for line in lines if line.startswith("| on a processor")]
+    assert groups == ["32:64", "32:64, recovered"]
     assert [line.split(" | ")[1] for line in lines if line.startswith("| an ordinary")] == ["structured 20 %"]
     assert sum(line.startswith("| the smallest file") for line in lines) == 1
 
