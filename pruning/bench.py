@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -22,7 +22,7 @@ from msgspec import Meta
 from pruning.errors import RecipeError
 from pruning.evaluation.measured import Result, read, write
 from pruning.evaluation.which import page
-from pruning.inputs import base_artifact
+from pruning.inputs import Inputs, base_artifact, prepare
 from pruning.output import work_directory
 from pruning.recipe import Calibration, Evaluation, Recipe, read_as
 from pruning.stages import Stage
@@ -42,6 +42,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether it is given all processors, because its time is part of the claim."""
     calibration: dict[str, Any] = {}
     """What differs from the calibration of all."""
+
+    def __post_init__(self) -> None:
+        if "seed" in self.calibration:
+            raise ValueError("the seeds of a row's calibration are its `seeds`")
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,13 +100,21 @@ def measure_all(arguments: argparse.Namespace) -> None:
     waiting = [job for job in jobs(plan) if job.digest not in done]
     logger.info("%d rows are measured, %d are to do", len(done), len(waiting))
     base_artifact(plan.base, arguments.base_cache)  # once, as processes that import the same base refuse each other
-    for job, result in carry_out(waiting, arguments):
+    failed = 0
+    for job, future in carry_out(waiting, arguments):
+        row = f"{job.row.group}, {job.row.name}, seed {job.seed}"
+        try:
+            result = future.result()
+        except (SecateurError, BrokenExecutor) as error:
+            logger.error("%s: %s", row, error)
+            failed += 1
+            continue
         done = read(arguments.results) | {job.digest: result}
         write(arguments.results, done)
-        logger.info(
-            "%s, %s, seed %d: perplexity %.2f", job.row.group, job.row.name, job.seed, result.perplexity["pruned"]
-        )
+        logger.info("%s: perplexity %.2f", row, result.perplexity["pruned"])
     print(page(list(done.values())))
+    if failed:
+        raise RecipeError(f"{failed} rows failed, each of which is named above; a rerun goes on with them")
 
 
 def jobs(plan: Plan) -> Iterator[Job]:
@@ -110,13 +122,22 @@ def jobs(plan: Plan) -> Iterator[Job]:
     for number in range(max(len(row.seeds) for row in plan.rows)):
         for row in (row for row in plan.rows if number < len(row.seeds)):
             seed = row.seeds[number]
-            calibration = msgspec.structs.replace(plan.calibration, seed=seed, **row.calibration)
-            recipe = Recipe(plan.base, calibration, plan.evaluation, row.stages)
-            yield Job(row, seed, recipe, (os.cpu_count() or 1) if row.alone else 1)
+            yield Job(row, seed, _recipe(plan, row, seed), (os.cpu_count() or 1) if row.alone else 1)
 
 
-def carry_out(waiting: Sequence[Job], arguments: argparse.Namespace) -> Iterator[tuple[Job, Result]]:
-    """The result of each job as it comes, each in a process of its own; those that want to be alone come last."""
+def _recipe(plan: Plan, row: Row, seed: int) -> Recipe:
+    """The recipe of one job; raises RecipeError where what the row says makes none."""
+    common: dict[str, Any] = msgspec.to_builtins(plan)
+    calibration = common["calibration"] | row.calibration | {"seed": seed}
+    values = {"base": plan.base, "calibration": calibration, "evaluation": common["evaluation"]}
+    try:
+        return msgspec.convert(values | {"stages": msgspec.to_builtins(row.stages)}, Recipe)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"the row {row.name} of {row.group}: {error}") from None
+
+
+def carry_out(waiting: Sequence[Job], arguments: argparse.Namespace) -> Iterator[tuple[Job, Future[Result]]]:
+    """Each job once it has ended, each in a process of its own; those that want to be alone come last."""
     together = [job for job in waiting if not job.row.alone]
     for part, workers in ((together, arguments.jobs), ([job for job in waiting if job.row.alone], 1)):
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -124,14 +145,13 @@ def carry_out(waiting: Sequence[Job], arguments: argparse.Namespace) -> Iterator
                 pool.submit(measure, job, arguments.work, arguments.base_cache, arguments.keep): job for job in part
             }
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], future
 
 
 def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     """Carry out one job in this process; stages that an earlier one began with too are taken from there."""
     import torch
 
-    from pruning.inputs import prepare
     from pruning.pipeline import begin, run
 
     torch.set_num_threads(job.threads)
@@ -140,7 +160,7 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     own.mkdir(parents=True, exist_ok=True)
     inputs = prepare(job.recipe, cache)
     begin(own, inputs)
-    kept = [work / "stages" / digest for digest in beginnings(job.recipe)]
+    kept = [work / "stages" / digest for digest in beginnings(inputs)]
     for number, folder in enumerate(kept):
         if folder.exists() and not (own / f"stage-{number}").exists():
             copytree(folder, own / f"stage-{number}", copy_function=os.link)
@@ -169,10 +189,14 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     )
 
 
-def beginnings(recipe: Recipe) -> list[str]:
-    """A digest of the first stage with all that decides it, of the first two, and so on."""
-    common = (recipe.base, recipe.calibration)
-    parts = [(common, recipe.stages[: count + 1]) for count in range(len(recipe.stages))]
+def beginnings(inputs: Inputs) -> list[str]:
+    """A digest of the first stage with all that decides it, this package's code too, of the first two, and so on."""
+    code = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    texts = {name: digest for name, digest in inputs.identity.items() if name not in ("recipe", "evaluation")}
+    common = (texts, code.hexdigest(), inputs.recipe.calibration)
+    parts = [(common, inputs.recipe.stages[: count + 1]) for count in range(len(inputs.recipe.stages))]
     return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
 
 

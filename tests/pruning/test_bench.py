@@ -1,14 +1,21 @@
 """The rows of `make bench-pruning` are told apart by what their recipes say, and not by what they leave unsaid."""
 
-import msgspec
+from pathlib import Path
 
-from pruning.bench import Plan, Row, apart_from_defaults, jobs
+import msgspec
+import pytest
+
+from pruning.bench import Plan, Row, apart_from_defaults, beginnings, jobs, main
 from pruning.errors import RecipeError
 from pruning.evaluation.measured import read
+from pruning.inputs import prepare
 from pruning.recipe import Calibration, Evaluation, read_as
 from pruning.techniques.sparsegpt import SparseGPT
 from tests.conftest import ROOT
+from tests.pruning.conftest import RECIPE
 
+PLAN = RECIPE.replace("{stages}", "")
+ROW = '[[rows]]\ngroup = "small"\nname = "{name}"\nstages = [{{ kind = "depth", remove = {remove} }}]\n'
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -65,3 +72,46 @@ def test_the_published_results_are_those_of_the_plan() -> None:
     measured = read(FIGURES / "pruning.json")
     assert measured
     assert {digest: (row.group, row.name, row.seed) for digest, row in measured.items()}.items() <= planned.items()
+
+
+def test_a_row_that_fails_is_named_and_keeps_no_other_from_being_measured(
+    tmp_path: Path, model: Path, text: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, results = tmp_path / "plan.toml", tmp_path / "results.json"
+    rows = ROW.format(name="all", remove=6) + ROW.format(name="one", remove=1)
+    plan.write_text(PLAN.format(model=model, text=text) + rows)
+    folders = ["--work", str(tmp_path / "work"), "--base-cache", str(tmp_path / "base"), "--jobs", "1"]
+    assert main([str(plan), "--results", str(results), *folders]) == 2
+    assert [row.name for row in read(results).values()] == ["one"]
+    assert "small, all, seed 0: remove = 6 would leave none of the model's 6 blocks" in caplog.text
+    assert "1 rows failed, each of which is named above" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason"),
+    [
+        ("sequence = 32", "the row one of small: Object contains unknown field `sequence` - at `$.calibration`"),
+        ("sequences = 0", "the row one of small: Expected `int` >= 1 - at `$.calibration.sequences`"),
+        ("seed = 1", "the seeds of a row's calibration are its `seeds`"),
+    ],
+)
+def test_a_rows_own_calibration_is_checked(
+    tmp_path: Path, model: Path, text: Path, capsys: pytest.CaptureFixture[str], calibration: str, reason: str
+) -> None:
+    plan = tmp_path / "plan.toml"
+    row = f"{ROW.format(name='one', remove=1)}calibration = {{ {calibration} }}\n"
+    plan.write_text(PLAN.format(model=model, text=text) + row)
+    assert main([str(plan), "--results", str(tmp_path / "results.json")]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_finished_stage_is_told_apart_by_its_base_too(tmp_path: Path, model: Path, text: Path) -> None:
+    """So a row does not begin with what another model of the same name left."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(PLAN.format(model=model, text=text) + ROW.format(name="one", remove=1))
+    (job,) = jobs(read_as(Plan, plan, RecipeError))
+    inputs = prepare(job.recipe, tmp_path / "base")
+    first = beginnings(inputs)
+    base = msgspec.structs.replace(inputs.base.lineage.base, digest="another")
+    inputs.base.lineage = msgspec.structs.replace(inputs.base.lineage, base=base)
+    assert first == beginnings(prepare(job.recipe, tmp_path / "base")) != beginnings(inputs)
