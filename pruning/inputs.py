@@ -14,6 +14,7 @@ from pruning.errors import RecipeError
 from pruning.lock import locked
 from pruning.recipe import Calibration, Recipe
 from pruning.samples import own_samples
+from pruning.settings import positions
 from pruning.sources import SELF, digest_of, locate
 from pruning.stages import Training, Vocabulary
 from server.checkpoint import lineage as record
@@ -64,17 +65,17 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
 
 def refuse_long(recipe: Recipe, config: dict[str, Any]) -> None:
     """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them."""
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    limit = positions(config)
     lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
     for number, stage in enumerate(recipe.stages):
         if isinstance(stage, Training):
             lengths[f"stages[{number}].length"] = stage.length
     for name, length in lengths.items():
-        if not isinstance(positions, int) or length <= positions:
+        if limit is None or length <= limit:
             continue
-        sentence = f"{name} = {length} is beyond the {positions} positions of the model"
+        sentence = f"{name} = {length} is beyond the {limit} positions of the model"
         if not any("rope" in key or key == "rotary_pct" for key in config):
-            raise RecipeError(f"{sentence}: take {positions} or less")
+            raise RecipeError(f"{sentence}: take {limit} or less")
         logger.warning("%s, so it was never trained on that", sentence)
 
 

@@ -1,6 +1,7 @@
-"""Reads the JSON files that lie beside a model's weights."""
+"""Reads the JSON files that lie beside a model's weights, and what config.json says under several names."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,3 +19,9 @@ def settings_of(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelRefused(f"{path} does not hold a JSON object")
     return values
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions a model has; None where its configuration does not say."""
+    count = config.get("max_position_embeddings") or config.get("n_positions")
+    return count if isinstance(count, int) else None

@@ -20,6 +20,7 @@ from pruning.evaluation.plan import Plan, Subject, check
 from pruning.evaluation.score import carry_out, length, make, needs, refuse_fewer_tokens, spelling, subject
 from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Task
+from pruning.settings import positions
 from pruning.spelling import Spelling
 from pruning.weights import write_bytes
 from server.checkpoint.lineage import WEIGHTS
@@ -62,7 +63,7 @@ def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path, wanted:
     plan, spelt = make(task, base), spelling(base, artifact)
     if spelt:
         refuse_fewer_tokens(task)
-        check(plan, artifact.config.get("max_position_embeddings"), length(spelt))
+        check(plan, positions(artifact.config), length(spelt))
     run = _Run(task, plan, cache / "evaluations", computing(artifact, base, wanted))
     dense = run.model(base, BASE)
     choice, scores = run.rounded(base, artifact.size)

@@ -17,6 +17,7 @@ from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Chat, Choice, Harness, Pairs, Task, Text
 from pruning.evaluation.texts import ChatPlan, TextPlan
 from pruning.progress import Progress
+from pruning.settings import positions
 from pruning.spelling import Spelling
 from server.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
@@ -40,7 +41,7 @@ def refuse_fewer_tokens(task: Task) -> None:
 def make(task: Task, artifact: Artifact) -> Plan:
     """What has to be computed for `task`; raises TaskError for what does not fit the model's context."""
     encoder = Encoder(artifact)
-    limit = artifact.config.get("max_position_embeddings")
+    limit = positions(artifact.config)
     plan = HarnessPlan(task, encoder, limit) if isinstance(task, Harness) else _plan(task, encoder)
     check(plan, limit)
     return plan

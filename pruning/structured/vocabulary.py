@@ -19,7 +19,7 @@ from pruning.data import Encoder, texts_of, tokenizer_of
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.inputs import Inputs
 from pruning.progress import Progress
-from pruning.settings import settings_of
+from pruning.settings import positions, settings_of
 from pruning.sources import SELF
 from pruning.spelling import spell
 from pruning.stage import Model, Place
@@ -62,8 +62,8 @@ def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[st
     windows = place.inputs.evaluation[0]
     spelt = spell(windows, tokenizer_of(place.inputs.base), Tokenizer.from_str(smaller.files[TOKENIZER]))
     longest = spelt.ids.shape[1]
-    limit = config.get("max_position_embeddings") or longest
-    if longest > limit:
+    limit = positions(config)
+    if limit is not None and longest > limit:
         raise RecipeError(
             f"a window of the evaluation becomes {longest} tokens of the smaller vocabulary, but the model takes "
             f"{limit}: choose a window below {windows.shape[1]}"

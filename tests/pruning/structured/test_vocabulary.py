@@ -54,9 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("vocabulary") / "model")
 
 
-def save(path: Path, *, tied: bool = True) -> Path:
+def save(path: Path, kind: str = "llama", *, tied: bool = True, **changes: Any) -> Path:
     """A tiny model whose tokenizer has 600 tokens, of which the text uses few; its embeddings have 40 rows more."""
-    tiny.save(path, vocab_size=640, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=1)
+    tiny.save(path, kind, vocab_size=640, tie_word_embeddings=tied, eos_token_id=0, bos_token_id=1, **changes)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -309,6 +309,14 @@ def test_it_is_refused_before_any_work(
     assert run(recipe(base, tmp_path, wanda + stages), tmp_path) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out.work" / "stage-0").exists(), "an earlier stage was begun"
+
+
+def test_positions_under_their_other_name_bound_windows_in_fewer_tokens_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = save(tmp_path / "model", "gpt2", max_position_embeddings=33)
+    assert run(recipe(base, tmp_path, STAGE + "keep = 320\n"), tmp_path) == 2
+    assert "but the model takes 33: choose a window below 32" in capsys.readouterr().err
 
 
 def test_evaluate_says_that_it_counts_other_tokens(
