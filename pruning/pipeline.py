@@ -73,6 +73,8 @@ CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]]
     Depth: depth.check,
     Width: width.check,
     Vocabulary: vocabulary.check,
+    Distill: distillation.check,
+    Reconstruct: reconstruction.check,
     Shear: shearing.check,
     Continue: continuation.check,
 }

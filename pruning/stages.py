@@ -188,6 +188,8 @@ class Distill(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, ta
     def __post_init__(self) -> None:
         if self.lora and self.quantise:
             raise ValueError("lora trains beside weights that stay as they are, and quantise changes them: use one")
+        if self.lora and self.embeddings:
+            raise ValueError("lora trains adapters of the blocks, so embeddings = true has nothing to train: use one")
 
 
 class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -30,7 +30,7 @@ from pruning.training.run import (
     step_of,
 )
 from pruning.training.student import Student, kept
-from pruning.training.text import Lessons, draw_domains, joined, origins
+from pruning.training.text import Lessons, draw_domains, joined, refuse_scarce
 from server.checkpoint.lineage import Domain, Recovery, Step
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ def apply(stage: Continue, model: Model, place: Place) -> tuple[Model, Step]:
 
 
 def check(stage: Continue, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration, which stays; raises before any work where two domains share texts."""
-    origins(stage, place.inputs)
+    """The configuration, which stays; raises before any work where two domains share texts, or one has too few."""
+    refuse_scarce(stage, place.inputs)
     return config
 
 

@@ -4,7 +4,7 @@ Hinton et al., Distilling the Knowledge in a Neural Network, https://arxiv.org/a
 step that scores best on texts that are never trained on; if none beats the start, the model stays as it was.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,8 @@ from pruning.training.run import (
     recovery,
     step_of,
 )
-from pruning.training.student import Adapted, Student, kept
-from pruning.training.text import Lessons, draw
+from pruning.training.student import Adapted, Student, adapters, kept
+from pruning.training.text import Lessons, draw, refuse_scarce
 from pruning.weights import Source, Unrounded
 from server.checkpoint.lineage import Recovery, Step
 
@@ -55,6 +55,14 @@ def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
     if stage.quantise or not reached.rolled_back:  # what it is rolled back to is rounded too
         model = best_model(model, setting.journal, state)
     return model, step_of(stage, model, state.seconds, reached)
+
+
+def check(stage: Distill, config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The configuration, which stays; raises before any work where texts or lora's package are lacking."""
+    refuse_scarce(stage, place.inputs)
+    if stage.lora:
+        adapters()
+    return config
 
 
 class Task(NamedTuple):

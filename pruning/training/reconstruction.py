@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -23,7 +23,7 @@ from pruning.errors import RecipeError
 from pruning.inputs import Inputs
 from pruning.layerwise import block_file
 from pruning.model import Blocks
-from pruning.stage import Model, Place, seconds
+from pruning.stage import Model, Place, seconds, unloaded
 from pruning.stages import Reconstruct
 from pruning.stream import muted
 from pruning.training.block import Block, Fitted, fit, score
@@ -43,7 +43,6 @@ def apply(stage: Reconstruct, model: Model, place: Place) -> tuple[Model, Step]:
     """Train every block in order; the changed weights lie over the model's source."""
     base = Model(place.inputs.base.config, place.inputs.base)
     blocks, originals = place.blocks(model), place.blocks(base)
-    _refuse(stage, place.inputs, blocks, originals)
     visit = ReconstructBlock(stage, place, blocks, originals)
     notes = visit.sweep.visit(visit, "reconstructing", RUNS)
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
@@ -57,6 +56,25 @@ def apply(stage: Reconstruct, model: Model, place: Place) -> tuple[Model, Step]:
         recovery=_recovery(stage, place.inputs, notes, parameters_in_blocks(base)),
     )
     return Model(model.config, source), step
+
+
+def check(stage: Reconstruct, config: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The configuration, which stays; raises before any work where there is too little calibration or another shape."""
+    sequences = len(place.inputs.calibration[0])
+    if sequences < stage.held_out + stage.batch:
+        raise RecipeError(
+            f"reconstruct with held_out = {stage.held_out} and batch = {stage.batch} needs as many sequences, "
+            f"but the calibration has {sequences}"
+        )
+    given, base = unloaded(config), unloaded(place.inputs.base.config)
+    if len(given) != len(base):
+        raise RecipeError(
+            f"reconstruct needs the base's {len(base)} blocks, but the model has {len(given)}: use distill"
+        )
+    size, wanted = _hidden_size(given), _hidden_size(base)
+    if size != wanted:
+        raise RecipeError(f"reconstruct needs the base's hidden size {wanted}, but the model has {size}: use distill")
+    return config
 
 
 class Targets(Following):
@@ -166,23 +184,11 @@ class ReconstructBlock:
         return fitted
 
 
-def _refuse(stage: Reconstruct, inputs: Inputs, blocks: Blocks, originals: Blocks) -> None:
-    """Raise RecipeError where the calibration is too small, or the model's blocks are not the base's."""
-    sequences = len(inputs.calibration[0])
-    if sequences < stage.held_out + stage.batch:
-        raise RecipeError(
-            f"reconstruct with held_out = {stage.held_out} and batch = {stage.batch} needs as many sequences, "
-            f"but the calibration has {sequences}"
-        )
-    if len(blocks) != len(originals):
-        raise RecipeError(
-            f"reconstruct needs the base's {len(originals)} blocks, but the model has {len(blocks)}: use distill"
-        )
-    sizes = [part.capture(inputs.calibration[0][:1])[0].shape[-1] for part in (blocks, originals)]
-    if sizes[0] != sizes[1]:
-        raise RecipeError(
-            f"reconstruct needs the base's hidden size {sizes[1]}, but the model has {sizes[0]}: use distill"
-        )
+def _hidden_size(blocks: Blocks) -> int:
+    """How wide the embeddings are, and with them what the blocks hand on."""
+    model: Any = blocks.model
+    size: int = model.get_input_embeddings().weight.shape[-1]
+    return size
 
 
 def _recovery(stage: Reconstruct, inputs: Inputs, notes: list[Note], base: int) -> Recovery:

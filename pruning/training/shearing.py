@@ -25,7 +25,7 @@ from pruning.training.journal import State
 from pruning.training.network import Precision, language_loss, load, logits, parameters_in_blocks
 from pruning.training.run import LETTERS, Effort, Outcome, Run, Setting, identity, language_score, recovery, step_of
 from pruning.training.sheared import Hooks, Masks, Sheared, cut_by, decided
-from pruning.training.text import Lessons, draw
+from pruning.training.text import Lessons, draw, refuse_scarce
 from pruning.weights import Shards, write_file
 from server.checkpoint.lineage import Step
 
@@ -68,7 +68,8 @@ def _refuse_diverged(state: State) -> None:
 
 
 def check(stage: Shear, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration afterwards, whatever stays; raises before any work where the target does not fit."""
+    """The configuration afterwards, whatever stays; raises before any work where target or texts do not suit."""
+    refuse_scarce(stage, place.inputs)
     blocks = unloaded(config)
     return _shape(stage, config, blocks).check(blocks.model)
 

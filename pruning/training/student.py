@@ -4,6 +4,7 @@ A weight of a linear layer in a block that is exactly zero at the start is exact
 """
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -146,12 +147,18 @@ def block_linears(network: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in blocks.named_modules(prefix=path) if is_linear(module)}
 
 
-def _adapt(network: nn.Module, names: list[str], lora: LoRA, seed: int) -> None:
-    """Put peft's adapters around the layers `names`; raises RecipeError where it is not installed."""
+def adapters() -> ModuleType:
+    """The package peft; raises RecipeError where it is not installed."""
     try:
         import peft
     except ImportError:
         raise RecipeError("lora needs the package peft: run `pip install 'secateur[lora]'` first") from None
+    return peft
+
+
+def _adapt(network: nn.Module, names: list[str], lora: LoRA, seed: int) -> None:
+    """Put peft's adapters around the layers `names`."""
+    peft = adapters()
     transposed = not isinstance(network.get_submodule(names[0]), nn.Linear)
     settings = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, target_modules=names, fan_in_fan_out=transposed, bias="none"

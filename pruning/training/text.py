@@ -8,6 +8,7 @@ import logging
 import random
 from collections.abc import Iterable, Sequence
 from itertools import combinations
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -62,6 +63,14 @@ def draw_domains(stage: Continue, inputs: Inputs) -> list[Lessons]:
     return [_draw(stage, origin, inputs, again=False) for origin in origins(stage, inputs)]
 
 
+def refuse_scarce(stage: Reading | Continue, inputs: Inputs) -> None:
+    """Raise DataError where the texts of `stage` do not suffice; what the base itself writes always does."""
+    again = isinstance(stage, Reading)
+    for origin in [_origin(stage, inputs)] if isinstance(stage, Reading) else origins(stage, inputs):
+        if origin.source != SELF:
+            _ids(stage, origin, inputs, again=again)
+
+
 def origins(stage: Continue, inputs: Inputs) -> list[Origin]:
     """Where the texts of each domain come from; RecipeError where two domains share some."""
     found = [_origin(domain, inputs) for domain in stage.domains]
@@ -94,21 +103,41 @@ def _draw(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> Le
     if source == SELF:
         return _own(stage, inputs)
     _warn(source, buckets, inputs)
+    ids, held_ids, whole = _ids(stage, origin, inputs, again=again)
+    if len(ids) > whole:
+        readings = ceil(len(ids) / whole)
+        logger.warning("the budget of %d tokens reads the %d tokens of the texts %d times", len(ids), whole, readings)
+    training = torch.tensor(ids[: len(ids) // stage.length * stage.length]).view(-1, stage.length)
+    return _lessons(source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
+
+
+class Ids(NamedTuple):
+    """What is read of the texts of one origin."""
+
+    training: list[int]
+    held_out: list[int]
+    whole: int
+    """How many ids to train on there are before any is read again."""
+
+
+def _ids(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> Ids:
+    """The ids up to the budget, and those that are held out; DataError where the texts do not suffice."""
+    source, buckets = origin
     encoder = Encoder(inputs.base)
     texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
     random.Random(stage.seed).shuffle(texts)
-    held_ids, judges = _take(reversed(texts), stage.held_out * stage.length, encoder)
+    held_out, judges = _take(reversed(texts), stage.held_out * stage.length, encoder)
     known = {text.body for text in judges}
     rest = [text for text in texts if text.body not in known]
     wanted = stage.steps * stage.batch * stage.length
-    ids = _read(rest, wanted, stage.seed, encoder) if again else _take(rest, wanted, encoder)[0]
-    if len(held_ids) < stage.held_out * stage.length or len(ids) < (wanted if again else stage.length):
+    once = _take(rest, wanted, encoder)[0]
+    ids = _repeat(once, rest, wanted, stage.seed, encoder) if again else once
+    if len(held_out) < stage.held_out * stage.length or len(ids) < (wanted if again else stage.length):
         raise DataError(
             f"{source} has {len(texts)} texts in the buckets {sorted(buckets)}: too few to hold out "
             f"{stage.held_out} x {stage.length} tokens and to train on others"
         )
-    training = torch.tensor(ids[: len(ids) // stage.length * stage.length]).view(-1, stage.length)
-    return _lessons(source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
+    return Ids(ids, held_out, len(once))
 
 
 def _lessons(source: str, training: Tensor, held_out: Tensor, seed: int) -> Lessons:
@@ -142,19 +171,16 @@ def _take(texts: Iterable[Text], count: int, encoder: Encoder) -> tuple[list[int
     return ids[:count], used
 
 
-def _read(texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[int]:
-    """`count` ids of `texts`, which are read again in another order where they do not suffice."""
-    ids = _take(texts, count, encoder)[0]
-    whole, readings = len(ids), 1
-    if count > MOST_READINGS * whole > 0:
+def _repeat(once: list[int], texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[int]:
+    """`count` ids: those read `once`, and where they do not suffice the `texts` again, each time in another order."""
+    if count > MOST_READINGS * len(once) > 0:
         raise DataError(
-            f"the budget of {count} tokens would read the {whole} tokens of the texts more than {MOST_READINGS} times: "
-            "name a smaller one, or more text"
+            f"the budget of {count} tokens would read the {len(once)} tokens of the texts more than {MOST_READINGS} "
+            "times: name a smaller one, or more text"
         )
+    ids, readings = once, 1
     while 0 < len(ids) < count:
         readings += 1
         order = random.Random(f"{seed}, {readings}").sample(texts, len(texts))
-        ids += _take(order, count - len(ids), encoder)[0]
-    if readings > 1:
-        logger.warning("the budget of %d tokens reads the %d tokens of the texts %d times", count, whole, readings)
+        ids = ids + _take(order, count - len(ids), encoder)[0]
     return ids

@@ -7,11 +7,9 @@ import msgspec
 import pytest
 import torch
 
-from pruning.errors import RecipeError
 from pruning.inputs import Inputs
 from pruning.stage import Model, Place
-from pruning.stages import Depth, Reconstruct
-from pruning.structured import depth
+from pruning.stages import Reconstruct
 from pruning.training import block as training
 from pruning.training.block import Block, Fitted, relative_error
 from pruning.training.network import load
@@ -256,11 +254,3 @@ def test_one_block_is_in_memory(halved: Model, inputs: Inputs, tmp_path: Path, m
     monkeypatch.setattr("pruning.training.reconstruction.fit", fit)
     reconstruct(STAGE, halved, inputs, tmp_path)
     assert peaks == [{"0"}, {"1"}, {"2"}]
-
-
-def test_what_cannot_be_done_is_one_sentence(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="needs as many sequences, but the calibration has 12"):
-        reconstruct(msgspec.structs.replace(STAGE, held_out=11), halved, inputs, tmp_path)
-    shorter, _ = depth.apply(Depth(1), halved, Place(inputs, tmp_path / "depth"))
-    with pytest.raises(RecipeError, match="needs the base's 3 blocks, but the model has 2: use distill"):
-        reconstruct(STAGE, shorter, inputs, tmp_path)
