@@ -28,8 +28,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from pruning.errors import ModelRefused, refusing
 from pruning.model import prunable_blocks
-from pruning.settings import settings_of
-from pruning.weights import Shards, Source
+from pruning.settings import license_of, settings_of
+from pruning.weights import InMemory, Shards, Source
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
@@ -140,17 +140,6 @@ def _refuse_files(path: Path) -> None:
         settings_of(path / name)
 
 
-def _license(path: Path) -> str:
-    """The licence that the model card's header names."""
-    card = path / "README.md"
-    match = (
-        re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if card.exists()
-        else None
-    )
-    return match[1] if match else "unknown"
-
-
 def _import_directory(path: Path, digest: str, target: Path) -> None:
     """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
     _refuse_files(path)
@@ -161,6 +150,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
     model = skeleton(config)
     prunable_blocks(model)  # refused before anything is copied
     found = _renamed(model, source.names())
+    _refuse_constants(model, found, source)
     _refuse_untied(model, found, source)
     with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
@@ -173,7 +163,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
         if isinstance(source, Artifact):
             _finish(writer, config, _own(source, digest))
         else:
-            _finish(writer, config, _lineage(record.Base(path.resolve().name, digest, license=_license(path))))
+            _finish(writer, config, _lineage(record.Base(path.resolve().name, digest, license=license_of(path))))
 
 
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -189,6 +179,14 @@ def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
     for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
         if isinstance(config.get(key), int) and config[key] > tensors:
             raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
+
+
+def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
+    """Raise ModelRefused for a stored buffer that differs from the model's own: an artifact holds weights alone."""
+    state = model.state_dict()
+    for name in sorted(found.keys() & state.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()):
+        if state[name].is_meta or not torch.equal(state[name], source.tensor(found[name]).to(state[name])):
+            raise ModelRefused(f"the files hold {name}, a constant that an artifact would not keep")
 
 
 def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
@@ -211,7 +209,7 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -
 
 
 def _import_gguf(path: Path, digest: str, target: Path) -> None:
-    """Dequantise a GGUF file into a base artifact; the one place where a whole model is in memory, at 16 bits."""
+    """Dequantise a GGUF file into a base artifact; the whole model is in memory, at 16 bits."""
     with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
@@ -227,6 +225,8 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
+    state = model.state_dict()
+    _refuse_constants(skeleton(config), {name: name for name in state}, InMemory(state))
     with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))

@@ -2,8 +2,8 @@
 
 Williams, Chrysostomou and Aletras, Self-calibration for Language Model Quantization and Pruning,
 https://arxiv.org/abs/2410.17170. Sequences start with the token that begins a text and are sampled at temperature 1,
-a batch at a time with a seed of its own, into files beside the base: they are made once, and a killed run goes on. The
-one source for which the whole model is in memory, at 16 bits.
+a batch at a time with a seed of its own, into files beside the base: they are made once, and a killed run goes on. No
+other source takes the whole model into memory, at 16 bits.
 """
 
 import hashlib

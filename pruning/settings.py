@@ -1,6 +1,7 @@
-"""Reads the JSON files that lie beside a model's weights, and what config.json says under several names."""
+"""Reads what lies beside a model's weights: JSON files, and the model card's header."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,3 +26,11 @@ def positions(config: Mapping[str, Any]) -> int | None:
     """How many positions a model has; None where its configuration does not say."""
     count = config.get("max_position_embeddings") or config.get("n_positions")
     return count if isinstance(count, int) else None
+
+
+def license_of(folder: Path) -> str:
+    """The licence that the header of the model card in `folder` names, or "unknown"."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
+    match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
+    return match[1] if match else "unknown"

@@ -1,4 +1,4 @@
-"""A model whole in memory, for training: the one part of pruning whose memory grows with the model.
+"""A model whole in memory, for training; only GGUF files and self-calibration load one too, at 16 bits.
 
 Also says in which precision it is computed, and why.
 """

@@ -158,6 +158,16 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert caplog.messages == ["tensors without a place in the model are left out: 1, mtp.0.weight for instance"]
 
 
+def test_a_constant_that_was_trained_is_refused_and_one_that_was_not_is_no_reason_to(tmp_path: Path) -> None:
+    folder = tiny.save(
+        tmp_path / "model", "gemma4_text", hidden_size_per_layer_input=0, num_kv_shared_layers=0, global_head_dim=16
+    )
+    assert base_artifact(str(folder), tmp_path / "cache").config["model_type"] == "gemma4_text"
+    with_tensor("model.layers.1.layer_scalar", lambda scalar: scalar * 0.5)(folder)
+    with pytest.raises(ModelRefused, match=r"the files hold model\.layers\.1\.layer_scalar, a constant that an art"):
+        base_artifact(str(folder), tmp_path / "cache")
+
+
 def test_what_does_no_harm_is_no_reason_to_refuse(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tiny.save(tmp_path / "model", tie_word_embeddings=True)
     tensors = load_file(folder / "model.safetensors")
