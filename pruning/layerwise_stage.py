@@ -8,7 +8,7 @@ import msgspec
 
 from pruning.allocation.options import OWL, Search
 from pruning.allocation.owl import Outliers, allocate
-from pruning.allocation.search import Allocation, search
+from pruning.allocation.search import Allocation, refuse_unequal, search
 from pruning.calibration import Following
 from pruning.correction import Correction
 from pruning.errors import RecipeError
@@ -47,6 +47,8 @@ def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:
     options = msgspec.to_builtins(stage.technique) | chosen.options
     if stage.correction:
         options["correction"] = stage.correction
+    if stage.order != "block":
+        options["order"] = stage.order
     step = Step(
         technique=options.pop("name"),
         options=options,
@@ -110,11 +112,13 @@ def _uniform(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | 
 def _owl(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | None) -> Allocation:
     """Less for blocks with more outliers."""
     assert isinstance(stage.allocation, OWL)
+    refuse_unequal(blocks)
     apart = place._replace(folder=place.folder / "outliers")
     notes = apart.sweep(blocks).visit(Outliers(stage.allocation.outliers), "measuring outliers", 1)
     fractions = allocate([note["outliers"] for note in notes], float(stage.technique.sparsity), stage.allocation.spread)
     techniques = [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
-    return Allocation(techniques, {"allocation": {"levels": fractions}}, seconds(notes))
+    record = msgspec.to_builtins(stage.allocation) | {"levels": fractions}
+    return Allocation(techniques, {"allocation": record}, seconds(notes))
 
 
 CHOOSE: dict[type[Any], Callable[[Layerwise, Blocks, Place, Moments | None], Allocation]] = {

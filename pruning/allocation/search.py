@@ -51,7 +51,7 @@ def search(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | No
     shutil.rmtree(place.folder / "levels", ignore_errors=True)
     chosen = [levels[level] for level in (found.best if found.beats else start)]
     _say(found)
-    record = {
+    record = msgspec.to_builtins(options) | {
         "levels": chosen,
         "kept": "searched" if found.beats else "uniform",
         "divergence": dict(zip(("uniform", "searched"), found.final or (), strict=True)),
@@ -88,6 +88,6 @@ def refuse_unequal(blocks: Blocks) -> None:
     ]
     if len(set(sizes)) > 1:
         raise RecipeError(
-            f"the blocks have from {min(sizes):,} to {max(sizes):,} weights, so exchanging levels between them would "
-            'change the size: use allocation = { name = "owl" }, or none'
+            f"the blocks have from {min(sizes):,} to {max(sizes):,} weights, so what one loses less than another would "
+            "change the size: leave out allocation"
         )

@@ -37,7 +37,8 @@ def apply(stage: Depth, model: Model, place: Place) -> tuple[Model, Step]:
     prove(blocks, removed, place.blocks(result), place.checked)
     step = Step(
         technique="depth",
-        options={"remove": stage.remove, "by": stage.by},
+        options={"remove": stage.remove, "by": stage.by}
+        | ({"sequences": stage.sequences} if stage.by == "perplexity" else {}),
         sparsity={},
         seconds=seconds(notes),
         parameters=parameters(source)[0],

@@ -53,6 +53,9 @@ def test_blocks_lose_different_fractions(recipe: Callable[[str], Path], tmp_path
     blocks = [step.sparsity[f"model.layers.{index}.mlp.up_proj.weight"] for index in range(6)]
     assert numpy.mean(list(step.sparsity.values())) == pytest.approx(0.5, abs=1e-3)
     assert numpy.ptp(blocks) == pytest.approx(0.2, abs=1e-3)
+    record = step.options["allocation"]
+    assert {"name": "owl", "outliers": 2, "spread": 0.1}.items() <= record.items()
+    assert record["levels"] == pytest.approx(blocks, abs=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt"])  # OPT hands the tokens of all sequences to its MLP in one row

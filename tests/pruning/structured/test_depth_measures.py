@@ -131,7 +131,9 @@ def test_blocks_go_one_after_another_by_perplexity(
     artifact = prune(path, tmp_path)
     assert tried == [0, 1, 1, 2], "a removal that was done was tried again"
     expected = slow_removal(model, ids_of(path, tmp_path)[:3], 3)
-    assert artifact.lineage.steps[0].removed_blocks == tuple(sorted(block for block, _ in expected))
+    [step] = artifact.lineage.steps
+    assert step.removed_blocks == tuple(sorted(block for block, _ in expected))
+    assert step.options == {"remove": 3, "by": "perplexity", "sequences": 3}
     assert artifact.config["num_hidden_layers"] == 3
 
 
