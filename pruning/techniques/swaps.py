@@ -16,7 +16,7 @@ from pruning.technique import Observed, Technique
 from pruning.techniques.ria import relative_importance
 
 CHUNK = 2**24
-"""Pairs of weights that are compared at once; bounds the memory, whatever the layer's size."""
+"""Pairs of weights that are compared at once; one row, which has up to inputs^2 / 4, may be more."""
 LEAST_GAIN = 1e-6
 """An exchange must lower the error of its row by this share, so that rounding never makes it a loss."""
 
