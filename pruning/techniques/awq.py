@@ -9,7 +9,7 @@ input, from their Gram matrix; (3) the clip is `search_scale`, weighted by the s
 import logging
 from collections.abc import Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -58,6 +58,7 @@ def apply(stage: AWQ, model: Model, place: Place) -> tuple[Model, Step]:
     """Scale and round every linear layer of every block; zeros stay zero, and the model has no new tensors."""
     blocks = place.blocks(model)
     notes = place.sweep(blocks).visit(_Visit(stage, blocks.path, place), "quantising", RUNS)
+    _say_unscaled([name for note in notes for name in note["unscaled"]])
     source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
     step = Step(
         technique="awq",
@@ -68,6 +69,26 @@ def apply(stage: AWQ, model: Model, place: Place) -> tuple[Model, Step]:
         losses=losses_in(notes),
     )
     return Model(model.config, source), step
+
+
+def _say_unscaled(names: list[str]) -> None:
+    """Log which layers were rounded without having been scaled."""
+    if names:
+        logger.warning(
+            "the inputs of %d layers, %s for instance, come from where no scale folds into: they are rounded unscaled",
+            len(names), names[0],
+        )  # fmt: skip
+
+
+class _Scaled(NamedTuple):
+    """What scaling one block came to."""
+
+    grams: dict[str, Tensor]
+    """The Gram matrix of each layer's inputs afterwards."""
+    changed: dict[str, Tensor]
+    """The weights that scales were folded into."""
+    unscaled: list[str]
+    """The layers whose scales fold into nothing."""
 
 
 class _Visit:
@@ -86,7 +107,7 @@ class _Visit:
             view.run()
         if missing := linears.keys() - observed.keys():
             raise ModelRefused(f"{min(missing)} is never reached by the calibration data, so it cannot be quantised")
-        grams, changed = self._scale(view, linears, observed)
+        grams, changed, unscaled = self._scale(view, linears, observed)
         tensors = {name: tensor.bfloat16() for name, tensor in changed.items()}
         losses: dict[str, Any] = {}
         for name, linear in linears.items():
@@ -101,15 +122,15 @@ class _Visit:
         return {
             "sparsity": {name: zeros(weight_of(linear)) for name, linear in linears.items()},
             "losses": losses,
+            "unscaled": unscaled,
             "seconds": monotonic() - start,
         }
 
-    def _scale(
-        self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Fold scales where that is possible; returns each layer's Gram matrix after it, and what changed."""
+    def _scale(self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]) -> _Scaled:
+        """Fold scales where that is possible."""
         grams: dict[str, Tensor] = {}
         changed: dict[str, Tensor] = {}
+        unscaled: list[str] = []
         for names in _sharing(observed):
             users = {name: linears[name] for name in names}
             with naming(names[0]):
@@ -124,9 +145,9 @@ class _Visit:
                     weight_of(user).mul_(scale)
                 changed |= {f"{self._path}.{view.index}.{fold.name}.{leaf}": t for leaf, t in fold.tensors().items()}
             else:
-                logger.warning("nothing to fold the scales of %s into: they are 1", ", ".join(names))
+                unscaled += names
             grams |= dict.fromkeys(names, gram / scale / scale[:, None])
-        return grams, changed
+        return _Scaled(grams, changed, unscaled)
 
 
 def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, group: int) -> Tensor:
