@@ -107,6 +107,7 @@ class Stop:
 
 def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTHER), **settings: Any) -> Parts:
     defaults = {"model": str(folder / "tiny"), "skills": str(folder), "ledger": str(folder / "usage.sqlite3")}
+    defaults |= {"feedback": str(folder / "feedback.sqlite3")}  # also beside a ledger that is no file
     if "://" not in settings.get("ledger", "://"):
         settings["ledger"] = str(folder / settings["ledger"])
     config = msgspec.convert(
