@@ -175,10 +175,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from pruning.data import Draw, Encoder, draw
     from pruning.evaluation.perplexity import perplexity
+    from pruning.inputs import refuse_long
     from pruning.stage import Model
     from server.checkpoint.reader import Artifact
 
     artifact = Artifact.open(arguments.artifact)
+    refuse_long({"--window": arguments.window}, artifact.config)
     if any(step.technique == "vocabulary" for step in artifact.lineage.steps):
         logger.warning("%s has a smaller vocabulary: what follows is for each of its own tokens", arguments.artifact)
     count = max(arguments.tokens // arguments.window, 1)

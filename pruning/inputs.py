@@ -4,6 +4,7 @@ Imports no model code, so that an artifact which can be reused is found in about
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     base = base_artifact(recipe.base, cache)
     encoder = Encoder(base)
     c, e = recipe.calibration, recipe.evaluation
-    refuse_long(recipe, base.config)
+    refuse_long(_lengths(recipe), base.config)
     if c.source == e.source and set(c.buckets) & set(e.buckets):
         logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
     calibration = _calibration(c, base, encoder)
@@ -63,13 +64,12 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     )
 
 
-def refuse_long(recipe: Recipe, config: dict[str, Any]) -> None:
-    """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them."""
+def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
+    """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them.
+
+    `lengths` has the tokens of sequences by what gave them.
+    """
     limit = positions(config)
-    lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
-    for number, stage in enumerate(recipe.stages):
-        if isinstance(stage, Training):
-            lengths[f"stages[{number}].length"] = stage.length
     for name, length in lengths.items():
         if limit is None or length <= limit:
             continue
@@ -77,6 +77,13 @@ def refuse_long(recipe: Recipe, config: dict[str, Any]) -> None:
         if not any("rope" in key or key == "rotary_pct" for key in config):
             raise RecipeError(f"{sentence}: take {limit} or less")
         logger.warning("%s, so it was never trained on that", sentence)
+
+
+def _lengths(recipe: Recipe) -> dict[str, int]:
+    """The tokens of each kind of sequence, by what the recipe calls them."""
+    lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
+    training = {n: stage for n, stage in enumerate(recipe.stages) if isinstance(stage, Training)}
+    return lengths | {f"stages[{number}].length": stage.length for number, stage in training.items()}
 
 
 def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:

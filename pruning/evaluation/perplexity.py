@@ -16,7 +16,7 @@ from pruning.gradients import next_token_loss
 from pruning.model import Blocks, weight_of
 from pruning.progress import Progress
 from pruning.spelling import Spelt
-from pruning.stage import Model
+from pruning.stage import Model, few
 from pruning.weights import Source
 from server.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
@@ -40,6 +40,7 @@ def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -
     """
     every = windows.ids if isinstance(windows, Spelt) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
+    blocks.check(few(every))
     sweep = Sweep(blocks, every, BATCH, folder)
     sweep.visit(pass_on, what, 1)
     states = sweep.states(len(blocks))

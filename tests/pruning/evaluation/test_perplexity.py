@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pruning.__main__ import main
 from pruning.calibration import BlockView, Note, pass_on
 from pruning.evaluation.perplexity import Int8, dense, perplexity, rounded
 from pruning.inputs import base_artifact
@@ -16,13 +17,24 @@ from tests.pruning import tiny
 WINDOWS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
 
 
-def test_perplexity_is_what_transformers_own_loss_says(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "bloom"])  # whose blocks return a tuple
+def test_perplexity_is_what_transformers_own_loss_says(kind: str, tmp_path: Path) -> None:
+    model = tiny.save(tmp_path / "model", kind, num_hidden_layers=6)
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
         losses = [stock(input_ids=window[None], labels=window[None]).loss.item() for window in WINDOWS]
     base = base_artifact(str(model), tmp_path)
     ours = perplexity(Model(base.config, base), WINDOWS, tmp_path / "evaluation", "evaluating")
     assert ours == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
+
+
+def test_windows_beyond_the_positions_are_one_sentence(
+    tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = base_artifact(str(tiny.save(tmp_path / "model", "gpt2")), tmp_path / "base")
+    arguments = ["evaluate", str(artifact.path), "--source", str(text), "--window", "200"]
+    assert main(arguments) == 2
+    assert "--window = 200 is beyond the 128 positions of the model: take 128 or less" in capsys.readouterr().err
 
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: Path, tmp_path: Path) -> None:
