@@ -94,4 +94,4 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     finally:
         file.abandon()
         partial.unlink(missing_ok=True)
-        partial.with_name(partial.name + ".data").unlink(missing_ok=True)
+        file.clear()

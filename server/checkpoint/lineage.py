@@ -169,6 +169,8 @@ def read(directory: Path) -> Lineage:
         return msgspec.json.decode(path.read_bytes(), type=Lineage)
     except FileNotFoundError:
         raise ArtifactError(f"{directory} is no artifact: it has no {FILE}; make one with `secateur prune`") from None
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a lineage record: {error}") from None
 
@@ -189,11 +191,14 @@ def address(lineage: Lineage) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; raises ArtifactError for a folder, or a pipe, which would be waited for."""
+    """SHA-256 of a file, in hexadecimal; raises ArtifactError for what may not be read, or is no file."""
     if path.exists() and not path.is_file():
         raise ArtifactError(f"{path} is no file; remove it, or make the artifact again")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except PermissionError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def verify(directory: Path, lineage: Lineage) -> None:

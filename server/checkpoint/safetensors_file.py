@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,47 +26,71 @@ _DTYPES = {
 
 
 class SafetensorsFile:
-    """Collects tensors in a data file beside `path`; `close` writes header and data to `path`."""
+    """Collects tensors in data files beside `path`; `close` writes header and data to `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._data_path = path.with_name(path.name + ".data")
-        self._data = self._data_path.open("wb")
-        self._entries: dict[str, object] = {}
-        self._unaligned: list[tuple[str, Tensor]] = []  # small ones; written last, where they disturb nobody
+        self._aligned = _Data(path.with_name(path.name + ".data"))
+        self._rest = _Data(path.with_name(path.name + ".rest"))
+        """Tensors whose length is no multiple of the alignment: last in the file, where they disturb nobody."""
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Append one tensor; names must be unique."""
-        if tensor.numel() * tensor.element_size() % ALIGNMENT:
-            self._unaligned.append((name, tensor.clone()))
-        else:
-            self._write(name, tensor)
+        assert name not in self._aligned.entries | self._rest.entries, f"{name} was added twice"
+        whole = tensor.numel() * tensor.element_size() % ALIGNMENT == 0
+        (self._aligned if whole else self._rest).add(name, tensor)
 
     def close(self, metadata: dict[str, str]) -> None:
-        """Write the file, flushed to the disk, and remove the data file."""
-        for name, tensor in self._unaligned:
-            self._write(name, tensor)
-        self._data.close()
-        header = json.dumps({"__metadata__": metadata, **self._entries}, separators=(",", ":")).encode()
+        """Write the file, flushed to the disk, and remove the data files."""
+        size = self._aligned.file.tell()
+        self.abandon()
+        entries = self._aligned.shifted(0) | self._rest.shifted(size)
+        header = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
         header += b" " * (-(8 + len(header)) % ALIGNMENT)
-        with self.path.open("wb") as target, self._data_path.open("rb") as data:
+        with self.path.open("wb") as target:
             target.write(len(header).to_bytes(8, "little") + header)
-            shutil.copyfileobj(data, target, 1 << 20)
+            for data in (self._aligned, self._rest):
+                with data.path.open("rb") as source:
+                    shutil.copyfileobj(source, target, 1 << 20)
             target.flush()
             os.fsync(target.fileno())
-        self._data_path.unlink()
+        self.clear()
 
     def abandon(self) -> None:
         """Close without writing the file."""
-        self._data.close()
+        try:
+            self._aligned.file.close()
+        finally:
+            self._rest.file.close()
 
-    def _write(self, name: str, tensor: Tensor) -> None:
-        assert name not in self._entries, f"{name} was added twice"
-        start = self._data.tell()
+    def clear(self) -> None:
+        """Remove the data files, where they still are."""
+        for data in (self._aligned, self._rest):
+            data.path.unlink(missing_ok=True)
+
+
+class _Data:
+    """Tensors one after another in a file, and where each lies there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path.open("wb")
+        self.entries: dict[str, dict[str, Any]] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Append one tensor."""
+        start = self.file.tell()
         if tensor.numel():
-            self._data.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        self._entries[name] = {
+            self.file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        self.entries[name] = {
             "dtype": _DTYPES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [start, self._data.tell()],
+            "data_offsets": [start, self.file.tell()],
+        }
+
+    def shifted(self, by: int) -> dict[str, dict[str, Any]]:
+        """The entries in a file where this data begins `by` bytes after the first."""
+        return {
+            name: entry | {"data_offsets": [by + offset for offset in entry["data_offsets"]]}
+            for name, entry in self.entries.items()
         }

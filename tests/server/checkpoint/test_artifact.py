@@ -1,5 +1,6 @@
 """Writer and reader together, on real files, and with the stock safetensors library as witness."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -120,6 +121,12 @@ def test_a_link_stands_for_its_file_and_a_folder_or_pipe_for_none(tmp_path: Path
         Artifact.open(path)
 
 
+def test_a_file_in_the_place_of_an_artifact_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ArtifactError, match=r"model\.gguf.* cannot be read: Not a directory"):
+        Artifact.open(tmp_path / "model.gguf")
+
+
 def test_an_unpacked_artifact_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
     write(tmp_path / "model", packed=False)
     loaded = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
@@ -135,6 +142,22 @@ def test_tensors_of_64_bytes_and_the_data_are_aligned(tmp_path: Path) -> None:
     assert (8 + length) % 64 == 0
     offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     assert all(start % 64 == 0 for start, end in offsets.values() if (end - start) % 64 == 0)
+
+
+def test_a_tensor_of_any_length_is_let_go_once_it_is_written(tmp_path: Path) -> None:
+    """A matrix without a pattern has values of any number, so most tensors may be of no aligned length."""
+
+    def held() -> int:
+        return sum(type(one) is Tensor and one.numel() == 12345 for one in gc.get_objects())
+
+    with CheckpointWriter(tmp_path / "model", packed=False) as writer:
+        for number in range(3):
+            writer.add(f"{number}.weight", torch.full((12345,), float(number)))
+        assert held() == 0
+        writer.text("config.json", "{}")
+        writer.finish(RECORD)
+    artifact = Artifact.open(tmp_path / "model")
+    assert [{*tensor.tolist()} for _, tensor in artifact.tensors()] == [{0.0}, {1.0}, {2.0}]
 
 
 def test_a_changed_file_is_refused_by_name(tmp_path: Path) -> None:
