@@ -42,6 +42,7 @@ def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
 
 def pack_unstructured(weight: Tensor) -> dict[str, Tensor]:
     """The nonzero values of `weight` [rows, columns] as [1, count], masks [rows, runs], and offsets [rows, 1]."""
+    weight = weight.contiguous()  # a transposed one would give transposed bits
     kept = _runs(weight) != 0  # [rows, runs, 64]
     words = numpy.packbits(kept.numpy(), axis=2, bitorder="little").view(numpy.int64)[..., 0]
     counts = kept.sum(dim=(1, 2))

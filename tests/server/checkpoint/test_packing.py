@@ -92,6 +92,15 @@ def test_unpack_unstructured_is_the_inverse(rows: int, columns: int, chance: flo
     assert torch.equal(unpack_unstructured(parts, columns), weight)
 
 
+@pytest.mark.parametrize("shape", [(128, 192), (3, 5)])
+def test_a_transposed_matrix_is_packed_as_its_values_stand(shape: tuple[int, int]) -> None:
+    weight = torch.randn(shape).T
+    weight[::2] = 0
+    parts, expected = pack_unstructured(weight), pack_unstructured(weight.contiguous())
+    assert all(torch.equal(parts[name], expected[name]) for name in expected)
+    assert torch.equal(unpack_unstructured(parts, shape[0]), weight)
+
+
 def test_weights_without_a_pattern_are_stored_unstructured() -> None:
     weight = torch.randn(64, 576, generator=torch.Generator().manual_seed(0)).bfloat16()
     weight[torch.rand(64, 576, generator=torch.Generator().manual_seed(1)) < 0.5] = 0
