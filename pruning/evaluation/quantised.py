@@ -81,9 +81,9 @@ def choose(base: Artifact, wanted: int) -> Choice:
 
 
 def write(base: Artifact, choice: Choice, path: Path) -> Artifact:
-    """Store `base` at `path` with the linears of all blocks rounded, as any quantised artifact is."""
+    """Store `base` at `path` with the linears of all blocks rounded, its own zeros among the codes."""
     matrices = _linears(base)
-    with CheckpointWriter(path) as writer:
+    with CheckpointWriter(path, zeros=True) as writer:
         for name, weight in base.tensors():
             writer.add(name, *(_rounded(weight, choice, matrices[name]) if name in matrices else (weight,)))
         for file in base.path.iterdir():

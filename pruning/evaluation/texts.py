@@ -38,7 +38,7 @@ class TextPlan:
         self.reply, self.items = 0, [Item(id=str(number)) for number in range(1, count + 1)]
         windows, self.data = draw(Draw(task.source, task.buckets, count, task.window, task.seed), encoder)
         self.jobs: list[Job] = [
-            [Request(ids[: end + PIECE], max(end, 1)) for end in range(0, len(ids) - 1, PIECE)]
+            [Request(ids[: end + PIECE], max(end, 1)) for end in range(0, len(ids), PIECE)]
             for ids in (tuple(window) for window in windows.tolist())
         ]
 

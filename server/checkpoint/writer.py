@@ -15,7 +15,7 @@ from torch import Tensor
 from server.checkpoint import lineage as record
 from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Unstructured
 from server.checkpoint.packing import choose_layout, pack, pack_unstructured
-from server.checkpoint.quantised import pack_quantised
+from server.checkpoint.quantised import pack_quantised, with_zeros
 from server.checkpoint.safetensors_file import SafetensorsFile
 
 
@@ -23,12 +23,14 @@ class CheckpointWriter:
     """A context manager over one new artifact at `path`; leaving it without `finish` leaves nothing behind.
 
     With `packed`, each matrix is stored in the smallest layout that holds it; without, everything is dense and the
-    result is an ordinary Hugging Face checkpoint. An artifact that stands at `path` is replaced on `finish`.
+    result is an ordinary Hugging Face checkpoint. With `zeros`, quantised matrices are packed, but no zero is left out,
+    as software that knows nothing of sparsity has it. An artifact that stands at `path` is replaced on `finish`.
     """
 
-    def __init__(self, path: Path, *, packed: bool = True) -> None:
+    def __init__(self, path: Path, *, packed: bool = True, zeros: bool = False) -> None:
         self.path = path
         self.packed = packed
+        self.zeros = zeros
         self._partial = path.with_name(path.name + ".partial")
         self._layouts: dict[str, Packed] = {}
 
@@ -51,7 +53,7 @@ class CheckpointWriter:
 
         With `scales` [rows, groups] the weight is quantised, and its values are code * scale: the codes are stored.
         """
-        layout, parts = _parts(tensor, scales) if self.packed else (Dense(), {})
+        layout, parts = _parts(tensor, scales, self.zeros) if self.packed else (Dense(), {})
         if isinstance(layout, Dense):
             self._weights.add(name, tensor)
             return
@@ -95,11 +97,12 @@ def replaced(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _parts(tensor: Tensor, scales: Tensor | None) -> tuple[Layout, dict[str, Tensor]]:
-    """The smallest layout that holds `tensor`, and what is stored of it."""
+def _parts(tensor: Tensor, scales: Tensor | None, zeros: bool) -> tuple[Layout, dict[str, Tensor]]:
+    """The smallest layout that holds `tensor`, or with `zeros` the one that has them too, and what is stored of it."""
     if scales is not None:
-        return pack_quantised(tensor, scales)
-    layout = choose_layout(tensor)
+        quantised, parts = pack_quantised(tensor, scales)
+        return with_zeros(parts, quantised) if zeros else (quantised, parts)
+    layout = Dense() if zeros else choose_layout(tensor)
     if isinstance(layout, Dense):
         return layout, {}
     if isinstance(layout, Unstructured):

@@ -9,14 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from pruning.__main__ import main
+from pruning.data import Encoder
 from pruning.evaluation import bootstrap, comparison, quantised
 from pruning.evaluation import task as tasks
 from pruning.evaluation.perplexity import dense
 from pruning.evaluation.results import Results
+from pruning.evaluation.texts import TextPlan
 from pruning.inputs import base_artifact
 from server.checkpoint.layouts import Quantised
 from server.checkpoint.reader import Artifact
@@ -151,6 +154,15 @@ def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Pat
     assert found[2] == pytest.approx(recorded.perplexity["pruned"], rel=0.05)
 
 
+@pytest.mark.parametrize("window", [2, 255, 256, 257, 258, 513])
+def test_all_tokens_of_a_window_but_the_first_are_scored(place: Place, text: Path, window: int) -> None:
+    task = tasks.Text(name="mine", source=str(text), tokens=2 * window, window=window)
+    plan = TextPlan(task, Encoder(Artifact.open(place.artifact)))
+    for job in plan.jobs:
+        assert sum((request.wanted for request in job), ()) == job[-1].ids[1:]
+        assert len(job[-1].ids) == window
+
+
 def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,12 +269,20 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> N
     assert "nan" not in place.page.split("<body>")[1]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize(("bits", "group"), [(8, 32), (4, 64)])
+@pytest.mark.parametrize(
+    ("kind", "bits", "group", "pruned"),
+    [("llama", 8, 32, False), ("llama", 4, 64, True), ("gpt2", 8, 32, True), ("gpt2", 4, 64, False)],
+)
 def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
-    tmp_path: Path, kind: str, bits: int, group: int
+    tmp_path: Path, kind: str, bits: int, group: int, pruned: bool
 ) -> None:
-    base = base_artifact(str(tiny.save(tmp_path / "model", kind)), tmp_path / "base")
+    """Also where the base has zeros: its rival is the base as quantisation alone leaves it."""
+    folder = tiny.save(tmp_path / "model", kind)
+    if pruned:
+        tensors = load_file(folder / "model.safetensors")
+        halved = {name: t * (torch.arange(t.shape[-1]) % 2) if "mlp" in name else t for name, t in tensors.items()}
+        save_file(halved, folder / "model.safetensors", {"format": "pt"})
+    base = base_artifact(str(folder), tmp_path / "base")
     before = dict(base.tensors())
     matrices = [name for name in before if ".norm" not in name and ("layers." in name or ".h." in name)]
     matrices = [name for name in matrices if before[name].dim() == 2]
