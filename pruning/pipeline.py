@@ -139,11 +139,11 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
 
 def documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
     """Write the documents, then the record that covers them: after a kill in between the candidate is refused."""
-    documents = {card.FILE: card.render(lineage, candidate.config), bom.FILE: bom.render(lineage, candidate.config)}
-    files = dict(lineage.files)
-    for name, content in documents.items():
-        write_bytes(candidate.path / name, content)
-        files[name] = record.digest_of(candidate.path / name)
+    documents = {card.FILE: card.render, bom.FILE: bom.render}  # the second lists the digest of the first
+    files = {name: digest for name, digest in lineage.files.items() if name not in documents}
+    for name, render in documents.items():
+        write_bytes(candidate.path / name, render(msgspec.structs.replace(lineage, files=files), candidate.config))
+        files = files | {name: record.digest_of(candidate.path / name)}
     complete = msgspec.structs.replace(lineage, files=files)
     write_bytes(candidate.path / record.FILE, record.encoded(complete))
     return Artifact(candidate.path, complete, candidate.config)

@@ -54,6 +54,11 @@ def test_what_fails_is_kept_and_marked_and_not_promoted(
     assert report["regressions"]
     assert "<html" in (tmp_path / "out.evaluation" / "paragraphs.html").read_text()
     assert "paragraphs: failed" in (tmp_path / "out" / "README.md").read_text()
+    files = Artifact.open(tmp_path / "out").lineage.files
+    listed = json.loads((tmp_path / "out" / "bom.cdx.json").read_text())["components"]
+    assert {one["name"]: one["hashes"][0]["content"] for one in listed} == {
+        name: digest for name, digest in files.items() if name != "bom.cdx.json"
+    }
     registry = ["registry", "--registry", str(tmp_path / "registry.sqlite3")]
     assert secateur([*registry, "add", "tiny", str(tmp_path / "out")]) == 0
     assert secateur([*registry, "promote", "tiny@candidate"]) == 2
