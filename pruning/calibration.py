@@ -176,10 +176,24 @@ class Following(Sweep):
 
     def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
         super().__init__(blocks, ids, batch, folder)
-        self._begin()
+        self._journal = folder / "followed.json"
+        if not self._there():
+            self._journal.unlink(missing_ok=True)
+        self._done = len(self._begin())
+
+    def reach(self, index: int) -> None:
+        """See to it that the states before block `index` are there; that takes time only where files were lost."""
+        if self._done > index + 1:  # those before it are overwritten
+            self._journal.unlink()
+            self._done = len(self._begin())
+        if self._done < index:
+            logger.warning("states were lost from %s: computing them again up to block %d", self._folder, index)
+        for number in range(self._done, index):
+            self.after(number)
 
     def after(self, index: int) -> Tensor:
         """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
+        self.reach(index)
         with self.blocks.loaded(index):
             BlockView(self, index).advance()
         self.flush(index + 1)
@@ -188,6 +202,8 @@ class Following(Sweep):
     def flush(self, index: int) -> None:
         """Write the states before block `index` out, as those before `index` - 1 are given up with the next block."""
         self._files[index % 2].flush()
+        write_bytes(self._journal, json.dumps([{}] * index).encode())
+        self._done = index
 
 
 def pass_on(view: BlockView) -> Note:

@@ -92,6 +92,7 @@ class Correction:
     def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, Observed]]:
         """The statistics of one part of the layers after another; the caller prunes a part before the next."""
         needs = needs if Gram in needs else (*needs, Gram)
+        self._originals.reach(view.index)
         written = writers(view.linears, view.before(view.first), view.sample)
         groups = sharing(view)
         parts = [[group] for group in groups] if self._sequential else [groups]

@@ -91,6 +91,7 @@ class Targets(Following):
 
         Where `after` puts the states of the same block, there is nothing of use then.
         """
+        self.reach(index)
         with self.blocks.loaded(index) as block, muted(block.get_submodule(last)):
             BlockView(self, index).advance()
         states = self.states(index + 1)
