@@ -16,6 +16,7 @@ import msgspec
 
 from pruning.base import versions
 from pruning.evaluation import quantised
+from pruning.evaluation.harness import HarnessPlan
 from pruning.evaluation.plan import Plan, Subject, check
 from pruning.evaluation.score import carry_out, length, make, needs, refuse_fewer_tokens, spelling, subject
 from pruning.evaluation.scores import Scores
@@ -95,7 +96,8 @@ class _Run:
         used = {choice.subject: choice.kernel for choice in computing} | versions()
         self.runner = used | {"reason": self._choice.reason}
         jobs = [[(request.ids, request.first) for request in job] for job in plan.jobs]
-        self._identity = [task.digest, msgspec.json.encode(jobs).decode(), sorted(used.items())]
+        own = plan.digest if isinstance(plan, HarnessPlan) else ""
+        self._identity = [task.digest, own, msgspec.json.encode(jobs).decode(), sorted(used.items())]
 
     def model(
         self, artifact: Artifact, name: str, note: str = "", change: Change = nullcontext, spelt: Spelling | None = None

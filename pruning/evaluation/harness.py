@@ -4,9 +4,12 @@ What lm-eval asks for is computed by the scorer, as for every other task; what i
 value. lm-eval is an extra, and imported where such a task is made.
 """
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,13 @@ class HarnessPlan:
             self.items = [self._item(number, instances) for number, instances in self._documents.items()]
         self._check()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides scores and is in no request: wanted answers, metrics, and lm-eval itself."""
+        documents = [instance.doc for instance in self._made.instances]
+        parts = [version("lm_eval"), self._made.dump_config(), documents]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
     def run(self, subject: Subject, base: Subject | None, step: Step) -> Scores:
         """Score every document; lm-eval's own state is that of this model alone afterwards."""
         for instance in self._made.instances:
@@ -65,6 +75,9 @@ class HarnessPlan:
             values[measures.NLL] = tuple(nll)
         elif measures.ACCURACY in values:
             values[measures.ERROR] = tuple(1 - value for value in values[measures.ACCURACY])
+        else:
+            metrics = ", ".join(self._made.aggregation())
+            raise TaskError(f"{self._task.task} gives no figure for each document ({metrics}): none has an interval")
         answers = tuple(said for said, _ in found)
         chosen = tuple(number for _, number in found) if self._made.OUTPUT_TYPE == "multiple_choice" else ()
         return Scores(values, answers, chosen=chosen)
@@ -133,6 +146,8 @@ class HarnessPlan:
     def _pair(self, context: str, wanted: str) -> Request:
         """Encoded in one piece, as lm-eval has it: spaces that end the context belong to what is scored."""
         stripped = context.rstrip(SPACES)
+        if not stripped and not self._start():
+            return request(self._first(), tuple(self._encoder.ids(context + wanted)))
         before = self._ids(stripped)
         whole = (*self._start(), *self._encoder.ids(context + wanted))
         return request(before, whole[len(before) :])
@@ -195,6 +210,9 @@ class HarnessPlan:
             raise TaskError(f"lm-eval's task {self._task.task} has {len(self.items)} documents; an interval needs 2")
         if gates.max_nll_ratio is not None and self._generates:
             raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output})")
+        several = output == "multiple_choice" and None in map(self._right, self._documents.values())
+        if gates.max_nll_ratio is not None and several:
+            raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} has several right options")
         if gates.max_accuracy_drop is not None and output == "loglikelihood_rolling":
             raise TaskError(f"gates.max_accuracy_drop cannot be judged: {self._task.task} is plain text ({output})")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ from tests.pruning.evaluation.scoring import score
 
 WORDS = ("four", "nine", "sixteen", "a hundred", "none")
 DOCUMENTS = [
-    {"question": f"What is {n} times {n}?", "options": list(WORDS[: 2 + n % 4]), "answer": n % (2 + n % 4)}
+    {
+        "question": f"What is {n} times {n}?",
+        "options": list(WORDS[: 2 + n % 4]),
+        "answer": n % (2 + n % 4),
+        "answers": [0, 1],
+    }
     for n in range(12)
 ]
 CHOICE = """
@@ -122,6 +128,29 @@ def test_a_wanted_text_and_a_long_one(tmp_path: Path, artifact: Artifact) -> Non
     assert math.isclose(len(found.measures[measures.NLL]), len(DOCUMENTS))
 
 
+def test_an_option_after_nothing_is_scored_from_its_first_token_on(tmp_path: Path, artifact: Artifact) -> None:
+    found = scored(tmp_path, artifact, re.sub("doc_to_text: .*", 'doc_to_text: ""', CHOICE))
+    for document, value in zip(DOCUMENTS, found.measures[measures.NLL], strict=True):
+        options: Any = document["options"]
+        right = f" {options[int(str(document['answer']))]}"
+        assert value == pytest.approx(-slowly(artifact, "", right).mean().item(), abs=1e-2)
+
+
+def test_answers_that_were_put_right_are_scored_anew(tmp_path: Path, artifact: Artifact) -> None:
+    task = tasks.read(written(tmp_path, CHOICE))
+    before = compare(artifact, artifact, task, tmp_path / "cache").base.scores
+    again = compare(artifact, artifact, task, tmp_path / "cache").base.scores
+    other = [document | {"answer": (int(str(document["answer"])) + 1) % 2} for document in DOCUMENTS]
+    (tmp_path / "harness" / "documents.json").write_text("\n".join(map(json.dumps, other)))
+    after = compare(artifact, artifact, task, tmp_path / "cache").base.scores
+    assert before.measures[measures.NLL] == again.measures[measures.NLL] != after.measures[measures.NLL]
+
+
+def test_metrics_that_are_of_no_document_are_one_sentence(tmp_path: Path, artifact: Artifact) -> None:
+    with pytest.raises(TaskError, match=r"squares gives no figure for each document \(bleu\): none has an interval"):
+        scored(tmp_path, artifact, GENERATE.replace("exact_match", "bleu"), "limit = 2\n")
+
+
 def test_replies_are_generated_by_the_engine_and_judged_by_lm_eval(tmp_path: Path, artifact: Artifact) -> None:
     found = scored(tmp_path, artifact, GENERATE, "limit = 4\n")
     assert len(found.answers) == 4
@@ -147,6 +176,11 @@ def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, arti
         (CHOICE + 'process_docs: !function "code.run"\n', "", "brings Python code, which lm-eval would run: read it"),
         (CHOICE.replace("options", "optons", 1), "", "lm-eval cannot carry out the task squares"),
         (GENERATE, "[gates]\nmax_nll_ratio = 1.1\n", "max_nll_ratio cannot be judged: squares generates"),
+        (
+            CHOICE.replace("target: answer", "target: answers"),
+            "[gates]\nmax_nll_ratio = 1.1\n",
+            "max_nll_ratio cannot be judged: squares has several right options",
+        ),
         (ROLLING, "[gates]\nmax_accuracy_drop = 0.1\n", "max_accuracy_drop cannot be judged: squares is plain text"),
         (CHOICE, "[gates]\nmax_kl = 0.1\n", "gates.max_kl cannot be judged: a task of this kind (lm-eval)"),
     ],
