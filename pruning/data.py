@@ -25,6 +25,7 @@ from pruning.settings import settings_of
 from pruning.sources import locate
 from server.checkpoint.lineage import Data
 from server.checkpoint.reader import Artifact
+from server.checkpoint.templates import extend, special_tokens
 
 BODY_FIELDS = ("text", "extract", "content")
 
@@ -87,11 +88,12 @@ class Encoder:
         template = own.read_text(encoding="utf-8") if own.exists() else settings.get("chat_template")
         if not template:
             raise DataError("the data holds messages, but the model has no chat template to write them with")
-        tokens = {key: value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str)}
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        extend(environment)
         try:
-            return environment.from_string(template).render(messages=messages, add_generation_prompt=reply, **tokens)
-        except (TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            given = special_tokens(settings) | {"messages": messages, "add_generation_prompt": reply}
+            return environment.from_string(template).render(given)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise DataError(f"the model's chat template fails on the messages in the data: {error}") from None
 
 
@@ -211,7 +213,7 @@ def _json_text(value: dict[str, Any], chat: Callable[[list[dict[str, str]]], str
         body = chat(value["messages"])
     else:
         body = _string(value["text"])
-    return Text(str(value.get("title", value.get("question", body))), body)
+    return Text(str(value.get("title") or value.get("question") or body), body)
 
 
 def _string(value: Any) -> str:

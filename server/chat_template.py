@@ -3,33 +3,15 @@
 The template comes with the model and is not trusted to behave: whatever it does ends in text or in one sentence."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
+from server.checkpoint.templates import Refused, extend
 from server.errors import ArtifactError, InvalidRequest
 from server.template_bounds import Budget, Sandbox, variables
-
-
-class Refused(jinja2.TemplateError):
-    """The template called raise_exception: the conversation is not of the form it wants."""
-
-
-class Generation(Extension):
-    """Accepts `{% generation %}`, which only training looks at."""
-
-    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The statements within, as if the tag were not there."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class PlainNamespace(Namespace):
@@ -48,13 +30,9 @@ class ChatTemplate:
     """A compiled template; ArtifactError if it is not Jinja, or fails in any way but to refuse the conversation."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
-        environment.globals |= {
-            "raise_exception": _refuse,
-            "strftime_now": lambda form: datetime.now().strftime(form),
-            "namespace": PlainNamespace,
-            "dict": dict,
-        }
+        environment = Sandbox(trim_blocks=True, lstrip_blocks=True)
+        extend(environment)
+        environment.globals |= {"namespace": PlainNamespace, "dict": dict}
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
@@ -81,7 +59,3 @@ class ChatTemplate:
         except Exception as error:  # a template can raise anything at all
             raise ArtifactError(f"The chat template failed: {type(error).__name__}: {error}") from None
         return "".join(pieces)
-
-
-def _refuse(message: str) -> None:
-    raise Refused(message)

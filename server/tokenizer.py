@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from server.chat_template import ChatTemplate
+from server.checkpoint.templates import special_tokens
 from server.encoding import Unrecognised, build_encoding, byte_alphabet, wants_nfc
 from server.errors import ArtifactError
 
@@ -45,14 +46,10 @@ class Tokenizer:
     def load(cls, path: Path) -> Self:
         """Read the directory of an artifact; ArtifactError says which file is wrong."""
         settings = _read_json(path / "tokenizer_config.json")
-        special_tokens = {
-            name: str(value["content"] if isinstance(value, dict) else value)
-            for name, value in settings.items()
-            if name.endswith("_token") and isinstance(value, str | dict)
-        }
+        named = special_tokens(settings)
         try:
             source = template_source(path, settings)
-            template = None if source is None else ChatTemplate(source, special_tokens)
+            template = None if source is None else ChatTemplate(source, named)
             tokenizer = cls((path / "tokenizer.json").read_bytes(), template, _stop_ids(path))
         except OSError as error:
             raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}.") from None
@@ -60,7 +57,7 @@ class Tokenizer:
             raise
         except Exception as error:  # the library raises plain Exception
             raise ArtifactError(f"{path / 'tokenizer.json'} is not a tokenizer: {error}") from None
-        if end := tokenizer._specials.get(special_tokens.get("eos_token", "")):
+        if end := tokenizer._specials.get(named.get("eos_token", "")):
             tokenizer.stop_ids |= {end}
         return tokenizer
 

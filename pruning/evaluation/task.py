@@ -26,6 +26,8 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
     """Left out, its number in the file, from 1."""
     held_out: bool = False
     """Kept out of every training; where any item of a task is held out, only those are scored."""
+    title: str | None = None
+    """What decides its bucket; left out, its first text."""
 
     @property
     def texts(self) -> dict[str, str]:
@@ -241,7 +243,7 @@ def _check_gates(path: Path, task: Task) -> None:
 def _lines(path: Path, kind: type[Item]) -> list[Item]:
     """The items in a file of JSON lines."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `pruning.data` reads them
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     items = []
@@ -269,7 +271,7 @@ def _chosen(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, ...]:
         seen.add(item.id)
     only = any(item.held_out for item in items)
     kept = [item for item in items if item.held_out or not only]
-    kept = [item for item in kept if Titled(next(iter(item.texts.values())), "").bucket in task.buckets]
+    kept = [item for item in kept if Titled(item.title or next(iter(item.texts.values())), "").bucket in task.buckets]
     if len(kept) < 2:
         raise TaskError(f"{place}: {len(kept)} items of {len(items)} are left to score; an interval needs 2 or more")
     if isinstance(task, Pairs) and task.choices > (count := len({item.texts["answer"] for item in kept})):

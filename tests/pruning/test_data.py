@@ -9,6 +9,7 @@ import torch
 from pruning.data import Draw, Encoder, Text, digest_of, draw, read
 from pruning.errors import DataError, ModelRefused
 from pruning.inputs import base_artifact
+from server.chat_template import ChatTemplate
 from server.checkpoint.reader import Artifact
 
 
@@ -34,6 +35,17 @@ def test_the_three_forms(tmp_path: Path) -> None:
     assert read(plain, no_chat) == [Text("one\ntwo", "one\ntwo"), Text("three", "three")]
     assert read(lines, lambda messages: f"<{messages[0]['content']}>") == [Text("one", "one"), Text("T", "<two>")]
     assert read(titled, no_chat) == [Text("A", "one"), Text("B", "two")]
+
+
+def test_a_line_without_a_title_of_its_own_goes_by_its_question_or_text(tmp_path: Path) -> None:
+    lines = tmp_path / "a.jsonl"
+    values = [
+        {"text": "one", "title": None},
+        {"text": "two", "title": ""},
+        {"question": "q", "answer": "a", "title": ""},
+    ]
+    lines.write_text("\n".join(map(json.dumps, values)))
+    assert [text.title for text in read(lines, lambda _: "chat")] == ["one", "two", "q"]
 
 
 def test_held_out_lines_are_never_read(tmp_path: Path) -> None:
@@ -169,21 +181,28 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
 def test_messages_are_written_with_the_models_template(artifact: Artifact, tmp_path: Path, file: str) -> None:
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
-    settings = {"eos_token": "<end>"} | ({"chat_template": template} if file == "tokenizer_config.json" else {})
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% generation %}{{ m.role }}: {{ m.content }}{% endgeneration %}"
+        "{{ eos_token }}{% if loop.first %}{% break %}{% endif %}{% endfor %}"
+    )
+    settings = {"eos_token": "<end>", "bos_token": {"content": "<s>", "lstrip": False}} | (
+        {"chat_template": template} if file == "tokenizer_config.json" else {}
+    )
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "tokenizer.json").write_bytes((artifact.path / "tokenizer.json").read_bytes())
     if file == "chat_template.jinja":
         (tmp_path / file).write_text(template)
     moved = Encoder(Moved(artifact, tmp_path))
-    assert moved.chat([{"role": "user", "content": "Hi"}]) == "user: Hi<end>"
+    turns = [{"role": "user", "content": "Hi"}]
+    served = ChatTemplate(template, {"eos_token": "<end>", "bos_token": "<s>"})
+    assert moved.chat(turns, reply=True) == served.render(turns) == "<s>user: Hi<end>"
 
 
 @pytest.mark.parametrize(
     ("template", "sentence"),
     [
         ("{% for m in messages %}", "chat template fails on the messages in the data: Unexpected end of template"),
-        ("{{ raise_exception('no') }}", "chat template fails on the messages in the data: 'raise_exception' is undef"),
+        ("{{ raise_exception('no') }}", "chat template fails on the messages in the data: no"),
         ("{{ messages[0].content + 1 }}", "chat template fails on the messages in the data: "),
     ],
 )

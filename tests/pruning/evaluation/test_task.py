@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pruning import data
 from pruning.bounds import Gates
 from pruning.errors import TaskError
 from pruning.evaluation import task as tasks
@@ -28,6 +29,25 @@ def test_items_are_read_from_the_file_or_the_task_itself(task: Read, tmp_path: P
     (tmp_path / "items.jsonl").write_text(json.dumps(A) + "\n" + json.dumps(B))
     assert tasks.read(tmp_path / "task.toml").digest == inline.digest
     assert task(PAIRS, A, B).digest != inline.digest
+
+
+def test_lines_are_those_of_the_data(task: Read, tmp_path: Path) -> None:
+    """One file is both a task and a source, so it may begin with a mark and hold separators that JSON allows."""
+    task(PAIRS, A, B)
+    odd = A | {"answer": "A\u2028B\x85C", "title": "T"}
+    lines = "\r\n".join(json.dumps(item, ensure_ascii=False) for item in (odd, B))
+    (tmp_path / "items.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    found = tasks.read(tmp_path / "task.toml")
+    assert isinstance(found, tasks.Pairs)
+    assert [item.texts["answer"] for item in found.items if isinstance(item, tasks.Pair)] == [odd["answer"], "B."]
+    bodies = data.read(tmp_path / "items.jsonl", lambda turns: turns[1]["content"])
+    assert [text.body for text in bodies] == [odd["answer"], "B."]
+    assert [text.title for text in bodies] == ["T", "What is b?"]
+    kept = {text.bucket for text in bodies}
+    for bucket in kept:
+        (tmp_path / "task.toml").write_text(f'{PAIRS}\nitems = "items.jsonl"\nbuckets = {sorted(kept - {bucket})}')
+        with pytest.raises(TaskError, match="1 items of 2 are left"):
+            tasks.read(tmp_path / "task.toml")
 
 
 def test_gates_do_not_change_what_is_scored(task: Read) -> None:
