@@ -6,8 +6,8 @@ from functools import partial
 from anyio import to_thread
 from msgspec import Struct
 
-from server.engine.sequence import Sampling
-from server.errors import ConfigError, InvalidRequest
+from server.engine.sequence import Sampling, check
+from server.errors import ArtifactError, ConfigError, InvalidRequest
 from server.rollout import Model
 from server.skills import Skill
 from server.turns import conversation
@@ -50,7 +50,7 @@ def suits(skill: Skill, model: Model) -> Iterator[str]:
     """
     try:
         own = len(model.tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
-    except InvalidRequest as error:
+    except (InvalidRequest, ArtifactError) as error:
         raise ConfigError(f"the skill {skill.name!r} does not suit the model {model.name!r}: {error}") from None
     if own >= model.engine.context:
         raise ConfigError(
@@ -103,7 +103,7 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
             param="temperature",
         )
     drawn = {name: getattr(skill if getattr(asked, name) is None else asked, name) for name in DRAWN}
-    return Sampling(
+    sampling = Sampling(
         **drawn,
         logit_bias=asked.logit_bias,
         seed=asked.seed,
@@ -111,6 +111,8 @@ def sampling_of(asked: Asked, prompt: int, model: Model) -> Sampling:
         max_tokens=min(skill.max_tokens, skill.ceiling, room) if asked.max_tokens is None else asked.max_tokens,
         stop_ids=model.tokenizer.stop_ids,
     )
+    check(prompt, sampling, model.engine.context)  # before any limit or budget is charged
+    return sampling
 
 
 def too_long(prompt: int, context: int) -> InvalidRequest:

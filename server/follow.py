@@ -34,12 +34,14 @@ class Follower:
         self._source = source
         self._load = load
         self._seen: Version | None = None
+        self._handed: dict[str, Version] = {}
         self._unreachable = False
 
     def first(self) -> Version:
         """The version to begin with; raises RegistryError or ArtifactError where it cannot be trusted."""
         self._seen = self._look()
         rules.verify(self._seen, self._source.signers)
+        self._handed[self._seen.name] = self._seen
         return self._seen
 
     def next(self) -> Model | None:
@@ -49,7 +51,7 @@ class Follower:
             found = self._look()
         except Exception as error:  # nothing may end the following
             if not self._unreachable:
-                logger.error("%s; %s goes on", reason(error), self._seen.name)
+                logger.error("%s; what was served before goes on", reason(error))
             self._unreachable = True
             return None
         self._unreachable = False
@@ -60,6 +62,7 @@ class Follower:
             rules.verify(found, self._source.signers)
             model = self._load(found.path, found.name)
             self.confirm(model.lineage)
+            self._handed[found.name] = found
             return model
         except Exception as error:  # whatever it was, the model that runs goes on
             logger.error("%s cannot be served: %s; what was served before goes on", found.name, reason(error))
@@ -71,14 +74,13 @@ class Follower:
         if address(lineage) != self._seen.address:
             raise RegistryError(f"{self._seen.path} was exchanged while {self._seen.name} was loaded")
 
-    def began(self, skills: Sequence[str]) -> None:
-        """Record that the version which was handed out answers these skills now."""
-        assert self._seen is not None, "`first` comes first"
+    def began(self, skills: Sequence[str], name: str) -> None:
+        """Record that the version of this `name`, which was handed out, answers these skills now."""
         try:
             with Registry.open(self._source.url) as registry:
-                registry.bind(skills, self._seen)
+                registry.bind(skills, self._handed[name])
         except SecateurError as error:
-            logger.warning("that %s answers %s is not recorded: %s", self._seen.name, ", ".join(skills), error)
+            logger.warning("that %s answers %s is not recorded: %s", name, ", ".join(skills), error)
 
     def _look(self) -> Version:
         with Registry.open(self._source.url) as registry:

@@ -86,12 +86,19 @@ class Reloader:
         await self.began()
         while True:
             await asyncio.sleep(seconds)
-            for reference, successors in self._rollout.successors.items():
-                model = await to_thread.run_sync(successors.next)
-                if model is None or not await to_thread.run_sync(self._suits, reference, model):
-                    continue
-                if self._rollout.replace(reference, successors, model):
-                    await self._begin(reference, successors)
+            try:
+                await self._follow()
+            except Exception as error:  # nothing may end the following
+                logger.error("Not followed: %s; what was served before goes on", reason(error))
+
+    async def _follow(self) -> None:
+        """Ask once of each model that may be followed by another."""
+        for reference, successors in self._rollout.successors.items():
+            model = await to_thread.run_sync(successors.next)
+            if model is None or not await to_thread.run_sync(self._suits, reference, model):
+                continue
+            if self._rollout.replace(reference, successors, model):
+                await self._begin(reference, successors)
 
     def _model(self, more: Mapping[str, Answering], wanted: str) -> Model:
         """The model that is to answer such skills, perhaps a new one."""
@@ -101,7 +108,10 @@ class Reloader:
         return found.model
 
     async def _begin(self, reference: str, successors: Successors) -> None:
-        await to_thread.run_sync(successors.began, [skill.name for skill in self._answered(reference)])
+        answering = self._rollout.find(reference)
+        assert answering is not None
+        skills = [skill.name for skill in self._answered(reference)]
+        await to_thread.run_sync(successors.began, skills, answering.model.name)
 
     def _answered(self, reference: str) -> list[Skill]:
         return [skill for skill in self._skills if self._rollout.reference(skill.model) == reference]

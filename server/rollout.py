@@ -61,8 +61,8 @@ class Successors(Protocol):
     def next(self) -> Model | None:
         """Another model, loaded, if there is to be one; called in a thread."""
 
-    def began(self, skills: Sequence[str]) -> None:
-        """The first model, or the one that `next` handed out, answers these skills now."""
+    def began(self, skills: Sequence[str], name: str) -> None:
+        """The first model, or one that `next` handed out, of this `name` answers these skills now."""
 
 
 class Answering(Struct, frozen=True, eq=False):

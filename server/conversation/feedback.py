@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -81,23 +82,29 @@ class Feedback:
 
     def totals(self) -> Mapping[tuple[str, str], int]:
         """(skill, rating) -> how often it was given."""
-        with self._lock:
-            rows = self._database.execute("SELECT skill, rating, value FROM feedback_totals").fetchall()
+        rows = self._read("SELECT skill, rating, value FROM feedback_totals")
         return {(skill, rating): value for skill, rating, value in rows}
 
     def latest(self, skill: str, count: int) -> list[dict[str, object]]:
         """The latest ratings of a skill, the newest first."""
         names = ("reply", "skill", "revision", "rating", "comment", "given_at")
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT * FROM feedback WHERE skill = ? ORDER BY given_at DESC LIMIT ?", (skill, count)
-            ).fetchall()
+        rows = self._read("SELECT * FROM feedback WHERE skill = ? ORDER BY given_at DESC LIMIT ?", (skill, count))
         return [dict(zip(names, row, strict=True)) for row in rows]
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self._database.close()
+
+    def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query; raises FeedbackUnavailable."""
+        with self._lock:
+            try:
+                return self._database.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise FeedbackUnavailable(
+                    f"The ratings cannot be read: {error}.", code="feedback_unavailable"
+                ) from None
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -13,7 +13,7 @@ from server.engine.look_up import LookUp
 from server.engine.runners import Runner
 from server.engine.sampler import choose_sampler
 from server.engine.scheduler import Scheduler, Taken
-from server.engine.sequence import Sampling, Score, Sequence
+from server.engine.sequence import Sampling, Score, Sequence, check
 from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest
 
@@ -62,7 +62,11 @@ class Engine:
 
         The first `standing` ids are those that every prompt of the skill begins with: they are kept for the next.
         Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
-        _check(len(prompt), sampling, self.context)
+        check(len(prompt), sampling, self.context)
+        if max(prompt) >= self._runner.vocabulary:  # a tokenizer that has grown beyond its model
+            raise InvalidRequest(
+                f"The messages hold the token {max(prompt)}; the model has {self._runner.vocabulary}.", param="messages"
+            )
         for id, _ in sampling.logit_bias:
             if id >= self._runner.vocabulary:
                 raise InvalidRequest(
@@ -149,19 +153,3 @@ class Engine:
             hand_over([(stream, EngineFailed(self._failure)) for stream in self._streams.values()])
             self._streams.clear()
             self._changed.notify_all()
-
-
-def _check(prompt: int, sampling: Sampling, context: int) -> None:
-    """Raise InvalidRequest unless a prompt of so many tokens and its reply fit the context."""
-    if prompt < 1:
-        raise InvalidRequest("The prompt is empty.", param="messages")
-    if sampling.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 1.", param="max_tokens")
-    if prompt + sampling.max_tokens > context:
-        raise InvalidRequest(
-            f"The prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}, together "
-            f"{prompt + sampling.max_tokens}; this server's context is {context} tokens.",
-            param="max_tokens" if prompt < context else "messages",
-            code="context_length_exceeded",
-            reason="context",
-        )

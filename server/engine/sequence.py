@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from server.engine.blocks import BLOCK, first_key, next_key
+from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
 
@@ -33,6 +34,22 @@ class Sampling(Struct, frozen=True):
     """Whether each token comes with its `Score`, and with how many of the most likely others."""
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
+
+
+def check(prompt: int, sampling: Sampling, context: int) -> None:
+    """Raise InvalidRequest unless a prompt of so many tokens and its reply fit the context."""
+    if prompt < 1:
+        raise InvalidRequest("The prompt is empty.", param="messages")
+    if sampling.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 1.", param="max_tokens")
+    if prompt + sampling.max_tokens > context:
+        raise InvalidRequest(
+            f"The prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}, together "
+            f"{prompt + sampling.max_tokens}; this server's context is {context} tokens.",
+            param="max_tokens" if prompt < context else "messages",
+            code="context_length_exceeded",
+            reason="context",
+        )
 
 
 class Score(NamedTuple):

@@ -221,6 +221,10 @@ class Ledger:
         except StorageError as error:
             self._fail(jobs, LedgerUnavailable(str(error)))
             return
+        except Exception as error:  # the thread must live: without it nothing would be counted, and nobody told
+            logger.exception("A transaction of the ledger failed.")
+            self._fail(jobs, LedgerUnavailable(f"The ledger cannot be written: {type(error).__name__}."))
+            return
         finally:
             self._began = None
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started

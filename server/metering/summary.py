@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from math import ceil
 
 from msgspec import Struct
 
@@ -127,4 +128,4 @@ def _latency(database: Database, column: str) -> Latency:
 
 def _quantile(values: Sequence[float], q: float) -> float:
     """The smallest value that is at least as large as the part `q` of all."""
-    return values[min(len(values) - 1, int(q * len(values)))]
+    return values[max(0, ceil(q * len(values)) - 1)]

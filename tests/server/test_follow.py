@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Never
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,7 +19,7 @@ from server.checkpoint import lineage as record
 from server.checkpoint.lineage import GateResult
 from server.config import load
 from server.engine.engine import Engine
-from server.errors import ConfigError
+from server.errors import ArtifactError, ConfigError
 from server.follow import Follower, Source
 from server.registry.store import Move, Registry
 from server.rollout import Answering, Model, Rollout
@@ -135,7 +136,18 @@ def narrow(load: Callable[[Path, str], Model], path: Path, name: str) -> Model:
     return model
 
 
-@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone", "narrow"])
+def speechless(load: Callable[[Path, str], Model], path: Path, name: str) -> Model:
+    """A model whose template fails on the skill's turns, and not by refusing them."""
+    model = load(path, name)
+    model.tokenizer.chat = partial(fail, "The chat template failed: no filter named 'indent'")  # type: ignore[method-assign]
+    return model
+
+
+def fail(sentence: str, *_: object) -> Never:
+    raise ArtifactError(sentence)
+
+
+@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone", "narrow", "speechless"])
 def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_one_goes_on(
     house: House, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +157,8 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
             follower(server)._load = lambda *_: 1 / 0  # type: ignore[assignment]
         if what == "narrow":
             follower(server)._load = partial(narrow, follower(server)._load)
+        if what == "speechless":
+            follower(server)._load = partial(speechless, follower(server)._load)
         if what == "changed":
             (path / "config.json").write_text("{}")
         if what == "unsigned":
@@ -162,11 +176,39 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
         "unsigned": "not signed",
         "unloadable": "division",
         "narrow": "begins every prompt with",
+        "speechless": "does not suit the model 'tiny@2': The chat template failed",
         "gone": "is no artifact",
         "exchanged": "model-2 was exchanged while tiny@2 was loaded",
     }
     assert caplog.text.count("cannot be served") == 1
     assert reasons[what] in caplog.text
+
+
+def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> None:
+    found = Follower(Source(house.url, "tiny@production", Signers.read(house.signers)), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    first = found.first()
+    house("promote", "tiny@2", "--signers", str(house.signers))
+    assert found.next() is None
+    found.began(["help"], first.name)
+    with Registry.open(house.url) as registry:
+        assert registry.bindings("tiny")["help"][0] == 1
+
+
+def test_nothing_ends_the_following(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        own = follower(server)
+        original, calls = own.next, []
+
+        def odd() -> Model | None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("odd")
+            return original()
+
+        own.next = odd  # type: ignore[method-assign]
+        until(lambda: "Not followed: " in caplog.text)
+        house("promote", "tiny@2", "--signers", str(house.signers))
+        until(lambda: artifact(server) == "tiny@2")
 
 
 def test_a_registry_that_cannot_be_reached_changes_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:

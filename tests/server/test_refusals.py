@@ -33,6 +33,16 @@ def ask(server: Served, key: str | None = KEY, **more: Any) -> int:
     return int(call(server.url, "/v1/chat/completions", {**ASK, **more}, **headers).status)
 
 
+def test_what_never_fits_the_context_is_charged_to_nobody(tmp_path: Path) -> None:
+    runner = says(tmp_path, "ok")
+    skill = replace(HELP, tokens_per_reply=100_000, tokens_per_minute=120_000, tokens_per_day=110_000)
+    with served(parts(tmp_path, runner, (skill, OTHER)), runner) as server:
+        assert [ask(server, max_tokens=90_000) for _ in range(3)] == [400] * 3
+        assert ask(server, max_tokens=5) == 200
+        assert refused(server) == {("help", "context"): 3}
+    assert len(rows(tmp_path / "usage.sqlite3")) == 1
+
+
 def test_every_refusal_is_counted_by_skill_and_reason(tmp_path: Path) -> None:
     runner = says(tmp_path, "x" * 60, delay=0.01)
     helper = replace(HELP, tokens_per_minute=4000, requests_per_minute=5, sessions_per_minute=2)

@@ -1,6 +1,7 @@
 """Conversations: bounded in number and time, and gone when they are reset; ratings: bounded and counted."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,6 +100,17 @@ def test_ratings_are_bounded_and_their_totals_are_not(tmp_path: Path) -> None:
     again = Feedback(tmp_path / "f.sqlite3")
     assert again.totals() == {("help", "up"): 10, ("other", "down"): 1}
     again.close()
+
+
+def test_a_damaged_file_is_unavailable_and_no_error_of_ours(tmp_path: Path) -> None:
+    feedback = Feedback(tmp_path / "f.sqlite3")
+    with closing(sqlite3.connect(tmp_path / "f.sqlite3")) as other:
+        other.execute("DROP TABLE feedback_totals")
+        other.execute("DROP TABLE feedback")
+    for read in (feedback.totals, lambda: feedback.latest("help", 1)):
+        with pytest.raises(FeedbackUnavailable, match="The ratings cannot be read: no such table"):
+            read()
+    feedback.close()
 
 
 def test_a_locked_file_is_unavailable_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

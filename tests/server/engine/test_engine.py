@@ -143,7 +143,12 @@ def test_beyond_the_queue_it_is_overloaded_and_says_when_to_return() -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "max_tokens", "said"),
-    [([], 1, "prompt is empty"), ([1], 0, "max_tokens is 0"), ([1] * 60, 5, "60 tokens and max_tokens is 5")],
+    [
+        ([], 1, "prompt is empty"),
+        ([1], 0, "max_tokens is 0"),
+        ([1] * 60, 5, "60 tokens and max_tokens is 5"),
+        ([1, 5], 1, "hold the token 5; the model has 5"),
+    ],
 )
 def test_what_cannot_fit_is_refused_with_the_numbers(prompt: list[int], max_tokens: int, said: str) -> None:
     async def main() -> None:

@@ -44,6 +44,15 @@ def rows(path: Path) -> list[tuple[object, ...]]:
         database.close()
 
 
+def test_what_the_database_cannot_hold_ends_neither_the_thread_nor_what_comes_after(ledger: Ledger, path: Path) -> None:
+    with pytest.raises(LedgerUnavailable, match="OverflowError"):
+        ledger.open(Opening("endless", "help", "tiny", 10, 2**63)).result(timeout=10)
+    ledger.open(opening("r1")).result(timeout=10)
+    assert ledger.writable
+    ledger.settle(Settlement("r1", Usage(10, 0, 3), "stop")).result(timeout=10)
+    assert ("r1", "final", "stop", 10, 0, 3) in rows(path)
+
+
 def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger, path: Path) -> None:
     ledger.open(opening("r1")).result()
     assert rows(path) == [("r1", "open", None, 0, 0, 0)]

@@ -7,7 +7,7 @@ import pytest
 
 from server.metering.ledger import Ledger
 from server.metering.records import Limits, Opening, Settlement, Usage
-from server.metering.summary import summarise
+from server.metering.summary import _quantile, summarise
 
 NOW = datetime(2026, 12, 1, 0, 30, tzinfo=UTC).timestamp()
 DAY = 86400
@@ -50,3 +50,11 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     # How long a server was down is not how long a reply took.
     assert found.duration.values == pytest.approx(sorted(s for *_, s in plain if s is not None), abs=1e-4)
     assert max(found.duration.quantiles) < 9
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 99, 100, 101])
+def test_a_quantile_is_the_smallest_value_with_that_part_below_or_at_it(count: int) -> None:
+    values = [float(number) for number in range(count)]
+    for q in (0.5, 0.9, 0.99):
+        expected = next(value for value in values if sum(other <= value for other in values) >= q * count)
+        assert _quantile(values, q) == expected
