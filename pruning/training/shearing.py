@@ -69,9 +69,10 @@ def _refuse_diverged(state: State) -> None:
 
 def check(stage: Shear, config: dict[str, Any], place: Place) -> dict[str, Any]:
     """The configuration afterwards, whatever stays; raises before any work where target or texts do not suit."""
-    refuse_scarce(stage, place.inputs)
     blocks = unloaded(config)
-    return _shape(stage, config, blocks).check(blocks.model)
+    after = _shape(stage, config, blocks).check(blocks.model)
+    refuse_scarce(stage, place.inputs)
+    return after
 
 
 def _shape(stage: Shear, config: dict[str, Any], blocks: Blocks) -> Shape:
