@@ -104,6 +104,10 @@ class Blocks:
         with self._wrapped(passer):
             yield logits
 
+    def learn(self, ids: Tensor) -> None:
+        """Find out on `ids` [1, T] what each block returns beside the state, which `capture` and `ending` hand on."""
+        self._own_states(ids)
+
     def check(self, ids: Tensor) -> None:
         """Prove on `ids` [2, T] that replaying the blocks equals the model's own forward, or raise ModelRefused."""
         own = self._own_states(ids[:1])

@@ -46,7 +46,8 @@ class Place(NamedTuple):
     @property
     def checked(self) -> Tensor:
         """The ids [2, tokens] on which the replay of the blocks is proved."""
-        return few(self.inputs.calibration[0])
+        ids = self.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS]
+        return ids[: len(ids) // 2 * 2].view(2, -1)
 
     def sweep(self, blocks: Blocks) -> Sweep:
         """A pass over the calibration ids that keeps its files in the folder."""
@@ -55,12 +56,6 @@ class Place(NamedTuple):
     def moments(self, blocks: Blocks, powers: tuple[int, ...]) -> Moments:
         """The moments of the weights' gradients on the calibration ids, by a pass backward in a folder of its own."""
         return moments(blocks, self.inputs.calibration[0], self.folder / "backward", powers)
-
-
-def few(ids: Tensor) -> Tensor:
-    """The first of `ids` [sequences, tokens] as two sequences [2, tokens], to prove the replay of blocks on."""
-    first = ids.flatten()[: 2 * CHECKED_TOKENS]
-    return first[: len(first) // 2 * 2].view(2, -1)
 
 
 def unloaded(config: dict[str, Any]) -> Blocks:
