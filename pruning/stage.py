@@ -18,7 +18,7 @@ from pruning.training.team import ALONE, Team
 from pruning.weights import Source
 
 CHECKED_TOKENS = 16
-"""Tokens on which the replay of the blocks is proved."""
+"""Tokens of a sequence on which is found out what blocks return, and that they can be replayed."""
 
 
 class Model(NamedTuple):

@@ -210,8 +210,8 @@ class HarnessPlan:
             raise TaskError(f"lm-eval's task {self._task.task} has {len(self.items)} documents; an interval needs 2")
         if gates.max_nll_ratio is not None and self._generates:
             raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output})")
-        several = output == "multiple_choice" and None in map(self._right, self._documents.values())
-        if gates.max_nll_ratio is not None and several:
+        choice = output == "multiple_choice"
+        if gates.max_nll_ratio is not None and choice and None in map(self._right, self._documents.values()):
             raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} has several right options")
         if gates.max_accuracy_drop is not None and output == "loglikelihood_rolling":
             raise TaskError(f"gates.max_accuracy_drop cannot be judged: {self._task.task} is plain text ({output})")

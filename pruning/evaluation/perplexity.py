@@ -16,15 +16,13 @@ from pruning.gradients import next_token_loss
 from pruning.model import Blocks, weight_of
 from pruning.progress import Progress
 from pruning.spelling import Spelt
-from pruning.stage import Model
+from pruning.stage import CHECKED_TOKENS, Model
 from pruning.weights import Source
 from server.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
 
 GROUP = 32
 """Columns that share one 16-bit scale in the int8 comparison."""
-FEW = 16
-"""Tokens on which it is found out what the blocks return."""
 BATCH = 4
 """Windows that are in memory at once."""
 
@@ -42,7 +40,7 @@ def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -
     """
     every = windows.ids if isinstance(windows, Spelt) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
-    blocks.learn(every[:1, :FEW])
+    blocks.learn(every[:1, :CHECKED_TOKENS])
     sweep = Sweep(blocks, every, BATCH, folder)
     sweep.visit(pass_on, what, 1)
     states = sweep.states(len(blocks))
