@@ -186,6 +186,7 @@ def host_page(parts: Parts) -> ASGIApp | None:
         return counts
 
     host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
+    host = f"[{host}]" if ":" in host else host
     return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 

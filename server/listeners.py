@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import uvicorn
+from msgspec.structs import replace
 from starlette.types import ASGIApp
 
 from server.api.events import quiet
@@ -177,12 +178,14 @@ def bind_all(config: Config) -> dict[str, socket.socket]:
 
 def run(parts: Parts, early: Sequence[int] = ()) -> None:
     """Bind every listener, say where they are, and serve until told to stop; `early` are SIGHUPs from before."""
-    apps, config = build(parts), parts.config
+    bound = bind_all(parts.config)
+    config = replace(parts.config, port=bound["skills"].getsockname()[1])  # the page names it, also where 0 was asked
+    apps = build(replace(parts, config=config))
     served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
     room = {"skills": room_for(config.connections)}
     listeners = {
-        what: Listener(app, bound, config.trusted_proxies, patience_of(config, room.get(what, OTHERS)))
-        for what, bound in bind_all(config).items()
+        what: Listener(app, one, config.trusted_proxies, patience_of(config, room.get(what, OTHERS)))
+        for what, one in bound.items()
         if (app := served[what]) is not None
     }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})

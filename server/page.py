@@ -10,18 +10,22 @@ from string import Template
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from server.metering.database import StorageError
+
 ASSETS = Path(__file__).parent / "assets"
 KINDS = ("input", "cached", "output", "requests")
+FRESH = {"Cache-Control": "no-store"}
 
 
 def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -> Starlette:
     """An app that serves the page for `skill`; `widget_url` is the address of widget.js.
 
-    `totals` gives the skill's tokens so far: input, of which cached, output, and the number of requests.
+    `totals`, called in a thread, gives the skill's tokens so far: input, of which cached, output, and the requests.
     """
     line = f'<script async src="{escape(widget_url)}" data-skill="{escape(skill)}"></script>'
     html = Template((ASSETS / "page.html").read_text("utf-8"))
@@ -30,8 +34,11 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
     headers = {"Content-Security-Policy": policy(widget_url), "Referrer-Policy": "strict-origin-when-cross-origin"}
 
     async def tokens(_: Request) -> Response:
-        counts = totals()
-        return JSONResponse({kind: counts.get(kind, 0) for kind in KINDS}, headers={"Cache-Control": "no-store"})
+        try:
+            counts = await run_in_threadpool(totals)  # the ledger's disk may be slow, and the replies share this loop
+        except StorageError:
+            return Response(status_code=503, headers=FRESH)
+        return JSONResponse({kind: counts.get(kind, 0) for kind in KINDS}, headers=FRESH)
 
     files = [
         static("/", body.encode(), "text/html", headers),

@@ -5,7 +5,9 @@ const usual = freshness.textContent;
 
 async function refresh() {
   try {
-    const totals = await (await fetch("/tokens")).json();
+    const response = await fetch("/tokens");
+    if (!response.ok) throw new Error(`/tokens answered ${response.status}`);
+    const totals = await response.json();
     for (const cell of cells) cell.textContent = totals[cell.dataset.total].toLocaleString("en");
     freshness.textContent = usual;
   } catch {

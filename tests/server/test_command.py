@@ -10,6 +10,7 @@ import sys
 from itertools import takewhile
 from pathlib import Path
 from subprocess import PIPE
+from urllib.request import urlopen
 
 import msgspec
 import pytest
@@ -126,7 +127,7 @@ def settings_for(artifact: Path, folder: Path) -> Path:
     config = folder / "server.toml"
     config.write_text(
         f'model = "{artifact}"\nskills = "{folder}/skill.toml"\nledger = "{folder}/usage.sqlite3"\n'
-        "port = 0\nadmin_port = 0\ncontext = 256\nslots = 2\n"
+        "port = 0\nadmin_port = 0\npage_port = 0\ncontext = 256\nslots = 2\n"
     )
     return config
 
@@ -138,6 +139,9 @@ def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, 
             assert server.stdout
             lines = list(takewhile(lambda line: "Ctrl-C" not in line, server.stdout))
             url = next(line.split()[1] for line in lines if line.startswith("API"))
+            page = next(line.split()[1] for line in lines if line.startswith("page"))
+            with urlopen(page) as answer:
+                html = answer.read().decode()
             with OpenAI(base_url=url, api_key=KEY) as client:
                 model = client.models.retrieve("help").model_dump()
                 reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
@@ -145,6 +149,7 @@ def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, 
             assert server.wait(30) == 0
         finally:
             server.kill()
+    assert f'src="{url.removesuffix("/v1")}/widget.js"' in html  # the port that was had, though 0 was asked
     assert reply.usage
     assert 1 <= reply.usage.completion_tokens <= 8
     assert model["artifact"] == "tiny"

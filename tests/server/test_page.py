@@ -1,11 +1,17 @@
 """The demo's host page: the line it shows is the line it uses, its policy is strict, and nothing is left unescaped."""
 
+import asyncio
 import re
 from html import unescape
+from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
+from server.app import host_page
+from server.metering.database import StorageError
 from server.page import page, policy
+from tests.server.harness import parts, says
 
 URL = "https://chat.example.org/widget.js"
 
@@ -52,6 +58,34 @@ def test_the_totals_are_the_four_that_the_page_shows() -> None:
     assert response.headers["cache-control"] == "no-store"
     html = client().get("/").text
     assert set(re.findall(r'data-total="(\w+)"', html)) == response.json().keys()
+
+
+def test_a_ledger_that_cannot_be_read_is_no_error_of_the_server() -> None:
+    def fails() -> dict[str, int]:
+        raise StorageError("disk I/O error")
+
+    response = TestClient(page("help", URL, fails)).get("/tokens")
+    assert (response.status_code, response.headers["cache-control"]) == (503, "no-store")
+
+
+def test_the_loop_is_free_while_the_ledger_is_read() -> None:
+    def totals() -> dict[str, int]:
+        with pytest.raises(RuntimeError):  # a thread without a loop
+            asyncio.get_running_loop()
+        return {}
+
+    assert TestClient(page("help", URL, totals)).get("/tokens").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "named"), [("::1", "[::1]"), ("::", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("chat.local", "chat.local")]
+)
+def test_the_widget_has_an_address_that_a_browser_can_open(tmp_path: Path, host: str, named: str) -> None:
+    made = parts(tmp_path, says(tmp_path, "x"), host=host, port=8000)
+    app = host_page(made)
+    made.ledger.close()
+    assert app is not None
+    assert f'src="http://{named}:8000/widget.js"' in TestClient(app).get("/").text
 
 
 def test_its_files_are_served_with_their_types() -> None:
