@@ -101,13 +101,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
     """The longest that one reply to the widget may take."""
     feedback: Path | None = None
-    """The SQLite file of visitors' ratings; left out, feedback.sqlite3 beside a ledger that is a file."""
+    """The SQLite file of visitors' ratings; left out, feedback.sqlite3 beside the ledger, which must be a file then."""
 
     @property
     def feedback_file(self) -> Path:
         """Where ratings are kept."""
-        beside = Path() if "://" in str(self.ledger) else Path(self.ledger).parent
-        return self.feedback or beside / "feedback.sqlite3"
+        return self.feedback or Path(self.ledger).parent / "feedback.sqlite3"
 
 
 def registered(reference: str) -> str | None:
@@ -135,6 +134,11 @@ def load(path: Path) -> Config:
         raise ConfigError(
             f"{path}: a webhook is an address that begins with https://, without a name or password in it: "
             "`webhook_secret` signs what is sent - at `$.webhook`"
+        )
+    if config.feedback is None and "://" in config.ledger:
+        raise ConfigError(
+            f"{path}: the ledger is no file beside which visitors' ratings could lie: name their own file, as in "
+            'feedback = "/var/lib/secateur/feedback.sqlite3" - at `$.feedback`'
         )
     return config
 

@@ -33,6 +33,7 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (NEEDED + 'webhook = "https:///events"', r"a webhook is an address"),
         (NEEDED + 'webhook = "https://host/a b"', r"a webhook is an address"),
         (NEEDED + 'webhook = "ftp://host/"', r"a webhook is an address"),
+        (NEEDED.replace("l.sqlite3", "postgresql://h/d"), r"name their own file, .* at `\$.feedback`"),
         ("model = ", r"is not TOML: Invalid value"),
         (b"\xff", r"is not TOML: 'utf-8' codec"),
     ],
