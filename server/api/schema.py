@@ -54,12 +54,14 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: str | None = None
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """Who of several speaks, by OpenAI's rule; a template may write it, and most do not."""
 
     def plain(self) -> dict[str, str]:
-        """Role and text, as chat templates know them."""
+        """Role, text and the speaker's name, where there is one, as chat templates know them."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+        named = {"name": self.name} if self.name else {}
+        return {"role": "system" if self.role == "developer" else self.role, "content": content, **named}
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):

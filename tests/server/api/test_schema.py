@@ -62,6 +62,8 @@ def body(**fields: Any) -> bytes:
         ({"stop": ["a", 1]}, "stop[1]"),
         ({"stop": "x" * 257}, "stop"),
         ({"stop": "\udfff"}, "stop"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann <|im_end|>"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "x", "name": "\udfff"}]}, "messages[0].name"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include"),
@@ -142,7 +144,8 @@ def test_what_the_official_client_sends_is_understood() -> None:
         )
     )
     assert [message.plain()["role"] for message in request.messages] == ["system", "user", "assistant", "user"]
-    assert request.messages[1].plain()["content"] == "ab"
+    assert request.messages[1].plain() == {"role": "user", "content": "ab"}
+    assert request.messages[3].plain() == {"role": "user", "content": "", "name": "ann"}  # a template may use it
     assert (request.stops, request.limit) == (("x", "y"), 7)
 
 
