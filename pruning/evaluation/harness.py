@@ -209,7 +209,10 @@ class HarnessPlan:
         if len(self.items) < 2:
             raise TaskError(f"lm-eval's task {self._task.task} has {len(self.items)} documents; an interval needs 2")
         if gates.max_nll_ratio is not None and self._generates:
-            raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output})")
+            raise TaskError(
+                f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output}); a recipe whose other "
+                "tasks measure it has that gate in their files"
+            )
         choice = output == "multiple_choice"
         if gates.max_nll_ratio is not None and choice and None in map(self._right, self._documents.values()):
             raise TaskError(f"gates.max_nll_ratio cannot be judged: {self._task.task} has several right options")

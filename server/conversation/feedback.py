@@ -68,7 +68,7 @@ class Feedback:
             raise ConfigError(f"{path} cannot be used for feedback: {error}") from None
 
     def give(self, opinion: Opinion) -> None:
-        """Store or take back a rating; a rating that is given anew for the same reply is not counted twice."""
+        """Store or take back a rating; each change to another rating counts, the same one sent again does not."""
         with self._transaction() as database:
             known = database.execute("SELECT rating FROM feedback WHERE reply = ?", (opinion.reply,)).fetchone()
             if opinion.rating is None:
