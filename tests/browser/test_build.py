@@ -1,5 +1,6 @@
 """The widget's own tests pass, its types hold, and building it gives exactly the files that are committed."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,6 +31,16 @@ def test_types_hold() -> None:
 @needs_node
 def test_its_own_tests_pass() -> None:
     run("npm", "test", "--silent")
+
+
+@needs_node
+def test_what_the_build_makes_short_is_known_to_nobody_else() -> None:
+    show = "import('./build.js').then(({ OWN }) => console.log(OWN.join(' ')))"
+    own = subprocess.run(["node", "-e", show], cwd=WIDGET, capture_output=True, text=True, check=True).stdout.split()
+    texts = set(re.findall(r"^ *(\w+):", (WIDGET / "src" / "texts" / "en.ts").read_text(), re.MULTILINE))
+    sent = {"skill", "key", "resume", "identity", "text", "message", "context", "replace", "reply", "rating", "comment"}
+    assert len(own) == len(set(own)) > 20
+    assert set(own) & (texts | sent | {"finish", "kind", "code", "version", "call", "start", "host", "q"}) == set()
 
 
 @needs_node
