@@ -10,6 +10,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -101,6 +102,19 @@ def read(path: Path) -> Book:
         raise ConfigError(f"{path} is no file of keys: {error}") from None
 
 
+def check(path: Path | None) -> None:
+    """Raise ConfigError where the file is there and cannot be used; one that is missing may be made later."""
+    if path is None:
+        return
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass  # reading it says why
+    read(path)
+
+
 def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "") -> tuple[str, Key]:
     """Add a new key for `skills` or the admin listener; returns it, for this once, and what is kept of it."""
     shown = f"sk-{secrets.token_urlsafe(32)}"
@@ -137,17 +151,30 @@ def _changing(path: Path) -> Iterator[Book]:
 
 
 def _write(path: Path, book: Book) -> None:
-    """All or nothing, for its owner only."""
+    """All or nothing; a new file is for its owner only, one that is replaced stays whose it was."""
     beside = path.with_name(path.name + ".new")
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as file:
+            _inherit(path, handle)
             file.write(msgspec.json.format(msgspec.json.encode(book)))
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _inherit(path: Path, handle: int) -> None:
+    """Owner, group and mode of the file that is replaced, so that a server of another user can still read it."""
+    try:
+        old, new = path.stat(), os.fstat(handle)
+    except FileNotFoundError:
+        return
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.fchown(handle, old.st_uid, old.st_gid)
+    os.fchmod(handle, stat.S_IMODE(old.st_mode))
 
 
 def _now() -> str:

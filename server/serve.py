@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from server import logs
+from server import api_keys, logs
 from server.api_keys import Keys
 from server.app import Parts
 from server.config import Config, load
@@ -30,7 +30,7 @@ SWITCH_SECONDS = 0.0005
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; returns 0 after an orderly end."""
+    """Serve until SIGTERM or SIGINT; returns 0 after an orderly end, 1 where a model's engine failed."""
     parser = argparse.ArgumentParser(prog="secateur serve", description="Serve the skills of a configuration file.")
     parser.add_argument("config", type=Path, metavar="CONFIG.toml")
     parser.add_argument("--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat`")
@@ -46,19 +46,23 @@ def main(argv: Sequence[str]) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     early: list[int] = []  # signals that came while the model was loaded, which may take minutes
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)
-    return 0
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # else a container's first process ignores it
+    return run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)
 
 
 def check(config: Config) -> None:
-    """Read the skills and try every port, so that long work before the start is not in vain; raises as `prepare`."""
+    """Read what is written and try every port, so that long work before the start is not in vain; as `prepare`."""
     load_skills(config)
+    check_keys(config)
     for bound in bind_all(config).values():
         bound.close()
 
 
 def prepare(config: Config) -> Parts:
     """Open everything that `config` names; raises one of server.errors for what cannot be used."""
+    check_keys(config)
     skills, loader = Skills(load_skills(config), Keys(config.keys)), Loader(config)
     opened = {wanted: loader.open(wanted) for wanted in dict.fromkeys(skill.model or config.model for skill in skills)}
     check_names({wanted: found.name for wanted, found in opened.items()})
@@ -66,6 +70,12 @@ def prepare(config: Config) -> Parts:
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
     return Parts(config, skills, ledger, rollout, loader)
+
+
+def check_keys(config: Config) -> None:
+    """Refuse files of keys that this user cannot read, or that are damaged: they would let nobody in."""
+    for path in (config.keys, config.admin_keys):
+        api_keys.check(path)
 
 
 def instance_of(config: Config) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from server import api_keys
 from server.__main__ import main
 from server.api_keys import Keys
+from server.config import load
 from server.errors import ConfigError
+from server.serve import check as serve_check
 from server.skills import Skills
 from tests.server.harness import HELP, OTHER, Serve, Served, parts, says, served, until
 from tests.server.test_http import Answer, call
@@ -44,6 +47,68 @@ def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
         assert server.stderr
         assert b"unknown field `nam`" in server.stderr.read()
     assert server.returncode == 2
+
+
+def test_a_server_that_is_told_to_end_while_it_starts_ends(tmp_path: Path) -> None:
+    skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
+    os.mkfifo(skills)
+    file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
+    command = [sys.executable, "-m", "server", "serve", str(file)]
+    with subprocess.Popen(command) as server, skills.open("w"):  # opened once the server reads it
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 128 + signal.SIGTERM  # by itself, as the first process of a container must
+
+
+def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Path) -> None:
+    api_keys.check(None)
+    api_keys.check(tmp_path / "none.json")  # it may be made later
+    damaged = tmp_path / "keys.json"
+    damaged.write_text("{")
+    with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+        api_keys.check(damaged)
+    folder = tmp_path / "folder.json"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"folder.json cannot be read: Is a directory"):
+        api_keys.check(folder)
+    config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
+    skill.write_text('name = "help"')
+    text = f'model = "m"\nskills = "{skill}"\nledger = "{tmp_path}/l"\nport = 0\nadmin_port = 0\n'
+    for setting in ("keys", "admin_keys"):
+        config.write_text(f'{text}{setting} = "{damaged}"\n')
+        with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+            serve_check(load(config))
+
+
+def test_a_file_of_keys_stays_readable_for_whom_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    _, key = api_keys.create(file, ["help"], "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o640)
+    if os.getuid() == 0:  # as an administrator who makes keys for the server's user
+        os.chown(file, 10001, 10002)
+    owner = file.stat()
+    api_keys.revoke(file, key.id)
+    now = file.stat()
+    assert stat.S_IMODE(now.st_mode) == 0o640
+    assert (now.st_uid, now.st_gid) == (owner.st_uid, owner.st_gid)
+    assert now.st_ino != owner.st_ino
+
+
+def test_keys_whose_owner_cannot_be_kept_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.json"
+    api_keys.create(file, ["help"], "")
+    before = file.read_bytes()
+    other = os.stat_result((*file.stat()[:4], 10001, 10002, *file.stat()[6:]))
+    monkeypatch.setattr(os, "fstat", lambda _: other)
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(ConfigError, match=r"keys.json cannot be written: Operation not permitted"):
+        api_keys.create(file, ["help"], "")
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"keys.json", "keys.json.lock"}
 
 
 def made(output: str) -> str:
