@@ -22,9 +22,11 @@ from server.api.events import quiet
 from server.app import Apps, Parts, build
 from server.config import Config
 from server.errors import ConfigError
+from server.rollout import Rollout
 from server.slow_peers import BACKLOG, OTHERS, OneLength, Patience, protocol, room_for
 
 POLL_SECONDS = 0.05
+WATCH_SECONDS = 0.25
 CLOSE_SECONDS = 5
 FORCE_SECONDS = 10
 logger = logging.getLogger(__name__)
@@ -125,8 +127,8 @@ async def settled(apps: Apps) -> None:
                 await asyncio.sleep(POLL_SECONDS)
 
 
-async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener], early: Sequence[int]) -> None:
-    """`serve` until SIGTERM or SIGINT; SIGHUP reads the skills again, also one that came `early`."""
+async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Listener], early: Sequence[int]) -> int:
+    """`serve` until SIGTERM or SIGINT, 0, or until an engine fails, 1; SIGHUP, also an `early` one, rereads skills."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -147,7 +149,20 @@ async def serve_until_signalled(parts: Parts, apps: Apps, listeners: Sequence[Li
         reload()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
+    failing = loop.create_task(failed(parts.rollout, apps, stop))
     await serve(apps, listeners, drain_seconds=parts.config.drain_seconds, stop=stop)
+    return int(await failing)
+
+
+async def failed(rollout: Rollout, apps: Apps, stop: asyncio.Event) -> bool:
+    """Whether an engine ended before it was told to; then stops the server, since only a new process brings it back."""
+    while not apps.replies.draining:
+        if (reason := rollout.failure) is not None:
+            logger.error("The server ends, so that whoever started it can start it again: %s", reason)
+            stop.set()
+            return True
+        await asyncio.sleep(WATCH_SECONDS)
+    return False
 
 
 def force() -> None:
@@ -176,8 +191,8 @@ def bind_all(config: Config) -> dict[str, socket.socket]:
         return sockets
 
 
-def run(parts: Parts, early: Sequence[int] = ()) -> None:
-    """Bind every listener, say where they are, and serve until told to stop; `early` are SIGHUPs from before."""
+def run(parts: Parts, early: Sequence[int] = ()) -> int:
+    """Bind every listener, say where they are, and serve: as `serve_until_signalled`."""
     bound = bind_all(parts.config)
     config = replace(parts.config, port=bound["skills"].getsockname()[1])  # the page names it, also where 0 was asked
     apps = build(replace(parts, config=config))
@@ -189,7 +204,7 @@ def run(parts: Parts, early: Sequence[int] = ()) -> None:
         if (app := served[what]) is not None
     }
     announce(parts, apps, {what: address(listener.bound) for what, listener in listeners.items()})
-    asyncio.run(serve_until_signalled(parts, apps, list(listeners.values()), early))
+    return asyncio.run(serve_until_signalled(parts, apps, list(listeners.values()), early))
 
 
 def patience_of(config: Config, connections: int) -> Patience:

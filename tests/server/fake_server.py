@@ -18,4 +18,5 @@ if __name__ == "__main__":
         HELP, visitor_requests_per_minute=10**6, address_requests_per_minute=10**6, sessions_per_minute=10**6
     )
     runner = says(Path(folder), "0123456789" * 3, delay=float(delay))
-    run(parts(Path(folder), runner, (helper, OTHER), **settings))
+    runner.fail_after = settings.pop("fail_after", None)
+    sys.exit(run(parts(Path(folder), runner, (helper, OTHER), **settings)))

@@ -226,6 +226,15 @@ def test_a_signal_drains_and_the_exit_code_is_0(tmp_path: Path, number: signal.S
     assert [row["outcome"] for row in rows(tmp_path / "usage.sqlite3")] == ["stop"]
 
 
+def test_a_server_whose_engine_failed_ends_so_that_it_is_started_again(tmp_path: Path) -> None:
+    with process(tmp_path, "fail_after=3", delay=0.02) as server:
+        text, events = received(send(server.url, STREAM))
+        assert "DONE" not in text
+        assert events[-1]["error"]["message"].startswith("The engine failed")
+        assert server.process.wait(10) == 1
+    assert [row["outcome"] for row in rows(tmp_path / "usage.sqlite3")] == ["error"]
+
+
 def test_a_second_signal_ends_what_would_not_end(tmp_path: Path) -> None:
     with process(tmp_path, delay=300) as server:
         connection = send(server.url, STREAM)
