@@ -11,6 +11,7 @@ import numpy
 from numpy.typing import NDArray
 
 from server.engine.choice import Choice
+from server.native import cgroup
 
 PAGE = 2 << 20
 BLOCK = 32 << 20
@@ -65,9 +66,11 @@ def choose_pages(size: int, *, tiles: bool) -> tuple[Pages | None, Choice]:
 
 
 def available() -> int:
-    """Bytes that could be had without swapping; as many as there are addresses where the system does not say."""
+    """Bytes that could be had without swapping, in this control group; no end of them where the system does not say."""
+    allowed = cgroup.memory()
+    free = 1 << 62 if allowed is None else max(0, allowed)
     for line in MEMORY.read_text().splitlines() if MEMORY.exists() else ():
         name, _, rest = line.partition(":")
         if name == "MemAvailable":
-            return int(rest.split()[0]) << 10
-    return 1 << 62
+            return min(free, int(rest.split()[0]) << 10)
+    return free
