@@ -43,7 +43,7 @@ RACED = int4 32of64-int4 int8 32of64-int8
 
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
 	@for name in $(RACED); do $(BIN)/secateur prune tests/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
-	@$(BIN)/python -m tests.peers build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
+	@$(BIN)/python -m tests.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
 	@$(BIN)/python -m tests.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
 
 bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-server, a busy neighbour, a skill's long prompt

@@ -60,7 +60,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_tokens: Positive = 512
     """The most ids computed in one pass; fewer while replies are being read, as many as some 30 ms allow."""
     runner: Literal["auto", "native", "transformers"] = "auto"
-    """What computes; `auto` is the native runner where it is built and has a plan for the model."""
+    """What computes; `auto`: the native runner where it is built and has a plan, and where there is no CUDA device."""
     threads: Positive | None = None
     """Of the native runner; left out, as many as the process may use, less one for HTTP."""
     key_bits: Literal[8, 16] = 16
