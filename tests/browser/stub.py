@@ -56,6 +56,7 @@ class Stub:
         self.streams = 0  # how many are being read
         self.rating_status = 200
         self.forgotten = False  # no conversation is continued
+        self.empty = False  # since a reset
         self.down = False  # the app cannot be had
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
@@ -96,7 +97,7 @@ class Stub:
             return self.refusal(self.session_status)
         token = f"token-{len(self.sessions)}"
         self.tokens.add(token)
-        resumed = body.get("resume") == "secret" and not self.forgotten
+        resumed = body.get("resume") == "secret" and not self.forgotten and not self.empty
         answer = {"token": token, "expires_in": 600, "conversation": "cnv_1", "resume": "secret", "resumed": resumed}
         limits = {"text_bytes": 8192, "context_bytes": 2048, "comment_bytes": 1000}
         return JSONResponse({**answer, "skill": self.skill, "limits": limits}, headers=CORS)
@@ -108,6 +109,7 @@ class Stub:
         self.asked.append(await request.json())
         if self.status != 200:
             return self.refusal(self.status)
+        self.empty = False
         return self.events_response(f"rep_{len(self.asked)}", 0)
 
     async def replies(self, request: Request) -> Response:
@@ -133,6 +135,7 @@ class Stub:
 
     async def forget(self, _: Request) -> Response:
         self.resets += 1
+        self.empty = True
         self.turns = []
         return Response(status_code=204, headers=CORS)
 

@@ -2,12 +2,15 @@
 
 import json
 import sqlite3
+import time
 from contextlib import closing
 from typing import Any
 
+import jwt
 import msgspec
 import pytest
 
+from server.identity import Identity
 from server.skill import Source
 from tests.server.harness import HELP, ORIGIN, Serve, Served, until
 from tests.server.visitor import Visitor, events, text_of
@@ -304,6 +307,26 @@ def test_reset_forgets_and_stops(serve: Serve) -> None:
     again = Visitor(served, resume=visitor.opened.json["resume"])
     assert not again.opened.json["resumed"]
     assert again.opened.json["conversation"] != visitor.opened.json["conversation"]
+
+
+def test_after_a_reset_the_old_secret_still_says_whose_page_it_is(serve: Serve) -> None:
+    """The page's token has run out by then; without the secret it would open nothing."""
+    key = "a secret of the page's own server"
+    served = serve("ok", skills=(msgspec.structs.replace(HELP, identity=Identity("HS256", key, required=True)),))
+
+    def token(seconds: int) -> str:
+        return jwt.encode({"sub": "ada", "aud": "help", "exp": int(time.time()) + seconds}, key, "HS256")
+
+    visitor = Visitor(served, identity=token(120))
+    visitor.ask("one")
+    assert visitor.post("reset").status == 204
+    again = Visitor(served, resume=visitor.opened.json["resume"], identity=token(-600))
+    assert (again.opened.status, again.opened.json["resumed"]) == (200, False)
+    assert again.opened.json["conversation"] != visitor.opened.json["conversation"]
+    assert Visitor(served, identity=token(-600)).opened.status == 401
+    again.ask("two")
+    kept = Visitor(served, resume=again.opened.json["resume"], identity=token(-600))
+    assert kept.opened.json["resumed"], "the new conversation is the same person's"
 
 
 def test_replies_of_others_are_not_there(serve: Serve) -> None:

@@ -60,7 +60,7 @@ export class Chat {
       case "reset":
         return this.reset();
       case "identify":
-        return this.identify(String(first));
+        return this.identify(first);
       case "setContext":
         return (this.#conversation.context = first == null ? undefined : String(first));
       case "setTheme":
@@ -130,7 +130,7 @@ export class Chat {
     if (this.#shown) this.#panel.focus();
   }
 
-  identify(identity: string): void {
+  identify(identity: unknown): void {
     this.client.identity = identity;
     this.client.forget(false);
   }

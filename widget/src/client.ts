@@ -24,8 +24,8 @@ type Fields = Record<string, string | null | undefined>;
 const PATIENCE_MS = 20_000;
 
 export class Client {
-  /** A JWT by which the page's own server says who the visitor is. */
-  identity: string | undefined;
+  /** A JWT by which the page's own server says who the visitor is, or what fetches a fresh one. */
+  identity: unknown;
   readonly store: Store;
   #session: Promise<Session> | undefined;
   #resume = "";
@@ -57,12 +57,10 @@ export class Client {
     this.store.set((await this.session()).resume);
   }
 
-  /** Drop the session, and with `all` the conversation too. */
+  /** Drop the session, and with `all` the way back too: its secret then only says whose page this is, by an old identity. */
   forget(all: boolean): void {
     this.#session = undefined;
-    if (!all) return;
-    this.#resume = "";
-    this.store.clear();
+    if (all) this.store.clear();
   }
 
   /** The response to a POST; a session that has expired is continued once. */
@@ -103,7 +101,9 @@ export class Client {
 
   async #begin(): Promise<Session> {
     const { skill, key } = this.settings;
-    const fields = { skill, key: key || undefined, resume: this.#resume || undefined, identity: this.identity };
+    const shown: unknown = typeof this.identity === "function" ? await this.identity() : this.identity;
+    const identity = shown ? String(shown) : undefined;
+    const fields = { skill, key: key || undefined, resume: this.#resume || undefined, identity };
     const signal = AbortSignal.timeout(PATIENCE_MS);
     const response = await this.#fetch("session", { body: write(fields), signal });
     const session = sessionOf(read(await response.text()));

@@ -1,0 +1,40 @@
+"""What the widget keeps to while a page stays open: who the visitor is, what was said, and what was asked for."""
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visitor
+from tests.browser.stub import Stub
+from tests.browser.test_widget import answer, ask, open_chat
+
+
+def test_each_session_has_a_fresh_token_of_who_the_visitor_is(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    page.evaluate("""() => {
+        let made = 0;
+        SkillChat("identify", async () => `token ${++made}`);
+    }""")
+    open_chat(page)
+    ask(page, "Who am I?")
+    expect(answer(page)).to_have_text("Hello world.")
+    stub.tokens.clear()
+    ask(page, "And now?")
+    expect(page.locator(".actions")).to_have_count(2)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".question")).to_have_count(0)
+    assert [session["identity"] for session in stub.sessions] == ["token 1", "token 2", "token 3"]
+    page.evaluate("SkillChat('identify', null); SkillChat('send', 'And without?')")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert "identity" not in stub.sessions[-1]
+
+
+def test_a_new_chat_shows_whose_the_old_one_was(open_page: Visitor, host: str, stub: Stub) -> None:
+    """By then, the page's token has run out: the server takes it only from whom it knows."""
+    page = open_page(host)
+    page.evaluate("SkillChat('identify', 'a.b.c')")
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".question")).to_have_count(0)
+    assert stub.sessions[-1] == {"skill": "help", "resume": "secret", "identity": "a.b.c"}
+    assert page.evaluate("sessionStorage.length") == 0
