@@ -3,7 +3,7 @@
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Visitor
-from tests.browser.stub import Stub
+from tests.browser.stub import Stub, turn
 from tests.browser.test_widget import answer, ask, open_chat
 
 
@@ -38,3 +38,20 @@ def test_a_new_chat_shows_whose_the_old_one_was(open_page: Visitor, host: str, s
     expect(page.locator(".question")).to_have_count(0)
     assert stub.sessions[-1] == {"skill": "help", "resume": "secret", "identity": "a.b.c"}
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(f"{host}/elements")
+    second = page.locator("skill-chat").nth(1)
+    second.get_by_role("textbox").fill("Before")
+    second.get_by_role("textbox").press("Enter")
+    expect(second.locator(".actions")).to_be_visible()
+    stub.turns = [turn("Before", "Hello **world**.")]
+    second.evaluate("e => { window.chat = e; e.remove() }")
+    page.wait_for_timeout(50)
+    page.evaluate("document.body.append(chat)")
+    second.get_by_role("button", name="Open chat").click()
+    expect(second.locator(".question")).to_have_text("You said" + "Before")
+    expect(second.locator(".answer .text").last).to_have_text("Hello world.")

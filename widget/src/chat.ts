@@ -142,6 +142,7 @@ export class Chat {
     this.#shown?.abort();
     this.#shown = undefined;
     this.#begun = undefined;
+    this.client.forget(false); // the next session says whether there is something to go on with
     this.#show(false);
   }
 
