@@ -53,6 +53,8 @@ class Stub:
         self.ratings: list[dict[str, Any]] = []
         self.stopped: list[str] = []
         self.resets = 0
+        self.reset_status = 204
+        self.tokens_of_questions: list[str] = []
         self.streams = 0  # how many are being read
         self.rating_status = 200
         self.forgotten = False  # no conversation is continued
@@ -107,6 +109,7 @@ class Stub:
 
     async def messages(self, request: Request) -> Response:
         self.asked.append(await request.json())
+        self.tokens_of_questions.append(request.headers["Authorization"].removeprefix("Bearer "))
         if self.status != 200:
             return self.refusal(self.status)
         self.empty = False
@@ -134,6 +137,8 @@ class Stub:
         return Response(status_code=204, headers=CORS)
 
     async def forget(self, _: Request) -> Response:
+        if self.reset_status != 204:
+            return self.refusal(self.reset_status)
         self.resets += 1
         self.empty = True
         self.turns = []

@@ -55,3 +55,35 @@ def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
     second.get_by_role("button", name="Open chat").click()
     expect(second.locator(".question")).to_have_text("You said" + "Before")
     expect(second.locator(".answer .text").last).to_have_text("Hello world.")
+
+
+def test_what_is_sent_after_a_reset_is_asked_in_the_new_conversation(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_be_visible()
+    page.evaluate("SkillChat('reset'); SkillChat('send', 'After')")
+    expect(page.locator(".question")).to_have_text(["You said" + "After"])
+    expect(answer(page)).to_have_text("Hello world.")
+    assert (stub.resets, stub.tokens_of_questions) == (1, ["token-1", "token-2"])
+
+
+def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_be_visible()
+    stub.turns = [turn("Before", "Hello **world**.")]
+    stub.reset_status = 503
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".trouble-line")).to_contain_text("The assistant is busy.")
+    expect(page.get_by_role("status")).not_to_have_text("A new chat has begun.")
+    assert page.evaluate("sessionStorage.length") == 0, "the next page has no way to it in any case"
+    stub.reset_status = 204
+    page.evaluate("SkillChat('reset')")
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text("A new chat has begun.")
+    expect(page.locator(".question")).to_have_count(0)
+    assert stub.resets == 1

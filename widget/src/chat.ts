@@ -20,6 +20,8 @@ export class Chat {
   #before: HTMLElement | null = null;
   #stopWaiting = (): void => {};
   #told = false;
+  /** The visitor has begun anew, and the server does not know it yet. */
+  #forgetting = false;
 
   constructor(
     readonly root: ShadowRoot,
@@ -117,22 +119,22 @@ export class Chat {
     await this.#run(turnOf(text), node);
   }
 
-  /** Begin anew: the server forgets the conversation, and the browser the way to it. */
+  /** Begin anew: the browser forgets the way to the conversation, then the server forgets it; what is sent meanwhile waits. */
   async reset(): Promise<void> {
+    const before = this.#begun;
     this.#stopWaiting();
+    this.#conversation.leave();
     this.#last = undefined;
     this.#panel.writing(false);
-    await this.#conversation.reset();
-    this.#begun = undefined;
-    this.#emit("reset");
-    await this.#begin();
-    this.#panel.announce(this.texts.begun);
+    this.#forgetting = true;
+    this.#begun = Promise.resolve(before).then(() => this.#introduce());
+    if (await this.#begin()) this.#panel.announce(this.texts.begun);
     if (this.#shown) this.#panel.focus();
   }
 
   identify(identity: unknown): void {
     this.client.identity = identity;
-    this.client.forget(false);
+    this.client.forget();
   }
 
   /** The element is gone from the page: hold no listener, timer or request; opening it again goes on. */
@@ -142,7 +144,7 @@ export class Chat {
     this.#shown?.abort();
     this.#shown = undefined;
     this.#begun = undefined;
-    this.client.forget(false); // the next session says whether there is something to go on with
+    this.client.forget(); // the next session says whether there is something to go on with
     this.#show(false);
   }
 
@@ -162,12 +164,19 @@ export class Chat {
 
   /** The first words, and what was said on an earlier page; once, unless it fails. Says whether all is there. */
   #begin(): Promise<boolean> {
-    return (this.#begun ??= this.#introduce());
+    const begun = (this.#begun ??= this.#introduce());
+    void begun.then((there) => there || this.#begun !== begun || (this.#begun = undefined));
+    return begun;
   }
 
   async #introduce(): Promise<boolean> {
     const { title, greeting, starters } = this.client.settings;
     try {
+      if (this.#forgetting) {
+        await this.#conversation.reset();
+        this.#forgetting = false;
+        this.#emit("reset");
+      }
       const session = await this.client.session();
       const turns = session.resumed ? await this.#conversation.restore() : [];
       this.#panel.around.images.push(...session.images);
@@ -175,7 +184,6 @@ export class Chat {
       for (const turn of turns) this.#restore(turn);
       return true;
     } catch (error) {
-      this.#begun = undefined;
       this.#panel.introduce(title, greeting, []);
       const answer = this.#panel.answer();
       this.#trouble(answer, problemOf(error), () => {

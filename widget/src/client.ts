@@ -57,10 +57,9 @@ export class Client {
     this.store.set((await this.session()).resume);
   }
 
-  /** Drop the session, and with `all` the way back too: its secret then only says whose page this is, by an old identity. */
-  forget(all: boolean): void {
+  /** Drop the session. The next one shows the old secret, which also says whose page this is when its token has run out. */
+  forget(): void {
     this.#session = undefined;
-    if (all) this.store.clear();
   }
 
   /** The response to a POST; a session that has expired is continued once. */
@@ -72,7 +71,7 @@ export class Client {
       return await send(session);
     } catch (error) {
       if (!(error instanceof Problem) || error.code !== "session_expired") throw error;
-      if (this.#session === session) this.forget(false); // else another request has refreshed it meanwhile
+      if (this.#session === session) this.forget(); // else another request has refreshed it meanwhile
       return await send(this.session());
     }
   }

@@ -104,12 +104,11 @@ export class Conversation {
     await this.client.post("feedback", { reply: turn.reply, rating: turn.rating, comment }, undefined, true);
   }
 
-  /** Forget everything, here and on the server. */
+  /** Forget everything: here in any case, and on the server. */
   async reset(): Promise<void> {
-    this.leave();
-    const told = this.client.returning ? this.client.post("reset", null).catch(() => null) : null;
-    await told;
-    this.client.forget(true);
+    this.client.store.clear();
+    if (this.client.returning) await this.client.post("reset", null);
+    this.client.forget();
   }
 
   async #read(turn: Turn, signal: AbortSignal, watch: Watch, replace: string): Promise<Ending | null> {
