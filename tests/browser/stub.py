@@ -57,6 +57,7 @@ class Stub:
         self.tokens_of_questions: list[str] = []
         self.streams = 0  # how many are being read
         self.rating_status = 200
+        self.replaceable = True  # an answer is known when another is to take its place
         self.forgotten = False  # no conversation is continued
         self.empty = False  # since a reset
         self.down = False  # the app cannot be had
@@ -112,6 +113,8 @@ class Stub:
         self.tokens_of_questions.append(request.headers["Authorization"].removeprefix("Bearer "))
         if self.status != 200:
             return self.refusal(self.status)
+        if "replace" in self.asked[-1] and not self.replaceable:
+            return JSONResponse({"error": {"message": "Not the latest.", "code": "reply_unknown"}}, 409, headers=CORS)
         self.empty = False
         return self.events_response(f"rep_{len(self.asked)}", 0)
 

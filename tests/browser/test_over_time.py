@@ -87,3 +87,32 @@ def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
     expect(page.get_by_role("status")).to_have_text("A new chat has begun.")
     expect(page.locator(".question")).to_have_count(0)
     assert stub.resets == 1
+
+
+def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_any_failure(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    expect(page.locator(".actions")).to_be_visible()
+    stub.status, stub.pieces = 500, ("Another",)
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".trouble-line")).to_be_visible()
+    expect(page.locator(".answer .text strong")).to_have_text(["anything", "world"])
+    stub.status = 200
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
+    expect(page.locator(".question")).to_have_count(1)
+    assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", "rep_1"]
+
+
+def test_again_of_an_answer_that_is_forgotten_asks_without_it(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    expect(page.locator(".actions")).to_be_visible()
+    stub.pieces, stub.replaceable = ("Another",), False
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
+    assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", None]

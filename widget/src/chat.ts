@@ -4,7 +4,7 @@ import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
 import { bare, drop, listen, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
-import { Problem } from "./problem.ts";
+import { asProblem, Problem } from "./problem.ts";
 import type { Texts } from "./texts.ts";
 import { waitFor } from "./wait.ts";
 
@@ -14,7 +14,7 @@ const UNREACHABLE = "Secateur: the server is down, or the skill does not name th
 export class Chat {
   #panel: Panel;
   #conversation: Conversation;
-  #last: { turn: Turn; question: HTMLElement; answer: Answer } | undefined;
+  #last: { turn: Turn; question: HTMLElement; answer: Answer; old: HTMLElement | undefined } | undefined;
   #begun: Promise<boolean> | undefined;
   #shown: AbortController | undefined;
   #before: HTMLElement | null = null;
@@ -186,7 +186,7 @@ export class Chat {
     } catch (error) {
       this.#panel.introduce(title, greeting, []);
       const answer = this.#panel.answer();
-      this.#trouble(answer, problemOf(error), () => {
+      this.#trouble(answer, asProblem(error), () => {
         drop(answer.node);
         void this.#begin();
       });
@@ -200,24 +200,28 @@ export class Chat {
     const question = this.#panel.question(turn.question);
     if (turn.finish === null) return void this.#run(turn, question);
     const answer = this.#panel.answer();
-    this.#last = { turn, question, answer };
+    this.#last = { turn, question, answer, old: undefined };
     answer.finish(turn.text);
     this.#end(endingOf(turn.finish), "", false);
   }
 
-  async #run(turn: Turn, question: HTMLElement, replace = ""): Promise<void> {
+  /** Follow an answer to its end; `old` is the one whose place it takes once it has begun. */
+  async #run(turn: Turn, question: HTMLElement, old?: HTMLElement): Promise<void> {
     const answer = this.#panel.answer();
-    const last = (this.#last = { turn, question, answer });
+    const last = (this.#last = { turn, question, answer, old });
     this.#panel.writing(true);
     this.#panel.announce(this.texts.writing);
     this.#emit("response.start");
     if (turn.text) answer.grow(turn.text);
     const watch = {
-      grew: (): void => answer.grow(turn.text),
+      grew: (): void => {
+        drop(old);
+        answer.grow(turn.text);
+      },
       broken: (now: boolean): void => answer.hint(now ? this.texts.broken : ""),
     };
     if (!turn.reply) void this.client.keep().catch(() => {});
-    const ending = await this.#conversation.run(turn, watch, replace);
+    const ending = await this.#conversation.run(turn, watch);
     if (this.#last !== last) return;
     const read = answer.finish(turn.text);
     this.#panel.writing(false);
@@ -241,19 +245,18 @@ export class Chat {
   async #again(turn: Turn, problem?: Problem): Promise<void> {
     const last = this.#last;
     if (!last || this.#panel.composer.busy) return;
-    drop(last.answer.node);
-    if (problem?.kind === "refused") return this.#takeBack(last.question, turn.question);
-    const goOn = problem && turn.reply && turn.finish === null && ["cut", "unreachable", "offline"].includes(problem.kind);
-    if (goOn && problem.code !== "reply_unknown") return this.#run(turn, last.question);
-    const fresh = turn.reply ? turnOf(turn.question) : turn;
-    await this.#run(fresh, last.question, problem?.code === "reply_unknown" ? "" : turn.reply);
-  }
-
-  /** The same question would be refused again: the visitor changes it. */
-  #takeBack(node: HTMLElement, question: string): void {
-    drop(node);
+    const { question, answer, old } = last;
+    const goOn = problem && turn.finish === null && ["cut", "unreachable", "offline"].includes(problem.kind);
+    if (turn.reply && !(goOn && problem.code !== "reply_unknown")) {
+      answer.settle();
+      return this.#run(turnOf(turn.question, turn.reply), question, answer.node);
+    }
+    drop(answer.node);
+    if (problem?.kind !== "refused") return this.#run(turn, question, old);
+    // The same question would be refused again: the visitor changes it. What has an answer stays.
+    if (!old) drop(question);
     this.#last = undefined;
-    this.#panel.composer.put(question);
+    this.#panel.composer.put(turn.question);
   }
 
   async #rate(turn: Turn, comment?: string): Promise<boolean> {
@@ -291,8 +294,4 @@ export class Chat {
     const told = bare({ ...detail, skill, reply: this.#last?.turn.reply || undefined });
     this.root.host.dispatchEvent(new CustomEvent(`skillchat:${name}`, bare({ bubbles: true, composed: true, detail: told })));
   }
-}
-
-function problemOf(error: unknown): Problem {
-  return error instanceof Problem ? error : new Problem("failed", String(error));
 }

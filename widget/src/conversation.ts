@@ -5,7 +5,7 @@
 import { allowed } from "./address.ts";
 import type { Client } from "./client.ts";
 import { list, member, number, read, text } from "./json.ts";
-import { Problem } from "./problem.ts";
+import { asProblem, Problem } from "./problem.ts";
 import type { ServerEvent } from "./sse.ts";
 
 export interface Citation {
@@ -19,6 +19,8 @@ export interface Turn {
   question: string;
   /** The widget's own id of the question, so that it can be sent twice and is asked once. */
   message: string;
+  /** The server's id of the answer whose place this one is to take. */
+  replace: string;
   /** The server's id of the answer, empty until it has begun. */
   reply: string;
   text: string;
@@ -48,8 +50,8 @@ const ENDINGS = new Map<string, Ending>([
   ["stopped", "stopped"],
 ]);
 
-export function turnOf(question: string): Turn {
-  return { question, message: identity(), reply: "", text: "", finish: null, next: 0, citations: [], rating: null };
+export function turnOf(question: string, replace = ""): Turn {
+  return { question, message: identity(), replace, reply: "", text: "", finish: null, next: 0, citations: [], rating: null };
 }
 
 export class Conversation {
@@ -66,19 +68,23 @@ export class Conversation {
     return list(member(body, "turns")).map(restored);
   }
 
-  /** Ask, or go on with an answer that has begun, until it ends; never throws. `replace` is the answer it takes the place of. */
-  async run(turn: Turn, watch: Watch, replace = ""): Promise<Ending> {
+  /** Ask, or go on with an answer that has begun, until it ends; never throws. */
+  async run(turn: Turn, watch: Watch): Promise<Ending> {
     const following = (this.#following = new AbortController());
     for (let failures = 0; ; failures++) {
       const before = turn.next;
       try {
-        const ending = await this.#read(turn, following.signal, watch, replace);
+        const ending = await this.#read(turn, following.signal, watch);
         if (ending) return ending;
         throw new Problem("cut");
       } catch (error) {
         if (following.signal.aborted) return this.#stopping === turn ? "stopped" : "left";
-        const problem = error instanceof Problem ? error : new Problem("failed", String(error));
+        const problem = asProblem(error);
         if (turn.next > before) failures = 0;
+        if (problem.code === "reply_unknown" && turn.replace && !turn.reply) {
+          turn.replace = ""; // forgotten meanwhile: there is nothing to take the place of
+          continue;
+        }
         if (!again(problem, turn, failures)) return problem.kind === "missing" && turn.text ? new Problem("cut", "", 0, problem.code) : problem;
         watch.broken(true);
         await pause(PAUSES_MS[failures] ?? 0, following.signal);
@@ -111,9 +117,9 @@ export class Conversation {
     this.client.forget();
   }
 
-  async #read(turn: Turn, signal: AbortSignal, watch: Watch, replace: string): Promise<Ending | null> {
-    const fields = { text: turn.question, message: turn.message, context: this.context, replace: replace || undefined };
-    const { reply, next } = turn;
+  async #read(turn: Turn, signal: AbortSignal, watch: Watch): Promise<Ending | null> {
+    const { reply, next, message, replace } = turn;
+    const fields = { text: turn.question, message, context: this.context, replace: replace || undefined };
     const events = reply
       ? this.client.events(`replies/${encodeURIComponent(reply)}?from=${next}`, null, signal)
       : this.client.events("messages", fields, signal);
@@ -183,6 +189,7 @@ function restored(value: unknown): Turn {
   return {
     question: text(member(value, "question")),
     message: "",
+    replace: "",
     reply: text(member(reply, "id")),
     text: text(member(reply, "text")),
     finish: typeof finish === "string" ? finish : null,

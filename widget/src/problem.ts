@@ -15,6 +15,10 @@ export class Problem extends Error {
   }
 }
 
+export function asProblem(error: unknown): Problem {
+  return error instanceof Problem ? error : new Problem("failed", String(error));
+}
+
 /** The problem that a response other than 2xx stands for. */
 export async function problemOf(response: Response): Promise<Problem> {
   const { status } = response;
