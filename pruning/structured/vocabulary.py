@@ -19,6 +19,7 @@ from pruning.data import Encoder, texts_of, tokenizer_of
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.inputs import Inputs
 from pruning.progress import Progress
+from pruning.samples import own_samples
 from pruning.settings import positions, settings_of
 from pruning.sources import SELF
 from pruning.spelling import spell
@@ -99,7 +100,8 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice
     ids = tokens.ids_of(definition)
     token = {id: token for token, id in ids.items()}
     named = _named(config, folder, ids)
-    counts = {token[id]: count for id, count in _count(stage, place.inputs).items()}
+    # What a base writes itself may be an id beyond its tokenizer, as embeddings often have rows that no token has.
+    counts = {token[id]: count for id, count in _count(stage, place.inputs).items() if id in token}
     kept = tokens.choose(definition, [token[id] for id in named], counts, stage.keep)
     covered = sum(count for token, count in counts.items() if token in kept) / sum(counts.values())
     logger.info("%d of %d tokens stay, which are %.2f %% of the text", len(kept), len(ids), 100 * covered)
@@ -151,7 +153,8 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
     if source == evaluation.source and set(buckets) & set(evaluation.buckets):
         logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
     if source == SELF:
-        return Counter(inputs.calibration[0].flatten().tolist())
+        ids = own_samples(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
+        return Counter(ids.flatten().tolist())
     encoder = Encoder(inputs.base)
     texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
     if not texts:
@@ -178,7 +181,7 @@ def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> l
         raise ModelRefused(f"{ADDED} in {SETTINGS} is no object whose keys are ids of tokens in {TOKENIZER}")
     special = [value for key, value in settings.items() if key.endswith("_token")]
     special = [value.get("content") if isinstance(value, dict) else value for value in special]
-    return found + [ids[text] for text in special if isinstance(text, str) and text in ids]
+    return [*found, *map(int, added)] + [ids[text] for text in special if isinstance(text, str) and text in ids]
 
 
 def _flat(value: Any) -> Iterator[Any]:

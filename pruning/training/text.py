@@ -66,9 +66,15 @@ def draw_domains(stage: Continue, inputs: Inputs) -> list[Lessons]:
 def refuse_scarce(stage: Reading | Continue, inputs: Inputs) -> None:
     """Raise DataError where the texts of `stage` do not suffice; what the base itself writes always does."""
     again = isinstance(stage, Reading)
-    for origin in [_origin(stage, inputs)] if isinstance(stage, Reading) else origins(stage, inputs):
+    for origin in _read(stage, inputs):
         if origin.source != SELF:
             _ids(stage, origin, inputs, again=again)
+
+
+def sample(stage: Reading | Continue, inputs: Inputs) -> None:
+    """Have the base write what `stage` reads of it; several processes that did so at once would refuse each other."""
+    if any(origin.source == SELF for origin in _read(stage, inputs)):
+        _own(stage, inputs)
 
 
 def origins(stage: Continue, inputs: Inputs) -> list[Origin]:
@@ -89,6 +95,11 @@ def joined(lessons: Sequence[Lessons]) -> Lessons:
     training, held_out = (torch.cat([getattr(part, name) for part in lessons]) for name in ("training", "held_out"))
     source = ", ".join(dict.fromkeys(part.training_data.source for part in lessons))
     return _lessons(source, training, held_out, lessons[0].training_data.seed)
+
+
+def _read(stage: Reading | Continue, inputs: Inputs) -> list[Origin]:
+    """All that `stage` reads; raises as `origins`."""
+    return origins(stage, inputs) if isinstance(stage, Continue) else [_origin(stage, inputs)]
 
 
 def _origin(reader: Reading | Domain, inputs: Inputs) -> Origin:

@@ -16,6 +16,7 @@ from pruning.__main__ import main
 from pruning.errors import ModelRefused, RecipeError
 from pruning.inputs import prepare
 from pruning.recipe import read
+from pruning.samples import own_samples
 from pruning.structured.tokens import choose, ids_of, without_others
 from server.checkpoint.layouts import Quantised
 from server.checkpoint.reader import Artifact
@@ -154,6 +155,29 @@ def test_every_id_in_the_files_is_the_new_one(folder: Path, tmp_path: Path) -> N
     assert after.encode("<end>", add_special_tokens=False).ids == [0]
     stock = AutoTokenizer.from_pretrained(artifact.path)
     assert stock("kalo<end>", add_special_tokens=False).input_ids == after.encode("kalo<end>").ids[1:]
+
+
+def test_what_the_base_writes_itself_is_counted_though_it_writes_ids_without_a_token(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = recipe(folder, tmp_path, STAGE + 'source = "self"\n')
+    out = prune(path, tmp_path)
+    inputs = prepare(read(path), tmp_path / "base")
+    ids = set(own_samples(inputs.base, 4, 32, 0).flatten().tolist())
+    assert max(ids) >= 600, "the embeddings have rows that no token has"
+    before, after = tokenizers(folder, out.path)
+    assert {before.id_to_token(id) for id in ids if id < 600} <= after.get_vocab().keys()
+    calibrated = set(inputs.calibration[0].flatten().tolist())
+    assert not {before.id_to_token(id) for id in calibrated} <= after.get_vocab().keys()
+
+
+def test_a_token_that_the_settings_alone_call_added_stays(folder: Path, tmp_path: Path) -> None:
+    unused = str(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() - 3)
+    base = changed(folder, tmp_path / "model", "tokenizer_config.json", added_tokens_decoder={unused: {"content": "x"}})
+    out = prune(recipe(base, tmp_path, STAGE), tmp_path)
+    [kept] = json.loads((out.path / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    before, after = tokenizers(base, out.path)
+    assert after.id_to_token(int(kept)) == before.id_to_token(int(unused))
 
 
 def test_the_server_counts_with_tiktoken(folder: Path, tmp_path: Path) -> None:

@@ -193,3 +193,15 @@ def test_alone_nothing_is_exchanged() -> None:
     assert gradient.tolist() == [1, 1, 1]
     with pytest.raises(RecipeError, match=r"batch = 7 of the stage shear .* among 2 processes: take a multiple of 2"):
         Team(0, 2).check(7, "shear")
+
+
+def test_what_the_base_writes_itself_is_written_once_for_all(tmp_path: Path, model: Path, text: Path) -> None:
+    stage = STAGES.split("[[stages]]")[2].replace("tokens = 2048", 'tokens = 256\nsource = "self"')
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE.format(model=model, text=text, stages=f"[[stages]]{stage}"))
+    code, _, errors = Command(path, tmp_path / "out").finish()
+    assert code == 0, errors
+    assert errors.count("sampling from the base itself") == 1
+    recovery = Artifact.open(tmp_path / "out").lineage.steps[0].recovery
+    assert recovery
+    assert recovery.training.source == "self"
