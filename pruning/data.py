@@ -1,15 +1,16 @@
 """Text in, seeded token ids [sequences, tokens] out, with the digest that says which ids they were.
 
 Reads plain text (paragraphs), JSON lines ("text", "messages", or "question" and "answer"), a JSON object of
-title -> text, and a column of a dataset; a text belongs to the bucket `int(sha1(title or text), 16) % 10`, so
-calibration and evaluation can be kept apart for good. A line that is marked "held_out" is for evaluation on a task,
-and is never read here.
+title -> text, and a column of a dataset. A text belongs to the bucket `int(sha1(title), 16) % 10`, so calibration and
+evaluation can be kept apart for good; without a title it is known by its question, by what the assistant first says in
+its messages, or by itself. A line that is marked "held_out" is for evaluation on a task, and is never read here.
 """
 
 import hashlib
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from server.checkpoint.reader import Artifact
 from server.checkpoint.templates import extend, special_tokens
 
 BODY_FIELDS = ("text", "extract", "content")
+DAY = datetime(2026, 1, 1)
+"""What templates that write the date are told: ids that changed at midnight would begin a killed run anew."""
 
 
 class Text(NamedTuple):
@@ -90,6 +93,7 @@ class Encoder:
             raise DataError("the data holds messages, but the model has no chat template to write them with")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         extend(environment)
+        environment.globals["strftime_now"] = DAY.strftime
         try:
             given = special_tokens(settings) | {"messages": messages, "add_generation_prompt": reply}
             return environment.from_string(template).render(given)
@@ -213,7 +217,13 @@ def _json_text(value: dict[str, Any], chat: Callable[[list[dict[str, str]]], str
         body = chat(value["messages"])
     else:
         body = _string(value["text"])
-    return Text(str(value.get("title") or value.get("question") or body), body)
+    return Text(str(value.get("title") or value.get("question") or _first_said(value) or body), body)
+
+
+def _first_said(value: Mapping[str, Any]) -> str | None:
+    """By what a conversation is known, as a task of conversations knows it: templates write it with the day's date."""
+    said = (message for message in value.get("messages", ()) if message["role"] == "assistant")
+    return next((str(message["content"]) for message in said), None)
 
 
 def _string(value: Any) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from pruning.data import Draw, Encoder, Text, digest_of, draw, read
 from pruning.errors import DataError, ModelRefused
+from pruning.evaluation import task as tasks
 from pruning.inputs import base_artifact
 from server.chat_template import ChatTemplate
 from server.checkpoint.reader import Artifact
@@ -46,6 +47,31 @@ def test_a_line_without_a_title_of_its_own_goes_by_its_question_or_text(tmp_path
     ]
     lines.write_text("\n".join(map(json.dumps, values)))
     assert [text.title for text in read(lines, lambda _: "chat")] == ["one", "two", "q"]
+
+
+def test_a_conversation_goes_by_what_a_task_of_conversations_knows_it_by(tmp_path: Path) -> None:
+    chats = [
+        [("system", "be kind"), ("user", f"question {n}"), ("assistant", f"answer {n}"), ("assistant", "more")]
+        for n in range(30)
+    ]
+    lines = [{"messages": [{"role": role, "content": said} for role, said in chat]} for chat in chats]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    found = read(file, lambda messages: f"today: {messages[1]['content']}")
+    assert [text.title for text in found] == [f"answer {n}" for n in range(30)]
+    (tmp_path / "task.toml").write_text(f'kind = "chat"\nname = "chats"\nitems = "{file}"\nbuckets = [0, 1, 2]\n')
+    task = tasks.read(tmp_path / "task.toml")
+    assert isinstance(task, tasks.Chat)
+    judged = {item.messages[1].content for item in task.items if isinstance(item, tasks.Transcript)}
+    trained = {text.body.removeprefix("today: ") for text in found if text.bucket not in (0, 1, 2)}
+    assert len(judged) + len(trained) == 30
+    assert not judged & trained
+
+
+def test_no_date_changes_what_is_read(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((artifact.path / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
+    assert Encoder(Moved(artifact, tmp_path)).chat([]) == "01 Jan 2026"
 
 
 def test_held_out_lines_are_never_read(tmp_path: Path) -> None:
