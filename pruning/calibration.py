@@ -109,17 +109,20 @@ Visit = Callable[[BlockView], Note]
 class Sweep:
     """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`.
 
-    With `keep`, the states before every block and after the last can be read once the pass is over.
+    With `keep`, the states before every block and after the last can be read once the pass is over; with `last`, those
+    after the last.
     """
 
-    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False) -> None:
+    def __init__(
+        self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False, last: bool = False
+    ) -> None:
         self.blocks = blocks
         self.calls: dict[int, list[Call]] = {}  # by the number of sequences in the batch
         self.rows = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
         self._ids = ids
         self._folder = folder
         self._journal = folder / "journal.json"
-        self._keep = keep
+        self._read_after = keep or last
         self._count = len(blocks) + 1 if keep else 2
         self._files: list[numpy.memmap[Any, Any]] = []
         self.step: Callable[[], None] = lambda: None
@@ -145,7 +148,7 @@ class Sweep:
         """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
         self._folder.mkdir(parents=True, exist_ok=True)
         notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
-        needed = self._keep or len(notes or []) < len(self.blocks)
+        needed = self._read_after or len(notes or []) < len(self.blocks)
         if notes is not None and needed and not self._there():
             logger.warning("files of the states are gone from %s: starting anew", self._folder)
             notes = None

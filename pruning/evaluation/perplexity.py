@@ -41,7 +41,7 @@ def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -
     every = windows.ids if isinstance(windows, Spelt) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
     blocks.learn(every[:1, :CHECKED_TOKENS])
-    sweep = Sweep(blocks, every, BATCH, folder)
+    sweep = Sweep(blocks, every, BATCH, folder, last=True)
     sweep.visit(pass_on, what, 1)
     states = sweep.states(len(blocks))
     losses = []

@@ -66,6 +66,15 @@ def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: p
     assert ran == [0, -1, *range(1, max(ran) + 1)]
 
 
+def test_states_that_were_deleted_are_computed_again(model: Path, tmp_path: Path) -> None:
+    base = base_artifact(str(model), tmp_path)
+    values = Model(base.config, base)
+    whole = perplexity(values, WINDOWS, tmp_path / "evaluation", "evaluating")
+    for file in (tmp_path / "evaluation").glob("states-*"):  # to free some space, after the last block
+        file.unlink()
+    assert perplexity(values, WINDOWS, tmp_path / "evaluation", "evaluating") == whole
+
+
 @pytest.mark.parametrize("columns", [32, 96, 50])
 def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> None:
     weight = torch.randn(4, columns)
