@@ -102,11 +102,12 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
         scores = measure(children, part) if len(children) > 1 else [0.0]
         ranked = sorted(zip(map(finite, scores), children, strict=False))
         children = [child for _, child in ranked[: max(len(children) // 4, 1)]]
-    divergence = finite(measure(children, pool)[0]) if children else WORST
+    measured = zip(map(finite, measure(children, pool)), children, strict=True) if children else ()
+    divergence, best = min(measured, default=(WORST, state.best))
     better = divergence < state.divergence
     return Evolution(
         state.generation + 1,
-        children[0] if better else state.best,
+        best if better else state.best,
         divergence if better else state.divergence,
         state.seconds + monotonic() - began,
     )

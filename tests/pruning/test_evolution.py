@@ -81,6 +81,23 @@ def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
     assert (all_offspring[1], quarter) == (2, (all_offspring[0] // 4, 8))
 
 
+def test_of_several_that_are_left_the_best_on_all_is_taken(tmp_path: Path) -> None:
+    whole: dict[Mixture, float] = {}
+
+    def spy(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+        found = [random.Random(f"{mixture}{len(numbers)}").random() for mixture in mixtures]  # another order on more
+        if len(numbers) == 32 and numbers[0] < 32:
+            whole.update(zip(mixtures, found, strict=True))
+        return found
+
+    for seed in range(5):
+        whole.clear()
+        options = Search(levels=OPTIONS.levels, generations=1, offspring=64, seed=seed)
+        found = evolve(START, options, spy, PARTS, tmp_path / str(seed), 0)
+        assert len(whole) >= 4, "uniform, and at least three children"
+        assert (found.best, found.divergence) == min(whole.items(), key=lambda item: item[1])
+
+
 @pytest.mark.parametrize("when", [1, 2, 9, 30, 121])
 def test_killed_it_goes_on_to_the_same_mixture(tmp_path: Path, when: int) -> None:
     whole = evolve(START, OPTIONS, distance, PARTS, tmp_path / "whole", 0)
