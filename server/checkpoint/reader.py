@@ -178,9 +178,12 @@ def whole(path: Path) -> Lineage:
 def find_base(cache: Path, digest: str) -> Artifact:
     """The dense base with this digest; raises ArtifactError where `cache` does not hold it."""
     for file in sorted(cache.glob(f"*/{record.FILE}")):
-        artifact = Artifact.open(file.parent)
-        if artifact.lineage.base.digest == digest:
-            return artifact
+        try:
+            found = record.read(file.parent).base.digest
+        except ArtifactError:  # another base that is damaged is no reason to go without this one
+            continue
+        if found == digest:
+            return Artifact.open(file.parent)
     raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
 
 

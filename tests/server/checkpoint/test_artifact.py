@@ -5,13 +5,14 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from server.checkpoint.lineage import Base, Lineage
-from server.checkpoint.reader import Artifact
+from server.checkpoint.reader import Artifact, find_base
 from server.checkpoint.writer import CheckpointWriter
 from server.errors import ArtifactError
 
@@ -45,6 +46,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         assert torch.equal(tensor, weights()[name])
     assert sorted(lineage.files) == ["config.json", "model.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_base_is_found_beside_one_that_is_damaged(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        with CheckpointWriter(tmp_path / name) as writer:
+            writer.text("config.json", "{}")
+            writer.add("weight", torch.ones(2))
+            writer.finish(msgspec.structs.replace(RECORD, base=Base(name=name, digest=name)))
+    (tmp_path / "a" / "lineage.json").write_text("{")
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"x")
+    assert find_base(tmp_path, "c").path == tmp_path / "c"
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        find_base(tmp_path, "b")
+    with pytest.raises(ArtifactError, match="the dense base is not in"):
+        find_base(tmp_path, "a")
 
 
 def test_weights_that_were_read_and_let_go_take_no_memory(tmp_path: Path) -> None:
