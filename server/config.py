@@ -53,7 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file with the secret that signs them (standardwebhooks.com: `whsec_` and base64)."""
     page_port: Port | None = None
     """Where to show a host page of our own that embeds the widget; left out, there is none."""
-    slots: Positive = 8
+    slots: Annotated[int, Meta(ge=1, le=4096)] = 8
     """Replies generated at once by each model."""
     context: Positive = 2048
     """Tokens of prompt and reply together."""

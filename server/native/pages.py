@@ -50,12 +50,18 @@ def _block(size: int) -> NDArray[numpy.uint8]:
     return numpy.frombuffer(memory, numpy.uint8)
 
 
-def choose_pages(size: int, *, tiles: bool) -> tuple[Pages | None, Choice]:
-    """Where weights of `size` bytes lie while they are used, and why; `tiles`: in another order."""
+def choose_pages(size: int, *, tiles: bool, beside: int = 0) -> tuple[Pages | None, Choice]:
+    """Where weights of `size` bytes lie while they are used, and why, where `beside` more bytes will be needed.
+
+    `tiles`: in another order.
+    """
     mapped = "mapped from the file"
     free = available()
-    if 2 * size > free:
-        return None, Choice("weights", mapped, f"{size >> 20} MB are too much to copy where {free >> 20} MB are free")
+    if 2 * size + beside > free:
+        keys = f", of which keys and values take {beside >> 20}" if beside else ""
+        return None, Choice(
+            "weights", mapped, f"{size >> 20} MB are too much to copy where {free >> 20} MB are free{keys}"
+        )
     if tiles:
         return Pages(), Choice(
             "weights", "copied into tiles", "so they are read in the order in which they are computed"

@@ -145,6 +145,10 @@ class Plan(Struct, frozen=True):
         ]
         return frozenset((self.embedding, self.head, self.norm, *layers))
 
+    def cache_bytes(self, positions: int, bits: int) -> int:
+        """Bytes of so many positions' keys and values, of `bits` each; scales and alignment are not counted."""
+        return 2 * len(self.layers) * self.key_heads * self.head_width * positions * bits // 8
+
 
 def plan_of(config: Mapping[str, Any], names: Collection[str]) -> Plan:
     """The plan for a model with this configuration and weights of these `names`; raises Refused, which says why not."""

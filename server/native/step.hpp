@@ -1,7 +1,7 @@
 // One pass of a decoder: a batch of rows in, float32 logits of the rows asked for out.
 //
-// Decode rows and chunks of prompts lie in one batch; each row's logits depend on its own sequence only. Memory is
-// allocated when a step is made, and never while it runs.
+// Decode rows and chunks of prompts lie in one batch; each row's logits depend on its own sequence only. Its cache
+// and its rows are allocated when a step is made; the threads' scratch grows until the first batch of full size.
 #pragma once
 
 #include <cstddef>

@@ -48,7 +48,8 @@ class NativeRunner:
         try:
             instructions, why = native.choose(options.instructions)
             size = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
-            pages, place = choose_pages(size, tiles=instructions.tiles)
+            cache = plan.cache_bytes(self._space.count * BLOCK, options.key_bits)
+            pages, place = choose_pages(size, tiles=instructions.tiles, beside=cache)
             loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
             values = loader.values(context)
             threads, reason = choose_threads(options.threads)
@@ -62,14 +63,19 @@ class NativeRunner:
             )
         except ValueError as error:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
+        except MemoryError:
+            raise ConfigError(
+                f"{size >> 20} MB of weights and {cache >> 20} MB for keys and values of {slots} texts of {context} "
+                "positions are more than this machine gives: lower slots or context, or set key_bits = 8."
+            ) from None
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
-        cache = f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"
+        room = f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"
         self.choices: tuple[Choice, ...] = (
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
             place,
-            Choice("keys and values", f"{options.key_bits} bits", cache),
+            Choice("keys and values", f"{options.key_bits} bits", room),
         )
         if loader.unpacked:
             self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)

@@ -165,6 +165,20 @@ def test_a_context_beyond_the_model_is_refused() -> None:
         runner_of(Packed(tiny("llama")), context=129)
 
 
+def test_a_cache_that_no_machine_has_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=r"MB for keys and values of 16777216 texts of 128 positions are more"):
+        runner_of(Packed(tiny("llama")), slots=1 << 24)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_cache_is_as_large_as_the_plan_says(bits: int) -> None:
+    packed = Packed(tiny("llama", head_dim=64))
+    runner = runner_of(packed, slots=16, key_bits=bits)
+    plan = plan_of(packed.config, packed.names())
+    allocated = int(runner.choices[4].reason.split()[0])
+    assert plan.cache_bytes(17 * 128, bits) >> 20 == pytest.approx(allocated, rel=0.15)
+
+
 @pytest.mark.parametrize(
     ("name", "weight", "shape"),
     [

@@ -64,6 +64,14 @@ def test_the_place_of_weights_follows_from_the_machine(
     assert reason in choice.reason
 
 
+def test_keys_and_values_need_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory(tmp_path, monkeypatch, 300 << 20, None)
+    assert choose_pages(100 << 20, tiles=True, beside=90 << 20)[0] is not None
+    room, choice = choose_pages(100 << 20, tiles=True, beside=110 << 20)
+    assert room is None
+    assert choice.reason.endswith("where 300 MB are free, of which keys and values take 110")
+
+
 def test_a_system_that_does_not_say_what_is_free_is_believed_to_have_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
