@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-import transformers
 from gguf import GGUFReader, LlamaFileType
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer, pre_tokenizers
@@ -94,7 +94,7 @@ def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what computed the result."""
-    return {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    return {name: version(name) for name in ("secateur", "torch", "transformers")}
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -3,6 +3,7 @@
 The artifact appears under its name whole, with its lineage, or not at all; the work directory goes once it has.
 """
 
+import hashlib
 import json
 import logging
 import shutil
@@ -30,6 +31,7 @@ from pruning.stages import (
     Depth,
     Distill,
     Layerwise,
+    Reading,
     Reconstruct,
     Round,
     Shear,
@@ -42,6 +44,7 @@ from pruning.structured import depth, vocabulary, width
 from pruning.techniques import awq, nearest
 from pruning.training import continuation, distillation, reconstruction, shearing
 from pruning.training.team import ALONE, Team
+from pruning.training.text import sample
 from pruning.weights import Source, write_bytes
 from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
@@ -152,7 +155,8 @@ def documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
 def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str, Any]]:
     """Perplexity and bytes of the base at 16 bits and at int8, measured once for each text and kept in `cache`."""
     windows, data = inputs.evaluation
-    path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}.json"
+    made = hashlib.sha256(json.dumps(bases.versions()).encode()).hexdigest()[:8]  # others may compute other figures
+    path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}-{made}.json"
     if path.exists():
         figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         return figures
@@ -207,6 +211,9 @@ def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[Model, tuple[record
     digest = weights_digest(model.source) if team.leads else ""
     for number, stage in enumerate(inputs.recipe.stages):
         before, place = model.source, Place(inputs, work / f"stage-{number}", team)
+        if isinstance(stage, Reading | Continue):
+            with team.first():
+                sample(stage, inputs)
         with nullcontext() if isinstance(stage, Training) else team.first():
             model, step = APPLY[type(stage)](stage, model, place)
         if not team.leads:
