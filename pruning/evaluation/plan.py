@@ -52,6 +52,8 @@ def context(plan: Plan, length: Length = len) -> int:
 def check(plan: Plan, limit: int | None, length: Length = len) -> None:
     """Raise TaskError, naming the item, for a wanted text without tokens or one longer than `limit` ids."""
     for item, job in zip(plan.items, plan.jobs, strict=False):
+        if not job:
+            raise TaskError(f"item {item.id!r} has no text, so nothing can be scored")
         longest = max(length(request.ids) for request in job) + plan.reply
         if not all(request.wanted for request in job):
             raise TaskError(f"item {item.id!r} has an answer without a token, so nothing can be scored")

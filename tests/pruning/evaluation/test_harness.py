@@ -182,6 +182,11 @@ def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, arti
             "max_nll_ratio cannot be judged: squares has several right options",
         ),
         (ROLLING, "[gates]\nmax_accuracy_drop = 0.1\n", "max_accuracy_drop cannot be judged: squares is plain text"),
+        (
+            ROLLING.replace("{{question}} " * 2 + "{{question}}", ""),
+            "",
+            "item '0' has no text, so nothing can be scored",
+        ),
         (CHOICE, "[gates]\nmax_kl = 0.1\n", "gates.max_kl cannot be judged: a task of this kind (lm-eval)"),
     ],
 )
