@@ -57,6 +57,10 @@ class Stub:
         self.tokens_of_questions: list[str] = []
         self.streams = 0  # how many are being read
         self.rating_status = 200
+        self.rating_delay = 0.0
+        self.stop_status = 200
+        self.stop_delay = 0.0
+        self.silent = 0  # how many streams say nothing more after the pieces
         self.replaceable = True  # an answer is known when another is to take its place
         self.forgotten = False  # no conversation is continued
         self.empty = False  # since a reset
@@ -85,6 +89,9 @@ class Stub:
         if self.cuts > 0:
             self.cuts -= 1
             raise ConnectionAbortedError
+        if self.silent > 0:
+            self.silent -= 1
+            await asyncio.sleep(60)
         while self.hold and reply not in self.stopped:
             await asyncio.sleep(0.05)
             yield b": keep-alive\r\n\r\n"  # a busy WebKit may keep the last bytes back until others follow
@@ -131,9 +138,13 @@ class Stub:
 
     async def stop(self, request: Request) -> Response:
         self.stopped.append(request.path_params["reply"])
+        await asyncio.sleep(self.stop_delay)
+        if self.stop_status != 200:
+            return self.refusal(self.stop_status)
         return JSONResponse({"reply": self.stopped[-1], "finish": "stopped"}, headers=CORS)
 
     async def feedback(self, request: Request) -> Response:
+        await asyncio.sleep(self.rating_delay)
         if self.rating_status != 200:
             return self.refusal(self.rating_status)
         self.ratings.append(await request.json())

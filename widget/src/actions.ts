@@ -21,19 +21,26 @@ export function actions(turn: Turn, around: Around): HTMLElement {
     up.setAttribute("aria-pressed", String(turn.rating === "up"));
     down.setAttribute("aria-pressed", String(turn.rating === "down"));
   };
-  const rate = async (rating: Rating): Promise<void> => {
+  /** Shown as given while it is being stored, and as before if it could not be; what the visitor wrote stays. */
+  const give = async (rating: Rating, comment?: string): Promise<boolean> => {
     const before = turn.rating;
-    turn.rating = before === rating ? null : rating;
+    turn.rating = rating;
     show();
-    place.replaceChildren(...(turn.rating ? [commentForm(turn, around, turn.rating === "up" ? up : down)] : []));
-    around.follow();
-    if (await around.rate(turn)) return;
+    if (await around.rate(turn, comment)) return true;
     turn.rating = before;
     show();
-    place.replaceChildren(told(around, texts.unstored));
+    (place.querySelector("form") ?? place).append(told(around, texts.unstored));
+    return false;
   };
-  up.onclick = () => void rate("up");
-  down.onclick = () => void rate("down");
+  const rate = (rating: Rating): void => {
+    const given = turn.rating === rating ? null : rating;
+    const say = async (comment: string): Promise<boolean> => (!comment && turn.rating === given) || give(given, comment);
+    place.replaceChildren(...(given ? [commentForm(around, given === "up" ? up : down, say)] : []));
+    around.follow();
+    void give(given);
+  };
+  up.onclick = () => rate("up");
+  down.onclick = () => rate("down");
   again.onclick = () => around.again(turn);
   show();
   const judged = turn.text ? [copyButton(around, texts.copy, () => turn.text), up, down] : [];
@@ -47,15 +54,14 @@ function told(around: Around, words: string): HTMLElement {
 }
 
 /** The form goes with Escape or when it was sent, and the focus goes back to the rating. */
-function commentForm(turn: Turn, around: Around, rated: HTMLElement): HTMLElement {
+function commentForm(around: Around, rated: HTMLElement, say: (comment: string) => Promise<boolean>): HTMLElement {
   const { texts } = around;
   const field = element("textarea", { rows: "2", maxlength: MOST, "aria-label": texts.comment, placeholder: texts.comment });
   const form = element("form", { class: "comment" }, field, element("button", { class: "retry" }, texts.sendComment));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const comment = field.value.trim();
     drop(form.querySelector("p"));
-    if (comment && !(await around.rate(turn, comment))) return form.append(told(around, texts.unstored));
+    if (!(await say(field.value.trim()))) return;
     form.replaceWith(told(around, texts.thanks));
     rated.focus();
   });

@@ -36,7 +36,10 @@ export class Chat {
       close: () => this.close(),
       fresh: () => void this.reset(),
       rate: (turn, comment) => this.#rate(turn, comment),
-      again: (turn) => void this.#again(turn),
+      again: (turn) => {
+        this.#panel.focus(); // the button goes
+        void this.#again(turn);
+      },
     });
     this.#panel.node.hidden = true;
     root.append(this.#panel.node);
