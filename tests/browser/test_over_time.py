@@ -116,3 +116,34 @@ def test_again_of_an_answer_that_is_forgotten_asks_without_it(open_page: Visitor
     page.get_by_role("button", name="Answer again").click()
     expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
     assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", None]
+
+
+def test_again_by_keyboard_keeps_the_focus_in_the_panel(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    page.get_by_role("button", name="Answer again").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    expect(page.get_by_role("button", name="Answer again")).to_be_visible()
+    assert len(stub.asked) == 2
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_comment_outlives_a_rating_that_is_not_stored(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    stub.rating_status, stub.rating_delay = 500, 0.5
+    page.get_by_role("button", name="Good answer").click()
+    field = page.get_by_role("textbox", name="What should we know?")
+    field.fill("Very clear")
+    expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.")
+    expect(field).to_have_value("Very clear")
+    expect(field).to_be_focused()
+    stub.rating_status = 200
+    page.get_by_role("button", name="Send feedback").click()
+    expect(page.locator(".hint")).to_have_text("Thank you for your feedback.")
+    expect(page.get_by_role("button", name="Good answer", pressed=True)).to_be_visible()
+    assert stub.ratings == [{"reply": "rep_1", "rating": "up", "comment": "Very clear"}]
