@@ -147,3 +147,13 @@ def test_a_comment_outlives_a_rating_that_is_not_stored(open_page: Visitor, host
     expect(page.locator(".hint")).to_have_text("Thank you for your feedback.")
     expect(page.get_by_role("button", name="Good answer", pressed=True)).to_be_visible()
     assert stub.ratings == [{"reply": "rep_1", "rating": "up", "comment": "Very clear"}]
+
+
+def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    stub.status, stub.headers, stub.error = 429, {"Retry-After": "3600"}, {"message": "No.", "code": "budget_exceeded"}
+    ask(page, "Hello")
+    expect(page.locator(".trouble-line span")).to_have_text("This assistant has used up its budget for now.")
+    expect(page.get_by_role("button", name="Try again")).to_be_enabled()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()

@@ -4,7 +4,7 @@ import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
 import { bare, drop, listen, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
-import { asProblem, Problem } from "./problem.ts";
+import { asProblem, Problem, wordsOf } from "./problem.ts";
 import type { Texts } from "./texts.ts";
 import { waitFor } from "./wait.ts";
 
@@ -270,7 +270,7 @@ export class Chat {
 
   /** Say what went wrong and offer to try again; what had arrived of the answer stays. */
   #trouble(answer: Answer, problem: Problem, retry: () => void, text = ""): void {
-    const words = this.#words(problem, text);
+    const words = wordsOf(problem, this.texts, text);
     const { line, button } = answer.trouble(words, () => {
       this.#stopWaiting();
       this.#panel.focus();
@@ -280,14 +280,6 @@ export class Chat {
     else this.#panel.announce(words);
     if (problem.kind === "unreachable") console.warn(UNREACHABLE);
     this.#emit("error", bare({ kind: problem.kind, code: problem.code }));
-  }
-
-  #words(problem: Problem, text: string): string {
-    const { kind, detail, seconds } = problem;
-    if (seconds) return this.texts.wait(seconds);
-    if (text && kind !== "failed") return this.texts.incomplete;
-    // The server's own sentence helps where the visitor can act on it.
-    return [this.texts.problems[kind], kind === "refused" && detail].filter(Boolean).join(" ");
   }
 
   /** Tell the page; what was written only if its developer asked for it. */
