@@ -157,3 +157,32 @@ def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Vis
     expect(page.locator(".trouble-line span")).to_have_text("This assistant has used up its budget for now.")
     expect(page.get_by_role("button", name="Try again")).to_be_enabled()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_a_countdown_ends_with_what_it_was_for(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.session_status, stub.headers = 429, {"Retry-After": "60"}
+    page = open_page(host)
+    open_chat(page)
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    stub.session_status = 200
+    page.keyboard.press("Escape")
+    open_chat(page)
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    page.wait_for_timeout(1200)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+
+
+def test_a_countdown_is_over_when_the_time_is_whatever_slept_meanwhile(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(host)
+    open_chat(page)
+    page.clock.install()
+    stub.status, stub.headers = 503, {"Retry-After": "60"}
+    ask(page, "Hello")
+    expect(page.get_by_role("button", name="Try again")).to_be_disabled()
+    page.clock.fast_forward(61_000)  # each timer fires once, as after a laptop's sleep
+    expect(page.get_by_role("button", name="Try again")).to_be_enabled()
+    expect(page.locator(".trouble-line span")).to_have_text("You can try again now.")

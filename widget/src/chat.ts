@@ -125,7 +125,6 @@ export class Chat {
   /** Begin anew: the browser forgets the way to the conversation, then the server forgets it; what is sent meanwhile waits. */
   async reset(): Promise<void> {
     const before = this.#begun;
-    this.#stopWaiting();
     this.#conversation.leave();
     this.#last = undefined;
     this.#panel.writing(false);
@@ -174,6 +173,7 @@ export class Chat {
 
   async #introduce(): Promise<boolean> {
     const { title, greeting, starters } = this.client.settings;
+    this.#stopWaiting(); // for what is no longer shown
     try {
       if (this.#forgetting) {
         await this.#conversation.reset();
@@ -270,6 +270,7 @@ export class Chat {
 
   /** Say what went wrong and offer to try again; what had arrived of the answer stays. */
   #trouble(answer: Answer, problem: Problem, retry: () => void, text = ""): void {
+    this.#stopWaiting();
     const words = wordsOf(problem, this.texts, text);
     const { line, button } = answer.trouble(words, () => {
       this.#stopWaiting();

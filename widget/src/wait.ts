@@ -4,12 +4,13 @@ import type { Panel } from "./panel.ts";
 /** Returns what ends the waiting early. */
 export function waitFor(panel: Panel, line: HTMLElement, button: HTMLButtonElement, seconds: number): () => void {
   const { texts, composer } = panel;
-  let left = seconds;
+  const end = Date.now() + seconds * 1000; // ticks fail to come while a laptop sleeps or a page is hidden
   const tick = (): void => {
+    const left = Math.ceil((end - Date.now()) / 1000);
     line.textContent = left > 0 ? texts.wait(left) : texts.ready;
     button.disabled = left > 0;
     composer.enable(left <= 0);
-    if (left-- > 0) return;
+    if (left > 0) return;
     clearInterval(timer);
     panel.announce(texts.ready);
   };
