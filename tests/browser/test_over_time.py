@@ -186,3 +186,27 @@ def test_a_countdown_is_over_when_the_time_is_whatever_slept_meanwhile(
     page.clock.fast_forward(61_000)  # each timer fires once, as after a laptop's sleep
     expect(page.get_by_role("button", name="Try again")).to_be_enabled()
     expect(page.locator(".trouble-line span")).to_have_text("You can try again now.")
+
+
+def test_a_connection_that_dies_without_a_word_is_gone_on_with(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.silent = 1
+    page = open_page(host)
+    open_chat(page)
+    page.clock.install()
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert stub.resumed == []
+    page.clock.fast_forward(46_000)
+    expect(page.locator(".actions")).to_be_visible()
+    assert stub.resumed == ["rep_1?from=4"]
+
+
+def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    expect(page.locator(".actions")).to_be_visible()
+    stub.rating_delay = 3
+    page.evaluate("AbortSignal.timeout = (timeout => () => timeout.call(AbortSignal, 100))(AbortSignal.timeout)")
+    page.get_by_role("button", name="Good answer").click()
+    expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.", timeout=2000)

@@ -22,6 +22,8 @@ export interface Session {
 type Fields = Record<string, string | null | undefined>;
 
 const PATIENCE_MS = 20_000;
+/** The server says something every 15 seconds, be it only a comment: a stream that is silent for longer is dead. */
+const SILENCE_MS = 45_000;
 
 export class Client {
   /** A JWT by which the page's own server says who the visitor is, or what fetches a fresh one. */
@@ -62,10 +64,12 @@ export class Client {
     this.#session = undefined;
   }
 
-  /** The response to a POST; a session that has expired is continued once. */
+  /** The response to a POST, which is waited for as long as `signal` lets; a session that has expired is continued once. */
   async post(path: string, fields: Fields | null, signal?: AbortSignal, keepalive = false): Promise<Response> {
-    const send = async (session: Promise<Session>): Promise<Response> =>
-      this.#fetch(path, { body: fields && write(fields), signal: signal ?? null, keepalive }, (await session).token);
+    const send = async (session: Promise<Session>): Promise<Response> => {
+      const { token } = await session;
+      return this.#fetch(path, { body: fields && write(fields), signal: signal ?? AbortSignal.timeout(PATIENCE_MS), keepalive }, token);
+    };
     const session = this.session();
     try {
       return await send(session);
@@ -83,16 +87,17 @@ export class Client {
 
   /** The events of a stream; throws `cut` if it breaks. */
   async *events(path: string, fields: Fields | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
-    const response = await this.post(path, fields, signal);
-    const reader = response.body?.getReader?.();
     const parser = new EventReader();
+    let reader;
     try {
+      const response = await alive(this.post(path, fields, signal));
+      reader = response.body?.getReader?.();
       // A page's own fetch may hand out the whole body only.
       if (!reader) yield* parser.push(new TextEncoder().encode(await response.text()));
-      for (let part; reader && !(part = await reader.read()).done; ) yield* parser.push(part.value);
-    } catch {
+      for (let part; reader && !(part = await alive(reader.read())).done; ) yield* parser.push(part.value);
+    } catch (error) {
       signal.throwIfAborted();
-      throw new Problem("cut");
+      throw error instanceof Problem ? error : new Problem("cut");
     } finally {
       reader?.cancel().catch(() => {}); // already closed, or closing because of the error that is on its way
     }
@@ -127,6 +132,14 @@ export class Client {
     if (!response.ok) throw await problemOf(response);
     return response;
   }
+}
+
+/** What is waited for, unless it is silent for too long. */
+function alive<Value>(awaited: Promise<Value>): Promise<Value> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(reject, SILENCE_MS);
+    awaited.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 function sessionOf(body: unknown): Session {
