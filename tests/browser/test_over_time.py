@@ -210,3 +210,29 @@ def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: 
     page.evaluate("AbortSignal.timeout = (timeout => () => timeout.call(AbortSignal, 100))(AbortSignal.timeout)")
     page.get_by_role("button", name="Good answer").click()
     expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.", timeout=2000)
+
+
+def test_what_is_sent_while_an_answer_is_written_is_kept_for_the_visitor(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    stub.hold = True
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "First")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    field = page.get_by_role("textbox", name="Your message")
+    page.evaluate("SkillChat('send', 'By script')")
+    expect(field).to_have_value("By script")
+    field.fill("By hand")
+    page.evaluate("SkillChat('send', 'By script')")
+    expect(field).to_have_value("By hand\nBy script")
+    assert [asked["text"] for asked in stub.asked] == ["First"]
+
+
+def test_a_chat_that_is_destroyed_asks_nothing_more(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.session_delay = 0.5
+    page = open_page(host)
+    open_chat(page)
+    page.evaluate("SkillChat('send', 'Hello'); SkillChat('destroy')")
+    page.wait_for_timeout(1000)
+    assert (len(stub.sessions), stub.asked) == (1, [])

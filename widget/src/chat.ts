@@ -111,8 +111,11 @@ export class Chat {
 
   async send(question: string): Promise<void> {
     const text = question.trim();
-    if (!(await this.#begin())) this.#panel.composer.put(text);
-    else if (text && !this.#panel.composer.busy) await this.#ask(text);
+    const begun = await this.#begin();
+    if (!text || !this.root.host.isConnected) return;
+    const { composer } = this.#panel;
+    if (begun && !composer.busy) await this.#ask(text);
+    else composer.put(text);
   }
 
   async #ask(text: string): Promise<void> {

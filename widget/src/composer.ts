@@ -28,9 +28,9 @@ export class Composer {
     this.field.addEventListener("input", () => this.#fit());
   }
 
-  /** Give the visitor a text to go on with, unless there is one. */
+  /** Give the visitor a text to go on with, after what is written there. */
   put(text: string): void {
-    this.field.value ||= text;
+    this.field.value = [this.field.value, text].filter(Boolean).join("\n");
     this.#fit();
   }
 
