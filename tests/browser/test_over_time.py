@@ -236,3 +236,14 @@ def test_a_chat_that_is_destroyed_asks_nothing_more(open_page: Visitor, host: st
     page.evaluate("SkillChat('send', 'Hello'); SkillChat('destroy')")
     page.wait_for_timeout(1000)
     assert (len(stub.sessions), stub.asked) == (1, [])
+
+
+def test_a_key_that_ends_a_composition_sends_nothing(open_page: Visitor, host: str, stub: Stub) -> None:
+    """Safari ends the composition before the key that did it."""
+    page = open_page(host)
+    open_chat(page)
+    field = page.get_by_role("textbox", name="Your message")
+    field.fill("日本")
+    field.dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
+    page.wait_for_timeout(100)
+    assert (field.input_value(), stub.asked) == ("日本", [])

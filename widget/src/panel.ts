@@ -135,7 +135,7 @@ export class Panel {
   }
 
   #key(event: KeyboardEvent): void {
-    if (event.isComposing) return;
+    if (event.isComposing || event.keyCode === 229) return; // Safari ends the composition before its last key
     const [target] = event.composedPath();
     if (event.key === "Escape") this.#escape(target as Element);
     if (event.key === "Tab" && this.node.hasAttribute("aria-modal")) trap(this.node, event);
