@@ -247,3 +247,20 @@ def test_a_key_that_ends_a_composition_sends_nothing(open_page: Visitor, host: s
     field.dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
     page.wait_for_timeout(100)
     assert (field.input_value(), stub.asked) == ("日本", [])
+
+
+def test_a_stop_that_fails_late_ends_no_other_answer(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.hold, stub.stop_status, stub.stop_delay = True, 500, 0.7
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "First")
+    expect(answer(page)).to_have_text("Hello world.")
+    with page.expect_response("**/stop"):
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".hint")).to_have_text("Stopped.")
+        ask(page, "Second")
+        expect(answer(page)).to_have_text("Hello world.")
+    page.wait_for_timeout(100)
+    stub.hold = False
+    stub.stopped.append("rep_2")
+    expect(page.locator(".hint")).to_have_text(["Stopped.", "Stopped."])

@@ -152,7 +152,8 @@ export class Conversation {
   }
 
   #tellStop(turn: Turn): void {
-    void this.client.post(`replies/${encodeURIComponent(turn.reply)}/stop`, null).catch(() => this.leave());
+    const following = this.#following; // by then, it may be another's
+    void this.client.post(`replies/${encodeURIComponent(turn.reply)}/stop`, null).catch(() => following?.abort());
   }
 }
 
