@@ -30,7 +30,8 @@ export const plugin = (bundled) => ({
     builder.onLoad({ filter: /\.css$/ }, async ({ path }) => {
       const options = { loader: "css", minify: true, charset: "utf8", target: "es2022" };
       const { code } = await transform(readFileSync(path, "utf8"), options);
-      return { contents: code.trim().replace(/(?<=[,:]) (?=[a-z\d#])| (?=!)/g, ""), loader: "text" };
+      const short = code.trim().replace(/(?<=[,:]) (?=[a-z\d#])| (?=!)/g, "").replace(/="(\w+)"/g, "=$1");
+      return { contents: short, loader: "text" };
     });
     if (!bundled) return;
     builder.onResolve({ filter: /\/languages\.ts$/ }, () => ({ path: join(here, "src/languages-bundled.ts") }));

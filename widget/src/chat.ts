@@ -69,6 +69,7 @@ export class Chat {
       case "setContext":
         return (this.#conversation.context = first == null ? undefined : String(first));
       case "setTheme":
+        host.removeAttribute("theme");
         return host.setAttribute("data-theme", String(first));
       case "on":
         return host.addEventListener(`skillchat:${first}`, second as EventListener);
