@@ -77,10 +77,13 @@ def routes(assets: Path) -> list[Route]:
         return loader.response(request, BRIEF)
 
     async def serve_part(request: Request) -> Response:
-        # A cached loader may ask for the app of an earlier release: the present one keeps working for it.
+        # A cached loader may ask for the app of an earlier release, and that for its language: the present ones serve.
         name = f"app-{request.path_params['name']}"
-        known = parts.get(name)
-        return known.response(request, FOREVER) if known else parts[apps[0]].response(request, "no-store")
+        if known := parts.get(name):
+            return known.response(request, FOREVER)
+        kind = name.rpartition("-")[0]
+        present = next((part for part in parts if part.rpartition("-")[0] == kind), apps[0])
+        return parts[present].response(request, "no-store")
 
     async def serve_whole(request: Request) -> Response:
         wanted, file = request.path_params["version"], whole.get(request.path_params["file"])

@@ -47,6 +47,17 @@ def test_the_app_of_an_earlier_release_is_the_present_one_and_not_kept(client: T
     assert response.headers["cache-control"] == "no-store"
 
 
+def test_a_language_of_an_earlier_release_is_the_present_one_and_not_kept(client: TestClient) -> None:
+    """An app that is still open, or that a cache gave, asks for the texts it was built with."""
+    languages = [name for name in PARTS if name.count("-") == 2]
+    assert len(languages) == 5
+    for name in languages:
+        response = client.get(f"/assets/{name.rpartition('-')[0]}-000000000000.js", headers=PLAIN)
+        assert response.content == (ASSETS / name).read_bytes()
+        assert response.headers["cache-control"] == "no-store"
+    assert client.get("/assets/app-xx-0.js", headers=PLAIN).content == client.get(APP, headers=PLAIN).content
+
+
 @pytest.mark.parametrize("path", [LOADER, APP])
 @pytest.mark.parametrize("encoding", ["identity", "gzip", "br"])
 def test_an_etag_saves_the_body(client: TestClient, path: str, encoding: str) -> None:
