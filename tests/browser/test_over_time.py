@@ -287,3 +287,16 @@ def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stu
     third.evaluate("e => e.call('setTheme', 'light')")
     page.wait_for_timeout(100)
     assert panel.evaluate(paper) == "rgb(255, 255, 255)"
+
+
+def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    page.evaluate("SkillChat('setContext', 'é'.repeat(1025))")
+    with page.expect_console_message(lambda message: "2048" in message.text):
+        ask(page, "Hello")
+    expect(page.locator(".actions")).to_have_count(1)
+    page.evaluate("SkillChat('setContext', 'é'.repeat(1024))")
+    ask(page, "Hello")
+    expect(page.locator(".actions")).to_have_count(2)
+    assert [asked.get("context") for asked in stub.asked] == [None, "é" * 1024]

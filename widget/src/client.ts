@@ -3,7 +3,7 @@
  * No cookies; every failure leaves as a Problem, except an abort, which leaves as it came.
  */
 import { bare } from "./dom.ts";
-import { list, member, read, text, write } from "./json.ts";
+import { list, member, number, read, text, write } from "./json.ts";
 import { Problem, problemOf } from "./problem.ts";
 import type { Settings } from "./settings.ts";
 import { EventReader, type ServerEvent } from "./sse.ts";
@@ -17,6 +17,8 @@ export interface Session {
   greeting: string;
   starters: string[];
   images: string[];
+  /** The bytes of context that the server takes with a question. */
+  most: number;
 }
 
 type Fields = Record<string, string | null | undefined>;
@@ -152,5 +154,6 @@ function sessionOf(body: unknown): Session {
     greeting: text(member(skill, "greeting")),
     starters: list(member(skill, "starters")).map(text).filter(Boolean),
     images: list(member(skill, "image_origins")).map(text),
+    most: number(member(member(body, "limits"), "context_bytes")),
   };
 }

@@ -119,7 +119,7 @@ export class Conversation {
 
   async #read(turn: Turn, signal: AbortSignal, watch: Watch): Promise<Ending | null> {
     const { reply, next, message, replace } = turn;
-    const fields = { text: turn.question, message, context: this.context, replace: replace || undefined };
+    const fields = { text: turn.question, message, context: reply ? undefined : await this.#told(), replace: replace || undefined };
     const events = reply
       ? this.client.events(`replies/${encodeURIComponent(reply)}?from=${next}`, null, signal)
       : this.client.events("messages", fields, signal);
@@ -129,6 +129,14 @@ export class Conversation {
       watch.grew();
     }
     return null;
+  }
+
+  /** What the page says of itself, if the server takes that much: no question is to fail by it. */
+  async #told(): Promise<string | undefined> {
+    const { most } = await this.client.session();
+    if (new TextEncoder().encode(this.context).length <= most) return this.context;
+    console.warn(`Secateur: setContext: more than ${most} bytes are left out`);
+    return undefined;
   }
 
   /** One event of the answer; those that a repeated stream gives again are passed over. */
