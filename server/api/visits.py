@@ -163,10 +163,8 @@ class Visits:
         _bounded("comment", body.comment, MOST_COMMENT)
         turn = _reply_of(self._talk.find(visitor.session.conversation), body.reply)
         await self._gate.rating(visitor.skill, visitor.session.conversation)
-        skill = visitor.skill
-        await to_thread.run_sync(
-            self._feedback.give, Opinion(body.reply, skill.name, skill.revision, body.rating, body.comment)
-        )
+        opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
+        await to_thread.run_sync(self._feedback.give, opinion)
         turn.rating = body.rating
         return Response(status_code=204)
 

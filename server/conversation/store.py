@@ -16,11 +16,13 @@ Counter = Callable[[str], int]
 class Turn:
     """A question, its reply, and what the visitor thought of it."""
 
-    def __init__(self, question: str, message: str | None, recording: Recording) -> None:
+    def __init__(self, question: str, message: str | None, recording: Recording, revision: str) -> None:
         self.question = question
         self.message = message
         """The id that the widget gave the question, so that it can be sent twice without being asked twice."""
         self.recording = recording
+        self.revision = revision
+        """Of the skill that made the reply: another may be served when it is rated."""
         self.rating: str | None = None
 
 

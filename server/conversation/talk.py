@@ -101,7 +101,8 @@ class Talk:
         id = f"rep_{request_id.removeprefix('req_')}"
         recording = Recording(id, conversation.id, reply, skill.sources)
         conversation.turns = turns
-        conversation.add(Turn(question.text, question.message, recording), skill.history_turns)
+        turn = Turn(question.text, question.message, recording, skill.revision)
+        conversation.add(turn, skill.history_turns)
         self._live.add(recording)
         recording.start(self._seconds, lambda: self._live.discard(recording))
         return recording

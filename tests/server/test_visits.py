@@ -376,6 +376,21 @@ def test_feedback_is_stored_counted_and_taken_back(serve: Serve) -> None:
     assert (long.status, long.json["error"]["param"]) == (400, "comment")
 
 
+def test_a_rating_names_the_skill_as_it_was_when_it_replied(serve: Serve) -> None:
+    served = serve("ok")
+    visitor = Visitor(served)
+    reply = visitor.ask("one")[0].data["reply"]
+    later = msgspec.structs.replace(HELP, system="Be long.")
+    assert later.revision != HELP.revision
+    served.parts.skills.replace([later])
+    assert visitor.post("feedback", {"reply": reply, "rating": "down"}).status == 204
+    new = visitor.ask("two")[0].data["reply"]
+    assert visitor.post("feedback", {"reply": new, "rating": "up"}).status == 204
+    with closing(sqlite3.connect(served.parts.config.feedback_file)) as database:
+        rows = database.execute("SELECT reply, revision FROM feedback").fetchall()
+    assert dict(rows) == {reply: HELP.revision, new: later.revision}
+
+
 def _metrics(served: Served) -> str:
     import http.client
     from urllib.parse import urlsplit

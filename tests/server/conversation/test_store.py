@@ -21,7 +21,7 @@ class Clock:
 
 def turn(question: str, *, answer: str = "yes", finish: str | None = "stop") -> Turn:
     recording: Any = SimpleNamespace(id=f"rep_{question}", text=answer, finish=finish)
-    return Turn(question, None, recording)
+    return Turn(question, None, recording, "r1")
 
 
 def test_what_is_not_used_is_forgotten() -> None:
