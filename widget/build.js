@@ -16,10 +16,11 @@ const here = dirname(fileURLToPath(import.meta.url));
 const LIMITS = { loader: 2 * 1024, app: 15 * 1024, language: 1280, single: 20 * 1024 };
 /** Members that only the app's own code names, made short: none is a text, an option, or sent or told. */
 export const OWN = [
-  ..."address align announce around ask attend blocks cells citations client composer direction enable eventText".split(" "),
+  ..."address align announce around ask attend base blocks cells citations client composer direction enable eventText".split(" "),
   ..."field follow following forget greeting grew grow hint identify images inline inner introduce items json".split(" "),
-  ..."launcher leave level node notice opens closes persist post put question rate restore resumed returning".split(" "),
-  ..."root session settings settle store submit texts token trouble".split(" "),
+  ..."launcher leave left level lost mark most next node opens closes persist post put question rate".split(" "),
+  ..."restore resumed returning root seconds session settings settle show size source store submit texts".split(" "),
+  ..."token trouble".split(" "),
 ];
 const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"));
 

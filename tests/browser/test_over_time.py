@@ -300,3 +300,21 @@ def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, 
     ask(page, "Hello")
     expect(page.locator(".actions")).to_have_count(2)
     assert [asked.get("context") for asked in stub.asked] == [None, "é" * 1024]
+
+
+def test_a_conversation_that_was_lost_is_said_to_be(open_page: Visitor, host: str, stub: Stub) -> None:
+    """The server began again: it knows nothing of what stands above."""
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_have_count(1)
+    stub.forgotten = True
+    stub.tokens.clear()
+    ask(page, "After")
+    expect(page.locator(".actions")).to_have_count(2)
+    order = "all => all.map(e => e.textContent)"
+    shown = page.locator(".log > :is(.question, .hint)").evaluate_all(order)
+    assert shown == ["You saidBefore", "A new chat has begun.", "You saidAfter"]
+    ask(page, "And on")
+    expect(page.locator(".actions")).to_have_count(3)
+    expect(page.locator(".hint")).to_have_count(1)

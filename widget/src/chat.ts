@@ -2,7 +2,7 @@
 import type { Answer } from "./answer.ts";
 import type { Client } from "./client.ts";
 import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
-import { bare, drop, listen, page } from "./dom.ts";
+import { bare, drop, element, page } from "./dom.ts";
 import { Panel } from "./panel.ts";
 import { asProblem, Problem, wordsOf } from "./problem.ts";
 import type { Texts } from "./texts.ts";
@@ -43,6 +43,7 @@ export class Chat {
     });
     this.#panel.node.hidden = true;
     root.append(this.#panel.node);
+    client.lost = () => this.#tellLost();
   }
 
   /** What the page's developer may call, by name; anything else is passed over. */
@@ -91,7 +92,6 @@ export class Chat {
       this.#shown = new AbortController();
       this.#show(true);
       this.#panel.attend(this.#shown.signal);
-      this.#watchConnection(this.#shown.signal);
       this.#emit("open");
     }
     if (focus) this.#panel.focus();
@@ -161,13 +161,6 @@ export class Chat {
     this.launcher.setAttribute("aria-expanded", String(open));
   }
 
-  #watchConnection(signal: AbortSignal): void {
-    const notice = (): void => this.#panel.notice(navigator.onLine ? "" : this.texts.offline);
-    listen(window, "online", notice, signal);
-    listen(window, "offline", notice, signal);
-    notice();
-  }
-
   /** The first words, and what was said on an earlier page; once, unless it fails. Says whether all is there. */
   #begin(): Promise<boolean> {
     const begun = (this.#begun ??= this.#introduce());
@@ -199,6 +192,16 @@ export class Chat {
       });
       return false;
     }
+  }
+
+  /** What stands above is forgotten: say so between it and what is asked now, if anything does. */
+  #tellLost(): void {
+    const { turn, question, answer } = this.#last ?? {};
+    if (!turn || (!turn.reply && this.root.querySelector(".question") === question)) return;
+    const line = element("p", { class: "hint" }, this.texts.begun);
+    if (turn.reply) answer!.node.after(line);
+    else question!.before(line);
+    this.#panel.announce(this.texts.begun);
   }
 
   /** Show an earlier turn, and go on with it if it is not whole. */

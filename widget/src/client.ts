@@ -31,6 +31,8 @@ export class Client {
   /** A JWT by which the page's own server says who the visitor is, or what fetches a fresh one. */
   identity: unknown;
   readonly store: Store;
+  /** Called when the server knows the conversation no more and begins another. */
+  lost = (): void => {};
   #session: Promise<Session> | undefined;
   #resume = "";
 
@@ -113,7 +115,10 @@ export class Client {
     const signal = AbortSignal.timeout(PATIENCE_MS);
     const response = await this.#fetch("session", { body: write(fields), signal });
     const session = sessionOf(read(await response.text()));
-    if (this.#resume && !session.resumed) this.store.clear();
+    if (this.#resume && !session.resumed) {
+      this.store.clear();
+      this.lost();
+    }
     this.#resume = session.resume;
     return session;
   }

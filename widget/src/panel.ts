@@ -99,7 +99,7 @@ export class Panel {
   }
 
   /** A line above the composer, or none. */
-  notice(text: string): void {
+  #say(text: string): void {
     this.#notice.textContent = text;
     this.#notice.hidden = !text;
     if (text) this.announce(text);
@@ -131,7 +131,15 @@ export class Panel {
     };
     listen(visualViewport ?? window, "resize", fit, signal);
     fit();
+    this.#watchConnection(signal);
     this.#follow();
+  }
+
+  #watchConnection(signal: AbortSignal): void {
+    const say = (): void => this.#say(navigator.onLine ? "" : this.texts.offline);
+    listen(window, "online", say, signal);
+    listen(window, "offline", say, signal);
+    say();
   }
 
   #key(event: KeyboardEvent): void {
