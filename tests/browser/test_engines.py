@@ -79,6 +79,37 @@ def test_stop_and_trouble(engine: Engine, host: str, stub: Stub) -> None:
     assert engine.run(f"return {ROOT}.querySelector('.send').disabled") is True
 
 
+def test_a_composition_another_answer_and_a_new_chat(engine: Engine, host: str, stub: Stub) -> None:
+    open_chat(engine, f"{host}/nonce")
+    engine.run(
+        f"const field = {ROOT}.querySelector('textarea'); field.value = 'One';"
+        "const key = { key: 'Enter', keyCode: 229, bubbles: true, composed: true };"
+        "field.dispatchEvent(new KeyboardEvent('keydown', key))"
+    )
+    assert (engine.run(f"return {ROOT}.querySelector('textarea').value"), stub.asked) == ("One", [])
+    engine.press("Enter")
+    engine.until(f"{ROOT}.querySelectorAll('.again').length", 1)
+    stub.pieces = ("Another",)
+    engine.run(f"{ROOT}.querySelector('.again').focus()")
+    engine.press("Enter")
+    engine.until(f"{ROOT}.activeElement?.localName", "textarea")
+    engine.until(f"{text('.answer .text')} + {ROOT}.querySelectorAll('.again').length", "Another1")
+    engine.run("SkillChat('reset'); SkillChat('send', 'After')")
+    engine.until(f"{ROOT}.querySelectorAll('.question').length + {text('.question')}", "1You saidAfter")
+    engine.until(f"{ROOT}.querySelectorAll('.again').length", 1)
+    assert stub.tokens_of_questions == ["token-1", "token-1", "token-2"]
+
+
+def test_a_connection_that_dies_without_a_word(engine: Engine, host: str, stub: Stub) -> None:
+    stub.silent = 1
+    open_chat(engine, f"{host}/nonce")
+    engine.run("const wait = setTimeout; window.setTimeout = (f, ms) => wait(f, ms === 45000 ? 500 : ms)")
+    engine.press(*"When?", "Enter")
+    engine.until(f"{ROOT}.querySelectorAll('.actions').length", 1)
+    assert engine.run(f"return {text('.answer .text')}") == "Hello world."
+    assert len(stub.resumed) == 1
+
+
 def test_elements_and_accents(engine: Engine, host: str, stub: Stub) -> None:
     engine.open(f"{host}/elements")
     panel = "document.querySelectorAll('skill-chat')[1].shadowRoot.querySelector('.panel')"

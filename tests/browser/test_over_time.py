@@ -270,8 +270,8 @@ def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stu
     page = open_page(f"{host}/elements")
     page.evaluate("""() => {
         const chat = document.createElement("skill-chat");
-        for (const [name, value] of Object.entries({ skill: "three", theme: "dark", mode: "floating", position: "left" }))
-            chat.setAttribute(name, value);
+        const options = { skill: "three", theme: "dark", mode: "floating", position: "left" };
+        for (const [name, value] of Object.entries(options)) chat.setAttribute(name, value);
         document.body.append(chat);
     }""")
     third = page.locator("skill-chat").nth(2)

@@ -129,9 +129,6 @@ export class Chat {
   /** Begin anew: the browser forgets the way to the conversation, then the server forgets it; what is sent meanwhile waits. */
   async reset(): Promise<void> {
     const before = this.#begun;
-    this.#conversation.leave();
-    this.#last = undefined;
-    this.#panel.writing(false);
     this.#forgetting = true;
     this.#begun = Promise.resolve(before).then(() => this.#introduce());
     if (await this.#begin()) this.#panel.announce(this.texts.begun);
@@ -173,6 +170,9 @@ export class Chat {
     this.#stopWaiting(); // for what is no longer shown
     try {
       if (this.#forgetting) {
+        this.#conversation.leave();
+        this.#last = undefined;
+        this.#panel.writing(false);
         await this.#conversation.reset();
         this.#forgetting = false;
         this.#emit("reset");
