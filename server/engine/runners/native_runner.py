@@ -64,18 +64,18 @@ class NativeRunner:
         except ValueError as error:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
         except MemoryError:
-            raise ConfigError(
-                f"{size >> 20} MB of weights and {cache >> 20} MB for keys and values of {slots} texts of {context} "
-                "positions are more than this machine gives: lower slots or context, or set key_bits = 8."
-            ) from None
+            raise too_large(size, cache, options) from None
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
-        room = f"{self._step.cache_bytes >> 20} MB for {slots} x {context}"
         self.choices: tuple[Choice, ...] = (
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
             place,
-            Choice("keys and values", f"{options.key_bits} bits", room),
+            Choice(
+                "keys and values",
+                f"{options.key_bits} bits",
+                f"{self._step.cache_bytes >> 20} MB for {slots} x {context}",
+            ),
         )
         if loader.unpacked:
             self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
@@ -126,3 +126,11 @@ class NativeRunner:
             if start < end:
                 logits = self.forward(Batch((Chunk(sequence, 0, start, ids[start:end], True),)))
         return logits
+
+
+def too_large(weights: int, cache: int, options: Options) -> ConfigError:
+    """The error for so many bytes, which the machine does not have."""
+    return ConfigError(
+        f"{weights >> 20} MB of weights and {cache >> 20} MB for keys and values of {options.slots} texts of "
+        f"{options.context} positions are more than this machine gives: lower slots or context, or set key_bits = 8."
+    )
