@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument("--since", default="", metavar="DAY", help="the first day, YYYY-MM-DD, UTC")
         parser.add_argument("--until", default="", metavar="DAY", help="the last day")
         parser.add_argument(
-            "--after", type=int, metavar="N", help="the rows whose sequence number is above N, not sums"
+            "--after", type=sequence, metavar="N", help="the rows whose sequence number is above N, not sums"
         )
         parser.add_argument("--format", choices=["table", "csv", "jsonl"], help="default: table, of rows jsonl")
     else:
@@ -43,6 +43,13 @@ def main(argv: Sequence[str]) -> int:
         return run(where, arguments)
     except StorageError as error:
         raise ConfigError(f"{shown(where)} cannot be read as a ledger: {error}") from None
+
+
+def sequence(text: str) -> int:
+    """A sequence number; ValueError for what is none, or what no database can compare."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValueError
+    return int(text)
 
 
 def ledger_of(text: str) -> str:

@@ -46,8 +46,8 @@ class Database(Protocol):
         """Run one statement; returns its rows."""
         ...
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run one statement for each of `rows`."""
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for each of `rows`; returns how many rows of the table that changed."""
         ...
 
     def transaction(self) -> Any:
@@ -134,10 +134,10 @@ class SQLite:
         with errors(sqlite3.Error):
             return self.connection.execute(statement, values).fetchall()
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each of `rows`."""
         with errors(sqlite3.Error):
-            self.connection.executemany(statement, rows)
+            return self.connection.executemany(statement, rows).rowcount
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -188,7 +188,6 @@ class Postgres:
             raise StorageError("PostgreSQL needs `pip install 'secateur[postgres]'`") from None
         self.where = shown(url)
         self._psycopg = psycopg
-        self._read_only = read_only
         self._lock_timeout = f"SET lock_timeout = '{int(busy_seconds * 1000)}ms'"
         self._names: set[str] = set()
         self._connection: Any = None
@@ -202,10 +201,11 @@ class Postgres:
             cursor = self._connection.execute(statement.replace("?", "%s"), tuple(values))
             return list(cursor.fetchall()) if cursor.description else []
 
-    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> int:
         """Run one statement for each of `rows`, in one round trip."""
         with errors(self._psycopg.Error), self._connection.cursor() as cursor:
             cursor.executemany(statement.replace("?", "%s"), [tuple(row) for row in rows])
+            return int(cursor.rowcount)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -238,16 +238,19 @@ class Postgres:
         self._connection.close()
 
     def _connect(self) -> None:
-        names, self._names = self._names, set()
         with errors(self._psycopg.Error):
             self._connection = self._psycopg.connect(**self._options, autocommit=True)
-            for setting in (self._lock_timeout, *(() if self._read_only else SERVER)):
-                self._connection.execute(setting)
-        for name in names:
-            if not self.alone(name):  # the server may still hold the lock of the connection that was lost
-                self._names = names
-                self._connection.close()
-                raise StorageError(f"another secateur writes to {self.where} as instance {name!r}")
+        names, self._names = self._names, set()
+        try:
+            for setting in (self._lock_timeout, *SERVER):
+                self.execute(setting)
+            for name in names:
+                if not self.alone(name):  # the server may still hold the lock of the connection that was lost
+                    raise StorageError(f"another secateur writes to {self.where} as instance {name!r}")
+        except StorageError:  # without its names it must write nothing: the next transaction connects again
+            self._names = names
+            self._connection.close()
+            raise
 
 
 def number(instance: str) -> int:

@@ -107,8 +107,8 @@ class Ledger:
         """The admission, once durable; or failed with LedgerUnavailable, and then no row stays open."""
         return self._put(opening)
 
-    def count(self, usage: Mapping[str, Usage]) -> "Future[None]":
-        """Done once these counts of open replies are durable, or failed with LedgerUnavailable."""
+    def count(self, usage: Mapping[str, Usage]) -> "Future[frozenset[str]]":
+        """Done once these counts are durable, or failed with LedgerUnavailable; the ids of rows that are not open."""
         return self._put(Counts(usage))
 
     def settle(self, end: Settlement) -> "Future[None]":
@@ -155,7 +155,7 @@ class Ledger:
         self.closed = True
 
     def _begin(self, deadline: float) -> int:
-        """Make the tables, and close what dead processes left open; returns how many rows."""
+        """Make the tables, and close what a dead process of this name left open; returns how many rows."""
         prepare(self._database)
         while not self._database.alone(self.instance):
             if time.monotonic() > deadline:  # a name that was just looked at is free at once
@@ -164,11 +164,8 @@ class Ledger:
                     "give each replica an `instance` of its own"
                 )
             time.sleep(RETRY_SECONDS / 10)
-        with self._database.transaction():
-            names = {self.instance, *transactions.abandoned(self._database)}
-            # A replica that holds its name is alive and its rows are its own.
-            free = [name for name in names if name == self.instance or self._database.free(name)]
-            return sum(transactions.recover(self._database, name, self._clock()) for name in free)
+        with self._database.transaction():  # the rows of others wait for two looks: one may just be connecting again
+            return transactions.recover(self._database, [self.instance], self._clock())
 
     def _put(self, work: Work) -> "Future[Any]":
         job = _Job(work, Future())
@@ -189,8 +186,7 @@ class Ledger:
         with suppress(StorageError), self._database.transaction():  # what fails now is looked at again
             names = {*transactions.abandoned(self._database)} - {self.instance}
             free = frozenset(name for name in names if self._database.free(name))
-            for name in sorted(free & self._silent):
-                transactions.recover(self._database, name, self._clock())
+            transactions.recover(self._database, free & self._silent, self._clock())
             self._silent = free
 
     def _next(self) -> list[_Job] | None:
@@ -262,7 +258,7 @@ def _apply(database: Database, instance: str, works: list[Work], now: float) -> 
                 if admission.refused:
                     closed += transactions.settle(database, Settlement(work.request_id, Usage(), "rejected"))
             case Counts():
-                transactions.count(database, work.usage)
+                results[index] = transactions.count(database, work.usage)
             case Settlement():
                 closed += transactions.settle(database, work)
             case Cursor():

@@ -98,18 +98,22 @@ class Meter:
     async def count(self, request_id: str, usage: Usage) -> None:
         """Make a count durable, together with all that are asked for at this moment; for Reservation.
 
-        While the ledger cannot be written it waits, and raises LedgerUnavailable after STALL_SECONDS.
+        While the ledger cannot be written it waits, and raises LedgerUnavailable after STALL_SECONDS; at once where
+        another replica has closed the row.
         """
         deadline = time.monotonic() + STALL_SECONDS
         while True:
             step = self._step = self._step or _Step(self._flush)
             step.counts[request_id] = usage
             try:
-                return await asyncio.shield(step.done)
+                closed = await asyncio.shield(step.done)
+                break
             except LedgerUnavailable:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
+        if request_id in closed:  # a replica that stood still for minutes is taken for dead, and its rows are closed
+            raise LedgerUnavailable("the reply was closed as recovered meanwhile")
 
     async def settle(self, ended: Ended, settlement: Settlement) -> None:
         """Close a reservation's row; for Reservation."""
@@ -135,23 +139,22 @@ class _Step:
     def __init__(self, flush: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self.counts: dict[str, Usage] = {}
-        self.done: asyncio.Future[None] = loop.create_future()
-        self._timer = loop.call_later(ANSWER_SECONDS, self._end, LedgerUnavailable(SILENT))
+        self.done: asyncio.Future[frozenset[str]] = loop.create_future()
+        self._timer = loop.call_later(ANSWER_SECONDS, self._fail, LedgerUnavailable(SILENT))
         loop.call_soon(flush)
 
-    def finish(self, written: "asyncio.Future[None]") -> None:
+    def finish(self, written: "asyncio.Future[frozenset[str]]") -> None:
         """Pass on how the writing ended."""
         self._timer.cancel()
-        self._end(written.exception())
+        if error := written.exception():
+            self._fail(error)
+        elif not self.done.done():
+            self.done.set_result(written.result())
 
-    def _end(self, error: BaseException | None) -> None:
-        if self.done.done():
-            return
-        if error:
+    def _fail(self, error: BaseException) -> None:
+        if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # whoever waited may have left
-        else:
-            self.done.set_result(None)
 
 
 async def answer(written: "Future[T]") -> T:

@@ -38,10 +38,15 @@ ADD_BUDGET = """
 INSERT INTO budgets VALUES (?, ?, ?, ?) ON CONFLICT (skill, period)
 DO UPDATE SET used = budgets.used + excluded.used, reserved = budgets.reserved + excluded.reserved
 """
+REMEMBER = """
+INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name)
+DO UPDATE SET value = CASE WHEN excluded.value > cursors.value THEN excluded.value ELSE cursors.value END
+"""
 SPENT = "SELECT used + reserved FROM budgets WHERE skill = ? AND period = ?"
+IS_OPEN = "SELECT 1 FROM requests WHERE request_id = ? AND state = 'open'"
 OPEN_ROWS = """
-SELECT request_id, skill, day, opened_at, prompt_tokens, cached_tokens, output_tokens FROM requests
-WHERE state = 'open' AND instance = ? ORDER BY skill, day
+SELECT skill, day, request_id, opened_at, prompt_tokens, cached_tokens, output_tokens FROM requests
+WHERE state = 'open' AND instance = ?
 """
 
 
@@ -104,9 +109,12 @@ def _room(database: Database, opening: Opening, day: str) -> tuple[int, Period |
     return granted, None
 
 
-def count(database: Database, counts: Mapping[str, Usage]) -> None:
-    """Write what each open reply has come to, by request id."""
-    database.execute_many(COUNT, [(u.prompt, u.cached, u.output, name) for name, u in counts.items()])
+def count(database: Database, counts: Mapping[str, Usage]) -> frozenset[str]:
+    """Write what each open reply has come to, by request id; returns those that are not open, and are not counted."""
+    rows = [(usage.prompt, usage.cached, usage.output, name) for name, usage in counts.items()]
+    if database.execute_many(COUNT, rows) == len(rows):
+        return frozenset()
+    return frozenset(name for name in counts if not database.execute(IS_OPEN, (name,)))
 
 
 def settle(database: Database, end: Settlement) -> list[str]:
@@ -138,20 +146,19 @@ def number(database: Database, closed: Iterable[str]) -> None:
         database.execute_many("UPDATE requests SET sequence = ? WHERE request_id = ?", rows)
 
 
-def recover(database: Database, instance: str, now: float) -> int:
-    """Close the rows that a dead process left open, with the tokens it had counted; returns how many."""
-    rows = database.execute(OPEN_ROWS, (instance,))
-    for name, skill, day, opened_at, *counted in rows:
+def recover(database: Database, instances: Iterable[str], now: float) -> int:
+    """Close the rows that dead processes left open, with the tokens they had counted; returns how many."""
+    rows = sorted(row for instance in instances for row in database.execute(OPEN_ROWS, (instance,)))
+    for skill, day, name, opened_at, *counted in rows:  # in the order in which every transaction locks budgets
         seconds = max(0.0, now - opened_at)
         settle(database, Settlement(name, Usage(*counted), "recovered", skill, day, seconds))
-    number(database, [row[0] for row in rows])
+    number(database, [row[2] for row in rows])
     return len(rows)
 
 
 def remember(database: Database, name: str, value: int) -> None:
-    """Set a cursor."""
-    statement = "INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-    database.execute(statement, (name, value))
+    """Set a cursor, which never goes back: one who lost his turn may come late."""
+    database.execute(REMEMBER, (name, value))
 
 
 def abandoned(database: Database) -> list[str]:

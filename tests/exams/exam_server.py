@@ -28,8 +28,8 @@ class Unmetered(Ledger):
     def open(self, opening: Opening) -> "Future[Admission]":
         return _done(Admission(opening.wanted, "2026-11-25"))
 
-    def count(self, usage: Any) -> "Future[None]":
-        return _done(None)
+    def count(self, usage: Any) -> "Future[frozenset[str]]":
+        return _done(frozenset())
 
     def settle(self, end: Any) -> "Future[None]":
         return _done(None)

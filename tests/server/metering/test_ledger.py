@@ -1,3 +1,4 @@
+import asyncio
 import fcntl
 import os
 import sqlite3
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from server.errors import ConfigError
 from server.metering.database import reader
+from server.metering.histograms import Observers
 from server.metering.ledger import Ledger
+from server.metering.meter import Meter
 from server.metering.reconcile import differences
 from server.metering.records import LedgerUnavailable, Opening, Outcome, Settlement, Usage
 
@@ -80,6 +83,38 @@ def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
     ledger.settle(Settlement("never opened", Usage(10, 0, 5), "stop")).result()
     assert ledger.totals().tokens["help", "tiny", "output"] == 3
     assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+
+
+def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -> None:
+    ledger = Ledger(where, instance="a")
+    for name in ("r1", "r2"):
+        ledger.open(opening(name)).result()
+    ledger.settle(Settlement("r1", Usage(10, 0, 1), "recovered")).result()  # as by another replica
+    assert ledger.count({"r1": Usage(10, 0, 2), "r2": Usage(10, 0, 3)}).result() == {"r1"}
+    assert ledger.count({"r2": Usage(10, 0, 4)}).result() == frozenset()
+
+    async def through() -> None:
+        metering = Meter(ledger, Observers([]))
+        reply = await metering.admit(Opening("r3", "help", "tiny", 10, 50))
+        await reply.count(cached=0)
+        ledger.settle(Settlement("r3", Usage(10, 0, 1), "recovered")).result()
+        with pytest.raises(LedgerUnavailable, match="closed as recovered meanwhile"):
+            await asyncio.wait_for(reply.count(cached=0), 5)  # not after half a minute
+
+    asyncio.run(through())
+    with reader(where) as database:
+        found = database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
+    assert found == [("r1", "recovered", 1), ("r2", "open", 4), ("r3", "recovered", 1)]
+    ledger.close()
+
+
+def test_a_cursor_never_goes_back(where: str) -> None:
+    ledger = Ledger(where, instance="a")
+    for value in (300, 200):  # the second by a sender who lost his turn meanwhile
+        ledger.remember("webhook", value).result()
+    with reader(where) as database:
+        assert database.execute("SELECT value FROM cursors WHERE name = 'webhook'") == [(300,)]
+    ledger.close()
 
 
 def test_rows_that_a_dead_process_left_open_are_recovered_once(path: Path) -> None:

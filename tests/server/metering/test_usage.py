@@ -89,6 +89,11 @@ def test_rows_go_on_where_an_export_ended(
     assert [json.loads(line)["sequence"] for line in capsys.readouterr().out.splitlines()] == list(range(21, 31))
     assert main(["usage", where, "--after", "20", "--by", "skill"]) == 2
     assert "--after lists rows and --by adds them up: give one of them" in capsys.readouterr().err
+    for odd in ("9" * 20, "-1", "²"):
+        with pytest.raises(SystemExit) as left:
+            main(["usage", where, f"--after={odd}"])
+        assert left.value.code == 2
+        assert "argument --after: invalid sequence value" in capsys.readouterr().err
 
 
 def test_an_export_of_many_rows_holds_no_transaction_open(
