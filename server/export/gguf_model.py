@@ -46,11 +46,13 @@ def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ExportError(f"{path} is a {kind} model, and only {', '.join(ARCHITECTURES)} are written as GGUF yet")
-    rope = dict(config.get("rope_parameters") or {})
+    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})  # as transformers reads them
+    rope.setdefault("rope_type", rope.get("type", "default"))
+    turned = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     refusals = {
         f"its activation is {config.get('hidden_act')}, not silu": config.get("hidden_act", "silu") != "silu",
-        f"its rope_type is {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE,
-        "it rotates a part of each head only": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        f"its rope_type is {rope['rope_type']}": rope["rope_type"] not in ROPE,
+        "it rotates a part of each head only": turned != 1.0,
         "its attention looks back over a window": _windowed(config),
     }
     if found := [why for why, holds in refusals.items() if holds]:

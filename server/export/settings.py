@@ -18,9 +18,17 @@ def for_all(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, Mapping):
         return values
     if any(isinstance(value, Mapping) for value in rope.values()):
-        older = {KINDS[kind]: part["rope_theta"] for kind, part in rope.items() if kind in KINDS}
+        older: dict[str, Any] = {KINDS[kind]: part["rope_theta"] for kind, part in rope.items() if kind in KINDS}
+        if values.get("model_type") == "gemma3_text":  # whose layers that see all were scaled by it
+            older |= _scaling(rope["full_attention"])
     else:
         older = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
-        if rope.get("rope_type", "default") != "default":
-            older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+        older |= _scaling(rope)
     return {**values, **{key: value for key, value in older.items() if key not in values}}
+
+
+def _scaling(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Under its older name, where there is any."""
+    if rope.get("rope_type", "default") == "default":
+        return {}
+    return {"rope_scaling": {key: value for key, value in rope.items() if key != "rope_theta"}}

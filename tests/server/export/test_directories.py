@@ -13,7 +13,7 @@ from compressed_tensors.compressors.pack_quantized import pack_to_int32
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig
 
 from server.__main__ import main
 from server.checkpoint import chain
@@ -91,6 +91,17 @@ def test_gemma_s_two_bases_get_their_older_names() -> None:
     rope = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
     values = for_all({"rope_parameters": rope, "sparsity_config": {"format": "sparse-24"}})
     assert values == {"rope_parameters": rope, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
+
+
+def test_gemma_s_scaled_layers_are_scaled_under_the_older_name_too() -> None:
+    scaled = {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0}
+    rope = {"full_attention": scaled, "sliding_attention": {"rope_theta": 1e4, "rope_type": "default"}}
+    values = for_all({"model_type": "gemma3_text", "rope_parameters": rope})
+    older = {name: value for name, value in values.items() if name != "rope_parameters"}
+    assert older["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
+    wanted = Gemma3TextConfig(rope_parameters=rope).rope_parameters
+    assert Gemma3TextConfig(**{k: v for k, v in values.items() if k != "model_type"}).rope_parameters == wanted
+    assert Gemma3TextConfig(**{k: v for k, v in older.items() if k != "model_type"}).rope_parameters == wanted
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (4, 128), (8, 32), (8, 64)])

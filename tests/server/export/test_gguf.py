@@ -1,5 +1,6 @@
 """GGUF as llama.cpp reads it: the probabilities, the greedy replies and the token ids are those of the artifact."""
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from tokenizers import Tokenizer
 from server.__main__ import main
 from server.checkpoint.layouts import Quantised
 from server.checkpoint.quantised import dequantise
+from server.errors import ExportError
 from server.export.gguf_file import blocks
+from server.export.gguf_model import frequencies, shape_of
 from tests.server.export import made
 from tests.server.export.llama_cpp import loaded
 
@@ -128,6 +131,49 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
     assert main(["export", str(artifact.path), "--to", "gguf", "--output", str(tmp_path / "out")]) == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
+
+
+SIZES = {
+    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", [LLAMA3, {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}])
+def test_a_config_of_older_transformers_gives_the_same_rotations(tmp_path: Path, rope: dict[str, Any]) -> None:
+    new = shape_of(tmp_path, {**SIZES, "rope_parameters": rope})
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    for kind in ("rope_type", "type"):
+        named = {kind if name == "rope_type" else name: value for name, value in scaling.items()}
+        old = shape_of(tmp_path, {**SIZES, "rope_theta": rope["rope_theta"], "rope_scaling": named})
+        assert old.theta == new.theta
+        assert [tensor.tolist() for _, tensor in frequencies(old)] == [
+            tensor.tolist() for _, tensor in frequencies(new)
+        ]
+        assert old.rope["rope_type"] == new.rope["rope_type"]
+        assert old.rope["factor"] == new.rope["factor"]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "its rope_type is yarn"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "its rope_type is longrope"),
+        ({"partial_rotary_factor": 0.5}, "it rotates a part of each head only"),
+    ],
+)
+def test_an_older_config_is_refused_as_a_newer_one(tmp_path: Path, config: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ExportError, match=sentence):
+        shape_of(tmp_path, {**SIZES, **config})
+
+
+def test_ids_beyond_the_embeddings_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = made.artifact(tmp_path, made.dense)
+    added = json.loads((artifact.path / "tokenizer.json").read_text())["added_tokens"]
+    beyond = {**added[-1], "id": 384, "content": "<new>"}
+    grown = made.retokenised(artifact, {"added_tokens": [*added, beyond]})
+    assert main(["export", str(grown.path), "--to", "gguf", "--output", str(tmp_path / "out")]) == 2
+    assert "the token '<new>' has an id beyond the 384 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
