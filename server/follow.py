@@ -24,7 +24,12 @@ class Source(NamedTuple):
     url: str
     reference: str
     """NAME@ALIAS or NAME@NUMBER."""
-    signers: Signers
+    signers: Path
+    """The file of who may sign, read each time, so that a line that was taken out counts at once."""
+
+    def verify(self, version: Version) -> None:
+        """Raise SecateurError unless the version is whole and signed by one of those."""
+        rules.verify(version, Signers.read(self.signers))
 
 
 class Follower:
@@ -40,7 +45,7 @@ class Follower:
     def first(self) -> Version:
         """The version to begin with; raises RegistryError or ArtifactError where it cannot be trusted."""
         self._seen = self._look()
-        rules.verify(self._seen, self._source.signers)
+        self._source.verify(self._seen)
         self._handed[self._seen.name] = self._seen
         return self._seen
 
@@ -59,7 +64,7 @@ class Follower:
             return None
         self._seen = found  # one that fails is not tried again until the alias moves
         try:
-            rules.verify(found, self._source.signers)
+            self._source.verify(found)
             model = self._load(found.path, found.name)
             self.confirm(model.lineage)
             self._handed[found.name] = found

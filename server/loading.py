@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from server.checkpoint.lineage import address
 from server.config import Config, registered
 from server.engine.choice import Choice
-from server.errors import ConfigError
+from server.errors import ArtifactError, ConfigError
 from server.follow import Follower, Source
 from server.rollout import Answering, Engine, Model
 from server.signing import envelope
@@ -33,23 +34,26 @@ class Loader:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._signers = Signers.read(config.signers) if config.signers else None
+        if config.signers:
+            Signers.read(config.signers)  # a damaged file is told before any model is read
 
     def open(self, reference: str) -> Opened:
         """The artifact of that reference; raises RegistryError or ArtifactError for what cannot be trusted or chat."""
         path, name, follower = Path(reference), Path(reference).resolve().name, None
-        version = registered(reference)
+        version, signers, signed = registered(reference), self._config.signers, None
         if version is not None:
-            if self._signers is None:
+            if signers is None:
                 raise ConfigError(f"{reference}: a model of the registry must be signed: name the file of `signers`")
-            follower = Follower(Source(self._config.registry, version, self._signers), self._load)
+            follower = Follower(Source(self._config.registry, version, signers), self._load)
             first = follower.first()
             path, name = first.path, first.name
-        elif self._signers is not None:
-            envelope.verify(path, self._signers)
+        elif signers is not None:
+            signed = envelope.signed_record(path, Signers.read(signers))
         artifact, tokenizer = open_model(path)
         if follower is not None:
             follower.confirm(artifact.lineage)
+        if signed is not None and address(artifact.lineage) != address(signed):
+            raise ArtifactError(f"{path} was exchanged while it was loaded: try again")
         return Opened(name, artifact, tokenizer, follower)
 
     def load(self, opened: Opened) -> Answering:

@@ -95,10 +95,13 @@ class Reloader:
         """Ask once of each model that may be followed by another."""
         for reference, successors in self._rollout.successors.items():
             model = await to_thread.run_sync(successors.next)
-            if model is None or not await to_thread.run_sync(self._suits, reference, model):
+            if model is None:
                 continue
-            if self._rollout.replace(reference, successors, model):
-                await self._begin(reference, successors)
+            async with self._turn:  # a reload meanwhile would bring skills that this model was not asked about
+                if not await to_thread.run_sync(self._suits, reference, model):
+                    continue
+                if self._rollout.replace(reference, successors, model):
+                    await self._begin(reference, successors)
 
     def _model(self, more: Mapping[str, Answering], wanted: str) -> Model:
         """The model that is to answer such skills, perhaps a new one."""

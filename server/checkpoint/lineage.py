@@ -166,11 +166,17 @@ def read(directory: Path) -> Lineage:
     """The record in `directory`; raises ArtifactError where it is missing or not a lineage record."""
     path = directory / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Lineage)
+        return decoded(path.read_bytes(), path)
     except FileNotFoundError:
         raise ArtifactError(f"{directory} is no artifact: it has no {FILE}; make one with `secateur prune`") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def decoded(content: bytes, path: Path) -> Lineage:
+    """The record that `content` of the file `path` is; raises ArtifactError for anything else."""
+    try:
+        return msgspec.json.decode(content, type=Lineage)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a lineage record: {error}") from None
 

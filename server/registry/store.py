@@ -118,17 +118,24 @@ class Registry:
     def resolve(self, reference: str) -> Version:
         """The version that NAME@NUMBER or NAME@ALIAS stands for."""
         model, _, which = reference.partition("@")
-        if not which.isdigit() and which not in ("candidate", "production"):
+        counted = which.isascii() and which.isdigit()
+        if not counted and which not in ("candidate", "production"):
             raise RegistryError(f"{reference!r} is no version: write NAME@NUMBER, NAME@candidate or NAME@production")
-        numbers, aliases = self.numbers(model), self.aliases(model)
+        numbers = self.numbers(model)
         if not numbers:
             raise RegistryError(f"there is no model {model!r} here; there are {', '.join(self.models()) or 'none'}")
-        number = int(which) if which.isdigit() else aliases.get(which)
+        number = int(which) if counted else self._at(model, which)
         if number is None:
             raise RegistryError(f"{model} has no {which} version; `secateur registry promote` makes one")
         if number not in numbers:
             raise RegistryError(f"{model} has no version {number}; it has {', '.join(map(str, numbers))}")
         return self._version(model, number)
+
+    def _at(self, model: str, alias: str) -> int | None:
+        """Where an alias stands; production by the last of its moves, to which anybody can only add."""
+        if alias == "production":
+            return next((move.number for move in reversed(self.moves(model))), None)
+        return self.aliases(model).get(alias)
 
     def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[tuple[GateResult, str]]) -> Version:
         """Record the artifact at `path` as a version and the candidate; one that is known keeps its number."""

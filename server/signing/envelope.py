@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from server.checkpoint.lineage import SIGNATURE, digest_of
+from server.checkpoint.durable import flush
+from server.checkpoint.lineage import FILE, SIGNATURE, Lineage, decoded, digest_of
 from server.errors import SignatureError
 from server.signing.keys import PrivateKey, Signer, Signers, hint, sign
 
@@ -112,6 +113,21 @@ def seal(payload: bytes, key: PrivateKey) -> bytes:
 
 def verify(directory: Path, signers: Signers) -> Signer:
     """Who signed the artifact in `directory` as it is; raises SignatureError naming the file that differs."""
+    return _verified(directory, signers)[0]
+
+
+def signed_record(directory: Path, signers: Signers) -> Lineage:
+    """The record that was signed, of an artifact that `verify` holds good, whatever lies in `directory` afterwards."""
+    path = directory / FILE
+    _, signed = _verified(directory, signers)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != signed.get(FILE):
+        raise SignatureError(f"{path} was exchanged while the signature was verified; try again")
+    return decoded(content, path)
+
+
+def _verified(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, str]]:
+    """Who signed, and the SHA-256 of each file that was signed and is there."""
     path = directory / SIGNATURE
     bundle = _read(path)
     signer = signers.find(bundle.verification_material.public_key.hint, path)
@@ -127,7 +143,7 @@ def verify(directory: Path, signers: Signers) -> Signer:
             raise SignatureError(f"{directory / name} is missing, which {signer.name} signed; copy the artifact again")
         if signed[name] != present[name]:
             raise SignatureError(f"{directory / name} was changed or swapped after {signer.name} signed")
-    return signer
+    return signer, signed
 
 
 def write(directory: Path, content: bytes) -> None:
@@ -139,6 +155,7 @@ def write(directory: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(directory / SIGNATURE)
+        flush(directory)
     finally:
         partial.unlink(missing_ok=True)
 

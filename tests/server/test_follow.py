@@ -25,7 +25,6 @@ from server.registry.store import Move, Registry
 from server.rollout import Answering, Model, Rollout
 from server.serve import prepare
 from server.signing import keys
-from server.signing.keys import Signers
 from server.tokenizer import Tokenizer
 from tests.fakes import ScriptRunner
 from tests.server.harness import KEY, LINEAGE, Served, parts, says, served, until
@@ -64,7 +63,7 @@ class House:
 
     @contextmanager
     def served(self) -> Iterator[Served]:
-        follower = Follower(Source(self.url, "tiny@production", Signers.read(self.signers)), self.load)
+        follower = Follower(Source(self.url, "tiny@production", self.signers), self.load)
         version = follower.first()
         made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
         model = self.load(version.path, version.name)
@@ -184,8 +183,34 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
     assert reasons[what] in caplog.text
 
 
+def test_a_signer_who_was_taken_out_signs_nothing_more(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        house.signers.write_text(keys.Signer("bob", keys.create(house.folder / "bob.pem", elliptic=False)).line)
+        house("promote", "tiny@2")
+        until(lambda: "tiny@2 cannot be served" in caplog.text)
+        assert "is signed with the key" in caplog.text
+        assert artifact(server) == "tiny@1"
+
+
+def test_a_directory_that_is_exchanged_while_it_is_read_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(house.folder / "unsigned", 3.0, gates=PASSED)
+    opened = loading.open_model
+
+    def exchanging(path: Path) -> object:
+        path.rename(house.folder / "signed")
+        (house.folder / "unsigned").rename(path)
+        return opened(path)
+
+    monkeypatch.setattr(loading, "open_model", exchanging)
+    made = load(config(house, f'model = "{house.folder}/model-1"\nsigners = "{house.signers}"'))
+    with pytest.raises(ArtifactError, match=r"model-1 was exchanged while it was loaded"):
+        loading.Loader(made).open(made.model)
+
+
 def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> None:
-    found = Follower(Source(house.url, "tiny@production", Signers.read(house.signers)), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    found = Follower(Source(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
     first = found.first()
     house("promote", "tiny@2", "--signers", str(house.signers))
     assert found.next() is None

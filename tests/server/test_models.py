@@ -24,7 +24,6 @@ from server.loading import Loader, Opened, check_names
 from server.metering.command import main as ledger_command
 from server.registry.store import Registry
 from server.rollout import Answering, Model, Rollout
-from server.signing.keys import Signers
 from server.skills import Skills, digest
 from server.tokenizer import Tokenizer
 from tests.fakes import ScriptRunner
@@ -228,7 +227,7 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_promotion_moves_the_skills_of_that_model_only_and_cuts_nobody(tmp_path: Path) -> None:
     house = House(tmp_path)
-    follower = Follower(Source(house.url, "tiny@production", Signers.read(house.signers)), house.load)
+    follower = Follower(Source(house.url, "tiny@production", house.signers), house.load)
     first = follower.first()
     followed = Answering(house.load(first.path, first.name), follower)
     models = {"help": "apple", "other": "registry:tiny@production"}

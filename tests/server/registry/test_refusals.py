@@ -86,6 +86,16 @@ def test_what_governs_is_append_only(shop: Shop, table: str) -> None:
                 registry._database.execute(statement)
 
 
+def test_production_is_what_the_moves_say_whatever_the_alias_says(shop: Shop) -> None:
+    for value in (1.0, 2.0):
+        shop.added(value)
+    assert shop("promote", "tiny@1") == 0
+    with Registry.open(shop.url) as registry:
+        registry._database.execute("UPDATE aliases SET number = 2 WHERE alias = 'production'")
+        assert registry.resolve("tiny@production").number == 1
+        assert registry.resolve("tiny@candidate").number == 2
+
+
 def test_a_locked_registry_is_a_clear_refusal(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +151,7 @@ def test_a_read_only_registry_can_be_read_and_refuses_the_rest(
     [
         (("show", "tiny"), "'tiny' is no version: write NAME@NUMBER"),
         (("show", "other@1"), "there is no model 'other' here; there are tiny"),
+        (("show", "tiny@²"), "'tiny@²' is no version: write NAME@NUMBER"),
         (("show", "tiny@7"), "tiny has no version 7; it has 1"),
         (("show", "tiny@production"), "tiny has no production version"),
         (("rollback", "tiny"), "tiny has nothing in production"),
