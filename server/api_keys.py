@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from server.checkpoint.durable import flush
 from server.errors import ConfigError
 
 KEY_ID = 12  # digits of the digest by which a key is called in lists and in the ledger
@@ -161,6 +162,7 @@ def _write(path: Path, book: Book) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        flush(path.parent)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

@@ -3,7 +3,6 @@
 Tensors are streamed: memory is one tensor, whatever the size of the model.
 """
 
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ import msgspec
 from torch import Tensor
 
 from server.checkpoint import lineage as record
+from server.checkpoint.durable import flush
 from server.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Unstructured
 from server.checkpoint.packing import choose_layout, pack, pack_unstructured
 from server.checkpoint.quantised import pack_quantised, with_zeros
@@ -76,7 +76,7 @@ class CheckpointWriter:
         complete = msgspec.structs.replace(lineage, files=files)
         (self._partial / record.FILE).write_bytes(record.encoded(complete))
         for path in [*self._partial.iterdir(), self._partial]:
-            _flush(path)
+            flush(path)
         publish(self._partial, self.path)
         return complete
 
@@ -88,7 +88,7 @@ def publish(made: Path, path: Path) -> None:
     if path.exists():
         path.rename(old)
     made.rename(path)
-    _flush(path.parent)
+    flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -109,12 +109,3 @@ def _parts(tensor: Tensor, scales: Tensor | None, zeros: bool) -> tuple[Layout, 
         return layout, pack_unstructured(tensor)
     values, mask = pack(tensor, layout.keep)
     return layout, {"values": values, "mask": mask}
-
-
-def _flush(path: Path) -> None:
-    """Make a file or a directory's entries survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

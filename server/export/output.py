@@ -1,11 +1,11 @@
 """The directory that an export is written to: it appears under its name whole, or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from server.checkpoint.durable import flush
 from server.errors import ExportError
 
 INSIDE = "secateur-export"
@@ -27,9 +27,9 @@ def fresh(path: Path) -> Iterator[Path]:
         folder.mkdir(parents=True)
         yield folder
         for file in [*folder.iterdir(), folder]:
-            _flush(file)
+            flush(file)
         folder.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise ExportError(f"{error.filename or path} cannot be written: {error.strerror or error}") from None
     finally:
@@ -42,12 +42,3 @@ def _clear(partial: Path) -> None:
         shutil.rmtree(partial)
     elif partial.exists() or partial.is_symlink():
         raise ExportError(f"{partial} is in the way, as the export is written there first: move it elsewhere")
-
-
-def _flush(path: Path) -> None:
-    """Make a file or a directory's entries survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
