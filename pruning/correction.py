@@ -19,9 +19,12 @@ from pruning.model import weight_of
 from pruning.statistics import Gram, Statistic
 from pruning.stream import writers
 from pruning.technique import Observed
+from pruning.techniques.admm import refit
 
 DAMPING = 0.01
 """Added to the diagonal of H, in units of its mean, as techniques do by default."""
+REFITS = 20
+"""Conjugate-gradient steps by which the weights that stay make up for those that must stay zero."""
 MASSIVE = 10.0
 """A token has massive activations where its state's norm is above this many times the median of its sequence."""
 
@@ -54,6 +57,15 @@ class Drift:
         factor = gram.inverse_factor(DAMPING)
         result: Tensor = moved @ factor.T @ factor * (2 / self._sequences)
         return result
+
+
+def with_zeros_of(weight: Tensor, moved: Tensor, gram: Gram) -> Tensor:
+    """`moved` [outputs, inputs] but for the zeros of `weight`, and the rest moved so that its outputs come nearest."""
+    matrix, dead = gram.value, gram.dead
+    matrix.diagonal()[dead] = 1
+    scale = matrix.diagonal().sqrt()
+    matrix.div_(scale).div_(scale[:, None]).diagonal().add_(DAMPING)
+    return refit(moved.masked_fill(weight == 0, 0) * scale, moved * scale, matrix, REFITS) / scale
 
 
 class Record:
@@ -103,9 +115,13 @@ class Correction:
         self._originals.flush(view.index + 1)
         yield observed  # the last part has the widest inputs: pruning it has the memory of the other block
 
-    def correct(self, name: str, weight: Tensor, observed: Observed) -> None:
-        """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place."""
-        weight += self.strength * self._drifts[name].correction(name, weight, observed[Gram])
+    def correct(self, name: str, weight: Tensor, observed: Observed, *, keep_zeros: bool) -> None:
+        """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place.
+
+        With `keep_zeros`, for a technique that removes nothing, what earlier stages have removed stays so.
+        """
+        moved = weight + self.strength * self._drifts[name].correction(name, weight, observed[Gram])
+        weight.copy_(with_zeros_of(weight, moved, observed[Gram]) if keep_zeros else moved)
 
     def _beside(
         self,

@@ -64,7 +64,7 @@ class PruneBlock:
                 moments = self._moments.of(name, linears[name]) if self._moments else {}
                 weight = weight_of(linears[name])
                 if self._correction:
-                    self._correction.correct(name, weight, observed[name])
+                    self._correction.correct(name, weight, observed[name], keep_zeros=not technique.sparsity)
                 dense = weight.clone()
                 with naming(name):
                     scales = prune(weight, technique, observed[name].with_moments(moments))

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pruning import base, layerwise
 from pruning.__main__ import main
 from pruning.calibration import Following, Sweep
-from pruning.correction import MASSIVE, Correction, Drift, ordinary, sharing
+from pruning.correction import MASSIVE, Correction, Drift, ordinary, sharing, with_zeros_of
 from pruning.errors import ModelRefused
 from pruning.inputs import base_artifact
 from pruning.layerwise import PruneBlock, block_file, prune
@@ -158,6 +158,25 @@ def test_a_correction_never_takes_the_outputs_further_away(strength: float) -> N
         assert after < before
 
 
+def test_what_must_stay_zero_is_made_up_for_as_least_squares_do_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(200, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
+    inputs[:, 5] = 0  # a dead feature
+    gram = Gram(24)
+    gram.update(inputs[None])
+    weight, moved = (torch.randn(6, 24, generator=generator) for _ in range(2))
+    weight[:, ::2] = 0
+    found = with_zeros_of(weight, moved, gram)
+    assert torch.equal(found == 0, weight == 0)
+    damped = gram.value.double()
+    damped.diagonal()[5] = 1
+    damped += 0.01 * damped.diagonal().diag()
+    for row in range(6):
+        free = weight[row] != 0
+        best = torch.linalg.solve(damped[free][:, free], (damped @ moved[row].double())[free])
+        torch.testing.assert_close(found[row][free].double(), best, rtol=2e-2, atol=2e-2)
+
+
 def test_tokens_with_massive_activations_are_those_far_above_the_median_of_their_sequence() -> None:
     states = torch.ones(2, 5, 4)
     states[0, 0] *= 9.9
@@ -200,11 +219,11 @@ def test_the_layer_with_the_widest_inputs_is_pruned_in_the_memory_of_the_other_b
 ) -> None:
     correct, beside = Correction.correct, set()
 
-    def see(self: Correction, name: str, weight: Tensor, observed: Observed) -> None:
+    def see(self: Correction, name: str, weight: Tensor, observed: Observed, *, keep_zeros: bool) -> None:
         blocks = self._originals.blocks
         if not all(parameter.is_meta for parameter in blocks.model.get_submodule(blocks.path).parameters()):
             beside.add(name.rpartition(".")[0].rpartition(".")[2])
-        correct(self, name, weight, observed)
+        correct(self, name, weight, observed, keep_zeros=keep_zeros)
 
     monkeypatch.setattr(Correction, "correct", see)
     run(artifact(tmp_path), tmp_path / "pruned", Magnitude(0.5), 0.5)

@@ -35,9 +35,10 @@ def prune(tmp_path: Path, model: Path, text: Path) -> Prune:
     return run
 
 
-def test_quantising_a_pruned_model_keeps_its_zeros(prune: Prune) -> None:
+@pytest.mark.parametrize("more", ["", 'order = "sequential"\ncorrection = 0.5\n'])
+def test_quantising_a_pruned_model_keeps_its_zeros(prune: Prune, more: str) -> None:
     pruned = {name: tensor != 0 for name, tensor in prune(SPARSEGPT).tensors()}
-    artifact = prune(SPARSEGPT + GPTQ)
+    artifact = prune(SPARSEGPT + GPTQ + more)
     first, second = artifact.lineage.steps
     assert second.technique == "gptq"
     assert {"bits": 4, "group": 64, "scheme": "symmetric"}.items() <= second.options.items()
