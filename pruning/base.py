@@ -3,22 +3,18 @@
 The one file of this package that imports transformers; it runs no code that comes with a model.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from datetime import UTC, datetime
-from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from gguf import GGUFReader, LlamaFileType
 from huggingface_hub.errors import StrictDataclassError
-from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
@@ -27,9 +23,11 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from pruning.errors import ModelRefused, refusing
+from pruning.gguf_file import Header
 from pruning.model import prunable_blocks
-from pruning.settings import license_of, settings_of
-from pruning.weights import InMemory, Shards, Source
+from pruning.settings import license_of, settings_of, text_of
+from pruning.versions import versions
+from pruning.weights import InMemory, Shards, Source, checkpoint_files
 from server.checkpoint import lineage as record
 from server.checkpoint.reader import Artifact
 from server.checkpoint.writer import CheckpointWriter
@@ -38,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
-"""GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
 
 
 def import_base(path: Path, digest: str, target: Path) -> None:
@@ -92,11 +88,6 @@ def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
     return output.logits, output.cache
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computed the result."""
-    return {name: version(name) for name in ("secateur", "torch", "transformers")}
-
-
 class _EmptyOnMeta(TorchFunctionMode):
     """Sends uninitialised memory, which is what weights start as, to the meta device; computed buffers stay real."""
 
@@ -145,25 +136,38 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
     _refuse_files(path)
     config = settings_of(path / "config.json")
     artifact = (path / record.FILE).exists()
-    source: Source = Artifact.open(path) if artifact else Shards(sorted(path.glob("*.safetensors")))
+    source: Source = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
     _refuse_endless(config, len(source.names()))
     model = skeleton(config)
     prunable_blocks(model)  # refused before anything is copied
     found = _renamed(model, source.names())
     _refuse_constants(model, found, source)
     _refuse_untied(model, found, source)
+    kinds: set[torch.dtype] = set()
     with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
             if name not in found:
                 raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
-            writer.add(name, _stored(name, source.tensor(found[name]), parameter.shape))
+            tensor = source.tensor(found[name])
+            kinds.add(tensor.dtype)
+            writer.add(name, _stored(name, tensor, parameter.shape))
         for name in TOKENIZER_FILES:
             if (path / name).exists():
                 writer.copy(path / name)
         if isinstance(source, Artifact):
             _finish(writer, config, _own(source, digest))
         else:
-            _finish(writer, config, _lineage(record.Base(path.resolve().name, digest, license=license_of(path))))
+            _finish(
+                writer, config, _lineage(record.Base(path.resolve().name, digest, _rounded(kinds), license_of(path)))
+            )
+
+
+def _rounded(kinds: set[torch.dtype]) -> str:
+    """What a reader must know where tensors have more bits than artifacts store, which is said too."""
+    if not (others := sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.bfloat16})):
+        return ""
+    logger.info("the base is rounded to bfloat16 from %s", ", ".join(others))
+    return f"rounded to bfloat16 from {', '.join(others)}"
 
 
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
@@ -210,6 +214,7 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -
 
 def _import_gguf(path: Path, digest: str, target: Path) -> None:
     """Dequantise a GGUF file into a base artifact; the whole model is in memory, at 16 bits."""
+    header = Header(path)
     with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
@@ -221,47 +226,28 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
     model, report = loaded
     if missing := sorted(map(str, report["missing_keys"])):
         raise ModelRefused(f"{path} lacks {len(missing)} of the model's tensors, {missing[0]} for instance")
+    state = model.state_dict()
+    header.refuse_left_out(len(state))
     prunable_blocks(model)
     config = model.config.to_dict() | {"architectures": [type(model).__name__]}
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
-    state = model.state_dict()
     _refuse_constants(skeleton(config), {name: name for name in state}, InMemory(state))
     with CheckpointWriter(target, packed=False) as writer:
         for name, parameter in model.named_parameters():
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
-        writer.text("generation_config.json", _json(ends))
-        fields = GGUFReader(path).fields
-        _write_tokenizer(writer, path, _text(fields, "tokenizer.ggml.pre"))
-        kind = LlamaFileType(fields["general.file_type"].contents()).name if "general.file_type" in fields else "GGUF"
-        note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
-        terms = _text(fields, "general.license") or "unknown"
-        _finish(writer, config, _lineage(record.Base(path.stem, digest, note, terms)))
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    """A text in a GGUF file's header, or nothing."""
-    return str(fields[name].contents()) if name in fields else ""
-
-
-def _write_tokenizer(writer: CheckpointWriter, gguf: Path, splitter: str) -> None:
-    """Write the tokenizer of a GGUF file, with digits split one by one where its pre-tokenizer does that."""
-    converted = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer: Tokenizer = converted.backend_tokenizer
-    if splitter in DIGIT_SPLITTERS:
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    settings = {**converted.special_tokens_map, "tokenizer_class": "PreTrainedTokenizerFast"}
-    if converted.chat_template:
-        settings["chat_template"] = converted.chat_template
-    writer.text("tokenizer.json", tokenizer.to_str(pretty=True))
-    writer.text("tokenizer_config.json", _json(settings))
+        writer.text("generation_config.json", text_of(ends))
+        for name, text in header.tokenizer_files(
+            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        ).items():
+            writer.text(name, text)
+        _finish(writer, config, _lineage(header.base(digest)))
 
 
 def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
     """Add the configuration and the lineage."""
-    writer.text("config.json", _json({**config, "dtype": "bfloat16"}))
+    writer.text("config.json", text_of({**config, "dtype": "bfloat16"}))
     writer.finish(lineage)
 
 
@@ -275,11 +261,6 @@ def _own(artifact: Artifact, digest: str) -> record.Lineage:
     parent = artifact.lineage
     base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
     return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    """`values` as the text of a configuration file."""
-    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def now() -> str:

@@ -114,14 +114,22 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
     path = locate(reference)
     digest = digest_of(path)
     target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
-    if target.exists():
-        try:
-            return Artifact.open(target)
-        except ArtifactError as error:
-            logger.info("%s; importing it again", error)
+    if found := _imported(target):
+        return found
     from pruning.base import import_base  # brings transformers, which takes seconds
 
     with locked(cache / ".lock", f"importing a model into {cache}"):
+        if found := _imported(target):  # another process was faster, and may be reading it
+            return found
         logger.info("importing %s", path)
         import_base(path, digest, target)
     return Artifact.open(target)
+
+
+def _imported(target: Path) -> Artifact | None:
+    """The base that was imported to `target`, if it is whole."""
+    try:
+        return Artifact.open(target) if target.exists() else None
+    except ArtifactError as error:
+        logger.info("%s; importing it again", error)
+        return None

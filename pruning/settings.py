@@ -34,3 +34,8 @@ def license_of(folder: Path) -> str:
     text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
     match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
     return match[1] if match else "unknown"
+
+
+def text_of(values: Mapping[str, Any]) -> str:
+    """The text of a configuration file."""
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -3,6 +3,7 @@
 One tensor is in memory at a time; nothing here writes to the model it reads.
 """
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from pruning.errors import ModelRefused, refusing
 
 
 class Source(Protocol):
@@ -157,6 +160,28 @@ class Unrounded:
     def scales(self, name: str) -> Tensor | None:
         """None: nothing is quantised."""
         return None
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face directory: those that its index names, else `model.safetensors`, or all.
+
+    Raises ModelRefused for a damaged index, a file that it names and is not there, or two files of one tensor.
+    """
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.exists():
+        with refusing(f"{index} is damaged"):
+            files = sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+        if missing := next((file for file in files if not file.exists()), None):
+            raise ModelRefused(f"{missing} is not there, which {index.name} names: copy the model again")
+        return files
+    if whole.exists():
+        return [whole]
+    every, seen = sorted(folder.glob("*.safetensors")), dict[str, Path]()
+    for file in every:
+        for name in _index([file]):
+            if (other := seen.setdefault(name, file)) != file:
+                raise ModelRefused(f"{name} is in {other.name} and in {file.name}: leave one of the two models there")
+    return every
 
 
 def _index(files: Sequence[Path]) -> dict[str, Path]:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from pruning.base import versions
 from pruning.evaluation import quantised
 from pruning.evaluation.harness import HarnessPlan
 from pruning.evaluation.plan import Plan, Subject, check
@@ -23,6 +22,7 @@ from pruning.evaluation.scores import Scores
 from pruning.evaluation.task import Behaviour, Task
 from pruning.settings import positions
 from pruning.spelling import Spelling
+from pruning.versions import versions
 from pruning.weights import write_bytes
 from server.checkpoint.lineage import WEIGHTS
 from server.checkpoint.reader import Artifact

@@ -1,5 +1,6 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
-from pruning import base
+from pruning import base, inputs
 from pruning.errors import ModelRefused
 from pruning.inputs import base_artifact
+from pruning.lock import locked
 from server.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
@@ -42,6 +44,9 @@ def test_a_directory_of_several_files_is_read_as_one_and_refused_without_one_of_
     artifact = base_artifact(str(folder), tmp_path / "cache")
     assert all(torch.equal(artifact.tensor(name), parameter) for name, parameter in stock.named_parameters())
     shards[1].unlink()
+    with pytest.raises(ModelRefused, match=rf"{shards[1].name} is not there, which model.safetensors.index.json names"):
+        base_artifact(str(folder), tmp_path / "cache")
+    (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(ModelRefused, match=r"has no tensor .*, which a llama model needs"):
         base_artifact(str(folder), tmp_path / "cache")
 
@@ -223,8 +228,8 @@ def test_a_skeleton_has_no_weights_and_a_stock_models_buffers(kind: str) -> None
         assert torch.equal(buffer, buffers[name])
 
 
-def gguf_file(path: Path, pre: str) -> Path:
-    """A Q8_0 Llama of one block, written with gguf's own writer."""
+def gguf_file(path: Path, pre: str = "smollm", change: Callable[[gguf.GGUFWriter], object] = lambda _: None) -> Path:
+    """A Q8_0 Llama of one block, written with gguf's own writer, and what `change` adds."""
     generator = numpy.random.default_rng(0)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     writer = gguf.GGUFWriter(path, "llama")
@@ -253,6 +258,7 @@ def gguf_file(path: Path, pre: str) -> Path:
         writer.add_tensor(f"{name}.weight", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", numpy.ones(64, dtype="f4"))
+    change(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -288,8 +294,85 @@ def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
         base_artifact(str(tmp_path / "tiny.gguf"), tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN), r"its rotations \(llama.rope.scaling.type\)"),
+        (lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR), r"its rotations \(llama.rope.scaling.type\)"),
+        (lambda w: w.add_tensor("rope_freqs.weight", numpy.ones(8, "f4")), r"its rotations \(by rope_freqs.weight\)"),
+        (
+            lambda w: [w.add_tensor(f"blk.0.attn_{n}.bias", numpy.ones(32, "f4")) for n in ("k", "v")],
+            r"holds 13 tensors, and the model that transformers makes of it has 12: what it leaves out, such as biases",
+        ),
+    ],
+)
+def test_what_transformers_would_leave_out_of_a_gguf_file_is_refused(
+    tmp_path: Path, change: Callable[[gguf.GGUFWriter], object], sentence: str
+) -> None:
+    path = gguf_file(tmp_path / "tiny.gguf", change=change)
+    with pytest.raises(ModelRefused, match=sentence):
+        base_artifact(str(path), tmp_path / "cache")
+    unscaled = gguf_file(tmp_path / "plain.gguf", change=lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.NONE))
+    assert base_artifact(str(unscaled), tmp_path / "cache").config["num_hidden_layers"] == 1
+
+
+def test_a_base_in_more_bits_says_that_it_was_rounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    path = tiny.save(tmp_path / "half", "llama")
+    weights = load_file(path / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in weights.items()}, path / "model.safetensors")
+    assert base_artifact(str(path), tmp_path / "cache").lineage.base.note == "rounded to bfloat16 from float16"
+    assert "the base is rounded to bfloat16 from float16" in caplog.text
+    save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, path / "model.safetensors")
+    assert base_artifact(str(path), tmp_path / "cache").lineage.base.note == ""
+
+
+def test_of_several_files_those_of_the_index_are_read_or_the_one_of_the_usual_name(tmp_path: Path) -> None:
+    path = tiny.save(tmp_path / "model", "llama")
+    weights = load_file(path / "model.safetensors")
+    other = {name: tensor * 2 for name, tensor in weights.items()}
+    name = "model.norm.weight"
+    save_file(other, path / "pytorch_model.safetensors")  # sorts last, and would win
+    found = base_artifact(str(path), tmp_path / "cache")
+    assert torch.equal(found.tensor(name).float(), weights[name].float())
+    (path / "model.safetensors").rename(path / "a.safetensors")
+    with pytest.raises(ModelRefused, match=r"is in a.safetensors and in pytorch_model.safetensors: leave one"):
+        base_artifact(str(path), tmp_path / "cache")
+    index = {"weight_map": dict.fromkeys(weights, "pytorch_model.safetensors")}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = base_artifact(str(path), tmp_path / "cache")
+    assert torch.equal(found.tensor(name).float(), other[name].bfloat16().float())
+    for content, sentence in (
+        (json.dumps({"weight_map": {name: "gone.safetensors"}}), r"gone.safetensors is not there, which .* names"),
+        ("{}", r"index.json is damaged: KeyError"),
+    ):
+        (path / "model.safetensors.index.json").write_text(content)
+        with pytest.raises(ModelRefused, match=sentence):
+            base_artifact(str(path), tmp_path / "cache")
+
+
+def test_a_base_that_another_process_has_imported_meanwhile_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny.save(tmp_path / "model", "llama")
+
+    other = base_artifact(str(path), tmp_path / "other").path
+    inode = (other / "model.safetensors").stat().st_ino
+
+    @contextmanager
+    def late(file: Path, doing: str) -> Iterator[None]:
+        """The other process has let go of the lock just now."""
+        with locked(file, doing):
+            other.rename(tmp_path / "cache" / other.name)
+            yield
+
+    monkeypatch.setattr(inputs, "locked", late)
+    found = base_artifact(str(path), tmp_path / "cache")
+    assert (found.path / "model.safetensors").stat().st_ino == inode
+
+
 def test_a_gguf_file_whose_header_lies_is_refused_by_name(tmp_path: Path) -> None:
     content = gguf_file(tmp_path / "whole.gguf", "smollm").read_bytes()
     (tmp_path / "tiny.gguf").write_bytes(content[:16] + (2**60).to_bytes(8, "little") + content[24:])
-    with pytest.raises(ModelRefused, match=r"tiny\.gguf cannot be read as a model: OSError: "):
+    with pytest.raises(ModelRefused, match=r"tiny\.gguf cannot be read as a model: its header is damaged \("):
         base_artifact(str(tmp_path / "tiny.gguf"), tmp_path / "cache")
