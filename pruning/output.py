@@ -13,6 +13,7 @@ from typing import Any
 from pruning.errors import Busy, RecipeError
 from pruning.lock import locked
 from pruning.sources import locate
+from pruning.versions import versions
 from server.checkpoint import lineage as record
 from server.checkpoint.writer import replaced
 from server.errors import ArtifactError
@@ -61,7 +62,12 @@ def _refuse_artifact(output: Path) -> None:
 
 
 def restore(output: Path) -> None:
-    """Put back the artifact that a run was replacing when it was killed between two renames."""
+    """Put back the artifact that a run was replacing when it was killed between two renames.
+
+    Raises RecipeError where `output` is no place for one.
+    """
+    if not output.name:
+        raise RecipeError(f"{output} cannot be replaced: name a directory in it")
     old = replaced(output)
     if old.exists() and not output.exists():
         old.rename(output)
@@ -71,7 +77,7 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
     """Remove what a run that was killed once `output` stood there had left to remove; another recipe's work stays."""
     shutil.rmtree(replaced(output), ignore_errors=True)
     work = work_directory(output)
-    if not work.is_dir() or (found := _identity(work)) not in (identity, None):
+    if not work.is_dir() or (found := _identity(work)) not in (identity | versions(), None):
         return
     if found is None and any(not OURS.fullmatch(entry.name) for entry in work.iterdir() if entry.name != LOCK):
         return
@@ -82,7 +88,7 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
 
 def begun(work: Path, identity: dict[str, str]) -> bool:
     """Whether an interrupted run for the same inputs has left `work`."""
-    return bool(_identity(work) == identity)
+    return bool(_identity(work) == identity | versions())
 
 
 def _identity(work: Path) -> Any:

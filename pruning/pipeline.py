@@ -45,6 +45,7 @@ from pruning.techniques import awq, nearest
 from pruning.training import continuation, distillation, reconstruction, shearing
 from pruning.training.team import ALONE, Team
 from pruning.training.text import sample
+from pruning.versions import versions
 from pruning.weights import Source, write_bytes
 from server.checkpoint import bom, card
 from server.checkpoint import lineage as record
@@ -117,8 +118,8 @@ def begin(work: Path, inputs: Inputs) -> None:
     """Keep what an interrupted run left in `work` for the same inputs, and clear what one left for others."""
     if not begun(work, inputs.identity):
         if clear(work):
-            logger.info("%s was begun with another recipe or other data: starting anew", work)
-        write_bytes(work / IDENTITY, json.dumps(inputs.identity).encode())
+            logger.info("%s was begun with another recipe, other data or another version: starting anew", work)
+        write_bytes(work / IDENTITY, json.dumps(inputs.identity | versions()).encode())
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
@@ -155,7 +156,7 @@ def documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
 def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str, Any]]:
     """Perplexity and bytes of the base at 16 bits and at int8, measured once for each text and kept in `cache`."""
     windows, data = inputs.evaluation
-    made = hashlib.sha256(json.dumps(bases.versions()).encode()).hexdigest()[:8]  # others may compute other figures
+    made = hashlib.sha256(json.dumps(versions()).encode()).hexdigest()[:8]  # others may compute other figures
     path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}-{made}.json"
     if path.exists():
         figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
@@ -254,7 +255,7 @@ def _lineage(inputs: Inputs, steps: tuple[record.Step, ...]) -> record.Lineage:
         base=inputs.base.lineage.base,
         recipe=inputs.recipe.values(),
         steps=steps,
-        versions=bases.versions() | {"python": sys.version.split()[0]},
+        versions=versions() | {"python": sys.version.split()[0]},
         inputs=inputs.identity,
         calibration=inputs.calibration[1],
         parent=inputs.base.lineage.parent,

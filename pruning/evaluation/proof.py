@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pruning.errors import TaskError
+from pruning.errors import Busy, TaskError
 from pruning.evaluation import task as tasks
 from pruning.evaluation.command import GATE_FAILED, beside, reported
 from pruning.evaluation.comparison import compare
@@ -79,9 +79,20 @@ def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
     marked.mkdir()
     for file in artifact.path.iterdir():
         if file.name not in REWRITTEN:
-            os.link(file, marked / file.name)
+            _linked(file, marked / file.name)
+    if record.read(artifact.path) != artifact.lineage:
+        shutil.rmtree(marked)
+        raise Busy(f"{artifact.path} was replaced while its tasks were judged: run this command again")
     lineage = msgspec.structs.replace(artifact.lineage, evaluation=msgspec.structs.replace(evaluation, gates=gates))
     publish(documented(Artifact(marked, lineage, artifact.config), lineage).path, artifact.path)
+
+
+def _linked(file: Path, target: Path) -> None:
+    """The file under another name too; a copy, where the file system has no such links."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
 
 
 def _check_gates(recipe: Recipe, given: Sequence[Task]) -> None:

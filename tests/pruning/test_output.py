@@ -86,6 +86,11 @@ def test_a_record_that_cannot_be_read_is_not_replaced(
     assert contents(tmp_path / "out") == before
 
 
+def test_the_root_is_no_place_for_an_artifact(recipe: Write, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prune(recipe(WANDA), Path("/"), cache) == 2
+    assert capsys.readouterr().err == "secateur: / cannot be replaced: name a directory in it\n"
+
+
 def test_links_in_a_circle_are_one_sentence(
     recipe: Write, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +140,7 @@ def test_killed_once_it_stood_there_nothing_is_left_by_the_next_run(
 
     with monkeypatch.context() as patch:
         if when == "before the old one goes":
-            patch.setattr(writer, "_flush", flush)
+            patch.setattr(writer, "flush", flush)
         else:
             patch.setattr(pipeline, "clear", clear)
         assert prune(path, place, cache) == 130

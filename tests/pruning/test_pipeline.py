@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import torch
 
-from pruning import base, calibration, pipeline
+from pruning import base, calibration, output, pipeline
 from pruning.__main__ import main
 from pruning.calibration import BlockView, Note
 from pruning.layerwise import PruneBlock
@@ -199,17 +199,22 @@ def test_one_block_is_in_memory(recipe: Write, tmp_path: Path, monkeypatch: pyte
     assert peaks == [{str(index)} for index in range(6)]
 
 
-def test_another_recipe_starts_anew(
-    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("what", ["recipe", "version"])
+def test_another_recipe_or_version_starts_anew(
+    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     caplog.set_level("INFO")
     path = recipe()
     with monkeypatch.context() as patch:
         patch.setattr(calibration, "write_bytes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert prune(path, tmp_path) == 130
-    path.write_text(path.read_text().replace("2:4", "1:4"))
+    if what == "recipe":
+        path.write_text(path.read_text().replace("2:4", "1:4"))
+    else:
+        for module in (output, pipeline):
+            monkeypatch.setattr(module, "versions", lambda: {"torch": "3.0"})
     assert prune(path, tmp_path) == 0
-    assert "was begun with another recipe or other data: starting anew" in caplog.text
+    assert "was begun with another recipe, other data or another version: starting anew" in caplog.text
 
 
 @pytest.fixture(params=["256k", "420k", "700k", "1300k"])
@@ -272,7 +277,7 @@ def test_a_few_tokens_suffice(recipe: Write, tmp_path: Path, tokens: int) -> Non
     ("old", "new", "name"),
     [
         ("tokens = 32\nbatch", "tokens = 129\nbatch", "calibration.tokens = 129"),
-        ("window = 32", "window = 129", "evaluation.window = 129"),
+        ("tokens = 128\nwindow = 32", "tokens = 129\nwindow = 129", "evaluation.window = 129"),
         ("", "", "stages[0].length = 256"),
     ],
 )

@@ -1,15 +1,21 @@
 """A recipe's tasks: what fails is kept, marked, shown side by side, and not promoted."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from pruning.__main__ import main
+from pruning.evaluation import proof
+from pruning.evaluation.comparison import compare
 from pruning.recipe import read
 from server.__main__ import main as secateur
-from server.checkpoint.lineage import SIGNATURE, GateResult
+from server.checkpoint.lineage import FILE, SIGNATURE, GateResult
 from server.checkpoint.reader import Artifact
 from server.signing import keys
 
@@ -81,6 +87,35 @@ def test_another_gate_is_judged_anew_on_the_same_artifact(
     assert Artifact.open(tmp_path / "out").lineage.created == made.created
     assert not (tmp_path / "out" / SIGNATURE).exists()
     assert "every gate holds" in capsys.readouterr().out
+
+
+def test_an_artifact_that_was_replaced_while_it_was_judged_is_not_marked(
+    tmp_path: Path, prune: Callable[[float], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a run of another recipe with the same output, which has ended in between."""
+
+    def replacing(artifact: Artifact, *given: Any) -> Any:
+        found = compare(artifact, *given)
+        lineage = msgspec.structs.replace(artifact.lineage, created="another")
+        (artifact.path / FILE).write_bytes(msgspec.json.encode(lineage))
+        return found
+
+    monkeypatch.setattr(proof, "compare", replacing)
+    assert prune(50.0) == 2
+    assert "was replaced while its tasks were judged: run this command again" in capsys.readouterr().err
+    assert gates(tmp_path / "out") == ()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_without_hard_links_gates_are_recorded_all_the_same(
+    tmp_path: Path, prune: Callable[[float], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert prune(50.0) == 0
+    assert [gate.passed for gate in gates(tmp_path / "out")] == [True]
 
 
 @pytest.mark.parametrize(
