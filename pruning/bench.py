@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -26,7 +26,7 @@ from pruning.inputs import Inputs, base_artifact, prepare
 from pruning.output import work_directory
 from pruning.recipe import Calibration, Evaluation, Recipe, read_as
 from pruning.stages import Stage
-from server.errors import SecateurError
+from server.errors import SecateurError, reason
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ def measure_all(arguments: argparse.Namespace) -> None:
         row = f"{job.row.group}, {job.row.name}, seed {job.seed}"
         try:
             result = future.result()
-        except (SecateurError, BrokenExecutor) as error:
-            logger.error("%s: %s", row, error)
+        except Exception as error:  # whatever it was, the results of other rows are kept
+            logger.error("%s: %s", row, reason(error))
             failed += 1
             continue
         done = read(arguments.results) | {job.digest: result}
@@ -160,7 +160,7 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     own.mkdir(parents=True, exist_ok=True)
     inputs = prepare(job.recipe, cache)
     begin(own, inputs)
-    kept = [work / "stages" / digest for digest in beginnings(inputs)]
+    kept = [work / "stages" / digest for digest in beginnings(inputs, job.threads)]
     for number, folder in enumerate(kept):
         if folder.exists() and not (own / f"stage-{number}").exists():
             copytree(folder, own / f"stage-{number}", copy_function=os.link)
@@ -189,13 +189,13 @@ def measure(job: Job, work: Path, cache: Path, keep: bool) -> Result:
     )
 
 
-def beginnings(inputs: Inputs) -> list[str]:
+def beginnings(inputs: Inputs, threads: int) -> list[str]:
     """A digest of the first stage with all that decides it, this package's code too, of the first two, and so on."""
     code = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         code.update(path.read_bytes())
     texts = {name: digest for name, digest in inputs.identity.items() if name not in ("recipe", "evaluation")}
-    common = (texts, code.hexdigest(), inputs.recipe.calibration)
+    common = (texts, code.hexdigest(), inputs.recipe.calibration, threads)  # which decide the seconds that are noted
     parts = [(common, inputs.recipe.stages[: count + 1]) for count in range(len(inputs.recipe.stages))]
     return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
 

@@ -1,13 +1,17 @@
 """The rows of `make bench-pruning` are told apart by what their recipes say, and not by what they leave unsaid."""
 
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from pruning.bench import Plan, Row, apart_from_defaults, beginnings, jobs, main
+from pruning import bench
+from pruning.bench import Job, Plan, Row, apart_from_defaults, beginnings, jobs, main
 from pruning.errors import RecipeError
-from pruning.evaluation.measured import read
+from pruning.evaluation.measured import Result, read
 from pruning.inputs import prepare
 from pruning.recipe import Calibration, Evaluation, read_as
 from pruning.techniques.sparsegpt import SparseGPT
@@ -87,6 +91,28 @@ def test_a_row_that_fails_is_named_and_keeps_no_other_from_being_measured(
     assert "1 rows failed, each of which is named above" in capsys.readouterr().err
 
 
+def test_an_error_that_nobody_foresaw_loses_no_other_row(
+    tmp_path: Path, model: Path, text: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, results = tmp_path / "plan.toml", tmp_path / "results.json"
+    rows = ROW.format(name="two", remove=2) + ROW.format(name="one", remove=1)
+    plan.write_text(PLAN.format(model=model, text=text) + rows)
+    finished = bench.carry_out
+
+    def full(*given: Any) -> Iterator[tuple[Job, Future[Result]]]:
+        for job, future in finished(*given):
+            if job.row.name == "two":
+                future = Future[Result]()
+                future.set_exception(OSError(28, "No space left on device"))
+            yield job, future
+
+    monkeypatch.setattr(bench, "carry_out", full)
+    folders = ["--work", str(tmp_path / "work"), "--base-cache", str(tmp_path / "base"), "--jobs", "1"]
+    assert main([str(plan), "--results", str(results), *folders]) == 2
+    assert [row.name for row in read(results).values()] == ["one"]
+    assert "small, two, seed 0: OSError(28, 'No space left on device')" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("calibration", "reason"),
     [
@@ -111,7 +137,8 @@ def test_a_finished_stage_is_told_apart_by_its_base_too(tmp_path: Path, model: P
     plan.write_text(PLAN.format(model=model, text=text) + ROW.format(name="one", remove=1))
     (job,) = jobs(read_as(Plan, plan, RecipeError))
     inputs = prepare(job.recipe, tmp_path / "base")
-    first = beginnings(inputs)
+    first = beginnings(inputs, 1)
     base = msgspec.structs.replace(inputs.base.lineage.base, digest="another")
     inputs.base.lineage = msgspec.structs.replace(inputs.base.lineage, base=base)
-    assert first == beginnings(prepare(job.recipe, tmp_path / "base")) != beginnings(inputs)
+    assert first == beginnings(prepare(job.recipe, tmp_path / "base"), 1) != beginnings(inputs, 1)
+    assert beginnings(inputs, 1) != beginnings(inputs, 2), "its seconds are noted as those of so many threads"
