@@ -6,6 +6,7 @@ What is written holds the pages' text: their licence goes on to hold for it.
 import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
 
     Raises TaskError where something is there already, a page cannot be read, or no question is found.
     """
-    items_file = output.with_suffix(".jsonl")
     if output.suffix != ".toml":
-        raise TaskError(f"{output}: the task is a TOML file: name it {output.with_suffix('.toml')}")
+        better = output / "task.toml" if output.is_dir() else output.with_name(f"{output.stem}.toml")
+        raise TaskError(f"{output}: the task is a TOML file: name it {better}")
+    items_file = output.with_suffix(".jsonl")
     for file in (output, items_file):
         if file.exists():
             raise TaskError(f"{file} is there already: name another --output, or remove it yourself first")
@@ -65,10 +67,13 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
             f"no question was found in {len(files)} pages; questions are headings, terms of definition lists, or "
             "paragraphs that are bold as a whole, of which at least half ask something"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(items_file, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
     name = re.sub(r"[^\w.-]", "-", output.stem)
-    write_bytes(output, TASK.format(name=name, items=items_file.name).encode())
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(items_file, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+        write_bytes(output, TASK.format(name=name, items=items_file.name).encode())
+    except OSError as error:
+        raise TaskError(f"{error.filename or output} cannot be written: {error.strerror or error}") from None
     return f"{output}: {len(items)} question/answer pairs from {len({item['source'] for item in items})} pages"
 
 
@@ -113,12 +118,10 @@ def _text(file: Path) -> str:
 
 def _html(page: str) -> list[Block]:
     """The blocks of an HTML page."""
-    try:
-        from pruning.faq import html
-    except ModuleNotFoundError as error:
-        if error.name != "bs4":
-            raise
-        raise TaskError("HTML pages need Beautiful Soup: run `pip install 'secateur[faq]'`") from None
+    if not all(find_spec(name) for name in ("bs4", "lxml")):
+        raise TaskError("HTML pages need Beautiful Soup and lxml: run `pip install 'secateur[faq]'`")
+    from pruning.faq import html  # late: an extra
+
     return html.blocks(page)
 
 

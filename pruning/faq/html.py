@@ -1,8 +1,9 @@
 """An HTML page as blocks: headings, terms of definition lists, bold paragraphs and text; navigation is left out."""
 
 from collections.abc import Iterator
+from warnings import catch_warnings
 
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup, Tag, XMLParsedAsHTMLWarning
 from bs4.element import NavigableString, PageElement, PreformattedString
 
 from pruning.faq.blocks import Block
@@ -23,7 +24,8 @@ INLINE = {
 
 def blocks(page: str) -> list[Block]:
     """The blocks of the page in reading order."""
-    soup = BeautifulSoup(page, "html.parser")
+    with catch_warnings(action="ignore", category=XMLParsedAsHTMLWarning):  # of XHTML, which is read all the same
+        soup = BeautifulSoup(page, "lxml")  # it ends what a page leaves open, as browsers do
     return list(_Reader().read(soup.body or soup))
 
 

@@ -48,6 +48,13 @@ def test_terms_and_bold_paragraphs_of_html() -> None:
     assert found(html, page) == {"Why?": "Because I say so.", "How?": "So."}
 
 
+def test_tags_that_html_lets_one_omit() -> None:
+    assert found(html, "<dl><dt>Why?<dd>Because.<dt>How?<dd>So.</dl>") == {"Why?": "Because.", "How?": "So."}
+    assert found(html, "<p><b>Why?</b><p>Because.<p><b>How?</b><p>So.") == {"Why?": "Because.", "How?": "So."}
+    many = "<h2>Why?</h2>" + "<p>Because." * 2000  # each of which was within the one before
+    assert len(found(html, many)["Why?"].split()) == 2000
+
+
 def test_markdown() -> None:
     page = "# FAQ\n\nHello.\n\n## What is `x`?\n\nIt is\n**x**.\n\n```sh\n# Is this a heading?\n\nno\n```\n\n"
     page += "How?\n----\nSo.\n\n## [Why](http://a)? ##\n\nA: Because.\n"
@@ -115,6 +122,15 @@ def test_what_gives_no_task(tmp_path: Path, name: str, page: str, output: str, s
     with pytest.raises(TaskError, match="is not there"):
         from_faq([tmp_path / "missing.md"], tmp_path / "out" / "x.toml")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.md").write_text("# Why?\nSo.")
+    (tmp_path / "file").write_text("")
+    assert main(["task", "from-faq", str(tmp_path / "a.md"), "--output", str(tmp_path / "file" / "x.toml")]) == 2
+    assert f"{tmp_path}/file cannot be written: File exists" in capsys.readouterr().err
+    assert main(["task", "from-faq", str(tmp_path / "a.md"), "--output", "/"]) == 2
+    assert "/: the task is a TOML file: name it /task.toml" in capsys.readouterr().err
 
 
 DEBIAN = {
