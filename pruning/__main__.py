@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--base-cache", type=Path, default=Path("build/base"), metavar="DIR", help="imported models")
     evaluate.add_argument("--buckets", type=int, nargs="+", default=list(range(10)), metavar="N", help="0 to 9")
-    evaluate.add_argument("--tokens", type=int, default=8192, metavar="N", help="tokens in all")
+    evaluate.add_argument("--tokens", type=_window, default=8192, metavar="N", help="tokens in all")
     evaluate.add_argument("--window", type=_window, default=512, metavar="N", help="tokens in each window")
     evaluate.set_defaults(run=_evaluate)
     return top

@@ -174,7 +174,7 @@ def read(path: Path, chat: Callable[[list[dict[str, str]]], str]) -> list[Text]:
         raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write its text to a file first")
     try:
         content = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark of byte order
-        texts = list(_READERS.get(path.suffix, _paragraphs)(content, chat))
+        texts = list(_READERS.get(path.suffix.lower(), _paragraphs)(content, chat))
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{error}){_line_of(error)}"
         raise DataError(f"{path} is in no known form ({reason}: see the README for the three that are") from None
@@ -262,4 +262,4 @@ def _body(value: Mapping[str, Any]) -> str:
     return _string(value[field])
 
 
-_READERS = {".jsonl": _json_lines, ".json": _json_object}
+_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_object}

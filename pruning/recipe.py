@@ -52,6 +52,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.source == SELF:
             raise ValueError(f'source "{SELF}" is for calibration: perplexity needs a text by others')
+        if self.tokens < self.window:
+            raise ValueError(f"tokens = {self.tokens} do not fill one window of {self.window}")
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

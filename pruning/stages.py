@@ -83,7 +83,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """At most so many tokens stay, the most frequent; without it, all that the text uses."""
     source: str | None = None
     """The text; without it, that of the calibration."""
-    buckets: tuple[Bucket, ...] | None = None
+    buckets: Annotated[tuple[Bucket, ...], Meta(min_length=1)] | None = None
     """Which tenths of the texts; without it, those of the calibration."""
 
     @property
@@ -165,7 +165,7 @@ class Reading(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     source: str | None = None
     """The text; without it, that of the calibration."""
-    buckets: tuple[Bucket, ...] | None = None
+    buckets: Annotated[tuple[Bucket, ...], Meta(min_length=1)] | None = None
     """Which tenths of the texts; without it, those of the calibration."""
 
     @property
@@ -198,7 +198,7 @@ class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     source: str | None = None
     """The text; without it, that of the calibration."""
-    buckets: tuple[Bucket, ...] | None = None
+    buckets: Annotated[tuple[Bucket, ...], Meta(min_length=1)] | None = None
     """Which tenths of the texts; without it, those of the calibration."""
     weight: Annotated[float, Meta(gt=0)] = 1.0
     """Its share of the batches at first, and of the held-out score, beside the other domains'."""

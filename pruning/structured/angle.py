@@ -31,8 +31,8 @@ class LastTokens:
         after: list[Tensor] = []
 
         def see(states: Tensor, output: Tensor) -> None:
-            before.append(states[:, -1])
-            after.append(output[:, -1])
+            before.append(states[:, -1].clone())  # a view would keep the states of all tokens
+            after.append(output[:, -1].clone())
 
         view.advance(see)
         write_file(self._file(view.index), {"before": torch.cat(before), "after": torch.cat(after)})

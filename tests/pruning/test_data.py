@@ -74,8 +74,9 @@ def test_no_date_changes_what_is_read(artifact: Artifact, tmp_path: Path) -> Non
     assert Encoder(Moved(artifact, tmp_path)).chat([]) == "01 Jan 2026"
 
 
-def test_held_out_lines_are_never_read(tmp_path: Path) -> None:
-    lines = tmp_path / "a.jsonl"
+@pytest.mark.parametrize("name", ["a.jsonl", "a.JSONL", "a.ndjson"])
+def test_held_out_lines_are_never_read(tmp_path: Path, name: str) -> None:
+    lines = tmp_path / name
     items = [{"question": f"q{n}", "answer": "a", "held_out": n == 1} for n in range(3)]
     lines.write_text("\n".join([*map(json.dumps, items), '{"text": "secret", "held_out": true}']))
     found = read(lines, lambda messages: "|".join(f"{turn['role']} {turn['content']}" for turn in messages))
