@@ -35,12 +35,13 @@ class Artifact(Weights, Protocol):
 class NativeRunner:
     """Computes batches with a cache of `slots` x `context` positions; raises Refused for weights it does not read."""
 
+    exact_rows = True
+
     def __init__(self, artifact: Artifact, plan: Plan, options: Options) -> None:
         slots, context = options.slots, options.context
         if context > plan.positions:
             raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
         self.vocabulary = plan.vocabulary
-        self.exact_rows = True
         self._options = options
         self._space = Space(slots, context)
         native = core()
@@ -51,10 +52,9 @@ class NativeRunner:
             cache = plan.cache_bytes(self._space.count * BLOCK, options.key_bits)
             pages, place = choose_pages(size, tiles=instructions.tiles, beside=cache)
             loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
-            values = loader.values(context)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
-                values,
+                loader.values(context),
                 tokens=options.batch_tokens,
                 blocks=self._space.count,
                 eight_bits=options.key_bits == 8,
@@ -65,17 +65,14 @@ class NativeRunner:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
         except MemoryError:
             raise too_large(size, cache, options) from None
+        room = self._step.cache_bytes >> 20
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
         self.choices: tuple[Choice, ...] = (
             Choice("runner", "native", f"the model has a plan; its matrices: {kinds}"),
             Choice("instructions", instructions.name, why),
             Choice("threads", str(threads), reason),
             place,
-            Choice(
-                "keys and values",
-                f"{options.key_bits} bits",
-                f"{self._step.cache_bytes >> 20} MB for {slots} x {context}",
-            ),
+            Choice("keys and values", f"{options.key_bits} bits", f"{room} MB for {slots} x {context}"),
         )
         if loader.unpacked:
             self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
