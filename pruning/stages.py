@@ -27,6 +27,9 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """How the sparsity differs between blocks; None: not at all."""
 
     def __post_init__(self) -> None:
+        if self.order == "sequential" and not (self.technique.needs or self.correction):
+            name = self.technique.__struct_config__.tag
+            raise ValueError(f'{name} looks at no inputs, so order = "sequential" would change nothing: leave it out')
         if isinstance(self.allocation, OWL):
             self._check_owl(self.allocation)
         if isinstance(self.allocation, Search):
