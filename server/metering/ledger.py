@@ -47,8 +47,11 @@ class Cursor(Struct, frozen=True):
     value: int
 
 
-PROBE = Cursor("probe", 1)  # says nothing, but it is written: it shows whether the ledger can be
-Work = Opening | Counts | Settlement | Cursor
+class Probe(Struct, frozen=True):
+    """Says nothing, but it is written: it shows whether the ledger can be."""
+
+
+Work = Opening | Counts | Settlement | Cursor | Probe
 
 
 class _Job(Struct, frozen=True, eq=False):
@@ -121,7 +124,7 @@ class Ledger:
 
     def probe(self) -> "Future[None]":
         """Done if the ledger can be written now, or failed with LedgerUnavailable."""
-        return self._put(PROBE)
+        return self._put(Probe())
 
     def totals(self) -> Totals:
         """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
@@ -246,7 +249,7 @@ class Ledger:
 
 def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
     """Do everything within one transaction; returns what each of `works` came to."""
-    works = works or [PROBE]
+    works = works or [Probe()]
     today = transactions.day_of(now)
     results: dict[int, Any] = {}
     closed = []
@@ -263,6 +266,8 @@ def _apply(database: Database, instance: str, works: list[Work], now: float) -> 
                 closed += transactions.settle(database, work)
             case Cursor():
                 transactions.remember(database, work.name, work.value)
+            case Probe():
+                transactions.probe(database)
     transactions.number(database, closed)
     return [results.get(index) for index in range(len(works))]
 

@@ -108,6 +108,17 @@ def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -
     ledger.close()
 
 
+def test_a_probe_writes_to_the_disk_each_time(path: Path) -> None:
+    """Else a ledger on a full disk would be called writable by the next probe."""
+    ledger = Ledger(path)
+    log, sizes = path.with_name(path.name + "-wal"), []
+    for _ in range(3):
+        ledger.probe().result()
+        sizes.append(log.stat().st_size)
+    assert sizes == sorted(set(sizes))
+    ledger.close()
+
+
 def test_a_cursor_never_goes_back(where: str) -> None:
     ledger = Ledger(where, instance="a")
     for value in (300, 200):  # the second by a sender who lost his turn meanwhile
