@@ -157,7 +157,7 @@ def permitted(version: Version, signers: Signers | None) -> str:
 
 def promote(registry: Registry, version: Version, signers: Signers | None) -> str:
     """Make `version` the one in production; returns why it may be. The first of two at once wins."""
-    last = _last(registry, version.model)
+    last = registry.last_move(version.model)
     previous = last.number if last else None
     if previous == version.number:
         raise RegistryError(f"{version.name} is in production already")
@@ -170,7 +170,7 @@ def promote(registry: Registry, version: Version, signers: Signers | None) -> st
 
 def rollback(registry: Registry, model: str, signers: Signers | None) -> Version:
     """Put the version that was in production before back there, whole as it must be."""
-    last = _last(registry, model)
+    last = registry.last_move(model)
     if last is None:
         raise RegistryError(f"{model} has nothing in production that could be rolled back")
     promotions = [move for move in registry.moves(model) if move.kind == "promote" and move.number == last.number]
@@ -182,10 +182,6 @@ def rollback(registry: Registry, model: str, signers: Signers | None) -> Version
     reason = f"rolled back from version {last.number}"
     registry.move(model, Move(last.move + 1, "rollback", before, last.number, reason, now()))
     return version
-
-
-def _last(registry: Registry, model: str) -> Move | None:
-    return next(reversed(registry.moves(model)), None)
 
 
 def _results(file: Path, lineage: Lineage) -> tuple[GateResult, str] | None:

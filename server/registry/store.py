@@ -112,8 +112,10 @@ class Registry:
         return [number for (number,) in rows]
 
     def aliases(self, model: str) -> dict[str, int]:
-        """What each alias stands for."""
-        return dict(self._database.execute("SELECT alias, number FROM aliases WHERE model = ?", (model,)))
+        """What each alias stands for; production by the last of its moves, to which anybody can only add."""
+        found = dict(self._database.execute("SELECT alias, number FROM aliases WHERE model = ?", (model,)))
+        last = self.last_move(model)
+        return found | ({"production": last.number} if last else {})
 
     def resolve(self, reference: str) -> Version:
         """The version that NAME@NUMBER or NAME@ALIAS stands for."""
@@ -121,21 +123,15 @@ class Registry:
         counted = which.isascii() and which.isdigit()
         if not counted and which not in ("candidate", "production"):
             raise RegistryError(f"{reference!r} is no version: write NAME@NUMBER, NAME@candidate or NAME@production")
-        numbers = self.numbers(model)
+        numbers, aliases = self.numbers(model), self.aliases(model)
         if not numbers:
             raise RegistryError(f"there is no model {model!r} here; there are {', '.join(self.models()) or 'none'}")
-        number = int(which) if counted else self._at(model, which)
+        number = int(which) if counted else aliases.get(which)
         if number is None:
             raise RegistryError(f"{model} has no {which} version; `secateur registry promote` makes one")
         if number not in numbers:
             raise RegistryError(f"{model} has no version {number}; it has {', '.join(map(str, numbers))}")
         return self._version(model, number)
-
-    def _at(self, model: str, alias: str) -> int | None:
-        """Where an alias stands; production by the last of its moves, to which anybody can only add."""
-        if alias == "production":
-            return next((move.number for move in reversed(self.moves(model))), None)
-        return self.aliases(model).get(alias)
 
     def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[tuple[GateResult, str]]) -> Version:
         """Record the artifact at `path` as a version and the candidate; one that is known keeps its number."""
@@ -166,6 +162,10 @@ class Registry:
         columns = "move, kind, number, previous, reason, added"
         rows = self._database.execute(f"SELECT {columns} FROM moves WHERE model = ? ORDER BY move", (model,))
         return [Move(*row) for row in rows]
+
+    def last_move(self, model: str) -> Move | None:
+        """The latest of them, if there is any."""
+        return next(reversed(self.moves(model)), None)
 
     def move(self, model: str, move: Move) -> None:
         """Point production at a version, if `move` is still the next one; else RegistryError: another was faster."""
