@@ -11,7 +11,7 @@ from server.errors import InvalidRequest
 from server.metering.database import StorageError, reader
 from server.metering.ledger import Ledger
 from server.metering.records import LedgerUnavailable
-from server.metering.usage import MEDIA_TYPES, MOST_ROWS, ROW, Format, Span, columns, grouped, rows, written
+from server.metering.usage import MEDIA_TYPES, MOST_ROWS, ROW, Format, Span, columns, grouped, rows, sequence, written
 
 KNOWN = ("by", "since", "until", "after", "limit", "format")
 
@@ -63,7 +63,8 @@ def format_of(query: Mapping[str, str]) -> Format:
 
 def number(query: Mapping[str, str], name: str, default: int) -> int:
     """A whole number from 0 on; `limit` at most MOST_ROWS."""
-    text = query.get(name, str(default))
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise InvalidRequest(f"{name} must be a whole number.", param=name)
-    return min(int(text), MOST_ROWS) if name == "limit" else int(text)
+    try:
+        value = sequence(query.get(name, str(default)))
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a whole number.", param=name) from None
+    return min(value, MOST_ROWS) if name == "limit" else value

@@ -10,7 +10,7 @@ from server import config
 from server.errors import ConfigError
 from server.metering import prometheus, reconcile
 from server.metering.database import POSTGRES, StorageError, reader, shown
-from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, table, written
+from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, sequence, table, written
 
 DIFFERENT = 1
 
@@ -43,13 +43,6 @@ def main(argv: Sequence[str]) -> int:
         return run(where, arguments)
     except StorageError as error:
         raise ConfigError(f"{shown(where)} cannot be read as a ledger: {error}") from None
-
-
-def sequence(text: str) -> int:
-    """A sequence number; ValueError for what is none, or what no database can compare."""
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise ValueError
-    return int(text)
 
 
 def ledger_of(text: str) -> str:

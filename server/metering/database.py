@@ -242,8 +242,8 @@ class Postgres:
             self._connection = self._psycopg.connect(**self._options, autocommit=True)
         names, self._names = self._names, set()
         try:
-            for setting in (self._lock_timeout, *SERVER):
-                self.execute(setting)
+            with errors(self._psycopg.Error):
+                self._connection.execute("; ".join((self._lock_timeout, *SERVER)))  # one round trip, for readers too
             for name in names:
                 if not self.alone(name):  # the server may still hold the lock of the connection that was lost
                     raise StorageError(f"another secateur writes to {self.where} as instance {name!r}")

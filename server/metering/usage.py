@@ -65,6 +65,13 @@ def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any
     return [(*row[: len(names)], *(int(value or 0) for value in row[len(names) :])) for row in found]
 
 
+def sequence(text: str) -> int:
+    """A sequence number, from 0 on; ValueError for what is none, or what no database can compare."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValueError
+    return int(text)
+
+
 def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVER) -> list[tuple[Any, ...]]:
     """At most `most` closed rows of these days numbered above `after`, with the columns ROW; times in ISO 8601."""
     days = "day >= ? AND day <= ?"
