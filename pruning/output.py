@@ -77,7 +77,7 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
     """Remove what a run that was killed once `output` stood there had left to remove; another recipe's work stays."""
     shutil.rmtree(replaced(output), ignore_errors=True)
     work = work_directory(output)
-    if not work.is_dir() or (found := _identity(work)) not in (identity | versions(), None):
+    if not work.is_dir() or (found := _identity(work)) not in (mark(identity), None):
         return
     if found is None and any(not OURS.fullmatch(entry.name) for entry in work.iterdir() if entry.name != LOCK):
         return
@@ -86,9 +86,14 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
         shutil.rmtree(work)
 
 
+def mark(identity: dict[str, str]) -> dict[str, str]:
+    """What a work directory says that it is for: the same inputs, in the hands of the same software."""
+    return identity | versions()
+
+
 def begun(work: Path, identity: dict[str, str]) -> bool:
     """Whether an interrupted run for the same inputs has left `work`."""
-    return bool(_identity(work) == identity | versions())
+    return bool(_identity(work) == mark(identity))
 
 
 def _identity(work: Path) -> Any:

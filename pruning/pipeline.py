@@ -22,7 +22,7 @@ from pruning.evaluation.perplexity import Int8, perplexity
 from pruning.inputs import Inputs
 from pruning.lock import locked
 from pruning.order import lost
-from pruning.output import CANDIDATE, IDENTITY, LOCK, begun, clear, work_directory
+from pruning.output import CANDIDATE, IDENTITY, LOCK, begun, clear, mark, work_directory
 from pruning.spelling import spell
 from pruning.stage import Model, Place
 from pruning.stages import (
@@ -119,7 +119,7 @@ def begin(work: Path, inputs: Inputs) -> None:
     if not begun(work, inputs.identity):
         if clear(work):
             logger.info("%s was begun with another recipe, other data or another version: starting anew", work)
-        write_bytes(work / IDENTITY, json.dumps(inputs.identity | versions()).encode())
+        write_bytes(work / IDENTITY, json.dumps(mark(inputs.identity)).encode())
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
