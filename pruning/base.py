@@ -238,9 +238,8 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
         writer.text("generation_config.json", text_of(ends))
-        for name, text in header.tokenizer_files(
-            AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        ).items():
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        for name, text in header.tokenizer_files(tokenizer).items():
             writer.text(name, text)
         _finish(writer, config, _lineage(header.base(digest)))
 

@@ -195,7 +195,8 @@ def run(parts: Parts, early: Sequence[int] = ()) -> int:
     """Bind every listener, say where they are, and serve: as `serve_until_signalled`."""
     bound = bind_all(parts.config)
     config = replace(parts.config, port=bound["skills"].getsockname()[1])  # the page names it, also where 0 was asked
-    apps = build(replace(parts, config=config))
+    parts = replace(parts, config=config)
+    apps = build(parts)
     served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
     room = {"skills": room_for(config.connections)}
     listeners = {

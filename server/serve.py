@@ -46,9 +46,8 @@ def main(argv: Sequence[str]) -> int:
     sys.setswitchinterval(SWITCH_SECONDS)
     early: list[int] = []  # signals that came while the model was loaded, which may take minutes
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    signal.signal(
-        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
-    )  # else a container's first process ignores it
+    # The kernel drops a signal of default action that is sent to a container's first process.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)
 
 

@@ -60,14 +60,14 @@ def _tokens(parsed: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list
     """Every token by its id and what kind it is; ids without a token are unused ones."""
     tokens = [f"[PAD{id}]" for id in range(vocabulary)]
     types = [int(gguf.TokenType.UNUSED)] * vocabulary
-    named = {**parsed["model"]["vocab"], **{one["content"]: one["id"] for one in parsed.get("added_tokens") or []}}
-    if beyond := [token for token, id in named.items() if id >= vocabulary]:
-        raise ExportError(f"the token {beyond[0]!r} has an id beyond the {vocabulary} rows of the model's embeddings")
-    for token, id in parsed["model"]["vocab"].items():
-        tokens[id], types[id] = token, int(gguf.TokenType.NORMAL)
+    named = [(token, id, gguf.TokenType.NORMAL) for token, id in parsed["model"]["vocab"].items()]
     for added in parsed.get("added_tokens") or []:
         kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
-        tokens[added["id"]], types[added["id"]] = added["content"], int(kind)
+        named.append((added["content"], added["id"], kind))
+    for token, id, kind in named:
+        if id >= vocabulary:
+            raise ExportError(f"the token {token!r} has an id beyond the {vocabulary} rows of the model's embeddings")
+        tokens[id], types[id] = token, int(kind)
     return tokens, types
 
 
