@@ -1,10 +1,20 @@
 """What the widget keeps to while a page stays open: who the visitor is, what was said, and what was asked for."""
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Visitor
 from tests.browser.stub import Stub, turn
+from tests.browser.test_visitor import forgotten_between
 from tests.browser.test_widget import answer, ask, open_chat
+
+
+def answered(open_page: Visitor, host: str, question: str) -> Page:
+    """A page whose chat has answered one question."""
+    page = open_page(host)
+    open_chat(page)
+    ask(page, question)
+    expect(page.locator(".actions")).to_be_visible()
+    return page
 
 
 def test_each_session_has_a_fresh_token_of_who_the_visitor_is(open_page: Visitor, host: str, stub: Stub) -> None:
@@ -58,10 +68,7 @@ def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
 
 
 def test_what_is_sent_after_a_reset_is_asked_in_the_new_conversation(open_page: Visitor, host: str, stub: Stub) -> None:
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Before")
-    expect(page.locator(".actions")).to_be_visible()
+    page = answered(open_page, host, "Before")
     page.evaluate("SkillChat('reset'); SkillChat('send', 'After')")
     expect(page.locator(".question")).to_have_text(["You said" + "After"])
     expect(answer(page)).to_have_text("Hello world.")
@@ -71,10 +78,7 @@ def test_what_is_sent_after_a_reset_is_asked_in_the_new_conversation(open_page: 
 def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
     open_page: Visitor, host: str, stub: Stub
 ) -> None:
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Before")
-    expect(page.locator(".actions")).to_be_visible()
+    page = answered(open_page, host, "Before")
     stub.turns = [turn("Before", "Hello **world**.")]
     stub.reset_status = 503
     page.get_by_role("button", name="New chat").click()
@@ -92,10 +96,7 @@ def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
 def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_any_failure(
     open_page: Visitor, host: str, stub: Stub
 ) -> None:
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Hello")
-    expect(page.locator(".actions")).to_be_visible()
+    page = answered(open_page, host, "Hello")
     stub.status, stub.pieces = 500, ("Another",)
     page.get_by_role("button", name="Answer again").click()
     expect(page.locator(".trouble-line")).to_be_visible()
@@ -108,10 +109,7 @@ def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_a
 
 
 def test_again_of_an_answer_that_is_forgotten_asks_without_it(open_page: Visitor, host: str, stub: Stub) -> None:
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Hello")
-    expect(page.locator(".actions")).to_be_visible()
+    page = answered(open_page, host, "Hello")
     stub.pieces, stub.replaceable = ("Another",), False
     page.get_by_role("button", name="Answer again").click()
     expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
@@ -202,10 +200,7 @@ def test_a_connection_that_dies_without_a_word_is_gone_on_with(open_page: Visito
 
 
 def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: str, stub: Stub) -> None:
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Hello")
-    expect(page.locator(".actions")).to_be_visible()
+    page = answered(open_page, host, "Hello")
     stub.rating_delay = 3
     page.evaluate("AbortSignal.timeout = (timeout => () => timeout.call(AbortSignal, 100))(AbortSignal.timeout)")
     page.get_by_role("button", name="Good answer").click()
@@ -304,14 +299,7 @@ def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, 
 
 def test_a_conversation_that_was_lost_is_said_to_be(open_page: Visitor, host: str, stub: Stub) -> None:
     """The server began again: it knows nothing of what stands above."""
-    page = open_page(host)
-    open_chat(page)
-    ask(page, "Before")
-    expect(page.locator(".actions")).to_have_count(1)
-    stub.forgotten = True
-    stub.tokens.clear()
-    ask(page, "After")
-    expect(page.locator(".actions")).to_have_count(2)
+    page = forgotten_between(open_page, host, stub)
     order = "all => all.map(e => e.textContent)"
     shown = page.locator(".log > :is(.question, .hint)").evaluate_all(order)
     assert shown == ["You saidBefore", "A new chat has begun.", "You saidAfter"]

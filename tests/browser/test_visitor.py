@@ -115,8 +115,8 @@ def test_a_server_that_takes_its_time_is_seen_to_be_waited_for(open_page: Visito
     assert page.get_by_role("log").evaluate(dots) == "none"
 
 
-def test_what_follows_a_forgotten_conversation_survives_a_reload(open_page: Visitor, host: str, stub: Stub) -> None:
-    """Another tab's reset, or a long pause: the server begins a new conversation in the midst of the old one's page."""
+def forgotten_between(open_page: Visitor, host: str, stub: Stub) -> Page:
+    """Two questions, between which the server has forgotten the conversation: another tab's reset, or a long pause."""
     page = open_page(host)
     open_chat(page)
     ask(page, "Before")
@@ -125,6 +125,12 @@ def test_what_follows_a_forgotten_conversation_survives_a_reload(open_page: Visi
     stub.tokens.clear()
     ask(page, "After")
     expect(page.locator(".actions")).to_have_count(2)
+    return page
+
+
+def test_what_follows_a_forgotten_conversation_survives_a_reload(open_page: Visitor, host: str, stub: Stub) -> None:
+    """The server begins a new conversation in the midst of the old one's page."""
+    page = forgotten_between(open_page, host, stub)
     assert page.evaluate("sessionStorage.length") == 1
 
 
