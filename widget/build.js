@@ -35,7 +35,7 @@ export const plugin = (bundled) => ({
       return { contents: short, loader: "text" };
     });
     if (!bundled) return;
-    builder.onResolve({ filter: /\/languages\.ts$/ }, () => ({ path: join(here, "src/languages-bundled.ts") }));
+    builder.onResolve({ filter: /\/languages\.ts$/ }, () => ({ path: join(here, "src/texts/languages-bundled.ts") }));
   },
 });
 
@@ -64,17 +64,17 @@ function check(name, bytes, limit) {
 async function files() {
   const made = new Map();
   const languages = {};
-  for (const file of readdirSync(join(here, "src/texts"))) {
+  for (const file of readdirSync(join(here, "src/texts")).filter((name) => /^[a-z]{2}\.ts$/.test(name))) {
     const bytes = await bundle(`texts/${file}`, "esm");
     const code = file.slice(0, 2);
     languages[code] = hashed(`app-${code}`, bytes);
     check(languages[code], bytes, LIMITS.language);
     made.set(languages[code], bytes);
   }
-  const app = await bundle("app.ts", "esm", { LANGUAGES: languages });
+  const app = await bundle("entries/app.ts", "esm", { LANGUAGES: languages });
   const name = hashed("app", app);
-  const loader = await bundle("loader.ts", "iife", { APP_FILE: name });
-  const single = await bundle("single.ts", "iife", { ROOT: "../../" }, true);
+  const loader = await bundle("entries/loader.ts", "iife", { APP_FILE: name });
+  const single = await bundle("entries/single.ts", "iife", { ROOT: "../../" }, true);
   check("widget.js", loader, LIMITS.loader);
   check(name, app, LIMITS.app);
   check(`v/${version}/widget.js`, single, LIMITS.single);

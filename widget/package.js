@@ -13,7 +13,7 @@ const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"))
 rmSync(output, { recursive: true, force: true });
 mkdirSync(output);
 await build({
-  entryPoints: [join(here, "src/index.ts")],
+  entryPoints: { index: join(here, "src/entries/npm.ts") },
   outdir: output,
   bundle: true,
   splitting: true,
@@ -28,8 +28,10 @@ const types = ["-p", here, "--noEmit", "false", "--emitDeclarationOnly", "--decl
 const { status } = spawnSync(join(here, "node_modules/.bin/tsc"), types, { stdio: "inherit" });
 if (status) process.exit(status);
 const all = join(output, "all");
-for (const name of ["index", "host"]) {
+for (const name of ["entries/npm", "host/element"]) {
   const text = readFileSync(join(all, `${name}.d.ts`), "utf8");
-  writeFileSync(join(output, `${name}.d.ts`), text.replaceAll('.ts"', '.js"'));
+  mkdirSync(join(output, "types", dirname(name)), { recursive: true });
+  writeFileSync(join(output, "types", `${name}.d.ts`), text.replaceAll('.ts"', '.js"'));
 }
+writeFileSync(join(output, "index.d.ts"), 'export * from "./types/entries/npm.js";\n');
 rmSync(all, { recursive: true });

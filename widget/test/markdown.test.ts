@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import MarkdownIt from "markdown-it";
-import { Markdown } from "../src/markdown.ts";
-import { EventReader } from "../src/sse.ts";
+import { Markdown } from "../src/markdown/renderer.ts";
+import { EventReader } from "../src/transport/sse.ts";
 import { ATTACKS, SNIPPETS } from "./corpus.ts";
 import { install, Tag } from "./document.ts";
 

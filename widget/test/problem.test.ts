@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { problemOf, waiting } from "../src/problem.ts";
-import { tables } from "../src/languages-bundled.ts";
+import { problemOf, waiting } from "../src/transport/problem.ts";
+import { tables } from "../src/texts/languages-bundled.ts";
 
 test("Retry-After in seconds, as a date, and as nonsense", () => {
   const now = Date.parse("2026-11-24T12:00:00Z");
@@ -42,7 +42,7 @@ test("every language says everything, and numbers reach the texts that have them
 
 test("a document's language decides, and English where there is none", async () => {
   Object.assign(globalThis, { LANGUAGES: { en: "data:text/javascript,export default {code:'en'}", de: "data:text/javascript,export default {code:'de'}" } });
-  const { textsFor } = await import("../src/texts.ts");
+  const { textsFor } = await import("../src/texts/select.ts");
   const code = async (language: string): Promise<string> => (await textsFor(language)).code;
   for (const language of ["en", "en-GB", "EN", "xx", "", "constructor", "__proto__"]) assert.equal(await code(language), "en");
   for (const language of ["de", "de-AT", "DE"]) assert.equal(await code(language), "de");

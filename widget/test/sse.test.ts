@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createParser } from "eventsource-parser";
-import { EventReader, type ServerEvent } from "../src/sse.ts";
+import { EventReader, type ServerEvent } from "../src/transport/sse.ts";
 
 const STREAMS: [name: string, text: string, events: string[]][] = [
   ["line feeds", "data: a\n\ndata: b\n\n", ["a", "b"]],

@@ -1,4 +1,4 @@
-import type { Kind } from "../problem.ts";
+import type { Kind } from "../transport/problem.ts";
 
 const english = {
   code: "en",

@@ -1,9 +1,9 @@
 /** The languages, in the same file: for the build that is one file, and for bundlers. */
-import arabic from "./texts/ar.ts";
-import german from "./texts/de.ts";
-import english, { type Texts } from "./texts/en.ts";
-import spanish from "./texts/es.ts";
-import french from "./texts/fr.ts";
+import arabic from "./ar.ts";
+import german from "./de.ts";
+import english, { type Texts } from "./en.ts";
+import spanish from "./es.ts";
+import french from "./fr.ts";
 
 const given = (texts: Texts) => (): Promise<Texts> => Promise.resolve(texts);
 

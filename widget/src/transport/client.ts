@@ -2,12 +2,12 @@
  * Speaks to the server by the protocol of docs/widget-protocol.md: one session at a time, and requests that carry its token.
  * No cookies; every failure leaves as a Problem, except an abort, which leaves as it came.
  */
-import { bare } from "./dom.ts";
+import { bare } from "../dom/elements.ts";
 import { list, member, number, read, text, write } from "./json.ts";
 import { Problem, problemOf } from "./problem.ts";
-import type { Settings } from "./settings.ts";
+import type { Settings } from "../dom/settings.ts";
 import { EventReader, type ServerEvent } from "./sse.ts";
-import { Store } from "./store.ts";
+import { Store } from "./resume-store.ts";
 
 export interface Session {
   token: string;

@@ -2,7 +2,7 @@
  * Markdown within a block: text -> a tree of emphasis, code, links, images and breaks, as CommonMark reads them.
  * Pure data: a link or an image whose address is not allowed becomes its text.
  */
-import { allowed } from "./address.ts";
+import { allowed } from "../dom/address.ts";
 import { emphasise, run, type Run } from "./emphasis.ts";
 
 export type Inline =

@@ -1,5 +1,5 @@
 /** Keeps the secret that brings a conversation back, where the page's developer said, for this server and skill only. */
-import type { Persist } from "./settings.ts";
+import type { Persist } from "../dom/settings.ts";
 
 export class Store {
   constructor(

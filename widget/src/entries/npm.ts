@@ -1,5 +1,5 @@
 /** The npm package: the same element and function, with the app in the page's own bundle. Nothing runs on import. */
-import { define as defineFor, type Api, type App } from "./host.ts";
+import { define as defineFor, type Api, type App } from "../host/element.ts";
 
 export type SkillChat = Api;
 

@@ -1,5 +1,5 @@
 /** The languages, each a file of its own beside the app, so that a visitor gets only one. */
-import type { Texts } from "./texts/en.ts";
+import type { Texts } from "./en.ts";
 
 type Table = () => Promise<Texts>;
 

@@ -1,6 +1,6 @@
 /** The field in which the visitor writes, with Send, or Stop while an answer is being written. */
-import { button, element } from "./dom.ts";
-import type { Texts } from "./texts.ts";
+import { button, element } from "../dom/elements.ts";
+import type { Texts } from "../texts/select.ts";
 
 export class Composer {
   readonly node: HTMLElement;

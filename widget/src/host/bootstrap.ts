@@ -1,6 +1,6 @@
 /** Reads the script line of widget.js and begins with what it and the page's queue say. */
-import { page } from "./dom.ts";
-import { define, type Api, type Load } from "./host.ts";
+import { page } from "../dom/elements.ts";
+import { define, type Api, type Load } from "./element.ts";
 
 declare global {
   interface Window {

@@ -1,6 +1,6 @@
 /** Copies a text, by the clipboard or, where a page may not use that, by a selection. */
-import { drop, element, icon, page } from "./dom.ts";
-import type { Texts } from "./texts.ts";
+import { drop, element, icon, page } from "../dom/elements.ts";
+import type { Texts } from "../texts/select.ts";
 
 const COPY = "M9 9h11v11H9zM15 9V4H4v11h5";
 const DONE = "M5 12.5l4.5 4.5L19 7.5";

@@ -2,7 +2,7 @@
  * `<skill-chat>`, which holds a launcher until the visitor uses it and the app's chat after, and the one function that makes
  * and steers it. Every call goes to the app: some bring it, the others wait for it.
  */
-import { adopt, element, page } from "./dom.ts";
+import { adopt, element, page } from "../dom/elements.ts";
 import floatingStyle from "./floating.css";
 import inlineStyle from "./inline.css";
 import style from "./launcher.css";

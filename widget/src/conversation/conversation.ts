@@ -2,11 +2,11 @@
  * What has been asked and answered. The server keeps it; this follows one answer at a time, through breaks of the connection,
  * until the server says that it is over.
  */
-import { allowed } from "./address.ts";
-import type { Client } from "./client.ts";
-import { list, member, number, read, text } from "./json.ts";
-import { asProblem, Problem } from "./problem.ts";
-import type { ServerEvent } from "./sse.ts";
+import { allowed } from "../dom/address.ts";
+import type { Client } from "../transport/client.ts";
+import { list, member, number, read, text } from "../transport/json.ts";
+import { asProblem, Problem } from "../transport/problem.ts";
+import type { ServerEvent } from "../transport/sse.ts";
 
 export interface Citation {
   title: string;

@@ -1,6 +1,6 @@
 /** What can go wrong between the visitor and an answer, told apart by what the visitor can do about it. */
 import { member, read, text } from "./json.ts";
-import type { Texts } from "./texts/en.ts";
+import type { Texts } from "../texts/en.ts";
 
 export type Kind = "offline" | "unreachable" | "denied" | "missing" | "busy" | "refused" | "failed" | "cut";
 

@@ -1,8 +1,8 @@
 /** What can be done with an answer: copy it, have it made again, and say whether it was good, with a comment. */
 import type { Around } from "./answer.ts";
-import type { Rating, Turn } from "./conversation.ts";
-import { copyButton } from "./copy.ts";
-import { button, drop, element } from "./dom.ts";
+import type { Rating, Turn } from "../conversation/conversation.ts";
+import { copyButton } from "./copy-button.ts";
+import { button, drop, element } from "../dom/elements.ts";
 
 const UP = "M7 11v9H4v-9zm0 0l4-8a2.3 2.3 0 0 1 2.5 2.6L13 9h5.5a2 2 0 0 1 2 2.4l-1.4 7A2 2 0 0 1 17 20H7";
 const AGAIN = "M20 11a8 8 0 1 0-2.3 6.300M20 5v6h-6";

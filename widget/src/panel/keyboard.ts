@@ -1,5 +1,5 @@
 /** Keys pressed in the panel are the panel's: a page's shortcuts must not fire while the visitor types. */
-import { listen } from "./dom.ts";
+import { listen } from "../dom/elements.ts";
 
 /**
  * Hand `key` every keydown within `node`. The window hears an event first, so neither the page's listeners, which would see

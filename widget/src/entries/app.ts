@@ -2,15 +2,15 @@
  * The app, loaded when the visitor first uses the chat.
  * `start` is what every loader, old or new, calls; its first four parameters must not change.
  */
-import answerStyle from "./answer.css";
-import { Chat } from "./chat.ts";
-import { Client } from "./client.ts";
-import controlStyle from "./controls.css";
-import { adopt } from "./dom.ts";
-import panelStyle from "./panel.css";
-import { settingsOf } from "./settings.ts";
-import { textsFor } from "./texts.ts";
-import themeStyle from "./theme.css";
+import answerStyle from "../panel/styles/answer.css";
+import { Chat } from "../chat/chat.ts";
+import { Client } from "../transport/client.ts";
+import controlStyle from "../panel/styles/controls.css";
+import { adopt } from "../dom/elements.ts";
+import panelStyle from "../panel/styles/panel.css";
+import { settingsOf } from "../dom/settings.ts";
+import { textsFor } from "../texts/select.ts";
+import themeStyle from "../panel/styles/theme.css";
 
 type Button = HTMLButtonElement;
 

@@ -1,12 +1,12 @@
 /** Joins the panel to the conversation, and both to the page: what the page may call, and what it is told. */
-import type { Answer } from "./answer.ts";
-import type { Client } from "./client.ts";
-import { Conversation, endingOf, turnOf, type Ending, type Turn } from "./conversation.ts";
-import { bare, drop, element, page } from "./dom.ts";
-import { Panel } from "./panel.ts";
-import { asProblem, Problem, wordsOf } from "./problem.ts";
-import type { Texts } from "./texts.ts";
-import { waitFor } from "./wait.ts";
+import type { Answer } from "../panel/answer.ts";
+import type { Client } from "../transport/client.ts";
+import { Conversation, endingOf, turnOf, type Ending, type Turn } from "../conversation/conversation.ts";
+import { bare, drop, element, page } from "../dom/elements.ts";
+import { Panel } from "../panel/panel.ts";
+import { asProblem, Problem, wordsOf } from "../transport/problem.ts";
+import type { Texts } from "../texts/select.ts";
+import { waitFor } from "./countdown.ts";
 
 /** For the page's developer: the browser does not tell the widget which of the two it is. */
 const UNREACHABLE = "Secateur: the server is down, or the skill does not name this origin";

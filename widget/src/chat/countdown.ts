@@ -1,5 +1,5 @@
 /** Counts down to when the server said that it may be asked again; until then nothing can be sent. */
-import type { Panel } from "./panel.ts";
+import type { Panel } from "../panel/panel.ts";
 
 /** Returns what ends the waiting early. */
 export function waitFor(panel: Panel, line: HTMLElement, button: HTMLButtonElement, seconds: number): () => void {

@@ -3,7 +3,7 @@
  * Nodes are made one by one from a fixed list of elements; no string ever becomes HTML.
  */
 import { parseBlocks, type Block } from "./blocks.ts";
-import { anchor, drop, element } from "./dom.ts";
+import { anchor, drop, element } from "../dom/elements.ts";
 import { parseInline, type Inline } from "./inline.ts";
 import type { Table } from "./table.ts";
 

@@ -1,10 +1,10 @@
 /** The panel: header, log, notices, status and composer. It shows and reports what the visitor does, and decides nothing. */
 import { Answer, unseen, type Around } from "./answer.ts";
 import { Composer } from "./composer.ts";
-import { button, drop, element, listen } from "./dom.ts";
-import { keep, trap } from "./keys.ts";
-import type { Settings } from "./settings.ts";
-import type { Texts } from "./texts.ts";
+import { button, drop, element, listen } from "../dom/elements.ts";
+import { keep, trap } from "./keyboard.ts";
+import type { Settings } from "../dom/settings.ts";
+import type { Texts } from "../texts/select.ts";
 
 /** What the visitor can do. */
 export interface Actions extends Pick<Around, "rate" | "again"> {

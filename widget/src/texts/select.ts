@@ -1,6 +1,6 @@
 /** Everything the widget says by itself, one table a language; a key that one lacks does not compile. */
 import { tables } from "./languages.ts";
-import type { Texts } from "./texts/en.ts";
+import type { Texts } from "./en.ts";
 
 export type { Texts };
 

@@ -1,10 +1,10 @@
 /** One answer on the screen: waiting, growing, whole, or with what went wrong under it. */
-import { actions } from "./actions.ts";
-import { anchor, drop, element, icon } from "./dom.ts";
-import { copyButton } from "./copy.ts";
-import type { Citation, Turn } from "./conversation.ts";
-import { Markdown } from "./markdown.ts";
-import type { Texts } from "./texts.ts";
+import { actions } from "./answer-actions.ts";
+import { anchor, drop, element, icon } from "../dom/elements.ts";
+import { copyButton } from "./copy-button.ts";
+import type { Citation, Turn } from "../conversation/conversation.ts";
+import { Markdown } from "../markdown/renderer.ts";
+import type { Texts } from "../texts/select.ts";
 
 /** What an answer needs of the panel around it. */
 export interface Around {
