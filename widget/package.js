@@ -1,4 +1,4 @@
-/** Builds dist/, what the npm package holds: one module with its app beside it, and the types, from the same sources. */
+/** Builds dist/, the content of the npm package: the element, the app as a chunk of its own, and the types. */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -24,14 +24,12 @@ await build({
   plugins: [plugin(true)],
   define: { VERSION: JSON.stringify(version) },
 });
-const types = ["-p", here, "--noEmit", "false", "--emitDeclarationOnly", "--declaration", "--rootDir", join(here, "src"), "--outDir", join(output, "all")];
-const { status } = spawnSync(join(here, "node_modules/.bin/tsc"), types, { stdio: "inherit" });
+const emitted = join(output, "declarations");
+const options = ["--noEmit", "false", "--emitDeclarationOnly", "--declaration", "--rootDir", join(here, "src"), "--outDir", emitted];
+const { status } = spawnSync(join(here, "node_modules/.bin/tsc"), ["-p", here, ...options], { stdio: "inherit" });
 if (status) process.exit(status);
-const all = join(output, "all");
-for (const name of ["entries/npm", "host/element"]) {
-  const text = readFileSync(join(all, `${name}.d.ts`), "utf8");
-  mkdirSync(join(output, "types", dirname(name)), { recursive: true });
-  writeFileSync(join(output, "types", `${name}.d.ts`), text.replaceAll('.ts"', '.js"'));
+for (const [source, name] of [["entries/npm", "index"], ["host/contract", "host"]]) {
+  const text = readFileSync(join(emitted, `${source}.d.ts`), "utf8");
+  writeFileSync(join(output, `${name}.d.ts`), text.replaceAll("../host/contract.ts", "./host.js"));
 }
-writeFileSync(join(output, "index.d.ts"), 'export * from "./types/entries/npm.js";\n');
-rmSync(all, { recursive: true });
+rmSync(emitted, { recursive: true });

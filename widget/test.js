@@ -1,4 +1,4 @@
-/** Bundles test/*.test.ts, because Node 20 reads no TypeScript, and runs them. */
+/** Bundles test/*.test.ts, since Node 20 cannot run TypeScript, and runs the bundles. */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,23 +1,23 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import MarkdownIt from "markdown-it";
-import { Markdown } from "../src/markdown/renderer.ts";
-import { EventReader } from "../src/transport/sse.ts";
+import { MarkdownRenderer } from "../src/markdown/renderer.ts";
+import { EventStreamParser } from "../src/transport/sse.ts";
 import { ATTACKS, SNIPPETS } from "./corpus.ts";
 import { install, Tag } from "./document.ts";
 
 install();
 
-function markdownIn(root: Tag): Markdown {
-  return new Markdown(root as unknown as HTMLElement, { code: (node) => node, image: () => false });
+function markdownIn(root: Tag): MarkdownRenderer {
+  return new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage: () => false });
 }
 
 function shown(chunks: string[]): string {
   const root = new Tag("div");
   const markdown = markdownIn(root);
   let text = "";
-  for (const chunk of chunks) markdown.show((text += chunk), true);
-  markdown.show(text, false);
+  for (const chunk of chunks) markdown.render((text += chunk), true);
+  markdown.render(text, false);
   return root.inner();
 }
 
@@ -68,13 +68,13 @@ for (const text of [...SNIPPETS, ...ATTACKS, SNIPPETS.join("\n\n")]) {
 function streamed(pieces: Uint8Array[]): string {
   const root = new Tag("div");
   const markdown = markdownIn(root);
-  const reader = new EventReader();
+  const reader = new EventStreamParser();
   let text = "";
   for (const piece of pieces) {
     for (const { data } of reader.push(piece)) text += JSON.parse(data).text;
-    markdown.show(text, true);
+    markdown.render(text, true);
   }
-  markdown.show(text, false);
+  markdown.render(text, false);
   return root.inner();
 }
 
@@ -100,9 +100,9 @@ for (const attack of ATTACKS) {
 test("finished blocks keep their nodes while the rest grows", () => {
   const root = new Tag("div");
   const markdown = markdownIn(root);
-  markdown.show("first\n\nsec", true);
+  markdown.render("first\n\nsec", true);
   const [first] = root.children;
-  markdown.show("first\n\nsecond\n\n- third", true);
+  markdown.render("first\n\nsecond\n\n- third", true);
   assert.equal(root.children[0], first);
   assert.equal(root.inner(), "<p>first</p><p>second</p><ul><li><p>third</p></li></ul>");
 });
@@ -111,7 +111,7 @@ test("an address at the end is no link until it is whole", () => {
   const root = new Tag("div");
   const markdown = markdownIn(root);
   for (const part of ["see https://exam", "[a](https://exam", "![a](https://exam", "[a](https://example.org \"ti"]) {
-    markdown.show(part, true);
+    markdown.render(part, true);
     assert.doesNotMatch(root.inner(), /href/);
     assert.equal(root.inner().includes("https"), part.startsWith("see"), root.inner());
   }
@@ -120,12 +120,12 @@ test("an address at the end is no link until it is whole", () => {
 test("a finished item of a list and a growing code keep their nodes", () => {
   const root = new Tag("div");
   const markdown = markdownIn(root);
-  markdown.show("- first\n- sec", true);
+  markdown.render("- first\n- sec", true);
   const first = root.children[0]?.children[0];
-  markdown.show("- first\n- second\n- third\n\n```py\nx", true);
+  markdown.render("- first\n- second\n- third\n\n```py\nx", true);
   assert.equal(root.children[0]?.children[0], first);
   const code = root.children[1];
-  markdown.show("- first\n- second\n- third\n\n```py\nx = 1\ny", true);
+  markdown.render("- first\n- second\n- third\n\n```py\nx = 1\ny", true);
   assert.equal(root.children[1], code);
   assert.equal(code?.inner(), "<code>x = 1\ny</code>");
 });
@@ -133,7 +133,7 @@ test("a finished item of a list and a growing code keep their nodes", () => {
 test("what is not decided yet is held, what has begun is shown as it will be", () => {
   const shows = (text: string): string => {
     const root = new Tag("div");
-    markdownIn(root).show(text, true);
+    markdownIn(root).render(text, true);
     return root.inner();
   };
   for (const end of ["\n-", "\n1.", "\n##", "\n``", "\n| a | b", "\n| a | b |\n|--", "\n>"]) assert.equal(shows(`text${end}`), "<p>text</p>");
@@ -144,9 +144,9 @@ test("what is not decided yet is held, what has begun is shown as it will be", (
 
 test("an image is shown only where it may be", () => {
   const root = new Tag("div");
-  const image = (address: string): boolean => address.startsWith("https://good.example/");
-  const markdown = new Markdown(root as unknown as HTMLElement, { code: (node) => node, image });
-  markdown.show("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
+  const allowsImage = (address: string): boolean => address.startsWith("https://good.example/");
+  const markdown = new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage });
+  markdown.render("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
   assert.match(root.inner(), /^<p><img><\/img> <a href="https:\/\/bad.example\/2.png">c<\/a><\/p>$/);
 });
 

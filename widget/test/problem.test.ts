@@ -1,37 +1,37 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { problemOf, waiting } from "../src/transport/problem.ts";
-import { tables } from "../src/texts/languages-bundled.ts";
+import { responseProblem, parseRetryAfter } from "../src/transport/problem.ts";
+import { textLoaders } from "../src/texts/languages-bundled.ts";
 
 test("Retry-After in seconds, as a date, and as nonsense", () => {
   const now = Date.parse("2026-11-24T12:00:00Z");
-  assert.equal(waiting("7", now), 7);
-  assert.equal(waiting("Tue, 24 Nov 2026 12:00:30 GMT", now), 30);
-  assert.equal(waiting("Tue, 24 Nov 2026 11:00:00 GMT", now), 1);
-  assert.equal(waiting("999999", now), 3600);
-  assert.equal(waiting("soon", now), 5);
-  assert.equal(waiting("", now), 5);
-  assert.equal(waiting(null, now), 5);
+  assert.equal(parseRetryAfter("7", now), 7);
+  assert.equal(parseRetryAfter("Tue, 24 Nov 2026 12:00:30 GMT", now), 30);
+  assert.equal(parseRetryAfter("Tue, 24 Nov 2026 11:00:00 GMT", now), 1);
+  assert.equal(parseRetryAfter("999999", now), 3600);
+  assert.equal(parseRetryAfter("soon", now), 5);
+  assert.equal(parseRetryAfter("", now), 5);
+  assert.equal(parseRetryAfter(null, now), 5);
 });
 
 test("each status is told by what the visitor can do", async () => {
-  const kind = async (status: number): Promise<string> => (await problemOf(new Response("{}", { status }))).kind;
+  const kind = async (status: number): Promise<string> => (await responseProblem(new Response("{}", { status }))).kind;
   const expected = { 400: "refused", 401: "denied", 403: "denied", 404: "missing", 413: "refused", 429: "busy", 500: "failed", 503: "busy" };
   for (const [status, name] of Object.entries(expected)) assert.equal(await kind(Number(status)), name);
 });
 
 test("the server's sentence is kept, whatever else the body holds", async () => {
-  const detail = async (body: string): Promise<string> => (await problemOf(new Response(body, { status: 400 }))).detail;
+  const detail = async (body: string): Promise<string> => (await responseProblem(new Response(body, { status: 400 }))).detail;
   assert.equal(await detail('{"error":{"message":"Too long."}}'), "Too long.");
   for (const body of ["", "null", "[]", '{"error":1}', '{"error":{"message":{}}}', "<html>"]) assert.equal(await detail(body), "");
 });
 
 test("every language says everything, and numbers reach the texts that have them", async () => {
-  const english = await tables.get("en")!();
+  const english = await textLoaders.get("en")!();
   const paths = (value: object): string[] =>
     Object.entries(value).flatMap(([name, inner]) => (typeof inner === "object" ? paths(inner).map((path) => `${name}.${path}`) : [name]));
-  assert.equal(tables.size, 5);
-  for (const [code, table] of tables) {
+  assert.equal(textLoaders.size, 5);
+  for (const [code, table] of textLoaders) {
     const texts = await table();
     assert.deepEqual(paths(texts), paths(english), code);
     assert.equal(texts.code, code);

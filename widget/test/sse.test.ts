@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createParser } from "eventsource-parser";
-import { EventReader, type ServerEvent } from "../src/transport/sse.ts";
+import { EventStreamParser, type ServerEvent } from "../src/transport/sse.ts";
 
 const STREAMS: [name: string, text: string, events: string[]][] = [
   ["line feeds", "data: a\n\ndata: b\n\n", ["a", "b"]],
@@ -22,11 +22,11 @@ const texts = (events: ServerEvent[]): string[] => events.map((event) => event.d
 for (const [name, text, events] of STREAMS) {
   const bytes = new TextEncoder().encode(text);
   test(`${name}, cut at every place`, () => {
-    assert.deepEqual(texts(new EventReader().push(bytes)), events);
-    const reader = new EventReader();
+    assert.deepEqual(texts(new EventStreamParser().push(bytes)), events);
+    const reader = new EventStreamParser();
     assert.deepEqual(texts([...bytes].flatMap((byte) => reader.push(Uint8Array.of(byte)))), events);
     for (let cut = 0; cut <= bytes.length; cut++) {
-      const halves = new EventReader();
+      const halves = new EventStreamParser();
       const read = [...halves.push(bytes.slice(0, cut)), ...halves.push(bytes.slice(cut))];
       assert.deepEqual(texts(read), events, `cut at ${cut}`);
     }
@@ -35,7 +35,7 @@ for (const [name, text, events] of STREAMS) {
 
 test("names and ids are kept as the standard has it", () => {
   const stream = "id: 1\nevent: a\ndata: x\n\ndata: y\n\nid: 2\n\nevent: b\n\ndata: z\nid: 3\0\n\nid\ndata: w\n\n";
-  assert.deepEqual(new EventReader().push(new TextEncoder().encode(stream)), [
+  assert.deepEqual(new EventStreamParser().push(new TextEncoder().encode(stream)), [
     { name: "a", data: "x", id: "1" },
     { name: "message", data: "y", id: "1" },
     { name: "message", data: "z", id: "2" },
@@ -61,7 +61,7 @@ test("eventsource-parser agrees on random streams cut at random places", () => {
     const expected: ServerEvent[] = [];
     const parser = createParser({ onEvent: ({ event = "message", data }) => expected.push({ name: event, data, id: "" }) });
     parser.feed(new TextDecoder().decode(bytes));
-    const reader = new EventReader();
+    const reader = new EventStreamParser();
     const read = [];
     for (let at = 0; at < bytes.length; ) {
       const size = 1 + Math.floor(random() * 9);

@@ -1,16 +1,16 @@
-/** Counts down to when the server said that it may be asked again; until then nothing can be sent. */
+/** Counts down to when the server accepts requests again, and blocks sending until then. */
 import type { Panel } from "../panel/panel.ts";
 
-/** Returns what ends the waiting early. */
-export function waitFor(panel: Panel, line: HTMLElement, button: HTMLButtonElement, seconds: number): () => void {
+/** Starts the countdown; returns a function that cancels it. */
+export function startCountdown(panel: Panel, line: HTMLElement, button: HTMLButtonElement, seconds: number): () => void {
   const { texts, composer } = panel;
-  const end = Date.now() + seconds * 1000; // ticks fail to come while a laptop sleeps or a page is hidden
+  const end = Date.now() + seconds * 1000; // ticks are lost while a laptop sleeps or a page is hidden
   const tick = (): void => {
-    const left = Math.ceil((end - Date.now()) / 1000);
-    line.textContent = left > 0 ? texts.wait(left) : texts.ready;
-    button.disabled = left > 0;
-    composer.enable(left <= 0);
-    if (left > 0) return;
+    const remaining = Math.ceil((end - Date.now()) / 1000);
+    line.textContent = remaining > 0 ? texts.wait(remaining) : texts.ready;
+    button.disabled = remaining > 0;
+    composer.setEnabled(remaining <= 0);
+    if (remaining > 0) return;
     clearInterval(timer);
     panel.announce(texts.ready);
   };
@@ -19,6 +19,6 @@ export function waitFor(panel: Panel, line: HTMLElement, button: HTMLButtonEleme
   tick();
   return () => {
     clearInterval(timer);
-    composer.enable(true);
+    composer.setEnabled(true);
   };
 }

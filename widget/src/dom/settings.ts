@@ -1,5 +1,5 @@
-/** What the page's developer set, read from the element; all of it is text, and none of it reaches the model. */
-export type Persist = "session" | "local" | "none";
+/** Reads the developer's settings from the element's attributes; they are shown as text and never sent to the model. */
+export type Persistence = "session" | "local" | "none";
 
 export interface Settings {
   skill: string;
@@ -7,30 +7,32 @@ export interface Settings {
   title: string;
   greeting: string;
   starters: string[];
-  persist: Persist;
+  persistence: Persistence;
   language: string;
   direction: string;
+  /** Part of the page's flow rather than floating above it. */
   inline: boolean;
-  left: boolean;
-  /** Whether events carry what was written. */
+  alignLeft: boolean;
+  /** Include what was written in the page's events. */
   eventText: boolean;
 }
 
-export function settingsOf(host: Element, skill: string): Settings {
+/** Reads each setting from `data-name`, or else from `name`. */
+export function readSettings(host: Element, skill: string): Settings {
   const read = (name: string): string => host.getAttribute(`data-${name}`) ?? host.getAttribute(name) ?? "";
-  const persist = read("persist");
+  const persistence = read("persist");
   return {
     skill,
     key: read("key"),
     title: read("title"),
     greeting: read("greeting"),
     starters: read("starters").split("|").map((starter) => starter.trim()).filter(Boolean),
-    persist: persist === "local" || persist === "none" ? persist : "session",
+    persistence: persistence === "local" || persistence === "none" ? persistence : "session",
     language: read("lang") || host.closest<HTMLElement>("[lang]")?.lang || navigator.language,
     direction: read("dir"),
-    // An earlier loader makes an element without a mode, which floats.
+    // Elements of older loaders have no mode and float.
     inline: host.hasAttribute("data-mode") || host.hasAttribute("skill") ? read("mode") !== "floating" : false,
-    left: read("position").includes("left"),
+    alignLeft: read("position").includes("left"),
     eventText: host.hasAttribute("data-event-text") || host.hasAttribute("event-text"),
   };
 }

@@ -1,9 +1,10 @@
-/** The npm package: the same element and function, with the app in the page's own bundle. Nothing runs on import. */
-import { define as defineFor, type Api, type App } from "../host/element.ts";
+/** Exports the npm package, which bundles the app with the page's own code. Importing it has no side effect. */
+import type { Api, App } from "../host/contract.ts";
+import { defineChatElement } from "../host/element.ts";
 
 export type SkillChat = Api;
 
-/** Define `<skill-chat>` for the server at `base`, and return the function that makes and steers chats. */
+/** Define `<skill-chat>` for the server at `base`, and return the function that creates and controls chats. */
 export function define(base: string): SkillChat {
-  return defineFor(new URL(base).href, () => import("./app.ts") as Promise<App>);
+  return defineChatElement(new URL(base).href, () => import("./app.ts") as Promise<App>);
 }

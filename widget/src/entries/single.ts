@@ -1,5 +1,5 @@
-/** The whole widget in one file, for pages that pin its bytes by an `integrity` attribute. */
+/** Builds the whole widget in one file, for pages that pin its bytes with an `integrity` attribute. */
 import { start } from "./app.ts";
-import { begin } from "../host/bootstrap.ts";
+import { bootstrap } from "../host/bootstrap.ts";
 
-begin(async () => ({ start }));
+bootstrap(async () => ({ start }));

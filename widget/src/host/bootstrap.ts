@@ -1,6 +1,7 @@
-/** Reads the script line of widget.js and begins with what it and the page's queue say. */
-import { page } from "../dom/elements.ts";
-import { define, type Api, type Load } from "./element.ts";
+/** Starts the widget from its script line and from the calls that the page queued before the script ran. */
+import { documentMember } from "../dom/document.ts";
+import type { Api, LoadApp } from "./contract.ts";
+import { defineChatElement } from "./element.ts";
 
 declare global {
   interface Window {
@@ -9,22 +10,23 @@ declare global {
 }
 type Global = Api & { q?: Iterable<unknown>[] };
 
-export function begin(load: Load): void {
-  /** A function of ours from an earlier inclusion, or the page's stub with the calls that wait in its queue. */
+/** Defines the element, publishes `SkillChat`, and creates the chat that the script line describes. */
+export function bootstrap(loadApp: LoadApp): void {
+  /** The API of an earlier script line, or the page's stub with its queue `q`. */
   const earlier = window.SkillChat as Global | undefined;
-  /** Modules leave no current script; then the line is found by its address. */
-  const script = (page("currentScript") ?? page("querySelector")("script[data-skill]") ?? page("querySelector")('script[src*="widget.js"]')) as HTMLScriptElement | null;
+  /** Module scripts have no `currentScript`: they are found by attribute or by address. */
+  const script = (documentMember("currentScript") ?? documentMember("querySelector")("script[data-skill]") ?? documentMember("querySelector")('script[src*="widget.js"]')) as HTMLScriptElement | null;
   const source = new URL(script?.src || location.href);
   const base = new URL(ROOT, source).href;
-  const api = earlier?.version ? earlier : define(base, load);
-  /** Tag managers that allow no attributes put the options into the address. */
+  const api = earlier?.version ? earlier : defineChatElement(base, loadApp);
+  /** Options may come in the query string, for tag managers that strip attributes. */
   const options: Record<string, unknown> = { ...Object.fromEntries(source.searchParams), ...script?.dataset };
   const run = (): void => {
     if (options.skill) api("init", options, script);
     for (const call of earlier?.q ?? []) api(...(call as [string]));
-    if (!options.skill && !api.host && !page("querySelector")("skill-chat")) console.warn("widget.js: no data-skill");
+    if (!options.skill && !api.host && !documentMember("querySelector")("skill-chat")) console.warn("widget.js: no data-skill");
   };
   window.SkillChat = api;
-  if (page("readyState") === "loading") addEventListener("DOMContentLoaded", run);
+  if (documentMember("readyState") === "loading") addEventListener("DOMContentLoaded", run);
   else run();
 }

@@ -1,9 +1,7 @@
-/**
- * Markdown's blocks: text -> paragraphs, headings, lists, quotes, code, tables and rules, each with its lines.
- * Pure data, and a function of the whole text, so how the text arrived cannot change the result.
- */
-import { table, tableAt, type Table } from "./table.ts";
+/** Parses Markdown into block data. Always reads the whole text, so how it was chunked cannot change the result. */
+import { parseTable, startsTable, type Table } from "./table.ts";
 
+/** A block with the lines it was parsed from. */
 export type Block = { source: string } & (
   | { kind: "paragraph"; text: string }
   | { kind: "heading"; level: number; text: string }
@@ -16,13 +14,13 @@ export type Block = { source: string } & (
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:\s+(.*?))?(?:\s+#+)?\s*$/;
-const UNDERLINE = /^ {0,3}(=+|-+)\s*$/;
+const SETEXT_UNDERLINE = /^ {0,3}(=+|-+)\s*$/;
 const RULE = /^ {0,3}(?:(?:\* *){3,}|(?:- *){3,}|(?:_ *){3,})$/;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|$)/;
 const QUOTE = /^ {0,3}> ?/;
-const DEEPEST = 8;
+const MAX_DEPTH = 8;
 
-/** All blocks of a text; with `depth` at its limit, lists and quotes stay paragraphs. */
+/** Parses all blocks; lists and quotes nested too deep stay paragraphs. */
 export function parseBlocks(text: string, depth = 0): Block[] {
   const lines = text.replace(/\r\n?/g, "\n").split("\n");
   const blocks: Block[] = [];
@@ -31,34 +29,35 @@ export function parseBlocks(text: string, depth = 0): Block[] {
       at++;
       continue;
     }
-    const [block, end] = blockAt(lines, at, depth);
+    const [block, end] = parseBlock(lines, at, depth);
     blocks.push({ ...block, source: lines.slice(at, end).join("\n") });
     at = end;
   }
   return blocks;
 }
 
+/** A block and the line after it. */
 type Parsed = [block: Block, end: number];
 
-function blockAt(lines: string[], at: number, depth: number): Parsed {
+function parseBlock(lines: string[], at: number, depth: number): Parsed {
   const line = lines[at] ?? "";
   const heading = HEADING.exec(line);
   if (heading) {
     return [{ source: "", kind: "heading", level: heading[1]?.length ?? 1, text: heading[2] ?? "" }, at + 1];
   }
-  if (FENCE.test(line)) return code(lines, at);
-  if (tableAt(lines, at)) {
-    const [found, end] = table(lines, at, startsBlock);
+  if (FENCE.test(line)) return parseCode(lines, at);
+  if (startsTable(lines, at)) {
+    const [found, end] = parseTable(lines, at, interruptsParagraph);
     return [{ source: "", ...found }, end];
   }
   if (RULE.test(line)) return [{ source: "", kind: "rule" }, at + 1];
-  if (depth < DEEPEST && QUOTE.test(line)) return quote(lines, at, depth);
-  if (depth < DEEPEST && ITEM.test(line)) return list(lines, at, depth);
-  return paragraph(lines, at, depth);
+  if (depth < MAX_DEPTH && QUOTE.test(line)) return parseQuote(lines, at, depth);
+  if (depth < MAX_DEPTH && ITEM.test(line)) return parseList(lines, at, depth);
+  return parseParagraph(lines, at, depth);
 }
 
-/** From a fence to its like, or to the end: an answer that is still being written has not closed it yet. */
-function code(lines: string[], at: number): Parsed {
+/** Parses fenced code up to its closing fence, or to the end while the reply streams. */
+function parseCode(lines: string[], at: number): Parsed {
   const [, fence = "", info = ""] = FENCE.exec(lines[at] ?? "") ?? [];
   const indent = (lines[at] ?? "").indexOf(fence);
   const closes = (line: string): boolean => line.trim().startsWith(fence) && !line.trim().replaceAll(fence[0] ?? "", "");
@@ -69,42 +68,42 @@ function code(lines: string[], at: number): Parsed {
   return [{ source: "", kind: "code", language, text: body.join("\n") }, Math.min(lines.length, end + 1)];
 }
 
-function quote(lines: string[], at: number, depth: number): Parsed {
+function parseQuote(lines: string[], at: number, depth: number): Parsed {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end] ?? "")) end++;
   const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
   return [{ source: "", kind: "quote", children: parseBlocks(inner.join("\n"), depth + 1) }, end];
 }
 
-/** Items with the same kind of marker; blank lines between them do not end the list. */
-function list(lines: string[], at: number, depth: number): Parsed {
+/** Parses consecutive items with the same marker; blank lines between them do not end the list. */
+function parseList(lines: string[], at: number, depth: number): Parsed {
   const first = ITEM.exec(lines[at] ?? "");
   const marker = first?.[2]?.at(-1) ?? "";
   const start = marker === "." || marker === ")" ? parseInt(first?.[2] ?? "1", 10) : null;
   const items: Block[][] = [];
   let end = at;
   for (;;) {
-    const next = afterBlanks(lines, end);
+    const next = skipBlankLines(lines, end);
     const found = ITEM.exec(lines[next] ?? "");
     if (found?.[2]?.at(-1) !== marker || RULE.test(lines[next] ?? "")) break;
-    const [text, after] = item(lines, next, found);
+    const [text, after] = readItem(lines, next, found);
     items.push(parseBlocks(text, depth + 1));
     end = after;
   }
   return [{ source: "", kind: "list", start, items }, end];
 }
 
-/** One item's text, without its indentation, and the line after it. */
-function item(lines: string[], at: number, found: RegExpExecArray): [string, number] {
+/** Reads an item's text without its indentation; returns it with the next line. */
+function readItem(lines: string[], at: number, found: RegExpExecArray): [string, number] {
   const [, before = "", marker = "", spaces = " ", rest = ""] = found;
   const indent = before.length + marker.length + (spaces.length > 4 ? 1 : spaces.length);
-  const inside = (line: string): boolean => width(line) >= Math.min(indent, before.length + 2);
+  const inside = (line: string): boolean => indentation(line) >= Math.min(indent, before.length + 2);
   const text = [rest];
   let end = at + 1;
   for (;;) {
-    const next = afterBlanks(lines, end);
+    const next = skipBlankLines(lines, end);
     const line = lines[next] ?? "";
-    const lazy = next === end && !startsBlock(line) && !ITEM.test(line) && text.at(-1) !== "";
+    const lazy = next === end && !interruptsParagraph(line) && !ITEM.test(line) && text.at(-1) !== "";
     if (next >= lines.length || !(inside(line) || lazy)) break;
     text.push(...lines.slice(end, next), outdent(line, indent));
     end = next + 1;
@@ -112,29 +111,29 @@ function item(lines: string[], at: number, found: RegExpExecArray): [string, num
   return [text.join("\n"), end];
 }
 
-function paragraph(lines: string[], at: number, depth: number): Parsed {
-  const stops = (line: string): boolean => UNDERLINE.test(line) || (depth < DEEPEST && startsBlock(line));
+function parseParagraph(lines: string[], at: number, depth: number): Parsed {
+  const stops = (line: string): boolean => SETEXT_UNDERLINE.test(line) || (depth < MAX_DEPTH && interruptsParagraph(line));
   let end = at + 1;
-  while (lines[end]?.trim() && !stops(lines[end] ?? "") && !tableAt(lines, end)) end++;
+  while (lines[end]?.trim() && !stops(lines[end] ?? "") && !startsTable(lines, end)) end++;
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
-  const underline = UNDERLINE.exec(lines[end] ?? "")?.[1];
+  const underline = SETEXT_UNDERLINE.exec(lines[end] ?? "")?.[1];
   if (underline) return [{ source: "", kind: "heading", level: underline[0] === "=" ? 1 : 2, text }, end + 1];
   return [{ source: "", kind: "paragraph", text }, end];
 }
 
-/** Whether a line ends the paragraph before it; a number does so only if it is 1, as CommonMark has it. */
-function startsBlock(line: string): boolean {
+/** Whether a line may interrupt a paragraph; in CommonMark a numbered list does so only from 1. */
+function interruptsParagraph(line: string): boolean {
   const numbered = /^ *\d/.test(line) && !/^ *1[.)]/.test(line);
   return [HEADING, FENCE, RULE, QUOTE].some((pattern) => pattern.test(line)) || (ITEM.test(line) && !numbered);
 }
 
-function afterBlanks(lines: string[], at: number): number {
+function skipBlankLines(lines: string[], at: number): number {
   while (at < lines.length && !lines[at]?.trim()) at++;
   return at;
 }
 
-/** How far a line is indented, in columns; models mean four by a tab. */
-function width(line: string): number {
+/** Measures indentation in columns; models use a tab for four. */
+function indentation(line: string): number {
   return line.replace(/\t/g, "    ").search(/[^ ]/);
 }
 

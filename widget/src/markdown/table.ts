@@ -1,5 +1,5 @@
-/** Markdown's tables, as GitHub has them: a row of heads, a row of dashes with as many cells, and rows until a blank line. */
-export type Align = "" | "left" | "center" | "right";
+/** Parses the tables of GitHub Flavored Markdown. */
+type Align = "" | "left" | "center" | "right";
 
 export interface Table {
   kind: "table";
@@ -8,36 +8,36 @@ export interface Table {
   rows: string[][];
 }
 
-const DASHES = /^(?! {0,3}-\s) {0,3}\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+const DELIMITER_ROW = /^(?! {0,3}-\s) {0,3}\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
 
-/** Whether a table begins at this line. */
-export function tableAt(lines: string[], at: number): boolean {
+/** Whether a table starts at this line: a header row above a delimiter row of as many cells. */
+export function startsTable(lines: string[], at: number): boolean {
   const head = lines[at] ?? "";
   const dashes = lines[at + 1] ?? "";
-  return head.includes("|") && DASHES.test(dashes) && dashes.includes("|") && cells(head).length === cells(dashes).length;
+  return head.includes("|") && DELIMITER_ROW.test(dashes) && dashes.includes("|") && splitCells(head).length === splitCells(dashes).length;
 }
 
-/** The table that begins at this line, and the line after it; `ends` says which lines end it besides a blank one. */
-export function table(lines: string[], at: number, ends: (line: string) => boolean): [Table, number] {
-  const head = cells(lines[at] ?? "");
-  const align = cells(lines[at + 1] ?? "").map(alignment);
+/** Parses the table at this line; returns it with the next line. A blank line or one that `interrupts` ends it. */
+export function parseTable(lines: string[], at: number, interrupts: (line: string) => boolean): [Table, number] {
+  const head = splitCells(lines[at] ?? "");
+  const align = splitCells(lines[at + 1] ?? "").map(parseAlignment);
   const rows = [];
   let end = at + 2;
-  for (; lines[end]?.trim() && !ends(lines[end] ?? ""); end++) {
-    const row = cells(lines[end] ?? "");
+  for (; lines[end]?.trim() && !interrupts(lines[end] ?? ""); end++) {
+    const row = splitCells(lines[end] ?? "");
     rows.push(head.map((_, column) => row[column] ?? ""));
   }
   return [{ kind: "table", align, head, rows }, end];
 }
 
-function alignment(dashes: string): Align {
+function parseAlignment(dashes: string): Align {
   const right = dashes.endsWith(":");
   if (dashes.startsWith(":")) return right ? "center" : "left";
   return right ? "right" : "";
 }
 
-/** A row's cells; an escaped bar is text. */
-function cells(line: string): string[] {
+/** Splits a row at its unescaped pipes. */
+function splitCells(line: string): string[] {
   const row = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
   return row.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }

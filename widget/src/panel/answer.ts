@@ -1,111 +1,114 @@
-/** One answer on the screen: waiting, growing, whole, or with what went wrong under it. */
-import { actions } from "./answer-actions.ts";
-import { anchor, drop, element, icon } from "../dom/elements.ts";
+/** Shows one answer: waiting, streaming, complete, or with a problem below it. */
+import type { Citation, Turn } from "../conversation/turn.ts";
+import { detach, element, icon, link } from "../dom/elements.ts";
+import { MarkdownRenderer } from "../markdown/renderer.ts";
+import type { Texts } from "../texts/en.ts";
+import { answerActions } from "./answer-actions.ts";
 import { copyButton } from "./copy-button.ts";
-import type { Citation, Turn } from "../conversation/conversation.ts";
-import { Markdown } from "../markdown/renderer.ts";
-import type { Texts } from "../texts/select.ts";
 
-/** What an answer needs of the panel around it. */
-export interface Around {
+/** What an answer needs from the panel around it. */
+export interface AnswerEnvironment {
   texts: Texts;
   /** The origins whose images may be shown. */
-  images: string[];
-  /** Say it once to screen readers. */
+  imageOrigins: string[];
+  /** Announces a text once to screen readers. */
   announce(text: string): void;
-  /** The answer has changed its height. */
-  follow(): void;
-  /** Says whether the server has stored it. */
+  /** Keeps the log's end in view after a change of height. */
+  followEnd(): void;
+  /** Resolves to whether the server has stored the rating. */
   rate(turn: Turn, comment?: string): Promise<boolean>;
+  /** Asks for another answer to the same question. */
   again(turn: Turn): void;
 }
 
+/** Long enough for 60 updates a second; hidden pages get no animation frames, so a timer it is. */
+const FRAME_MS = 16;
+
 export class Answer {
   readonly node: HTMLElement;
-  #text = element("div", { class: "text", dir: "auto" });
-  #markdown: Markdown;
-  #waiting = element("div", { class: "dots" }, element("i"), element("i"), element("i"));
+  #content = element("div", { class: "text", dir: "auto" });
+  #markdown: MarkdownRenderer;
+  #dots = element("div", { class: "dots" }, element("i"), element("i"), element("i"));
   #below = element("div", { class: "below" });
-  #latest = "";
+  #text = "";
   #timer = 0;
 
-  constructor(readonly around: Around) {
-    const { texts, images } = around;
-    this.#markdown = new Markdown(this.#text, {
-      image: (address) => images.includes(new URL(address).origin),
-      code: (node, language) => {
-        const copy = copyButton(around, texts.copyCode, () => node.textContent ?? "");
+  constructor(readonly environment: AnswerEnvironment) {
+    const { texts, imageOrigins } = environment;
+    this.#markdown = new MarkdownRenderer(this.#content, {
+      allowsImage: (address) => imageOrigins.includes(new URL(address).origin),
+      wrapCode: (node, language) => {
+        const copy = copyButton(environment, texts.copyCode, () => node.textContent ?? "");
         return element("div", { class: "code" }, element("div", { class: "bar" }, element("span", {}, language), copy), node);
       },
     });
-    this.node = element("div", { class: "answer" }, unseen(texts.answer), this.#text, this.#waiting, this.#below);
+    this.node = element("div", { class: "answer" }, screenReaderText(texts.answer), this.#content, this.#dots, this.#below);
   }
 
-  /** Show the whole text so far, at most some sixty times a second. A timer: a page that is not drawn gets no frames. */
-  grow(text: string): void {
-    this.#latest = text;
-    this.#timer ||= window.setTimeout(() => this.#draw(true), 16);
+  /** Shows the whole text so far, at most once a frame. */
+  update(text: string): void {
+    this.#text = text;
+    this.#timer ||= window.setTimeout(() => this.#render(true), FRAME_MS);
   }
 
-  /** Show the text as final; returns it as it reads, for the announcement. */
+  /** Shows the final text and returns it as plain text for the announcement. */
   finish(text: string): string {
     clearTimeout(this.#timer);
-    this.#latest = text;
-    this.#draw(false);
-    return [...this.#text.children].map(spoken).join(" ");
+    this.#text = text;
+    this.#render(false);
+    return [...this.#content.children].map(announcedText).join(" ");
   }
 
-  /** A quiet line under the text, in the place of what stood there. */
-  hint(text: string): void {
+  /** Replaces everything below the text by a quiet line, or by nothing. */
+  showHint(text: string): void {
     this.#below.replaceChildren(...(text ? [element("p", { class: "hint" }, text)] : []));
-    this.around.follow();
+    this.environment.followEnd();
   }
 
-  /** The sources, and what can be done with a whole answer. */
-  complete(turn: Turn): void {
+  /** Adds the sources and the actions below the text. */
+  showActions(turn: Turn): void {
     if (turn.citations.length) this.#below.append(this.#sources(turn.citations));
-    this.#below.append(actions(turn, this.around));
-    this.around.follow();
+    this.#below.append(answerActions(turn, this.environment));
+    this.environment.followEnd();
   }
 
-  /** A line that says what went wrong, with a button to try again. */
-  trouble(text: string, retry: () => void): { line: HTMLElement; button: HTMLButtonElement } {
+  /** Replaces everything below the text by a problem and a button to try again. */
+  showProblem(text: string, retry: () => void): { line: HTMLElement; button: HTMLButtonElement } {
     const line = element("span", {}, text);
-    const retrying = element("button", { type: "button", class: "retry" }, this.around.texts.retry);
-    retrying.onclick = retry;
-    this.#below.replaceChildren(element("div", { class: "trouble-line" }, icon("M12 8v5m0 3v.01M12 3l9.5 17h-19z"), line, retrying));
-    drop(this.#waiting);
-    this.around.follow();
-    return { line, button: retrying };
+    const button = element("button", { type: "button", class: "retry" }, this.environment.texts.retry);
+    button.onclick = retry;
+    this.#below.replaceChildren(element("div", { class: "trouble-line" }, icon("M12 8v5m0 3v.01M12 3l9.5 17h-19z"), line, button));
+    detach(this.#dots);
+    this.environment.followEnd();
+    return { line, button };
   }
 
-  /** The conversation went on: what only the latest answer can do is gone. */
+  /** Removes the actions of a latest answer, once the conversation has gone on. */
   settle(): void {
-    for (const node of this.#below.querySelectorAll(".retry, .again")) drop(node);
+    for (const node of this.#below.querySelectorAll(".retry, .again")) detach(node);
   }
 
   #sources(citations: Citation[]): HTMLElement {
     const items = citations.map(({ title, address }) => {
-      return element("li", {}, anchor(address, title));
+      return element("li", {}, link(address, title));
     });
-    return element("div", { class: "sources" }, element("p", {}, this.around.texts.sources), element("ol", {}, ...items));
+    return element("div", { class: "sources" }, element("p", {}, this.environment.texts.sources), element("ol", {}, ...items));
   }
 
-  #draw(open: boolean): void {
+  #render(streaming: boolean): void {
     this.#timer = 0;
-    if (!open || this.#latest) drop(this.#waiting);
-    this.#markdown.show(this.#latest, open);
-    this.around.follow();
+    if (!streaming || this.#text) detach(this.#dots);
+    this.#markdown.render(this.#text, streaming);
+    this.environment.followEnd();
   }
 }
 
-/** For screen readers only: who speaks. */
-export function unseen(text: string): HTMLElement {
+/** Creates a visually hidden text, which says who speaks. */
+export function screenReaderText(text: string): HTMLElement {
   return element("span", { class: "unseen" }, text);
 }
 
-/** A block's text as it is to be read out: cells and items apart, without the bar above code. */
-function spoken(block: Element): string {
+/** Reads a block as rendered, so that cells and items stay apart, and leaves out the bar above code. */
+function announcedText(block: Element): string {
   return ((block.className === "code" ? block.lastElementChild : block) as HTMLElement).innerText;
 }
-

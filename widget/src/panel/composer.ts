@@ -1,6 +1,6 @@
-/** The field in which the visitor writes, with Send, or Stop while an answer is being written. */
-import { button, element } from "../dom/elements.ts";
-import type { Texts } from "../texts/select.ts";
+/** Takes the visitor's question: a text field with Send, or with Stop while a reply streams. */
+import { element, iconButton } from "../dom/elements.ts";
+import type { Texts } from "../texts/en.ts";
 
 export class Composer {
   readonly node: HTMLElement;
@@ -15,8 +15,8 @@ export class Composer {
   ) {
     const field = { rows: "1", "aria-label": texts.message, placeholder: texts.placeholder, enterkeyhint: "send" };
     this.field = element("textarea", field);
-    this.#send = button("send", texts.send, "M12 19V5M6 11l6-6 6 6", "submit");
-    this.#stop = button("stop", texts.stop, "M7.5 7.5h9v9h-9z");
+    this.#send = iconButton("send", texts.send, "M12 19V5M6 11l6-6 6 6", "submit");
+    this.#stop = iconButton("stop", texts.stop, "M7.5 7.5h9v9h-9z");
     this.#stop.hidden = true;
     const row = element("div", { class: "composer" }, this.field, this.#send, this.#stop);
     this.node = element("form", {}, row, element("p", { class: "caution" }, texts.caution));
@@ -25,37 +25,37 @@ export class Composer {
       this.submit();
     });
     this.#stop.onclick = stop;
-    this.field.addEventListener("input", () => this.#fit());
+    this.field.addEventListener("input", () => this.#fitHeight());
   }
 
-  /** Give the visitor a text to go on with, after what is written there. */
-  put(text: string): void {
+  /** Appends text for the visitor to edit, on a new line after what is already written. */
+  appendText(text: string): void {
     this.field.value = [this.field.value, text].filter(Boolean).join("\n");
-    this.#fit();
+    this.#fitHeight();
   }
 
   submit(): void {
     const question = this.field.value.trim();
     if (!question || this.#send.disabled || this.#send.hidden) return;
     this.field.value = "";
-    this.#fit();
+    this.#fitHeight();
     this.send(question);
   }
 
-  /** Whether the visitor may send. */
-  enable(now: boolean): void {
-    this.#send.disabled = !now;
+  setEnabled(enabled: boolean): void {
+    this.#send.disabled = !enabled;
   }
 
+  /** Whether sending is disabled, or a reply is streaming. */
   get busy(): boolean {
     return Boolean(this.#send.hidden) || this.#send.disabled;
   }
 
-  /** While an answer is being written, Stop stands in the place of Send; the focus does not get lost with either. */
-  writing(now: boolean): void {
+  /** Swaps Send for Stop while a reply streams, and moves the focus off the button that disappears. */
+  setStreaming(streaming: boolean): void {
     const focused = (this.node.getRootNode() as ShadowRoot).activeElement;
-    this.#send.hidden = now;
-    this.#stop.hidden = !now;
+    this.#send.hidden = streaming;
+    this.#stop.hidden = !streaming;
     if (focused === this.#send || focused === this.#stop) this.focus();
   }
 
@@ -63,8 +63,8 @@ export class Composer {
     this.field.focus({ preventScroll: true });
   }
 
-  /** For browsers that do not grow the field by themselves. */
-  #fit(): void {
+  /** Resizes the field in browsers without `field-sizing`. */
+  #fitHeight(): void {
     if (CSS.supports("field-sizing", "content")) return;
     this.field.style.height = "auto";
     this.field.style.height = `${this.field.scrollHeight}px`;

@@ -1,4 +1,5 @@
-import type { Kind } from "../transport/problem.ts";
+/** Defines every text the widget shows; a language that lacks a key does not compile. */
+import type { ProblemKind } from "../transport/problem.ts";
 
 const english = {
   code: "en",
@@ -51,7 +52,7 @@ const english = {
     refused: "The assistant could not take this message.",
     failed: "Something went wrong on our side.",
     cut: "The connection was lost before an answer came.",
-  } satisfies Record<Kind, string>,
+  } satisfies Record<ProblemKind, string>,
 };
 
 export default english;

@@ -1,16 +1,16 @@
-/** The languages, in the same file: for the build that is one file, and for bundlers. */
+/** Replaces languages.ts where all languages are in the bundle: in the single file and the npm package. */
 import arabic from "./ar.ts";
 import german from "./de.ts";
 import english, { type Texts } from "./en.ts";
 import spanish from "./es.ts";
 import french from "./fr.ts";
 
-const given = (texts: Texts) => (): Promise<Texts> => Promise.resolve(texts);
+const resolved = (texts: Texts) => (): Promise<Texts> => Promise.resolve(texts);
 
-export const tables = new Map([
-  ["ar", given(arabic)],
-  ["de", given(german)],
-  ["en", given(english)],
-  ["es", given(spanish)],
-  ["fr", given(french)],
+export const textLoaders = new Map([
+  ["ar", resolved(arabic)],
+  ["de", resolved(german)],
+  ["en", resolved(english)],
+  ["es", resolved(spanish)],
+  ["fr", resolved(french)],
 ]);

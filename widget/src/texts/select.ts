@@ -1,11 +1,9 @@
-/** Everything the widget says by itself, one table a language; a key that one lacks does not compile. */
-import { tables } from "./languages.ts";
+/** Selects the visitor's language. */
 import type { Texts } from "./en.ts";
+import { textLoaders } from "./languages.ts";
 
-export type { Texts };
-
-/** The texts for a language tag such as `de-AT`; English where there are none. */
+/** Loads the texts for a language tag such as `de-AT`; English if the language is unknown. */
 export function textsFor(language: string): Promise<Texts> {
-  const table = tables.get(language.toLowerCase().split("-")[0] ?? "") ?? tables.get("en");
-  return table!();
+  const load = textLoaders.get(language.toLowerCase().split("-")[0] ?? "") ?? textLoaders.get("en");
+  return load!();
 }

@@ -1,164 +1,165 @@
 /**
- * Speaks to the server by the protocol of docs/widget-protocol.md: one session at a time, and requests that carry its token.
- * No cookies; every failure leaves as a Problem, except an abort, which leaves as it came.
+ * Speaks the protocol of docs/widget-protocol.md: one session at a time, whose token each request carries.
+ * Sends no cookies; rejects with a Problem, or with the abort's reason if the caller aborted.
  */
-import { bare } from "../dom/elements.ts";
-import { list, member, number, read, text, write } from "./json.ts";
-import { Problem, problemOf } from "./problem.ts";
+import { withoutPrototype } from "../dom/document.ts";
 import type { Settings } from "../dom/settings.ts";
-import { EventReader, type ServerEvent } from "./sse.ts";
-import { Store } from "./resume-store.ts";
+import { asArray, asNumber, asString, parseJson, property, stringifyFields } from "./json.ts";
+import { Problem, responseProblem } from "./problem.ts";
+import { ResumeStore } from "./resume-store.ts";
+import { EventStreamParser, type ServerEvent } from "./sse.ts";
 
-export interface Session {
+interface Session {
   token: string;
+  /** The secret that continues this conversation in a later session. */
   resume: string;
+  /** An earlier conversation goes on. */
   resumed: boolean;
   title: string;
   greeting: string;
   starters: string[];
-  images: string[];
-  /** The bytes of context that the server takes with a question. */
-  most: number;
+  imageOrigins: string[];
+  /** The largest context, in bytes, that the server accepts with a question. */
+  contextLimit: number;
 }
 
 type Fields = Record<string, string | null | undefined>;
 
-const PATIENCE_MS = 20_000;
-/** The server says something every 15 seconds, be it only a comment: a stream that is silent for longer is dead. */
-const SILENCE_MS = 45_000;
+const REQUEST_TIMEOUT_MS = 20_000;
+/** Three times the interval of the server's keep-alive comments. */
+const IDLE_TIMEOUT_MS = 45_000;
 
 export class Client {
-  /** A JWT by which the page's own server says who the visitor is, or what fetches a fresh one. */
+  /** A JWT that identifies the visitor, or a function that returns a fresh one. */
   identity: unknown;
-  readonly store: Store;
-  /** Called when the server knows the conversation no more and begins another. */
-  lost = (): void => {};
+  readonly store: ResumeStore;
+  /** Called when the server has lost the conversation and started another. */
+  onConversationLost = (): void => {};
   #session: Promise<Session> | undefined;
   #resume = "";
 
-  /** `base` is the folder that widget.js lies in, `ask` the browser's fetch as the loader found it. */
+  /** `base` is the URL of widget.js's folder, `fetcher` the fetch that the loader captured. */
   constructor(
     readonly base: string,
     readonly settings: Settings,
-    readonly ask: typeof fetch,
+    readonly fetcher: typeof fetch,
   ) {
-    this.store = new Store(settings.persist, `skill-chat ${base} ${settings.skill}`);
+    this.store = new ResumeStore(settings.persistence, `skill-chat ${base} ${settings.skill}`);
     this.#resume = this.store.get();
   }
 
-  /** The session, begun or continued if there is none; requests that wait share one. */
+  /** Returns the session, starting or resuming one if needed; concurrent callers share it. */
   session(): Promise<Session> {
-    const begun = (this.#session ??= this.#begin());
-    begun.catch(() => this.#session === begun && (this.#session = undefined));
-    return begun;
+    const session = (this.#session ??= this.#startSession());
+    session.catch(() => this.#session === session && (this.#session = undefined));
+    return session;
   }
 
-  /** Whether an earlier visit left a conversation. */
-  get returning(): boolean {
+  /** Whether there is a conversation to resume. */
+  get resumable(): boolean {
     return this.#resume !== "";
   }
 
-  /** Keep the conversation for the next page; called once the visitor has said something. */
-  async keep(): Promise<void> {
+  /** Stores the conversation's secret for the next page; called once the visitor has sent something. */
+  async saveConversation(): Promise<void> {
     this.store.set((await this.session()).resume);
   }
 
-  /** Drop the session. The next one shows the old secret, which also says whose page this is when its token has run out. */
-  forget(): void {
+  /** Ends the session; the next one resumes the conversation by its secret. */
+  dropSession(): void {
     this.#session = undefined;
   }
 
-  /** The response to a POST, which is waited for as long as `signal` lets; a session that has expired is continued once. */
+  /** Sends a POST, by default with a timeout; renews an expired session once. */
   async post(path: string, fields: Fields | null, signal?: AbortSignal, keepalive = false): Promise<Response> {
     const send = async (session: Promise<Session>): Promise<Response> => {
       const { token } = await session;
-      return this.#fetch(path, { body: fields && write(fields), signal: signal ?? AbortSignal.timeout(PATIENCE_MS), keepalive }, token);
+      return this.#fetch(path, { body: fields && stringifyFields(fields), signal: signal ?? AbortSignal.timeout(REQUEST_TIMEOUT_MS), keepalive }, token);
     };
     const session = this.session();
     try {
       return await send(session);
     } catch (error) {
       if (!(error instanceof Problem) || error.code !== "session_expired") throw error;
-      if (this.#session === session) this.forget(); // else another request has refreshed it meanwhile
+      if (this.#session === session) this.dropSession(); // unless another request has renewed it
       return await send(this.session());
     }
   }
 
-  /** What a POST answers, as JSON. */
-  async json(path: string, signal?: AbortSignal): Promise<unknown> {
-    return read(await (await this.post(path, null, signal)).text());
+  /** Sends a POST without a body and parses the response as JSON. */
+  async postForJson(path: string): Promise<unknown> {
+    return parseJson(await (await this.post(path, null)).text());
   }
 
-  /** The events of a stream; throws `cut` if it breaks. */
+  /** Yields the events of a stream; throws the problem `cut` if it breaks. */
   async *events(path: string, fields: Fields | null, signal: AbortSignal): AsyncGenerator<ServerEvent> {
-    const parser = new EventReader();
+    const parser = new EventStreamParser();
     let reader;
     try {
-      const response = await alive(this.post(path, fields, signal));
+      const response = await withIdleTimeout(this.post(path, fields, signal));
       reader = response.body?.getReader?.();
-      // A page's own fetch may hand out the whole body only.
+      // A polyfilled fetch may offer only the whole body.
       if (!reader) yield* parser.push(new TextEncoder().encode(await response.text()));
-      for (let part; reader && !(part = await alive(reader.read())).done; ) yield* parser.push(part.value);
+      for (let part; reader && !(part = await withIdleTimeout(reader.read())).done; ) yield* parser.push(part.value);
     } catch (error) {
       signal.throwIfAborted();
       throw error instanceof Problem ? error : new Problem("cut");
     } finally {
-      reader?.cancel().catch(() => {}); // already closed, or closing because of the error that is on its way
+      reader?.cancel().catch(() => {}); // may be closed already, or closing with the error being thrown
     }
   }
 
-  async #begin(): Promise<Session> {
+  async #startSession(): Promise<Session> {
     const { skill, key } = this.settings;
-    const shown: unknown = typeof this.identity === "function" ? await this.identity() : this.identity;
-    const identity = shown ? String(shown) : undefined;
-    const fields = { skill, key: key || undefined, resume: this.#resume || undefined, identity };
-    const signal = AbortSignal.timeout(PATIENCE_MS);
-    const response = await this.#fetch("session", { body: write(fields), signal });
-    const session = sessionOf(read(await response.text()));
+    const identity: unknown = typeof this.identity === "function" ? await this.identity() : this.identity;
+    const fields = { skill, key: key || undefined, resume: this.#resume || undefined, identity: identity ? String(identity) : undefined };
+    const signal = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
+    const response = await this.#fetch("session", { body: stringifyFields(fields), signal });
+    const session = parseSession(parseJson(await response.text()));
     if (this.#resume && !session.resumed) {
       this.store.clear();
-      this.lost();
+      this.onConversationLost();
     }
     this.#resume = session.resume;
     return session;
   }
 
   async #fetch(path: string, options: RequestInit, token = ""): Promise<Response> {
-    const headers: Record<string, string> = bare({});
+    const headers: Record<string, string> = withoutPrototype({});
     if (options.body) headers["Content-Type"] = "application/json";
     if (token) headers.Authorization = `Bearer ${token}`;
-    const always = { method: "POST", credentials: "omit", referrerPolicy: "origin", headers } as const;
+    const common = { method: "POST", credentials: "omit", referrerPolicy: "origin", headers } as const;
     let response;
     try {
-      response = await this.ask.call(window, new URL(`v1/widget/${path}`, this.base), bare({ ...options, ...always }));
+      response = await this.fetcher.call(window, new URL(`v1/widget/${path}`, this.base), withoutPrototype({ ...options, ...common }));
     } catch (error) {
       const { signal } = options;
       if (signal?.aborted && signal.reason?.name === "AbortError") throw error;
       throw new Problem(navigator.onLine ? "unreachable" : "offline", String(error));
     }
-    if (!response.ok) throw await problemOf(response);
+    if (!response.ok) throw await responseProblem(response);
     return response;
   }
 }
 
-/** What is waited for, unless it is silent for too long. */
-function alive<Value>(awaited: Promise<Value>): Promise<Value> {
+/** Rejects if the promise takes longer than the idle timeout. */
+function withIdleTimeout<Value>(promise: Promise<Value>): Promise<Value> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(reject, SILENCE_MS);
-    awaited.then(resolve, reject).finally(() => clearTimeout(timer));
+    const timer = setTimeout(reject, IDLE_TIMEOUT_MS);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }
 
-function sessionOf(body: unknown): Session {
-  const skill = member(body, "skill");
+function parseSession(body: unknown): Session {
+  const skill = property(body, "skill");
   return {
-    token: text(member(body, "token")),
-    resume: text(member(body, "resume")),
-    resumed: member(body, "resumed") === true,
-    title: text(member(skill, "title")),
-    greeting: text(member(skill, "greeting")),
-    starters: list(member(skill, "starters")).map(text).filter(Boolean),
-    images: list(member(skill, "image_origins")).map(text),
-    most: number(member(member(body, "limits"), "context_bytes")),
+    token: asString(property(body, "token")),
+    resume: asString(property(body, "resume")),
+    resumed: property(body, "resumed") === true,
+    title: asString(property(skill, "title")),
+    greeting: asString(property(skill, "greeting")),
+    starters: asArray(property(skill, "starters")).map(asString).filter(Boolean),
+    imageOrigins: asArray(property(skill, "image_origins")).map(asString),
+    contextLimit: asNumber(property(property(body, "limits"), "context_bytes")),
   };
 }

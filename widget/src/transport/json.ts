@@ -1,13 +1,13 @@
-/** JSON that a page's scripts cannot bend: old libraries give arrays a `toJSON`, and some put members on every object. */
+/** Writes and reads JSON on pages that add `toJSON` to arrays or members to every object. */
 
-/** An object of strings as JSON; what is undefined is left out. Strings are immune to `toJSON`. */
-export function write(fields: Record<string, string | null | undefined>): string {
-  const given = Object.keys(fields).filter((name) => fields[name] !== undefined);
-  return `{${given.map((name) => `${JSON.stringify(name)}:${JSON.stringify(fields[name])}`).join()}}`;
+/** Serialises string fields without `undefined` ones; `toJSON` does not affect strings. */
+export function stringifyFields(fields: Record<string, string | null | undefined>): string {
+  const names = Object.keys(fields).filter((name) => fields[name] !== undefined);
+  return `{${names.map((name) => `${JSON.stringify(name)}:${JSON.stringify(fields[name])}`).join()}}`;
 }
 
-/** What a text of JSON holds; null where it is none. */
-export function read(text: string): unknown {
+/** Parses JSON; null if it is malformed. */
+export function parseJson(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
@@ -15,19 +15,22 @@ export function read(text: string): unknown {
   }
 }
 
-/** A member of a value that came from outside, and nothing inherited. */
-export function member(value: unknown, name: string): unknown {
+/** Reads an own property of any value; undefined if there is none. */
+export function property(value: unknown, name: string): unknown {
   return typeof value === "object" && value !== null && Object.hasOwn(value, name) ? Reflect.get(value, name) : undefined;
 }
 
-export function text(value: unknown): string {
+/** Returns a string as it is, anything else as an empty one. */
+export function asString(value: unknown): string {
   return typeof value === "string" ? value : "";
 }
 
-export function number(value: unknown): number {
+/** Returns a finite number as it is, anything else as 0. */
+export function asNumber(value: unknown): number {
   return typeof value === "number" && Number.isFinite(value) ? value : 0;
 }
 
-export function list(value: unknown): unknown[] {
+/** Returns an array as it is, anything else as an empty one. */
+export function asArray(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
 }

@@ -1,9 +1,9 @@
-/** Keeps the secret that brings a conversation back, where the page's developer said, for this server and skill only. */
-import type { Persist } from "../dom/settings.ts";
+/** Stores the secret that resumes a conversation, where the developer chose, for one server and skill. */
+import type { Persistence } from "../dom/settings.ts";
 
-export class Store {
+export class ResumeStore {
   constructor(
-    readonly persist: Persist,
+    readonly persistence: Persistence,
     readonly name: string,
   ) {}
 
@@ -11,7 +11,7 @@ export class Store {
     return attempt(() => this.#area()?.getItem(this.name)) ?? "";
   }
 
-  /** Where the browser forbids storage, the conversation ends with the page. */
+  /** Stores the secret; where storage is forbidden, the conversation ends with the page. */
   set(value: string): void {
     attempt(() => this.#area()?.setItem(this.name, value));
   }
@@ -22,8 +22,8 @@ export class Store {
   }
 
   #area(): Storage | null {
-    if (this.persist === "none") return null;
-    return this.persist === "local" ? localStorage : sessionStorage;
+    if (this.persistence === "none") return null;
+    return this.persistence === "local" ? localStorage : sessionStorage;
   }
 }
 

@@ -1,15 +1,13 @@
-/**
- * Reads server-sent events from bytes as they arrive, wherever they are cut, as the HTML standard has it.
- * Knows LF, CR, CRLF, a byte order mark, comments, names, ids, several lines of data, and characters split between chunks.
- */
+/** Parses server-sent events from bytes cut anywhere, following the HTML standard. */
+
 export interface ServerEvent {
   name: string;
   data: string;
-  /** The latest id that the stream gave, with this event or before it. */
+  /** The stream's last event id, set by this event or an earlier one. */
   id: string;
 }
 
-export class EventReader {
+export class EventStreamParser {
   #decoder = new TextDecoder();
   #line = "";
   #afterReturn = false;
@@ -17,7 +15,7 @@ export class EventReader {
   #data: string[] = [];
   #id = "";
 
-  /** Take the next bytes; return every event that they complete. */
+  /** Parses the next bytes and returns the events that they complete. */
   push(bytes: Uint8Array): ServerEvent[] {
     let text = this.#decoder.decode(bytes, { stream: true });
     if (!text) return [];
@@ -26,11 +24,11 @@ export class EventReader {
     const lines = text.split(/\r\n|\r|\n/);
     lines[0] = this.#line + lines[0];
     this.#line = lines.pop() ?? "";
-    return lines.flatMap((line) => this.#take(line));
+    return lines.flatMap((line) => this.#parseLine(line));
   }
 
-  /** One whole line: an empty one ends the event. */
-  #take(line: string): ServerEvent[] {
+  /** Parses one whole line; an empty one dispatches the event. */
+  #parseLine(line: string): ServerEvent[] {
     if (!line) return this.#dispatch();
     const colon = line.indexOf(":");
     const field = colon < 0 ? line : line.slice(0, colon);
@@ -43,9 +41,9 @@ export class EventReader {
 
   #dispatch(): ServerEvent[] {
     const event = { name: this.#name || "message", data: this.#data.join("\n"), id: this.#id };
-    const whole = this.#data.length > 0;
+    const hasData = this.#data.length > 0;
     this.#name = "";
     this.#data = [];
-    return whole ? [event] : [];
+    return hasData ? [event] : [];
   }
 }

@@ -1,0 +1,63 @@
+/** Models one question and its reply, new or restored from the server. */
+import { safeAddress } from "../dom/address.ts";
+import { asArray, asNumber, asString, property } from "../transport/json.ts";
+
+export interface Citation {
+  title: string;
+  address: string;
+}
+
+export type Rating = "up" | "down" | null;
+
+export interface Turn {
+  question: string;
+  /** Idempotency key of the question: the server answers a repeated request once. */
+  messageId: string;
+  /** Server id of the reply that this one replaces, or empty. */
+  replacedReplyId: string;
+  /** Server id of the reply; empty until it starts. */
+  replyId: string;
+  text: string;
+  /** Why the reply ended; null while it streams. */
+  finishReason: string | null;
+  /** Id of the next event to read. */
+  nextEvent: number;
+  citations: Citation[];
+  rating: Rating;
+}
+
+export function newTurn(question: string, replacedReplyId = ""): Turn {
+  return { question, messageId: randomId(), replacedReplyId, replyId: "", text: "", finishReason: null, nextEvent: 0, citations: [], rating: null };
+}
+
+/** Parses a turn of the server's conversation. */
+export function parseTurn(value: unknown): Turn {
+  const reply = property(value, "reply");
+  const rating = property(reply, "rating");
+  const finish = property(reply, "finish");
+  return {
+    question: asString(property(value, "question")),
+    messageId: "",
+    replacedReplyId: "",
+    replyId: asString(property(reply, "id")),
+    text: asString(property(reply, "text")),
+    finishReason: typeof finish === "string" ? finish : null,
+    nextEvent: asNumber(property(reply, "next")),
+    citations: parseCitations(reply),
+    rating: rating === "up" || rating === "down" ? rating : null,
+  };
+}
+
+/** Parses citations and drops the ones without a safe web address. */
+export function parseCitations(value: unknown): Citation[] {
+  const citations = asArray(property(value, "citations")).map((citation) => {
+    const address = safeAddress(asString(property(citation, "url")));
+    return { title: asString(property(citation, "title")) || address, address };
+  });
+  return citations.filter(({ address }) => address.startsWith("http"));
+}
+
+/** Avoids Math.random, which pages replace by a constant for screenshots. */
+function randomId(): string {
+  return crypto.getRandomValues(new Uint32Array(2)).join("-");
+}

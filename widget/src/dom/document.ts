@@ -1,0 +1,18 @@
+/** Reaches the browser's own members on pages that shadow them (`<form name="createElement">`) or extend every object. */
+
+/** Reads a member of `Document.prototype`; methods are bound to `document`. */
+export function documentMember<Name extends keyof Document>(name: Name): Document[Name] {
+  const value: unknown = Reflect.get(Reflect.getPrototypeOf(document)!, name, document);
+  // Old libraries replace `bind`, so a closure stands in for it.
+  return (typeof value === "function" ? (...values: unknown[]) => value.call(document, ...values) : value) as Document[Name];
+}
+
+/** Copies `value` into an object without a prototype, since browser functions also read inherited options. */
+export function withoutPrototype<Value extends object>(value: Value): Value {
+  return Object.assign(Object.create(null), value);
+}
+
+/** Listens in the capture phase until `signal` aborts. */
+export function listen(target: EventTarget, name: string, listener: (event: Event) => void, signal: AbortSignal): void {
+  target.addEventListener(name, listener, withoutPrototype({ capture: true, signal }));
+}
