@@ -19,6 +19,6 @@ await build({
   banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
 });
 const files = names.map((name) => join(output, name.replace(/ts$/, "mjs")));
-const { status } = spawnSync(process.execPath, ["--test", ...files], { stdio: "inherit" });
+const { status } = spawnSync(process.execPath, ["--test", ...files], { cwd: here, stdio: "inherit" });
 rmSync(output, { recursive: true });
 process.exit(status ?? 1);

@@ -1,4 +1,4 @@
-/** Markdown as models write it. */
+/** Lists Markdown as models write it. */
 export const SNIPPETS = [
   "Hello world",
   "Two\nlines and\n\na second paragraph",
@@ -71,5 +71,5 @@ export const SNIPPETS = [
   "\"**quoted**\" and (**bracketed**) and **a**.",
 ];
 
-/** Sent as any text, none of these may become anything but text or a harmless link; the browser's tests read them too. */
+/** Texts that must become only text or safe links; the browser tests read them too. */
 export { default as ATTACKS } from "./attacks.json";

@@ -1,8 +1,8 @@
-/** As much of a document as Markdown needs, so that its result can be read as a string without a browser. */
-type Child = Tag | Text;
+/** Fakes the parts of a document that the Markdown renderer uses, and serialises them as HTML. */
+type Child = FakeElement | FakeText;
 
-class Text {
-  parent: Tag | null = null;
+class FakeText {
+  parentNode: FakeElement | null = null;
   constructor(readonly text: string) {}
 
   toString(): string {
@@ -10,22 +10,22 @@ class Text {
   }
 }
 
-export class Tag {
-  parent: Tag | null = null;
-  nodes: Child[] = [];
+export class FakeElement {
+  parentNode: FakeElement | null = null;
+  childNodes: Child[] = [];
   attributes: Record<string, string> = {};
 
   constructor(readonly name: string) {}
 
-  get children(): Tag[] {
-    return this.nodes.filter((node) => node instanceof Tag);
+  get children(): FakeElement[] {
+    return this.childNodes.filter((node) => node instanceof FakeElement);
   }
 
   append(...nodes: (Child | string)[]): void {
     for (const node of nodes) {
-      const child = typeof node === "string" ? new Text(node) : node;
-      child.parent = this;
-      this.nodes.push(child);
+      const child = typeof node === "string" ? new FakeText(node) : node;
+      child.parentNode = this;
+      this.childNodes.push(child);
     }
   }
 
@@ -33,40 +33,40 @@ export class Tag {
     this.attributes[name] = value;
   }
 
-  remove(): void {
-    if (this.parent) this.parent.nodes = this.parent.nodes.filter((node) => node !== this);
+  removeChild(child: Child): void {
+    this.childNodes = this.childNodes.filter((node) => node !== child);
   }
 
-  replaceWith(other: Tag): void {
-    if (!this.parent) return;
-    this.parent.nodes[this.parent.nodes.indexOf(this)] = other;
-    other.parent = this.parent;
+  replaceWith(other: FakeElement): void {
+    if (!this.parentNode) return;
+    this.parentNode.childNodes[this.parentNode.childNodes.indexOf(this)] = other;
+    other.parentNode = this.parentNode;
   }
 
-  /** Only ever given text without tags. */
   set textContent(text: string) {
-    this.nodes = [];
+    this.childNodes = [];
     this.append(text);
   }
 
-  inner(): string {
-    return this.nodes.join("");
+  get innerHTML(): string {
+    return this.childNodes.join("");
   }
 
   toString(): string {
-    const keep = Object.entries(this.attributes).filter(([name]) => name === "href" || name === "start");
-    const shown = keep.map(([name, value]) => ` ${name}="${new Text(value)}"`).join("");
-    const empty = this.name === "br" || this.name === "hr";
-    return `<${this.name}${shown}>${empty ? "" : `${this.inner()}</${this.name}>`}`;
+    // Omits attributes that only style.
+    const kept = Object.entries(this.attributes).filter(([name]) => name === "href" || name === "start");
+    const attributes = kept.map(([name, value]) => ` ${name}="${new FakeText(value)}"`).join("");
+    const isVoid = this.name === "br" || this.name === "hr";
+    return `<${this.name}${attributes}>${isVoid ? "" : `${this.innerHTML}</${this.name}>`}`;
   }
 }
 
-/** Make `document` exist. */
-export function install(): void {
+/** Defines the globals that the renderer needs. */
+export function installFakeDocument(): void {
   class Document {
-    createElement(name: string): Tag {
-      return new Tag(name);
+    createElement(name: string): FakeElement {
+      return new FakeElement(name);
     }
   }
-  Object.assign(globalThis, { document: new Document(), Document, Text });
+  Object.assign(globalThis, { document: new Document(), Document, Text: FakeText });
 }

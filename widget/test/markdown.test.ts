@@ -4,25 +4,26 @@ import MarkdownIt from "markdown-it";
 import { MarkdownRenderer } from "../src/markdown/renderer.ts";
 import { EventStreamParser } from "../src/transport/sse.ts";
 import { ATTACKS, SNIPPETS } from "./corpus.ts";
-import { install, Tag } from "./document.ts";
+import { FakeElement, installFakeDocument } from "./document.ts";
 
-install();
+installFakeDocument();
 
-function markdownIn(root: Tag): MarkdownRenderer {
+function rendererFor(root: FakeElement): MarkdownRenderer {
   return new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage: () => false });
 }
 
-function shown(chunks: string[]): string {
-  const root = new Tag("div");
-  const markdown = markdownIn(root);
+/** Renders a text chunk by chunk and returns the final HTML. */
+function renderChunks(chunks: string[]): string {
+  const root = new FakeElement("div");
+  const renderer = rendererFor(root);
   let text = "";
-  for (const chunk of chunks) markdown.render((text += chunk), true);
-  markdown.render(text, false);
-  return root.inner();
+  for (const chunk of chunks) renderer.render((text += chunk), true);
+  renderer.render(text, false);
+  return root.innerHTML;
 }
 
-/** markdown-it, told of our choices: no tight lists, breaks are kept, h1 is h3, images are links, deleted text is `del`. */
-function oracle(text: string): string {
+/** Renders with markdown-it, adapted to our choices: loose lists, hard breaks, h1 as h3, images as links, `del` for deleted. */
+function referenceHtml(text: string): string {
   const reference = new MarkdownIt({ breaks: true, linkify: true });
   reference.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
   reference.renderer.rules.image = (tokens, at) => {
@@ -40,8 +41,8 @@ function oracle(text: string): string {
   return reference.renderer.render(tokens, reference.options, {});
 }
 
-/** Without the differences that no reader sees: white space between blocks, titles, the final slash of an address. */
-function normal(html: string): string {
+/** Removes differences that no reader sees: white space between blocks, titles, the final slash of an address. */
+function normalise(html: string): string {
   return html
     .replace(/ title="[^"]*"| style="text-align:[a-z]+"|<\/?div>/g, "")
     .replace(/(href="[a-z]+:\/\/[^/"]+)"/g, '$1/"')
@@ -51,109 +52,109 @@ function normal(html: string): string {
 }
 
 for (const snippet of SNIPPETS) {
-  test(`markdown-it agrees: ${JSON.stringify(snippet)}`, () => assert.equal(normal(shown([snippet])), normal(oracle(snippet))));
+  test(`markdown-it agrees: ${JSON.stringify(snippet)}`, () => assert.equal(normalise(renderChunks([snippet])), normalise(referenceHtml(snippet))));
 }
 
 for (const text of [...SNIPPETS, ...ATTACKS, SNIPPETS.join("\n\n")]) {
-  test(`chunks do not matter: ${JSON.stringify(text.slice(0, 60))}`, () => {
-    const whole = shown([text]);
+  test(`chunking does not matter: ${JSON.stringify(text.slice(0, 60))}`, () => {
+    const whole = renderChunks([text]);
     const size = text.length > 500 ? 7 : 1;
     const pieces = text.match(new RegExp(`[^]{1,${size}}`, "g")) ?? [];
-    assert.equal(shown(pieces), whole);
-    for (let cut = 1; cut < text.length; cut += size) assert.equal(shown([text.slice(0, cut), text.slice(cut)]), whole);
+    assert.equal(renderChunks(pieces), whole);
+    for (let cut = 1; cut < text.length; cut += size) assert.equal(renderChunks([text.slice(0, cut), text.slice(cut)]), whole);
   });
 }
 
-/** What is shown of a stream that comes in these pieces. */
-function streamed(pieces: Uint8Array[]): string {
-  const root = new Tag("div");
-  const markdown = markdownIn(root);
+/** Renders an event stream that arrives in these pieces. */
+function renderStream(pieces: Uint8Array[]): string {
+  const root = new FakeElement("div");
+  const renderer = rendererFor(root);
   const reader = new EventStreamParser();
   let text = "";
   for (const piece of pieces) {
     for (const { data } of reader.push(piece)) text += JSON.parse(data).text;
-    markdown.render(text, true);
+    renderer.render(text, true);
   }
-  markdown.render(text, false);
-  return root.inner();
+  renderer.render(text, false);
+  return root.innerHTML;
 }
 
-test("a stream cut at every byte shows the same", () => {
+test("a stream cut at any byte renders the same", () => {
   const text = "# Ärger 🌱\n\n1. **a_b_c** `x`\n2. [é](https://example.org/ü?q=(1))\n\n| 日 | b |\n|:-|-:|\n| 🌱 | d |\n\n```py\né = 1\n```\n> ende";
   const events = (text.match(/[^]{1,7}/gu) ?? []).map((piece, id) => `id: ${id}\r\nevent: text\r\ndata: ${JSON.stringify({ text: piece })}\r\n\r\n`);
   const bytes = new TextEncoder().encode(events.join(""));
-  const whole = shown([text]);
-  assert.equal(streamed([...bytes].map((byte) => Uint8Array.of(byte))), whole);
-  for (let cut = 0; cut <= bytes.length; cut++) assert.equal(streamed([bytes.slice(0, cut), bytes.slice(cut)]), whole);
+  const whole = renderChunks([text]);
+  assert.equal(renderStream([...bytes].map((byte) => Uint8Array.of(byte))), whole);
+  for (let cut = 0; cut <= bytes.length; cut++) assert.equal(renderStream([bytes.slice(0, cut), bytes.slice(cut)]), whole);
 });
 
-const ELEMENTS = /<\/?(?:p|h3|h4|h5|h6|ul|li|pre|code|blockquote|hr|br|strong|em|del|a|ol|div|table|thead|tbody|tr|th|td)(?: (?:start|href)="[^"<>]*")?>/g;
+const ALLOWED_TAGS = /<\/?(?:p|h3|h4|h5|h6|ul|li|pre|code|blockquote|hr|br|strong|em|del|a|ol|div|table|thead|tbody|tr|th|td)(?: (?:start|href)="[^"<>]*")?>/g;
 
 for (const attack of ATTACKS) {
-  test(`harmless: ${JSON.stringify(attack)}`, () => {
-    const html = shown([attack]);
-    assert.doesNotMatch(html.replace(ELEMENTS, ""), /[<>]/);
+  test(`stays harmless: ${JSON.stringify(attack)}`, () => {
+    const html = renderChunks([attack]);
+    assert.doesNotMatch(html.replace(ALLOWED_TAGS, ""), /[<>]/);
     for (const [, address = ""] of html.matchAll(/href="([^"]*)"/g)) assert.match(address, /^(?:https?:\/\/[^@]*|mailto:.*|tel:.*)$/);
   });
 }
 
 test("finished blocks keep their nodes while the rest grows", () => {
-  const root = new Tag("div");
-  const markdown = markdownIn(root);
-  markdown.render("first\n\nsec", true);
+  const root = new FakeElement("div");
+  const renderer = rendererFor(root);
+  renderer.render("first\n\nsec", true);
   const [first] = root.children;
-  markdown.render("first\n\nsecond\n\n- third", true);
+  renderer.render("first\n\nsecond\n\n- third", true);
   assert.equal(root.children[0], first);
-  assert.equal(root.inner(), "<p>first</p><p>second</p><ul><li><p>third</p></li></ul>");
+  assert.equal(root.innerHTML, "<p>first</p><p>second</p><ul><li><p>third</p></li></ul>");
 });
 
-test("an address at the end is no link until it is whole", () => {
-  const root = new Tag("div");
-  const markdown = markdownIn(root);
+test("an incomplete address at the end is no link", () => {
+  const root = new FakeElement("div");
+  const renderer = rendererFor(root);
   for (const part of ["see https://exam", "[a](https://exam", "![a](https://exam", "[a](https://example.org \"ti"]) {
-    markdown.render(part, true);
-    assert.doesNotMatch(root.inner(), /href/);
-    assert.equal(root.inner().includes("https"), part.startsWith("see"), root.inner());
+    renderer.render(part, true);
+    assert.doesNotMatch(root.innerHTML, /href/);
+    assert.equal(root.innerHTML.includes("https"), part.startsWith("see"), root.innerHTML);
   }
 });
 
-test("a finished item of a list and a growing code keep their nodes", () => {
-  const root = new Tag("div");
-  const markdown = markdownIn(root);
-  markdown.render("- first\n- sec", true);
+test("finished list items and streaming code keep their nodes", () => {
+  const root = new FakeElement("div");
+  const renderer = rendererFor(root);
+  renderer.render("- first\n- sec", true);
   const first = root.children[0]?.children[0];
-  markdown.render("- first\n- second\n- third\n\n```py\nx", true);
+  renderer.render("- first\n- second\n- third\n\n```py\nx", true);
   assert.equal(root.children[0]?.children[0], first);
   const code = root.children[1];
-  markdown.render("- first\n- second\n- third\n\n```py\nx = 1\ny", true);
+  renderer.render("- first\n- second\n- third\n\n```py\nx = 1\ny", true);
   assert.equal(root.children[1], code);
-  assert.equal(code?.inner(), "<code>x = 1\ny</code>");
+  assert.equal(code?.innerHTML, "<code>x = 1\ny</code>");
 });
 
-test("what is not decided yet is held, what has begun is shown as it will be", () => {
-  const shows = (text: string): string => {
-    const root = new Tag("div");
-    markdownIn(root).render(text, true);
-    return root.inner();
+test("ambiguous endings are held back, and unclosed spans render as if closed", () => {
+  const renderOpen = (text: string): string => {
+    const root = new FakeElement("div");
+    rendererFor(root).render(text, true);
+    return root.innerHTML;
   };
-  for (const end of ["\n-", "\n1.", "\n##", "\n``", "\n| a | b", "\n| a | b |\n|--", "\n>"]) assert.equal(shows(`text${end}`), "<p>text</p>");
-  assert.equal(shows("**bo"), "<p><strong>bo</strong></p>");
-  assert.equal(shows("`co"), "<p><code>co</code></p>");
-  assert.equal(shows("2 * 3 and *.txt"), "<p>2 * 3 and *.txt</p>");
+  for (const end of ["\n-", "\n1.", "\n##", "\n``", "\n| a | b", "\n| a | b |\n|--", "\n>"]) assert.equal(renderOpen(`text${end}`), "<p>text</p>");
+  assert.equal(renderOpen("**bo"), "<p><strong>bo</strong></p>");
+  assert.equal(renderOpen("`co"), "<p><code>co</code></p>");
+  assert.equal(renderOpen("2 * 3 and *.txt"), "<p>2 * 3 and *.txt</p>");
 });
 
-test("an image is shown only where it may be", () => {
-  const root = new Tag("div");
+test("only images of allowed addresses are shown", () => {
+  const root = new FakeElement("div");
   const allowsImage = (address: string): boolean => address.startsWith("https://good.example/");
-  const markdown = new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage });
-  markdown.render("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
-  assert.match(root.inner(), /^<p><img><\/img> <a href="https:\/\/bad.example\/2.png">c<\/a><\/p>$/);
+  const renderer = new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage });
+  renderer.render("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
+  assert.match(root.innerHTML, /^<p><img><\/img> <a href="https:\/\/bad.example\/2.png">c<\/a><\/p>$/);
 });
 
-test("long nonsense is read in little time", () => {
-  const began = process.cpuUsage(); // not the clock, which other processes hold up
+test("long malformed input parses fast", () => {
+  const start = process.cpuUsage(); // unlike the clock, unaffected by other processes
   const marks = ["[", "*a ", "`a", "> ", "- ", "_", "](", "![", "**a", "<", "1. ", "a_", "~~a ", "| ", "&#", "[a](", "|a\n"];
-  for (const mark of marks) shown([mark.repeat(3000)]);
-  const { user } = process.cpuUsage(began);
+  for (const mark of marks) renderChunks([mark.repeat(3000)]);
+  const { user } = process.cpuUsage(start);
   assert.ok(user < 5_000_000, `${user} µs`);
 });

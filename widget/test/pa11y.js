@@ -1,6 +1,6 @@
 /**
- * pa11y on the pages that a running Chromium has open: `node pa11y.js WEBSOCKET`, then a line of JSON for each check,
- * `{"title": ..., "runners": [...]}`, answered by one line with the issues of the page of that title.
+ * Runs pa11y on pages open in Chromium: `node pa11y.js WEBSOCKET`, then `{"title": ..., "runners": [...]}` per line.
+ * Answers each line with the issues of the page of that title, as JSON.
  */
 import { createInterface } from "node:readline";
 import pa11y from "pa11y";
@@ -13,7 +13,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const titles = await Promise.all(pages.map((page) => page.title()));
   const page = pages[titles.indexOf(title)];
   const { width, height } = await page.evaluate(() => ({ width: innerWidth, height: innerHeight }));
-  // What axe cannot decide, such as the contrast of text that is half scrolled away, is no error.
+  // Downgrades what axe cannot decide, such as the contrast of half-scrolled text.
   const options = { runners, levelCapWhenNeedsReview: "warning", viewport: { width, height } };
   const { issues } = await pa11y(page.url(), { browser, page, ignoreUrl: true, ...options });
   console.log(JSON.stringify(issues.map(({ code, message, context }) => [code, message, context])));

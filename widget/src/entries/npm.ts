@@ -4,7 +4,7 @@ import { defineChatElement } from "../host/element.ts";
 
 export type SkillChat = Api;
 
-/** Define `<skill-chat>` for the server at `base`, and return the function that creates and controls chats. */
+/** Defines `<skill-chat>` for the server at `base` and returns the function that creates and controls chats. */
 export function define(base: string): SkillChat {
   return defineChatElement(new URL(base).href, () => import("./app.ts") as Promise<App>);
 }
