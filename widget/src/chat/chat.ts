@@ -111,7 +111,7 @@ export class Chat {
     await this.#follow(newTurn(text), node);
   }
 
-  /** Starts a new conversation, which the browser forgets first; questions sent meanwhile wait. */
+  /** Starts a new conversation once the old one is deleted; questions sent meanwhile wait. */
   async reset(): Promise<void> {
     const before = this.#started;
     this.#resetPending = true;
@@ -147,14 +147,14 @@ export class Chat {
     this.launcher.setAttribute("aria-expanded", String(visible));
   }
 
-  /** Introduces the chat unless it has been done; resolves to whether it succeeded. */
+  /** Shows the introduction unless it is already shown; resolves to whether it succeeded. */
   #start(): Promise<boolean> {
     const started = (this.#started ??= this.#introduce());
     void started.then((succeeded) => succeeded || this.#started !== started || (this.#started = undefined));
     return started;
   }
 
-  /** Completes a pending reset, and shows the greeting and the turns of an earlier page. */
+  /** Completes a pending reset, then shows the greeting and the turns of an earlier page. */
   async #introduce(): Promise<boolean> {
     const { title, greeting, starters } = this.client.settings;
     this.#cancelCountdown(); // its line is about to be replaced

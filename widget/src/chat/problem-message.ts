@@ -1,4 +1,4 @@
-/** Words a problem for the visitor. */
+/** Puts a problem into words for the visitor. */
 import type { Texts } from "../texts/en.ts";
 import { BUDGET_EXCEEDED, type Problem } from "../transport/problem.ts";
 

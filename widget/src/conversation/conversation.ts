@@ -7,9 +7,9 @@ import { endingFor, type Ending } from "./ending.ts";
 import { parseCitations, parseTurn, type Turn } from "./turn.ts";
 
 interface ReplyObserver {
-  /** The turn's text may have changed. */
+  /** Called when the turn may have more text. */
   updated(): void;
-  /** A reconnection started (true) or its wait ended (false). */
+  /** Called with true before the wait for a reconnection, and with false after it. */
   reconnecting(active: boolean): void;
 }
 

@@ -1,9 +1,9 @@
-/** Reaches the browser's own members on pages that shadow them (`<form name="createElement">`) or extend every object. */
+/** Accesses the browser's own members on pages that shadow them (`<form name="createElement">`) or extend every object. */
 
 /** Reads a member of `Document.prototype`; methods are bound to `document`. */
 export function documentMember<Name extends keyof Document>(name: Name): Document[Name] {
   const value: unknown = Reflect.get(Reflect.getPrototypeOf(document)!, name, document);
-  // Old libraries replace `bind`, so a closure stands in for it.
+  // Uses a closure because old libraries replace `bind`.
   return (typeof value === "function" ? (...values: unknown[]) => value.call(document, ...values) : value) as Document[Name];
 }
 

@@ -10,10 +10,10 @@ export interface Settings {
   persistence: Persistence;
   language: string;
   direction: string;
-  /** Part of the page's flow rather than floating above it. */
+  /** Whether the chat is part of the page's flow instead of floating above it. */
   inline: boolean;
   alignLeft: boolean;
-  /** Include what was written in the page's events. */
+  /** Whether the page's events contain what was written. */
   eventText: boolean;
 }
 

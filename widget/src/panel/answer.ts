@@ -1,4 +1,4 @@
-/** Shows one answer: waiting, streaming, complete, or with a problem below it. */
+/** Shows one reply as an answer: waiting, streaming, complete, or with a problem below it. */
 import type { Citation, Turn } from "../conversation/turn.ts";
 import { detach, element, icon, link } from "../dom/elements.ts";
 import { MarkdownRenderer } from "../markdown/renderer.ts";
@@ -21,7 +21,7 @@ export interface AnswerEnvironment {
   again(turn: Turn): void;
 }
 
-/** Long enough for 60 updates a second; hidden pages get no animation frames, so a timer it is. */
+/** Limits rendering to 60 times a second with a timer, since hidden pages get no animation frames. */
 const FRAME_MS = 16;
 
 export class Answer {
@@ -83,7 +83,7 @@ export class Answer {
     return { line, button };
   }
 
-  /** Removes the actions of a latest answer, once the conversation has gone on. */
+  /** Removes the buttons that only the latest answer offers. */
   settle(): void {
     for (const node of this.#below.querySelectorAll(".retry, .again")) detach(node);
   }

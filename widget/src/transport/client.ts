@@ -13,7 +13,7 @@ interface Session {
   token: string;
   /** The secret that continues this conversation in a later session. */
   resume: string;
-  /** An earlier conversation goes on. */
+  /** Whether the session continues an earlier conversation. */
   resumed: boolean;
   title: string;
   greeting: string;
@@ -65,7 +65,7 @@ export class Client {
     this.store.set((await this.session()).resume);
   }
 
-  /** Ends the session; the next one resumes the conversation by its secret. */
+  /** Ends the session. The next one sends the secret, which also vouches for the visitor once the JWT has expired. */
   dropSession(): void {
     this.#session = undefined;
   }
