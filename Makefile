@@ -30,37 +30,37 @@ screenshots: .venv/test  ## photograph every state of the widget into build/scre
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
-	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/native tests/server/native/test_fuzz.py
+	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now
-	@$(BIN)/python -m pruning.evaluation.quantised $(ARTIFACT) build/quantised
+	@$(BIN)/python -m pruning.evaluation.comparison.quantised $(ARTIFACT) build/quantised
 	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/quantised
 
 RACED = int4 32of64-int4 int8 32of64-int8
 
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
-	@for name in $(RACED); do $(BIN)/secateur prune tests/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
-	@$(BIN)/python -m tests.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
-	@$(BIN)/python -m tests.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
+	@for name in $(RACED); do $(BIN)/secateur prune tests/benchmarks/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
+	@$(BIN)/python -m tests.benchmarks.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
+	@$(BIN)/python -m tests.benchmarks.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
 
 bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-server, a busy neighbour, a skill's long prompt
-	@$(BIN)/python -m tests.serving $(ARTIFACT)
+	@$(BIN)/python -m tests.benchmarks.serving $(ARTIFACT)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
-	@$(BIN)/python -m server.native.bench
+	@$(BIN)/python -m server.engine.native.bench
 
 bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruning.toml that is not measured yet: hours
-	@$(BIN)/python -m pruning.bench docs/figures/pruning.toml --results docs/figures/pruning.json
-	@$(BIN)/python -m pruning.evaluation.which docs/figures/pruning.json docs/which-method.md
+	@$(BIN)/python -m pruning.benchmark.bench docs/figures/pruning.toml --results docs/figures/pruning.json
+	@$(BIN)/python -m pruning.benchmark.which docs/figures/pruning.json docs/which-method.md
 	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/figures/sparsegpt-2of4.toml build/base
 
 clean:
 	rm -rf .venv build
 
-NATIVE = $(wildcard server/native/*.cpp server/native/*.hpp) server/native/CMakeLists.txt
+NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/native/CMakeLists.txt
 
 .venv/base: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "secateur needs Python 3.11 or newer; set PYTHON=..."; exit 1; }

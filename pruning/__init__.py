@@ -1,1 +1,1 @@
-"""Makes a checkpoint: a recipe in, a pruned and recorded artifact out."""
+"""Makes a checkpoint: a recipe in, a pruned, evaluated and recorded artifact out."""

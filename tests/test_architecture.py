@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,16 +12,47 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for top in ("pruning", "server") for path in (ROOT / top).rglob("*.py"))
+SHARED = {"server": {"config", "errors"}, "pruning": {"errors", "progress"}}
+"""Files of a package beside its rooms, which every room may import."""
+EVERYTHING = None
+ROOMS: dict[str, set[str] | None] = {
+    "server.commands": EVERYTHING,
+    "server.web": {"artifact", "chat", "engine", "metering", "models", "skills", "storage"},
+    "server.chat": {"engine", "metering", "models", "skills", "text"},
+    "server.models": {"artifact", "engine", "metering", "skills", "text"},
+    "server.skills": {"storage", "text"},
+    "server.engine": {"artifact"},
+    "server.metering": {"storage"},
+    "server.artifact": {"storage", "text"},
+    "server.text": set(),
+    "server.storage": set(),
+    "pruning.commands": EVERYTHING,
+    "pruning.benchmark": {"model", "recipe", "run", "stages"},
+    "pruning.run": {"data", "evaluation", "model", "recipe", "stages"},
+    "pruning.evaluation": {"data", "model", "passes", "recipe", "stages", "techniques"},
+    "pruning.stages": {"data", "model", "passes", "recipe", "techniques"},
+    "pruning.techniques": {"passes"},
+    "pruning.passes": {"model"},
+    "pruning.recipe": {"techniques"},
+    "pruning.data": {"model", "recipe"},
+    "pruning.model": set(),
+}
+"""Room -> rooms of the same package that it may import; a test reads each room's docstring against it."""
+FROM_SERVER = {"artifact", "errors", "storage", "text"}
+"""What any room of `pruning` may import of `server`; evaluation also scores with its `engine`."""
+CONFIGURED = {"commands", "models", "skills", "web"}
+"""Rooms that may know the server's settings."""
+MOST_ENTRIES = 12
 WITHOUT_TORCH = (
-    "server.api",
+    "server.web",
+    "server.chat",
     "server.skills",
     "server.metering",
     "server.config",
-    "server.registry",
-    "server.signing",
-    "server.reply",
-    "server.replays",
-    "server.tokenizer",
+    "server.artifact.registry",
+    "server.artifact.signing",
+    "server.storage",
+    "server.text",
     "server.engine.sequence",
     "server.engine.scheduler",
     "server.engine.batch",
@@ -49,23 +82,63 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+def own(module: str) -> Iterator[str]:
+    """The modules of ours that `module` imports, each as the file that it is."""
+    return (name for name in imports(module) if name in MODULES)
+
+
 def test_server_imports_nothing_of_pruning() -> None:
-    assert not [m for m in MODULES if within(m, "server") for name in imports(m) if within(name, "pruning")]
+    assert not [m for m in MODULES if within(m, "server") for name in own(m) if within(name, "pruning")]
 
 
-def test_pruning_sees_only_the_checkpoint_format_and_evaluation_the_engine() -> None:
-    for module in (m for m in MODULES if within(m, "pruning")):
-        allowed = ["server.checkpoint", "server.errors"]
-        if within(module, "pruning.evaluation"):
-            allowed.append("server.engine")
-        assert not [n for n in imports(module) if within(n, "server") and n != "server" and not within(n, *allowed)]
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_imports_what_its_line_allows(name: str) -> None:
+    package, _, short = name.partition(".")
+    allowed = ROOMS[name]
+    if allowed is None:
+        return
+    shared = SHARED[package] - ({"config"} if short not in CONFIGURED else set())
+    for module in (m for m in MODULES if within(m, name)):
+        for target in own(module):
+            other, _, wing = room(target).partition(".")
+            if other != package:
+                assert wing in FROM_SERVER or (short, wing) == ("evaluation", "engine"), f"{module} imports {target}"
+            elif room(target) != name and target != package:
+                assert wing in allowed | shared, f"{module} imports {target}"
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_the_docstring_of_a_room_says_what_it_may_import(name: str) -> None:
+    allowed = ROOMS[name]
+    promise, _, permission = (ast.get_docstring(MODULES[name]) or "").partition("\n\n")
+    assert promise.endswith(".")
+    said = "everything" if allowed is None else ", ".join(f"`{room}`" for room in sorted(allowed)) or "no other room"
+    assert permission == f"May import {said}."
+
+
+def test_every_folder_is_a_room_and_none_is_crowded() -> None:
+    for package in SHARED:
+        folders = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").exists()}
+        assert {f"{package}.{folder}" for folder in folders} == {name for name in ROOMS if within(name, package)}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    entries: dict[str, set[str]] = defaultdict(set)
+    for line in tracked.splitlines():
+        *parents, _ = parts = line.split("/")
+        for depth in range(len(parents) + 1):
+            entries["/".join(parts[:depth])].add(parts[depth])
+    seen = {folder: [e for e in names if e != "__init__.py" and e[0] != "."] for folder, names in entries.items()}
+    assert not {folder: len(names) for folder, names in seen.items() if len(names) > MOST_ENTRIES}
 
 
 def test_torch_and_http_stay_apart() -> None:
     for module in MODULES:
         if within(module, *WITHOUT_TORCH):
             assert not [n for n in imports(module) if within(n, "torch", "transformers")], module
-        if within(module, "server.engine", "server.checkpoint", "pruning"):
+        if within(module, "server.engine", "server.artifact", "pruning"):
             assert not [n for n in imports(module) if within(n, "starlette", "prometheus_client", "uvicorn")], module
 
 
@@ -75,12 +148,29 @@ def test_one_file_imports_transformers(top: str) -> None:
     assert len(files) == 1, files
 
 
-def test_there_are_no_import_cycles() -> None:
-    graph = {m: {name for name in imports(m) if name in MODULES and name != m} for m in MODULES}
+def acyclic(graph: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+def test_there_are_no_import_cycles() -> None:
+    acyclic({module: set(own(module)) - {module} for module in MODULES})
+
+
+def test_no_folders_import_each_other() -> None:
+    """At every depth: the folders beside each other have an order."""
+    for folder in {".".join(module.split(".")[:-1]) for module in MODULES if "." in module}:
+        graph: dict[str, set[str]] = defaultdict(set)
+        depth = folder.count(".") + 1
+        for module in (m for m in MODULES if within(m, folder) and m.count(".") > depth):
+            wing = module.split(".")[depth]
+            targets = {
+                name.split(".")[depth] for name in own(module) if within(name, folder) and name.count(".") > depth
+            }
+            graph[wing] |= targets - {wing}
+        acyclic(graph)
 
 
 def test_files_and_functions_are_short() -> None:
@@ -97,17 +187,3 @@ def test_nothing_runs_code_from_data() -> None:
     forbidden = re.compile(r"\bpickle\b|torch\.load\(|\beval\(\w*[\"'a-z]|\bexec\(|yaml\.load|trust_remote_code=True")
     hits = [f"{path.name}: {hit.group()}" for path in SOURCES for hit in forbidden.finditer(path.read_text())]
     assert not hits
-
-
-def test_the_tree_in_the_readme_is_the_disk() -> None:
-    text = (ROOT / "README.md").read_text().split("<!-- tree -->")[1]
-    written, folders = set(), [""]
-    for line in text.splitlines():
-        if match := re.match(r"((?:  )*)([\w.\-/]+)(?:\s{2,}|$)", line):
-            depth, name = len(match[1]) // 2, match[2]
-            folders[depth + 1 :] = [folders[depth] + name]
-            written.add(folders[depth + 1])
-    expected = {str(path.relative_to(ROOT)) for path in SOURCES if path.name != "__init__.py"}
-    listed = {name for name in written if name.endswith(".py") and name.split("/")[0] in ("pruning", "server")}
-    assert listed == expected
-    assert not [name for name in written if not (ROOT / name).exists()]

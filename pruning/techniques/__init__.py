@@ -1,4 +1,7 @@
-"""Layer-wise techniques: one file each, one name each in the union."""
+"""One file per technique that scores, prunes or rounds the weights of one layer.
+
+May import `passes`.
+"""
 
 from pruning.techniques.admm import ADMM
 from pruning.techniques.gptq import GPTQ

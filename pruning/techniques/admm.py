@@ -12,10 +12,10 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.patterns import keep_matrix
-from pruning.statistics import Gram, Spectrum, Statistic
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Gram, Observed, Spectrum, Statistic
+from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.sparsegpt import SparseGPT
+from pruning.techniques.technique import Technique
 
 
 class ADMM(Technique, frozen=True):

@@ -13,12 +13,12 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.columns import Sparse, sweep
-from pruning.patterns import groups_of
-from pruning.rounding import nearest, search_scale
-from pruning.statistics import Gram, Statistic
-from pruning.technique import Observed, Technique
-from server.checkpoint.layouts import Group
+from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.techniques.mathematics.columns import Sparse, sweep
+from pruning.techniques.mathematics.patterns import groups_of
+from pruning.techniques.mathematics.rounding import nearest, search_scale
+from pruning.techniques.technique import Technique
+from server.artifact.checkpoint.layouts import Group
 
 
 class GPTQ(Technique, frozen=True):

@@ -6,8 +6,9 @@ Neural Networks, https://arxiv.org/abs/1506.02626
 
 from torch import Tensor
 
-from pruning.patterns import keep_matrix
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Observed
+from pruning.techniques.mathematics.patterns import keep_matrix
+from pruning.techniques.technique import Technique
 
 
 class Magnitude(Technique, frozen=True):

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.patterns import keep_matrix
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Observed
+from pruning.techniques.mathematics.patterns import keep_matrix
+from pruning.techniques.technique import Technique
 
 
 class OBD(Technique, frozen=True):

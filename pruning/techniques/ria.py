@@ -10,9 +10,9 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.patterns import keep_matrix
-from pruning.statistics import InputNorm, Statistic
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import InputNorm, Observed, Statistic
+from pruning.techniques.mathematics.patterns import keep_matrix
+from pruning.techniques.technique import Technique
 
 
 class RIA(Technique, frozen=True):

@@ -12,10 +12,10 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.columns import Sparse, sweep
-from pruning.patterns import groups_of
-from pruning.statistics import Gram, Statistic
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.techniques.mathematics.columns import Sparse, sweep
+from pruning.techniques.mathematics.patterns import groups_of
+from pruning.techniques.technique import Technique
 
 
 class SparseGPT(Technique, frozen=True):

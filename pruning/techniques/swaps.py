@@ -10,10 +10,10 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.patterns import groups_of, keep_matrix, keep_rows
-from pruning.statistics import Gram, Statistic
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.techniques.mathematics.patterns import groups_of, keep_matrix, keep_rows
 from pruning.techniques.ria import relative_importance
+from pruning.techniques.technique import Technique
 
 CHUNK = 2**24
 """Pairs of weights that are compared at once; one row, which has up to inputs^2 / 4, may be more."""

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.patterns import keep_rows
-from pruning.statistics import InputNorm, Statistic
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import InputNorm, Observed, Statistic
+from pruning.techniques.mathematics.patterns import keep_rows
+from pruning.techniques.technique import Technique
 
 
 class Wanda(Technique, frozen=True):

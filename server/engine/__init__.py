@@ -1,1 +1,4 @@
-"""From token ids to token ids: continuous batching with no knowledge of HTTP or text."""
+"""Token ids in, token ids out: continuous batching over a block KV cache, without HTTP or text.
+
+May import `artifact`.
+"""

@@ -9,11 +9,11 @@ from collections.abc import Sequence as Ids
 from itertools import groupby
 
 from server.engine.batch import Batch
-from server.engine.look_up import LookUp
 from server.engine.runners import Runner
-from server.engine.sampler import choose_sampler
+from server.engine.sampling.sampler import choose_sampler
 from server.engine.scheduler import Scheduler, Taken
 from server.engine.sequence import Sampling, Score, Sequence, check
+from server.engine.speculation import LookUp
 from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest
 

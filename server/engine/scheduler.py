@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, Space, blocks_for
-from server.engine.look_up import ROWS, STREAMS, LookUp
 from server.engine.pace import Pace
 from server.engine.sequence import Finish, Sequence
+from server.engine.speculation import ROWS, STREAMS, LookUp
 from server.errors import ConfigError, Overloaded
 
 

@@ -1,1 +1,4 @@
-"""Counts every token once, durably, by skill."""
+"""Counts every token exactly once, durably, by skill, and reports the counts.
+
+May import `storage`.
+"""

@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from server.errors import BudgetExceeded
-from server.metering.ledger import Ledger
-from server.metering.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
 
 RETRY_SECONDS = 0.25
 ANSWER_SECONDS = 10.0  # a database may also stand still, and say nothing

@@ -12,11 +12,10 @@ from typing import NamedTuple, Protocol
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from server.engine.choice import Choice
 from server.errors import SecateurError
-from server.metering.database import StorageError
-from server.metering.ledger import Ledger
-from server.metering.records import KINDS, OUTCOMES, Limits, Period, Spent, Totals
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import KINDS, OUTCOMES, Limits, Period, Spent, Totals
+from server.storage.database import StorageError
 
 
 class EngineState(Protocol):
@@ -54,7 +53,7 @@ class Described(NamedTuple):
     """A model: the labels of its lineage, and each automatic choice."""
 
     labels: dict[str, str]
-    choices: Sequence[Choice]
+    choices: Sequence[Mapping[str, str]]
 
 
 class LedgerCollector(Collector):
@@ -117,11 +116,7 @@ class EngineCollector(Collector):
             yield _of_model(GaugeMetricFamily(f"secateur_{name}", text, labels=["model"]), values)
         models = {model.labels["model"]: model for model in self._models()}  # two aliases may be at one version
         yield _info("secateur_model_info", "A model served, from its lineage.", [m.labels for m in models.values()])
-        choices = [
-            {"model": name, "subject": choice.subject, "kernel": choice.kernel, "reason": choice.reason}
-            for name, model in models.items()
-            for choice in model.choices
-        ]
+        choices = [{"model": name, **choice} for name, model in models.items() for choice in model.choices]
         yield _info("secateur_runtime_info", "Each automatic choice, and why it was made.", choices)
 
 

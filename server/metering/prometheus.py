@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from server.errors import ConfigError
-from server.metering.database import Database
 from server.metering.reconcile import METRICS, Sums, named, settled, totals
+from server.storage.database import Database
 
 WINDOW = "5m"
 SLACK = 60.0  # seconds that a settled row may wait for its transaction

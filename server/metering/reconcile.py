@@ -12,8 +12,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.errors import ConfigError
-from server.metering.database import Database
-from server.metering.records import KINDS
+from server.metering.ledger.records import KINDS
+from server.storage.database import Database
 
 Sums = Counter[tuple[Any, ...]]
 TIMEOUT = 30

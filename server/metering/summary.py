@@ -6,11 +6,11 @@ from math import ceil
 
 from msgspec import Struct
 
-from server.metering.database import Database, reader
-from server.metering.ledger import Ledger
-from server.metering.records import Limits, Period, Spent
-from server.metering.transactions import day_of
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import Limits, Period, Spent
+from server.metering.ledger.transactions import day_of
 from server.metering.usage import Span, grouped
+from server.storage.database import Database, reader
 
 DAYS = 30
 WEEK = 7

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from server.errors import InvalidRequest
-from server.metering.database import Database
+from server.storage.database import Database
 
 Format = Literal["csv", "jsonl"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}

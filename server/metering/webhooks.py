@@ -23,9 +23,9 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.errors import ConfigError, SecateurError
-from server.metering.database import Database, StorageError, beside, reader
-from server.metering.ledger import Ledger
+from server.metering.ledger.ledger import Ledger
 from server.metering.usage import ROW, rows
+from server.storage.database import Database, StorageError, beside, reader
 
 BATCH = 100
 POLL_SECONDS = 1.0

@@ -15,12 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.app import host_page as real_host_page
-from server.page import page as host_page
-from tests.browser.drivers import free_port
-from tests.browser.hosts import extra_pages
-from tests.browser.stub import Stub, listening
-from tests.server.harness import HELP, Served, parts, says, served
+from server.web.api.demo_page import page as host_page
+from server.web.app import host_page as real_host_page
+from tests.browser.support.drivers import free_port
+from tests.browser.support.hosts import extra_pages
+from tests.browser.support.stub import Stub, listening
+from tests.support.harness import HELP, Served, parts, says, served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]

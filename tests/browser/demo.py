@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.conftest import FLAGS
-from tests.browser.drivers import Engine, firefox, installed, minibrowser, webkit
+from tests.browser.support.drivers import Engine, firefox, installed, minibrowser, webkit
 
 PAGE = "http://127.0.0.1:8001/"
 QUESTION = "What is Secateur?"

@@ -14,14 +14,14 @@ from typing import Any
 from msgspec.structs import replace
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from server.page import page as host_page
+from server.web.api.demo_page import page as host_page
 from tests.browser.conftest import FLAGS
-from tests.browser.hosts import extra_pages
-from tests.browser.states import ask as ask_widget
-from tests.browser.states import walk
-from tests.browser.stub import Stub, listening
-from tests.server.harness import HELP, OTHER, parts, says, served
-from tests.server.test_budget_http import ASK, ask
+from tests.browser.support.hosts import extra_pages
+from tests.browser.support.states import ask as ask_widget
+from tests.browser.support.states import walk
+from tests.browser.support.stub import Stub, listening
+from tests.server.web.test_budgets import ASK, ask
+from tests.support.harness import HELP, OTHER, parts, says, served
 
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 320, "height": 640}
 QUIET: dict[str, Any] = {"viewport": WIDE, "reduced_motion": "reduce"}

@@ -9,11 +9,11 @@ import pytest
 from msgspec.structs import replace
 from playwright.sync_api import expect
 
-from server.metering.records import Opening, Outcome, Settlement, Usage
+from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from tests.browser.conftest import Visitor
-from tests.server.harness import HELP, OTHER, Served, parts, says, served
-from tests.server.test_budget_http import ASK, ask
-from tests.server.test_guard import key_of
+from tests.server.web.http.test_guard import key_of
+from tests.server.web.test_budgets import ASK, ask
+from tests.support.harness import HELP, OTHER, Served, parts, says, served
 
 SECOND = 5000
 

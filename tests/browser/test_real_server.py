@@ -6,8 +6,8 @@ from contextlib import closing
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Start, Visitor
-from tests.browser.test_widget import answer, ask, open_chat
-from tests.server.harness import until
+from tests.browser.widget.test_widget import answer, ask, open_chat
+from tests.support.harness import until
 
 
 def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, start: Start) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from pruning.evaluation.bootstrap import Interval
-from pruning.evaluation.gates import Judgement
-from pruning.evaluation.page import page
-from pruning.evaluation.results import Regression, Results, Row
-from tests.browser.test_accessibility import AXE, violations
+from pruning.evaluation.comparison.bootstrap import Interval
+from pruning.evaluation.comparison.gates import Judgement
+from pruning.evaluation.comparison.results import Regression, Results, Row
+from pruning.evaluation.report.page import page
+from tests.browser.widget.test_accessibility import AXE, violations
 
 
 def report() -> str:

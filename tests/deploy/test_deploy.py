@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
 
 from server import config
-from server.listeners import CLOSE_SECONDS, FORCE_SECONDS
-from server.skills import Skills
-from tests.exams import nginx
-from tests.server.harness import HELP, KEY, ORIGIN, Serve
-from tests.server.test_http import call
-from tests.server.visitor import Visitor
+from server.skills.catalogue import Skills
+from server.web.listeners import CLOSE_SECONDS, FORCE_SECONDS
+from tests.conftest import ROOT
+from tests.exams.hostile import nginx
+from tests.server.web.test_listeners import call
+from tests.support.harness import HELP, KEY, ORIGIN, Serve
+from tests.support.visitor import Visitor
 
-ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 ENDING = 2 * CLOSE_SECONDS + FORCE_SECONDS
 

@@ -21,12 +21,13 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from server.__main__ import main
-from server.metering.ledger import Ledger
+from server.commands.__main__ import main
+from server.metering.ledger.ledger import Ledger
+from tests.conftest import ROOT
 from tests.exams.client import Server, ask, serving
-from tests.server.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
+from tests.support.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = ROOT / "deploy"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
 DASHBOARD = DEPLOY / "grafana" / "tokens-per-skill.json"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"

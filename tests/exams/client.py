@@ -16,9 +16,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from tests.server.harness import KEY
+from tests.conftest import ROOT
+from tests.support.harness import KEY
 
-ROOT = Path(__file__).parents[2]
 PROMPT = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 
@@ -26,7 +26,9 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 class Server:
     """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], module: str = "tests.exams.exam_server") -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, object], module: str = "tests.exams.servers.exam_server"
+    ) -> None:
         pairs = [f"{name}={value}" for name, value in settings.items()]
         command = [sys.executable, "-m", module, str(folder), *pairs]
         self.process = subprocess.Popen(

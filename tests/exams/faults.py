@@ -14,7 +14,9 @@ from typing import Any
 from msgspec import Struct
 
 from tests.deploy.test_prometheus import through_kills
-from tests.exams import clock, crowd, kill, nginx, public, secrets, stages, storage
+from tests.exams import public
+from tests.exams.hostile import crowd, nginx, secrets
+from tests.exams.outages import clock, kill, stages, storage
 
 SKIPPED = "skipped: it needs root, to mount a small file system, or a package that tests/install names"
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.exams import bodies, nginx, peers
-from tests.server.harness import KEY
-from tests.server.test_lifecycle import STREAM, process, received, rows, send
-from tests.server.visitor import Visitor
+from tests.exams.hostile import bodies, nginx, peers
+from tests.server.web.test_lifecycle import STREAM, process, received, rows, send
+from tests.support.harness import KEY
+from tests.support.visitor import Visitor
 
 DEADLINE = 5  # seconds for a head, in these runs
 

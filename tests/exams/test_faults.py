@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.exams import clock, crowd, kill, secrets, stages, storage
 from tests.exams.faults import SOME, figures, main
+from tests.exams.hostile import crowd, secrets
+from tests.exams.outages import clock, kill, stages, storage
 
 
 def test_a_kill_9_leaves_an_exact_ledger(tmp_path: Path) -> None:

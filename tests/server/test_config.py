@@ -4,8 +4,8 @@ import pytest
 
 from server.config import Config, load
 from server.errors import ConfigError
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 NEEDED = 'model = "m"\nskills = "s"\nledger = "l.sqlite3"\n'
 
 

@@ -8,15 +8,15 @@ from typing import Literal
 
 import torch
 
-from server.checkpoint.layouts import Quantised
-from server.checkpoint.lineage import digest_of
-from server.checkpoint.reader import Artifact
+from server.artifact.checkpoint.layouts import Quantised
+from server.artifact.checkpoint.lineage import digest_of
+from server.artifact.checkpoint.reader import Artifact
 from server.engine.choice import Choice
+from server.engine.native import absent, core
+from server.engine.native.plan import Plan, Refused, plan_of
 from server.engine.runners import Options, Scoring
 from server.engine.runners.native_runner import NativeRunner
 from server.errors import ConfigError
-from server.native import absent, core
-from server.native.plan import Plan, Refused, plan_of
 
 Wanted = Literal["auto", "native", "transformers"]
 

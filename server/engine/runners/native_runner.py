@@ -14,14 +14,14 @@ from torch import Tensor
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Space
 from server.engine.choice import Choice
+from server.engine.native import core
+from server.engine.native.pages import choose_pages
+from server.engine.native.plan import Plan
+from server.engine.native.resources import choose_threads
+from server.engine.native.weights import Loader, Weights
 from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
-from server.native import core
-from server.native.pages import choose_pages
-from server.native.plan import Plan
-from server.native.threads import choose_threads
-from server.native.weights import Loader, Weights
 
 UNPACKED = "without the tiles of AVX-512 their dense products are quicker, at the memory of dense weights"
 

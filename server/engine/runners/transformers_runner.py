@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, PreTrainedConfig
 from transformers import PreTrainedModel as Model
 
-from server.checkpoint.reader import Artifact
+from server.artifact.checkpoint.reader import Artifact
 from server.engine.batch import Batch, Chunk
 from server.engine.choice import Choice
 from server.engine.runners.semi_structured import install

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pruning.evaluation import task as tasks
-from pruning.inputs import base_artifact
-from server.checkpoint.reader import Artifact
+from pruning.evaluation.tasks import task as tasks
+from pruning.stages.inputs import base_artifact
+from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
 TEMPLATE = (

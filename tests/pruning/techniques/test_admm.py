@@ -8,11 +8,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import ModelRefused
-from pruning.patterns import keep_matrix
-from pruning.statistics import Gram, Spectrum
-from pruning.technique import Observed
+from pruning.passes.statistics import Gram, Observed, Spectrum
 from pruning.techniques import ADMM, SparseGPT
 from pruning.techniques.admm import layer_error, refit
+from pruning.techniques.mathematics.patterns import keep_matrix
 from tests.reference import slow
 
 PATTERNS: list[tuple[float | str, Any]] = [(0.5, 0.5), (0.7, 0.7), ("2:4", (2, 4)), ("32:64", (32, 64))]

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.rounding import nearest, search_scale
-from pruning.statistics import Gram
-from pruning.technique import Observed
+from pruning.passes.statistics import Gram, Observed
 from pruning.techniques import GPTQ, SparseGPT
-from server.checkpoint.layouts import Group
-from server.checkpoint.quantised import codes_of, dequantise
+from pruning.techniques.mathematics.rounding import nearest, search_scale
+from server.artifact.checkpoint.layouts import Group
+from server.artifact.checkpoint.quantised import codes_of, dequantise
 from tests.reference import slow_rounding
 
 ROWS, COLUMNS = 12, 192

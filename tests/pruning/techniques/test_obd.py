@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning.__main__ import main
-from pruning.inputs import prepare
-from pruning.recipe import read
-from server.checkpoint.reader import Artifact
+from pruning.commands.__main__ import main
+from pruning.recipe.recipe import read
+from pruning.stages.inputs import prepare
+from server.artifact.checkpoint.reader import Artifact
 from tests.reference import slow
 
 STAGES = '[[stages]]\nkind = "layerwise"\ntechnique = {{ name = "obd", sparsity = {} }}\n'

@@ -6,9 +6,10 @@ import numpy
 import pytest
 import torch
 
-from pruning.patterns import keep_matrix
-from pruning.technique import Observed, Technique
+from pruning.passes.statistics import Observed
 from pruning.techniques import RIA, AnyTechnique, Magnitude, SparseGPT, Wanda
+from pruning.techniques.mathematics.patterns import keep_matrix
+from pruning.techniques.technique import Technique
 from tests.reference import slow
 
 ROWS, COLUMNS = 24, 192

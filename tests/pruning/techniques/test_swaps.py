@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.patterns import keep_rows
-from pruning.statistics import Gram
-from pruning.technique import Observed
+from pruning.passes.statistics import Gram, Observed
 from pruning.techniques import RIA, Swaps, Wanda, swaps
+from pruning.techniques.mathematics.patterns import keep_rows
 from tests.reference import slow
 
 

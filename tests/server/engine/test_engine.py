@@ -14,7 +14,7 @@ from server.engine.runners import Runner
 from server.engine.sequence import Sampling
 from server.engine.stream import Stream, Token
 from server.errors import EngineFailed, InvalidRequest, Overloaded
-from tests.fakes import EchoRunner, ScriptRunner
+from tests.support.fakes import EchoRunner, ScriptRunner
 
 GREEDY = Sampling(temperature=0, max_tokens=10)
 

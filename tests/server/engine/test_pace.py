@@ -11,7 +11,7 @@ from server.engine.engine import Engine
 from server.engine.pace import LEAST, PASS_SECONDS, Pace
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
-from tests.fakes import ScriptRunner
+from tests.support.fakes import ScriptRunner
 
 ID_SECONDS = PASS_SECONDS / 20
 

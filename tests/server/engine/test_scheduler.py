@@ -12,7 +12,7 @@ from server.engine.blocks import BLOCK, Space
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
-from tests.fakes import Cells
+from tests.support.fakes import Cells
 
 STOP = 3
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.postgres_server import new_database, postgres
+from tests.support.postgres_server import new_database, postgres
 
 __all__ = ["postgres"]
 

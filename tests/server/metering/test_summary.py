@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from server.metering.ledger import Ledger
-from server.metering.records import Limits, Opening, Settlement, Usage
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import Limits, Opening, Settlement, Usage
 from server.metering.summary import _quantile, summarise
 
 NOW = datetime(2026, 12, 1, 0, 30, tzinfo=UTC).timestamp()

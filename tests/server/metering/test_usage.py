@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.__main__ import main
-from server.metering import command
-from server.metering.database import reader
-from server.metering.ledger import Ledger
-from server.metering.records import Opening, Outcome, Settlement, Usage
+from server.commands import usage as command
+from server.commands.__main__ import main
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from server.metering.usage import ROW, Span, rows
-from tests.server.harness import Serve, Served
-from tests.server.test_budget_http import ASK, ask
+from server.storage.database import reader
+from tests.server.web.test_budgets import ASK, ask
+from tests.support.harness import Serve, Served
 
 DAY = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
@@ -200,7 +200,7 @@ def test_the_admin_listener_has_the_same_and_the_public_one_nothing(
 
 
 def _key() -> Any:
-    from server.skills import Credentials
-    from tests.server.harness import KEY
+    from server.skills.catalogue import Credentials
+    from tests.support.harness import KEY
 
     return Credentials(key=KEY)

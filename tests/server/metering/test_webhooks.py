@@ -16,11 +16,11 @@ import pytest
 
 from server.errors import ConfigError
 from server.metering import webhooks
-from server.metering.database import StorageError, beside
-from server.metering.ledger import Ledger
-from server.metering.records import Opening, Settlement, Usage
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import Opening, Settlement, Usage
 from server.metering.webhooks import Target, Webhook
-from tests.server.harness import until
+from server.storage.database import StorageError, beside
+from tests.support.harness import until
 
 
 class Receiver(ThreadingHTTPServer):

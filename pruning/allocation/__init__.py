@@ -1,1 +1,0 @@
-"""How much each block loses, where that is not the same for all."""

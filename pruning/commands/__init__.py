@@ -1,0 +1,4 @@
+"""`secateur prune`, `evaluate` and `task`: parse arguments, run a room, print a table.
+
+May import everything.
+"""

@@ -1,0 +1,136 @@
+"""`secateur task from-faq`: question/answer pairs of FAQ pages as a task, which `secateur evaluate` reads.
+
+What is written holds the pages' text: their licence goes on to hold for it.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pruning.data.faq import markdown, pod
+from pruning.data.faq.blocks import Block, pairs
+from pruning.errors import TaskError
+from pruning.model.weights import write_bytes
+
+Reader = Callable[[str], list[Block]]
+
+TASK = """\
+# From FAQ pages, by `secateur task from-faq`; whose they are, and on what terms, the pages themselves say.
+name = "{name}"
+kind = "pairs"
+items = "{items}"
+chat = true           # prompts are written with the model's own chat template
+answer_tokens = 64    # of each answer so many tokens are scored
+choices = 4           # the right answer among three others, by PMI
+
+# [gates]             # a result beyond one of them fails; both are judged by the worse bound of the 95 % interval
+# max_nll_ratio = 1.1
+# max_accuracy_drop = 0.05
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `secateur task`; returns its exit code."""
+    top = argparse.ArgumentParser(prog="secateur task", description="Make a task to evaluate models on.")
+    commands = top.add_subparsers(required=True, metavar="from-faq")
+    faq = commands.add_parser("from-faq", help="question/answer pairs of FAQ pages", description=__doc__)
+    faq.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a page, or a folder of pages")
+    faq.add_argument(
+        "--output", type=Path, required=True, metavar="FILE.toml", help="the task; its items lie beside it"
+    )
+    arguments = top.parse_args(argv)
+    print(from_faq(arguments.paths, arguments.output))
+    return 0
+
+
+def from_faq(paths: Sequence[Path], output: Path) -> str:
+    """Write the task `output` and, beside it, its items; returns a line that says how many from where.
+
+    Raises TaskError where something is there already, a page cannot be read, or no question is found.
+    """
+    if output.suffix != ".toml":
+        better = output / "task.toml" if output.is_dir() else output.with_name(f"{output.stem}.toml")
+        raise TaskError(f"{output}: the task is a TOML file: name it {better}")
+    items_file = output.with_suffix(".jsonl")
+    for file in (output, items_file):
+        if file.exists():
+            raise TaskError(f"{file} is there already: name another --output, or remove it yourself first")
+    files = [file for path in paths for file in pages(path)]
+    items = list(_items(files))
+    if not items:
+        raise TaskError(
+            f"no question was found in {len(files)} pages; questions are headings, terms of definition lists, or "
+            "paragraphs that are bold as a whole, of which at least half ask something"
+        )
+    name = re.sub(r"[^\w.-]", "-", output.stem)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(items_file, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+        write_bytes(output, TASK.format(name=name, items=items_file.name).encode())
+    except OSError as error:
+        raise TaskError(f"{error.filename or output} cannot be written: {error.strerror or error}") from None
+    return f"{output}: {len(items)} question/answer pairs from {len({item['source'] for item in items})} pages"
+
+
+def pages(path: Path) -> Iterator[Path]:
+    """The pages at `path`, in the order of their names; TaskError where there is none that can be read."""
+    if path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
+    elif not path.exists():
+        raise TaskError(f"{path} is not there")
+    elif path.suffix.lower() not in READERS:
+        raise TaskError(f"{path} is no page that can be read: {', '.join(READERS)} can")
+    else:
+        yield path
+
+
+def _items(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """One item for each pair, of which the same one in several pages counts once."""
+    seen = set()
+    for file in files:
+        for number, pair in enumerate(pairs(blocks(file)), 1):
+            if pair not in seen:
+                seen.add(pair)
+                yield {"id": f"{len(seen):04}-{file.name}-{number}", **pair._asdict(), "source": str(file)}
+
+
+def blocks(file: Path) -> list[Block]:
+    """What stands on a page; TaskError where it cannot be read."""
+    return READERS[file.suffix.lower()](_text(file))
+
+
+def _text(file: Path) -> str:
+    """The text of a page: UTF-8, or Latin-1 where it is not that."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise TaskError(f"{file} cannot be read: {error.strerror}") from None
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _html(page: str) -> list[Block]:
+    """The blocks of an HTML page."""
+    if not all(find_spec(name) for name in ("bs4", "lxml")):
+        raise TaskError("HTML pages need Beautiful Soup and lxml: run `pip install 'secateur[faq]'`")
+    from pruning.data.faq import html  # late: an extra
+
+    return html.blocks(page)
+
+
+READERS: dict[str, Reader] = {
+    ".html": _html,
+    ".htm": _html,
+    ".xhtml": _html,
+    ".md": markdown.blocks,
+    ".markdown": markdown.blocks,
+    ".pod": pod.blocks,
+}
+"""What reads each form of page."""

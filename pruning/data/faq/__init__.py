@@ -1,0 +1,1 @@
+"""Question and answer pairs from FAQ pages in HTML, Markdown or POD."""

@@ -1,0 +1,83 @@
+"""Self-calibration: token ids that the base itself writes, for when there is no text.
+
+Williams, Chrysostomou and Aletras, Self-calibration for Language Model Quantization and Pruning,
+https://arxiv.org/abs/2410.17170. Sequences start with the token that begins a text and are sampled at temperature 1,
+a batch at a time with a seed of its own, into files beside the base: they are made once, and a killed run goes on. No
+other source takes the whole model into memory, at 16 bits.
+"""
+
+import hashlib
+import logging
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import DataError, ModelRefused
+from pruning.model.weights import Shards, write_file
+from pruning.progress import Progress
+from pruning.recipe.sources import SELF
+from server.artifact.checkpoint.reader import Artifact
+from server.storage.lock import locked
+
+logger = logging.getLogger(__name__)
+
+BATCH = 8
+"""Sequences that are sampled together; whole batches are made, so that fewer sequences are a part of more."""
+
+
+def own_samples(base: Artifact, sequences: int, tokens: int, seed: int) -> Tensor:
+    """Ids [sequences, tokens] sampled from `base`, from the files beside it or into them."""
+    folder = base.path.with_name(f"{base.path.name}.self") / f"{tokens}-tokens-seed-{seed}"
+    files = [folder / f"batch-{number:05}.safetensors" for number in range(ceil(sequences / BATCH))]
+    if not all(file.exists() for file in files):
+        with locked(folder / ".lock", f"sampling into {folder}"):
+            _make(base, files, tokens, seed)
+    return torch.cat([Shards([file]).tensor("ids") for file in files])[:sequences]
+
+
+def _make(base: Artifact, files: list[Path], tokens: int, seed: int) -> None:
+    """Sample the batches whose files are missing."""
+    from pruning.model.base import load  # brings transformers, which takes seconds
+
+    start = first_token(base.config)
+    logger.info("sampling from the base itself: the whole model is in memory, at 16 bits")
+    network = load(base.config, base, torch.bfloat16)
+    missing = {number: file for number, file in enumerate(files) if not file.exists()}
+    total = len(files) * tokens
+    with Progress("sampling from the base", total, total - len(missing) * tokens) as progress:
+        for number, file in missing.items():
+            write_file(file, {"ids": _sample(network, start, tokens, f"{seed}, {number}", progress)})
+
+
+def first_token(config: dict[str, Any]) -> int:
+    """The id that begins a text, or else the one that ends it; raises DataError where config.json names neither."""
+    for key in ("bos_token_id", "eos_token_id"):
+        token = config.get(key)
+        token = next(iter(token), None) if isinstance(token, list) else token
+        if token is None:
+            continue
+        if not 0 <= token < config.get("vocab_size", token + 1):
+            raise DataError(f'source = "{SELF}": config.json names {key} = {token}, but {config["vocab_size"]} tokens')
+        return int(token)
+    raise DataError(f'source = "{SELF}": config.json names no token that begins or ends a text to sample')
+
+
+@torch.inference_mode()
+def _sample(network: nn.Module, start: int, tokens: int, seed: str, progress: Progress) -> Tensor:
+    """One batch of ids [BATCH, tokens], of which the first is `start`."""
+    from pruning.model.base import advance
+
+    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)
+    ids = [torch.full((BATCH, 1), start)]
+    cache = None
+    progress.step()
+    while len(ids) < tokens:
+        logits, cache = advance(network, ids[-1], cache)
+        if not logits.isfinite().all():
+            raise ModelRefused("the base computes logits that are not finite, so it cannot be sampled from")
+        ids.append(torch.multinomial(logits[:, -1].float().softmax(dim=-1), 1, generator=generator))
+        progress.step()
+    return torch.cat(ids, dim=1)

@@ -1,0 +1,1 @@
+"""An artifact beside its bases: paired intervals, gates and the verdict."""

@@ -1,0 +1,38 @@
+"""Gates: what a result must keep to, judged by the worse bound of its interval, so that noise cannot pass one."""
+
+import msgspec
+
+from pruning.evaluation.comparison import bootstrap
+from pruning.evaluation.comparison.bootstrap import Interval
+from pruning.evaluation.scoring import scores as measures
+from pruning.evaluation.scoring.scores import Scores
+from pruning.evaluation.tasks.task import Task
+
+
+class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One gate and what was measured."""
+
+    gate: str
+    limit: float
+    measured: Interval
+    passed: bool
+
+
+def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
+    """Every gate that `task` sets, on the scores of a model and of the base."""
+    found = []
+    gates, seed = task.gates, task.seed
+    if gates.max_nll_ratio is not None:
+        own, other = scores.measures[measures.NLL], base.measures[measures.NLL]
+        found.append(_judged("max_nll_ratio", gates.max_nll_ratio, bootstrap.ratio(own, other, seed)))
+    if gates.max_accuracy_drop is not None:
+        own, other = scores.measures[measures.ACCURACY], base.measures[measures.ACCURACY]
+        found.append(_judged("max_accuracy_drop", gates.max_accuracy_drop, bootstrap.difference(other, own, seed)))
+    if gates.max_kl is not None:
+        found.append(_judged("max_kl", gates.max_kl, bootstrap.mean(scores.measures[measures.KL], seed)))
+    return tuple(found)
+
+
+def _judged(gate: str, limit: float, measured: Interval) -> Judgement:
+    """Lower is better in every gate, so the upper bound decides."""
+    return Judgement(gate, limit, measured, measured.high <= limit)

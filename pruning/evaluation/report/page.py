@@ -1,0 +1,38 @@
+"""The result as one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pruning.evaluation.comparison.bootstrap import RESAMPLES, Interval
+from pruning.evaluation.comparison.results import Results
+from pruning.evaluation.comparison.verdict import SHORT, computed, headline, sentences
+from pruning.evaluation.report import plots
+from pruning.evaluation.scoring.scores import LABELS
+
+TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def page(results: Results) -> str:
+    """The page, light or dark as the reader's browser is, and light on paper."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    drawn = plots.quality(results) + plots.changes(results) + plots.layers(results)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        r=results,
+        headline=headline(results),
+        sentences=sentences(results),
+        computed=computed(results),
+        columns=list(dict.fromkeys(name for row in results.rows for name in row.measures)),
+        labels=LABELS,
+        short=SHORT[results.measure],
+        figure=_figure,
+        resamples=RESAMPLES,
+        plots=Markup(drawn),
+    )
+
+
+def _figure(found: Interval, form: str = "%.3f", unit: str = "") -> Markup:
+    """A figure and, smaller, its interval."""
+    bounds = f"{form % found.low} to {form % found.high}"
+    return Markup("<span>{}{}<small>{}</small></span>").format(form % found.value, unit, bounds)

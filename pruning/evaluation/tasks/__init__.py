@@ -1,0 +1,1 @@
+"""Tasks as frozen values, and their prompts as token ids."""

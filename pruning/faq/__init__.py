@@ -1,1 +1,0 @@
-"""Question/answer pairs from FAQ pages in HTML, Markdown or POD."""

@@ -1,0 +1,280 @@
+"""Turns what a recipe calls its base into a base artifact, once, and builds a model's skeleton without weights.
+
+The one file of this package that imports transformers; it runs no code that comes with a model.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from pruning.errors import ModelRefused, refusing
+from pruning.model.blocks import prunable_blocks
+from pruning.model.gguf_file import Header
+from pruning.model.settings import license_of, settings_of, text_of
+from pruning.model.versions import versions
+from pruning.model.weights import InMemory, Shards, Source, checkpoint_files
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.reader import Artifact
+from server.artifact.checkpoint.writer import CheckpointWriter
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def import_base(path: Path, digest: str, target: Path) -> None:
+    """Write the model at `path` as a base artifact at `target`; raises ModelRefused in one sentence."""
+    if path.is_dir() or path.suffix == ".gguf":
+        with refusing(f"{path} cannot be read as a model"):
+            (_import_directory if path.is_dir() else _import_gguf)(path, digest, target)
+    else:
+        raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
+
+
+def skeleton(config: Mapping[str, Any]) -> nn.Module:
+    """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers real."""
+    _refuse_config(config)
+    values = {key: value for key, value in _without_choices(config).items() if key != "model_type"}
+    try:
+        settings = AutoConfig.for_model(config["model_type"], **values)
+        with _EmptyOnMeta():
+            model: nn.Module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except (ValueError, StrictDataclassError) as error:  # the sentence is in the last line
+        reason = str(error).splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise ModelRefused(f"transformers refuses what config.json says: {reason}") from error
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and not parameter.is_meta:
+                module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
+    stored = model.state_dict().keys()
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in stored]
+    if lost:
+        raise ModelRefused(f"a {config['model_type']} model cannot be built without its weights: {lost[0]} is computed")
+    return model.eval().requires_grad_(False)
+
+
+def load(config: Mapping[str, Any], source: Source, dtype: torch.dtype) -> nn.Module:
+    """The model that `config` describes with every parameter of `source` in memory; tied ones stay tied."""
+    network = skeleton(config)
+    loaded: dict[int, nn.Parameter] = {}
+    for name, empty in list(network.named_parameters(remove_duplicate=False)):
+        if id(empty) not in loaded:
+            tensor = source.tensor(name).to(dtype, copy=True)
+            loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
+        path, _, leaf = name.rpartition(".")
+        network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
+    return network
+
+
+def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """The logits [batch, tokens, words] of the next tokens `ids` [batch, tokens], and the cache; None starts one."""
+    output = model(input_ids=ids, use_cache=True, **({} if cache is None else {"cache": cache}))
+    return output.logits, output.cache
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Sends uninitialised memory, which is what weights start as, to the meta device; computed buffers stay real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **device})
+
+
+def _refuse_config(config: Mapping[str, Any]) -> None:
+    """Raise ModelRefused for what is no causal language model, needs its own code or is quantised."""
+    kind = config.get("model_type")
+    if "auto_map" in config:
+        raise ModelRefused(f"the model brings its own code ({kind}), which is never run here")
+    if config.get("quantization_config") is not None:
+        raise ModelRefused("the model is quantised already: start from its 16-bit weights")
+    expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
+    given = config.get("architectures") or [expected]
+    if expected is None or expected not in given:
+        raise ModelRefused(f"{given[0] or kind} is not a causal language model, and only those can be pruned")
+
+
+def _without_choices(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without what chooses a kernel: that may name code on a hub, which transformers would fetch and run."""
+    return {
+        key: _without_choices(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if not re.fullmatch(r"_?(attn|experts)_implementation.*", str(key))
+    }
+
+
+def _refuse_files(path: Path) -> None:
+    """Raise ModelRefused unless `path` holds what a Hugging Face directory does."""
+    if not list(path.glob("*.safetensors")):
+        if list(path.glob("*.bin")):
+            raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
+        raise ModelRefused(f"{path} holds no *.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        if not (path / name).exists():
+            raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
+    for name in (name for name in TOKENIZER_FILES if name.endswith(".json")):
+        settings_of(path / name)
+
+
+def _import_directory(path: Path, digest: str, target: Path) -> None:
+    """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
+    _refuse_files(path)
+    config = settings_of(path / "config.json")
+    artifact = (path / record.FILE).exists()
+    source: Source = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
+    _refuse_endless(config, len(source.names()))
+    model = skeleton(config)
+    prunable_blocks(model)  # refused before anything is copied
+    found = _renamed(model, source.names())
+    _refuse_constants(model, found, source)
+    _refuse_untied(model, found, source)
+    kinds: set[torch.dtype] = set()
+    with CheckpointWriter(target, packed=False) as writer:
+        for name, parameter in model.named_parameters():
+            if name not in found:
+                raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
+            tensor = source.tensor(found[name])
+            kinds.add(tensor.dtype)
+            writer.add(name, _stored(name, tensor, parameter.shape))
+        for name in TOKENIZER_FILES:
+            if (path / name).exists():
+                writer.copy(path / name)
+        if isinstance(source, Artifact):
+            _finish(writer, config, _own(source, digest))
+        else:
+            _finish(
+                writer, config, _lineage(record.Base(path.resolve().name, digest, _rounded(kinds), license_of(path)))
+            )
+
+
+def _rounded(kinds: set[torch.dtype]) -> str:
+    """What a reader must know where tensors have more bits than artifacts store, which is said too."""
+    if not (others := sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.bfloat16})):
+        return ""
+    logger.info("the base is rounded to bfloat16 from %s", ", ".join(others))
+    return f"rounded to bfloat16 from {', '.join(others)}"
+
+
+def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """The model's own names of stored tensors, old names and lacking prefixes put right as transformers does it."""
+    assert isinstance(model, PreTrainedModel)
+    renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    prefix, own = model.base_model_prefix, model.state_dict()
+    return {rename_source_key(name, renamings, [], prefix, own)[0]: name for name in names}
+
+
+def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
+    """Raise ModelRefused for more blocks than there are tensors, which it would take for ever to build."""
+    for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+        if isinstance(config.get(key), int) and config[key] > tensors:
+            raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
+
+
+def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
+    """Raise ModelRefused for a stored buffer that differs from the model's own: an artifact holds weights alone."""
+    state = model.state_dict()
+    for name in sorted(found.keys() & state.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()):
+        if state[name].is_meta or not torch.equal(state[name], source.tensor(found[name]).to(state[name])):
+            raise ModelRefused(f"the files hold {name}, a constant that an artifact would not keep")
+
+
+def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
+    """Raise ModelRefused where tensors that config.json ties differ; say which ones have no place in the model."""
+    assert isinstance(model, PreTrainedModel)
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        both = other != name and name in found and other in found
+        if both and not torch.equal(source.tensor(found[name]), source.tensor(found[other])):
+            raise ModelRefused(
+                f"config.json ties {name} to {other}, but the files hold two different tensors: if both are meant, "
+                "set tie_word_embeddings to false"
+            )
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    places = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    extra = sorted(name for name in found if name not in places and not any(p.search(name) for p in ignored))
+    if extra:
+        logger.warning("tensors without a place in the model are left out: %d, %s for instance", len(extra), extra[0])
+
+
+def _import_gguf(path: Path, digest: str, target: Path) -> None:
+    """Dequantise a GGUF file into a base artifact; the whole model is in memory, at 16 bits."""
+    header = Header(path)
+    with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+            output_loading_info=True,
+        )
+    model, report = loaded
+    if missing := sorted(map(str, report["missing_keys"])):
+        raise ModelRefused(f"{path} lacks {len(missing)} of the model's tensors, {missing[0]} for instance")
+    state = model.state_dict()
+    header.refuse_left_out(len(state))
+    prunable_blocks(model)
+    config = model.config.to_dict() | {"architectures": [type(model).__name__]}
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
+    _refuse_constants(skeleton(config), {name: name for name in state}, InMemory(state))
+    with CheckpointWriter(target, packed=False) as writer:
+        for name, parameter in model.named_parameters():
+            writer.add(name, _stored(name, parameter.detach(), parameter.shape))
+        ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+        writer.text("generation_config.json", text_of(ends))
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        for name, text in header.tokenizer_files(tokenizer).items():
+            writer.text(name, text)
+        _finish(writer, config, _lineage(header.base(digest)))
+
+
+def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
+    """Add the configuration and the lineage."""
+    writer.text("config.json", text_of({**config, "dtype": "bfloat16"}))
+    writer.finish(lineage)
+
+
+def _lineage(base: record.Base) -> record.Lineage:
+    """The record of a base, which has no steps."""
+    return record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions())
+
+
+def _own(artifact: Artifact, digest: str) -> record.Lineage:
+    """The record of a base that is itself an artifact: all of its own record is kept."""
+    parent = artifact.lineage
+    base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
+    return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _stored(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+    """`tensor` as artifacts store it, bfloat16; raises ModelRefused unless it has `shape` and finite numbers."""
+    if tensor.shape != shape:
+        raise ModelRefused(f"the tensor {name} is {list(tensor.shape)}, but config.json asks for {list(shape)}")
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelRefused(f"the tensor {name} is stored as {kind}: start from weights of 16 or 32 bits")
+    stored = tensor.to(torch.bfloat16)
+    if not stored.isfinite().all():
+        raise ModelRefused(f"the tensor {name} holds values that are not finite in bfloat16")
+    return stored

@@ -1,0 +1,69 @@
+"""The header of a GGUF file: whose model it is, and what transformers reads of it without a word as another model."""
+
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader, LlamaFileType
+from tokenizers import Tokenizer, pre_tokenizers
+
+from pruning.errors import ModelRefused
+from pruning.model.settings import text_of
+from server.artifact.checkpoint.lineage import Base
+
+SCALED = ("rope_freqs", "rope_factors")
+"""Tensors by which llama.cpp stretches rotations."""
+REMEDY = "start from the model's Hugging Face directory"
+DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
+"""GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
+
+
+class Header:
+    """What the file `path` says before its tensors; raises ModelRefused where rotations are scaled.
+
+    transformers does not read that from GGUF, and would compute with other angles.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            reader = GGUFReader(path)
+        except (IndexError, ValueError, KeyError) as error:
+            raise ModelRefused(f"{path} cannot be read as a model: its header is damaged ({error})") from error
+        self._fields = reader.fields
+        self._tensors = [str(tensor.name) for tensor in reader.tensors]
+        for name in self._fields:
+            scaled = name.endswith(".rope.scaling.type") and self._text(name) != "none"
+            if scaled or name.endswith(".rope.scale_linear"):
+                raise ModelRefused(f"{path} scales its rotations ({name}), which is not read from GGUF: {REMEDY}")
+        if found := next((name for name in self._tensors if name.startswith(SCALED)), None):
+            raise ModelRefused(f"{path} scales its rotations (by {found}), which is not read from GGUF: {REMEDY}")
+
+    def refuse_left_out(self, places: int) -> None:
+        """Raise ModelRefused where there are more tensors than `places` in the model that was made of them."""
+        if len(self._tensors) > places:
+            raise ModelRefused(
+                f"{self._path} holds {len(self._tensors)} tensors, and the model that transformers makes of it has "
+                f"{places}: what it leaves out, such as biases that its config does not name, would be lost; {REMEDY}"
+            )
+
+    def base(self, digest: str) -> Base:
+        """Whose model it is, and in what form."""
+        known = "general.file_type" in self._fields
+        kind = LlamaFileType(self._fields["general.file_type"].contents()).name if known else "GGUF"
+        note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
+        return Base(self._path.stem, digest, note, self._text("general.license") or "unknown")
+
+    def tokenizer_files(self, converted: Any) -> dict[str, str]:
+        """The files of transformers' `converted` tokenizer, with digits split one by one where the file does that."""
+        tokenizer: Tokenizer = converted.backend_tokenizer
+        if self._text("tokenizer.ggml.pre") in DIGIT_SPLITTERS:
+            digits, rest = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)
+            tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
+        settings = {**converted.special_tokens_map, "tokenizer_class": "PreTrainedTokenizerFast"}
+        if converted.chat_template:
+            settings["chat_template"] = converted.chat_template
+        return {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": text_of(settings)}
+
+    def _text(self, name: str) -> str:
+        """A text, or nothing."""
+        return str(self._fields[name].contents()) if name in self._fields else ""

@@ -1,0 +1,223 @@
+"""One pass over the data, block by block: the weights of one block and one batch of states are in memory, no more.
+
+Hidden states lie in two memory-mapped files in turn, or in one for each block boundary where they are kept, and a
+journal is written after each block: killed at any moment and run again, a pass repeats at most one block and ends with
+the same result, bit for bit.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import ModelRefused
+from pruning.model.blocks import Blocks, Call
+from pruning.model.weights import write_bytes
+from pruning.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+Note = dict[str, Any]
+"""What a visit wants remembered of its block; plain values."""
+
+
+class Enough(BaseException):
+    """Ends the forward of a batch once its hooks have seen what they came for; no model catches it as its own error."""
+
+
+class BlockView:
+    """One loaded block and the states of all batches before it."""
+
+    def __init__(self, sweep: "Sweep", index: int) -> None:
+        self._sweep = sweep
+        self.index = index
+
+    @property
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear layers by the full names of their weights."""
+        return self._sweep.blocks.linears(self.index)
+
+    @property
+    def block(self) -> nn.Module:
+        """The block itself, loaded."""
+        return self._sweep.blocks.model.get_submodule(f"{self._sweep.blocks.path}.{self.index}")
+
+    @property
+    def first(self) -> slice:
+        """The sequences of the first batch."""
+        return self._sweep.rows[0]
+
+    def sample(self) -> Tensor:
+        """The states [sequences, tokens, hidden] that the block makes of the first batch."""
+        rows = self.first
+        call = self._sweep.calls[rows.stop - rows.start][self.index]
+        return self._sweep.blocks.run(self.index, self._sweep.states(self.index)[rows].clone(), call)
+
+    def run(self, then: Callable[[slice], None] = lambda rows: None) -> None:
+        """Let hooks `see` every batch; after each, `then` is given which sequences it was of."""
+        for rows in self._sweep.rows:
+            self.see(rows)
+            then(rows)
+            self._sweep.step()
+
+    def see(self, rows: slice) -> None:
+        """Run the block on one batch and drop the result: for hooks to see its inputs, which may raise Enough."""
+        with suppress(Enough):
+            self._forward(rows)
+
+    def keep(self, rows: slice) -> None:
+        """Run the block on one batch and keep the states for the next block."""
+        self._sweep.states(self.index + 1)[rows] = self._forward(rows)
+
+    def before(self, rows: slice) -> Tensor:
+        """The states [sequences, tokens, hidden] of one batch before the block."""
+        return self._sweep.states(self.index)[rows]
+
+    def advance(self, see: Callable[[Tensor, Tensor], None] | None = None) -> None:
+        """Run the block on every batch and keep the states for the next block; show `see` those before and after."""
+        before, after = self._sweep.states(self.index), self._sweep.states(self.index + 1)
+        for rows in self._sweep.rows:
+            after[rows] = output = self._forward(rows)
+            if see:
+                see(before[rows], output)
+            self._sweep.step()
+
+    def _forward(self, rows: slice) -> Tensor:
+        """The states of one batch after the block; raises ModelRefused where they are not finite."""
+        states = self._sweep.states(self.index)[rows].clone()  # a block may write into its input
+        output = self._sweep.blocks.run(self.index, states, self._sweep.calls[rows.stop - rows.start][self.index])
+        if not output.isfinite().all():
+            given = self._sweep.states(self.index)[rows].isfinite().all()
+            what = (
+                "makes states that are not finite of those" if given else "is given states that are not finite, those"
+            )
+            raise ModelRefused(f"{self._sweep.blocks.path}.{self.index} {what} of sequence {rows.start} and on")
+        return output
+
+
+Visit = Callable[[BlockView], Note]
+
+
+class Sweep:
+    """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`.
+
+    With `keep`, the states before every block and after the last can be read once the pass is over; with `last`, those
+    after the last.
+    """
+
+    def __init__(
+        self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False, last: bool = False
+    ) -> None:
+        self.blocks = blocks
+        self.calls: dict[int, list[Call]] = {}  # by the number of sequences in the batch
+        self.rows = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
+        self._ids = ids
+        self._folder = folder
+        self._journal = folder / "journal.json"
+        self._read_after = keep or last
+        self._count = len(blocks) + 1 if keep else 2
+        self._files: list[numpy.memmap[Any, Any]] = []
+        self.step: Callable[[], None] = lambda: None
+
+    def visit(self, visit: Visit, what: str, runs: int) -> list[Note]:
+        """Call `visit` once for each block in order, skipping those a killed pass did; `runs` is forwards a batch."""
+        notes = self._begin()
+        unit = len(self.rows) * runs
+        with Progress(what, len(self.blocks) * unit, len(notes) * unit) as progress:
+            self.step = progress.step
+            for index in range(len(notes), len(self.blocks)):
+                with self.blocks.loaded(index):
+                    notes.append(visit(BlockView(self, index)))
+                self._files[(index + 1) % self._count].flush()
+                write_bytes(self._journal, json.dumps(notes).encode())
+        return notes
+
+    def states(self, index: int) -> Tensor:
+        """The hidden states [sequences, tokens, hidden] before block `index`, as a view of the mapped file."""
+        return torch.from_numpy(self._files[index % self._count])
+
+    def _begin(self) -> list[Note]:
+        """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
+        needed = self._read_after or len(notes or []) < len(self.blocks)
+        if notes is not None and needed and not self._there():
+            logger.warning("files of the states are gone from %s: starting anew", self._folder)
+            notes = None
+        for rows in self.rows:
+            if notes is None or rows.stop - rows.start not in self.calls:
+                states, calls = self.blocks.capture(self._ids[rows])
+                self.calls.setdefault(rows.stop - rows.start, calls)
+                if not self._files:
+                    self._map((*self._ids.shape, states.shape[-1]))
+                if notes is None:
+                    self.states(0)[rows] = states
+        if notes is None:
+            self._files[0].flush()
+            write_bytes(self._journal, b"[]")
+        return notes or []
+
+    def _map(self, shape: tuple[int, ...]) -> None:
+        """Map the files of the states."""
+        self._files += [mapped(self._folder / f"states-{number}", shape) for number in range(self._count)]
+
+    def _there(self) -> bool:
+        """Whether all files of the states are there, as they are from before the journal's first entry."""
+        return all((self._folder / f"states-{number}").exists() for number in range(self._count))
+
+
+class Following(Sweep):
+    """Another model's states, which follow a pass over the same ids block by block, and survive a kill as it does."""
+
+    def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
+        super().__init__(blocks, ids, batch, folder)
+        self._journal = folder / "followed.json"
+        if not self._there():
+            self._journal.unlink(missing_ok=True)
+        self._done = len(self._begin())
+
+    def reach(self, index: int) -> None:
+        """See to it that the states before block `index` are there; that takes time only where files were lost."""
+        if self._done > index + 1:  # those before it are overwritten
+            self._journal.unlink()
+            self._done = len(self._begin())
+        if self._done < index:
+            logger.warning("states were lost from %s: computing them again up to block %d", self._folder, index)
+        for number in range(self._done, index):
+            self.after(number)
+
+    def after(self, index: int) -> Tensor:
+        """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
+        self.reach(index)
+        with self.blocks.loaded(index):
+            BlockView(self, index).advance()
+        self.flush(index + 1)
+        return self.states(index + 1)
+
+    def flush(self, index: int) -> None:
+        """Write the states before block `index` out, as those before `index` - 1 are given up with the next block."""
+        self._files[index % 2].flush()
+        write_bytes(self._journal, json.dumps([{}] * index).encode())
+        self._done = index
+
+
+def pass_on(view: BlockView) -> Note:
+    """A visit that only runs the block; notes the seconds."""
+    start = monotonic()
+    view.advance()
+    return {"seconds": monotonic() - start}
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> "numpy.memmap[Any, Any]":
+    """A file of float32 in memory; its bytes are claimed now, as a full disk met in a mapping kills the process."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * int(numpy.prod(shape)))
+    return numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape)

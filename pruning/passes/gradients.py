@@ -1,0 +1,191 @@
+"""The pass backward, block by block: the gradients of the loss, with one block and one sequence in memory.
+
+A pass forward leaves the states before every block in mapped files. They cost disk, which goes as soon as the pass is
+over; recomputing them from fewer would cost a third more time. Then blocks are visited from the last to the first: each
+is run again with its graph, and the gradient of the states before it is left for the block before.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import ModelRefused
+from pruning.model.blocks import Blocks
+from pruning.model.weights import Shards, write_bytes, write_file
+from pruning.passes.calibration import Note, Sweep, mapped, pass_on
+from pruning.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+class BackwardView:
+    """One loaded block, the states before it, and the gradients of those after it."""
+
+    def __init__(self, backward: "Backward", index: int) -> None:
+        self._backward = backward
+        self.index = index
+
+    def sequences(self) -> Iterator[dict[str, Tensor]]:
+        """The gradients of each sequence's loss by the block's linear weights, as they are stored, by full name.
+
+        Leaves the gradients by the states before the block; must be read to its end.
+        """
+        weights = {
+            name: linear.get_parameter("weight").requires_grad_()
+            for name, linear in self._backward.blocks.linears(self.index).items()
+        }
+        for number in range(self._backward.count):
+            self._backward.through(self.index, number)
+            yield {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+            for weight in weights.values():
+                weight.grad = None
+
+
+Visit = Callable[[BackwardView], Note]
+
+
+class Backward:
+    """A resumable pass backward of the mean next-token loss of each of `ids` [sequences, tokens], files in `folder`."""
+
+    def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
+        self.blocks = blocks
+        self.count = len(ids)
+        self._ids = ids
+        self._folder = folder
+        self._journal = folder / "backward.json"
+        self._sweep = Sweep(blocks, ids, 1, folder, keep=True)
+        self._files: list[numpy.memmap[Any, Any]] = []
+        self._step: Callable[[], None] = lambda: None
+
+    def visit(self, visit: Visit) -> list[Note]:
+        """Call `visit` once for each block, the last first, skipping those a killed pass did.
+
+        Returns the notes of the way to the loss, which are its seconds, and then of the blocks, the last first.
+        """
+        notes: list[Note] = json.loads(self._journal.read_bytes()) if self._journal.exists() else []
+        if len(notes) > len(self.blocks):
+            return notes
+        forward = self._sweep.visit(pass_on, "going forward", 1)
+        shape = tuple(self._sweep.states(0).shape)
+        paths = [self._folder / f"gradients-{number}" for number in range(2)]
+        if notes and not all(path.exists() for path in paths):
+            logger.warning("files of the gradients are gone from %s: starting anew", self._folder)
+            notes = []
+        self._files = [mapped(path, shape) for path in paths]
+        unit = self.count
+        with Progress("going backward", (len(self.blocks) + 1) * unit, len(notes) * unit) as progress:
+            self._step = progress.step
+            if not notes:
+                self._note(notes, {"seconds": sum(note["seconds"] for note in forward) + self._end()})
+            for index in range(len(self.blocks) - len(notes), -1, -1):
+                with self.blocks.loaded(index):
+                    self._note(notes, visit(BackwardView(self, index)))
+        self._tidy()
+        return notes
+
+    def gradients(self, index: int) -> Tensor:
+        """The gradients of each sequence's loss by the states [sequences, tokens, hidden] before block `index`."""
+        return torch.from_numpy(self._files[index % 2])
+
+    def through(self, index: int, number: int) -> None:
+        """Take one sequence back through a loaded block."""
+        rows = slice(number, number + 1)
+        states = self._sweep.states(index)[rows].clone().requires_grad_()
+        call = self._sweep.calls[1][index]
+        after = self.blocks.run(index, states.clone(), call, graph=True)  # a block may write into its input
+        after.backward(self.gradients(index + 1)[rows])  # type: ignore[no-untyped-call]
+        assert states.grad is not None
+        self.gradients(index)[rows] = states.grad
+        self._step()
+
+    def _end(self) -> float:
+        """The gradients of the loss by the states after the last block; returns the seconds it took."""
+        start, last = monotonic(), len(self.blocks)
+        with self.blocks.ending() as logits:
+            for number, ids in enumerate(self._ids):
+                states = self._sweep.states(last)[number : number + 1].clone().requires_grad_()
+                loss = next_token_loss(logits(states, ids[None])[0], ids)
+                loss.backward()  # type: ignore[no-untyped-call]
+                assert states.grad is not None
+                self.gradients(last)[number] = states.grad[0]
+                self._step()
+        return monotonic() - start
+
+    def _note(self, notes: list[Note], note: Note) -> None:
+        """Make durable the gradients that were left last, and add `note` to `notes`."""
+        for file in self._files:
+            file.flush()
+        notes.append(note)
+        write_bytes(self._journal, json.dumps(notes).encode())
+
+    def _tidy(self) -> None:
+        """Remove the files of the states; a full journal says that they are not needed again."""
+        for pattern in ("states-*", "gradients-*"):
+            for path in self._folder.glob(pattern):
+                path.unlink()
+
+
+class Moments:
+    """Means over the sequences of powers of the gradients of a model's weights, read from files."""
+
+    def __init__(self, files: list[Path], powers: tuple[int, ...], seconds: float) -> None:
+        self._shards = Shards(files)
+        self._names = set(self._shards.names())
+        self._powers = powers
+        self.seconds = seconds
+
+    def of(self, name: str, linear: nn.Module) -> dict[int, Tensor]:
+        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p; ModelRefused where it has none."""
+        if any(f"{name}.{power}" not in self._names for power in self._powers):
+            raise ModelRefused(
+                f"{name} is never reached by the calibration data, so it has no gradient to be judged by"
+            )
+        found = {power: self._shards.tensor(f"{name}.{power}") for power in self._powers}
+        if not all(moment.isfinite().all() for moment in found.values()):
+            raise ModelRefused(f"the gradients of {name} are not finite, so it cannot be judged by them")
+        return {power: found[power] if isinstance(linear, nn.Linear) else found[power].T for power in found}
+
+
+def moments(blocks: Blocks, ids: Tensor, folder: Path, powers: tuple[int, ...]) -> Moments:
+    """Measure E[g^p] over `ids` [sequences, tokens] of each linear weight, where g is of one sequence's mean loss."""
+    notes = Backward(blocks, ids, folder).visit(_Measure(folder, powers))
+    files = [_file(folder, index) for index in range(len(blocks))]
+    return Moments(files, powers, sum(note["seconds"] for note in notes))
+
+
+def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """The mean over `ids` [tokens] but the first of their negative log-likelihood under `logits` [tokens, words]."""
+    return nn.functional.cross_entropy(logits[:-1].float(), ids[1:])
+
+
+class _Measure:
+    """A visit that leaves the moments of each block's gradients in a file."""
+
+    def __init__(self, folder: Path, powers: tuple[int, ...]) -> None:
+        self._folder = folder
+        self._powers = powers
+
+    def __call__(self, view: BackwardView) -> Note:
+        start = monotonic()
+        sums: dict[str, Tensor] = {}
+        count = 0
+        for gradients in view.sequences():
+            count += 1
+            for name, gradient in gradients.items():
+                for power in self._powers:
+                    key = f"{name}.{power}"
+                    sums[key] = sums.get(key, torch.zeros(())) + gradient**power
+        write_file(_file(self._folder, view.index), {key: total / count for key, total in sums.items()})
+        return {"seconds": monotonic() - start}
+
+
+def _file(folder: Path, index: int) -> Path:
+    """Where the moments of block `index` lie."""
+    return folder / f"moments-{index:04}.safetensors"

@@ -1,0 +1,118 @@
+"""Collects the statistics of the inputs of linear layers while their block runs; layers with one input share them."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from pruning.errors import ModelRefused
+from pruning.model.blocks import Blocks, weight_of
+from pruning.passes.calibration import BlockView, Enough
+from pruning.passes.statistics import Observed, Statistic
+
+
+def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, Observed]:
+    """The statistics of all layers of a block; it runs once for each batch if any are needed."""
+    linears = view.linears
+    if not needs:
+        return {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
+    with observing(linears, needs) as observed:
+        view.run()
+    refuse_unreached(linears, observed)
+    return {name: observed[name] for name in linears}
+
+
+def count_groups(blocks: Blocks, ids: Tensor) -> int:
+    """How many groups of linears that share an input the first block has; what `ids` [B, T] say does not matter."""
+    states, calls = blocks.capture(ids)
+    with blocks.loaded(0):
+
+        def run() -> None:
+            with suppress(Enough):
+                blocks.run(0, states.clone(), calls[0])
+
+        return sum(1 for _ in in_turn(blocks.linears(0), (), run))
+
+
+def in_turn(
+    linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], run: Callable[[], None]
+) -> Iterator[dict[str, Observed]]:
+    """The statistics of one group of linears that share an input after another, in the order of their calls.
+
+    `run` calls the block, and is called again once the caller has pruned a group.
+    """
+    rest = dict(linears)
+    while rest:
+        with observing(rest, needs, "one input") as observed:
+            run()
+        if not observed:
+            refuse_unreached(rest, observed)
+        yield observed
+        rest = {n: m for n, m in rest.items() if n not in observed}
+
+
+def refuse_unreached(linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]) -> None:
+    """Raise ModelRefused for a layer that the data never reaches."""
+    for name in linears:
+        if name not in observed:
+            raise ModelRefused(f"{name} is never reached by the calibration data, so it cannot be pruned")
+
+
+@contextmanager
+def observing(
+    linears: Mapping[str, nn.Module],
+    needs: tuple[type[Statistic], ...],
+    until: Literal["all", "one input", "end"] = "all",
+) -> Iterator[dict[str, Observed]]:
+    """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them.
+
+    A batch ends with Enough once all layers have seen their input, or once those have that share the first input met,
+    which are then the only ones, or it runs to its end.
+    """
+    observer = _Observer(needs, {"all": len(linears), "one input": None, "end": 0}[until])
+    hooks = [linear.register_forward_pre_hook(observer.hook(name)) for name, linear in linears.items()]
+    try:
+        yield observer.observed
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Observer:
+    """Gives each linear layer its statistics; the first layer that sees an input updates them for all that share it."""
+
+    def __init__(self, needs: tuple[type[Statistic], ...], expected: int | None) -> None:
+        self.observed: dict[str, Observed] = {}
+        self._needs = needs
+        self._expected = expected  # layers to be seen before a batch ends; None: those that share the first input
+        self._complete = False  # without a number: every layer that shares the input is known
+        self._last = ""  # the layer that is called after all others
+        self._leaders: set[str] = set()
+        self._seen: list[tuple[weakref.ref[Tensor], Observed]] = []  # inputs of the first batch that still live
+
+    def hook(self, name: str) -> Any:
+        def see(_: nn.Module, args: tuple[Any, ...]) -> None:
+            if name not in self.observed:
+                self._meet(name, args[0])
+            if name in self._leaders:
+                self.observed[name].update(args[0])
+            if name == self._last or (self._complete and name in self._leaders):
+                raise Enough
+
+        return see
+
+    def _meet(self, name: str, inputs: Tensor) -> None:
+        """Find the statistics that are kept of these very inputs, or start new ones."""
+        shared = next((observed for seen, observed in self._seen if seen() is inputs), None)
+        if shared is None:
+            if self._expected is None and self.observed:
+                self._complete = True
+                raise Enough
+            self._leaders.add(name)
+            shared = Observed(self._needs, inputs.shape[-1], name)
+            self._seen.append((weakref.ref(inputs), shared))
+        self.observed[name] = shared
+        if len(self.observed) == self._expected:
+            self._last = name

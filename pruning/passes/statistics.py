@@ -1,0 +1,251 @@
+"""What a pass can observe: of a linear layer's inputs, InputNorm, InputMean and Gram; of a block, BlockInfluence.
+
+Each holds sums alone, so its memory does not grow with the data; linears that share an input share the statistic.
+"""
+
+import logging
+from collections.abc import Mapping
+from copy import copy
+from typing import NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from pruning.errors import ModelRefused
+
+logger = logging.getLogger(__name__)
+
+MAX_DAMPING = 10.0
+
+STRIPE = 384
+"""Columns that are multiplied at once with those from them on; the other triangle is their mirror image."""
+
+
+class Statistic:
+    """Accumulates over the inputs of one linear layer with `columns` input features."""
+
+    layer = "a layer"
+    """The first layer that has these inputs, for messages."""
+
+    def __init__(self, columns: int) -> None:
+        raise NotImplementedError
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        raise NotImplementedError
+
+
+class InputNorm(Statistic):
+    """The norm of each input feature: sqrt of the mean over sequences of the sum over tokens of x squared."""
+
+    def __init__(self, columns: int) -> None:
+        self._squares = torch.zeros(columns)
+        self._sequences = self._tokens = 0
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2)  # [B * T, columns]
+        self._squares += rows.square().sum(dim=0)
+        self._sequences += inputs.shape[:-2].numel()
+        self._tokens += len(rows)
+
+    @property
+    def value(self) -> Tensor:
+        """The norms [columns], float32; raises ModelRefused where the inputs were not finite."""
+        return (_finite(self._squares) / self._sequences).sqrt()
+
+    @property
+    def root_mean_square(self) -> Tensor:
+        """The norms for one token [columns]: on one scale for layers that see sequences and those that see tokens."""
+        return (_finite(self._squares) / self._tokens).sqrt()
+
+
+class InputMean(Statistic):
+    """Mean and variance of each input feature over all tokens, accumulated in float64."""
+
+    def __init__(self, columns: int) -> None:
+        self._sums = torch.zeros(columns, dtype=torch.float64)
+        self._squares = torch.zeros(columns, dtype=torch.float64)
+        self._tokens = 0
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2).double()
+        self._sums += rows.sum(dim=0)
+        self._squares += rows.square().sum(dim=0)
+        self._tokens += len(rows)
+
+    @property
+    def mean(self) -> Tensor:
+        """The means [columns], float64; raises ModelRefused where the inputs were not finite."""
+        _finite(self._squares)
+        return self._sums / self._tokens
+
+    @property
+    def variance(self) -> Tensor:
+        """The variances [columns], float64; raises ModelRefused where the inputs were not finite."""
+        return (_finite(self._squares) / self._tokens - self.mean.square()).clamp_min(0)
+
+
+class Spectrum(NamedTuple):
+    """A Gram matrix whose features have unit norm, plus damping: `vectors` diag(`values`) `vectors`^T."""
+
+    scale: Tensor
+    """The norm of each feature, sqrt(H_jj) [columns]; 1 where that is 0."""
+    values: Tensor
+    vectors: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix itself [columns, columns]."""
+        return self.vectors * self.values @ self.vectors.T
+
+
+class Gram(Statistic):
+    """H = (2 / n) sum over the n sequences of X^T X, [columns, columns], accumulated in float32."""
+
+    def __init__(self, columns: int) -> None:
+        self._sum = torch.zeros(columns, columns)  # its upper triangle; below the stripes stays zero
+        self._sequences = self._tokens = 0
+        self._factors: dict[float, Tensor] = {}
+        self._spectra: dict[float, Spectrum] = {}
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in one batch of inputs [..., tokens, columns]."""
+        rows = inputs.flatten(0, -2)  # [B * T, columns]
+        for start in range(0, len(self._sum), STRIPE):
+            stripe = slice(start, start + STRIPE)
+            self._sum[stripe, start:].addmm_(rows[:, stripe].T, rows[:, start:])
+        self._sequences += inputs.shape[:-2].numel()
+        self._tokens += len(rows)
+        self._factors.clear()
+        self._spectra.clear()
+
+    @property
+    def value(self) -> Tensor:
+        """H [columns, columns], float32; raises ModelRefused where the inputs were not finite."""
+        _finite(self._sum.diagonal())
+        upper = self._sum.triu() * (2 / self._sequences)
+        return upper + upper.triu(1).T
+
+    def only(self, features: Tensor) -> "Gram":
+        """The matrix of the `features` alone, a mask [columns]."""
+        part = Gram(int(features.sum()))
+        part._sum = self._sum[features][:, features]
+        part._sequences, part._tokens, part.layer = self._sequences, self._tokens, self.layer
+        return part
+
+    @property
+    def dead(self) -> Tensor:
+        """True for the input features [columns] that were zero in all the data."""
+        return self._sum.diagonal() == 0
+
+    def inverse_factor(self, damping: float) -> Tensor:
+        """The upper Cholesky factor U of the inverse of H + damping * mean(diag H) * I; U^T U = H^-1.
+
+        The mean is of the features that are not dead, and takes the place of the zero of those that are. Where the sum
+        is not positive definite in float32, the damping is raised tenfold and the log says so.
+        """
+        if damping not in self._factors:
+            self._factors[damping] = self._factor(damping)
+        return self._factors[damping]
+
+    def inverse_moment(self, damping: float) -> Tensor:
+        """The inverse of E[x x^T], a mean over tokens, damped as in `inverse_factor`; [columns, columns], float64."""
+        factor = self.inverse_factor(damping).double()
+        return factor.T @ factor * (2 * self._tokens / self._sequences)
+
+    def spectrum(self, damping: float) -> Spectrum:
+        """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with ones for the dead on the diagonal."""
+        if damping not in self._spectra:
+            gram = self.value
+            gram.diagonal()[self.dead] = 1
+            scale = gram.diagonal().sqrt()
+            gram.div_(scale).div_(scale[:, None])
+            values, vectors = torch.linalg.eigh(gram)
+            self._spectra[damping] = Spectrum(scale, values.clamp_min(0) + damping, vectors)
+        return self._spectra[damping]
+
+    def _factor(self, damping: float) -> Tensor:
+        gram, dead = self.value, self.dead
+        mean = 1.0 if dead.all() else float(gram.diagonal()[~dead].mean())
+        gram.diagonal()[dead] = mean  # so that what they get does not depend on the scale of the others
+        unit = torch.eye(len(gram)) * mean
+        while damping <= MAX_DAMPING:
+            factor = _inverse_factor(gram + damping * unit)
+            if factor is not None:
+                return factor
+            logger.warning(
+                "the Gram matrix of the %d inputs of %s is singular with damping %g; trying tenfold",
+                len(gram),
+                self.layer,
+                damping,
+            )
+            damping *= 10
+        raise ModelRefused(f"the inputs of a layer of {len(gram)} columns are not finite, so it cannot be pruned")
+
+
+def _finite(sums: Tensor) -> Tensor:
+    """`sums` [columns] of squares, or ModelRefused where they are not finite."""
+    if not sums.isfinite().all():
+        raise ModelRefused(f"the inputs of a layer of {len(sums)} columns are not finite, so it cannot be pruned")
+    return sums
+
+
+def _inverse_factor(gram: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of the inverse of `gram`, or None where that is not positive definite."""
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if failed:
+        return None
+    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    return None if failed or not upper.isfinite().all() else upper
+
+
+class BlockInfluence:
+    """How much a block changes the hidden state: 1 - the mean over tokens of cos(state before, state after)."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._tokens = 0
+
+    def update(self, before: Tensor, after: Tensor) -> None:
+        """Take in the hidden states [B, T, hidden] before and after the block."""
+        cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+        self._sum += cosine.sum().item()
+        self._tokens += cosine.numel()
+
+    @property
+    def value(self) -> float:
+        """The influence: 0 for a block that changes no direction, at most 2."""
+        return 1 - self._sum / self._tokens
+
+
+S = TypeVar("S", bound=Statistic)
+
+
+class Observed:
+    """The statistics of the inputs of one linear layer, by their type: `observed[Gram].value`."""
+
+    def __init__(self, needs: tuple[type[Statistic], ...], columns: int, layer: str = Statistic.layer) -> None:
+        self._statistics = {need: need(columns) for need in needs}
+        for statistic in self._statistics.values():
+            statistic.layer = layer
+        self.moments: Mapping[int, Tensor] = {}
+        """E[g^p] over the sequences of the weight's gradient, [outputs, inputs], by p."""
+
+    def __getitem__(self, need: type[S]) -> S:
+        return cast(S, self._statistics[need])
+
+    def __contains__(self, need: type[Statistic]) -> bool:
+        return need in self._statistics
+
+    def update(self, inputs: Tensor) -> None:
+        """Show one batch of inputs [..., tokens, columns] to every statistic."""
+        for statistic in self._statistics.values():
+            statistic.update(inputs)
+
+    def with_moments(self, moments: Mapping[int, Tensor]) -> "Observed":
+        """These very statistics, which layers may share, and the moments of one layer's own gradients."""
+        observed = copy(self)
+        observed.moments = moments
+        return observed

@@ -1,0 +1,4 @@
+"""What to prune, how and on which data: frozen values read from TOML.
+
+May import `techniques`.
+"""

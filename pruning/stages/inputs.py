@@ -1,0 +1,135 @@
+"""Gathers everything that decides a result, and finds out whether an artifact was made from just that.
+
+Imports no model code, so that an artifact which can be reused is found in about a second.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from pruning.data.draw import Draw, Encoder, data_record, digest_of_source, draw
+from pruning.data.samples import own_samples
+from pruning.errors import RecipeError
+from pruning.model.settings import positions
+from pruning.recipe.options import Training, Vocabulary
+from pruning.recipe.recipe import Calibration, Recipe
+from pruning.recipe.sources import SELF, digest_of, locate
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.reader import Artifact
+from server.errors import ArtifactError
+from server.storage.lock import locked
+
+logger = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """Everything that decides the result."""
+
+    recipe: Recipe
+    base: Artifact
+    calibration: tuple[Tensor, record.Data]
+    evaluation: tuple[Tensor, record.Data]
+    lessons: dict[str, str]
+    """SHA-256 of each text that a stage reads itself."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Equal for two runs that give the same artifact; the lineage keeps it."""
+        return {
+            "recipe": self.recipe.digest,
+            "base": self.base.lineage.base.digest,
+            "calibration": self.calibration[1].digest,
+            "evaluation": self.evaluation[1].digest,
+            **{f"text {source}": digest for source, digest in self.lessons.items()},
+        }
+
+
+def prepare(recipe: Recipe, cache: Path) -> Inputs:
+    """Import the base and draw the token ids."""
+    base = base_artifact(recipe.base, cache)
+    encoder = Encoder(base)
+    c, e = recipe.calibration, recipe.evaluation
+    refuse_long(_lengths(recipe), base.config)
+    if c.source == e.source and set(c.buckets) & set(e.buckets):
+        logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
+    calibration = _calibration(c, base, encoder)
+    evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
+    readers = [stage for stage in recipe.stages if isinstance(stage, Training | Vocabulary)]
+    texts = {source or c.source for stage in readers for source in stage.sources}
+    return Inputs(
+        recipe, base, calibration, evaluation, {source: digest_of_source(source) for source in sorted(texts - {SELF})}
+    )
+
+
+def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
+    """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them.
+
+    `lengths` has the tokens of sequences by what gave them.
+    """
+    limit = positions(config)
+    for name, length in lengths.items():
+        if limit is None or length <= limit:
+            continue
+        sentence = f"{name} = {length} is beyond the {limit} positions of the model"
+        if not any("rope" in key or key == "rotary_pct" for key in config):
+            raise RecipeError(f"{sentence}: take {limit} or less")
+        logger.warning("%s, so it was never trained on that", sentence)
+
+
+def _lengths(recipe: Recipe) -> dict[str, int]:
+    """The tokens of each kind of sequence, by what the recipe calls them."""
+    lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
+    training = {n: stage for n, stage in enumerate(recipe.stages) if isinstance(stage, Training)}
+    return lengths | {f"stages[{number}].length": stage.length for number, stage in training.items()}
+
+
+def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:
+    """The ids to calibrate on, of a text or of the base's own writing."""
+    if wanted.source == SELF:
+        ids = own_samples(base, wanted.sequences, wanted.tokens, wanted.seed)
+        return ids, data_record(SELF, ids, wanted.seed)
+    return draw(Draw(wanted.source, wanted.buckets, wanted.sequences, wanted.tokens, wanted.seed), encoder)
+
+
+def reusable(output: Path, inputs: Inputs) -> Artifact | None:
+    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
+    if not (output / record.FILE).exists():
+        return None
+    try:
+        artifact = Artifact.open(output)
+    except ArtifactError as error:
+        logger.info("%s; making it anew", error)
+        return None
+    same = artifact.lineage.inputs == inputs.identity and artifact.lineage.evaluation is not None
+    if not same:
+        logger.info("%s was made with another recipe or other data: making it anew", output)
+    return artifact if same else None
+
+
+def base_artifact(reference: str, cache: Path) -> Artifact:
+    """The base artifact of `reference`, from `cache` or imported into it."""
+    path = locate(reference)
+    digest = digest_of(path)
+    target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
+    if found := _imported(target):
+        return found
+    from pruning.model.base import import_base  # brings transformers, which takes seconds
+
+    with locked(cache / ".lock", f"importing a model into {cache}"):
+        if found := _imported(target):  # another process was faster, and may be reading it
+            return found
+        logger.info("importing %s", path)
+        import_base(path, digest, target)
+    return Artifact.open(target)
+
+
+def _imported(target: Path) -> Artifact | None:
+    """The base that was imported to `target`, if it is whole."""
+    try:
+        return Artifact.open(target) if target.exists() else None
+    except ArtifactError as error:
+        logger.info("%s; importing it again", error)
+        return None

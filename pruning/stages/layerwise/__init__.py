@@ -1,0 +1,1 @@
+"""Stages that prune or round one layer at a time: layerwise, AWQ and round-to-nearest."""

@@ -1,0 +1,1 @@
+"""Sparsity per block: by outliers (OWL), or by evolutionary search."""

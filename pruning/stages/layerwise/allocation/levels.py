@@ -1,0 +1,120 @@
+"""Every block pruned at every level, and how far a mixture of such blocks is from the dense model.
+
+One sweep of dense states prunes each block to all levels at once; mixtures then run block by block, with one block in
+memory, and those that begin alike share what they have in common.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+import torch
+from torch import Tensor, nn
+
+from pruning.model.blocks import Blocks, weight_of
+from pruning.model.weights import Shards, write_file
+from pruning.passes.calibration import BlockView, Note
+from pruning.passes.gradients import Moments
+from pruning.passes.observing import observe
+from pruning.stages.layerwise.allocation.evolution import Mixture
+from pruning.stages.layerwise.prune import naming, prune
+from pruning.techniques.technique import Technique
+
+DENSE = -1
+"""The level that is no level."""
+
+
+def level_file(folder: Path, level: int, index: int) -> Path:
+    """Where the weights of block `index` at `level` lie."""
+    return folder / f"level-{level:02}-block-{index:04}.safetensors"
+
+
+class PruneLevels:
+    """A visit that prunes one block to each of `techniques`, and passes on its dense states."""
+
+    def __init__(self, techniques: Sequence[Technique], folder: Path, moments: Moments | None) -> None:
+        self._techniques = techniques
+        self.folder = folder
+        self._moments = moments
+        self._needs = techniques[0].needs
+        self.runs = 2 if self._needs else 0
+        """Forwards of each block and batch."""
+
+    def __call__(self, view: BlockView) -> Note:
+        """Observe once, prune and save at each level, put the dense weights back; notes the seconds."""
+        start = monotonic()
+        linears = view.linears
+        observed = observe(view, self._needs)
+        dense = {name: weight_of(linear).clone() for name, linear in linears.items()}
+        for level, technique in enumerate(self._techniques):
+            for name, linear in linears.items():
+                moments = self._moments.of(name, linear) if self._moments else {}
+                weight_of(linear).copy_(dense[name])
+                with naming(name):
+                    prune(weight_of(linear), technique, observed[name].with_moments(moments))
+            weights = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
+            write_file(level_file(self.folder, level, view.index), weights)
+        for name, linear in linears.items():
+            weight_of(linear).copy_(dense[name])
+        if self.runs:
+            view.advance()
+        return {"seconds": monotonic() - start}
+
+
+class Divergence:
+    """The mean over tokens of KL(dense || mixture) of the next-token distributions, in nats, on some of `ids`.
+
+    In memory are one block, and states of the tokens that are measured for each mixture that differs.
+    """
+
+    def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
+        self._blocks = blocks
+        self._ids = ids
+        self._folder = folder
+        self._call = blocks.capture(ids[:1])[1]
+        self._dense: dict[int, Tensor] = {}  # the dense model's last states [tokens, hidden] by sequence
+
+    def __call__(self, mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+        """The divergence of each mixture on the sequences `numbers`."""
+        if new := [number for number in numbers if number not in self._dense]:
+            dense = (DENSE,) * len(self._blocks)
+            self._dense |= dict(zip(new, self._run([dense], new)[dense], strict=True))
+        states = self._run(mixtures, numbers)
+        sums = dict.fromkeys(mixtures, 0.0)
+        with self._blocks.ending() as logits, torch.no_grad():
+            for row, number in enumerate(numbers):
+                ids = self._ids[number : number + 1]
+                target = logits(self._dense[number][None], ids)[0].float().log_softmax(dim=-1)
+                for mixture in sums:
+                    found = logits(states[mixture][row : row + 1], ids)[0].float().log_softmax(dim=-1)
+                    apart = nn.functional.kl_div(found, target, reduction="none", log_target=True)
+                    sums[mixture] += float(apart.sum(dtype=torch.float64)) / len(found)
+        return [sums[mixture] / len(numbers) for mixture in mixtures]
+
+    def _run(self, mixtures: Sequence[Mixture], numbers: Sequence[int]) -> dict[Mixture, Tensor]:
+        """The states [sequences, tokens, hidden] after the last block of each mixture."""
+        first = torch.cat([self._blocks.capture(self._ids[number : number + 1])[0] for number in numbers])
+        states: dict[Mixture, Tensor] = {(): first}
+        for index in range(len(self._blocks)):
+            prefixes = sorted({mixture[: index + 1] for mixture in mixtures}, key=lambda prefix: prefix[-1])
+            after: dict[Mixture, Tensor] = {}
+            with self._blocks.loaded(index):
+                loaded = DENSE
+                for prefix in prefixes:
+                    if prefix[-1] != loaded:
+                        loaded = prefix[-1]
+                        self._load(index, loaded)
+                    after[prefix] = self._through(index, states[prefix[:-1]])
+            states = after
+        return states
+
+    def _load(self, index: int, level: int) -> None:
+        """Put the weights of a level into the loaded block."""
+        weights = Shards([level_file(self._folder, level, index)])
+        for name, linear in self._blocks.linears(index).items():
+            linear.get_parameter("weight").data.copy_(weights.tensor(name))
+
+    def _through(self, index: int, states: Tensor) -> Tensor:
+        """The states [sequences, tokens, hidden] after the loaded block, one sequence at a time."""
+        call = self._call[index]
+        return torch.cat([self._blocks.run(index, states[row : row + 1].clone(), call) for row in range(len(states))])

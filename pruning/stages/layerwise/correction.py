@@ -1,0 +1,212 @@
+"""Moves a weight, before it is pruned, towards one that gives the unpruned model's outputs on the pruned one's inputs.
+
+Arai and Ichikawa, Quantization Error Propagation: Revisiting Layer-Wise Post-Training Quantization,
+https://arxiv.org/abs/2504.09629, whose strength is called propagation there: W* = W + c (W D + R) H^-1, with
+H = X^ X^T and D = (X - X^) X^T for the inputs X of the unpruned model and X^ of the pruned one. Deliberate differences:
+(1) R, for a layer that writes to the residual stream: what the stream is off by already is made up for too; (2) tokens
+with massive activations count in H alone, as what they are off by would drown all others.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor
+
+from pruning.errors import ModelRefused
+from pruning.model.blocks import weight_of
+from pruning.passes.calibration import BlockView, Enough, Following
+from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.stages.layerwise.stream import writers
+from pruning.techniques.admm import refit
+
+DAMPING = 0.01
+"""Added to the diagonal of H, in units of its mean, as techniques do by default."""
+REFITS = 20
+"""Conjugate-gradient steps by which the weights that stay make up for those that must stay zero."""
+MASSIVE = 10.0
+"""A token has massive activations where its state's norm is above this many times the median of its sequence."""
+
+
+class Drift:
+    """What the inputs of a group of layers, and the stream, are off by: sums over the tokens that count."""
+
+    def __init__(self, columns: int) -> None:
+        self._inputs = torch.zeros(columns, columns)  # D
+        self._streams: dict[str, Tensor] = {}  # R [outputs, columns] of each layer that writes
+        self._sequences = 0
+
+    def update(self, ours: Tensor, theirs: Tensor, off: Mapping[str, Tensor], counts: Tensor) -> None:
+        """Take in inputs [..., tokens, columns], the pruned model's and the other's, and which of the tokens count.
+
+        `off` has, for each layer that writes, by how much [tokens, outputs] the stream before it is behind.
+        """
+        self._sequences += ours.shape[:-2].numel()
+        own, other = (inputs.flatten(0, -2)[counts] for inputs in (ours, theirs))
+        self._inputs.addmm_((other - own).T, own)
+        for name, stream in off.items():
+            sums = self._streams.setdefault(name, torch.zeros(stream.shape[1], own.shape[1]))
+            sums.addmm_(stream[counts].T, own)
+
+    def correction(self, name: str, weight: Tensor, gram: Gram) -> Tensor:
+        """W* - W [outputs, inputs] of the layer `name` at a strength of 1."""
+        moved = weight @ self._inputs
+        if name in self._streams:
+            moved += self._streams[name]
+        factor = gram.inverse_factor(DAMPING)
+        result: Tensor = moved @ factor.T @ factor * (2 / self._sequences)
+        return result
+
+
+def with_zeros_of(weight: Tensor, moved: Tensor, gram: Gram) -> Tensor:
+    """`moved` [outputs, inputs] but for the zeros of `weight`, and the rest moved so that its outputs come nearest."""
+    matrix, dead = gram.value, gram.dead
+    matrix.diagonal()[dead] = 1
+    scale = matrix.diagonal().sqrt()
+    matrix.div_(scale).div_(scale[:, None]).diagonal().add_(DAMPING)
+    return refit(moved.masked_fill(weight == 0, 0) * scale, moved * scale, matrix, REFITS) / scale
+
+
+class Record:
+    """What hooks have seen of one forward of a block: inputs of its layers, and outputs of those that write."""
+
+    def __init__(self, view: BlockView, written: Sequence[str]) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self._view, self._written = view, written
+
+    def clear(self) -> None:
+        """Forget it all, for the next forward."""
+        self.inputs.clear()
+        self.outputs.clear()
+
+    def stream(self, rows: slice, name: str) -> Tensor:
+        """The residual stream [tokens, hidden] before the layer `name` writes to it, in the batch `rows`."""
+        states = self._view.before(rows)
+        for writer in self._written[: self._written.index(name)]:
+            states = states + self.outputs[writer].view_as(states)
+        return states.flatten(0, -2)
+
+
+class Correction:
+    """Observes each block beside the same block of the unpruned model, and corrects its weights by `strength`.
+
+    With `sequential`, each group of layers that share an input sees those before it pruned, and all at once without.
+    """
+
+    def __init__(self, strength: float, originals: Following, *, sequential: bool) -> None:
+        self.strength = strength
+        self._originals = originals
+        self._sequential = sequential
+        self._drifts: dict[str, Drift] = {}
+
+    def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, Observed]]:
+        """The statistics of one part of the layers after another; the caller prunes a part before the next."""
+        needs = needs if Gram in needs else (*needs, Gram)
+        self._originals.reach(view.index)
+        written = writers(view.linears, view.before(view.first), view.sample)
+        groups = sharing(view)
+        parts = [[group] for group in groups] if self._sequential else [groups]
+        with self._originals.blocks.loaded(view.index):
+            for part in parts[:-1]:
+                yield self._beside(view, part, needs, written, last=False)
+            observed = self._beside(view, parts[-1], needs, written, last=True)
+        self._originals.flush(view.index + 1)
+        yield observed  # the last part has the widest inputs: pruning it has the memory of the other block
+
+    def correct(self, name: str, weight: Tensor, observed: Observed, *, keep_zeros: bool) -> None:
+        """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place.
+
+        With `keep_zeros`, for a technique that removes nothing, what earlier stages have removed stays so.
+        """
+        moved = weight + self.strength * self._drifts[name].correction(name, weight, observed[Gram])
+        weight.copy_(with_zeros_of(weight, moved, observed[Gram]) if keep_zeros else moved)
+
+    def _beside(
+        self,
+        view: BlockView,
+        groups: list[list[str]],
+        needs: tuple[type[Statistic], ...],
+        written: Sequence[str],
+        *,
+        last: bool,
+    ) -> dict[str, Observed]:
+        """Run both blocks on every batch as far as the inputs of `groups`; at `last` the unpruned one to its end."""
+        other = BlockView(self._originals, view.index)
+        columns = {group[0]: weight_of(view.linears[group[0]]).shape[1] for group in groups}
+        observed = {name: Observed(needs, count, name) for name, count in columns.items()}
+        drifts = {name: Drift(count) for name, count in columns.items()}
+        names = [name for group in groups for name in group]
+
+        def compare(rows: slice) -> None:
+            (other.keep if last else other.see)(rows)
+            counts = ordinary(other.before(rows))
+            for group in groups:
+                mine, theirs = ours.inputs[group[0]], unpruned.inputs[group[0]]
+                writing = [name for name in group if name in written]
+                off = {name: unpruned.stream(rows, name) - ours.stream(rows, name) for name in writing}
+                observed[group[0]].update(mine)
+                drifts[group[0]].update(mine, theirs, off, counts)
+            ours.clear()
+            unpruned.clear()
+
+        with recording(view, names, written) as ours, recording(other, names, written, whole=last) as unpruned:
+            view.run(compare)
+        self._drifts = {name: drifts[group[0]] for group in groups for name in group}
+        return {name: observed[group[0]] for group in groups for name in group}
+
+
+@contextmanager
+def recording(
+    view: BlockView, names: Collection[str], written: Sequence[str] = (), *, whole: bool = False
+) -> Iterator[Record]:
+    """Record the inputs of the layers `names` and what those of `written` put out; a forward ends once all is seen.
+
+    If the `whole` is wanted, it runs to its end. Raises ModelRefused for a layer that is called twice in a forward.
+    """
+    record = Record(view, written)
+
+    def see(name: str, inputs: Tensor) -> None:
+        if name in record.inputs:
+            raise ModelRefused(f"{name} is called more than once: take correction = 0")
+        record.inputs[name] = inputs
+        if len(record.inputs) == len(names) and not whole:
+            raise Enough
+
+    linears = view.linears
+    handles = [linears[name].register_forward_pre_hook(lambda _, args, name=name: see(name, args[0])) for name in names]
+    handles += [
+        linears[name].register_forward_hook(lambda _, args, output, name=name: record.outputs.update({name: output}))
+        for name in written
+    ]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def ordinary(states: Tensor) -> Tensor:
+    """True for each token [sequences * tokens] of `states` [sequences, tokens, hidden] without massive activations."""
+    norms = states.norm(dim=-1)
+    counts: Tensor = norms <= MASSIVE * norms.median(dim=1, keepdim=True).values
+    return counts.flatten()
+
+
+def sharing(view: BlockView) -> list[list[str]]:
+    """The names of the layers that share an input, one group after another in the order of their calls.
+
+    Raises ModelRefused for a layer whose input is not of every token, as an expert's.
+    """
+    with recording(view, view.linears) as record, suppress(Enough):
+        view.sample()
+    groups: dict[int, list[str]] = {}
+    for name, inputs in record.inputs.items():
+        groups.setdefault(id(inputs), []).append(name)
+    tokens = view.before(view.first).shape[:2].numel()
+    for name in view.linears:
+        if name not in record.inputs or record.inputs[name].shape[:-1].numel() != tokens:
+            raise ModelRefused(
+                f"{name} does not see every token, so there is nothing to compare it with: take correction = 0"
+            )
+    return list(groups.values())

@@ -1,0 +1,207 @@
+"""Removes tokens that a deployment's text does not use: their rows of the embeddings, and what names them.
+
+Only the number of rows changes, and the files that name token ids are rewritten: any loader takes the result.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+import msgspec
+from tokenizers import Tokenizer
+
+from pruning.data.draw import Encoder, texts_of, tokenizer_of
+from pruning.data.samples import own_samples
+from pruning.data.spelling import spell
+from pruning.errors import DataError, ModelRefused, RecipeError
+from pruning.model import base
+from pruning.model.settings import positions, settings_of
+from pruning.model.weights import Rows, parameters, write_bytes
+from pruning.progress import Progress
+from pruning.recipe.options import Vocabulary
+from pruning.recipe.sources import SELF
+from pruning.stages.context import Model, Place
+from pruning.stages.inputs import Inputs
+from pruning.stages.structured import tokens
+from server.artifact.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+NAMING = ("_token_id", "_token_ids", "suppress_tokens", "bad_words_ids")
+"""How the keys end whose values are ids, in config.json and generation_config.json."""
+TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+ADDED = "added_tokens_decoder"
+"""The key of the settings under which they repeat the added tokens, by their ids."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What was found out about the text; kept in a file."""
+
+    kept: list[int]
+    """The ids of the tokens that stay, in order."""
+    covered: float
+    """The fraction of the text's tokens that stay as they are."""
+    seconds: float
+
+
+class Smaller(NamedTuple):
+    """The model with the smaller vocabulary, but for its weights."""
+
+    config: dict[str, Any]
+    files: dict[str, str]
+    cut: list[str]
+    """The weights that lose rows."""
+
+
+def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[str, Any]:
+    """Choose the tokens and return the configuration afterwards; raises before any work where that cannot be."""
+    smaller = plan(config, place.inputs, choose(stage, config, place).kept)
+    windows = place.inputs.evaluation[0]
+    spelt = spell(windows, tokenizer_of(place.inputs.base), Tokenizer.from_str(smaller.files[TOKENIZER]))
+    longest = spelt.ids.shape[1]
+    limit = positions(config)
+    if limit is not None and longest > limit:
+        raise RecipeError(
+            f"a window of the evaluation becomes {longest} tokens of the smaller vocabulary, but the model takes "
+            f"{limit}: choose a window below {windows.shape[1]}"
+        )
+    return smaller.config
+
+
+def apply(stage: Vocabulary, model: Model, place: Place) -> tuple[Model, Step]:
+    """Cut the rows and hand on the rewritten files."""
+    start = monotonic()
+    choice = choose(stage, model.config, place)
+    smaller = plan(model.config, place.inputs, choice.kept)
+    source = Rows(model.source, smaller.cut, choice.kept)
+    options = msgspec.to_builtins(stage)
+    step = Step(
+        technique=options.pop("kind"),
+        options=options | {"tokens": len(choice.kept), "of": model.config["vocab_size"], "covered": choice.covered},
+        sparsity={},
+        seconds=round(choice.seconds + monotonic() - start, 1),
+        parameters=parameters(source)[0],
+    )
+    return Model(smaller.config, source, smaller.files), step
+
+
+def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice:
+    """Which tokens stay; counted once, and read from the stage's folder after that."""
+    file = place.folder / "tokens.json"
+    if file.exists():
+        return msgspec.json.decode(file.read_bytes(), type=Choice)
+    start = monotonic()
+    folder = place.inputs.base.path
+    definition = settings_of(folder / TOKENIZER)
+    ids = tokens.ids_of(definition)
+    token = {id: token for token, id in ids.items()}
+    named = _named(config, folder, ids)
+    # What a base writes itself may be an id beyond its tokenizer, as embeddings often have rows that no token has.
+    counts = {token[id]: count for id, count in _count(stage, place.inputs).items() if id in token}
+    kept = tokens.choose(definition, [token[id] for id in named], counts, stage.keep)
+    covered = sum(count for token, count in counts.items() if token in kept) / sum(counts.values())
+    logger.info("%d of %d tokens stay, which are %.2f %% of the text", len(kept), len(ids), 100 * covered)
+    choice = Choice(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, msgspec.json.encode(choice))
+    return choice
+
+
+def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
+    """What becomes of configuration and files with the tokens `kept`; raises ModelRefused if that would not fit."""
+    number = {old: new for new, old in enumerate(kept)}
+    folder = inputs.base.path
+    definition = tokens.without_others(settings_of(folder / TOKENIZER), number)
+    smaller = {**_renumbered(config, number), "vocab_size": len(kept)}
+    files = {TOKENIZER: _json(definition)}
+    if generation := settings_of(folder / GENERATION):
+        files[GENERATION] = _json(_renumbered(generation, number))
+    settings = settings_of(folder / SETTINGS)
+    if added := settings.get(ADDED):
+        files[SETTINGS] = _json({**settings, ADDED: {str(number[int(id)]): token for id, token in added.items()}})
+    loaded = Tokenizer.from_str(files[TOKENIZER])
+    wrong = [token for token, id in tokens.ids_of(definition).items() if loaded.token_to_id(token) != id]
+    if wrong or loaded.get_vocab_size() != len(kept):
+        raise ModelRefused(f"the rewritten tokenizer does not give {wrong[:1]} the id that it should have")
+    return Smaller(smaller, files, _cut(config, smaller))
+
+
+def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
+    """The weights whose rows are tokens; raises ModelRefused where more than a number of rows would change."""
+    old, new = config.get("vocab_size"), smaller["vocab_size"]
+    before = {name: tuple(parameter.shape) for name, parameter in base.skeleton(config).named_parameters()}
+    after = {name: tuple(parameter.shape) for name, parameter in base.skeleton(smaller).named_parameters()}
+    changed = [name for name in before if before[name] != after.get(name)]
+    for name in changed:
+        if before[name][0] != old or after.get(name) != (new, *before[name][1:]):
+            raise ModelRefused(
+                f"{name} would not lose rows alone with a smaller vocab_size, so no token can be removed"
+            )
+    if not changed:
+        raise ModelRefused("no weight has the number of rows that vocab_size says, so no token can be removed")
+    return changed
+
+
+def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
+    """How often the text uses each id."""
+    calibration, evaluation = inputs.recipe.calibration, inputs.recipe.evaluation
+    source, buckets = stage.source or calibration.source, stage.buckets or calibration.buckets
+    if source == evaluation.source and set(buckets) & set(evaluation.buckets):
+        logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
+    if source == SELF:
+        ids = own_samples(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
+        return Counter(ids.flatten().tolist())
+    encoder = Encoder(inputs.base)
+    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
+    if not texts:
+        raise DataError(f"{source} has no text in the buckets {sorted(buckets)}")
+    counts: Counter[int] = Counter()
+    with Progress("counting tokens", len(texts)) as progress:
+        for text in texts:
+            counts.update(encoder.encode(text.body))
+            progress.step()
+    return counts
+
+
+def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
+    """The ids that the model's own files name; raises ModelRefused where the tokenizer has no such token."""
+    settings, known = settings_of(folder / SETTINGS), set(ids.values())
+    found: list[int] = []
+    for file, values in ("config.json", config), (GENERATION, settings_of(folder / GENERATION)):
+        for id in _flat([values[key] for key in values if key.endswith(NAMING)]):
+            if not isinstance(id, int) or id not in known:
+                raise ModelRefused(f"{file} names the token id {id!r}, which {TOKENIZER} lacks")
+            found.append(id)
+    added = settings.get(ADDED) or {}
+    if not isinstance(added, dict) or not added.keys() <= set(map(str, known)):
+        raise ModelRefused(f"{ADDED} in {SETTINGS} is no object whose keys are ids of tokens in {TOKENIZER}")
+    special = [value for key, value in settings.items() if key.endswith("_token")]
+    special = [value.get("content") if isinstance(value, dict) else value for value in special]
+    return [*found, *map(int, added)] + [ids[text] for text in special if isinstance(text, str) and text in ids]
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """What stands for ids in a value that is an id, nothing, or a list of such; -1 stands for none."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    elif value is not None and value != -1:
+        yield value
+
+
+def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[str, Any]:
+    """`values` of a configuration file with every id that it names renumbered."""
+
+    def new(value: Any) -> Any:
+        return [new(item) for item in value] if isinstance(value, list) else number.get(value, value)
+
+    return {key: new(value) if key.endswith(NAMING) else value for key, value in values.items()}
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    """The text of a JSON file, whose order matters to nobody but is kept."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

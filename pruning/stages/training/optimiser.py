@@ -1,0 +1,67 @@
+"""How training moves weights: AdamW with a schedule, and pruned weights that stay exactly zero."""
+
+from math import ceil, cos, pi
+
+import torch
+from torch import nn
+
+from pruning.model.weights import Source
+from pruning.stages.team import ALONE, Team
+from pruning.stages.training.student import Student
+
+FLOOR = 0.1
+"""The learning rate at the end, as a fraction of its highest."""
+CLIP = 1.0
+"""The highest norm of a gradient."""
+BETAS = (0.9, 0.95)
+
+
+class Optimiser:
+    """AdamW without decay over what `student` trains; the rate goes up along a line, then down along a cosine."""
+
+    def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float, team: Team = ALONE) -> None:
+        self._student, self._team = student, team
+        self._steps, self._warmup = steps, warmup
+        self.adam = torch.optim.AdamW(student.groups(learning_rate), betas=BETAS, weight_decay=0.0, fused=True)
+        self._highest = [group["lr"] for group in self.adam.param_groups]
+
+    def step(self, loss: torch.Tensor, step: int) -> None:
+        """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero.
+
+        The gradient is the mean over the team's processes, each of which gives the loss of its part of the batch.
+        """
+        for group, highest in zip(self.adam.param_groups, self._highest, strict=True):
+            group["lr"] = highest * rate(step, self._steps, self._warmup)
+        torch.autograd.backward(loss)
+        self._student.take_gradients()
+        self._team.average(p.grad for p in self._student.parameters.values() if p.grad is not None)
+        nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
+        self.adam.step()
+        self._student.update(step)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All that later steps depend on, by kind and name."""
+        kept = self._student.tensors()
+        for name, parameter in self._student.parameters.items():
+            kept |= {f"{kind}/{name}": value for kind, value in self.adam.state[parameter].items()}
+        return kept
+
+    def restore(self, kept: Source) -> None:
+        """Go on from what `tensors` gave."""
+        own = self._student.tensors()
+        for key in kept.names():
+            kind, _, name = key.partition("/")
+            if key in own:
+                own[key].copy_(kept.tensor(key))
+            else:
+                parameter = self._student.parameters[name]
+                self.adam.state[parameter][kind] = kept.tensor(key).to(parameter.device, copy=True)
+        self._student.settle()
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """The learning rate of step 1 to `steps` as a fraction of its highest: a line up, then a cosine down to FLOOR."""
+    rising = ceil(warmup * steps)
+    if step <= rising:
+        return step / rising
+    return FLOOR + (1 - FLOOR) * (1 + cos(pi * (step - rising) / (steps - rising))) / 2

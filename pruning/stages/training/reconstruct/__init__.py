@@ -1,0 +1,1 @@
+"""Trains each block towards the dense base's outputs."""

@@ -1,0 +1,1 @@
+"""Sheared-LLaMA: weights and hard-concrete masks trained together, then cut."""

@@ -1,1 +1,0 @@
-"""Pruning that changes shapes: the result loads in stock runtimes."""

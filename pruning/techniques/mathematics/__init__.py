@@ -1,0 +1,1 @@
+"""What techniques share: N:M patterns, the OBS column sweep, rounding, and layer losses."""

@@ -1,1 +1,0 @@
-"""Endpoints; each only translates a wire format."""

@@ -1,0 +1,1 @@
+"""The checkpoint format: layouts, packing, lineage, reader and writer."""

@@ -1,0 +1,179 @@
+"""The Hugging Face model card of an artifact, rendered from its lineage record alone: no figure is written by hand."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from server.artifact.checkpoint.chain import EXPORT, generations, links
+from server.artifact.checkpoint.lineage import Data, Lineage, Step
+
+FILE = "README.md"
+SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
+"""What YAML takes as a text without quotes."""
+ROUNDING, TRAINING = {"round", "awq"}, {"reconstruct", "distill", "continue"}
+"""Steps that remove nothing; GPTQ's is one of them where its sparsity is 0."""
+LABELS = {"dense": "{}, 16 bits", "int8": "{}, quantised to 8 bits in groups of 32", "pruned": "this model"}
+"""The base of an artifact that was made from another is that other, so each row is called by its name."""
+USE = (
+    "The uses of the base model, on the task that it was measured on. It is another model than its base: measure it on "
+    "your own task before it is used there."
+)
+LIMITS = (
+    "The limits and biases of the base model hold for this one, and what was done to it adds to them: rare knowledge "
+    "and languages that the calibration text lacks suffer first. Perplexity says little of answers, and no figure here "
+    "covers a task that is not named. The licence of the base applies."
+)
+
+
+def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
+    """The card as Markdown with its front matter."""
+    oldest = list(generations(lineage))[-1]
+    title = f"# {plain(oldest.base.name)}, {done(lineage)}"
+    sections = {
+        "Intended use": [USE],
+        "Limits": [LIMITS, *_comparison(lineage)],
+        "What was done": [*_base(oldest), *_removed(lineage), _shape(config)],
+        "Before and after": _figures(lineage),
+        "Data": list(_data(lineage)),
+    }
+    parts = [_front_matter(oldest, lineage), title]
+    for heading, lines in sections.items():
+        parts += [f"## {heading}", *lines]
+    note = "`lineage.json` has every option, figure and digest; `secateur verify` compares the files with it."
+    return ("\n\n".join([*parts, note]) + "\n").encode()
+
+
+def done(lineage: Lineage) -> str:
+    """The first of these that fits what was done since the first base: pruned, quantised, trained, exported."""
+    steps = [step for step in links(lineage) if step.technique != EXPORT]
+    others = [step for step in steps if step.technique not in TRAINING]
+    if any(step.technique not in ROUNDING and step.options.get("sparsity") != 0 for step in others):
+        return "pruned"
+    return "quantised" if others else "trained" if steps else "exported"
+
+
+def recovered(lineage: Lineage) -> bool:
+    """Whether any training was kept, in this artifact or in one that it came from."""
+    return any(step.recovery and not step.recovery.rolled_back for step in links(lineage))
+
+
+def plain(text: str) -> str:
+    """`text` on one line that no table or HTML of the card can be broken with."""
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal would take for a command."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _front_matter(oldest: Lineage, lineage: Lineage) -> str:
+    terms = oldest.base.license.lower() or "unknown"
+    values = {
+        "base_model": _yaml(oldest.base.name),
+        # The hub knows adapter, merge, quantized and finetune only.
+        "base_model_relation": "finetune" if recovered(lineage) else "quantized",
+        "license": _yaml(terms),
+        "pipeline_tag": "text-generation",
+    }
+    techniques = sorted({step.technique for step in links(lineage)})
+    tags = ["secateur", done(lineage), *techniques]
+    lines = [*(f"{key}: {value}" for key, value in values.items()), "tags:", *(f"- {_yaml(tag)}" for tag in tags)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _yaml(text: str) -> str:
+    """A text in YAML: JSON's quotes are YAML's too."""
+    return text if SAFE.fullmatch(text) else msgspec.json.encode(text).decode()
+
+
+def _base(oldest: Lineage) -> list[str]:
+    note = f" ({plain(oldest.base.note)})" if oldest.base.note else ""
+    return [f"It began as {plain(oldest.base.name)}{note}, SHA-256 `{oldest.base.digest}`."]
+
+
+def _removed(lineage: Lineage) -> list[str]:
+    lines = [f"{number}. {plain(describe(step))}" for number, step in enumerate(links(lineage), 1)]
+    return ["\n".join(lines)] if lines else []
+
+
+def describe(step: Step) -> str:
+    """One step in one line: technique, options, what is gone, what training cost."""
+    options = ", ".join(f"{key} = {value}" for key, value in step.options.items())
+    parts = [f"{step.technique}{f' ({options})' if options else ''}: {step.parameters:,} parameters left"]
+    if step.removed_blocks:
+        parts.append(f"blocks {', '.join(map(str, step.removed_blocks))} removed")
+    if step.sparsity:
+        mean = sum(step.sparsity.values()) / len(step.sparsity)
+        parts.append(f"{mean:.1%} zeros on average in {len(step.sparsity)} weights")
+    if training := step.recovery:
+        kept = "rolled back, since it helped nothing" if training.rolled_back else "kept"
+        parts.append(f"trained on {training.tokens:,} tokens, {training.flops:.3g} FLOPs, {kept}")
+    return "; ".join(parts)
+
+
+def _shape(config: Mapping[str, Any]) -> str:
+    context = config.get("max_position_embeddings")
+    kind = f"Architecture: {plain(str(config.get('model_type', 'unknown')))}"
+    return f"{kind}, with a context of {context:,} tokens." if isinstance(context, int) else f"{kind}."
+
+
+def _comparison(lineage: Lineage) -> list[str]:
+    """What a reader must know first: whether plain quantisation does better."""
+    evaluation = lineage.evaluation
+    if evaluation is None or not {"int8", "pruned"} <= evaluation.bytes.keys() & evaluation.perplexity.keys():
+        return []
+    size, quality = evaluation.bytes, evaluation.perplexity
+    if size["int8"] > size["pruned"] or quality["int8"] > quality["pruned"]:
+        return []
+    other = f"{plain(lineage.base.name)}, quantised to 8 bits,"
+    return [f"**{other} is smaller than this model and has the lower perplexity.**"]
+
+
+def _figures(lineage: Lineage) -> list[str]:
+    evaluation = lineage.evaluation
+    if evaluation is None:
+        return ["It was not evaluated."]
+    rows = ["| | bytes | perplexity |", "|---|---|---|", *_first(lineage)]
+    for key, label in LABELS.items():
+        if key in evaluation.bytes and key in evaluation.perplexity:
+            name = label.format(plain(lineage.base.name))
+            rows.append(f"| {name} | {evaluation.bytes[key]:,} | {evaluation.perplexity[key]:.2f} |")
+    data = evaluation.data
+    basis = f"Perplexity on {data.sequences} windows of {evaluation.window} tokens of {plain(data.source)}."
+    gates = [
+        f"- {plain(gate.task)}: {'passed' if gate.passed else 'failed'}"
+        + "".join(f", {plain(name)} {value:.4g}" for name, value in gate.figures.items())
+        for gate in evaluation.gates
+    ]
+    return ["\n".join(rows), basis, *(["\n".join(gates)] if gates else [])]
+
+
+def _first(lineage: Lineage) -> list[str]:
+    """The row of the first base, where it was measured on the same text and is not the base of this artifact."""
+    oldest = list(generations(lineage))[-1]
+    ours, theirs = lineage.evaluation, oldest.evaluation
+    if oldest is lineage or ours is None or theirs is None or theirs.data.digest != ours.data.digest:
+        return []
+    figures = f"{theirs.bytes['dense']:,} | {theirs.perplexity['dense']:.2f}"
+    return [f"| {plain(oldest.base.name)}, 16 bits, the first base | {figures} |"]
+
+
+def _data(lineage: Lineage) -> Iterator[str]:
+    lines = []
+    if lineage.calibration:
+        lines.append(f"- Calibration: {data_line(lineage.calibration)}")
+    for step in lineage.steps:
+        if step.recovery:
+            lines.append(f"- Training: {data_line(step.recovery.training)}")
+            lines.append(f"- Held out from it: {data_line(step.recovery.held_out)}")
+    if lineage.evaluation:
+        lines.append(f"- Evaluation: {data_line(lineage.evaluation.data)}")
+    yield "\n".join(lines) or "None."
+
+
+def data_line(data: Data) -> str:
+    """One text, how much of it, and the digest of the ids drawn."""
+    return f"{plain(data.source)}, {data.sequences} sequences of {data.tokens} tokens, SHA-256 `{data.digest}`"

@@ -1,0 +1,198 @@
+"""Opens an artifact, refuses it if any file differs from its lineage, and hands out its weights one at a time.
+
+Reads safetensors only: nothing in an artifact is ever executed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from server.artifact.checkpoint import chain
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.digest import weights_digest
+from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised, Unstructured
+from server.artifact.checkpoint.lineage import WEIGHTS, Lineage
+from server.artifact.checkpoint.packing import unpack, unpack_unstructured
+from server.artifact.checkpoint.quantised import unpack_codes, unpack_quantised
+from server.errors import ArtifactError
+
+
+class Artifact:
+    """A verified artifact; a weight is mapped from the file while somebody holds it, and takes no memory after that."""
+
+    def __init__(self, path: Path, lineage: record.Lineage, config: dict[str, Any]) -> None:
+        self.path = path
+        self.lineage = lineage
+        self.config = config
+        try:
+            self._file = _mapped(path / WEIGHTS)
+            self._identity = _identity(path / WEIGHTS)
+            self._layouts = LayoutTable.read(self._file.metadata()).layouts
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ArtifactError(f"{path / WEIGHTS} cannot be read: {error}") from None
+        for name, layout in self._layouts.items():
+            self._check(name, layout)
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Self:
+        """Open the artifact in the directory `path`; raises ArtifactError naming the file that is wrong."""
+        lineage = record.read(path)
+        if form := chain.exported(lineage):
+            raise ArtifactError(f"{path} is an export for other software ({form}): name the artifact it was made from")
+        if verify:
+            record.verify(path, lineage)
+            chain.check(path, lineage)
+        try:
+            config = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as error:
+            raise ArtifactError(f"{path / 'config.json'} cannot be read: {error}") from None
+        if "auto_map" in config:
+            raise ArtifactError(f"{path / 'config.json'} has an `auto_map`: code that comes with a model is never run")
+        return cls(path, lineage, config)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights file."""
+        return (self.path / WEIGHTS).stat().st_size
+
+    def names(self) -> list[str]:
+        """The Hugging Face names of all weights."""
+        parts = {f"{name}.{part}": name for name, layout in self._layouts.items() for part in layout.parts}
+        return sorted({parts.get(key, key) for key in self._file.keys()})  # noqa: SIM118
+
+    def layout(self, name: str) -> Layout:
+        """How the weight `name` is stored."""
+        return self._layouts.get(name, Dense())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of the weight `name`, without reading it."""
+        layout = self.layout(name)
+        if isinstance(layout, Dense):
+            return tuple(self._file.get_slice(name).get_shape())
+        part = next(part for part, expected in layout.parts.items() if expected.rows is None)
+        rows = self._file.get_slice(f"{name}.{part}").get_shape()[0]
+        turned = isinstance(layout, Quantised) and layout.transposed
+        return (layout.columns, rows) if turned else (rows, layout.columns)
+
+    def parts(self, name: str) -> dict[str, Tensor]:
+        """The tensors that the weight `name` is stored as, mapped from the file; one, `values`, where it is dense."""
+        layout = self.layout(name)
+        if isinstance(layout, Dense):
+            return {"values": self._stored(name)}
+        return {part: self._stored(f"{name}.{part}") for part in layout.parts}
+
+    def tensor(self, name: str) -> Tensor:
+        """The weight `name`, dense, in the dtype it is stored in."""
+        layout = self.layout(name)
+        parts = self.parts(name)
+        if isinstance(layout, Dense):
+            return parts["values"]
+        try:
+            if isinstance(layout, Quantised):
+                return unpack_quantised(parts, layout)
+            if isinstance(layout, Unstructured):
+                return unpack_unstructured(parts, layout.columns)
+            return unpack(parts["values"], parts["mask"], layout.columns)
+        except ValueError as error:
+            raise self._refusal(name, str(error)) from None
+
+    def scales(self, name: str) -> Tensor | None:
+        """The scales of a quantised weight, float16 [rows, groups], or [groups, rows] where it is stored transposed."""
+        layout = self.layout(name)
+        if not isinstance(layout, Quantised):
+            return None
+        scales = self._stored(f"{name}.scales")
+        return scales.T if layout.transposed else scales
+
+    def codes(self, name: str) -> Tensor:
+        """The int8 codes of a quantised weight [rows, columns], or [columns, rows] where it is stored transposed."""
+        layout = self.layout(name)
+        assert isinstance(layout, Quantised), f"{name} has no codes"
+        try:
+            return unpack_codes(self.parts(name), layout)
+        except ValueError as error:
+            raise self._refusal(name, str(error)) from None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight with its name, one in memory at a time."""
+        for name in self.names():
+            yield name, self.tensor(name)
+
+    def check_last_link(self) -> None:
+        """Raise ArtifactError unless the weights are those that the lineage's last step made; reads all of them."""
+        steps = chain.links(self.lineage)
+        if steps and steps[-1].digest and weights_digest(self) != steps[-1].digest:
+            made = f"what the last step of {record.FILE} made ({steps[-1].technique})"
+            raise ArtifactError(f"{self.path / WEIGHTS} does not hold {made}; copy the artifact again")
+
+    def _stored(self, key: str) -> Tensor:
+        """The tensor `key` of the file, in a mapping of its own: one for all would keep every page ever read."""
+        path = self.path / WEIGHTS
+        try:
+            file = _mapped(path)
+            if _identity(path) == self._identity:
+                tensor: Tensor = file.get_tensor(key)
+                return tensor
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None
+        raise ArtifactError(f"{path} was replaced while it was read: start again with what is there now")
+
+    def _check(self, name: str, layout: Packed) -> None:
+        """Raise ArtifactError unless the parts of `name` are there as its layout says."""
+        rows = None
+        for part, expected in layout.parts.items():
+            if f"{name}.{part}" not in self._file.keys():  # noqa: SIM118
+                raise self._refusal(name, f"{name}.{part} is missing")
+            stored = self._file.get_slice(f"{name}.{part}")
+            shape, dtype = stored.get_shape(), stored.get_dtype()
+            if rows is None and expected.rows is None:
+                rows = next(iter(shape), 0)
+            wanted_shape = [expected.rows or rows, expected.columns]
+            if shape != wanted_shape or dtype not in expected.dtypes:
+                wanted = f"{' or '.join(expected.dtypes)} {wanted_shape}"
+                raise self._refusal(name, f"{name}.{part} is {dtype} {shape}, where its layout needs {wanted}")
+
+    def _refusal(self, name: str, what: str) -> ArtifactError:
+        """The error for a weight that is not as its layout says."""
+        return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
+
+
+def whole(path: Path) -> Lineage:
+    """The record of the artifact or export in `path`; raises ArtifactError naming the file or link that does not hold.
+
+    The weights themselves are compared with the last link, but for an export, whose weights other software reads.
+    """
+    lineage = record.read(path)
+    if chain.exported(lineage):
+        record.verify(path, lineage)
+        chain.check(path, lineage)
+    else:
+        Artifact.open(path).check_last_link()
+    return lineage
+
+
+def find_base(cache: Path, digest: str) -> Artifact:
+    """The dense base with this digest; raises ArtifactError where `cache` does not hold it."""
+    for file in sorted(cache.glob(f"*/{record.FILE}")):
+        try:
+            found = record.read(file.parent).base.digest
+        except ArtifactError:  # another base that is damaged is no reason to go without this one
+            continue
+        if found == digest:
+            return Artifact.open(file.parent)
+    raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another one of the same name."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _mapped(path: Path) -> Any:
+    """Map a safetensors file; `Any`, since the library has no annotations."""
+    return safe_open(path, framework="pt")

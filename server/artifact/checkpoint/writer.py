@@ -1,0 +1,111 @@
+"""Writes an artifact beside its final place and renames it: a reader sees a whole artifact or none.
+
+Tensors are streamed: memory is one tensor, whatever the size of the model.
+"""
+
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+from torch import Tensor
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Unstructured
+from server.artifact.checkpoint.packing import choose_layout, pack, pack_unstructured
+from server.artifact.checkpoint.quantised import pack_quantised, with_zeros
+from server.artifact.checkpoint.safetensors_file import SafetensorsFile
+from server.storage.files import flush
+
+
+class CheckpointWriter:
+    """A context manager over one new artifact at `path`; leaving it without `finish` leaves nothing behind.
+
+    With `packed`, each matrix is stored in the smallest layout that holds it; without, everything is dense and the
+    result is an ordinary Hugging Face checkpoint. With `zeros`, quantised matrices are packed, but no zero is left out,
+    as software that knows nothing of sparsity has it. An artifact that stands at `path` is replaced on `finish`.
+    """
+
+    def __init__(self, path: Path, *, packed: bool = True, zeros: bool = False) -> None:
+        self.path = path
+        self.packed = packed
+        self.zeros = zeros
+        self._partial = path.with_name(path.name + ".partial")
+        self._layouts: dict[str, Packed] = {}
+
+    def __enter__(self) -> Self:
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._weights = SafetensorsFile(self._partial / record.WEIGHTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self._weights.abandon()  # closing writes what is buffered, which fails on a full disk
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(self, name: str, tensor: Tensor, scales: Tensor | None = None) -> None:
+        """Append one weight under its Hugging Face name, in any order.
+
+        With `scales` [rows, groups] the weight is quantised, and its values are code * scale: the codes are stored.
+        """
+        layout, parts = _parts(tensor, scales, self.zeros) if self.packed else (Dense(), {})
+        if isinstance(layout, Dense):
+            self._weights.add(name, tensor)
+            return
+        for part, stored in parts.items():
+            self._weights.add(f"{name}.{part}", stored)
+        self._layouts[name] = layout
+
+    def copy(self, source: Path) -> None:
+        """Copy a file, such as the tokenizer's, under its own name."""
+        shutil.copyfile(source, self._partial / source.name)
+
+    def text(self, name: str, content: str) -> None:
+        """Write a small text file, such as config.json."""
+        (self._partial / name).write_text(content, encoding="utf-8")
+
+    def finish(self, lineage: record.Lineage) -> record.Lineage:
+        """Close the weights, record the digest of every file, and rename; returns the record as written."""
+        self._weights.close(LayoutTable.of(self._layouts).metadata())
+        files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
+        complete = msgspec.structs.replace(lineage, files=files)
+        (self._partial / record.FILE).write_bytes(record.encoded(complete))
+        for path in [*self._partial.iterdir(), self._partial]:
+            flush(path)
+        publish(self._partial, self.path)
+        return complete
+
+
+def publish(made: Path, path: Path) -> None:
+    """Rename the artifact `made` into place; one that stood there is removed after it."""
+    old = replaced(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    made.rename(path)
+    flush(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replaced(path: Path) -> Path:
+    """Where the artifact that stood at `path` is until its successor does; a name that nobody else would choose."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _parts(tensor: Tensor, scales: Tensor | None, zeros: bool) -> tuple[Layout, dict[str, Tensor]]:
+    """The smallest layout that holds `tensor`, or with `zeros` the one that has them too, and what is stored of it."""
+    if scales is not None:
+        quantised, parts = pack_quantised(tensor, scales)
+        return with_zeros(parts, quantised) if zeros else (quantised, parts)
+    layout = Dense() if zeros else choose_layout(tensor)
+    if isinstance(layout, Dense):
+        return layout, {}
+    if isinstance(layout, Unstructured):
+        return layout, pack_unstructured(tensor)
+    values, mask = pack(tensor, layout.keep)
+    return layout, {"values": values, "mask": mask}

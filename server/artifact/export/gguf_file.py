@@ -1,0 +1,147 @@
+"""GGUF for llama.cpp: integer matrices as Q4_0 or Q8_0 where those hold their very codes, everything else in bfloat16.
+
+Q4_0 and Q8_0 are blocks of 32 columns with one float16 scale, so a group of 64 or 128 becomes blocks of equal scale.
+The tensors are written one by one: memory is one tensor.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gguf
+import numpy
+import torch
+from torch import Tensor
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.layouts import Quantised
+from server.artifact.checkpoint.reader import Artifact
+from server.artifact.export import gguf_model, gguf_tokenizer
+from server.artifact.export.gguf_model import Shape
+
+BLOCK = 32
+TYPES = {4: gguf.GGMLQuantizationType.Q4_0, 8: gguf.GGMLQuantizationType.Q8_0}
+FILES = {4: gguf.LlamaFileType.MOSTLY_Q4_0, 8: gguf.LlamaFileType.MOSTLY_Q8_0, 16: gguf.LlamaFileType.MOSTLY_BF16}
+BYTES, FLOATS = numpy.dtype("uint8"), numpy.dtype("float32")
+
+
+class Entry(NamedTuple):
+    """One tensor of the file."""
+
+    name: str
+    """llama.cpp's."""
+    shape: tuple[int, ...]
+    kind: Any
+    content: Callable[[], Tensor]
+    """Its bytes, or its values in float32."""
+
+    @property
+    def bytes(self) -> int:
+        """Of its data."""
+        size, each = gguf.GGML_QUANT_SIZES[self.kind]
+        return math.prod(self.shape) // int(size) * int(each)
+
+
+def write(artifact: Artifact, folder: Path) -> tuple[int, int, list[str]]:
+    """Write one GGUF file; returns parameters, bytes of weights and what has to be said.
+
+    Raises ExportError for an architecture, a tensor or a tokenizer that llama.cpp does not have.
+    """
+    shape = gguf_model.shape_of(artifact.path, artifact.config)
+    names = gguf_model.tensor_names(artifact.path, artifact.names(), shape)
+    bits, left = plan(artifact)
+    entries = [_entry(artifact, name, other, bits.get(name), shape) for name, other in names.items()]
+    entries += [_floats(name, tensor) for name, tensor in gguf_model.frequencies(shape)]
+    writer = gguf.GGUFWriter(folder / f"{artifact.path.resolve().name}.gguf", gguf.MODEL_ARCH_NAMES[shape.architecture])
+    try:
+        notes = _describe(writer, artifact, shape, bits)
+        for name, dims, kind, _ in entries:
+            stored = FLOATS if kind == gguf.GGMLQuantizationType.F32 else BYTES
+            size = dims if stored is FLOATS else gguf.quant_shape_to_byte_shape(dims, kind)
+            writer.add_tensor_info(name, size, stored, math.prod(size) * stored.itemsize, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for entry in entries:
+            writer.write_tensor_data(entry.content().numpy())
+    finally:
+        writer.close()
+    parameters = sum(math.prod(artifact.shape(name)) for name in names)
+    notes += [f"Written in bfloat16: {name}, since {why}." for name, why in left.items()]
+    return parameters, sum(entry.bytes for entry in entries), notes
+
+
+def plan(artifact: Artifact) -> tuple[dict[str, int], dict[str, str]]:
+    """The bits of each matrix whose codes can be kept, and why those of others cannot."""
+    bits: dict[str, int] = {}
+    left: dict[str, str] = {}
+    for name in artifact.names():
+        layout = artifact.layout(name)
+        if isinstance(layout, Quantised) and layout.columns % BLOCK:
+            left[name] = f"llama.cpp's integers come in blocks of {BLOCK} columns, and it has {layout.columns}"
+        elif isinstance(layout, Quantised):
+            bits[name] = layout.bits
+    return bits, left
+
+
+def blocks(codes: Tensor, scales: Tensor, layout: Quantised) -> Tensor:
+    """Codes [rows, columns] and scales [rows, groups] as the bytes of Q4_0 or Q8_0, uint8 [rows, columns / 32 * size].
+
+    At 4 bits a byte holds code + 8 of two columns, of which the one 16 further on is in the high half.
+    """
+    count = codes.shape[1] // BLOCK
+    spread = scales.repeat_interleave(layout.group // BLOCK, dim=1)[:, :count].half().contiguous()
+    heads = spread.view(torch.uint8).view(-1, count, 2)
+    runs = codes.reshape(-1, count, BLOCK)
+    if layout.bits == 4:
+        halves = (runs + 8).to(torch.uint8)
+        body = halves[..., : BLOCK // 2] | halves[..., BLOCK // 2 :] << 4
+    else:
+        body = runs.contiguous().view(torch.uint8)
+    return torch.cat([heads, body], dim=2).flatten(1)
+
+
+def _describe(writer: Any, artifact: Artifact, shape: Shape, bits: dict[str, int]) -> list[str]:
+    """Write the header's values; returns what has to be said."""
+    most = max(Counter(bits.values()).items(), key=lambda pair: pair[1])[0] if bits else 16
+    writer.add_name(artifact.path.resolve().name)
+    writer.add_file_type(int(FILES[most]))
+    if bits:
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_string("secateur.record", record.address(artifact.lineage))
+    gguf_model.describe(writer, shape)
+    vocabulary = int(artifact.config["vocab_size"])
+    writer.add_vocab_size(vocabulary)
+    return gguf_tokenizer.write(writer, artifact.path, vocabulary)
+
+
+def _entry(artifact: Artifact, name: str, other: str, bits: int | None, shape: Shape) -> Entry:
+    """One weight as the file will have it; llama.cpp multiplies norms and adds biases in float32."""
+    dims = artifact.shape(name)
+    if bits is not None:
+        return Entry(other, dims, TYPES[bits], partial(_blocks, artifact, name, shape))
+    if len(dims) == 1:
+        return _floats(other, gguf_model.rows(name, artifact.tensor(name), shape))
+
+    def content() -> Tensor:
+        ordered = gguf_model.rows(name, artifact.tensor(name), shape)
+        return ordered.bfloat16().contiguous().view(torch.uint8)
+
+    return Entry(other, dims, gguf.GGMLQuantizationType.BF16, content)
+
+
+def _floats(name: str, tensor: Tensor) -> Entry:
+    """A vector in float32."""
+    return Entry(name, tuple(tensor.shape), gguf.GGMLQuantizationType.F32, tensor.float)
+
+
+def _blocks(artifact: Artifact, name: str, shape: Shape) -> Tensor:
+    """The blocks of one quantised weight."""
+    layout, scales = artifact.layout(name), artifact.scales(name)
+    assert isinstance(layout, Quantised)
+    assert scales is not None
+    codes = gguf_model.rows(name, artifact.codes(name), shape)
+    return blocks(codes, gguf_model.rows(name, scales, shape), layout)

@@ -1,0 +1,106 @@
+"""The tokenizer of an artifact as llama.cpp has it: tokens, merges, what cuts a text into words, and the template.
+
+llama.cpp knows how to cut by a name alone; a tokenizer that cuts in none of the ways that are proven here is refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import msgspec
+
+from server.errors import ExportError
+from server.text.encoding import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, pattern
+from server.text.tokenizer import Tokenizer, template_source
+
+CUTTERS = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
+"""llama.cpp's name for each pattern; `llama-bpe` takes a word that is a token before it merges (`ignore_merges`)."""
+NFC = (
+    "The tokenizer brings text into the normal form NFC first, and llama.cpp does not: text in another form is encoded "
+    "otherwise there."
+)
+
+
+def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
+    """Write the tokenizer of the artifact at `path`, padded to `vocabulary` tokens; returns what has to be said."""
+    parsed = msgspec.json.decode((path / "tokenizer.json").read_bytes(), type=dict[str, Any])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_cutter(path, parsed))
+    tokens, types = _tokens(parsed, vocabulary)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in parsed["model"]["merges"]]
+    )
+    writer.add_add_bos_token(_begins(parsed))
+    writer.add_add_space_prefix(False)
+    _special(writer, path, {token: id for id, token in enumerate(tokens)})
+    return [NFC] if (parsed.get("normalizer") or {}).get("type") == "NFC" else []
+
+
+def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
+    """llama.cpp's name for how words are cut."""
+    model = parsed["model"]
+    normalizer = (parsed.get("normalizer") or {}).get("type")
+    try:
+        if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or normalizer not in (None, "NFC"):
+            raise Unrecognised("it is no byte-level BPE")
+        if not model["merges"]:
+            raise Unrecognised("it has no merges, which llama.cpp demands")
+        name = CUTTERS[pattern(parsed["pre_tokenizer"])]
+        if bool(model.get("ignore_merges")) != (name == "llama-bpe"):
+            raise Unrecognised(f"ignore_merges is not as {name} has it")
+    except Unrecognised as error:
+        raise ExportError(f"{path / 'tokenizer.json'} cannot be written as GGUF: {error}") from None
+    return name
+
+
+def _tokens(parsed: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
+    """Every token by its id and what kind it is; ids without a token are unused ones."""
+    tokens = [f"[PAD{id}]" for id in range(vocabulary)]
+    types = [int(gguf.TokenType.UNUSED)] * vocabulary
+    named = [(token, id, gguf.TokenType.NORMAL) for token, id in parsed["model"]["vocab"].items()]
+    for added in parsed.get("added_tokens") or []:
+        kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+        named.append((added["content"], added["id"], kind))
+    for token, id, kind in named:
+        if id >= vocabulary:
+            raise ExportError(f"the token {token!r} has an id beyond the {vocabulary} rows of the model's embeddings")
+        tokens[id], types[id] = token, int(kind)
+    return tokens, types
+
+
+def _begins(parsed: Mapping[str, Any]) -> bool:
+    """Whether a token stands before every text."""
+    processor = parsed.get("post_processor") or {}
+    steps = processor.get("processors", [processor])
+    single = [step.get("single") or [] for step in steps if step.get("type") == "TemplateProcessing"]
+    return any("SpecialToken" in template[0] for template in single if template)
+
+
+def _special(writer: Any, path: Path, ids: Mapping[str, int]) -> None:
+    """Write the ids of the named tokens, every id that ends a reply, and the chat template."""
+    settings = msgspec.json.decode((path / "tokenizer_config.json").read_bytes(), type=dict[str, Any])
+    for name, add in {
+        "bos_token": writer.add_bos_token_id,
+        "eos_token": writer.add_eos_token_id,
+        "unk_token": writer.add_unk_token_id,
+        "pad_token": writer.add_pad_token_id,
+    }.items():
+        if (token := _named(settings, name)) in ids:
+            add(ids[token])
+    named = ids.get(_named(settings, "eos_token"))
+    others = sorted(Tokenizer.load(path).stop_ids - {named})
+    if named is None and others:
+        writer.add_eos_token_id(others.pop())
+    if others:
+        writer.add_eot_token_id(others[0])
+    if template := template_source(path, settings):
+        writer.add_chat_template(template)
+
+
+def _named(settings: Mapping[str, Any], name: str) -> str:
+    """The text of a named token, or nothing."""
+    value = settings.get(name)
+    return str(value.get("content") if isinstance(value, dict) else value or "")

@@ -1,0 +1,1 @@
+"""Versions of models: what was measured, who approved, and which one is in production."""

@@ -1,0 +1,89 @@
+"""Exports versions, their tags and aliases to an MLflow registry: the extra `mlflow`, which only this file imports.
+
+What is there already is recognised by its address, so that an export can be repeated.
+"""
+
+import os
+from typing import Any
+
+import msgspec
+
+from server.artifact.checkpoint.card import describe, printable
+from server.artifact.checkpoint.chain import links
+from server.artifact.registry.rules import judged
+from server.artifact.registry.store import Registry, Version
+from server.errors import RegistryError
+
+ADDRESS = "secateur.address"
+LONGEST = 5000
+"""Characters of a tag that MLflow keeps."""
+
+
+def export(registry: Registry, model: str, url: str) -> int:
+    """Make every version of `model` known to the MLflow at `url`; returns how many there are."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a governance tool tells nobody of its models
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
+    try:
+        from mlflow import MlflowClient
+    except ImportError:
+        raise RegistryError("the export needs `pip install 'secateur[mlflow]'`") from None
+    versions = [registry.resolve(f"{model}@{number}") for number in registry.numbers(model)]
+    if not versions:
+        raise RegistryError(f"there is no model {model!r} here; there are {', '.join(registry.models()) or 'none'}")
+    try:
+        client = MlflowClient(tracking_uri=url, registry_uri=url)
+        numbers = _export(client, model, versions)
+        for alias, number in registry.aliases(model).items():
+            client.set_registered_model_alias(model, alias, numbers[number])
+    except Exception as error:  # MLflow lets the errors of whatever is below it through
+        reason = printable(str(error))[:300]
+        raise RegistryError(f"{url}: MLflow refuses: {reason}; the same export again goes on there") from None
+    return len(versions)
+
+
+def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
+    """MLflow's numbers by ours, after what was missing has been made."""
+    if not client.search_registered_models(filter_string=f"name = '{model}'"):
+        client.create_registered_model(model, description="Pruned by Secateur; each version's tags are its lineage.")
+    found = {
+        entry.tags[ADDRESS]: str(entry.version)
+        for entry in client.search_model_versions(f"name = '{model}'")
+        if ADDRESS in entry.tags
+    }
+    numbers = {}
+    for version in versions:
+        known = found.get(version.address)
+        tags = _tags(version)
+        if known is None:
+            made = client.create_model_version(model, str(version.path), tags=tags, description=_description(version))
+            numbers[version.number] = str(made.version)
+            continue
+        for key, value in tags.items():  # gates and approvals may have come since
+            client.set_model_version_tag(model, known, key, value)
+        numbers[version.number] = known
+    return numbers
+
+
+def _tags(version: Version) -> dict[str, str]:
+    lineage = version.lineage
+    tags = {
+        ADDRESS: version.address,
+        "secateur.version": version.name,
+        "prune.base": lineage.base.name,
+        "prune.base_digest": lineage.base.digest,
+        "prune.parent": lineage.parent_digest,
+        "prune.license": lineage.base.license,
+        "prune.techniques": "+".join(step.technique for step in links(lineage)),
+        "prune.options": msgspec.json.encode([step.options for step in links(lineage)]).decode(),
+    }
+    for key, value in (lineage.evaluation.perplexity if lineage.evaluation else {}).items():
+        tags[f"prune.perplexity.{key}"] = str(value)
+    for task, passed in judged(version).items():
+        tags[f"prune.gate.{task}"] = "passed" if passed else "failed"
+    for number, approval in enumerate(version.approvals, 1):
+        tags[f"prune.{approval.kind}.{number}"] = f"{approval.signer} {approval.added} {approval.reason}"
+    return {key: value[:LONGEST] for key, value in tags.items() if value}
+
+
+def _description(version: Version) -> str:
+    return "\n".join(f"- {describe(step)}" for step in links(version.lineage))

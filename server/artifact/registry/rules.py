@@ -1,0 +1,204 @@
+"""What the registry allows: only what is whole may be added, only what passed its gates or was overridden is promoted.
+
+Everything is checked before anything is written; a refusal is a RegistryError, and nothing was changed.
+"""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from server.artifact.checkpoint import chain
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.lineage import WEIGHTS, GateResult, Lineage
+from server.artifact.registry.store import Approval, Kind, Move, Registry, Version, now
+from server.artifact.signing import envelope
+from server.artifact.signing.keys import PrivateKey, Signers, hint, sign
+from server.errors import RegistryError
+
+
+class Statement(Struct, frozen=True):
+    """What is signed to approve a version; the address binds it to these very files."""
+
+    model: str
+    address: str
+    kind: Kind
+    reason: str
+    key: str
+    time: str
+
+
+class Measured(Struct, frozen=True):
+    """An interval of an evaluation's results."""
+
+    value: float
+    high: float
+
+
+class Judgement(Struct, frozen=True):
+    """One gate of an evaluation's results."""
+
+    gate: str
+    limit: float
+    measured: Measured
+    passed: bool
+
+
+class Results(Struct, frozen=True):
+    """What is read of the file that `secateur evaluate ARTIFACT --task TASK` writes."""
+
+    task: str
+    weights: str
+    gates: tuple[Judgement, ...]
+
+
+class Candidate(Struct, frozen=True):
+    """An artifact that may be added, and what it was judged by, each with where that stands."""
+
+    path: Path
+    lineage: Lineage
+    gates: tuple[tuple[GateResult, str], ...]
+
+
+def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
+    """The artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
+    from server.artifact.checkpoint import reader  # late: torch takes seconds
+
+    if form := chain.exported(record.read(path)):
+        raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
+    lineage = reader.whole(path)
+    gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
+    gates += [found for file in results if (found := _results(file, lineage))]
+    return Candidate(path.resolve(), lineage, tuple(gates))
+
+
+def whole(path: Path) -> Lineage:
+    """The record of the artifact at `path`; raises ArtifactError unless every file and link is as recorded.
+
+    That its weights are those of the last link was found when a version was added, whose address holds their digest.
+    """
+    lineage = record.read(path)
+    record.verify(path, lineage)
+    chain.check(path, lineage)
+    return lineage
+
+
+def verify(version: Version, signers: Signers | None) -> str:
+    """Who signed the artifact, or nothing where nobody is asked for; raises RegistryError or ArtifactError."""
+    if record.address(version.lineage) != version.address:
+        raise RegistryError(f"the registry's record of {version.name} was changed: it is not what its address says")
+    lineage = record.read(version.path)
+    if record.address(lineage) != version.address:
+        raise RegistryError(f"{version.path / record.FILE} is not the record of {version.name}: it was exchanged")
+    whole(version.path)
+    return envelope.verify(version.path, signers).name if signers else ""
+
+
+def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: PrivateKey) -> Approval:
+    """Add a signed approval or override."""
+    if not reason.strip():
+        raise RegistryError("an approval needs a reason: say why with --reason")
+    statement = Statement(version.model, version.address, kind, reason, hint(key.public_key()), now())
+    text = msgspec.json.encode(statement)
+    signature = base64.b64encode(sign(key, text)).decode()
+    approval = Approval(kind, statement.key, reason, text.decode(), signature, statement.time)
+    registry.approve(version, approval)
+    return approval
+
+
+def signer(version: Version, approval: Approval, signers: Signers) -> str:
+    """Who signed an approval of `version`; raises SignatureError or RegistryError where it does not hold."""
+    what = f"the {approval.kind} of {version.name} from {approval.added}"
+    found = signers.find(approval.signer, what)
+    try:
+        statement = msgspec.json.decode(approval.statement, type=Statement)
+    except msgspec.DecodeError as error:
+        raise RegistryError(f"{what} is no statement: {error}") from None
+    told = (statement.model, statement.address, statement.kind, statement.reason)
+    try:
+        signed = found.signed(approval.statement.encode(), base64.b64decode(approval.signature))
+    except ValueError:  # no base64
+        signed = False
+    if not signed or told != (version.model, version.address, approval.kind, approval.reason):
+        raise RegistryError(f"{what} is forged: {found.name} did not sign it")
+    return found.name
+
+
+def judged(version: Version) -> dict[str, bool]:
+    """Whether each task was passed: its last result says so, but what the artifact's own record failed stays failed.
+
+    The record is signed and addressed; a file of results is nobody's word, and cannot take back what the record says.
+    """
+    evaluation = version.lineage.evaluation
+    own = evaluation.gates if evaluation else ()
+    last = {gate.result.task: gate.result.passed for gate in version.gates}
+    return last | {result.task: False for result in own if not result.passed}
+
+
+def permitted(version: Version, signers: Signers | None) -> str:
+    """Why `version` may be promoted; raises RegistryError saying what is missing."""
+    gates = judged(version)
+    failed = sorted(task for task, passed in gates.items() if not passed)
+    if gates and not failed:
+        return f"gates passed: {', '.join(sorted(gates))}"
+    lacking = f"failed its gate {', '.join(failed)}" if failed else "has no gate result: it was not evaluated on a task"
+    overrides = [approval for approval in version.approvals if approval.kind == "override"]
+    if not overrides:
+        raise RegistryError(
+            f"{version.name} {lacking}; evaluate it and add the result, or have it overridden by a signature "
+            "(`secateur registry approve --override`)"
+        )
+    if signers is None:
+        raise RegistryError(f"{version.name} {lacking}, and its override counts only with --signers, who may sign")
+    return f"{lacking}, overridden by {signer(version, overrides[-1], signers)}: {overrides[-1].reason}"
+
+
+def promote(registry: Registry, version: Version, signers: Signers | None) -> str:
+    """Make `version` the one in production; returns why it may be. The first of two at once wins."""
+    last = registry.last_move(version.model)
+    previous = last.number if last else None
+    if previous == version.number:
+        raise RegistryError(f"{version.name} is in production already")
+    reason = permitted(version, signers)
+    verify(version, signers)
+    number = last.move + 1 if last else 1
+    registry.move(version.model, Move(number, "promote", version.number, previous, reason, now()))
+    return reason
+
+
+def rollback(registry: Registry, model: str, signers: Signers | None) -> Version:
+    """Put the version that was in production before back there, whole as it must be."""
+    last = registry.last_move(model)
+    if last is None:
+        raise RegistryError(f"{model} has nothing in production that could be rolled back")
+    promotions = [move for move in registry.moves(model) if move.kind == "promote" and move.number == last.number]
+    before = promotions[-1].previous if promotions else None
+    if before is None:
+        raise RegistryError(f"{model}@{last.number} is the first in production: there is nothing to go back to")
+    version = registry.resolve(f"{model}@{before}")
+    verify(version, signers)
+    reason = f"rolled back from version {last.number}"
+    registry.move(model, Move(last.move + 1, "rollback", before, last.number, reason, now()))
+    return version
+
+
+def _results(file: Path, lineage: Lineage) -> tuple[GateResult, str] | None:
+    """What a file of results says of the artifact with this record, or None where its task sets no gates."""
+    try:
+        results = msgspec.json.decode(file.read_bytes(), type=Results)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise RegistryError(f"{file} is not what `secateur evaluate --task` writes: {error}") from None
+    if results.weights != lineage.files[WEIGHTS]:
+        raise RegistryError(f"{file} is of another artifact: its weights have another SHA-256")
+    if not results.gates:
+        return None
+    figures = {gate.gate: gate.measured.high for gate in results.gates}
+    limits = {f"{gate.gate} limit": gate.limit for gate in results.gates}
+    passed = all(gate.passed for gate in results.gates)
+    if any(gate.passed != (gate.measured.high <= gate.limit) for gate in results.gates):
+        raise RegistryError(f"{file} contradicts itself: what it measured and whether that passed do not agree")
+    return GateResult(results.task, passed, figures | limits), record.digest_of(file)

@@ -1,0 +1,42 @@
+"""The registry's tables, for SQLite and PostgreSQL alike; what governs is only ever added to."""
+
+from server.artifact.registry.database import Database
+from server.errors import RegistryError
+
+VERSION = 1
+OF_A_VERSION = "model TEXT NOT NULL, number INTEGER NOT NULL"
+REFERENCES = "FOREIGN KEY (model, number) REFERENCES versions (model, number)"
+TABLES = (
+    "CREATE TABLE models (name TEXT PRIMARY KEY, added TEXT NOT NULL)",
+    f"""CREATE TABLE versions ({OF_A_VERSION}, address TEXT NOT NULL, lineage TEXT NOT NULL, added TEXT NOT NULL,
+  PRIMARY KEY (model, number), UNIQUE (model, address), FOREIGN KEY (model) REFERENCES models (name))""",
+    f"CREATE TABLE paths ({OF_A_VERSION}, path TEXT NOT NULL, PRIMARY KEY (model, number), {REFERENCES})",
+    f"""CREATE TABLE gates ({OF_A_VERSION}, task TEXT NOT NULL, passed INTEGER NOT NULL, figures TEXT NOT NULL,
+  source TEXT NOT NULL, added TEXT NOT NULL, {REFERENCES})""",
+    f"""CREATE TABLE approvals ({OF_A_VERSION}, kind TEXT NOT NULL CHECK (kind IN ('approval', 'override')),
+  signer TEXT NOT NULL, reason TEXT NOT NULL, statement TEXT NOT NULL, signature TEXT NOT NULL, added TEXT NOT NULL,
+  {REFERENCES})""",
+    f"""CREATE TABLE aliases ({OF_A_VERSION}, alias TEXT NOT NULL CHECK (alias IN ('candidate', 'production')),
+  PRIMARY KEY (model, alias), {REFERENCES})""",
+    f"""CREATE TABLE moves ({OF_A_VERSION}, move INTEGER NOT NULL, kind TEXT NOT NULL, previous INTEGER,
+  reason TEXT NOT NULL, added TEXT NOT NULL, PRIMARY KEY (model, move), {REFERENCES})""",
+    f"CREATE TABLE bindings ({OF_A_VERSION}, skill TEXT NOT NULL, added TEXT NOT NULL, {REFERENCES})",
+    "CREATE TABLE registry (version INTEGER NOT NULL)",
+)
+APPEND_ONLY = ("versions", "gates", "approvals", "moves", "bindings")
+"""A path may change, since the address says what lies there; an alias moves, and `moves` says when."""
+
+
+def prepare(database: Database, *, exists: bool) -> None:
+    """Make the tables where this is a new registry; raises RegistryError for another program's or a newer one."""
+    if exists:
+        [(version,)] = database.execute("SELECT version FROM registry")
+        if version != VERSION:
+            raise RegistryError(f"the registry {database.where} is of version {version}; this program knows {VERSION}")
+        return
+    with database.transaction():
+        for table in TABLES:
+            database.execute(table)
+        database.execute("INSERT INTO registry (version) VALUES (?)", (VERSION,))
+        for name in APPEND_ONLY:
+            database.protect(name)

@@ -1,0 +1,83 @@
+"""The registry in the terminal: a list, one version, and the difference of two."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from server.artifact.checkpoint.card import describe, printable
+from server.artifact.checkpoint.chain import links
+from server.artifact.registry.rules import judged
+from server.artifact.registry.store import Registry, Version
+
+SHORT = 16
+UNTOLD = ("lineage.created", "lineage.versions", "lineage.parent.")
+"""What differs between any two and says little; a parent has an address of its own."""
+SINGLE = (".sparsity.", ".losses.")
+"""Figures of single weights, of which a model has hundreds."""
+
+
+def overview(registry: Registry) -> Iterator[str]:
+    """A line for each version of each model."""
+    for model in registry.models():
+        aliases = registry.aliases(model)
+        for number in registry.numbers(model):
+            version = registry.resolve(f"{model}@{number}")
+            names = ", ".join(sorted(alias for alias, at in aliases.items() if at == number))
+            gates = judged(version).values()
+            verdict = "not evaluated" if not gates else "passed" if all(gates) else "failed"
+            yield f"{version.name:<24} {version.address[:SHORT]}  {verdict:<14}{names}"
+
+
+def details(registry: Registry, version: Version) -> Iterator[str]:
+    """All that is known of one version."""
+    aliases = [alias for alias, number in sorted(registry.aliases(version.model).items()) if number == version.number]
+    yield f"{version.name} ({', '.join(aliases) or 'no alias'}), added {version.added}"
+    yield f"  address   {version.address}"
+    yield f"  path      {version.path}"
+    yield f"  base      {printable(version.lineage.base.name)}"
+    for step in links(version.lineage):
+        yield f"  step      {printable(describe(step))}"
+    for gate in version.gates:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in gate.result.figures.items())
+        verdict = "passed" if gate.result.passed else "failed"
+        yield f"  gate      {printable(gate.result.task)}: {verdict} ({figures}; from {gate.source[:SHORT]})"
+    for approval in version.approvals:
+        yield f"  {approval.kind:<9} {approval.added} key {approval.signer[:SHORT]}: {printable(approval.reason)}"
+    for move in registry.moves(version.model):
+        if version.number in (move.number, move.previous):
+            was = f"version {move.previous}" if move.previous else "nothing"
+            yield f"  {move.kind:<9} {move.added} {was} -> version {move.number}: {printable(move.reason)}"
+    for skill, (number, since) in registry.bindings(version.model).items():
+        if number == version.number:
+            yield f"  skill     {skill} since {since}"
+
+
+def difference(left: Version, right: Version) -> Iterator[str]:
+    """What differs between two versions, a line for each field, without figures of single weights."""
+    ours, theirs = _flat(left), _flat(right)
+    for key in sorted(ours.keys() | theirs.keys()):
+        mine, other = ours.get(key, "-"), theirs.get(key, "-")
+        if mine != other:
+            yield f"{key}: {printable(str(mine))} | {printable(str(other))}"
+
+
+def _flat(version: Version) -> dict[str, Any]:
+    """Every field by its path."""
+    values = {"address": version.address, "lineage": msgspec.to_builtins(version.lineage)}
+    values["gates"] = judged(version)
+    flat = dict(_leaves("", values))
+    untold = {key for key in flat if key.startswith(UNTOLD) or any(part in key for part in SINGLE)}
+    return {key: value for key, value in flat.items() if key not in untold}
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(str(index), inner) for index, inner in enumerate(value)]
+    else:
+        yield path, value
+        return
+    for key, inner in items:
+        yield from _leaves(f"{path}.{key}" if path else key, inner)

@@ -1,0 +1,249 @@
+"""The registry: reads and writes its tables, and decides nothing; `rules.py` decides."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+from msgspec import Struct
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.lineage import GateResult, Lineage
+from server.artifact.registry.database import MAKE, Database, connect
+from server.artifact.registry.schema import TABLES, prepare
+from server.errors import RegistryError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+DEFAULT = "build/registry.sqlite3"
+Alias = Literal["candidate", "production"]
+Kind = Literal["approval", "override"]
+
+
+class Gate(Struct, frozen=True):
+    """A result and where it is from: `lineage`, or the SHA-256 of a file of results."""
+
+    result: GateResult
+    source: str
+    added: str
+
+
+class Approval(Struct, frozen=True):
+    """A signed statement on one version."""
+
+    kind: Kind
+    signer: str
+    reason: str
+    statement: str
+    signature: str
+    """In base64."""
+    added: str
+
+
+class Version(Struct, frozen=True):
+    """One artifact under a model's name."""
+
+    model: str
+    number: int
+    address: str
+    """The content address of its lineage."""
+    path: Path
+    added: str
+    lineage: Lineage
+    gates: tuple[Gate, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """NAME@NUMBER."""
+        return f"{self.model}@{self.number}"
+
+
+class Move(Struct, frozen=True):
+    """One change of the production alias."""
+
+    move: int
+    kind: Literal["promote", "rollback"]
+    number: int
+    previous: int | None
+    reason: str
+    added: str
+
+
+class Registry:
+    """An open registry; a context manager. Everything raises RegistryError where the database cannot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False) -> Self:
+        """The registry at `url`; one that does not exist is made with `create`, and an error without it."""
+        database = connect(url, create=create)
+        try:
+            found, wanted = database.tables(), {table.split()[2] for table in TABLES}
+            if "registry" not in found and found & wanted:
+                raise RegistryError(f"{database.where} is another program's database: name a new file or schema")
+            if "registry" not in found and not create:
+                raise RegistryError(f"there is no registry at {database.where}: {MAKE}")
+            prepare(database, exists="registry" in found)
+        except BaseException:
+            database.close()
+            raise
+        return cls(database)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    def models(self) -> list[str]:
+        """All names."""
+        return [name for (name,) in self._database.execute("SELECT name FROM models ORDER BY name")]
+
+    def numbers(self, model: str) -> list[int]:
+        """The version numbers of a model."""
+        rows = self._database.execute("SELECT number FROM versions WHERE model = ? ORDER BY number", (model,))
+        return [number for (number,) in rows]
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """What each alias stands for; production by the last of its moves, to which anybody can only add."""
+        found = dict(self._database.execute("SELECT alias, number FROM aliases WHERE model = ?", (model,)))
+        last = self.last_move(model)
+        return found | ({"production": last.number} if last else {})
+
+    def resolve(self, reference: str) -> Version:
+        """The version that NAME@NUMBER or NAME@ALIAS stands for."""
+        model, _, which = reference.partition("@")
+        counted = which.isascii() and which.isdigit()
+        if not counted and which not in ("candidate", "production"):
+            raise RegistryError(f"{reference!r} is no version: write NAME@NUMBER, NAME@candidate or NAME@production")
+        numbers, aliases = self.numbers(model), self.aliases(model)
+        if not numbers:
+            raise RegistryError(f"there is no model {model!r} here; there are {', '.join(self.models()) or 'none'}")
+        number = int(which) if counted else aliases.get(which)
+        if number is None:
+            raise RegistryError(f"{model} has no {which} version; `secateur registry promote` makes one")
+        if number not in numbers:
+            raise RegistryError(f"{model} has no version {number}; it has {', '.join(map(str, numbers))}")
+        return self._version(model, number)
+
+    def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[tuple[GateResult, str]]) -> Version:
+        """Record the artifact at `path` as a version and the candidate; one that is known keeps its number."""
+        if not NAME.fullmatch(model):
+            raise RegistryError(f"{model!r} is no name for a model: use a-z, 0-9, and . _ - after the first letter")
+        address, run = record.address(lineage), self._database.execute
+        with self._database.transaction():
+            run("INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (model, now()))
+            known = run("SELECT number FROM versions WHERE model = ? AND address = ?", (model, address))
+            number = known[0][0] if known else max(self.numbers(model), default=0) + 1
+            if not known:
+                text = msgspec.json.encode(lineage, order="sorted").decode()
+                run("INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (model, number, address, text, now()))
+            upsert = "INSERT INTO paths VALUES (?, ?, ?) ON CONFLICT (model, number) DO UPDATE SET path = excluded.path"
+            run(upsert, (model, number, str(path)))
+            self._alias(model, "candidate", number)
+            self._add_gates(model, number, gates)
+        return self._version(model, number)
+
+    def approve(self, version: Version, approval: Approval) -> None:
+        """Add an approval; none is ever changed or removed."""
+        values = [*msgspec.structs.astuple(approval)]
+        row = (version.model, version.number, *values)
+        self._database.execute("INSERT INTO approvals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def moves(self, model: str) -> list[Move]:
+        """Every change of production, the oldest first."""
+        columns = "move, kind, number, previous, reason, added"
+        rows = self._database.execute(f"SELECT {columns} FROM moves WHERE model = ? ORDER BY move", (model,))
+        return [Move(*row) for row in rows]
+
+    def last_move(self, model: str) -> Move | None:
+        """The latest of them, if there is any."""
+        return next(reversed(self.moves(model)), None)
+
+    def move(self, model: str, move: Move) -> None:
+        """Point production at a version, if `move` is still the next one; else RegistryError: another was faster."""
+        row = (model, move.number, move.move, move.kind, move.previous, move.reason, move.added)
+        with self._database.transaction():
+            statement = "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING move"
+            if not self._database.execute(statement, row):
+                now_at = self.moves(model)[-1]
+                raise RegistryError(
+                    f"{model}@production was moved to version {now_at.number} by somebody else meanwhile; "
+                    "nothing was changed: look at it, and promote again if you still want to"
+                )
+            self._alias(model, "production", move.number)
+
+    def bind(self, skills: Iterable[str], version: Version) -> None:
+        """Record which skills are answered by a version from now on."""
+        with self._database.transaction():
+            for skill in skills:
+                row = (version.model, version.number, skill, now())
+                self._database.execute("INSERT INTO bindings VALUES (?, ?, ?, ?)", row)
+
+    def bindings(self, model: str) -> dict[str, tuple[int, str]]:
+        """By skill: the version that answers it, and since when."""
+        rows = self._database.execute(
+            "SELECT skill, number, added FROM bindings WHERE model = ? ORDER BY added", (model,)
+        )
+        return {skill: (number, added) for skill, number, added in rows}
+
+    def _version(self, model: str, number: int) -> Version:
+        run, key = self._database.execute, (model, number)
+        [(address, text, added, path)] = run(
+            "SELECT address, lineage, versions.added, path FROM versions JOIN paths USING (model, number) "
+            "WHERE model = ? AND number = ?",
+            key,
+        )
+        gates = run("SELECT task, passed, figures, source, added FROM gates WHERE model = ? AND number = ?", key)
+        columns = "kind, signer, reason, statement, signature, added"
+        approvals = run(f"SELECT {columns} FROM approvals WHERE model = ? AND number = ? ORDER BY added", key)
+        return Version(
+            model,
+            number,
+            address,
+            Path(path),
+            added,
+            self._lineage(model, number, text),
+            tuple(sorted((_gate(row) for row in gates), key=lambda gate: gate.added)),
+            tuple(Approval(*row) for row in approvals),
+        )
+
+    def _lineage(self, model: str, number: int, text: str) -> Lineage:
+        """The record as it was added; raises RegistryError where somebody has put something else there."""
+        try:
+            return msgspec.json.decode(text, type=Lineage)
+        except (msgspec.DecodeError, RecursionError) as error:
+            where = f"the registry {self._database.where}"
+            raise RegistryError(f"{where}: the record of {model}@{number} was changed: {error}") from None
+
+    def _alias(self, model: str, alias: Alias, number: int) -> None:
+        statement = (
+            "INSERT INTO aliases (model, alias, number) VALUES (?, ?, ?) "
+            "ON CONFLICT (model, alias) DO UPDATE SET number = excluded.number"
+        )
+        self._database.execute(statement, (model, alias, number))
+
+    def _add_gates(self, model: str, number: int, gates: Sequence[tuple[GateResult, str]]) -> None:
+        known = self._database.execute("SELECT task, source FROM gates WHERE model = ? AND number = ?", (model, number))
+        for result, source in gates:
+            if (result.task, source) not in known:
+                figures = msgspec.json.encode(result.figures, order="sorted").decode()
+                row = (model, number, result.task, int(result.passed), figures, source, now())
+                self._database.execute("INSERT INTO gates VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601, fine enough to order rows by."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _gate(row: tuple[Any, ...]) -> Gate:
+    task, passed, figures, source, added = row
+    return Gate(GateResult(task, bool(passed), msgspec.json.decode(figures)), source, added)

@@ -1,0 +1,1 @@
+"""Signatures over whole artifacts, in the format of OpenSSF model-signing."""

@@ -1,0 +1,193 @@
+"""`model.sig`: an in-toto statement of every file's SHA-256 in a signed DSSE envelope, as OpenSSF model-signing has it.
+
+OpenSSF's own verifier reads what is signed with an elliptic curve; Ed25519 differs in the signature alone.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from server.artifact.checkpoint.lineage import FILE, SIGNATURE, Lineage, decoded, digest_of
+from server.artifact.signing.keys import PrivateKey, Signer, Signers, hint, sign
+from server.errors import SignatureError
+from server.storage.files import flush
+
+PAYLOAD = "application/vnd.in-toto+json"
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://model_signing/signature/v1.0"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+class Resource(msgspec.Struct, frozen=True):
+    """One file."""
+
+    name: str
+    algorithm: Literal["sha256"]
+    digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Predicate(msgspec.Struct, frozen=True):
+    """All files, in order of their names."""
+
+    resources: tuple[Resource, ...]
+    serialization: dict[str, Any]
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """The artifact: `digest` is over the digests of its files."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
+    """What is signed."""
+
+    kind: str = msgspec.field(name="_type")
+    subject: tuple[Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType")
+    predicate: Predicate
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """Bytes travel in base64."""
+
+    sig: bytes
+    keyid: str = ""
+
+
+class Envelope(msgspec.Struct, frozen=True, rename="camel"):
+    """DSSE."""
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[Signature, ...]
+
+
+class KeyHint(msgspec.Struct, frozen=True):
+    """SHA-256 of the public key's PEM."""
+
+    hint: str
+
+
+class Material(msgspec.Struct, frozen=True, rename="camel"):
+    """How to find the key."""
+
+    public_key: KeyHint
+    tlog_entries: tuple[()] = ()
+
+
+class Bundle(msgspec.Struct, frozen=True, rename="camel"):
+    """The file."""
+
+    media_type: str
+    verification_material: Material
+    dsse_envelope: Envelope
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every file but the signature, in order of their names."""
+    return {path.name: digest_of(path) for path in sorted(directory.iterdir()) if path.name != SIGNATURE}
+
+
+def statement(name: str, files: Mapping[str, str]) -> bytes:
+    """The payload for these files."""
+    resources = tuple(Resource(file, "sha256", digest) for file, digest in sorted(files.items()))
+    settings = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE]}
+    subject = Subject(name, {"sha256": _root(resources)})
+    predicate = Predicate(resources, settings)
+    stated = Statement(kind=STATEMENT, subject=(subject,), predicate_type=PREDICATE, predicate=predicate)
+    return msgspec.json.encode(stated)
+
+
+def seal(payload: bytes, key: PrivateKey) -> bytes:
+    """The signed bundle as JSON."""
+    envelope = Envelope(payload, PAYLOAD, (Signature(sign(key, _authenticated(payload))),))
+    return msgspec.json.encode(Bundle(BUNDLE, Material(KeyHint(hint(key.public_key()))), envelope))
+
+
+def verify(directory: Path, signers: Signers) -> Signer:
+    """Who signed the artifact in `directory` as it is; raises SignatureError naming the file that differs."""
+    return _verified(directory, signers)[0]
+
+
+def signed_record(directory: Path, signers: Signers) -> Lineage:
+    """The record that was signed, of an artifact that `verify` holds good, whatever lies in `directory` afterwards."""
+    path = directory / FILE
+    _, signed = _verified(directory, signers)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != signed.get(FILE):
+        raise SignatureError(f"{path} was exchanged while the signature was verified; try again")
+    return decoded(content, path)
+
+
+def _verified(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, str]]:
+    """Who signed, and the SHA-256 of each file that was signed and is there."""
+    path = directory / SIGNATURE
+    bundle = _read(path)
+    signer = signers.find(bundle.verification_material.public_key.hint, path)
+    envelope = bundle.dsse_envelope
+    if not any(signer.signed(_authenticated(envelope.payload), one.sig) for one in envelope.signatures):
+        raise SignatureError(f"{path} was changed: it names the key of {signer.name}, who did not sign this")
+    signed = {resource.name: resource.digest for resource in _resources(path, envelope)}
+    present = digests(directory)
+    for name in sorted(signed.keys() | present.keys()):
+        if name not in signed:
+            raise SignatureError(f"{directory / name} was added after {signer.name} signed; remove it, or sign again")
+        if name not in present:
+            raise SignatureError(f"{directory / name} is missing, which {signer.name} signed; copy the artifact again")
+        if signed[name] != present[name]:
+            raise SignatureError(f"{directory / name} was changed or swapped after {signer.name} signed")
+    return signer, signed
+
+
+def write(directory: Path, content: bytes) -> None:
+    """Put the signature in place whole; what a kill leaves lies beside the artifact, which admits no unknown file."""
+    partial = directory.with_name(f"{directory.name}.{SIGNATURE}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(directory / SIGNATURE)
+        flush(directory)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Bundle:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Bundle)
+    except FileNotFoundError:
+        raise SignatureError(f"{path} is missing: the artifact is not signed; `secateur sign` does that") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise SignatureError(f"{path} is no signature: {error}") from None
+
+
+def _resources(path: Path, envelope: Envelope) -> tuple[Resource, ...]:
+    """The files that a signed envelope names; raises SignatureError for a statement that says something else."""
+    try:
+        stated = msgspec.json.decode(envelope.payload, type=Statement)
+    except msgspec.DecodeError as error:
+        raise SignatureError(f"{path} signs no list of files: {error}") from None
+    resources = stated.predicate.resources
+    if (envelope.payload_type, stated.kind, stated.predicate_type) != (PAYLOAD, STATEMENT, PREDICATE):
+        raise SignatureError(f"{path} signs something else than an artifact's files")
+    if [subject.digest.get("sha256") for subject in stated.subject] != [_root(resources)]:
+        raise SignatureError(f"{path} contradicts itself: its files do not make the digest of its subject")
+    return resources
+
+
+def _root(resources: tuple[Resource, ...]) -> str:
+    """SHA-256 over the digests of the files."""
+    return hashlib.sha256(b"".join(bytes.fromhex(resource.digest) for resource in resources)).hexdigest()
+
+
+def _authenticated(payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what the signature is over."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)

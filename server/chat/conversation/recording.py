@@ -1,0 +1,146 @@
+"""A reply that is made whether or not anybody reads it, as numbered events that any number of readers can follow.
+
+Event 0 is `start`; then one `text` for each piece; then `citations`, if there are any, and `end` or `error`.
+"""
+
+import asyncio
+import logging
+from array import array
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, NamedTuple
+
+import anyio
+from msgspec import Struct
+
+from server.chat.reply import Reply
+from server.errors import SecateurError
+from server.skills.skill import Source
+
+STOPPED, TIMEOUT, ERROR = "stopped", "timeout", "error"
+logger = logging.getLogger(__name__)
+BUG = SecateurError("The server made a mistake; its log has the details under this reply's id.")
+
+
+class Event(NamedTuple):
+    """One event; `id` counts from 0 without gaps."""
+
+    id: int
+    name: str
+    data: Any
+
+
+class Citation(Struct, frozen=True):
+    """Something that a reply may be read up in; `url` is http or https."""
+
+    title: str
+    url: str
+
+
+class Recording:
+    """Records `reply` in a task of its own; `start` begins it. Belongs to one asyncio loop."""
+
+    def __init__(self, id: str, conversation: str, reply: Reply, sources: Sequence[Source]) -> None:
+        self.id = id
+        self.text = ""
+        self.finish: str | None = None
+        """Why it ended, or None while it is made."""
+        self.citations: tuple[Citation, ...] = ()
+        self._conversation = conversation
+        self._reply = reply
+        self._sources = sources
+        self._ends = array("I")  # where each piece ends in `text`: a list of pieces would take ten times as much
+        self._last: tuple[tuple[str, Any], ...] = ()
+        self._grown = asyncio.Event()
+        self._scope = anyio.CancelScope()
+        self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def next(self) -> int:
+        """The id of the event after those that exist."""
+        return 1 + len(self._ends) + len(self._last)
+
+    def start(self, seconds: float, ended: Callable[[], None]) -> None:
+        """Make the reply, for at most so many seconds; `ended` is called once, after the last event."""
+        self._task = asyncio.create_task(self._record(seconds))
+        self._task.add_done_callback(lambda _: ended())
+
+    async def stop(self) -> None:
+        """End the reply with what it has, and wait until it has ended; nothing happens if it has."""
+        self._stopped = True
+        self._scope.cancel()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def follow(self, first: int) -> AsyncIterator[Event]:
+        """The events from id `first` on, as they come, to the last one."""
+        while True:
+            grown, ready, ended = self._grown, self.next, self.finish is not None
+            for id in range(first, ready):
+                yield self._event(id)
+            first = max(first, ready)
+            if ended:
+                return
+            await grown.wait()
+
+    def _event(self, id: int) -> Event:
+        if id == 0:
+            return Event(0, "start", {"reply": self.id, "conversation": self._conversation})
+        if id <= len(self._ends):
+            begin = self._ends[id - 2] if id > 1 else 0
+            return Event(id, "text", {"text": self.text[begin : self._ends[id - 1]]})
+        return Event(id, *self._last[id - 1 - len(self._ends)])
+
+    async def _record(self, seconds: float) -> None:
+        try:
+            await self._write(seconds)
+        except SecateurError as error:
+            self._fail(error)
+        except Exception as error:
+            # Its text may hold a visitor's words; its kind and the id are enough to find the cause.
+            logger.error("%s: %s", self.id, type(error).__name__)
+            self._fail(BUG)
+
+    async def _write(self, seconds: float) -> None:
+        """Every piece, and how it ended; raises what the reply raises."""
+        try:
+            with self._scope:
+                self._scope.deadline = anyio.current_time() + seconds
+                async for piece in self._reply.pieces():
+                    self._add(piece.text)
+        finally:
+            await self._reply.close("client_gone")
+        if self._scope.cancelled_caught:
+            self._finish(STOPPED if self._stopped else TIMEOUT)
+        else:
+            self._finish(self._reply.ended_by_server or self._reply.finish or ERROR)
+
+    def _add(self, piece: str) -> None:
+        self.text += piece
+        self._ends.append(len(self.text))
+        self._wake()
+
+    def _finish(self, finish: str) -> None:
+        cited = tuple(Citation(source.title, source.url) for source in self._sources if source.cited(self.text))
+        usage = self._reply.usage
+        counts = {
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.output,
+            "total_tokens": usage.prompt + usage.output,
+        }
+        end = ("end", {"finish": finish, "usage": counts})
+        self.citations = cited if self.text else ()
+        self._close(finish, *([("citations", {"citations": cited})] if self.citations else []), end)
+
+    def _fail(self, error: SecateurError) -> None:
+        problem = {"message": error.message, "type": error.type, "param": None, "code": error.code}
+        retry_after = getattr(error, "retry_after", None)
+        self._close(ERROR, ("error", {"error": problem, "retry_after": retry_after}))
+
+    def _close(self, finish: str, *last: tuple[str, Any]) -> None:
+        self._last, self.finish = last, finish
+        self._wake()
+
+    def _wake(self) -> None:
+        self._grown.set()
+        self._grown = asyncio.Event()

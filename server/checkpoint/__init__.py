@@ -1,1 +1,0 @@
-"""The checkpoint format: layouts, lineage, reader and writer."""

@@ -1,0 +1,83 @@
+"""`secateur export ARTIFACT --to FORM --output DIR`: other software's format, whole or not at all."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from server.artifact.signing import envelope
+from server.artifact.signing.keys import Signers
+
+if TYPE_CHECKING:
+    from server.artifact.checkpoint.reader import Artifact
+    from server.artifact.export.link import Made
+
+FORMS = ("hf", "compressed-tensors", "gguf")
+UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write one export; returns 0. Raises ExportError or ArtifactError, and then nothing is left behind."""
+    arguments = parser().parse_args(argv)
+    if arguments.signers:
+        envelope.verify(arguments.artifact, Signers.read(arguments.signers))
+    from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds
+    from server.artifact.export import link, output
+
+    target: Path = arguments.output.absolute()
+    with output.fresh(target) as folder:
+        artifact = Artifact.open(arguments.artifact)
+        artifact.check_last_link()
+        made = write(artifact, folder, arguments.to, arguments.shard_size)
+        link.write(folder, artifact, made)
+    print("\n".join(made.notes))
+    print(f"\n{target}: {arguments.to}, {made.parameters:,} parameters, every weight as the artifact has it")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    top = argparse.ArgumentParser(prog="secateur export", description="Write an artifact in other software's format.")
+    top.add_argument("artifact", type=Path, help="an artifact's directory")
+    top.add_argument(
+        "--to",
+        choices=FORMS,
+        required=True,
+        help="hf: dense safetensors; compressed-tensors: the integers of a quantised model, for transformers and vLLM; "
+        "gguf: for llama.cpp",
+    )
+    top.add_argument("--output", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
+    top.add_argument(
+        "--shard-size", type=_size, default="5GB", metavar="SIZE", help="bytes of a safetensors file, as 500MB; 5GB"
+    )
+    top.add_argument(
+        "--signers", type=Path, metavar="FILE", help="who may have signed; without one, nobody is asked for"
+    )
+    return top
+
+
+def write(artifact: "Artifact", folder: Path, form: str, limit: int) -> "Made":
+    """Write the files of the format `form` and say what was done."""
+    from server.artifact.export import compressed, gguf_file, huggingface, link, notes
+
+    start = monotonic()
+    said: list[str] = []
+    options: dict[str, object] = {"to": form}
+    if form == "hf":
+        parameters, size = huggingface.write(artifact, folder, limit)
+    elif form == "compressed-tensors":
+        parameters, size, said = compressed.write(artifact, folder, limit)
+    else:
+        parameters, size, said = gguf_file.write(artifact, folder)
+    said = [*notes.of_layouts(artifact, form, size), *said]
+    return link.Made(options, parameters, round(monotonic() - start, 1), said)
+
+
+def _size(text: str) -> int:
+    """Bytes, from a number of MB or GB."""
+    found = re.fullmatch(r"(\d+)(MB|GB)", text)
+    if found is None or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500MB or 5GB")
+    return int(found[1]) * UNITS[found[2]]

@@ -1,0 +1,80 @@
+"""`secateur lineage ARTIFACT`: draws the chain from the first base to the artifact, and says whether it holds."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.card import describe, printable
+from server.artifact.checkpoint.chain import check as verify_chain
+from server.artifact.checkpoint.chain import exported, generations
+from server.artifact.checkpoint.lineage import Lineage
+from server.errors import ArtifactError
+
+SHORT = 16
+"""Digits of a digest that are shown."""
+BROKEN = 1
+"""The exit code where something does not hold."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the chain and the result of the check; returns 1 where something does not hold."""
+    parser = argparse.ArgumentParser(prog="secateur lineage", description="Draw what an artifact was made from.")
+    parser.add_argument("artifact", type=Path, help="an artifact's directory")
+    path: Path = parser.parse_args(argv).artifact
+    lineage = record.read(path)
+    print("\n".join(draw(lineage, path.resolve().name)))
+    try:
+        print(f"\nverified: {check(path)}")
+    except ArtifactError as error:
+        print(f"\nNOT VERIFIED: {error}")
+        return BROKEN
+    return 0
+
+
+def draw(lineage: Lineage, name: str) -> Iterator[str]:
+    """The lines of the chain, the oldest first."""
+    records = list(reversed(list(generations(lineage))))
+    base = records[0].base
+    note = f", {printable(base.note)}" if base.note else ""
+    yield f"{printable(base.name)}{note}, licence {printable(base.license) or 'unknown'}"
+    yield f"│   source {base.digest[:SHORT]}"
+    names = [*(child.base.name for child in records[1:]), name]
+    for made, title in zip(records, names, strict=True):
+        for step in made.steps:
+            yield f"├─ {printable(describe(step))}"
+            yield f"│   weights {step.parent_digest[:SHORT] or '?'} -> {step.digest[:SHORT] or '?'}"
+        yield f"▼   {printable(title)}, made {made.created}, record {record.address(made)[:SHORT]}"
+        for line in _measured(made):
+            yield f"{'│' if made is not lineage else ' '}   {line}"
+
+
+def check(path: Path) -> str:
+    """What was found to hold; raises ArtifactError naming the file that does not."""
+    lineage = record.read(path)
+    signed = "not signed: nobody vouches for the record itself"
+    if (path / record.SIGNATURE).exists():
+        signed = "there is a signature: `secateur verify` checks it"
+    held = f"{len(lineage.files)} files have their digests, the chain is whole"
+    if form := exported(lineage):
+        record.verify(path, lineage)
+        verify_chain(path, lineage)
+        return f"{held}; its weights are in a form for other software ({form}) and were not compared; {signed}"
+    from server.artifact.checkpoint.reader import whole  # late: torch takes seconds, and the chain is shown at once
+
+    whole(path)
+    return f"{held}, the weights are those of its last step; {signed}"
+
+
+def _measured(made: Lineage) -> Iterator[str]:
+    """The figures of one record."""
+    evaluation = made.evaluation
+    if evaluation is None:
+        return
+    for key, perplexity in evaluation.perplexity.items():
+        size = evaluation.bytes.get(key)
+        yield f"{printable(key):<8}{f'{size:>15,} bytes' if size else ''}  perplexity {perplexity:.2f}"
+    data = evaluation.data
+    yield f"perplexity on {data.sequences} windows of {evaluation.window} tokens of {printable(data.source)}"
+    for gate in evaluation.gates:
+        yield f"gate {printable(gate.task)}: {'passed' if gate.passed else 'failed'}"

@@ -1,0 +1,157 @@
+"""`python -m server.engine.native.bench`: tokens a second of the linear layers of a model, for each layout and batch.
+
+Random weights in the shapes of SmolLM2-135M, runs of all layouts in turns, the fastest of each counts; no attention and
+no sampling, so this is a bound for the engine and not its speed. One thread is measured in processor time, so that
+other processes that share the core disturb little; several are measured by the clock.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from server.engine.native import core
+from server.engine.native.pages import Pages
+
+HIDDEN, FEED_FORWARD, KEYS, VOCABULARY = 576, 1536, 192, 49152
+Array = NDArray[Any]
+
+
+class Storage(NamedTuple):
+    """How the weights of a row of the table are stored."""
+
+    kind: str
+    keep: int
+    group: int = 64
+
+
+STORAGES = {
+    "bf16": Storage("bf16", 64),
+    "bf16 32:64": Storage("bf16", 32),
+    "bf16 unstructured": Storage("bf16", 0),
+    "int8": Storage("int8", 64),
+    "int8 32:64": Storage("int8", 32),
+    "int8 unstructured": Storage("int8", 0),
+    "int4": Storage("int4", 64),
+    "int4 32:64": Storage("int4", 32),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m server.engine.native.bench", description=__doc__)
+    parser.add_argument("--storage", action="append", choices=STORAGES, help="only this one; can be repeated")
+    parser.add_argument("--batch", type=int, action="append", help="rows of input; can be repeated; default 1, 8, 16")
+    parser.add_argument("--instructions", default="", help="avx512, avx2 or portable; default: the best")
+    parser.add_argument(
+        "--as-stored", action="store_true", help="not in tiles, nor in pages of 2 MB: as a mapped file is"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    if options.threads == 1:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    chosen, reason = core().choose(options.instructions)
+    print(f"{chosen.name}: {reason}; {options.threads} threads; memory is read at {bandwidth():.1f} GB/s by one")
+    print(f"{'weights':18} {'MB':>6} {'batch':>5} {'tokens/s':>9} {'median':>9} {'slowest':>9} {'GB/s':>6}")
+    pages = Pages() if chosen.tiles and not options.as_stored else None
+    models = {name: Model(STORAGES[name], options.layers, pages) for name in options.storage or STORAGES}
+    pool = core().Pool(options.threads)
+    for batch in options.batch or (1, 8, 16):
+        times: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(options.rounds):
+            for name, model in models.items():
+                times[name].append(model.run(batch, pool, chosen))
+        for name, model in models.items():
+            best, middle, worst = (batch / f(times[name]) for f in (min, statistics.median, max))
+            rate = model.bytes / min(times[name]) / 1e9
+            print(f"{name:18} {model.bytes / 1e6:6.1f} {batch:5} {best:9.1f} {middle:9.1f} {worst:9.1f} {rate:6.1f}")
+
+
+class Model:
+    """The linear layers and the head, with random weights."""
+
+    def __init__(self, storage: Storage, layers: int, pages: Pages | None) -> None:
+        generator = numpy.random.default_rng(0)
+        shapes = [
+            [(HIDDEN, HIDDEN), (KEYS, HIDDEN), (KEYS, HIDDEN)],
+            [(HIDDEN, HIDDEN)],
+            [(FEED_FORWARD, HIDDEN), (FEED_FORWARD, HIDDEN)],
+            [(HIDDEN, FEED_FORWARD)],
+        ] * layers + [[(VOCABULARY, HIDDEN)]]
+        self.bytes = 0
+        self._layers = []
+
+        def laid_out(weight: Any) -> Any:
+            return weight.tiled(pages.take(weight.tiled_bytes)) if pages else weight
+
+        for together in shapes:
+            arrays = [_random(generator, storage, *shape) for shape in together]
+            self.bytes += sum(a.nbytes for parts in arrays for a in parts.values() if a is not None)
+            weights = [
+                laid_out(
+                    core().Weight(
+                        kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts
+                    )
+                )
+                for (rows, columns), parts in zip(together, arrays, strict=True)
+            ]
+            self._layers.append(weights)
+
+    def run(self, batch: int, pool: Any, instructions: Any) -> float:
+        """Seconds for one pass over all of them."""
+        inputs = {n: numpy.ones((batch, n), numpy.float32) for n in (HIDDEN, FEED_FORWARD)}
+        outputs = [[numpy.empty((batch, weight.rows), numpy.float32) for weight in layer] for layer in self._layers]
+        clock = time.thread_time if pool.threads == 1 else time.perf_counter
+        start = clock()
+        for layer, out in zip(self._layers, outputs, strict=True):
+            core().multiply(layer, inputs[layer[0].columns], out, pool, instructions)
+        return clock() - start
+
+
+def _random(generator: numpy.random.Generator, storage: Storage, rows: int, columns: int) -> dict[str, Array | None]:
+    """The arrays of a random matrix in this storage."""
+    runs = columns // 64
+    scales = None if storage.kind == "bf16" else numpy.full(rows * -(-columns // storage.group), 0x2000, numpy.uint16)
+    mask = offsets = None
+    count = rows * columns
+    if storage.keep < 64:
+        mask = _masks(generator, storage.keep, rows * runs)
+        kept = numpy.bitwise_count(mask).reshape(rows, runs).sum(axis=1, dtype=numpy.uint64)
+        count = int(kept.sum())
+        offsets = (kept.cumsum() - kept).astype(numpy.uint64) if storage.keep == 0 else None
+    if storage.kind == "bf16":
+        values = generator.integers(0x3C00, 0x3F00, count, dtype=numpy.uint16).view(numpy.uint8)
+    else:
+        values = generator.integers(0, 256, count if storage.kind == "int8" else count // 2, dtype=numpy.uint8)
+    return {"values": values, "mask": mask, "scales": scales, "offsets": offsets}
+
+
+def _masks(generator: numpy.random.Generator, keep: int, count: int) -> NDArray[numpy.uint64]:
+    """Random masks with `keep` bits, or each bit with a chance of one half where `keep` is 0."""
+    if keep == 0:
+        return generator.integers(0, 2**64, count, dtype=numpy.uint64)
+    some = numpy.zeros((4096, 64), bool)
+    some[:, :keep] = True
+    words = numpy.packbits(generator.permuted(some, axis=1), axis=1, bitorder="little").view(numpy.uint64)[:, 0]
+    return words[generator.integers(0, len(words), count)]
+
+
+def bandwidth() -> float:
+    """GB/s of reading 256 MB with one thread: the sum of float64 by numpy, the fastest of five."""
+    values = numpy.ones(32 << 20)
+    times = []
+    for _ in range(5):
+        start = time.thread_time()
+        values.sum()
+        times.append(time.thread_time() - start)
+    return values.nbytes / min(times) / 1e9
+
+
+if __name__ == "__main__":
+    main()

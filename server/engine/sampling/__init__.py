@@ -1,0 +1,1 @@
+"""Logits to token ids: the definition in torch, and the native sampler that draws the same ids."""

@@ -1,0 +1,1 @@
+"""The durable ledger: one row a reply, and totals that change in the same transaction."""

@@ -1,0 +1,291 @@
+"""The durable count of tokens: one row for each reply, and totals that move in the same transaction.
+
+A row is open before its reply is begun, holds what each engine step sampled before that leaves, and is settled exactly
+once. One thread writes: whatever waits when a transaction begins becomes durable with it.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from server.errors import ConfigError
+from server.metering.ledger import transactions
+from server.metering.ledger.records import (
+    Admission,
+    LedgerUnavailable,
+    Opening,
+    Period,
+    Settlement,
+    Spent,
+    Totals,
+    Usage,
+)
+from server.metering.ledger.schema import prepare
+from server.storage.database import Database, StorageError, reader, shown, writer
+
+BATCH = 256  # jobs of one commit: under load one fsync serves them all
+BUSY_SECONDS = 2.0
+RETRY_SECONDS = 0.5
+SLOW_SECONDS = 10.0  # a transaction that takes longer is no better than one that fails
+CLOSE_SECONDS = 30.0  # so long may the last transaction take
+HEARTBEAT_SECONDS = 5.0  # so often something is written to PostgreSQL, to learn that it is gone before a caller does
+SWEEP_SECONDS = 60.0  # between two looks for replicas that died; a living one has its name back long before
+
+
+logger = logging.getLogger(__name__)
+
+
+class Counts(Struct, frozen=True):
+    """What the open replies have come to, by request id."""
+
+    usage: Mapping[str, Usage]
+
+
+class Cursor(Struct, frozen=True):
+    """How far a reader of the rows has come, under its name."""
+
+    name: str
+    value: int
+
+
+class Probe(Struct, frozen=True):
+    """Says nothing, but it is written: it shows whether the ledger can be."""
+
+
+Work = Opening | Counts | Settlement | Cursor | Probe
+
+
+class _Job(Struct, frozen=True, eq=False):
+    work: Work
+    done: "Future[Any]"
+
+
+class Ledger:
+    """Owns an SQLite file, or the rows of `instance` in a PostgreSQL database; reading is free.
+
+    `clock` says the time in seconds since 1970, of which only the day decides anything.
+    """
+
+    def __init__(
+        self,
+        where: str | Path,
+        *,
+        instance: str = "",
+        clock: Callable[[], float] = time.time,
+        busy_seconds: float = BUSY_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
+        sweep_seconds: float = SWEEP_SECONDS,
+    ) -> None:
+        self.where = str(where)
+        self.instance = instance
+        self.closed = False
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._sweep_seconds = sweep_seconds
+        self._next_sweep = time.monotonic() + sweep_seconds
+        self._silent: frozenset[str] = frozenset()
+        self._failed = False
+        self._began: float | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._unsettled: list[Settlement] = []
+        self._database = writer(self.where, busy_seconds)
+        try:
+            self.recovered = self._begin(time.monotonic() + busy_seconds)
+        except BaseException as error:
+            self._database.close()
+            if isinstance(error, StorageError):
+                raise ConfigError(f"{shown(self.where)} cannot be used as the ledger: {error}") from None
+            raise
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    @property
+    def writable(self) -> bool:
+        """Whether the latest transaction was made, and the one under way is not too slow."""
+        began = self._began
+        return not self._failed and (began is None or time.monotonic() - began < SLOW_SECONDS)
+
+    def open(self, opening: Opening) -> "Future[Admission]":
+        """The admission, once durable; or failed with LedgerUnavailable, and then no row stays open."""
+        return self._put(opening)
+
+    def count(self, usage: Mapping[str, Usage]) -> "Future[frozenset[str]]":
+        """Done once these counts are durable, or failed with LedgerUnavailable; the ids of rows that are not open."""
+        return self._put(Counts(usage))
+
+    def settle(self, end: Settlement) -> "Future[None]":
+        """Done once durable; after LedgerUnavailable it is tried again until it is."""
+        return self._put(end)
+
+    def remember(self, name: str, value: int) -> "Future[None]":
+        """Done once the cursor `name` stands at `value`, or failed with LedgerUnavailable."""
+        return self._put(Cursor(name, value))
+
+    def probe(self) -> "Future[None]":
+        """Done if the ledger can be written now, or failed with LedgerUnavailable."""
+        return self._put(Probe())
+
+    def totals(self) -> Totals:
+        """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
+        with reader(self.where) as database:
+            columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
+            tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
+            requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
+        return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
+
+    def spent(self) -> list[Spent]:
+        """What the skills have used and reserved of the current day and month, over all instances."""
+        names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
+        with reader(self.where) as database:
+            statement = (
+                "SELECT skill, period, used, reserved FROM budgets WHERE period IN (?, ?) ORDER BY skill, period"
+            )
+            return [Spent(*row) for row in database.execute(statement, names)]
+
+    def until_next(self, period: Period) -> int:
+        """Whole seconds until the next day or month begins, in UTC."""
+        return transactions.until_next(period, self._clock())
+
+    def close(self) -> None:
+        """Write what is queued, then let go of the database; of one that stands still too, so that the process ends."""
+        self._jobs.put(None)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.error("The ledger does not answer; what it was not told is recovered by the next start.")
+        else:
+            self._database.close()
+        self.closed = True
+
+    def _begin(self, deadline: float) -> int:
+        """Make the tables, and close what a dead process of this name left open; returns how many rows."""
+        prepare(self._database)
+        while not self._database.alone(self.instance):
+            if time.monotonic() > deadline:  # a name that was just looked at is free at once
+                raise ConfigError(
+                    f"another secateur writes to {shown(self.where)} as instance {self.instance!r}: "
+                    "give each replica an `instance` of its own"
+                )
+            time.sleep(RETRY_SECONDS / 10)
+        with self._database.transaction():  # the rows of others wait for two looks: one may just be connecting again
+            return transactions.recover(self._database, [self.instance], self._clock())
+
+    def _put(self, work: Work) -> "Future[Any]":
+        job = _Job(work, Future())
+        job.done.set_running_or_notify_cancel()  # a caller that leaves must not cancel what is being written
+        self._jobs.put(job)
+        return job.done
+
+    def _run(self) -> None:
+        while (jobs := self._next()) is not None:
+            self._commit(jobs)
+            if self._database.shared and not self._failed and time.monotonic() > self._next_sweep:
+                self._sweep()
+        self._commit([])
+
+    def _sweep(self) -> None:
+        """Close the open rows of replicas whose names nobody held at this look nor at the one before."""
+        self._next_sweep = time.monotonic() + self._sweep_seconds
+        with suppress(StorageError), self._database.transaction():  # what fails now is looked at again
+            names = {*transactions.abandoned(self._database)} - {self.instance}
+            free = frozenset(name for name in names if self._database.free(name))
+            transactions.recover(self._database, free & self._silent, self._clock())
+            self._silent = free
+
+    def _next(self) -> list[_Job] | None:
+        """Wait for jobs and take all that are there; None after `close`, once the queue is empty."""
+        waiting = min(HEARTBEAT_SECONDS, self._sweep_seconds) if self._database.shared else None
+        try:
+            first = self._jobs.get(timeout=self._retry_seconds if self._failed else waiting)
+        except queue.Empty:
+            return []
+        if first is None:
+            return None
+        jobs = [first]
+        while len(jobs) < BATCH and not self._jobs.empty():
+            job = self._jobs.get()
+            if job is None:
+                self._jobs.put(None)
+                break
+            jobs.append(job)
+        return jobs
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """One transaction for all of `jobs` and for what failed before."""
+        works = [*self._unsettled, *(job.work for job in jobs)]
+        started = self._began = time.monotonic()
+        try:
+            with self._database.transaction():
+                results = _apply(self._database, self.instance, works, self._clock())
+        except StorageError as error:
+            self._fail(jobs, LedgerUnavailable(str(error)))
+            return
+        except Exception as error:  # the thread must live: without it nothing would be counted, and nobody told
+            logger.exception("A transaction of the ledger failed.")
+            self._fail(jobs, LedgerUnavailable(f"The ledger cannot be written: {type(error).__name__}."))
+            return
+        finally:
+            self._began = None
+        self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
+        if self._failed:
+            logger.warning("The ledger can be written again.")
+        self._failed = False
+        for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
+            job.done.set_result(result)
+        self._unsettled.clear()
+
+    def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
+        """Keep what must not be lost for the next transaction, and tell everybody."""
+        if not self._failed:
+            logger.error("%s Until it can, requests are answered 503.", failure)
+        self._failed = True
+        for job in jobs:
+            if isinstance(job.work, Settlement):
+                self._unsettled.append(job.work)
+            elif isinstance(job.work, Opening):  # a connection may break after the database has committed
+                self._unsettled.append(Settlement(job.work.request_id, Usage(), "rejected", job.work.skill))
+            job.done.set_exception(failure)
+
+
+def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
+    """Do everything within one transaction; returns what each of `works` came to."""
+    works = works or [Probe()]
+    today = transactions.day_of(now)
+    results: dict[int, Any] = {}
+    closed = []
+    # All replicas lock budgets in the order of skills and days, so that no two wait for each other in a ring.
+    for index, work in sorted(enumerate(works), key=lambda numbered: _place(numbered[1], today)):
+        match work:
+            case Opening():
+                results[index] = admission = transactions.open_row(database, instance, work, now)
+                if admission.refused:
+                    closed += transactions.settle(database, Settlement(work.request_id, Usage(), "rejected"))
+            case Counts():
+                results[index] = transactions.count(database, work.usage)
+            case Settlement():
+                closed += transactions.settle(database, work)
+            case Cursor():
+                transactions.remember(database, work.name, work.value)
+            case Probe():
+                transactions.probe(database)
+    transactions.number(database, closed)
+    return [results.get(index) for index in range(len(works))]
+
+
+def _place(work: Work, today: str) -> tuple[str, str]:
+    """Where in its transaction a job comes."""
+    match work:
+        case Opening():
+            return work.skill, today
+        case Settlement():
+            return work.skill, work.day
+    return "", ""

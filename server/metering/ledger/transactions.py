@@ -1,0 +1,172 @@
+"""What one transaction of the ledger does: open rows against budgets, count, settle, recover.
+
+Every function here is called within a transaction and leaves it to the caller to make it durable.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from math import ceil
+
+from server.metering.ledger.records import KINDS, Admission, Known, Opening, Period, Settlement, Usage
+from server.storage.database import Database
+
+OPEN = """
+INSERT INTO requests (request_id, instance, skill, revision, model, key_id, idempotency, state, opened_at, day,
+  reserved_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
+"""
+KNOWN = """
+SELECT request_id, outcome, prompt_tokens, cached_tokens, output_tokens FROM requests WHERE idempotency = ?
+"""
+COUNT = """
+UPDATE requests SET prompt_tokens = ?, cached_tokens = ?, output_tokens = ? WHERE request_id = ? AND state = 'open'
+"""
+SETTLE = """
+UPDATE requests SET state = ?, outcome = ?, closed_at = opened_at + ?, prompt_tokens = ?, cached_tokens = ?,
+  output_tokens = ?, duration_seconds = ?, first_token_seconds = ?,
+  idempotency = CASE WHEN ? = 1 THEN NULL ELSE idempotency END
+WHERE request_id = ? AND state = 'open' RETURNING instance, skill, model, day, reserved_tokens
+"""
+ADD_TOKENS = """
+INSERT INTO tokens VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (instance, skill, model, type) DO UPDATE SET value = tokens.value + excluded.value
+"""
+ADD_OUTCOME = """
+INSERT INTO outcomes VALUES (?, ?, ?, ?, 1)
+ON CONFLICT (instance, skill, model, outcome) DO UPDATE SET value = outcomes.value + 1
+"""
+ADD_BUDGET = """
+INSERT INTO budgets VALUES (?, ?, ?, ?) ON CONFLICT (skill, period)
+DO UPDATE SET used = budgets.used + excluded.used, reserved = budgets.reserved + excluded.reserved
+"""
+REMEMBER = """
+INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name)
+DO UPDATE SET value = CASE WHEN excluded.value > cursors.value THEN excluded.value ELSE cursors.value END
+"""
+PROBE = "INSERT INTO cursors VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = cursors.value + 1"
+SPENT = "SELECT used + reserved FROM budgets WHERE skill = ? AND period = ?"
+IS_OPEN = "SELECT 1 FROM requests WHERE request_id = ? AND state = 'open'"
+OPEN_ROWS = """
+SELECT skill, day, request_id, opened_at, prompt_tokens, cached_tokens, output_tokens FROM requests
+WHERE state = 'open' AND instance = ?
+"""
+
+
+def day_of(moment: float) -> str:
+    """The day in UTC of a time in seconds since 1970."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")
+
+
+def until_next(period: Period, moment: float) -> int:
+    """Whole seconds from `moment` until the next day or month begins, in UTC; at least 1."""
+    now = datetime.fromtimestamp(moment, UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    tomorrow, month = midnight + timedelta(days=1), (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
+    start = tomorrow if period == "day" else month
+    return max(1, ceil((start - now).total_seconds()))
+
+
+def periods(day: str) -> tuple[tuple[Period, str], ...]:
+    """The budget periods of a day, the month first: the order in which every transaction locks them."""
+    return ("month", day[:7]), ("day", day)
+
+
+def open_row(database: Database, instance: str, opening: Opening, now: float) -> Admission:
+    """Reserve the prompt and as much of the wanted reply as the budgets have left, and open the row.
+
+    Refused where not one token would be left; then the row is closed at once, as `rejected`.
+    """
+    day = day_of(now)
+    if opening.idempotency is not None and (known := _known(database, opening.idempotency)):
+        return Admission(0, day, known=known)
+    granted, refused = _room(database, opening, day)
+    reserved = 0 if refused else opening.prompt + granted
+    marks = (opening.revision, opening.model, opening.key_id, None if refused else opening.idempotency)
+    values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved)
+    if not database.execute(OPEN, values):  # another replica was faster with the same Idempotency-Key
+        return Admission(0, day, known=_known(database, opening.idempotency or ""))
+    for _, period in periods(day):
+        database.execute(ADD_BUDGET, (opening.skill, period, 0, reserved))
+    return Admission(granted, day, refused)
+
+
+def _known(database: Database, idempotency: str) -> Known | None:
+    rows = database.execute(KNOWN, (idempotency,))
+    return Known(rows[0][0], rows[0][1], Usage(*rows[0][2:])) if rows else None
+
+
+def _room(database: Database, opening: Opening, day: str) -> tuple[int, Period | None]:
+    """The tokens that the reply may have within the budgets, at most those wanted, or the period that has none left."""
+    granted = opening.wanted
+    for period, name in periods(day):
+        if database.shared:  # makes the row and locks it: both of them, in the order that settling has
+            database.execute(ADD_BUDGET, (opening.skill, name, 0, 0))
+        limit = opening.limits.of(period)
+        if limit is None:
+            continue
+        rows = database.execute(SPENT, (opening.skill, name))
+        granted = min(granted, limit - (rows[0][0] if rows else 0) - opening.prompt)
+        if granted < 1:
+            return 0, period
+    return granted, None
+
+
+def count(database: Database, counts: Mapping[str, Usage]) -> frozenset[str]:
+    """Write what each open reply has come to, by request id; returns those that are not open, and are not counted."""
+    rows = [(usage.prompt, usage.cached, usage.output, name) for name, usage in counts.items()]
+    if database.execute_many(COUNT, rows) == len(rows):
+        return frozenset()
+    return frozenset(name for name in counts if not database.execute(IS_OPEN, (name,)))
+
+
+def settle(database: Database, end: Settlement) -> list[str]:
+    """Close one row and move totals and budgets with it; returns its id, or nothing: a closed row stays as it is."""
+    usage, state = end.usage, "recovered" if end.outcome == "recovered" else "final"
+    again = int(end.outcome == "rejected")  # what was never begun may be asked for again by the same key
+    values = (usage.prompt, usage.cached, usage.output, end.duration, end.first_token, again, end.request_id)
+    rows = database.execute(SETTLE, (state, end.outcome, end.duration, *values))
+    for instance, skill, model, day, reserved in rows:
+        for _, period in periods(day):
+            database.execute(ADD_BUDGET, (skill, period, usage.prompt + usage.output, -reserved))
+        for kind, value in zip(KINDS, (usage.prompt, usage.cached, usage.output), strict=True):
+            database.execute(ADD_TOKENS, (instance, skill, model, kind, value))
+        database.execute(ADD_OUTCOME, (instance, skill, model, end.outcome))
+    return [end.request_id] if rows else []
+
+
+def number(database: Database, closed: Iterable[str]) -> None:
+    """Give the rows closed in this transaction their sequence numbers, as the last thing in it.
+
+    The counter's row is locked until the end, so that a reader who has seen a number has seen all below it.
+    """
+    names = list(closed)
+    if names:
+        take = "UPDATE cursors SET value = value + ? WHERE name = 'sequence' RETURNING value"
+        last = database.execute(take, (len(names),))[0][0]
+        first = last - len(names) + 1
+        rows = [(first + index, name) for index, name in enumerate(names)]
+        database.execute_many("UPDATE requests SET sequence = ? WHERE request_id = ?", rows)
+
+
+def recover(database: Database, instances: Iterable[str], now: float) -> int:
+    """Close the rows that dead processes left open, with the tokens they had counted; returns how many."""
+    rows = sorted(row for instance in instances for row in database.execute(OPEN_ROWS, (instance,)))
+    for skill, day, name, opened_at, *counted in rows:  # in the order in which every transaction locks budgets
+        seconds = max(0.0, now - opened_at)
+        settle(database, Settlement(name, Usage(*counted), "recovered", skill, day, seconds))
+    number(database, [row[2] for row in rows])
+    return len(rows)
+
+
+def remember(database: Database, name: str, value: int) -> None:
+    """Set a cursor, which never goes back: one who lost his turn may come late."""
+    database.execute(REMEMBER, (name, value))
+
+
+def probe(database: Database) -> None:
+    """Write something: SQLite leaves a page alone that would not change, and so knows nothing of a full disk."""
+    database.execute(PROBE)
+
+
+def abandoned(database: Database) -> list[str]:
+    """The instances that have open rows."""
+    return [name for (name,) in database.execute("SELECT DISTINCT instance FROM requests WHERE state = 'open'")]

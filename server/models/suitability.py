@@ -1,0 +1,32 @@
+"""Whether a model can answer a skill: its template takes the skill's turns, and they leave room for a reply."""
+
+from collections.abc import Iterator
+
+from server.errors import ArtifactError, ConfigError, InvalidRequest
+from server.models.rollout import Model
+from server.skills.skill import Skill
+from server.skills.turns import conversation
+
+
+def suits(skill: Skill, model: Model) -> Iterator[str]:
+    """What is allowed and yet seldom meant, for a skill that this model answers.
+
+    Raises ConfigError where it can answer nobody: its template refuses the skill's turns, or they leave no room.
+    """
+    try:
+        own = len(model.tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
+    except (InvalidRequest, ArtifactError) as error:
+        raise ConfigError(f"the skill {skill.name!r} does not suit the model {model.name!r}: {error}") from None
+    if own >= model.engine.context:
+        raise ConfigError(
+            f"the skill {skill.name!r} begins every prompt with {own} tokens and the context is "
+            f"{model.engine.context}: no reply has room"
+        )
+    least = {"minute": own + min(skill.max_tokens, skill.ceiling), "day": own + 1, "month": own + 1}
+    for period, tokens in least.items():
+        limit = getattr(skill, f"tokens_per_{period}")
+        if limit is not None and limit < tokens:
+            yield (
+                f"the skill {skill.name!r} may use {limit} tokens a {period} and a reply needs {tokens}, "
+                f"of which {own} are its own prompt: it can answer nobody"
+            )

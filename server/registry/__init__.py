@@ -1,1 +1,0 @@
-"""Which versions of which models exist, what was measured of them, who approved them, and which one is served."""

@@ -1,1 +1,0 @@
-"""Signatures over whole artifacts: who vouches for these very files."""

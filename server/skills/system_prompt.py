@@ -1,0 +1,48 @@
+"""A skill's system prompt as a template in the sandbox of chat templates, with four variables and no other name.
+
+They are `title` of the skill, `date` and `weekday` in UTC, and `person`: who a verified visitor is, or empty.
+"""
+
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import jinja2
+
+from server.errors import ConfigError
+from server.text.sandbox import Budget, Sandbox, variables
+
+MARKS = ("{{", "{%", "{#")
+DAYS = 7  # a template may say something else on each of them
+LONGEST = 100_000  # characters
+
+
+def check(where: str, source: str) -> None:
+    """Raise ConfigError, which begins with `where`, unless `source` is a template of these variables."""
+    if len(source) > LONGEST:
+        raise ConfigError(f"{where}: the system prompt has more than {LONGEST} characters")
+    try:
+        for person, days in product(("", "person"), range(DAYS)):
+            render(source, title="title", person=person, now=datetime.now(UTC) + timedelta(days))
+    except jinja2.TemplateError as error:
+        raise ConfigError(
+            f"{where}: the system prompt is not a template ({error}); its variables are title, date, weekday and person"
+        ) from None
+
+
+def render(source: str, *, title: str, person: str, now: datetime | None = None) -> str:
+    """The system prompt of one conversation; raises jinja2.TemplateError."""
+    if not any(mark in source for mark in MARKS):
+        return source
+    now = now or datetime.now(UTC)
+    environment = Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(source)
+    try:
+        known = {"title": title, "person": person, "date": f"{now:%Y-%m-%d}", "weekday": f"{now:%A}"}
+        text = template.render(variables(Budget(), known))
+    except jinja2.TemplateError:
+        raise
+    except Exception as error:  # a template can raise anything at all
+        raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from None
+    if len(text) > LONGEST:
+        raise jinja2.TemplateError(f"it writes more than {LONGEST} characters")
+    return text

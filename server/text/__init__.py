@@ -1,0 +1,4 @@
+"""Text to token ids and back: tokenizers, and chat templates rendered in a sandbox.
+
+May import no other room.
+"""

@@ -1,0 +1,105 @@
+"""The admin page: use, budgets, outcomes and latencies, drawn from the ledger; for the admin listener only.
+
+It loads nothing from elsewhere, and its policy forbids that it could.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import LedgerUnavailable, Limits
+from server.metering.metrics import Engines, states
+from server.metering.summary import Summary, summarise
+from server.storage.database import StorageError
+
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+FILES = (
+    ("/admin", "admin.html", "text/html"),
+    ("/admin/admin.css", "admin.css", "text/css"),
+    ("/admin/admin.js", "admin.js", "text/javascript"),
+    ("/admin/charts.js", "admin-charts.js", "text/javascript"),
+)
+HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
+
+
+class Live(Struct, frozen=True):
+    """What changes by the second."""
+
+    models: tuple[str, ...]
+    instance: str
+    running: int
+    waiting: int
+    kv_used_ratio: float
+    """Of the fullest."""
+    writable: bool
+    now: float
+    """Seconds since 1970."""
+
+
+class Page(Struct, frozen=True):
+    """The page's figures."""
+
+    live: Live
+    summary: Summary
+
+
+class Admin:
+    """The page's routes; `limits` are the skills' budgets."""
+
+    def __init__(self, ledger: Ledger, limits: Callable[[], Mapping[str, Limits]], engines: Engines) -> None:
+        self._ledger = ledger
+        self._limits = limits
+        self._engines = engines
+
+    def routes(self, assets: Path) -> list[Route]:
+        """The page, its two files, and its figures."""
+        files = [_static(path, (assets / name).read_bytes(), kind) for path, name, kind in FILES]
+        return [*files, Route("/admin/summary", self.summary)]
+
+    async def summary(self, _: Request) -> Response:
+        """The figures of this moment, as JSON."""
+        now, ledger = time.time(), self._ledger
+        try:
+            summary = await run_in_threadpool(summarise, ledger, self._limits(), now)
+        except StorageError as error:
+            raise LedgerUnavailable(str(error)) from None
+        running, waiting, cache = states(self._engines())
+        live = Live(
+            tuple(running),
+            ledger.instance,
+            int(sum(running.values())),
+            int(sum(waiting.values())),
+            max(cache.values()),
+            ledger.writable,
+            now,
+        )
+        headers = {**HEADERS, "Cache-Control": "no-store"}
+        return Response(msgspec.json.encode(Page(live, summary)), headers=headers, media_type="application/json")
+
+
+def _static(path: str, body: bytes, media_type: str) -> Route:
+    async def serve(_: Request) -> Response:
+        return Response(body, headers={**HEADERS, "Cache-Control": "no-cache"}, media_type=media_type)
+
+    return Route(path, serve)

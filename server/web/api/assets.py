@@ -1,0 +1,117 @@
+"""The widget's files, read and compressed once when the app is built and served from memory.
+
+Brotli's bytes are the build's, in a folder beside the files; gzip's are made here.
+
+`/widget.js` is short-lived and revalidated by its ETag; `/assets/app-<hash>.js` never changes;
+`/v/<version>/widget.js` is the whole widget in one file, whose digest for an `integrity` attribute stands in
+`/v/<version>/sri.json`.
+"""
+
+import gzip
+import json
+from hashlib import sha256
+from pathlib import Path
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.errors import ConfigError, NotFound
+from server.web.http import problems
+
+BRIEF = "public, max-age=300, stale-while-revalidate=86400"
+FOREVER = "public, max-age=31536000, immutable"
+HEADERS = {
+    "Vary": "Accept-Encoding",
+    "X-Content-Type-Options": "nosniff",
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "Timing-Allow-Origin": "*",
+}
+TYPES = {".js": "text/javascript; charset=utf-8", ".json": "application/json"}
+LATEST = "latest"
+
+
+class File(Struct, frozen=True):
+    """One file in each encoding, the smallest first, with a strong ETag for each."""
+
+    bodies: dict[str, bytes]
+    digest: str
+    media_type: str
+
+    @classmethod
+    def read(cls, path: Path) -> "File":
+        """The file at `path`; the compressed bytes depend on nothing but its content."""
+        plain = path.read_bytes()
+        beside = path.parent / "brotli" / f"{path.name}.br"
+        bodies = {"br": beside.read_bytes()} if beside.is_file() else {}
+        bodies |= {"gzip": gzip.compress(plain, 9, mtime=0), "": plain}
+        return cls(bodies, sha256(plain).hexdigest()[:32], TYPES[path.suffix])
+
+    def response(self, request: Request, cache: str) -> Response:
+        """The file in the best encoding that the client takes, or 304 if it has it."""
+        wanted = request.headers.get("Accept-Encoding", "")
+        encoding = next(name for name in self.bodies if not name or accepts(name, wanted))
+        etag = f'"{self.digest}{encoding and "-" + encoding}"'
+        headers = {**HEADERS, "Content-Type": self.media_type, "ETag": etag, "Cache-Control": cache}
+        if matches(request.headers.get("If-None-Match", ""), etag):
+            return Response(status_code=304, headers=headers)
+        if encoding:
+            headers["Content-Encoding"] = encoding
+        return Response(self.bodies[encoding], headers=headers)
+
+
+def routes(assets: Path) -> list[Route]:
+    """The routes of the widget's files in `assets`; raises ConfigError if they are not there."""
+    paths = {path.name: path for path in assets.iterdir() if path.suffix in TYPES} if assets.is_dir() else {}
+    apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
+    if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
+        raise ConfigError(f"{assets} does not hold the widget: build it with `npm run build` in widget/")
+    parts = {name: File.read(path) for name, path in paths.items() if name.startswith("app-")}
+    loader = File.read(paths["widget.js"])
+    version = json.loads(paths["sri.json"].read_bytes())["version"]
+    whole = {"widget.js": File.read(paths["single.js"]), "sri.json": File.read(paths["sri.json"])}
+
+    async def serve_loader(request: Request) -> Response:
+        return loader.response(request, BRIEF)
+
+    async def serve_part(request: Request) -> Response:
+        # A cached loader may ask for the app of an earlier release, and that for its language: the present ones serve.
+        name = f"app-{request.path_params['name']}"
+        if known := parts.get(name):
+            return known.response(request, FOREVER)
+        kind = name.rpartition("-")[0]
+        present = next((part for part in parts if part.rpartition("-")[0] == kind), apps[0])
+        return parts[present].response(request, "no-store")
+
+    async def serve_whole(request: Request) -> Response:
+        wanted, file = request.path_params["version"], whole.get(request.path_params["file"])
+        if file is None or wanted not in (version, LATEST):
+            return problems.response(NotFound(f"This server has version {version} of the widget.", code="not_found"))
+        return file.response(request, FOREVER if wanted == version else BRIEF)
+
+    return [
+        Route("/widget.js", serve_loader),
+        Route("/assets/app-{name:str}", serve_part),
+        Route("/v/{version:str}/{file:str}", serve_whole),
+    ]
+
+
+def accepts(encoding: str, header: str) -> bool:
+    """Whether an Accept-Encoding header takes an encoding, by name or by `*`, and does not refuse it with q=0."""
+    qualities: dict[str, float] = {}
+    for part in header.lower().split(","):
+        name, _, parameters = part.partition(";")
+        quality = parameters.strip().removeprefix("q=")
+        try:
+            qualities[name.strip()] = float(quality) if quality else 1.0
+        except ValueError:
+            qualities[name.strip()] = 0.0
+    return qualities.get(encoding, qualities.get("*", 0.0)) > 0
+
+
+def matches(header: str, etag: str) -> bool:
+    """Whether an If-None-Match header names this ETag; weak comparison, as RFC 9110 has it."""
+    names = [name.strip().removeprefix("W/") for name in header.split(",")]
+    return "*" in names or etag in names

@@ -1,0 +1,82 @@
+"""The demo's host page: a plain page of ours, on an origin of its own, that embeds the widget as a customer would.
+
+Its policy is as strict as a host's can be, so that whoever opens it sees that the widget needs no more.
+"""
+
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from server.storage.database import StorageError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+KINDS = ("input", "cached", "output", "requests")
+FRESH = {"Cache-Control": "no-store"}
+
+
+def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -> Starlette:
+    """An app that serves the page for `skill`; `widget_url` is the address of widget.js.
+
+    `totals`, called in a thread, gives the skill's tokens so far: input, of which cached, output, and the requests.
+    """
+    line = f'<script async src="{escape(widget_url)}" data-skill="{escape(skill)}"></script>'
+    html = Template((ASSETS / "page.html").read_text("utf-8"))
+    origin = escape(origin_of(widget_url))
+    body = html.substitute(embed=line, embed_text=escape(line), skill=escape(skill), origin=origin)
+    headers = {"Content-Security-Policy": policy(widget_url), "Referrer-Policy": "strict-origin-when-cross-origin"}
+
+    async def tokens(_: Request) -> Response:
+        try:
+            counts = await run_in_threadpool(totals)  # the ledger's disk may be slow, and the replies share this loop
+        except StorageError:
+            return Response(status_code=503, headers=FRESH)
+        return JSONResponse({kind: counts.get(kind, 0) for kind in KINDS}, headers=FRESH)
+
+    files = [
+        static("/", body.encode(), "text/html", headers),
+        static("/page.css", (ASSETS / "page.css").read_bytes(), "text/css"),
+        static("/page.js", (ASSETS / "page.js").read_bytes(), "text/javascript"),
+    ]
+    return Starlette(routes=[*files, Route("/tokens", tokens)])
+
+
+def policy(widget_url: str) -> str:
+    """The page's Content-Security-Policy: two directives name the widget's origin, and nothing else is for it."""
+    origin = origin_of(widget_url)
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' {origin}",
+            f"connect-src 'self' {origin}",
+            "style-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port, as a policy names them."""
+    return "{0.scheme}://{0.netloc}".format(urlsplit(url))
+
+
+def static(path: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Route:
+    """A route that always answers with these bytes."""
+    always = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache", **(headers or {})}
+
+    async def serve(_: Request) -> Response:
+        return Response(body, headers=always, media_type=media_type)
+
+    return Route(path, serve)

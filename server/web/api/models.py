@@ -1,0 +1,93 @@
+"""GET /v1/models: the skills the caller may use, each with what its model was made from; GET /v1/skills/{name}."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.artifact.checkpoint.lineage import Lineage, address
+from server.models.rollout import Model, Rollout
+from server.skills.catalogue import Skills
+from server.skills.skill import Skill
+from server.web.http.requests import credentials
+
+
+class Models:
+    """The endpoints, for these skills and the artifacts that answer them now."""
+
+    def __init__(self, skills: Skills, rollout: Rollout) -> None:
+        self._skills = skills
+        self._rollout = rollout
+        self._shown: dict[Model, dict[str, Any]] = {}
+
+    async def list(self, request: Request) -> Response:
+        """Every skill the caller may use."""
+        grants = self._skills.usable(credentials(request))
+        return reply({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
+
+    async def one(self, request: Request) -> Response:
+        """One of them."""
+        grant = self._skills.authorise(request.path_params["name"], credentials(request))
+        return reply(self._model(grant.skill))
+
+    async def skill(self, request: Request) -> Response:
+        """What the widget shows before the first word."""
+        skill = self._skills.authorise(request.path_params["name"], credentials(request)).skill
+        return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
+
+    def _model(self, skill: Skill) -> dict[str, Any]:
+        model = self._rollout.of(skill.model)
+        if model not in self._shown:
+            self._shown = {known: details(known) for known in self._rollout.models}
+        return {"id": skill.name, "object": "model", "owned_by": "secateur", **self._shown[model]}
+
+
+def details(model: Model) -> dict[str, Any]:
+    """What every skill says of the artifact behind it."""
+    return {
+        "created": timestamp(model.lineage.created),
+        "artifact": model.name,
+        "lineage": summary(model.lineage),
+        "runtime": [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in model.choices],
+    }
+
+
+def summary(lineage: Lineage) -> dict[str, Any]:
+    """The lineage and its parents, without per-layer figures and file digests."""
+    evaluation = lineage.evaluation
+    return {
+        "address": address(lineage),
+        "created": lineage.created,
+        "base": lineage.base,
+        "steps": [
+            {
+                "technique": step.technique,
+                "options": step.options,
+                "parameters": step.parameters,
+                "parent_digest": step.parent_digest,
+                "digest": step.digest,
+            }
+            for step in lineage.steps
+        ],
+        "calibration": lineage.calibration,
+        "perplexity": evaluation.perplexity if evaluation else None,
+        "bytes": evaluation.bytes if evaluation else None,
+        "gates": evaluation.gates if evaluation else (),
+        "parent": summary(lineage.parent) if lineage.parent else None,
+    }
+
+
+def timestamp(created: str) -> int:
+    """Unix seconds of an ISO 8601 time; 0 if it is none."""
+    try:
+        return int(datetime.fromisoformat(created).timestamp())
+    except ValueError:
+        return 0
+
+
+def reply(value: dict[str, Any], *, no_store: bool = False) -> Response:
+    """JSON; `no_store` keeps it out of every cache."""
+    headers = {"Cache-Control": "no-store"} if no_store else {}
+    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

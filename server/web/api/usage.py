@@ -1,0 +1,70 @@
+"""GET /admin/usage: sums or rows of the ledger, as CSV or JSON lines; for the admin listener only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.errors import InvalidRequest
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import LedgerUnavailable
+from server.metering.usage import MEDIA_TYPES, MOST_ROWS, ROW, Format, Span, columns, grouped, rows, sequence, written
+from server.storage.database import StorageError, reader
+
+KNOWN = ("by", "since", "until", "after", "limit", "format")
+
+
+class UsageEndpoint:
+    """`?by=skill,day` sums; `?after=N` lists rows numbered above N, at most `limit`; `since` and `until` bound both."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def get(self, request: Request) -> Response:
+        """The text, and for rows X-Next-After: what to ask for next."""
+        form = format_of(request.query_params)
+        try:
+            names, values = await run_in_threadpool(self._read, dict(request.query_params))
+        except StorageError as error:
+            raise LedgerUnavailable(str(error)) from None
+        headers = {"Cache-Control": "no-store"}
+        if names == ROW:
+            headers["X-Next-After"] = str(values[-1][0] if values else number(request.query_params, "after", 0))
+        return Response("".join(written(names, values, form)), headers=headers, media_type=MEDIA_TYPES[form])
+
+    def _read(self, query: Mapping[str, str]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+        for name in query:
+            if name not in KNOWN:
+                raise InvalidRequest(
+                    f"There is no parameter {name[:40]!r}; there are {', '.join(KNOWN)}.", param=name[:40]
+                )
+        other = "by" if "after" in query else "limit"
+        if other in query:
+            raise InvalidRequest("`after` and `limit` list rows and `by` adds them up: give one of them.", param=other)
+        span = Span(query.get("since", ""), query.get("until", ""))
+        with reader(self._ledger.where) as database:
+            if "after" in query:
+                return ROW, rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS), span)
+            by = tuple(name for name in query.get("by", "skill").split(",") if name)
+            return columns(by), grouped(database, by, span)
+
+
+def format_of(query: Mapping[str, str]) -> Format:
+    """`csv` or, by default, `jsonl`."""
+    match query.get("format", "jsonl"):
+        case "csv":
+            return "csv"
+        case "jsonl":
+            return "jsonl"
+    raise InvalidRequest("format must be csv or jsonl.", param="format")
+
+
+def number(query: Mapping[str, str], name: str, default: int) -> int:
+    """A whole number from 0 on; `limit` at most MOST_ROWS."""
+    try:
+        value = sequence(query.get(name, str(default)))
+    except ValueError:
+        raise InvalidRequest(f"{name} must be a whole number.", param=name) from None
+    return min(value, MOST_ROWS) if name == "limit" else value

@@ -1,0 +1,257 @@
+"""What the widget asks for, under /v1/widget/, as docs/widget-protocol.md has it; a page sends only new text.
+
+The server owns history and system prompt, and every refusal of a session reads the same, so that it tells nothing.
+"""
+
+import hmac
+import secrets
+from typing import Annotated, Literal
+
+from anyio import to_thread
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.chat.conversation.feedback import Feedback, Opinion
+from server.chat.conversation.session import Session, Sessions, expired
+from server.chat.conversation.store import Conversation, Turn
+from server.chat.conversation.talk import MOST_COMMENT, MOST_CONTEXT, MOST_TEXT, Question, Talk
+from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
+from server.skills import identity
+from server.skills.catalogue import Skills
+from server.skills.limits import Gate
+from server.skills.skill import Skill
+from server.web.api.models import reply as answer
+from server.web.api.schema import read_fields
+from server.web.http.events import RecordingStream
+from server.web.http.requests import address, credentials, note, read_body, request_id
+
+MAX_BODY = 32 * 1024
+Word = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class SessionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What opens a session, or refreshes one."""
+
+    skill: Word
+    key: Annotated[str, Meta(max_length=200)] | None = None
+    resume: Annotated[str, Meta(max_length=4096)] | None = None
+    identity: Annotated[str, Meta(max_length=8192)] | None = None
+
+
+class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A visitor's new message."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    message: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    context: str | None = None
+    replace: Word | None = None
+
+
+class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a visitor thought of a reply; no rating takes it back."""
+
+    reply: Word
+    rating: Literal["up", "down"] | None = None
+    comment: str = ""
+
+
+class Visitor(Struct, frozen=True):
+    """Who holds a valid token, and the skill as it is now."""
+
+    session: Session
+    skill: Skill
+
+
+class Visits:
+    """The endpoints, for these skills."""
+
+    def __init__(self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback, gate: Gate) -> None:
+        self._skills = skills
+        self._sessions = sessions
+        self._talk = talk
+        self._feedback = feedback
+        self._gate = gate
+
+    def routes(self) -> list[Route]:
+        """Every path; the GETs are POSTs too, since browsers name no origin in a same-origin GET."""
+        both = ["GET", "POST"]
+        return [
+            Route("/v1/widget/session", self.session, methods=["POST"]),
+            Route("/v1/widget/conversation", self.conversation, methods=both),
+            Route("/v1/widget/messages", self.ask, methods=["POST"]),
+            Route("/v1/widget/replies/{id}", self.follow, methods=both),
+            Route("/v1/widget/replies/{id}/stop", self.stop, methods=["POST"]),
+            Route("/v1/widget/feedback", self.rate, methods=["POST"]),
+            Route("/v1/widget/reset", self.reset, methods=["POST"]),
+        ]
+
+    async def session(self, request: Request) -> Response:
+        """A token for a new conversation, or for the one that `resume` names."""
+        body = read_fields(await read_body(request, MAX_BODY), SessionBody)
+        origin, skill = credentials(request).origin, self._skills.get(body.skill)
+        if skill is not None:
+            note(request, skill=skill.name)
+        if skill is None or origin is None or not skill.admits(origin) or not _opens(skill, body.key):
+            raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
+        if self._talk.draining:
+            raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
+        await self._gate.session(skill, address(request))
+        shown = self._sessions.read(body.resume, "resume") if body.resume else None
+        if shown is not None and (shown.skill, shown.origin) != (skill.name, origin):
+            shown = None
+        person = identity.person(skill.identity, body.identity, skill.name, shown.person if shown else None)
+        wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
+        earlier = self._earlier(shown, person)
+        session = earlier or wanted
+        return answer(
+            {
+                "token": self._sessions.sign(session, "session"),
+                "expires_in": self._sessions.token_seconds,
+                "conversation": session.conversation,
+                "resume": self._sessions.sign(session, "resume"),
+                "resumed": earlier is not None,
+                "skill": _shown(skill),
+                "limits": {"text_bytes": MOST_TEXT, "context_bytes": MOST_CONTEXT, "comment_bytes": MOST_COMMENT},
+            },
+            no_store=True,
+        )
+
+    async def conversation(self, request: Request) -> Response:
+        """Every turn that is kept, and how far the running reply is."""
+        visitor = self._visitor(request)
+        kept = self._talk.find(visitor.session.conversation)
+        running = kept.running if kept else None
+        turns = [_turn(turn) for turn in kept.turns] if kept else []
+        shown = {
+            "conversation": visitor.session.conversation,
+            "running": running.id if running else None,
+            "turns": turns,
+        }
+        return answer(shown, no_store=True)
+
+    async def ask(self, request: Request) -> Response:
+        """The stream of a new reply, which goes on when this request does not."""
+        visitor = self._visitor(request)
+        body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
+        _bounded("text", body.text, MOST_TEXT)
+        _bounded("context", body.context or "", MOST_CONTEXT)
+        await self._gate.message(visitor.skill, visitor.session.conversation, address(request))
+        question = Question(body.text, body.message, body.context, body.replace)
+        recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
+        return RecordingStream(recording.follow(0))
+
+    async def follow(self, request: Request) -> Response:
+        """The events of a reply from an id on."""
+        recording = self._turn(request)[1].recording
+        first = _first(request)
+        if first > recording.next:
+            raise InvalidRequest(f"The reply has {recording.next} events so far.", param="from")
+        return RecordingStream(recording.follow(first))
+
+    async def stop(self, request: Request) -> Response:
+        """End a reply; answered once it has ended."""
+        recording = self._turn(request)[1].recording
+        await recording.stop()
+        return answer({"reply": recording.id, "finish": recording.finish})
+
+    async def rate(self, request: Request) -> Response:
+        """Store what the visitor thought of a reply."""
+        visitor = self._visitor(request)
+        body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
+        _bounded("comment", body.comment, MOST_COMMENT)
+        turn = _reply_of(self._talk.find(visitor.session.conversation), body.reply)
+        await self._gate.rating(visitor.skill, visitor.session.conversation)
+        opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
+        await to_thread.run_sync(self._feedback.give, opinion)
+        turn.rating = body.rating
+        return Response(status_code=204)
+
+    async def reset(self, request: Request) -> Response:
+        """Forget the conversation, and stop what runs."""
+        await self._talk.forget(self._visitor(request).session.conversation)
+        return Response(status_code=204)
+
+    def _visitor(self, request: Request) -> Visitor:
+        """Who asks; raises Unauthorized or Forbidden."""
+        shown = credentials(request)
+        session = self._sessions.read(shown.key or "", "session")
+        if session is None or session.origin != shown.origin or self._talk.gone(session.conversation):
+            raise expired()
+        skill = self._skills.get(session.skill)
+        if skill is not None:
+            note(request, skill=skill.name)
+        if skill is None or not skill.admits(session.origin):
+            raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed", reason="origin")
+        return Visitor(session, skill)
+
+    def _turn(self, request: Request) -> tuple[Visitor, Turn]:
+        """Who asks, and the turn of the reply in the path."""
+        visitor = self._visitor(request)
+        return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
+
+    def _earlier(self, shown: Session | None, person: str | None) -> Session | None:
+        """The session that is shown to be gone on with: of the same person, and still kept."""
+        if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
+            return None
+        return shown
+
+
+def _opens(skill: Skill, key: str | None) -> bool:
+    """Whether the site key is one of the skill's, where it has any."""
+    shown = (key or "").encode(errors="replace")
+    return not skill.site_keys or sum(hmac.compare_digest(shown, known.encode()) for known in skill.site_keys) > 0
+
+
+def _shown(skill: Skill) -> dict[str, object]:
+    """What the widget shows before the first word."""
+    return {
+        "name": skill.name,
+        "title": skill.title or skill.name,
+        "greeting": skill.greeting,
+        "starters": skill.starters,
+        "image_origins": skill.image_origins,
+    }
+
+
+def _turn(turn: Turn) -> dict[str, object]:
+    """A turn as the widget restores it."""
+    made = turn.recording
+    shown = {
+        "id": made.id,
+        "text": made.text,
+        "finish": made.finish,
+        "next": made.next,
+        "citations": made.citations,
+        "rating": turn.rating,
+    }
+    return {"question": turn.question, "reply": shown}
+
+
+def _reply_of(conversation: Conversation | None, id: str) -> Turn:
+    turn = conversation.reply(id) if conversation else None
+    if turn is None:
+        raise NotFound("There is no such reply in this conversation.", code="reply_unknown")
+    return turn
+
+
+def _first(request: Request) -> int:
+    """The first event that is wanted, by the query or by the header that EventSource sends."""
+    asked, last = request.query_params.get("from"), request.headers.get("last-event-id")
+    shown = asked if asked is not None else last
+    if shown is None:
+        return 0
+    if not (shown.isascii() and shown.isdigit() and len(shown) < 10):
+        raise InvalidRequest("`from` must be a whole number.", param="from")
+    return int(shown) + (asked is None)
+
+
+def _bounded(name: str, text: str, most: int) -> None:
+    """Raise InvalidRequest unless `text` is Unicode of at most so many bytes."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest("A lone surrogate is not text.", param=name) from None
+    if size > most:
+        raise InvalidRequest(f"`{name}` has {size} bytes; at most {most} are allowed.", param=name)

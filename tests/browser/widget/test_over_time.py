@@ -1,0 +1,308 @@
+"""What the widget keeps to while a page stays open: who the visitor is, what was said, and what was asked for."""
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Visitor
+from tests.browser.support.stub import Stub, turn
+from tests.browser.widget.test_visitor import forgotten_between
+from tests.browser.widget.test_widget import answer, ask, open_chat
+
+
+def answered(open_page: Visitor, host: str, question: str) -> Page:
+    """A page whose chat has answered one question."""
+    page = open_page(host)
+    open_chat(page)
+    ask(page, question)
+    expect(page.locator(".actions")).to_be_visible()
+    return page
+
+
+def test_each_session_has_a_fresh_token_of_who_the_visitor_is(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    page.evaluate("""() => {
+        let made = 0;
+        SkillChat("identify", async () => `token ${++made}`);
+    }""")
+    open_chat(page)
+    ask(page, "Who am I?")
+    expect(answer(page)).to_have_text("Hello world.")
+    stub.tokens.clear()
+    ask(page, "And now?")
+    expect(page.locator(".actions")).to_have_count(2)
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".question")).to_have_count(0)
+    assert [session["identity"] for session in stub.sessions] == ["token 1", "token 2", "token 3"]
+    page.evaluate("SkillChat('identify', null); SkillChat('send', 'And without?')")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert "identity" not in stub.sessions[-1]
+
+
+def test_a_new_chat_shows_whose_the_old_one_was(open_page: Visitor, host: str, stub: Stub) -> None:
+    """By then, the page's token has run out: the server takes it only from whom it knows."""
+    page = open_page(host)
+    page.evaluate("SkillChat('identify', 'a.b.c')")
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".question")).to_have_count(0)
+    assert stub.sessions[-1] == {"skill": "help", "resume": "secret", "identity": "a.b.c"}
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(f"{host}/elements")
+    second = page.locator("skill-chat").nth(1)
+    second.get_by_role("textbox").fill("Before")
+    second.get_by_role("textbox").press("Enter")
+    expect(second.locator(".actions")).to_be_visible()
+    stub.turns = [turn("Before", "Hello **world**.")]
+    second.evaluate("e => { window.chat = e; e.remove() }")
+    page.wait_for_timeout(50)
+    page.evaluate("document.body.append(chat)")
+    second.get_by_role("button", name="Open chat").click()
+    expect(second.locator(".question")).to_have_text("You said" + "Before")
+    expect(second.locator(".answer .text").last).to_have_text("Hello world.")
+
+
+def test_what_is_sent_after_a_reset_is_asked_in_the_new_conversation(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = answered(open_page, host, "Before")
+    page.evaluate("SkillChat('reset'); SkillChat('send', 'After')")
+    expect(page.locator(".question")).to_have_text(["You said" + "After"])
+    expect(answer(page)).to_have_text("Hello world.")
+    assert (stub.resets, stub.tokens_of_questions) == (1, ["token-1", "token-2"])
+
+
+def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = answered(open_page, host, "Before")
+    stub.turns = [turn("Before", "Hello **world**.")]
+    stub.reset_status = 503
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".trouble-line")).to_contain_text("The assistant is busy.")
+    expect(page.get_by_role("status")).not_to_have_text("A new chat has begun.")
+    assert page.evaluate("sessionStorage.length") == 0, "the next page has no way to it in any case"
+    stub.reset_status = 204
+    page.evaluate("SkillChat('reset')")
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    expect(page.get_by_role("status")).to_have_text("A new chat has begun.")
+    expect(page.locator(".question")).to_have_count(0)
+    assert stub.resets == 1
+
+
+def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_any_failure(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = answered(open_page, host, "Hello")
+    stub.status, stub.pieces = 500, ("Another",)
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".trouble-line")).to_be_visible()
+    expect(page.locator(".answer .text strong")).to_have_text(["anything", "world"])
+    stub.status = 200
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
+    expect(page.locator(".question")).to_have_count(1)
+    assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", "rep_1"]
+
+
+def test_again_of_an_answer_that_is_forgotten_asks_without_it(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = answered(open_page, host, "Hello")
+    stub.pieces, stub.replaceable = ("Another",), False
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Another"])
+    assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", None]
+
+
+def test_again_by_keyboard_keeps_the_focus_in_the_panel(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    page.get_by_role("button", name="Answer again").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="Your message")).to_be_focused()
+    expect(page.get_by_role("button", name="Answer again")).to_be_visible()
+    assert len(stub.asked) == 2
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_comment_outlives_a_rating_that_is_not_stored(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Hello")
+    stub.rating_status, stub.rating_delay = 500, 0.5
+    page.get_by_role("button", name="Good answer").click()
+    field = page.get_by_role("textbox", name="What should we know?")
+    field.fill("Very clear")
+    expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.")
+    expect(field).to_have_value("Very clear")
+    expect(field).to_be_focused()
+    stub.rating_status = 200
+    page.get_by_role("button", name="Send feedback").click()
+    expect(page.locator(".hint")).to_have_text("Thank you for your feedback.")
+    expect(page.get_by_role("button", name="Good answer", pressed=True)).to_be_visible()
+    assert stub.ratings == [{"reply": "rep_1", "rating": "up", "comment": "Very clear"}]
+
+
+def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    stub.status, stub.headers, stub.error = 429, {"Retry-After": "3600"}, {"message": "No.", "code": "budget_exceeded"}
+    ask(page, "Hello")
+    expect(page.locator(".trouble-line span")).to_have_text("This assistant has used up its budget for now.")
+    expect(page.get_by_role("button", name="Try again")).to_be_enabled()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+
+
+def test_a_countdown_ends_with_what_it_was_for(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.session_status, stub.headers = 429, {"Retry-After": "60"}
+    page = open_page(host)
+    open_chat(page)
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    stub.session_status = 200
+    page.keyboard.press("Escape")
+    open_chat(page)
+    expect(page.locator(".trouble-line")).to_have_count(0)
+    page.wait_for_timeout(1200)
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+
+
+def test_a_countdown_is_over_when_the_time_is_whatever_slept_meanwhile(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    page = open_page(host)
+    open_chat(page)
+    page.clock.install()
+    stub.status, stub.headers = 503, {"Retry-After": "60"}
+    ask(page, "Hello")
+    expect(page.get_by_role("button", name="Try again")).to_be_disabled()
+    page.clock.fast_forward(61_000)  # each timer fires once, as after a laptop's sleep
+    expect(page.get_by_role("button", name="Try again")).to_be_enabled()
+    expect(page.locator(".trouble-line span")).to_have_text("You can try again now.")
+
+
+def test_a_connection_that_dies_without_a_word_is_gone_on_with(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.silent = 1
+    page = open_page(host)
+    open_chat(page)
+    page.clock.install()
+    ask(page, "Hello")
+    expect(answer(page)).to_have_text("Hello world.")
+    assert stub.resumed == []
+    page.clock.fast_forward(46_000)
+    expect(page.locator(".actions")).to_be_visible()
+    assert stub.resumed == ["rep_1?from=4"]
+
+
+def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = answered(open_page, host, "Hello")
+    stub.rating_delay = 3
+    page.evaluate("AbortSignal.timeout = (timeout => () => timeout.call(AbortSignal, 100))(AbortSignal.timeout)")
+    page.get_by_role("button", name="Good answer").click()
+    expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.", timeout=2000)
+
+
+def test_what_is_sent_while_an_answer_is_written_is_kept_for_the_visitor(
+    open_page: Visitor, host: str, stub: Stub
+) -> None:
+    stub.hold = True
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "First")
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    field = page.get_by_role("textbox", name="Your message")
+    page.evaluate("SkillChat('send', 'By script')")
+    expect(field).to_have_value("By script")
+    field.fill("By hand")
+    page.evaluate("SkillChat('send', 'By script')")
+    expect(field).to_have_value("By hand\nBy script")
+    assert [asked["text"] for asked in stub.asked] == ["First"]
+
+
+def test_a_chat_that_is_destroyed_asks_nothing_more(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.session_delay = 0.5
+    page = open_page(host)
+    open_chat(page)
+    page.evaluate("SkillChat('send', 'Hello'); SkillChat('destroy')")
+    page.wait_for_timeout(1000)
+    assert (len(stub.sessions), stub.asked) == (1, [])
+
+
+def test_a_key_that_ends_a_composition_sends_nothing(open_page: Visitor, host: str, stub: Stub) -> None:
+    """Safari ends the composition before the key that did it."""
+    page = open_page(host)
+    open_chat(page)
+    field = page.get_by_role("textbox", name="Your message")
+    field.fill("日本")
+    field.dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
+    page.wait_for_timeout(100)
+    assert (field.input_value(), stub.asked) == ("日本", [])
+
+
+def test_a_stop_that_fails_late_ends_no_other_answer(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.hold, stub.stop_status, stub.stop_delay = True, 500, 0.7
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "First")
+    expect(answer(page)).to_have_text("Hello world.")
+    with page.expect_response("**/stop"):
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".hint")).to_have_text("Stopped.")
+        ask(page, "Second")
+        expect(answer(page)).to_have_text("Hello world.")
+    page.wait_for_timeout(100)
+    stub.hold = False
+    stub.stopped.append("rep_2")
+    expect(page.locator(".hint")).to_have_text(["Stopped.", "Stopped."])
+
+
+def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/elements")
+    page.evaluate("""() => {
+        const chat = document.createElement("skill-chat");
+        const options = { skill: "three", theme: "dark", mode: "floating", position: "left" };
+        for (const [name, value] of Object.entries(options)) chat.setAttribute(name, value);
+        document.body.append(chat);
+    }""")
+    third = page.locator("skill-chat").nth(2)
+    launcher = third.get_by_role("button", name="Open chat")
+    box = launcher.bounding_box()
+    assert box is not None
+    assert box["x"] == 20
+    launcher.click()
+    panel = third.locator(".panel")
+    paper = "e => getComputedStyle(e).backgroundColor"
+    expect(panel).to_be_visible()
+    assert panel.evaluate(paper) == "rgb(22, 26, 24)"
+    third.evaluate("e => e.call('setTheme', 'light')")
+    page.wait_for_timeout(100)
+    assert panel.evaluate(paper) == "rgb(255, 255, 255)"
+
+
+def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    open_chat(page)
+    page.evaluate("SkillChat('setContext', 'é'.repeat(1025))")
+    with page.expect_console_message(lambda message: "2048" in message.text):
+        ask(page, "Hello")
+    expect(page.locator(".actions")).to_have_count(1)
+    page.evaluate("SkillChat('setContext', 'é'.repeat(1024))")
+    ask(page, "Hello")
+    expect(page.locator(".actions")).to_have_count(2)
+    assert [asked.get("context") for asked in stub.asked] == [None, "é" * 1024]
+
+
+def test_a_conversation_that_was_lost_is_said_to_be(open_page: Visitor, host: str, stub: Stub) -> None:
+    """The server began again: it knows nothing of what stands above."""
+    page = forgotten_between(open_page, host, stub)
+    order = "all => all.map(e => e.textContent)"
+    shown = page.locator(".log > :is(.question, .hint)").evaluate_all(order)
+    assert shown == ["You saidBefore", "A new chat has begun.", "You saidAfter"]
+    ask(page, "And on")
+    expect(page.locator(".actions")).to_have_count(3)
+    expect(page.locator(".hint")).to_have_count(1)

@@ -1,0 +1,104 @@
+"""A real nginx with its default settings in front of a server, and how long the first event takes through it."""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.server.web.test_lifecycle import STREAM, send
+
+# Nothing but what is needed to run beside another nginx and as any user: buffering and all else are nginx's defaults.
+SETTINGS = """
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  {servers}
+}}
+"""
+DEFAULTS = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {url}; }} }}"
+
+
+def installed() -> bool:
+    """Whether there is an nginx."""
+    return shutil.which("nginx") is not None
+
+
+@contextmanager
+def proxy(url: str) -> Iterator[str]:
+    """An nginx that passes everything to `url`; gives its own address."""
+    port = free_port()
+    with running(DEFAULTS.format(port=port, url=url), port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(servers: str, port: int) -> Iterator[None]:
+    """An nginx with these servers, one of which listens to the port."""
+    with tempfile.TemporaryDirectory(prefix="secateur-nginx-") as folder:
+        Path(folder).chmod(0o755)  # the workers run as another user
+        settings = Path(folder) / "nginx.conf"
+        settings.write_text(SETTINGS.format(folder=folder, servers=servers))
+        with subprocess.Popen(["nginx", "-c", str(settings), "-g", "daemon off;"], stderr=subprocess.DEVNULL) as server:
+            try:
+                _wait(port)
+                yield
+            finally:
+                server.terminate()
+                server.wait(10)
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "nginx did not start"
+            time.sleep(0.02)
+
+
+def first_events(url: str, count: int) -> list[float]:
+    """Seconds from the request to the first piece of text, sorted."""
+    taken = []
+    for _ in range(count):
+        started, raw = time.monotonic(), b""
+        with send(url, STREAM) as connection:
+            while b'"content":"0"' not in raw:
+                chunk = connection.recv(4096)
+                assert chunk, raw
+                raw += chunk
+            taken.append(time.monotonic() - started)
+            while connection.recv(65536):
+                pass
+    return sorted(taken)
+
+
+def arrivals(url: str) -> list[float]:
+    """When each part of one streamed reply was received, in seconds since the first."""
+    assert urlsplit(url).hostname
+    with send(url, STREAM) as connection:
+        times = []
+        while connection.recv(4096):
+            times.append(time.monotonic())
+    return [moment - times[0] for moment in times]

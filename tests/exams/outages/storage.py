@@ -1,0 +1,177 @@
+"""A ledger that cannot be written, because the disk is full or another program holds the file; and what it costs."""
+
+import sqlite3
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from msgspec import Struct
+
+from server.commands.__main__ import main
+from tests.exams.client import PROMPT, Read, Server, ask, serving, status
+from tests.support.harness import until
+
+SIZE = 6 << 20
+SHORT = {**PROMPT, "max_tokens": 1}
+
+
+class Outage(Struct):
+    """What happened while the ledger could not be written, and after."""
+
+    refused: int
+    """Requests answered 503 meanwhile."""
+    other: int
+    """Requests answered anything else meanwhile."""
+    crashed: bool
+    cut: int
+    """Streams that ran when it began and did not end as they should."""
+    wrong: int
+    """Replies whose usage differs from their row."""
+    recovered: float
+    """Seconds from its end until a request was served again."""
+    different: int
+
+    @property
+    def good(self) -> bool:
+        """503, no crash, nothing lost, and well again by itself."""
+        broken = self.other + self.cut + self.wrong + self.different + self.crashed
+        return not broken and self.refused > 0 and self.recovered < 5
+
+
+def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], *, seconds: float) -> Outage:
+    """Streams run; `begin` makes the ledger unwritable and returns what ends that."""
+    with serving(folder, ledger=ledger, step=0.02, tokens=100) as server:
+        server.ready()
+        with ThreadPoolExecutor(8) as pool:
+            running = [pool.submit(ask, server.url) for _ in range(4)]
+            until(lambda: server.metric("secateur_requests_running") == 4, 20)
+            end = begin()
+            deadline = time.monotonic() + seconds
+            meanwhile: list[int] = []
+            while time.monotonic() < deadline:
+                meanwhile.append(ask(server.url, SHORT).status)
+                time.sleep(0.1)
+            unready = status(f"{server.url}/readyz")
+            end()
+            ended = time.monotonic()
+            until(lambda: ask(server.url, SHORT).status == 200, 30)
+            recovered = time.monotonic() - ended
+            reads = [future.result() for future in running]
+        refused = meanwhile.count(503) if unready == 503 else 0
+        crashed = not server.alive()
+    wrong = sum(_wrong(ledger, read) for read in reads)
+    return Outage(
+        refused,
+        len(meanwhile) - meanwhile.count(503),
+        crashed,
+        sum(not read.done for read in reads),
+        wrong,
+        recovered,
+        main(["reconcile", str(ledger)]),
+    )
+
+
+def _wrong(ledger: Path, read: Read) -> bool:
+    with closing(sqlite3.connect(ledger)) as database:
+        columns = "SELECT prompt_tokens, output_tokens FROM requests WHERE request_id = ?"
+        row = database.execute(columns, (read.request_id,)).fetchone()
+    return read.usage is None or row != (read.usage["prompt_tokens"], read.usage["completion_tokens"])
+
+
+def full(folder: Path, *, seconds: float) -> Outage | None:
+    """On a small file system that is filled to its last byte; None where it may not be mounted."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        return None
+    try:
+
+        def fill() -> Callable[[], None]:
+            with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while True:
+                    filler.write(b"x" * 4096)
+            return (disk / "filler").unlink
+
+        return outage(folder, disk / "usage.sqlite3", fill, seconds=seconds)
+    finally:
+        subprocess.run(["umount", disk], check=False)
+
+
+def locked(folder: Path, *, seconds: float) -> Outage:
+    """Another program holds a write transaction."""
+    path = folder / "usage.sqlite3"
+
+    def lock() -> Callable[[], None]:
+        other = sqlite3.connect(path, timeout=20, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        def unlock() -> None:
+            other.execute("ROLLBACK")
+            other.close()
+
+        return unlock
+
+    return outage(folder, path, lock, seconds=seconds)
+
+
+class Cost(Struct):
+    """Tokens a second, the median of several runs each."""
+
+    metered: float
+    unmetered: float
+
+    @property
+    def ratio(self) -> float:
+        """With metering to without."""
+        return self.metered / self.unmetered
+
+    @property
+    def good(self) -> bool:
+        """Three parts of a hundred at most."""
+        return self.ratio >= 0.97
+
+
+def cost(folder: Path, *, runs: int, replies: int, streams: int = 8) -> Cost:
+    """The same load with and without the ledger's writes, in turns, with 20 ms for a step."""
+    speeds: dict[bool, list[float]] = {True: [], False: []}
+    with _both(folder, streams) as servers:
+        for _ in range(runs):
+            for metered, server in servers.items():
+                speeds[metered].append(speed(server, streams, replies))
+    return Cost(statistics.median(speeds[True]), statistics.median(speeds[False]))
+
+
+@contextmanager
+def _both(folder: Path, streams: int) -> Iterator[dict[bool, Server]]:
+    settings = {"step": 0.02, "tokens": 100, "slots": streams}
+    with serving(folder / "with", **settings) as metered, serving(folder / "without", metered=0, **settings) as free:
+        metered.ready()
+        free.ready()
+        yield {True: metered, False: free}
+
+
+def speed(server: Server, streams: int, replies: int) -> float:
+    """Tokens a second over `replies` replies of each of so many clients."""
+    tokens, lock = [0], threading.Lock()
+
+    def client() -> None:
+        for _ in range(replies):
+            read = ask(server.url)
+            with lock:
+                tokens[0] += len(read.text)
+
+    started = time.monotonic()
+    threads = [threading.Thread(target=client) for _ in range(streams)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tokens[0] / (time.monotonic() - started)

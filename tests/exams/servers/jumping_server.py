@@ -1,0 +1,23 @@
+"""`python -m tests.exams.servers.jumping_server FOLDER clock=FILE [SETTING=VALUE ...]`: the exam server, clock off.
+
+Its wall clock is off by the seconds that the file says at each moment; its monotonic clock goes on as ever.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+
+def shifted(file: Path, real: Callable[[], float]) -> Callable[[], float]:
+    """A clock that is `real`'s, and off."""
+    return lambda: real() + int(file.read_text())
+
+
+if __name__ == "__main__":
+    settings = dict(pair.split("=", 1) for pair in sys.argv[2:])
+    time.time = shifted(Path(settings.pop("clock")), time.time)
+    import_module("tests.exams.servers.exam_server").main(
+        Path(sys.argv[1]), settings
+    )  # only now: some bind the clock at import

@@ -1,0 +1,127 @@
+"""Self-calibration against plain sampling without a cache, and through a recipe that has no text to calibrate on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning.commands.__main__ import main
+from pruning.data.draw import digest_of
+from pruning.data.samples import BATCH, first_token, own_samples
+from pruning.errors import DataError
+from pruning.model import base
+from pruning.progress import Progress
+from pruning.stages.inputs import base_artifact
+from server.artifact.checkpoint.reader import Artifact
+from tests.pruning.conftest import SPARSEGPT
+
+DISTILL = '[[stages]]\nkind = "distill"\ntokens = 64\nlength = 16\nbatch = 2\nheld_out = 2\n'
+
+
+@pytest.fixture
+def artifact(model: Path, tmp_path: Path) -> Artifact:
+    return base_artifact(str(model), tmp_path / "base")
+
+
+def test_they_are_what_plain_sampling_without_a_cache_gives(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[torch.Tensor] = []
+
+    def likeliest(probabilities: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        chosen.append(probabilities)
+        return probabilities.argmax(dim=-1, keepdim=True)
+
+    monkeypatch.setattr(torch, "multinomial", likeliest)
+    ids = own_samples(artifact, 3, 12, 0)
+    network = base.load(artifact.config, artifact, torch.bfloat16)
+    with torch.inference_mode():
+        logits = network(input_ids=ids, use_cache=False).logits.float()
+    assert (ids[:, 0] == 256).all()
+    for position, probabilities in enumerate(chosen):
+        torch.testing.assert_close(probabilities[:3], logits[:, position].softmax(-1), atol=2e-4, rtol=0.05)
+        assert torch.equal(ids[:, position + 1], probabilities[:3].argmax(-1))
+
+
+def test_temperature_is_one(artifact: Artifact) -> None:
+    ids = own_samples(artifact, 400, 2, 0)[:, 1]
+    network = base.load(artifact.config, artifact, torch.bfloat16)
+    with torch.inference_mode():
+        expected = network(input_ids=torch.tensor([[256]]), use_cache=False).logits[0, 0].float().softmax(-1)
+    likely = expected > expected.median()
+    assert likely[ids].float().mean().item() == pytest.approx(expected[likely].sum().item(), abs=0.08)
+
+
+def test_they_are_made_once_and_fewer_are_a_part_of_more(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = own_samples(artifact, 5, 10, 1)
+    many = own_samples(artifact, BATCH + 3, 10, 1)
+    assert many.shape == (BATCH + 3, 10)
+    assert torch.equal(few, many[:5])
+    assert not torch.equal(many[:3], many[BATCH:])
+    assert not torch.equal(few, own_samples(artifact, 5, 10, 2))
+    monkeypatch.setattr(base, "load", None)
+    assert torch.equal(own_samples(artifact, BATCH + 3, 10, 1), many)
+
+
+def test_stopped_it_goes_on_with_the_next_batch(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = own_samples(artifact, 3 * BATCH, 6, 3)
+    for file in artifact.path.parent.rglob("batch-*"):
+        file.unlink()
+    steps: list[int] = []
+
+    def step(_: Progress) -> None:
+        steps.append(1)
+        if len(steps) == 6 + 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        own_samples(artifact, 3 * BATCH, 6, 3)
+    steps[:] = [1] * 100
+    assert torch.equal(own_samples(artifact, 3 * BATCH, 6, 3), whole)
+    assert len(steps) == 100 + 2 * 6
+
+
+def test_a_recipe_without_a_text_calibrates_and_distils_on_them(
+    recipe: Callable[[str], Path], text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = recipe(SPARSEGPT + DISTILL)
+    path.write_text(path.read_text().replace(f'source = "{text}"', 'source = "self"', 1))
+    arguments = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
+    assert main(arguments) == 0
+    artifact = Artifact.open(tmp_path / "out")
+    base_of = Artifact.open(next((tmp_path / "base").glob("tiny-*[!f]")))
+    data = artifact.lineage.calibration
+    assert data is not None
+    assert (data.source, data.sequences, data.tokens) == ("self", 12, 32)
+    assert data.digest == digest_of(own_samples(base_of, 12, 32, 0))
+    recovery = artifact.lineage.steps[1].recovery
+    assert recovery is not None
+    assert {recovery.training.source, recovery.held_out.source} == {"self"}
+    assert recovery.training.digest != recovery.held_out.digest
+    assert "the whole model is in memory, at 16 bits" in caplog.text
+    made = (tmp_path / "out" / "lineage.json").stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "lineage.json").stat().st_mtime_ns == made
+
+
+def test_perplexity_on_what_the_model_wrote_is_refused(
+    recipe: Callable[[], Path], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe()
+    path.write_text(path.read_text().replace(f'source = "{text}"', 'source = "self"'))
+    assert main(["prune", str(path), "--output", str(tmp_path / "out")]) == 2
+    assert 'source "self" is for calibration' in capsys.readouterr().err
+
+
+def test_the_first_token_begins_a_text_or_ends_one() -> None:
+    assert first_token({"bos_token_id": 5, "eos_token_id": 6}) == 5
+    assert first_token({"bos_token_id": None, "eos_token_id": [7, 8]}) == 7
+    nothings: tuple[dict[str, list[int]], ...] = ({}, {"eos_token_id": []})
+    for nothing in nothings:
+        with pytest.raises(DataError, match="names no token"):
+            first_token(nothing)
+    with pytest.raises(DataError, match="names bos_token_id = 257, but 257 tokens"):
+        first_token({"bos_token_id": 257, "vocab_size": 257})

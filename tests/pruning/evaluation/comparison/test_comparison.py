@@ -1,0 +1,339 @@
+"""The whole command on a tiny pruned model: three models, gates, the table, the page and the JSON."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from pruning.commands.__main__ import main
+from pruning.data.draw import Encoder
+from pruning.evaluation.comparison import bootstrap, comparison, quantised
+from pruning.evaluation.comparison.results import Results
+from pruning.evaluation.scoring.perplexity import dense
+from pruning.evaluation.scoring.plans.texts import TextPlan
+from pruning.evaluation.tasks import task as tasks
+from pruning.stages.inputs import base_artifact
+from server.artifact.checkpoint.layouts import Quantised
+from server.artifact.checkpoint.reader import Artifact
+from server.engine.native import absent
+from server.engine.runners import Options, Scoring
+from server.engine.runners.choosing import Wanted, load_runner
+from tests.pruning import tiny
+from tests.pruning.conftest import RECIPE
+from tests.pruning.evaluation.scored import score
+
+ITEMS = [{"id": f"q{n}", "question": f"<What> is {n}?", "answer": f"It is & {n}{n}."} for n in range(12)]
+
+
+def learned(folder: Path) -> Path:
+    """A tiny model that has learned the answers, so that pruning has something to lose."""
+    tiny.save(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    texts = [tokenizer.encode(f"Question: {item['question']}\nAnswer: {item['answer']}").ids for item in ITEMS]
+    length = min(map(len, texts))
+    ids = torch.tensor([text[:length] for text in texts])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(40):
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.bfloat16().save_pretrained(folder)
+    return folder
+
+
+class Place:
+    """A tiny pruned artifact, its base, and a task."""
+
+    def __init__(self, folder: Path, text: Path) -> None:
+        model = learned(folder / "model")
+        self.folder = folder
+        self.artifact = folder / "pruned"
+        self.cache = folder / "base"
+        recipe = folder / "recipe.toml"
+        stage = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "magnitude", sparsity = "8:64" }\n'
+        recipe.write_text(RECIPE.format(model=model, text=text, stages=stage))
+        assert main(["prune", str(recipe), "--output", str(self.artifact), "--base-cache", str(self.cache)]) == 0
+
+    def evaluate(self, text: str, items: list[dict[str, Any]]) -> int:
+        (self.folder / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
+        (self.folder / "task.toml").write_text(f'name = "mine"\nitems = "items.jsonl"\n{text}')
+        arguments = ["--task", str(self.folder / "task.toml"), "--base-cache", str(self.cache)]
+        return main(["evaluate", str(self.artifact), *arguments])
+
+    @property
+    def results(self) -> Results:
+        return msgspec.json.decode((self.folder / "pruned.evaluation/mine.json").read_bytes(), type=Results)
+
+    @property
+    def page(self) -> str:
+        return (self.folder / "pruned.evaluation/mine.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Place:
+    return Place(tmp_path_factory.mktemp("place"), text)
+
+
+def test_three_models_on_one_task(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 9\n', ITEMS) == 0
+    found = place.results
+    artifact = Artifact.open(place.artifact)
+    [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
+    assert [row.bytes for row in found.rows][::2] == [base.size, artifact.size]
+    own = score(dense(artifact), artifact, tasks.read(place.folder / "task.toml"))
+    mean = sum(own.measures["nll"]) / len(ITEMS)
+    assert found.rows[2].measures["nll"].value == pytest.approx(mean, rel=0.01)  # it served in bfloat16, perhaps
+    ratio = found.rows[2].measures["nll"].value / found.rows[0].measures["nll"].value
+    assert found.rows[2].nll_ratio
+    assert found.rows[2].nll_ratio.value == pytest.approx(ratio)
+    assert found.passed
+    shown = capsys.readouterr().out
+    assert "Passed: every gate holds" in shown
+    for row in found.rows:
+        assert f"{row.bytes:,}" in shown
+        assert f"{row.measures['nll'].value:.3f} [{row.measures['nll'].low:.3f}" in shown
+    assert set(found.layers["sparsity"].values()) == {0.875}
+
+
+def test_a_failed_gate_gives_code_3_and_names_what_regressed_most(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1\nmax_accuracy_drop = 1', ITEMS) == 3
+    found = place.results
+    assert [gate.passed for gate in found.gates] == [False, True]
+    assert found.gates[0].measured.high > 1
+    shown = capsys.readouterr().out
+    assert "Failed: 1 of 2 gates" in shown
+    changes = dict(zip([item["id"] for item in ITEMS], found.changes["pruned"], strict=True))
+    worst = sorted(changes, key=lambda name: -changes[name])
+    assert [item.id for item in found.regressions] == [name for name in worst if changes[name] > 0][:10]
+    for item in found.regressions[:3]:
+        assert item.id in shown
+        assert item.wanted in shown
+
+
+def test_a_gate_is_judged_by_the_bound_and_not_by_the_mean(place: Place) -> None:
+    place.evaluate('kind = "pairs"\n', ITEMS)
+    ratio = place.results.rows[2].nll_ratio
+    assert ratio
+    between = max(1.0, (ratio.value + ratio.high) / 2)
+    assert ratio.value < between < ratio.high
+    assert place.evaluate(f'kind = "pairs"\n[gates]\nmax_nll_ratio = {between}', ITEMS) == 3
+
+
+def test_behaviour_is_compared_with_the_base(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = [{"prompt": item["question"]} for item in ITEMS]
+    assert place.evaluate('kind = "behaviour"\ngreedy = 5\n[gates]\nmax_kl = 0.000001', prompts) == 3
+    found = place.results
+    assert found.measure == "kl"
+    assert found.rows[0].measures["kl"].high == 0
+    assert 0 < found.rows[1].measures["kl"].value < found.rows[2].measures["kl"].value
+    assert found.regressions[0].base_answer
+    assert "max_kl does not hold" in capsys.readouterr().out
+
+
+def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Path) -> None:
+    (place.folder / "task.toml").write_text(
+        f'name = "mine"\nkind = "text"\nsource = "{text}"\nbuckets = [7, 8, 9]\ntokens = 128\nwindow = 32'
+    )
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.cache)]
+    assert main(["evaluate", str(place.artifact), *arguments]) == 0
+    recorded = Artifact.open(place.artifact).lineage.evaluation
+    assert recorded
+    found = [row.measures["perplexity"].value for row in place.results.rows]
+    assert found[0] == pytest.approx(recorded.perplexity["dense"], rel=0.05)  # that is float32
+    assert found[2] == pytest.approx(recorded.perplexity["pruned"], rel=0.05)
+
+
+@pytest.mark.parametrize("window", [2, 255, 256, 257, 258, 513])
+def test_all_tokens_of_a_window_but_the_first_are_scored(place: Place, text: Path, window: int) -> None:
+    task = tasks.Text(name="mine", source=str(text), tokens=2 * window, window=window)
+    plan = TextPlan(task, Encoder(Artifact.open(place.artifact)))
+    for job in plan.jobs:
+        assert sum((request.wanted for request in job), ()) == job[-1].ids[1:]
+        assert len(job[-1].ids) == window
+
+
+def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = 'kind = "pairs"\nseed = 5'
+    loaded: list[str] = []
+
+    def load(artifact: Artifact, wanted: Wanted, options: Options) -> Scoring:
+        loaded.append(artifact.path.name)
+        if len(loaded) == 2:
+            raise KeyboardInterrupt
+        return load_runner(artifact, wanted, options)
+
+    monkeypatch.setattr(comparison, "load_runner", load)
+    assert place.evaluate(task, ITEMS) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+    assert place.evaluate(task, ITEMS) == 0
+    # The base is scored; it stops at the quantised one, which is made again; then the pruned one comes.
+    assert loaded == [loaded[0], "artifact", "artifact", "pruned"]
+    assert not list((place.cache / "evaluations").glob("quantised-*"))
+    first = place.results
+    assert place.evaluate(task, ITEMS) == 0
+    assert len(loaded) == 4
+    assert msgspec.structs.replace(place.results, created="") == msgspec.structs.replace(first, created="")
+
+
+def test_mistakes_are_told_before_any_model_is_loaded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparison, "load_runner", None)
+    assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x" * 200, "answer": "y"}]) == 2
+    assert "item '13' is" in capsys.readouterr().err
+    assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x", "answer": ""}]) == 2
+    assert "answer is empty" in capsys.readouterr().err
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.folder / "elsewhere")]
+    place.evaluate('kind = "pairs"\nname_ = 3', ITEMS)
+    capsys.readouterr()
+    (place.folder / "task.toml").write_text('name = "mine"\nkind = "text"\nsource = "x"')
+    assert main(["evaluate", str(place.artifact), *arguments]) == 2
+    assert "the dense base is not in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wanted", ["auto", "transformers"])
+def test_the_runner_that_computed_and_why_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str], wanted: str
+) -> None:
+    if wanted == "auto" and (reason := absent()):
+        pytest.skip(reason)
+    place.evaluate('kind = "pairs"', ITEMS)
+    arguments = ["--task", str(place.folder / "task.toml"), "--base-cache", str(place.cache), "--runner", wanted]
+    assert main(["evaluate", str(place.artifact), *arguments]) == 0
+    runner, reason = {"auto": ("native", "the model has a plan"), "transformers": ("transformers", "it was asked for")}[
+        wanted
+    ]
+    said = f"Computed by the server's {runner} runner, because {reason}: "
+    assert said in capsys.readouterr().out
+    assert said.replace("'", "&#39;") in place.page
+    assert (place.results.runner["runner"], place.results.runner["reason"]) == (runner, reason)
+    assert {"native": "instructions", "transformers": "dtype"}[runner] in place.results.runner
+
+
+def test_all_three_run_in_a_runner_that_can_run_the_base_too(place: Place) -> None:
+    artifact = Artifact.open(place.artifact)
+    other = Artifact(artifact.path, artifact.lineage, artifact.config | {"hidden_act": "gelu"})
+    for own, base in ((artifact, other), (other, artifact)):
+        used = comparison.computing(own, base, "auto")
+        assert used[0].kernel == "transformers"
+        assert "its activation is gelu" in used[0].reason or absent()
+
+
+class Outline(HTMLParser):
+    """Whatever a page would load or run, and whether its elements are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+        self.open: list[str] = []
+        self.figures = 0
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        names = {name for name, _ in attributes}
+        if tag in ("script", "link", "img", "iframe") or names & {"src", "href", "srcset"}:
+            self.foreign.append(tag)
+        self.figures += tag == "figure"
+        if tag not in ("meta", "line", "circle", "rect", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("meta", "line", "circle", "rect", "polyline"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> None:
+    place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1', ITEMS)
+    outline = Outline()
+    outline.feed(place.page)
+    assert not outline.foreign
+    assert not outline.open
+    assert outline.figures == 4  # bytes and quality, the layers' sparsity and their errors, and the change by item
+    worst = place.results.regressions[0]
+    assert f"&lt;What&gt; is {worst.id[1:]}?" in place.page
+    assert "<What>" not in place.page
+    assert "prefers-color-scheme: dark" in place.page
+    assert "@media print" in place.page
+    assert "nan" not in place.page.split("<body>")[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "group", "pruned"),
+    [("llama", 8, 32, False), ("llama", 4, 64, True), ("gpt2", 8, 32, True), ("gpt2", 4, 64, False)],
+)
+def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
+    tmp_path: Path, kind: str, bits: int, group: int, pruned: bool
+) -> None:
+    """Also where the base has zeros: its rival is the base as quantisation alone leaves it."""
+    folder = tiny.save(tmp_path / "model", kind)
+    if pruned:
+        tensors = load_file(folder / "model.safetensors")
+        halved = {name: t * (torch.arange(t.shape[-1]) % 2) if "mlp" in name else t for name, t in tensors.items()}
+        save_file(halved, folder / "model.safetensors", {"format": "pt"})
+    base = base_artifact(str(folder), tmp_path / "base")
+    before = dict(base.tensors())
+    matrices = [name for name in before if ".norm" not in name and ("layers." in name or ".h." in name)]
+    matrices = [name for name in matrices if before[name].dim() == 2]
+    numbers = sum(before[name].numel() for name in matrices)
+    wanted = base.size - int(numbers * (16 - bits - 16 / group) / 8)
+    choice = quantised.choose(base, wanted)
+    assert choice == quantised.Choice(bits, group, wanted)
+    with quantised.quantised(base, choice, tmp_path) as made:
+        assert sorted(matrices) == [name for name in made.names() if made.scales(name) is not None]
+        assert abs(made.size - wanted) < 64 * len(before) * 3  # names, and the alignment of tiny tensors
+        for name, old in before.items():
+            new = made.tensor(name)
+            if name not in matrices:
+                assert torch.equal(old, new)
+                continue
+            rows = new.T if kind == "gpt2" else new  # it stores its matrices transposed
+            assert max(len(row.unique()) for row in rows.reshape(-1, group)) <= 2**bits
+            error = ((new - old).float().square().sum() / old.float().square().sum()).item()
+            assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
+    assert not list(tmp_path.glob("quantised-*"))
+    assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
+
+
+def test_the_quantised_base_is_written_for_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = base_artifact(str(tiny.save(tmp_path / "model", "llama")), tmp_path / "base")
+    words = [str(base.path), str(tmp_path / "made"), "--base-cache", str(tmp_path / "base")]
+    for _ in range(2):  # the second finds it there
+        assert quantised.main(words) == 0
+    made = Artifact.open(tmp_path / "made")
+    kinds = {(found.bits, found.group) for name in made.names() if isinstance(found := made.layout(name), Quantised)}
+    assert kinds == {(8, 32)}
+    assert quantised.main([str(tmp_path / "none"), *words[1:]]) == 2
+    assert "none" in capsys.readouterr().err
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for seed in range(200):
+        found = bootstrap.mean(list(generator.exponential(1.0, 60)), seed)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.86 <= hits / 200 <= 0.98
+    values, reference = [1.0, 2.0, 3.0, 9.0], [1.0, 1.0, 2.0, 5.0]
+    assert bootstrap.ratio(values, reference, 0).value == pytest.approx(15 / 9)
+    assert bootstrap.difference(values, reference, 0).value == pytest.approx(6 / 4)
+    assert bootstrap.mean(values, 1) == bootstrap.mean(values, 1)
+    many = list(generator.exponential(1.0, 60))
+    assert bootstrap.mean(many, 1) != bootstrap.mean(many, 2)
+
+
+def test_pairing_makes_the_interval_of_a_common_change_narrow() -> None:
+    reference = list(np.random.default_rng(0).exponential(1.0, 50))
+    ratio = bootstrap.ratio([1.1 * value for value in reference], reference, 0)
+    assert ratio.high - ratio.low < 1e-9

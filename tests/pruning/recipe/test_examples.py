@@ -1,0 +1,58 @@
+"""Every example recipe, stage by stage as it stands, on a tiny model, a short text and few tokens."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pruning.recipe.recipe import Recipe, read
+from pruning.run.pipeline import run
+from pruning.stages.inputs import prepare
+from server.artifact.checkpoint.layouts import Quantised
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.toml"))
+SMALL = {"sequences": 12, "tokens": 32, "batch": 5}
+SMALL_STAGES = {
+    "distill": {"tokens": 64, "length": 16, "batch": 2, "held_out": 2},
+    "depth": {"remove": 2, "sequences": 2},
+}
+
+
+def small(path: Path, model: Path, text: Path) -> Recipe:
+    """The recipe in `path` with another base and text, and less of everything."""
+    values: dict[str, Any] = tomllib.loads(path.read_text())
+    values["base"] = str(model)
+    values["calibration"] |= {"source": str(text)} | SMALL
+    values["evaluation"] |= {"source": str(text), "tokens": 64, "window": 32}
+    values["stages"] = [stage | SMALL_STAGES.get(stage["kind"], {}) for stage in values["stages"]]
+    return msgspec.convert(values, Recipe)
+
+
+def test_there_are_five_at_most_and_each_says_what_it_is_for() -> None:
+    assert 0 < len(RECIPES) <= 5
+    for path in RECIPES:
+        assert path.read_text().startswith("# "), path
+        recipe = read(path)
+        assert not set(recipe.calibration.buckets) & set(recipe.evaluation.buckets), path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_runs(path: Path, model: Path, text: Path, tmp_path: Path) -> None:
+    recipe = small(path, model, text)
+    artifact = run(prepare(recipe, tmp_path / "base"), tmp_path / "out", tmp_path / "base")
+    lineage = artifact.lineage
+    assert len(lineage.steps) == len(recipe.stages)
+    assert lineage.evaluation is not None
+    assert lineage.evaluation.bytes["pruned"] < lineage.evaluation.bytes["dense"]
+    if path.stem == "32of64-int4":
+        layout = artifact.layout("model.layers.1.mlp.down_proj.weight")
+        assert isinstance(layout, Quantised)
+        assert layout.keep == 32
+        assert (artifact.tensor("model.layers.1.mlp.down_proj.weight") == 0).float().mean() >= 0.5
+    if path.stem in ("width", "depth"):
+        before, after = lineage.steps[0].parameters, artifact.config
+        assert before < 515_776 / 2
+        assert (after["num_hidden_layers"], after["intermediate_size"]) == ((4, 128), (6, 96))[path.stem == "width"]

@@ -1,0 +1,49 @@
+"""What a recipe's stages undo is said before any work, and is what they then do undo."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pruning.commands.__main__ import main
+from pruning.recipe.options import Stage
+from pruning.recipe.order import lost
+from server.artifact.checkpoint.reader import Artifact
+from tests.exams.outages.stages import STAGES
+
+ROUNDED = {
+    "blocks": '[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\nwhat = "blocks"\n',
+    "embeddings": '[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\n',
+}
+KINDS = ("wanda", "gptq", "width by second_order", "reconstruct", "distill codes", "shear")
+
+
+def sentences(text: str) -> list[str]:
+    """What is said of a recipe with these stages."""
+    return list(lost(msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_said_before_is_what_happens(
+    recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    own = STAGES[kind].split("\n[[stages]]\n")[-1]  # without the stage that prunes first
+    text = "".join(ROUNDED.values()) + "[[stages]]\n" + own
+    path, output = recipe(text), tmp_path / "out"
+    assert main(["prune", str(path), "--output", str(output), "--base-cache", str(tmp_path)]) == 0
+    artifact = Artifact.open(output)
+    matrices = [name for name in artifact.names() if name.endswith("weight") and "norm" not in name]
+    plain = {"blocks" if "layers" in name else "embeddings" for name in matrices if artifact.scales(name) is None}
+    said = sentences(text)
+    told = {what for what in ROUNDED if any(f"gives the {what} their" in sentence for sentence in said)}
+    assert plain == (set() if "rolled back" in caplog.text else told)
+    if plain:
+        assert caplog.text.index(said[0]) < caplog.text.index("quantised weights are at")
+
+
+def test_a_sentence_names_both_stages() -> None:
+    text = ROUNDED["blocks"] + "[[stages]]\n" + STAGES["wanda"]
+    expected = "stage 2, layerwise, gives the blocks their 16 bits again, which stage 1, round, rounds: quantise last"
+    assert sentences(text) == [expected]
+    assert sentences(text + "\n" + "".join(ROUNDED.values())) == [expected]

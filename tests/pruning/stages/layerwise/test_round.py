@@ -1,0 +1,138 @@
+"""Quantising stages on the whole way from a recipe to an artifact: codes and zeros arrive as they were chosen."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pruning.commands.__main__ import main
+from server.artifact.checkpoint.layouts import Quantised
+from server.artifact.checkpoint.reader import Artifact
+from tests.pruning import tiny
+from tests.pruning.conftest import RECIPE
+from tests.reference import slow_rounding
+
+STAGE = '[[stages]]\nkind = "layerwise"\ntechnique = { %s }\n'
+SPARSEGPT = STAGE % 'name = "sparsegpt", sparsity = "32:64"'
+GPTQ = STAGE % 'name = "gptq"'
+
+Prune = Callable[..., Artifact]
+
+
+@pytest.fixture
+def prune(tmp_path: Path, model: Path, text: Path) -> Prune:
+    """Carries out a recipe with the given stages."""
+
+    def run(stages: str, base: Path = model) -> Artifact:
+        recipe, output = tmp_path / "recipe.toml", tmp_path / "out"
+        recipe.write_text(RECIPE.format(model=base, text=text, stages=stages))
+        assert main(["prune", str(recipe), "--output", str(output), "--base-cache", str(tmp_path / "base")]) == 0
+        return Artifact.open(output)
+
+    return run
+
+
+@pytest.mark.parametrize("more", ["", 'order = "sequential"\ncorrection = 0.5\n'])
+def test_quantising_a_pruned_model_keeps_its_zeros(prune: Prune, more: str) -> None:
+    pruned = {name: tensor != 0 for name, tensor in prune(SPARSEGPT).tensors()}
+    artifact = prune(SPARSEGPT + GPTQ + more)
+    first, second = artifact.lineage.steps
+    assert second.technique == "gptq"
+    assert {"bits": 4, "group": 64, "scheme": "symmetric"}.items() <= second.options.items()
+    assert len(second.sparsity) == 6 * 7
+    for name in second.sparsity:
+        assert first.sparsity[name] == 0.5
+        tensor = artifact.tensor(name)
+        assert not tensor[~pruned[name]].any()
+        assert tensor.any()
+        layout = artifact.layout(name)
+        assert isinstance(layout, Quantised)
+        assert (layout.bits, layout.group, layout.keep) == (4, 64, 32)
+
+
+@pytest.mark.parametrize(("technique", "bits"), [('bits = 8, sparsity = "16:64"', 8), ('sparsity = "2:4"', 4)])
+def test_a_transposed_layer_is_quantised_along_its_inputs(
+    prune: Prune, tmp_path: Path, technique: str, bits: int
+) -> None:
+    artifact = prune(STAGE % f'name = "gptq", group = 32, {technique}', tiny.save(tmp_path / "gpt2", "gpt2"))
+    weight = artifact.tensor("transformer.h.0.mlp.c_fc.weight")
+    assert weight.shape == (64, 256)
+    keep = 16 if bits == 8 else 32
+    layout = Quantised(bits=bits, group=32, columns=64, keep=keep, transposed=True)  # type: ignore[arg-type]
+    assert artifact.layout("transformer.h.0.mlp.c_fc.weight") == layout
+    assert (weight != 0).sum(dim=0).max() == keep
+    assert artifact.lineage.evaluation is not None
+    assert artifact.lineage.evaluation.bytes["pruned"] < artifact.lineage.evaluation.bytes["dense"]
+
+
+def test_each_value_is_an_integer_times_its_scale(prune: Prune) -> None:
+    artifact = prune(GPTQ)
+    name = "model.layers.3.mlp.down_proj.weight"
+    scales = artifact.scales(name)
+    assert scales is not None
+    assert scales.shape == (64, 2)
+    steps = artifact.tensor(name).double() / scales.double().repeat_interleave(64, dim=1)
+    assert ((steps - steps.round()).abs() <= steps.abs() / 256).all()  # what bfloat16 rounds away
+    assert set(steps.round().flatten().tolist()) == set(range(-8, 8))
+
+
+def test_pruning_what_was_quantised_is_said(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
+    artifact = prune(GPTQ + STAGE % 'name = "wanda", sparsity = "8:64"')
+    assert "42 quantised weights are at 16 bits again, model.layers.0." in caplog.text
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert artifact.scales(name) is None
+    assert torch.count_nonzero(artifact.tensor(name)) <= 128 * 8
+
+
+@pytest.mark.parametrize(("kind", "tied", "bits"), [("llama", False, 4), ("llama", True, 8), ("gpt2", True, 4)])
+def test_embeddings_and_head_are_rounded_and_a_tied_head_only_once(
+    prune: Prune, tmp_path: Path, kind: str, tied: bool, bits: int
+) -> None:
+    base = tiny.save(tmp_path / kind, kind, tie_word_embeddings=tied)
+    artifact = prune(f'[[stages]]\nkind = "round"\nbits = {bits}\ngroup = 32\n', base)
+    expected = {
+        "llama": {"model.embed_tokens.weight"} | (set() if tied else {"lm_head.weight"}),
+        "gpt2": {"transformer.wte.weight", "transformer.wpe.weight"},
+    }
+    quantised = {name for name in artifact.names() if artifact.scales(name) is not None}
+    assert quantised == set(artifact.lineage.steps[0].sparsity) == expected[kind]
+    before = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    for name in quantised:
+        layout, scales = artifact.layout(name), artifact.scales(name)
+        assert isinstance(layout, Quantised)
+        assert scales is not None
+        assert (layout.bits, layout.group) == (bits, 32)
+        for row in (0, 77):
+            values = before[name][row, :32].tolist()
+            scale = slow_rounding.scale_of(values, [1.0] * 32, bits)
+            assert scales[row, 0].item() == pytest.approx(scale, rel=1e-3)
+            codes = [slow_rounding.code(value, scales[row, 0].item(), bits) for value in values]
+            steps = artifact.tensor(name)[row, :32].float() / scales[row, 0].float()
+            assert (steps.round() == torch.tensor(codes)).all()
+
+
+def test_a_model_with_rounded_embeddings_is_evaluated_and_goes_through_other_stages(
+    prune: Prune, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = '[[stages]]\nkind = "round"\n' + GPTQ + '[[stages]]\nkind = "depth"\nremove = 1\n'
+    artifact = prune(stages, tiny.save(tmp_path / "tied", num_hidden_layers=3, tie_word_embeddings=True))
+    assert "16 bits again" not in caplog.text
+    layout = artifact.layout("model.embed_tokens.weight")
+    assert layout == Quantised(bits=8, group=64, columns=64)
+    stored = load_file(artifact.path / "model.safetensors")
+    assert sum(part.nbytes for name, part in stored.items() if "embed" in name) == 257 * (64 + 2)
+    capsys.readouterr()
+    assert main(["evaluate", str(artifact.path), "--source", str(text), "--tokens", "128", "--window", "32"]) == 0
+    assert float(capsys.readouterr().out) > 1
+
+
+def test_blocks_are_rounded_without_calibration(prune: Prune, tmp_path: Path) -> None:
+    base = tiny.save(tmp_path / "gpt2", "gpt2")
+    artifact = prune('[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\nwhat = "blocks"\n', base)
+    layout = Quantised(bits=4, group=32, columns=64, transposed=True)
+    assert artifact.layout("transformer.h.0.mlp.c_fc.weight") == layout
+    assert artifact.scales("transformer.wte.weight") is None
+    assert sum(artifact.scales(name) is not None for name in artifact.names()) == 2 * 4

@@ -1,0 +1,224 @@
+"""Writer and reader together, on real files, and with the stock safetensors library as witness."""
+
+import gc
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from server.artifact.checkpoint.lineage import Base, Lineage
+from server.artifact.checkpoint.reader import Artifact, find_base
+from server.artifact.checkpoint.writer import CheckpointWriter
+from server.errors import ArtifactError
+
+RECORD = Lineage(created="2026-11-24T00:00:00Z", base=Base(name="tiny", digest="0"), recipe={}, steps=(), versions={})
+
+
+def weights() -> dict[str, Tensor]:
+    """One matrix that packs, one that does not, and one whose length breaks alignment."""
+    torch.manual_seed(0)
+    half = torch.randn(8, 192).bfloat16()
+    half[:, ::2] = 0
+    return {"a.weight": torch.randn(3, 5), "b.weight": half, "norm.weight": torch.randn(32)}
+
+
+def write(path: Path, *, packed: bool = True) -> Lineage:
+    with CheckpointWriter(path, packed=packed) as writer:
+        writer.text("config.json", '{"model_type": "tiny"}')
+        for name, tensor in weights().items():
+            writer.add(name, tensor)
+        return writer.finish(RECORD)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    lineage = write(tmp_path / "model")
+    artifact = Artifact.open(tmp_path / "model")
+    assert artifact.lineage == lineage
+    assert artifact.config == {"model_type": "tiny"}
+    assert artifact.names() == ["a.weight", "b.weight", "norm.weight"]
+    for name, tensor in artifact.tensors():
+        assert tensor.dtype == weights()[name].dtype
+        assert torch.equal(tensor, weights()[name])
+    assert sorted(lineage.files) == ["config.json", "model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_base_is_found_beside_one_that_is_damaged(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        with CheckpointWriter(tmp_path / name) as writer:
+            writer.text("config.json", "{}")
+            writer.add("weight", torch.ones(2))
+            writer.finish(msgspec.structs.replace(RECORD, base=Base(name=name, digest=name)))
+    (tmp_path / "a" / "lineage.json").write_text("{")
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"x")
+    assert find_base(tmp_path, "c").path == tmp_path / "c"
+    with pytest.raises(ArtifactError, match=r"model\.safetensors"):
+        find_base(tmp_path, "b")
+    with pytest.raises(ArtifactError, match="the dense base is not in"):
+        find_base(tmp_path, "a")
+
+
+def test_weights_that_were_read_and_let_go_take_no_memory(tmp_path: Path) -> None:
+    """As the kernel counts the pages of the file that the process has; a held weight must keep its own."""
+    size = 8 << 20
+    with CheckpointWriter(tmp_path / "model", packed=False) as writer:
+        writer.text("config.json", "{}")
+        for number in range(4):
+            writer.add(f"{number}.weight", torch.full((size // 4,), float(number)))
+        writer.finish(RECORD)
+    artifact = Artifact.open(tmp_path / "model")
+    held = artifact.tensor("0.weight")
+    assert [tensor.sum().item() for _, tensor in artifact.tensors()] == [number * size // 4 for number in range(4)]
+    assert held.sum() == 0
+    assert size <= resident(artifact.path / "model.safetensors") < 2 * size
+
+
+def resident(path: Path) -> int:
+    """Bytes of the file `path` that this process has in memory."""
+    mapped, total = False, 0
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split()[0]:
+            mapped = line.endswith(str(path))
+        elif mapped and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+def test_weights_that_are_replaced_between_two_reads_are_not_mixed(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    artifact = Artifact.open(tmp_path / "model")
+    assert torch.equal(artifact.tensor("a.weight"), weights()["a.weight"])
+    write(tmp_path / "model", packed=False)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was replaced while it was read"):
+        artifact.tensor("b.weight")
+
+
+def test_code_that_comes_with_a_model_is_refused_and_not_run(tmp_path: Path) -> None:
+    """Also where the record names it: whoever plants a file can write a record of it."""
+    path, ran = tmp_path / "model", tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')"
+    with CheckpointWriter(path) as writer:
+        config = {
+            "model_type": "tiny",
+            "auto_map": {"AutoConfig": "modeling_x.X", "AutoModelForCausalLM": "modeling_x.X"},
+        }
+        writer.text("config.json", json.dumps(config))
+        writer.text("modeling_x.py", code)
+        for name, tensor in weights().items():
+            writer.add(name, tensor)
+        writer.finish(RECORD)
+    for verify in (True, False):
+        with pytest.raises(ArtifactError, match="code that comes with a model is never run"):
+            Artifact.open(path, verify=verify)
+    assert not ran.exists()
+
+
+def test_a_link_stands_for_its_file_and_a_folder_or_pipe_for_none(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write(path)
+    (path / "config.json").rename(tmp_path / "elsewhere.json")
+    (path / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    assert Artifact.open(path).config == {"model_type": "tiny"}
+    (tmp_path / "elsewhere.json").write_text('{"model_type": "other"}')
+    with pytest.raises(ArtifactError, match=r"config\.json was changed"):
+        Artifact.open(path)
+    (path / "config.json").unlink()
+    (path / "config.json").mkdir()
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Artifact.open(path)
+    (path / "config.json").rmdir()
+    os.mkfifo(path / "config.json")
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Artifact.open(path)
+
+
+def test_a_file_in_the_place_of_an_artifact_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ArtifactError, match=r"model\.gguf.* cannot be read: Not a directory"):
+        Artifact.open(tmp_path / "model.gguf")
+
+
+def test_an_unpacked_artifact_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / "model", packed=False)
+    loaded = safetensors.torch.load_file(tmp_path / "model" / "model.safetensors")
+    assert loaded.keys() == weights().keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
+
+
+def test_tensors_of_64_bytes_and_the_data_are_aligned(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    content = (tmp_path / "model" / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert (8 + length) % 64 == 0
+    offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+    assert all(start % 64 == 0 for start, end in offsets.values() if (end - start) % 64 == 0)
+
+
+def test_a_tensor_of_any_length_is_let_go_once_it_is_written(tmp_path: Path) -> None:
+    """A matrix without a pattern has values of any number, so most tensors may be of no aligned length."""
+
+    def held() -> int:
+        return sum(type(one) is Tensor and one.numel() == 12345 for one in gc.get_objects())
+
+    with CheckpointWriter(tmp_path / "model", packed=False) as writer:
+        for number in range(3):
+            writer.add(f"{number}.weight", torch.full((12345,), float(number)))
+        assert held() == 0
+        writer.text("config.json", "{}")
+        writer.finish(RECORD)
+    artifact = Artifact.open(tmp_path / "model")
+    assert [{*tensor.tolist()} for _, tensor in artifact.tensors()] == [{0.0}, {1.0}, {2.0}]
+
+
+def test_a_changed_file_is_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was changed"):
+        Artifact.open(tmp_path / "model")
+
+
+def test_a_missing_and_a_planted_file_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    planted = tmp_path / "model" / "chat_template.jinja"
+    planted.write_text("{{ evil }}")
+    with pytest.raises(ArtifactError, match=r"chat_template\.jinja is not named in lineage\.json"):
+        Artifact.open(tmp_path / "model")
+    planted.unlink()
+    (tmp_path / "model" / "config.json").unlink()
+    with pytest.raises(ArtifactError, match=r"config\.json is missing"):
+        Artifact.open(tmp_path / "model")
+
+
+def test_a_directory_without_lineage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"has no lineage\.json"):
+        Artifact.open(tmp_path)
+    (tmp_path / "lineage.json").write_text('{"created": 1}')
+    with pytest.raises(ArtifactError, match=r"not a lineage record.*\$\.created"):
+        Artifact.open(tmp_path)
+
+
+def test_an_error_leaves_nothing_and_keeps_what_stood_there(tmp_path: Path) -> None:
+    before = write(tmp_path / "model")
+
+    def fail_while_writing() -> None:
+        with CheckpointWriter(tmp_path / "model") as writer:
+            writer.add("a.weight", torch.ones(64, 64))
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail_while_writing()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert Artifact.open(tmp_path / "model").lineage == before
+
+
+def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "one") == write(tmp_path / "two")

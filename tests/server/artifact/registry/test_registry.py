@@ -1,0 +1,171 @@
+"""The registry on SQLite and on PostgreSQL: what it records, and what may go into production."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.lineage import GateResult
+from server.artifact.registry.store import Registry
+from server.artifact.signing import keys
+from tests.server.artifact.registry.shop import FAILED, Shop
+
+
+def test_from_candidate_to_production_and_back(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in (1.0, 2.0, 3.0):
+        shop.added(value)
+    for number in (1, 2, 3):
+        assert shop("promote", f"tiny@{number}", "--signers", shop.signers) == 0
+        assert shop.production() == number
+    assert "tiny@3 is in production (gates passed: faq)" in capsys.readouterr().out
+    for number in (2, 1):
+        assert shop("rollback", "tiny", "--signers", shop.signers) == 0
+        assert shop.production() == number
+    assert shop("rollback", "tiny") == 2
+    assert "tiny@1 is the first in production: there is nothing to go back to" in capsys.readouterr().err
+    assert shop("promote", "tiny@1") == 2
+    assert "tiny@1 is in production already" in capsys.readouterr().err
+    assert shop("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["tiny@1", "tiny@2", "tiny@3"]
+    assert lines[0].endswith("production")
+    assert lines[2].endswith("candidate")
+
+
+def test_a_version_shows_all_that_is_known_of_it(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shop.added(1.0)
+    assert shop("approve", "tiny@candidate", "--key", shop.key, "--reason", "looks fine") == 0
+    assert shop("promote", "tiny@1") == 0
+    with Registry.open(shop.url) as registry:
+        registry.bind(["help"], registry.resolve("tiny@production"))
+    capsys.readouterr()
+    assert shop("show", "tiny@production") == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "tiny@1 (candidate, production)",
+        record.address(record.read(path)),
+        str(path),
+        "wanda (sparsity = 2:4)",
+        "gate      faq: passed (nll_ratio 1.02; from lineage)",
+        "looks fine",
+        "nothing -> version 1: gates passed: faq",
+        "skill     help since",
+    ):
+        assert part in shown
+    assert shop("verify", "tiny@1", "--signers", shop.signers) == 0
+    assert "tiny@1 is whole; signed by alice; approval by alice" in capsys.readouterr().out
+
+
+def test_the_same_artifact_is_the_same_version_wherever_it_lies(shop: Shop, tmp_path: Path) -> None:
+    path = shop.added(1.0)
+    path.rename(tmp_path / "moved")
+    assert shop("verify", "tiny@1") == 2
+    assert shop("add", "tiny", tmp_path / "moved") == 0
+    assert shop("verify", "tiny@1") == 0
+    with Registry.open(shop.url) as registry:
+        assert registry.numbers("tiny") == [1]
+        assert len(registry.resolve("tiny@1").gates) == 1
+
+
+def test_the_difference_of_two_versions(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.added(1.0)
+    shop.added(2.0, FAILED)
+    capsys.readouterr()
+    assert shop("diff", "tiny@1", "tiny@2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "tiny@1 | tiny@2"
+    assert "lineage.evaluation.perplexity.pruned: 17.0 | 18.0" in lines
+    assert "gates.faq: True | False" in lines
+    assert any(line.startswith("lineage.steps.0.digest: ") for line in lines)
+    assert not [line for line in lines if "dense" in line or "a.weight" in line]
+
+
+@pytest.mark.parametrize(
+    ("gates", "sentence"),
+    [
+        (None, "tiny@1 has no gate result: it was not evaluated on a task"),
+        ((), "tiny@1 has no gate result"),
+        (FAILED, "tiny@1 failed its gate faq"),
+    ],
+)
+def test_what_passed_no_gate_is_promoted_by_a_signed_override_alone(
+    shop: Shop, gates: tuple[GateResult, ...] | None, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.added(1.0, gates)
+    before = shop.rows()
+    assert shop("promote", "tiny@1") == 2
+    assert sentence in capsys.readouterr().err
+    assert shop.rows() == before
+    assert shop("approve", "tiny@1", "--key", shop.key, "--reason", "fine by me") == 0
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 2  # an approval is no override
+    assert shop("approve", "tiny@1", "--key", shop.key, "--reason", " ", "--override") == 2
+    assert "an approval needs a reason" in capsys.readouterr().err
+    assert shop("approve", "tiny@1", "--key", shop.key, "--reason", "demo on Friday", "--override") == 0
+    assert shop("promote", "tiny@1") == 2
+    assert "its override counts only with --signers" in capsys.readouterr().err
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 0
+    assert "overridden by alice: demo on Friday" in capsys.readouterr().out
+
+
+def test_an_override_by_an_unknown_signer_or_for_another_version_does_not_count(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.added(1.0, None)
+    shop.added(2.0, None)
+    keys.create(tmp_path / "eve.pem", elliptic=False)
+    assert shop("approve", "tiny@1", "--key", tmp_path / "eve.pem", "--reason", "trust me", "--override") == 0
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 2
+    assert "is signed with the key" in capsys.readouterr().err
+    assert shop("approve", "tiny@1", "--key", shop.key, "--reason", "yes", "--override") == 0
+    with Registry.open(shop.url) as registry:
+        registry.approve(registry.resolve("tiny@2"), registry.resolve("tiny@1").approvals[-1])
+    assert shop("promote", "tiny@2", "--signers", shop.signers) == 2
+    assert "is forged: alice did not sign it" in capsys.readouterr().err
+    with Registry.open(shop.url) as registry:
+        signed = registry.resolve("tiny@1").approvals[-1]
+        registry.approve(registry.resolve("tiny@1"), msgspec.structs.replace(signed, signature="x", added="9"))
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 2
+    assert "is forged: alice did not sign it" in capsys.readouterr().err
+    assert shop.production() is None
+
+
+def results(path: Path, weights: str, *, passed: bool = True, high: float = 1.03, task: str = "desk") -> Path:
+    """A file as `secateur evaluate` writes it, with more in it than is read."""
+    interval = {"value": 1.01, "low": 1.0, "high": high, "n": 60}
+    gate = {"gate": "max_nll_ratio", "limit": 1.05, "measured": interval, "passed": passed}
+    path.write_text(json.dumps({"task": task, "kind": "qa", "weights": weights, "gates": [gate], "rows": []}))
+    return path
+
+
+def test_results_of_an_evaluation_count_if_they_are_of_these_weights(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop.added(1.0, None)
+    weights = record.read(path).files["model.safetensors"]
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", "0" * 64)) == 2
+    assert "r.json is of another artifact" in capsys.readouterr().err
+    before = shop.rows()
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, passed=True, high=1.9)) == 2
+    assert "r.json contradicts itself" in capsys.readouterr().err
+    assert shop.rows() == before
+    failing = results(tmp_path / "r.json", weights, passed=False, high=1.9)
+    assert shop("add", "tiny", path, "--results", failing) == 0
+    assert shop("promote", "tiny@1") == 2
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights)) == 0
+    assert shop("promote", "tiny@1") == 0
+    assert "gates passed: desk" in capsys.readouterr().out
+
+
+def test_a_file_of_results_does_not_take_back_what_the_record_failed(
+    shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop.added(1.0, FAILED)
+    weights = record.read(path).files["model.safetensors"]
+    assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, task="faq")) == 0
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 2
+    assert "failed its gate faq" in capsys.readouterr().err
+    assert shop("list") == 0
+    assert "failed" in capsys.readouterr().out
+    assert shop.production() is None

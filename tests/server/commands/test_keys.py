@@ -1,0 +1,254 @@
+"""API keys in a file: made once, scoped to skills, revoked at once; skills reloaded whole or not at all."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from server.commands.__main__ import main
+from server.commands.serve import check as serve_check
+from server.config import load
+from server.errors import ConfigError
+from server.skills import api_keys
+from server.skills.api_keys import Keys
+from server.skills.catalogue import Skills
+from tests.server.web.test_lifecycle import process
+from tests.server.web.test_listeners import Answer, call
+from tests.support.harness import HELP, OTHER, Serve, Served, parts, says, served, until
+
+ASK = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def complete(server: Served, key: str, model: str = "help") -> Answer:
+    return call(server.url, "/v1/chat/completions", {**ASK, "model": model}, Authorization=f"Bearer {key}")
+
+
+def test_a_digest_that_is_none_is_a_damaged_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text('{"keys": [{"digest": "\u20ac", "skills": ["help"], "created": ""}]}')
+    assert Keys(file).find("\u20ac") is None
+
+
+def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
+    skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
+    os.mkfifo(skills)
+    file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
+    with subprocess.Popen(
+        [sys.executable, "-m", "server.commands", "serve", str(file)], stderr=subprocess.PIPE
+    ) as server:
+        with skills.open("w") as writer:  # opened once the server reads it
+            server.send_signal(signal.SIGHUP)
+            writer.write('nam = "help"')
+        assert server.stderr
+        assert b"unknown field `nam`" in server.stderr.read()
+    assert server.returncode == 2
+
+
+def test_a_server_that_is_told_to_end_while_it_starts_ends(tmp_path: Path) -> None:
+    skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
+    os.mkfifo(skills)
+    file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
+    command = [sys.executable, "-m", "server.commands", "serve", str(file)]
+    with subprocess.Popen(command) as server, skills.open("w"):  # opened once the server reads it
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(20) == 128 + signal.SIGTERM  # by itself, as the first process of a container must
+
+
+def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Path) -> None:
+    api_keys.check(None)
+    api_keys.check(tmp_path / "none.json")  # it may be made later
+    damaged = tmp_path / "keys.json"
+    damaged.write_text("{")
+    with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+        api_keys.check(damaged)
+    folder = tmp_path / "folder.json"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match=r"folder.json cannot be read: Is a directory"):
+        api_keys.check(folder)
+    config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
+    skill.write_text('name = "help"')
+    text = f'model = "m"\nskills = "{skill}"\nledger = "{tmp_path}/l"\nport = 0\nadmin_port = 0\n'
+    for setting in ("keys", "admin_keys"):
+        config.write_text(f'{text}{setting} = "{damaged}"\n')
+        with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+            serve_check(load(config))
+
+
+def test_a_file_of_keys_stays_readable_for_whom_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    _, key = api_keys.create(file, ["help"], "")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o640)
+    if os.getuid() == 0:  # as an administrator who makes keys for the server's user
+        os.chown(file, 10001, 10002)
+    owner = file.stat()
+    api_keys.revoke(file, key.id)
+    now = file.stat()
+    assert stat.S_IMODE(now.st_mode) == 0o640
+    assert (now.st_uid, now.st_gid) == (owner.st_uid, owner.st_gid)
+    assert now.st_ino != owner.st_ino
+
+
+def test_keys_whose_owner_cannot_be_kept_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.json"
+    api_keys.create(file, ["help"], "")
+    before = file.read_bytes()
+    other = os.stat_result((*file.stat()[:4], 10001, 10002, *file.stat()[6:]))
+    monkeypatch.setattr(os, "fstat", lambda _: other)
+
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(ConfigError, match=r"keys.json cannot be written: Operation not permitted"):
+        api_keys.create(file, ["help"], "")
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"keys.json", "keys.json.lock"}
+
+
+def made(output: str) -> str:
+    return next(word for word in output.split() if word.startswith("sk-"))
+
+
+def test_a_key_is_shown_once_opens_its_skills_and_is_revoked_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    runner = says(tmp_path, "ok")
+    prepared = parts(tmp_path, runner)
+    prepared = msgspec.structs.replace(prepared, skills=Skills([HELP, OTHER], Keys(file)))
+    with served(prepared, runner) as server:
+        assert main(["keys", "create", "--file", str(file), "--skill", "help", "--note", "shop"]) == 0
+        key = made(capsys.readouterr().out)
+        assert key not in file.read_text()
+        assert (file.stat().st_mode & 0o777) == 0o600
+        assert complete(server, key).status == 200
+        assert complete(server, key, "other").status == 403
+        assert complete(server, key + "x").status == 401
+        main(["keys", "list", str(file)])
+        listed = capsys.readouterr().out
+        id = listed.split()[0]
+        assert "help" in listed
+        assert "shop" in listed
+        assert key not in listed
+        assert main(["keys", "revoke", str(file), id]) == 0
+        assert complete(server, key).status == 401
+        assert main(["keys", "revoke", str(file), id]) == 2
+        assert "revoked" in capsys.readouterr().err
+
+
+def test_a_damaged_or_missing_file_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys.json"
+    keys = Keys(file)
+    assert keys.find("sk-x") is None
+    shown, _ = api_keys.create(file, ["help"], "")
+    assert keys.find(shown)
+    content = file.read_bytes()
+    file.write_bytes(content[:-9])
+    assert keys.find(shown) is None
+    assert "is accepted" in caplog.text
+    assert shown not in caplog.text
+    file.write_bytes(content)
+    assert keys.find(shown)
+    file.unlink()
+    assert keys.find(shown) is None
+    with pytest.raises(ConfigError, match="cannot be read"):
+        api_keys.read(file)
+
+
+def test_a_key_of_no_skill_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "create", "--file", str(tmp_path / "keys.json")]) == 2
+    assert "--skill NAME" in capsys.readouterr().err
+
+
+def write(folder: Path, **fields: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    lines = [f"{name} = {json.dumps(value)}" for name, value in {"name": "help", **fields}.items()]
+    (folder / "help.toml").write_text("\n".join(lines))
+
+
+def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder, runner = tmp_path / "skills", says(tmp_path, "ok")
+    write(folder, title="Before", keys=list(HELP.keys))
+    prepared = parts(tmp_path, runner, skills=[], **{})
+    config = msgspec.structs.replace(prepared.config, skills=folder)
+    prepared = msgspec.structs.replace(prepared, config=config, skills=Skills.load(folder))
+    with served(prepared, runner) as server:
+        before = call(server.admin, "/admin/reload", b"").json["skills"]["help"]
+        write(folder, title="After", keys=list(HELP.keys))
+        after = call(server.admin, "/admin/reload", b"").json["skills"]["help"]
+        assert before != after == prepared.skills.authorise("help", _held()).skill.revision
+        write(folder, title="Broken", temperature=9)
+        (folder / "second.toml").write_text('name = "second"')
+        refused = call(server.admin, "/admin/reload", b"")
+        assert refused.status == 400
+        assert "help.toml" in refused.json["error"]["message"]
+        assert "$.temperature" in refused.json["error"]["message"]
+        assert prepared.skills.names == ("help",)
+        assert prepared.skills.authorise("help", _held()).skill.title == "After"
+        write(folder, title="Other model", model="another")
+        assert "another is no artifact" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
+        assert call(server.url, "/admin/reload", b"").status == 404
+
+
+def _held() -> Any:
+    from server.skills.catalogue import Credentials
+    from tests.support.harness import KEY
+
+    return Credentials(key=KEY)
+
+
+def test_sighup_reads_the_skills_again(tmp_path: Path) -> None:
+    authorised: dict[str, Any] = {"Authorization": "Bearer sk-test-of-help"}
+    with process(tmp_path) as server:
+        assert call(server.url, "/v1/skills/help", **authorised).json["title"] == "Help desk"
+        write(tmp_path, title="Two", keys=list(HELP.keys))
+        os.kill(server.process.pid, signal.SIGHUP)
+        until(lambda: call(server.url, "/v1/skills/help", **authorised).json["title"] == "Two", 10)
+
+
+def test_check_says_what_is_wrong_or_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "skills"
+    write(folder, origins=["*"])
+    assert main(["skills", "check", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert Skills.read(folder)[0].revision in output
+    assert "every origin" in output
+    write(folder, greting="x")
+    assert main(["skills", "check", str(folder)]) == 2
+    assert "unknown field `greting`" in capsys.readouterr().err
+
+
+def test_the_revision_follows_what_is_said_and_not_who_may_ask(tmp_path: Path) -> None:
+    folder = tmp_path / "skills"
+    write(folder, system_file="prompt.txt")
+    (folder / "prompt.txt").write_text("Be kind.")
+    first = Skills.read(folder)[0]
+    assert first.system == "Be kind."
+    write(folder, system_file="prompt.txt", origins=["https://a.example"], keys=list(HELP.keys))
+    assert Skills.read(folder)[0].revision == first.revision
+    (folder / "prompt.txt").write_text("Be kinder.")
+    assert Skills.read(folder)[0].revision != first.revision
+
+
+def test_the_prompt_is_a_template_of_few_variables(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    skill = msgspec.structs.replace(HELP, system="You are {{ title }}. Today is {{ date }}.{{ person }}")
+    server = serve(skills=(skill,))
+    seen: list[Any] = []
+    chat = server.tokenizer.chat
+
+    def watched(messages: Any) -> list[int]:
+        seen.append(messages[0]["content"])
+        return chat(messages)
+
+    monkeypatch.setattr(server.tokenizer, "chat", watched)
+    complete(server, "sk-test-of-help")
+    assert seen[0].startswith("You are Help desk. Today is 20")
+    assert "{{" not in seen[0]

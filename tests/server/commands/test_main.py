@@ -1,0 +1,216 @@
+"""The console script, in processes of its own."""
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from itertools import takewhile
+from pathlib import Path
+from subprocess import PIPE
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+from openai import OpenAI
+
+from server.artifact.checkpoint.lineage import FILE, encoded, read
+from server.commands.__main__ import COMMANDS, main
+from server.metering.ledger.ledger import Ledger
+from server.skills.catalogue import digest
+from tests.support.harness import KEY, LINEAGE, until
+from tests.support.tiny_llama import tiny_llama
+
+
+def run(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "server.commands", *words], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_names_every_command_and_loads_no_library(capsys: pytest.CaptureFixture[str]) -> None:
+    left = "sys.exit(bool({'torch', 'msgspec'} & sys.modules.keys()))"
+    program = f"import sys, server.commands.__main__ as it; it.main(['--help']); {left}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^  (\w+)", done.stdout, re.MULTILINE) == list(COMMANDS)
+    assert main([]) == 2
+    assert "usage: secateur COMMAND" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_one_sentence() -> None:
+    done = run("prun")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"secateur: there is no command 'prun'; there are {', '.join(COMMANDS)}\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    Ledger(tmp_path / "usage.sqlite3").close()
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "server.commands", "usage", str(tmp_path / "usage.sqlite3"), "--format", "csv"]
+    done = subprocess.run(command, stdout=write, stderr=PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"secateur {command}" in capsys.readouterr().out
+
+
+def test_keys_create_prints_a_key_once_and_the_line_to_paste(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = set()
+    for _ in range(2):
+        assert main(["keys", "create"]) == 0
+        printed = capsys.readouterr().out
+        key = re.search(r"sk-[\w-]{43}", printed)
+        assert key
+        assert f'keys = ["{hashlib.sha256(key[0].encode()).hexdigest()}"]' in printed
+        keys.add(key[0])
+    assert len(keys) == 2
+
+
+def test_serve_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+    config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
+    settings = f'model = "{tmp_path}/none"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\n'
+    skill.write_text('name = "help"')
+    for text, message in (
+        ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; known fields are"),
+        ("", f"{tmp_path}/none is no artifact"),
+    ):
+        config.write_text(settings + text)
+        done = run("serve", str(config))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("secateur serve: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "usage.sqlite3").exists()
+
+
+def test_serve_check_tries_the_files_and_the_ports_and_loads_nothing(tmp_path: Path) -> None:
+    config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
+    skill.write_text('name = "help"')
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        settings = f'model = "not/made/yet"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\nadmin_port = 0\n'
+        config.write_text(f"{settings}port = {taken}\n")
+        done = run("serve", str(config), "--check")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"secateur serve: cannot listen on 127.0.0.1:{taken}: Address already in use\n"
+        config.write_text(f"{settings}port = 0\n")
+        done = run("serve", str(config), "--check")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "usage.sqlite3").exists()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["web.app", "web.listeners", "metering.meter", "skills.catalogue", "chat.reply", "text.tokenizer"],
+)
+def test_what_speaks_http_loads_no_torch(module: str) -> None:
+    program = (
+        f"import sys, server.{module}; sys.exit(bool({{'torch', 'transformers', 'pruning'}} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("files") / "tiny")
+
+
+def settings_for(artifact: Path, folder: Path) -> Path:
+    (folder / "skill.toml").write_text(f'name = "help"\nkeys = ["{digest(KEY)}"]\nmax_tokens = 8')
+    config = folder / "server.toml"
+    config.write_text(
+        f'model = "{artifact}"\nskills = "{folder}/skill.toml"\nledger = "{folder}/usage.sqlite3"\n'
+        "port = 0\nadmin_port = 0\npage_port = 0\ncontext = 256\nslots = 2\n"
+    )
+    return config
+
+
+def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "server.commands", "serve", str(settings_for(artifact, tmp_path))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            lines = list(takewhile(lambda line: "Ctrl-C" not in line, server.stdout))
+            url = next(line.split()[1] for line in lines if line.startswith("API"))
+            page = next(line.split()[1] for line in lines if line.startswith("page"))
+            with urlopen(page) as answer:
+                html = answer.read().decode()
+            with OpenAI(base_url=url, api_key=KEY) as client:
+                model = client.models.retrieve("help").model_dump()
+                reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert f'src="{url.removesuffix("/v1")}/widget.js"' in html  # the port that was had, though 0 was asked
+    assert reply.usage
+    assert 1 <= reply.usage.completion_tokens <= 8
+    assert model["artifact"] == "tiny"
+    for choice in model["runtime"]:
+        assert f"  {choice['subject']}: {choice['kernel']} ({choice['reason']})\n" in lines
+
+
+def artifact_behind(client: OpenAI) -> str:
+    return str(client.models.retrieve("help").model_dump()["artifact"])
+
+
+def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
+    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = ["registry", "--registry", str(tmp_path / "registry.sqlite3")]
+    key, signers = str(tmp_path / "alice.pem"), tmp_path / "signers"
+    assert main(["keys", "signer", "alice", "--key", key, "--kind", "ed25519"]) == 0
+    signers.write_text(capsys.readouterr().out.splitlines()[-1])
+    for number in (1, 2):
+        made = shutil.copytree(artifact, tmp_path / f"model-{number}")
+        lineage = msgspec.structs.replace(LINEAGE, created=str(number), steps=(), files=read(made).files)
+        (made / FILE).write_bytes(encoded(lineage))
+        assert main(["sign", str(made), "--key", key]) == 0
+        assert main([*registry, "add", "tiny", str(made)]) == 0
+        approve = ["approve", f"tiny@{number}", "--key", key, "--reason", "a test", "--override"]
+        assert main([*registry, *approve]) == 0
+    promote = [*registry, "promote", "--signers", str(signers)]
+    assert main([*promote, "tiny@1"]) == 0
+    config = settings_for(Path("registry:tiny@production"), tmp_path)
+    more = f'registry = "{tmp_path}/registry.sqlite3"\nsigners = "{signers}"\nregistry_seconds = 0.1\n'
+    config.write_text(config.read_text() + more)
+    with subprocess.Popen(
+        [sys.executable, "-m", "server.commands", "serve", str(config)], stdout=PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout
+            lines = list(takewhile(lambda line: "Ctrl-C" not in line, server.stdout))
+            url = next(line.split()[1] for line in lines if line.startswith("API"))
+            with OpenAI(base_url=url, api_key=KEY) as client:
+                assert artifact_behind(client) == "tiny@1"
+                assert main([*promote, "tiny@2"]) == 0
+                until(lambda: artifact_behind(client) == "tiny@2", 30)
+                assert main([*registry, "rollback", "tiny", "--signers", str(signers)]) == 0
+                until(lambda: artifact_behind(client) == "tiny@1", 30)
+                reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
+            server.terminate()
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert reply.usage
+    assert reply.usage.completion_tokens >= 1
+
+
+def test_serve_refuses_an_artifact_that_was_changed(artifact: Path, tmp_path: Path) -> None:
+    changed = shutil.copytree(artifact, tmp_path / "changed")
+    with (changed / "tokenizer_config.json").open("a") as file:
+        file.write(" ")
+    done = run("serve", str(settings_for(changed, tmp_path)))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tokenizer_config.json was changed" in done.stderr
+    assert done.stderr.count("\n") == 1

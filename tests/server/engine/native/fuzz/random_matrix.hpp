@@ -1,0 +1,154 @@
+// Random matrices of every layout, on buffers of exactly the size that the format gives them, and what they stand for.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/matrix.hpp"
+#include "base/numbers.hpp"
+#include "kernels/tiles.hpp"
+
+namespace secateur {
+
+inline std::mt19937_64 generator;
+
+inline int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
+inline float normal() { return std::normal_distribution<float>()(generator); }
+
+// A copy on the heap of just this size.
+template <typename T> std::unique_ptr<T[]> exact(const std::vector<T>& from) {
+    std::unique_ptr<T[]> copy(new T[from.size()]);
+    std::copy(from.begin(), from.end(), copy.get());
+    return copy;
+}
+
+struct Case {
+    Matrix matrix;
+    std::vector<double> dense;  // [rows, columns]
+    std::unique_ptr<uint8_t[]> values;
+    std::unique_ptr<uint64_t[]> mask, offsets;
+    std::unique_ptr<uint16_t[]> scales;
+};
+
+inline uint64_t random_mask(int32_t keep) {
+    if (keep == 0) return generator() & generator() & (pick(0, 3) ? ~uint64_t{0} : 0);
+    uint64_t mask = 0;
+    while (std::popcount(mask) < keep) mask |= uint64_t{1} << pick(0, 63);
+    return mask;
+}
+
+class Builder {
+public:
+    // Scales of every size; with `gentle`, values of about 1 / sqrt(columns), so that a product is as large as its input.
+    Builder(Kind kind, int64_t rows, int64_t columns, int32_t keep, int32_t group, bool gentle = false)
+        : size_(gentle ? 1 / std::sqrt(static_cast<float>(columns)) : 1) {
+        made_.matrix = {kind, rows, columns, keep, group, nullptr, nullptr, nullptr, nullptr};
+        made_.dense.assign(rows * columns, 0);
+        if (kind == Kind::bf16) return;
+        const int64_t step = std::bit_cast<uint32_t>(size_ / (kind == Kind::int8 ? 70 : 5));
+        for (int64_t i = 0; i < rows * made_.matrix.groups(); ++i)
+            scales_.push_back(gentle ? near(step) : static_cast<uint16_t>(pick(0, 0x3c00) | (pick(0, 1) << 15)));
+    }
+
+    Case build() {
+        Matrix& matrix = made_.matrix;
+        for (int64_t row = 0; row < matrix.rows; ++row) {
+            offsets_.push_back(count_);
+            for (int64_t run = 0; run < matrix.runs(); ++run) add_run(row, run);
+            if (matrix.dense()) half_ = false;
+        }
+        made_.values = exact(values_), made_.mask = exact(masks_), made_.scales = exact(scales_);
+        made_.offsets = exact(offsets_);
+        matrix.values = made_.values.get();
+        if (!matrix.dense()) matrix.mask = made_.mask.get();
+        if (matrix.keep == 0) matrix.offsets = made_.offsets.get();
+        if (matrix.kind != Kind::bf16) matrix.scales = made_.scales.get();
+        return std::move(made_);
+    }
+
+private:
+    // float16 bits within a quarter of the float32 whose bits are given
+    static uint16_t near(int64_t bits) {
+        return static_cast<uint16_t>(((bits - 0x38000000) >> 13) + pick(-256, 256));
+    }
+
+    void add_run(int64_t row, int64_t run) {
+        const Matrix& matrix = made_.matrix;
+        uint64_t mask = matrix.dense() ? ~uint64_t{0} : random_mask(matrix.keep);
+        if (!matrix.dense()) masks_.push_back(mask), half_ = false;
+        for (int64_t i = 0; i < 64; ++i) {
+            int64_t column = run * 64 + i;
+            if (!(mask >> i & 1) || (matrix.dense() && column >= matrix.columns)) continue;
+            double value = add_value(row, column);
+            if (column < matrix.columns) made_.dense[row * matrix.columns + column] = value;
+        }
+    }
+
+    double add_value(int64_t row, int64_t column) {
+        const Matrix& matrix = made_.matrix;
+        ++count_;
+        if (matrix.kind == Kind::bf16) {
+            uint16_t bits = to_bf16(normal() * size_);
+            values_.push_back(static_cast<uint8_t>(bits));
+            values_.push_back(static_cast<uint8_t>(bits >> 8));
+            return from_bf16(bits);
+        }
+        int64_t code = matrix.kind == Kind::int8 ? pick(-128, 127) : pick(-8, 7);
+        if (matrix.kind == Kind::int4 && half_) values_.back() |= static_cast<uint8_t>((code & 15) << 4);
+        else values_.push_back(static_cast<uint8_t>(matrix.kind == Kind::int8 ? code : code & 15));
+        half_ = matrix.kind == Kind::int4 && !half_;
+        int64_t group = std::min(column / matrix.group, matrix.groups() - 1);
+        return static_cast<double>(code) * from_half(scales_[row * matrix.groups() + group]);
+    }
+
+    Case made_;
+    float size_;
+    std::vector<uint8_t> values_;
+    std::vector<uint64_t> masks_, offsets_;
+    std::vector<uint16_t> scales_;
+    uint64_t count_ = 0;
+    bool half_ = false;
+};
+
+// The same matrix in tiles.
+inline Case in_tiles(Case from) {
+    std::unique_ptr<uint8_t[]> room(new uint8_t[tiled_bytes(from.matrix)]);
+    from.matrix = tile(from.matrix, room.get());
+    from.values = std::move(room);
+    from.mask.reset(), from.offsets.reset(), from.scales.reset();
+    return from;
+}
+
+// A matrix of any layout, as it is stored or in tiles.
+inline Case random_matrix(int64_t rows, int64_t columns, bool gentle) {
+    auto kind = static_cast<Kind>(pick(0, 2));
+    int32_t keep = pick(0, 2) == 0 ? 64 : pick(0, 2) == 0 ? (kind == Kind::int4 ? 32 : 0) : int32_t(pick(1, 64));
+    int32_t groups[] = {32, 64, 128, static_cast<int32_t>(columns)};
+    Case made = Builder(kind, rows, columns, keep, groups[pick(0, 3)], gentle).build();
+    return pick(0, 1) ? in_tiles(std::move(made)) : std::move(made);
+}
+
+// Rows of input as the kernels round them, in double precision.
+inline std::vector<double> rounded(const Matrix& matrix, const std::vector<float>& input, int64_t tokens) {
+    std::vector<double> out(input.size());
+    for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t c = 0; c < matrix.columns; ++c) {
+            size_t place = t * matrix.columns + c;
+            if (matrix.kind == Kind::bf16) {
+                out[place] = from_bf16(to_bf16(input[place]));
+                continue;
+            }
+            float largest = 0;
+            for (int64_t i = c / SPAN * SPAN; i < std::min(c / SPAN * SPAN + SPAN, matrix.columns); ++i)
+                largest = std::max(largest, std::fabs(input[t * matrix.columns + i]));
+            if (largest > 0) out[place] = std::nearbyint(input[place] * (127.0f / largest)) * (largest / 127.0f);
+        }
+    return out;
+}
+
+}  // namespace secateur

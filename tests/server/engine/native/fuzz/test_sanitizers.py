@@ -1,0 +1,103 @@
+"""The C++ runtime under sanitizers, some seconds each: random matrices, and random decoders with random batches.
+
+Where the processor has no AVX-512 it is emulated (emulate.hpp), so every kernel is run on every machine.
+`make fuzz` takes a minute for each.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+HERE = Path(__file__).parent
+NATIVE = ROOT / "server/engine/native"
+KERNELS = [f"kernels/{name}" for name in ("rounding", "portable", "tiles", "multiply", "choose")] + ["base/pool"]
+STEP = ["base/check", "step/step", "step/rows", "step/rows_portable"]
+VECTORS = [f"kernels/avx2/avx2_{name}" for name in ("line", "batch", "halves")]
+VECTORS += [f"kernels/avx512/avx512_{name}" for name in ("codes", "halves")]
+VECTOR_ROWS = ["step/rows_avx2", "step/rows_avx512"]
+FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
+AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]
+HAS_AVX512 = {f"avx512{part}" for part in AVX512} <= set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
+WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
+WIDE += [] if HAS_AVX512 else ["-DSECATEUR_EMULATE"]
+# Emulated, the row kernels are plain vectors, which the compiler splits in two.
+SIXTEEN_LANES = [f"-mavx512{part}" for part in AVX512] if HAS_AVX512 else ["-D__AVX512F__"]
+SECONDS = os.environ.get("SECATEUR_FUZZ_SECONDS", "3")
+SEED = os.environ.get("SECATEUR_FUZZ_SEED", "1")
+
+Build = Callable[[str, Iterable[str], list[str], str], Path]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compiles a program with the sources of the runtime that it needs, each source once for each sanitizer."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or platform.machine() != "x86_64":
+        pytest.skip("there is no C++ compiler for x86-64")
+    folder = tmp_path_factory.mktemp("sanitizers")
+
+    def compiled(source: Path, flags: list[str]) -> str:
+        target = folder / f"{source.stem}-{abs(hash(tuple(flags)))}.o"
+        if not target.exists():
+            emulated = not HAS_AVX512 and source.stem != "rows_avx512"
+            extra = SIXTEEN_LANES if "avx512" in source.stem and not emulated else []
+            subprocess.run([compiler, *FLAGS, *flags, *extra, "-c", source, "-o", target], check=True)
+        return str(target)
+
+    def build(program: str, names: Iterable[str], flags: list[str], sanitizer: str) -> Path:
+        # The program itself is not checked, nor are its slow sums: what it hands over is allocated all the same.
+        sanitized = [f"-fsanitize={sanitizer}"] if sanitizer else ["-O2"]
+        checked = [*flags, *sanitized, "-fno-sanitize-recover=all"]
+        jobs = [(NATIVE / f"{name}.cpp", checked) for name in names] + [(HERE / f"{program}.cpp", flags)]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            objects = list(threads.map(lambda job: compiled(*job), jobs))
+        target = folder / f"{program}-{sanitizer}"
+        subprocess.run([compiler, *sanitized, *objects, "-pthread", "-o", target], check=True)
+        return target
+
+    return build
+
+
+def run(program: Path) -> str:
+    # GCC 12 puts vectors of 64 bytes where they are misaligned once it looks for uses after a return (its bug 110027).
+    options = {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+    done = subprocess.run([program, SECONDS, SEED], capture_output=True, text=True, env={**os.environ, **options})
+    assert done.returncode == 0, f"seed {SEED}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_random_matrices_agree_and_no_memory_is_misused(build: Build) -> None:
+    program = build("fuzz", KERNELS + VECTORS, WIDE, "address,undefined")
+    assert "cases agree on avx512 avx2 portable" in run(program)
+
+
+def test_random_decoders_agree_and_no_memory_is_misused(build: Build) -> None:
+    program = build("fuzz_step", KERNELS + VECTORS + STEP + VECTOR_ROWS, WIDE, "address,undefined")
+    assert "decoders agree on avx512 avx2 portable" in run(program)
+
+
+def test_threads_of_a_step_do_not_race(build: Build) -> None:
+    program = build("fuzz_step", KERNELS + STEP, [], "thread")  # one instruction set: threads share work alike in all
+    assert "decoders agree on portable" in run(program)
+
+
+def test_every_part_of_a_round_is_done_once(build: Build) -> None:
+    assert "rounds were whole" in run(
+        build("fuzz_pool", ["base/pool"], [], "")
+    )  # as quick as it gets: that is when threads meet
+    assert "rounds were whole" in run(build("fuzz_pool", ["base/pool"], [], "thread"))
+
+
+def test_random_rows_are_sampled_alike_and_no_memory_is_misused(build: Build) -> None:
+    program = build(
+        "fuzz_sampling", ["sampling/sampling", "step/rows_portable", "step/rows_avx2"], WIDE, "address,undefined"
+    )
+    assert "rows agree" in run(program)

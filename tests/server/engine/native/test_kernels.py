@@ -1,0 +1,229 @@
+"""Every layout through every instruction set that this machine has, against float64 sums of the unpacked weights.
+
+The input is rounded here as the kernels promise to round it, so what is left is the order of a few float32 additions.
+"""
+
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from server.artifact.checkpoint.layouts import Balanced, Dense, Layout, Quantised, Unstructured
+from server.artifact.checkpoint.packing import pack, pack_unstructured, unpack, unpack_unstructured
+from server.artifact.checkpoint.quantised import dequantise, pack_quantised, unpack_codes
+from server.engine.native import absent, core
+
+pytestmark = pytest.mark.skipif(absent() is not None, reason=f"{absent()}")
+
+SETS = [] if absent() else list(core().available())
+SHAPES = [
+    (1, 1, 1),
+    (1, 64, 2),
+    (3, 63, 9),
+    (17, 65, 3),
+    (33, 130, 16),
+    (40, 200, 1),
+    (7, 576, 5),
+    (50, 320, 70),
+    (5, 9, 0),
+]
+Array = NDArray[Any]
+
+
+def instructions(name: str) -> Any:
+    return core().choose(name)[0]
+
+
+def sparse(rows: int, columns: int, keep: int | None, seed: int) -> Tensor:
+    """Random weights with at most `keep` in every 64 columns; None: each with a chance of one half."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(rows, columns, generator=generator)
+    order = torch.rand(rows, -(-columns // 64) * 64, generator=generator).view(rows, -1, 64)
+    chosen = order < 0.5 if keep is None else order.argsort(dim=2).argsort(dim=2) < keep
+    return weight * chosen.flatten(1)[:, :columns]
+
+
+def stored(weight: Tensor, keep: int | None) -> tuple[Layout, dict[str, Tensor]]:
+    """A bfloat16 weight in one layout; keep = 64 is dense, None unstructured."""
+    columns = weight.shape[1]
+    if keep == 64:
+        return Dense(), {"values": weight}
+    if keep is None:
+        return Unstructured(count=int(weight.count_nonzero()), columns=columns), pack_unstructured(weight)
+    values, mask = pack(weight, keep)
+    return Balanced(keep=keep, columns=columns), {"values": values, "mask": mask}
+
+
+def rounded(layout: Layout, given: Array) -> Array:
+    """The input as the kernels round it: to bfloat16, or to 255 levels of each 32 columns' largest value."""
+    if not isinstance(layout, Quantised):
+        halves: Array = torch.from_numpy(given).bfloat16().double().numpy()
+        return halves
+    tokens, columns = given.shape
+    runs = -(-columns // 64)
+    padded = numpy.zeros((tokens, runs * 2, 32), numpy.float32)
+    padded.reshape(tokens, runs * 64)[:, :columns] = given
+    largest = numpy.abs(padded).max(axis=2, keepdims=True)
+    safe = numpy.where(largest > 0, largest, numpy.float32(1))
+    codes = numpy.rint(padded * (numpy.float32(127) / safe)).astype(numpy.float64)
+    levels: Array = (codes * (largest / numpy.float32(127))).reshape(tokens, runs * 64)[:, :columns]
+    return levels
+
+
+def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> Any:
+    """The kernels' view of the parts."""
+    lines: dict[str, Any] = {"mask": None, "scales": None, "offsets": None}
+    for part, kind in (
+        ("values", numpy.uint8),
+        ("mask", numpy.uint64),
+        ("scales", numpy.uint16),
+        ("offsets", numpy.uint64),
+    ):
+        if part in parts:
+            lines[part] = parts[part].contiguous().flatten().view(torch.uint8).numpy().view(kind)
+    stored_as = f"int{layout.bits}" if isinstance(layout, Quantised) else "bf16"
+    group = layout.group if isinstance(layout, Quantised) else columns
+    keep = 0 if "offsets" in parts else (getattr(layout, "keep", None) or 64)
+    return core().Weight(kind=stored_as, rows=rows, columns=columns, keep=keep, group=group, **lines)
+
+
+def tiled(weight: Any) -> Any:
+    room = numpy.zeros(weight.tiled_bytes + 64, numpy.uint8)
+    start = -room.ctypes.data % 64
+    return weight.tiled(room[start : start + weight.tiled_bytes])
+
+
+def check(layout: Layout, parts: dict[str, Tensor], exact: Array, tokens: int, name: str) -> None:
+    weight = view(layout, parts, *exact.shape)
+    for laid_out in (weight, tiled(weight)):
+        check_products(laid_out, layout, exact, tokens, name)
+
+
+def check_products(weight: Any, layout: Layout, exact: Array, tokens: int, name: str) -> None:
+    rows, columns = exact.shape
+    given = numpy.random.default_rng(tokens).standard_normal((tokens, columns)).astype(numpy.float32)
+    given[:, ::7] *= 20
+    output = numpy.full((tokens, rows), numpy.nan, numpy.float32)
+    core().multiply([weight], given, [output], core().Pool(2), instructions(name))
+    expected, size = rounded(layout, given) @ exact.T, numpy.abs(rounded(layout, given)) @ numpy.abs(exact).T
+    assert (numpy.abs(output - expected) <= 2e-6 * size + 1e-30).all()
+    line = numpy.empty(columns, numpy.float32)
+    weight.row(rows - 1, line)
+    assert line == pytest.approx(exact[-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("keep", [64, 48, 32, 16, 7, None], ids=lambda keep: f"keep={keep}")
+def test_bfloat16(name: str, keep: int | None) -> None:
+    for seed, (rows, columns, tokens) in enumerate(SHAPES):
+        weight = sparse(rows, columns, keep, seed).bfloat16()
+        layout, parts = stored(weight, keep)
+        if keep is None:
+            assert torch.equal(unpack_unstructured(parts, columns), weight)
+        elif keep < 64:
+            assert torch.equal(unpack(parts["values"], parts["mask"], columns), weight)
+        check(layout, parts, weight.double().numpy(), tokens, name)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("keep", [64, 48, 32, 7, None], ids=lambda keep: f"keep={keep}")
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_codes(name: str, keep: int | None, group: int, bits: int) -> None:
+    for seed, (rows, columns, tokens) in enumerate(SHAPES):
+        high = 2 ** (bits - 1)
+        codes = (sparse(rows, columns, keep, seed) * high / 2).round().clamp(-high, high - 1).to(torch.int8)
+        scales = (torch.rand(rows, -(-columns // group), generator=torch.Generator().manual_seed(seed)) + 0.1).half()
+        layout, parts = pack_quantised(dequantise(codes, scales), scales)
+        scales64 = scales.double().repeat_interleave(layout.group, dim=1)[:, :columns]
+        check(layout, parts, (unpack_codes(parts, layout).double() * scales64).numpy(), tokens, name)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_scales_of_whole_rows(name: str) -> None:
+    codes = torch.randint(-128, 128, (19, 200), generator=torch.Generator().manual_seed(0)).to(torch.int8)
+    scales = torch.rand(19, 1).half()
+    lines = {"values": codes.view(torch.uint8).flatten().numpy(), "mask": None, "offsets": None}
+    lines["scales"] = scales.flatten().view(torch.uint8).numpy().view(numpy.uint16)
+    weight = core().Weight(kind="int8", rows=19, columns=200, keep=64, group=200, **lines)
+    given = numpy.random.default_rng(0).standard_normal((4, 200)).astype(numpy.float32)
+    output = numpy.empty((4, 19), numpy.float32)
+    core().multiply([weight], given, [output], core().Pool(1), instructions(name))
+    layout = Quantised(bits=8, group=128, columns=200)
+    expected = rounded(layout, given) @ (codes.double() * scales.double()).numpy().T
+    assert output == pytest.approx(expected, rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_a_row_of_input_gives_the_same_bits_alone_and_in_a_batch(bits: int) -> None:
+    weight = sparse(70, 576, 32, 1)
+    layout, parts = stored(weight.bfloat16(), 32)
+    if bits < 16:
+        scales = torch.full((70, 9), 0.01).half()
+        codes = (weight * 3).round().clamp(-8, 7).to(torch.int8) * (1 if bits == 4 else 15)
+        layout, parts = pack_quantised(dequantise(codes, scales), scales)
+    given = numpy.random.default_rng(0).standard_normal((16, 576)).astype(numpy.float32)
+    for name, change in [(name, change) for name in core().available() for change in (tiled, lambda weight: weight)]:
+        batch, alone = numpy.empty((16, 70), numpy.float32), numpy.empty((1, 70), numpy.float32)
+        matrix = change(view(layout, parts, 70, 576))
+        core().multiply([matrix], given, [batch], core().Pool(2), instructions(name))
+        for token in range(16):
+            core().multiply([matrix], given[token : token + 1], [alone], core().Pool(1), instructions(name))
+            assert (alone[0] == batch[token]).all()
+
+
+def test_a_number_that_is_none_is_not_hidden() -> None:
+    layout, parts = stored(torch.ones(2, 64, dtype=torch.bfloat16), 64)
+    for bad in (numpy.nan, numpy.inf):
+        given = numpy.ones((1, 64), numpy.float32)
+        given[0, 3] = bad
+        output = numpy.empty((1, 2), numpy.float32)
+        core().multiply([view(layout, parts, 2, 64)], given, [output], core().Pool(1), core().choose()[0])
+        assert not numpy.isfinite(output).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"values": numpy.zeros(63, numpy.uint8)}, "the values' size is wrong"),
+        ({"scales": numpy.zeros(3, numpy.uint16)}, "the scales' size is wrong"),
+        ({"scales": None}, "the scales' size is wrong"),
+        ({"keep": 32}, "the mask's size is wrong"),
+        ({"keep": 65}, "keep is 0 to 64"),
+        ({"group": 48}, "a group is 32, 64, 128 or all columns"),
+        ({"kind": "int3"}, "no weights are stored as int3"),
+        ({"columns": 0}, "at least one column"),
+        ({"rows": -1}, "rows"),
+        ({"rows": 2**62, "columns": 2**31 - 1}, "larger"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_it_is_read(change: dict[str, Any], sentence: str) -> None:
+    fits = {"kind": "int8", "rows": 1, "columns": 64, "keep": 64, "group": 64, "values": numpy.zeros(64, numpy.uint8),
+            "mask": None, "scales": numpy.zeros(1, numpy.uint16), "offsets": None}  # fmt: skip
+    core().Weight(**fits)
+    with pytest.raises(ValueError, match=sentence):
+        core().Weight(**fits | change)
+
+
+def test_a_mask_that_keeps_another_number_is_refused() -> None:
+    _, parts = stored(sparse(3, 100, 32, 0).bfloat16(), 32)
+    parts["mask"][1, 1] ^= 1
+    with pytest.raises(ValueError, match="a mask does not name 32 columns"):
+        view(Balanced(keep=32, columns=100), parts, 3, 100)
+
+
+def test_an_offset_that_points_elsewhere_is_refused() -> None:
+    layout, parts = stored(sparse(3, 100, None, 0).bfloat16(), None)
+    parts["offsets"] += 1
+    with pytest.raises(ValueError, match="an offset does not follow from the mask"):
+        view(layout, parts, 3, 100)
+
+
+def test_an_instruction_set_by_name_or_a_reason() -> None:
+    assert core().choose("portable")[1] == "it was asked for"
+    assert core().choose()[0].name == core().available()[0]
+    with pytest.raises(ValueError, match="choose avx512, avx2 or portable"):
+        core().choose("sse9")

@@ -1,0 +1,317 @@
+import asyncio
+import fcntl
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import ConfigError
+from server.metering.histograms import Observers
+from server.metering.ledger.ledger import Ledger
+from server.metering.ledger.records import LedgerUnavailable, Opening, Outcome, Settlement, Usage
+from server.metering.meter import Meter
+from server.metering.reconcile import differences
+from server.storage.database import reader
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "usage.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(path)
+    yield ledger
+    ledger.close()
+
+
+def opening(name: str, prompt: int = 10) -> Opening:
+    return Opening(name, "help", "tiny", prompt)
+
+
+def rows(path: Path) -> list[tuple[object, ...]]:
+    database = sqlite3.connect(path)
+    try:
+        return database.execute(
+            "SELECT request_id, state, outcome, prompt_tokens, cached_tokens, output_tokens FROM requests"
+        ).fetchall()
+    finally:
+        database.close()
+
+
+def test_what_the_database_cannot_hold_ends_neither_the_thread_nor_what_comes_after(ledger: Ledger, path: Path) -> None:
+    with pytest.raises(LedgerUnavailable, match="OverflowError"):
+        ledger.open(Opening("endless", "help", "tiny", 10, 2**63)).result(timeout=10)
+    ledger.open(opening("r1")).result(timeout=10)
+    assert ledger.writable
+    ledger.settle(Settlement("r1", Usage(10, 0, 3), "stop")).result(timeout=10)
+    assert ("r1", "final", "stop", 10, 0, 3) in rows(path)
+
+
+def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger, path: Path) -> None:
+    ledger.open(opening("r1")).result()
+    assert rows(path) == [("r1", "open", None, 0, 0, 0)]
+    assert ledger.totals().tokens == {}
+    ledger.settle(Settlement("r1", Usage(10, 4, 3), "stop")).result()
+    assert rows(path) == [("r1", "final", "stop", 10, 4, 3)]
+    assert ledger.totals().tokens == {
+        ("help", "tiny", "input"): 10,
+        ("help", "tiny", "cached"): 4,
+        ("help", "tiny", "output"): 3,
+    }
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+
+
+def test_a_commit_is_on_the_disk_before_it_is_acknowledged(ledger: Ledger) -> None:
+    """SQLite's own word for it: 2 is FULL, which waits for the disk at each commit of the log."""
+    assert ledger._database.execute("PRAGMA journal_mode") == [("wal",)]
+    assert ledger._database.execute("PRAGMA synchronous") == [(2,)]
+
+
+def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
+    ledger.open(opening("r1")).result()
+    for output in (3, 3, 99):
+        ledger.settle(Settlement("r1", Usage(10, 0, output), "stop")).result()
+    ledger.settle(Settlement("never opened", Usage(10, 0, 5), "stop")).result()
+    assert ledger.totals().tokens["help", "tiny", "output"] == 3
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+
+
+def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -> None:
+    ledger = Ledger(where, instance="a")
+    for name in ("r1", "r2"):
+        ledger.open(opening(name)).result()
+    ledger.settle(Settlement("r1", Usage(10, 0, 1), "recovered")).result()  # as by another replica
+    assert ledger.count({"r1": Usage(10, 0, 2), "r2": Usage(10, 0, 3)}).result() == {"r1"}
+    assert ledger.count({"r2": Usage(10, 0, 4)}).result() == frozenset()
+
+    async def through() -> None:
+        metering = Meter(ledger, Observers([]))
+        reply = await metering.admit(Opening("r3", "help", "tiny", 10, 50))
+        await reply.count(cached=0)
+        ledger.settle(Settlement("r3", Usage(10, 0, 1), "recovered")).result()
+        with pytest.raises(LedgerUnavailable, match="closed as recovered meanwhile"):
+            await asyncio.wait_for(reply.count(cached=0), 5)  # not after half a minute
+
+    asyncio.run(through())
+    with reader(where) as database:
+        found = database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
+    assert found == [("r1", "recovered", 1), ("r2", "open", 4), ("r3", "recovered", 1)]
+    ledger.close()
+
+
+def test_a_probe_writes_to_the_disk_each_time(path: Path) -> None:
+    """Else a ledger on a full disk would be called writable by the next probe."""
+    ledger = Ledger(path)
+    log, sizes = path.with_name(path.name + "-wal"), []
+    for _ in range(3):
+        ledger.probe().result()
+        sizes.append(log.stat().st_size)
+    assert sizes == sorted(set(sizes))
+    ledger.close()
+
+
+def test_a_cursor_never_goes_back(where: str) -> None:
+    ledger = Ledger(where, instance="a")
+    for value in (300, 200):  # the second by a sender who lost his turn meanwhile
+        ledger.remember("webhook", value).result()
+    with reader(where) as database:
+        assert database.execute("SELECT value FROM cursors WHERE name = 'webhook'") == [(300,)]
+    ledger.close()
+
+
+def test_rows_that_a_dead_process_left_open_are_recovered_once(path: Path) -> None:
+    first = Ledger(path)
+    first.open(opening("r1", 10)).result()
+    first.open(opening("r2", 20)).result()
+    first.open(opening("r3", 40)).result()
+    first.settle(Settlement("r1", Usage(10, 0, 5), "length")).result()
+    first.count({"r2": Usage(20, 8, 2)}).result()
+    first.count({"r1": Usage(10, 0, 9), "r2": Usage(20, 8, 3)}).result()  # r1 is closed: it stays as it is
+    first.close()
+    for recovered in (2, 0):
+        again = Ledger(path)
+        assert again.recovered == recovered
+        assert again.totals().tokens["help", "tiny", "input"] == 10 + 20
+        assert again.totals().tokens["help", "tiny", "cached"] == 8
+        assert again.totals().tokens["help", "tiny", "output"] == 5 + 3
+        assert again.totals().requests == {("help", "tiny", "length"): 1, ("help", "tiny", "recovered"): 2}
+        again.close()
+    assert ("r2", "recovered", "recovered", 20, 8, 3) in rows(path)
+    assert ("r3", "recovered", "recovered", 0, 0, 0) in rows(path)  # nothing was sampled, so nothing is counted
+
+
+def test_one_process_owns_the_file(ledger: Ledger, path: Path) -> None:
+    program = f"from pathlib import Path; from server.metering.ledger.ledger import Ledger; Ledger(Path({str(path)!r}))"
+    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert f"{path} is in use by another secateur (process {os.getpid()})" in other.stderr
+
+
+def test_the_file_is_free_again_after_close(path: Path) -> None:
+    Ledger(path).close()
+    Ledger(path).close()
+    with (path.parent / "usage.sqlite3.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "usage.sqlite3"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(ConfigError, match="cannot be used as the ledger: file is not a database"):
+        Ledger(path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written: "):
+        Ledger(tmp_path / "file" / "usage.sqlite3")
+
+
+def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(path, busy_seconds=0.05, retry_seconds=0.05)
+    ledger.open(opening("r1")).result()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailable, match="locked"):
+        ledger.open(opening("r2")).result()
+    with pytest.raises(LedgerUnavailable):
+        ledger.settle(Settlement("r1", Usage(10, 0, 7), "stop")).result()
+    with pytest.raises(LedgerUnavailable):
+        ledger.probe().result()
+    assert not ledger.writable
+    other.execute("ROLLBACK")
+    other.close()
+    ledger.probe().result()
+    assert ledger.writable
+    assert ledger.totals().tokens["help", "tiny", "output"] == 7
+    assert [row[0] for row in rows(path)] == ["r1"]
+    assert caplog.messages == [
+        "The usage ledger cannot be used (database is locked). Until it can, requests are answered 503.",
+        "The ledger can be written again.",
+    ]
+    ledger.close()
+
+
+def test_a_full_disk_fails_closed_and_harms_nothing(path: Path) -> None:
+    """`max_page_count` makes SQLite meet SQLITE_FULL, as a full disk would."""
+    ledger = Ledger(path)
+    ledger.open(opening("r1")).result()
+    pages = ledger._database.execute("PRAGMA page_count")[0][0]
+    ledger._database.execute(f"PRAGMA max_page_count = {pages}")
+    writes = [ledger.open(opening(f"more {index}")) for index in range(1000)]
+    with pytest.raises(LedgerUnavailable, match="full"):
+        writes[-1].result()
+    ledger._database.execute("PRAGMA max_page_count = 1000000")
+    ledger.settle(Settlement("r1", Usage(10, 0, 1), "stop")).result()
+    assert ledger._database.execute("PRAGMA integrity_check") == [("ok",)]
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
+    ledger.close()
+
+
+def test_many_writers_share_commits_and_lose_nothing(ledger: Ledger) -> None:
+    def reply(index: int) -> None:
+        ledger.open(opening(f"r{index}")).result()
+        ledger.settle(Settlement(f"r{index}", Usage(10, 1, 2), "stop")).result()
+
+    with ThreadPoolExecutor(32) as pool:
+        done = wait([pool.submit(reply, index) for index in range(400)]).done
+    assert all(job.exception() is None for job in done)
+    assert ledger.totals().tokens["help", "tiny", "output"] == 800
+    assert ledger.totals().requests == {("help", "tiny", "stop"): 400}
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "settle", "reopen"]),
+        st.integers(0, 5),
+        st.integers(0, 9),
+        st.sampled_from(["stop", "length", "client_gone", "error"]),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps)
+def test_any_history_keeps_totals_equal_to_the_sum_of_closed_rows(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int, int, Outcome]]
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "usage.sqlite3"
+    ledger = Ledger(path)
+    opened = set()
+    for step, name, count, outcome in history:
+        if step == "open" and name not in opened:
+            opened.add(name)
+            ledger.open(opening(f"r{name}", count)).result()
+        elif step == "settle":
+            ledger.settle(Settlement(f"r{name}", Usage(count, count // 2, count + 1), outcome)).result()
+        elif step == "reopen":
+            ledger.close()
+            ledger = Ledger(path)
+    totals = ledger.totals()
+    closed = [row for row in rows(path) if row[1] != "open"]
+    for position, kind in ((3, "input"), (4, "cached"), (5, "output")):
+        assert totals.tokens.get(("help", "tiny", kind), 0) == sum(int(str(row[position])) for row in closed)
+    assert sum(totals.requests.values()) == len(closed)
+    ledger.close()
+
+
+OLD_SCHEMA = """
+CREATE TABLE requests (
+  request_id TEXT PRIMARY KEY, skill TEXT NOT NULL, model TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('open', 'final', 'recovered')), outcome TEXT, opened_at REAL NOT NULL,
+  closed_at REAL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL DEFAULT 0,
+  output_tokens INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX open_requests ON requests (state) WHERE state = 'open';
+CREATE TABLE tokens (
+  skill TEXT, model TEXT, type TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, type)) WITHOUT ROWID;
+CREATE TABLE outcomes (
+  skill TEXT, model TEXT, outcome TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, outcome)) WITHOUT ROWID;
+INSERT INTO requests VALUES ('r2', 'help', 'tiny', 'final', 'stop', 1764000000, 1764000002, 10, 4, 3);
+INSERT INTO requests VALUES ('r1', 'help', 'tiny', 'final', 'length', 1763900000, 1763899999, 20, 0, 5);
+INSERT INTO requests VALUES ('r3', 'help', 'tiny', 'open', NULL, 1764000001, NULL, 30, 0, 0);
+INSERT INTO tokens VALUES ('help', 'tiny', 'input', 30), ('help', 'tiny', 'cached', 4), ('help', 'tiny', 'output', 8);
+INSERT INTO outcomes VALUES ('help', 'tiny', 'stop', 1), ('help', 'tiny', 'length', 1);
+"""
+
+
+def test_a_ledger_of_the_first_version_is_carried_over_once(path: Path) -> None:
+    path.parent.mkdir()
+    database = sqlite3.connect(path)
+    database.executescript(OLD_SCHEMA)
+    database.close()
+    for recovered in (1, 0):
+        ledger = Ledger(path)
+        assert ledger.recovered == recovered
+        assert ledger.totals().tokens["help", "tiny", "input"] == 30
+        assert ledger.totals().tokens["help", "tiny", "output"] == 8
+        assert sum(ledger.totals().requests.values()) == 3
+        ledger.close()
+    with reader(str(path)) as read:
+        assert differences(read) == []
+        rows = read.execute("SELECT sequence, request_id, state, day, closed_at >= opened_at FROM requests ORDER BY id")
+    assert rows == [
+        (1, "r1", "final", "2025-11-23", 1),
+        (2, "r2", "final", "2025-11-24", 1),
+        (3, "r3", "recovered", "2025-11-24", 1),
+    ]
+
+
+def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
+    Ledger(path).close()
+    database = sqlite3.connect(path)
+    with database:
+        database.execute("UPDATE ledger SET version = 99")
+    database.close()
+    with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 2"):
+        Ledger(path)

@@ -1,0 +1,312 @@
+"""A promotion while replies are under way: the real server, a real registry, and models whose words are known."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Never
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.lineage import GateResult
+from server.artifact.registry.store import Move, Registry
+from server.artifact.signing import keys
+from server.commands.__main__ import main
+from server.commands.serve import prepare
+from server.config import load
+from server.engine.engine import Engine
+from server.errors import ArtifactError, ConfigError
+from server.models import loading
+from server.models.follow import Follower, Source
+from server.models.rollout import Answering, Model, Rollout
+from server.text.tokenizer import Tokenizer
+from tests.server.artifact.signing.artifacts import make
+from tests.server.web.test_lifecycle import STREAM, everything, get, ledger_of, received, send
+from tests.support.fakes import ScriptRunner
+from tests.support.harness import KEY, LINEAGE, Served, parts, says, served, until
+
+PASSED = (GateResult("faq", True),)
+
+
+class House:
+    """A registry with two signed versions, the first in production, and what each says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.url = folder, str(folder / "registry.sqlite3")
+        self.key, self.signers = folder / "alice.pem", folder / "signers"
+        self.signers.write_text(keys.Signer("alice", keys.create(self.key, elliptic=False)).line)
+        self.engines: dict[str, Engine] = {}
+        for number in (1, 2):
+            self.add(folder / f"model-{number}", number)
+        self("promote", "tiny@1")
+
+    def __call__(self, *words: str) -> None:
+        assert main(["registry", "--registry", self.url, *words]) == 0
+
+    def add(self, path: Path, number: int) -> None:
+        make(path, float(number), gates=PASSED)
+        assert main(["sign", str(path), "--key", str(self.key)]) == 0
+        self("add", "tiny", str(path))
+
+    def load(self, path: Path, name: str) -> Model:
+        """In the place of the real loader: a version says its own number, slowly."""
+        words = Tokenizer.load(path)
+        script = [*words.encode(name[-1] * 40), next(iter(words.stop_ids))]
+        engine = self.engines[name] = Engine(ScriptRunner(script, words.vocabulary, delay=0.05), slots=2, context=512)
+        return Model(name, engine, words, record.read(path))
+
+    @contextmanager
+    def served(self) -> Iterator[Served]:
+        follower = Follower(Source(self.url, "tiny@production", self.signers), self.load)
+        version = follower.first()
+        made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
+        model = self.load(version.path, version.name)
+        rollout = Rollout({"registry:tiny@production": Answering(model, follower)}, "registry:tiny@production")
+        made = msgspec.structs.replace(made, rollout=rollout)
+        with served(made, ScriptRunner([0], 258)) as server:
+            yield server
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def follower(server: Served) -> Follower:
+    """Of its only model."""
+    [found] = server.parts.rollout.successors.values()
+    assert isinstance(found, Follower)
+    return found
+
+
+def artifact(server: Served) -> str:
+    """What /v1/models says is served."""
+    raw = everything(ask(server.url, "/v1/models/help"))
+    return str(json.loads(raw.split(b"\r\n\r\n", 1)[1])["artifact"])
+
+
+def ask(url: str, path: str) -> socket.socket:
+    address = urlsplit(url)
+    connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+def test_a_stream_that_runs_during_a_promotion_ends_whole_on_the_old_version(house: House) -> None:
+    with house.served() as server:
+        running = send(server.url, STREAM)
+        until(lambda: house.engines["tiny@1"].running == 1)
+        house("promote", "tiny@2", "--signers", str(house.signers))
+        until(lambda: artifact(server) == "tiny@2")
+        assert house.engines["tiny@1"].running == 1, "the stream was to be under way still"
+        assert house.engines["tiny@1"].failure is None
+        begun_after = send(server.url, STREAM)
+        text, events = received(running)
+        assert text == "1" * 40
+        assert events[-1] == "[DONE]"
+        assert received(begun_after)[0] == "2" * 40
+        until(lambda: house.engines["tiny@1"].failure == "The engine was stopped.")
+        assert not house.engines["tiny@1"]._thread.is_alive()
+        until(lambda: len([row for row in ledger_of(server) if row["state"] == "final"]) == 2)
+        assert [row["model"] for row in ledger_of(server)] == ["tiny@1", "tiny@2"]
+        scrape = everything(ask(server.admin, "/metrics")).decode()
+        for number in (1, 2):
+            assert f'secateur_tokens_total{{model="tiny@{number}",skill="help",type="output"}} 41.0' in scrape
+        assert 'secateur_model_info{base="tiny"' in scrape
+        with Registry.open(house.url) as registry:
+            assert registry.bindings("tiny")["help"][0] == 2
+        house("rollback", "tiny")
+        until(lambda: artifact(server) == "tiny@1")
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+
+
+def narrow(load: Callable[[Path, str], Model], path: Path, name: str) -> Model:
+    """A model whose context no prompt of the skill fits."""
+    model = load(path, name)
+    model.engine.context = 10
+    return model
+
+
+def speechless(load: Callable[[Path, str], Model], path: Path, name: str) -> Model:
+    """A model whose template fails on the skill's turns, and not by refusing them."""
+    model = load(path, name)
+    model.tokenizer.chat = partial(fail, "The chat template failed: no filter named 'indent'")  # type: ignore[method-assign]
+    return model
+
+
+def fail(sentence: str, *_: object) -> Never:
+    raise ArtifactError(sentence)
+
+
+@pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone", "narrow", "speechless"])
+def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_one_goes_on(
+    house: House, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = house.folder / "model-2"
+    with house.served() as server:
+        if what == "unloadable":
+            follower(server)._load = lambda *_: 1 / 0  # type: ignore[assignment]
+        if what == "narrow":
+            follower(server)._load = partial(narrow, follower(server)._load)
+        if what == "speechless":
+            follower(server)._load = partial(speechless, follower(server)._load)
+        if what == "changed":
+            (path / "config.json").write_text("{}")
+        if what == "unsigned":
+            (path / "model.sig").unlink()
+        if what == "gone":
+            path.rename(house.folder / "elsewhere")
+        with Registry.open(house.url) as registry:
+            registry.move("tiny", Move(2, "promote", 2, 1, "it was whole when it was promoted", "now"))
+        until(lambda: "tiny@2 cannot be served" in caplog.text)
+        assert artifact(server) == "tiny@1"
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        assert get(server.admin, "/readyz")[0] == 200
+    reasons = {
+        "changed": "config.json was",
+        "unsigned": "not signed",
+        "unloadable": "division",
+        "narrow": "begins every prompt with",
+        "speechless": "does not suit the model 'tiny@2': The chat template failed",
+        "gone": "is no artifact",
+        "exchanged": "model-2 was exchanged while tiny@2 was loaded",
+    }
+    assert caplog.text.count("cannot be served") == 1
+    assert reasons[what] in caplog.text
+
+
+def test_a_signer_who_was_taken_out_signs_nothing_more(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        house.signers.write_text(keys.Signer("bob", keys.create(house.folder / "bob.pem", elliptic=False)).line)
+        house("promote", "tiny@2")
+        until(lambda: "tiny@2 cannot be served" in caplog.text)
+        assert "is signed with the key" in caplog.text
+        assert artifact(server) == "tiny@1"
+
+
+def test_a_directory_that_is_exchanged_while_it_is_read_is_refused(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(house.folder / "unsigned", 3.0, gates=PASSED)
+    opened = loading.open_model
+
+    def exchanging(path: Path) -> object:
+        path.rename(house.folder / "signed")
+        (house.folder / "unsigned").rename(path)
+        return opened(path)
+
+    monkeypatch.setattr(loading, "open_model", exchanging)
+    made = load(config(house, f'model = "{house.folder}/model-1"\nsigners = "{house.signers}"'))
+    with pytest.raises(ArtifactError, match=r"model-1 was exchanged while it was loaded"):
+        loading.Loader(made).open(made.model)
+
+
+def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> None:
+    found = Follower(Source(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    first = found.first()
+    house("promote", "tiny@2", "--signers", str(house.signers))
+    assert found.next() is None
+    found.began(["help"], first.name)
+    with Registry.open(house.url) as registry:
+        assert registry.bindings("tiny")["help"][0] == 1
+
+
+def test_nothing_ends_the_following(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        own = follower(server)
+        original, calls = own.next, []
+
+        def odd() -> Model | None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise RuntimeError("odd")
+            return original()
+
+        own.next = odd  # type: ignore[method-assign]
+        until(lambda: "Not followed: " in caplog.text)
+        house("promote", "tiny@2", "--signers", str(house.signers))
+        until(lambda: artifact(server) == "tiny@2")
+
+
+def test_a_registry_that_cannot_be_reached_changes_nothing(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with house.served() as server:
+        file = Path(house.url)
+        file.rename(house.folder / "away")
+        file.write_text("no database at all" * 99)
+        until(lambda: "not a database" in caplog.text)
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        (house.folder / "away").replace(file)
+        house("promote", "tiny@2")
+        until(lambda: artifact(server) == "tiny@2")
+
+
+def config(house: House, text: str) -> Path:
+    path = house.folder / "server.toml"
+    skill = house.folder / "skill.toml"
+    skill.write_text('name = "help"')
+    path.write_text(f'{text}\nskills = "{skill}"\nledger = "{house.folder}/usage.sqlite3"\nregistry = "{house.url}"\n')
+    return path
+
+
+def test_a_model_of_the_registry_is_served_signed_or_not_at_all(house: House) -> None:
+    with pytest.raises(ConfigError, match="a model of the registry must be signed: name the file of `signers`"):
+        load(config(house, 'model = "registry:tiny@production"'))
+
+
+@pytest.mark.parametrize(
+    ("model", "tampered", "sentence"),
+    [
+        ("registry:tiny@production", "config.json", "config.json was changed"),
+        ("registry:other@production", "", "there is no model 'other' here; there are tiny"),
+        ("registry:tiny@latest", "", "'tiny@latest' is no version"),
+        ("{folder}/model-1", "config.json", "config.json was changed or swapped after alice signed"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_at_start(
+    house: House, model: str, tampered: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if tampered:
+        (house.folder / "model-1" / tampered).write_text("{}")
+    named = model.format(folder=house.folder)
+    path = config(house, f'model = "{named}"\nsigners = "{house.signers}"')
+    assert main(["serve", str(path)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (house.folder / "usage.sqlite3").exists()
+
+
+def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House) -> None:
+    with house.served() as server:
+        loading, go_on = threading.Event(), threading.Event()
+
+        def slow(path: Path, name: str) -> Model:
+            loading.set()
+            assert go_on.wait(10)
+            return house.load(path, name)
+
+        follower(server)._load = slow
+        house("promote", "tiny@2")
+        assert loading.wait(10)
+        assert received(send(server.url, STREAM))[0] == "1" * 40
+        go_on.set()
+        until(lambda: artifact(server) == "tiny@2")
+
+
+def test_prepare_opens_what_the_registry_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the weights, which are no real model's."""
+    monkeypatch.setattr(loading, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
+    made = prepare(load(config(house, f'model = "registry:tiny@production"\nsigners = "{house.signers}"')))
+    made.ledger.close()
+    [model] = made.rollout.models
+    assert model.name == "tiny@1"
+    assert model.lineage == record.read(house.folder / "model-1")
+    assert model.lineage != LINEAGE
+    [successors] = made.rollout.successors.values()
+    assert successors.next() is None

@@ -1,0 +1,201 @@
+import os
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
+from server.skills.catalogue import Credentials, Skill, Skills, digest
+from tests.conftest import ROOT
+
+A = Skill(name="a", keys=(digest("key-a"),), origins=("https://a.example",))
+B = Skill(name="b", keys=(digest("key-b"), digest("key-both")), origins=("https://b.example:8443",))
+C = Skill(name="c", keys=(digest("key-both"),))
+CLOSED = Skill(name="closed")
+ALL = Skills([A, B, C, CLOSED])
+
+
+def test_a_key_opens_its_skills_only() -> None:
+    opened = {
+        key: [grant.skill.name for grant in ALL.usable(Credentials(key=key))] for key in ("key-a", "key-b", "key-both")
+    }
+    assert opened == {"key-a": ["a"], "key-b": ["b"], "key-both": ["b", "c"]}
+
+
+def test_an_origin_opens_no_skill_to_programs_since_anybody_can_send_one() -> None:
+    with pytest.raises(Unauthorized):
+        ALL.authorise("a", Credentials(origin="https://a.example"))
+    assert ALL.authorise("a", Credentials(key="key-a", origin="https://evil.example")).skill is A
+    with pytest.raises(Unauthorized):
+        ALL.authorise("a", Credentials(key="wrong", origin="https://a.example"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://a.example:443", "http://a.example", "https://a.example.evil", "https://A.example", "null", "*", "", None],
+)
+def test_an_origin_is_admitted_exactly_or_not_at_all(origin: str | None) -> None:
+    assert A.admits("https://a.example")
+    assert not A.admits(origin)
+    assert not CLOSED.admits(origin)
+
+
+@pytest.mark.parametrize(
+    ("shown", "error", "code"),
+    [
+        (Credentials(), Unauthorized, "missing_api_key"),
+        (Credentials(key="wrong"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="' OR 1=1--"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="\udcff"), Unauthorized, "invalid_api_key"),
+        (Credentials(key="key-b"), Forbidden, "key_not_allowed"),
+        (Credentials(origin="https://a.example"), Unauthorized, "missing_api_key"),
+    ],
+)
+def test_everyone_else_is_refused(shown: Credentials, error: type[Exception], code: str) -> None:
+    with pytest.raises(error) as caught:
+        ALL.authorise("a", shown)
+    assert getattr(caught.value, "code") == code  # noqa: B009
+    assert "key-" not in str(caught.value)
+
+
+def test_a_skill_without_keys_and_origins_is_closed_to_all() -> None:
+    keys, origins = (None, "", "key-a", "key-both"), (None, "null", "https://a.example")
+    for key, origin in product(keys, origins):
+        with pytest.raises((Unauthorized, Forbidden)):
+            ALL.authorise("closed", Credentials(key=key, origin=origin))
+
+
+def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
+    origins = ["https://xn--bcher-kva.example", "http://[::1]:8001", "http://127.0.0.1", "https://x.example:80", "*"]
+    (tmp_path / "a.toml").write_text(f'name = "a"\norigins = {origins}')
+    assert Skills.load(tmp_path).get("a") is not None
+
+
+def test_who_has_no_key_learns_nothing_of_which_skills_there_are() -> None:
+    for shown in (Credentials(), Credentials(key="wrong"), Credentials(origin="https://a.example")):
+        told = set()
+        for name in ("a", "closed", "nobody"):
+            with pytest.raises(Unauthorized) as caught:
+                ALL.authorise(name, shown)
+            told.add(str(caught.value))
+        assert len(told) == 1
+
+
+def test_an_unknown_skill_is_not_found() -> None:
+    with pytest.raises(NotFound, match="no skill 'nobody'"):
+        ALL.authorise("nobody", Credentials(key="key-a"))
+
+
+def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "2.toml").write_text('name = "first"')
+    (tmp_path / "1.toml").write_text('name = "second"')
+    (tmp_path / "notes.txt").write_text("not a skill")
+    assert Skills.load(tmp_path).names == ("second", "first")
+    assert Skills.load(tmp_path / "2.toml").names == ("first",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('nam = "a"', r"unknown field `nam`|missing required field `name`"),
+        ('name = "a"\ngreting = "x"', r"unknown field `greting` - at `\$`; known fields are name, title, greeting"),
+        ('name = "A b"', r"matching regex .* - at `\$.name`"),
+        ('name = "a"\norigins = ["*.example"]', r"'\*.example' at `\$.origins\[0\]` is no origin; write scheme://host"),
+        ('name = "a"\nimage_origins = ["*"]', r"'\*' at `\$.image_origins\[0\]` is no origin"),
+        ('name = "a"\nsystem = "{{ nme }}"', r"'nme' is undefined.*its variables are title, date, weekday and person"),
+        ('name = "a"\nsystem = "{{ \'\'.__class__ }}"', r"is not a template .*unsafe"),
+        ('name = "a"\nsystem = "{% for x in range(9) %}{% endfor %}"', r"'range' is undefined"),
+        ('name = "a"\nsystem = "{% if not person %}{{ nme }}{% endif %}"', r"'nme' is undefined"),
+        ('name = "a"\nsystem = "{% if weekday == \'Sunday\' %}{{ nme }}{% endif %}"', r"'nme' is undefined"),
+        ('name = "a"\nsystem_file = "../a.txt"', r"`\$.system_file` leads out of the folder"),
+        ('name = "a"\nsystem_file = "/etc/hostname"', r"`\$.system_file` leads out of the folder"),
+        ('name = "a"\nsystem_file = "."', r"at `\$.system_file` cannot be read as text"),
+        ('name = "a"\ntop_k = -1', r">= 0 - at `\$.top_k`"),
+        ('name = "a"\nsystem = "x"\nsystem_file = "x.txt"', r"both `\$.system` and `\$.system_file`"),
+        ('name = "a"\nsystem_file = "none.txt"', r"none.txt at `\$.system_file` cannot be read"),
+        ('name = "a"\nsite_keys = ["secret"]', r"`\$.site_keys\[0\]` is no site key"),
+        ('name = "a"\nmax_temperature = 0.5', r"`\$.temperature` is above `\$.max_temperature`"),
+        ('name = "a"\ntokens_per_day = 0', r">= 1 - at `\$.tokens_per_day`"),
+        ('name = "a"\n[[sources]]\ntitle = "x"\nurl = "javascript:alert(1)"', r"`\$.sources\[0\].url` must begin"),
+        ('name = "a"\n[identity]\nalgorithm = "HS256"\nkey = "sk-plain"', r"fewer than 32 bytes"),
+        ('name = "a"\n[identity]\nalgorithm = "none"', r"Invalid enum value 'none' - at `\$.identity.algorithm`"),
+        ('name = "a"\n[identity]\nalgorithm = "RS256"\nkey = "sk-plain"', r"does not fit RS256"),
+        ('name = "a"\norigins = ["null"]', r"is no origin"),
+        ('name = "a"\norigins = ["https://x.example", "https://x.example/"]', r"\$.origins\[1\]"),
+        ('name = "a"\norigins = ["x.example"]', r"is no origin"),
+        ('name = "a"\norigins = ["ftp://x.example"]', r"is no origin"),
+        ('name = "a"\norigins = ["https://x.example."]', r"is no origin"),
+        ('name = "a"\norigins = ["https://b\u00fccher.example"]', r"is no origin.*a name of other letters as xn--"),
+        ('name = "a"\norigins = ["https://x.example:443"]', r"what no browser sends; write 'https://x.example'$"),
+        ('name = "a"\norigins = ["http://x.example:080"]', r"write 'http://x.example'$"),
+        ('name = "a"\norigins = ["http://x.example:08080"]', r"write 'http://x.example:8080'$"),
+        ('name = "a"\norigins = ["https://x.example:99999"]', r"what no browser sends"),
+        ('name = "a"\norigins = ["http://[0:0:0:0:0:0:0:1]:80"]', r"write 'http://\[::1\]'$"),
+        ('name = "a"\nkeys = ["sk-plain"]', r"`\$.keys\[0\]` is no SHA-256"),
+        ('name = "a"\nmax_tokens = 0', r">= 1 - at `\$.max_tokens`"),
+        ('name = "a"\ntemperature = 3', r"<= 2.0 - at `\$.temperature`"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Skills.load(tmp_path)
+    assert str(file) in str(caught.value)
+    assert "sk-plain" not in str(caught.value)
+
+
+def test_two_skills_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("1.toml", "2.toml"):
+        (tmp_path / name).write_text('name = "same"')
+    with pytest.raises(ConfigError, match=r"2\.toml.*'same'.*is taken by .*1\.toml"):
+        Skills.load(tmp_path)
+
+
+def test_a_prompt_is_read_from_below_its_folder_only_and_within_bounds(tmp_path: Path) -> None:
+    """As Kubernetes mounts a ConfigMap: every file is a link within the folder."""
+    folder, secret = tmp_path / "skills", tmp_path / "secret.txt"
+    (folder / "..data").mkdir(parents=True)
+    secret.write_text("the password")
+    (folder / "..data" / "prompt.txt").write_text("Be brief.")
+    (folder / "prompt.txt").symlink_to("..data/prompt.txt")
+    (folder / "a.toml").write_text('name = "a"\nsystem_file = "prompt.txt"')
+    assert [skill.system for skill in Skills.read(folder)] == ["Be brief."]
+    (folder / "prompt.txt").unlink()
+    (folder / "prompt.txt").symlink_to(secret)
+    with pytest.raises(ConfigError, match="leads out of the folder") as caught:
+        Skills.read(folder)
+    assert "password" not in str(caught.value)
+    (folder / "prompt.txt").unlink()
+    os.mkfifo(folder / "prompt.txt")  # nobody writes to it: reading would wait for ever
+    with pytest.raises(ConfigError, match="cannot be read as text"):
+        Skills.read(folder)
+    (folder / "prompt.txt").unlink()
+    (folder / "prompt.txt").write_text("x" * 100_001)
+    with pytest.raises(ConfigError, match="more than 100000 characters"):
+        Skills.read(folder)
+
+
+def test_every_file_that_is_wrong_is_named_and_an_editors_notes_are_no_skills(tmp_path: Path) -> None:
+    for name, text in (("1", 'name = "a"'), ("2", "name = "), ("3", 'name = "c"\ntop_p = 2'), (".#1", "nonsense")):
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Skills.read(tmp_path)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path / '2.toml'} is not TOML")
+    assert second.startswith(f"{tmp_path / '3.toml'}: Expected `float` <= 1.0 - at `$.top_p`")
+
+
+def test_a_folder_without_skills_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no skill"):
+        Skills.load(tmp_path)
+
+
+def test_the_demo_skill_lets_the_demo_page_in_and_nobody_else() -> None:
+    skills = Skills.load(ROOT / "examples/demo/skills")
+    assert skills.names == ("help",)
+    (demo,) = skills
+    assert demo.admits("http://127.0.0.1:8001")
+    assert not demo.admits("http://127.0.0.1:8000")
+    with pytest.raises(Unauthorized):
+        skills.authorise("help", Credentials(key="sk-any"))

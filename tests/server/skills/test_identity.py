@@ -1,0 +1,169 @@
+"""Who a visitor is: tokens of three algorithms, made by the page's server, and all that must not pass for one."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from server.skills.identity import Identity
+from server.skills.skill import Skill
+from tests.server.web.api.test_widget import watch_prompts
+from tests.support.harness import HELP, Serve
+from tests.support.visitor import Visitor
+
+SECRET = "a secret of the page's own server"
+
+
+def public(key: Any) -> str:
+    pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return str(pem.decode())
+
+
+OTHER_SKILL = msgspec.structs.replace(HELP, name="shop", identity=Identity("HS256", SECRET))
+
+
+def claims(**more: Any) -> dict[str, Any]:
+    return {"sub": "ada", "aud": "help", "exp": int(time.time()) + 120, **more}
+
+
+def skill(identity: Identity) -> Skill:
+    return msgspec.structs.replace(HELP, identity=identity, system="You talk to {{ person or 'somebody' }}.")
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "RS256", "EdDSA"])
+def test_a_person_is_known_by_a_token_of_the_configured_key(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, algorithm: Any
+) -> None:
+    private: Any = SECRET
+    if algorithm == "RS256":
+        private = rsa.generate_private_key(65537, 2048)
+    elif algorithm == "EdDSA":
+        private = ed25519.Ed25519PrivateKey.generate()
+    verifier = SECRET if algorithm == "HS256" else public(private)
+    served = serve("ok", skills=(skill(Identity(algorithm, verifier)),))
+    seen = watch_prompts(served, monkeypatch)
+    known = Visitor(served, identity=jwt.encode(claims(), private, algorithm))
+    assert known.opened.status == 200
+    known.ask("hello")
+    Visitor(served).ask("hello")
+    asked = [prompt[0][1] for prompt in seen if prompt[-1][1] == "hello"]  # the others find what is the skill's own
+    assert asked == ["You talk to ada.", "You talk to somebody."]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        jwt.encode(claims(), "another secret that is as long as it", "HS256"),
+        jwt.encode(claims(aud="other"), SECRET, "HS256"),
+        jwt.encode(claims(exp=int(time.time()) - 60), SECRET, "HS256"),
+        jwt.encode(claims(exp=int(time.time()) + 3600), SECRET, "HS256"),
+        jwt.encode(claims(iss="elsewhere"), SECRET, "HS256"),
+        jwt.encode(claims(sub=""), SECRET, "HS256"),
+        jwt.encode(claims(sub="x" * 300), SECRET, "HS256"),
+        jwt.encode({"sub": "ada", "aud": "help"}, SECRET, "HS256"),
+        jwt.encode(claims(exp="9" * 10), SECRET, "HS256"),
+        jwt.encode(claims(exp=float("inf")), SECRET, "HS256"),
+        jwt.encode(claims(exp=[1]), SECRET, "HS256"),
+        jwt.encode(claims(), "", "none"),
+        jwt.encode(claims(), SECRET * 2, "HS512"),
+        "nonsense",
+        "\u20ac",
+        "",
+    ],
+    ids=[
+        "other key",
+        "other audience",
+        "expired",
+        "valid too long",
+        "other issuer",
+        "empty subject",
+        "long subject",
+        "no expiry",
+        "expiry in words",
+        "endless",
+        "expiry in a list",
+        "no signature",
+        "other algorithm",
+        "not a token",
+        "not ASCII",
+        "empty",
+    ],
+)
+def test_every_other_token_is_refused_alike(serve: Serve, token: str) -> None:
+    served = serve(skills=(skill(Identity("HS256", SECRET, issuer="shop")),))
+    opened = Visitor(served, identity=token).opened
+    assert (opened.status, opened.json["error"]["code"]) == (401, "identity_invalid")
+    assert json.dumps(opened.json) == json.dumps(Visitor(served, identity="x").opened.json)
+
+
+def test_a_public_key_is_no_secret_of_hs256(serve: Serve) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    served = serve(skills=(skill(Identity("RS256", public(private))),))
+    head, body = (_base64(part) for part in ({"alg": "HS256", "typ": "JWT"}, claims()))
+    import hashlib
+    import hmac
+
+    signature = hmac.new(public(private).encode(), f"{head}.{body}".encode(), hashlib.sha256).digest()
+    forged = f"{head}.{body}.{_raw(signature)}"
+    assert Visitor(served, identity=forged).opened.status == 401
+
+
+def _base64(value: Any) -> str:
+    return _raw(json.dumps(value).encode())
+
+
+def _raw(value: bytes) -> str:
+    import base64
+
+    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+
+def test_where_it_is_required_nobody_comes_without(serve: Serve) -> None:
+    served = serve(skills=(skill(Identity("HS256", SECRET, required=True)),))
+    assert Visitor(served).opened.status == 401
+    assert Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256")).opened.status == 200
+
+
+def test_a_conversation_belongs_to_its_person(serve: Serve) -> None:
+    served = serve("ok", skills=(skill(Identity("HS256", SECRET)),))
+    ada = Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256"))
+    ada.ask("mine")
+    resume = ada.opened.json["resume"]
+    eve = jwt.encode(claims(sub="eve"), SECRET, "HS256")
+    assert not Visitor(served, resume=resume, identity=eve).opened.json["resumed"]
+    assert not Visitor(served, resume=resume).opened.json["resumed"]
+    again = Visitor(served, resume=resume, identity=jwt.encode(claims(), SECRET, "HS256"))
+    assert again.opened.json["resumed"]
+
+
+def test_a_page_that_holds_on_to_its_token_goes_on_with_its_own_conversation_only(serve: Serve) -> None:
+    """A session ends after ten minutes, and the token with which the page began after five at most."""
+    served = serve("ok", skills=(skill(Identity("HS256", SECRET, required=True)), OTHER_SKILL))
+    ada = Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256"))
+    ada.ask("mine")
+    resume = ada.opened.json["resume"]
+    old = jwt.encode(claims(exp=int(time.time()) - 600), SECRET, "HS256")
+    again = Visitor(served, resume=resume, identity=old).opened
+    assert again.json["conversation"] == ada.opened.json["conversation"]
+    eve = Visitor(served, identity=jwt.encode(claims(sub="eve"), SECRET, "HS256")).opened.json["resume"]
+    elsewhere = Visitor(served, skill="shop", identity=jwt.encode(claims(aud="shop"), SECRET, "HS256")).opened.json
+    for shown in (None, "x", eve, ada.token, elsewhere["resume"]):
+        assert Visitor(served, resume=shown, identity=old).opened.status == 401
+    forged = jwt.encode(claims(exp=int(time.time()) - 600), "another secret that is as long as it", "HS256")
+    assert Visitor(served, resume=resume, identity=forged).opened.status == 401
+    assert Visitor(served, resume=resume).opened.status == 401
+
+
+def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n")
+    file = tmp_path / "a.toml"
+    file.write_text('name = "a"\n[identity]\nalgorithm = "HS256"\nkey_file = "secret"')
+    found = Skill.read(file).identity
+    assert found is not None
+    assert found.key == SECRET

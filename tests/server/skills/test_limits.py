@@ -1,0 +1,245 @@
+"""Limits of a skill, counted in memory and in a real Redis; the official client waits as it is told."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import openai
+import pytest
+from limits.aio.storage import MemoryStorage
+from openai import OpenAI
+
+from server.errors import ConfigError, RateLimited
+from server.skills.limits import Gate
+from tests.support.harness import HELP, KEY, Serve, Served, until
+from tests.support.visitor import Visitor, events
+
+ASK: Any = [{"role": "user", "content": "hi"}]
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[str]:
+    """A Redis of its own, by its URL."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed: tests/install")
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
+    with subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: _answers(port))
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.terminate()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else request.getfixturevalue("redis")
+
+
+def connect(served: Served, **options: Any) -> OpenAI:
+    return OpenAI(base_url=f"{served.url}/v1", api_key=KEY, **{"max_retries": 0, **options})
+
+
+def limited(**fields: Any) -> Any:
+    return msgspec.structs.replace(HELP, **fields)
+
+
+def test_requests_a_minute_are_exact_and_say_when_to_come_back(serve: Serve, store: str) -> None:
+    served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits=store)
+    with connect(served) as client:
+        for left in (2, 1, 0):
+            raw = client.chat.completions.with_raw_response.create(model="help", messages=ASK)
+            assert raw.headers["x-ratelimit-limit-requests"] == "3"
+            assert raw.headers["x-ratelimit-remaining-requests"] == str(left)
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="help", messages=ASK)
+    refused = caught.value.response.headers
+    assert 1 <= int(refused["retry-after"]) <= 60
+    assert refused["x-ratelimit-remaining-requests"] == "0"
+    assert caught.value.code == "rate_limited"
+    assert served.parts.ledger.totals().requests == {("help", "tiny", "stop"): 3}
+
+
+def test_the_official_client_waits_as_long_as_it_is_told(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    monkeypatch.setattr("server.skills.limits.WINDOW_SECONDS", 2)
+    served = serve("ok", skills=(limited(requests_per_minute=1),), rate_limits=store)
+    with connect(served, max_retries=2) as client:
+        client.chat.completions.create(model="help", messages=ASK)
+        started = time.monotonic()
+        client.chat.completions.create(model="help", messages=ASK)
+        assert time.monotonic() - started > 1
+
+
+def test_tokens_a_minute_count_the_prompt_and_the_longest_reply(serve: Serve, store: str) -> None:
+    served = serve("ok", skills=(limited(tokens_per_minute=300),), rate_limits=store)
+    with connect(served) as client:
+        prompt = client.chat.completions.create(model="help", messages=ASK, max_tokens=1).usage
+        assert prompt
+        raw = client.chat.completions.with_raw_response.create(model="help", messages=ASK, max_tokens=50)
+        left = 300 - 2 * prompt.prompt_tokens - 51
+        assert left - 2 <= int(raw.headers["x-ratelimit-remaining-tokens"]) <= left + 2
+        client.chat.completions.create(model="help", messages=ASK, max_tokens=50)
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="help", messages=ASK, max_tokens=64)
+        assert caught.value.response.headers["x-ratelimit-limit-tokens"] == "300"
+
+
+def test_what_can_never_fit_is_said_at_once(serve: Serve) -> None:
+    small = serve("ok", skills=(limited(tokens_per_minute=50),))
+    with connect(small) as client, pytest.raises(openai.BadRequestError, match="allows 50 a minute"):
+        client.chat.completions.create(model="help", messages=ASK)
+
+
+def test_replies_at_once_are_bounded_and_the_place_comes_back(serve: Serve) -> None:
+    served = serve("0123456789", delay=0.03, skills=(limited(concurrent_replies=1),))
+    with connect(served) as client:
+        for _ in range(3):
+            running = client.chat.completions.create(model="help", messages=ASK, stream=True)
+            with pytest.raises(openai.RateLimitError, match="1 replies at once"):
+                client.chat.completions.create(model="help", messages=ASK)
+            assert list(running)
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model="help", messages=ASK, max_tokens=10_000)
+        assert client.chat.completions.create(model="help", messages=ASK).choices[0].message.content == "0123456789"
+
+
+def test_a_visitor_has_limits_of_its_own(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(visitor_requests_per_minute=2, sessions_per_minute=3),))
+    visitor, other = Visitor(served), Visitor(served)
+    visitor.ask("one")
+    visitor.ask("two")
+    refused = visitor.post("messages", {"text": "three"})
+    assert (refused.status, refused.json["error"]["code"]) == (429, "rate_limited")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert "Retry-After" in refused.headers["Access-Control-Expose-Headers"]
+    other.ask("one")
+    assert Visitor(served).opened.status == 200
+    assert Visitor(served).opened.status == 429
+
+
+def test_one_address_has_a_limit_over_all_its_conversations(serve: Serve, store: str) -> None:
+    skill = limited(visitor_requests_per_minute=2, address_requests_per_minute=3)
+    served = serve("ok", skills=(skill,), rate_limits=store, trusted_proxies=["127.0.0.1"])
+
+    def asked(address: str) -> int:
+        with closing(Visitor(served).request("POST", "messages", {"text": "x"}, X_Forwarded_For=address)) as response:
+            return int(response.status)
+
+    assert [asked("192.0.2.1") for _ in range(4)] == [200, 200, 200, 429]
+    assert asked("192.0.2.2") == 200
+
+
+def test_ratings_have_the_limit_of_messages(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(visitor_requests_per_minute=2),))
+    visitor = Visitor(served)
+    reply = visitor.ask("one")[0].data["reply"]
+    statuses = [visitor.post("feedback", {"reply": reply, "rating": "up"}).status for _ in range(3)]
+    assert statuses == [204, 204, 429]
+    assert visitor.ask("two")
+
+
+def test_what_is_counted_in_memory_goes_again_and_takes_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    gate = Gate()
+    storage = gate._storage
+    assert isinstance(storage, MemoryStorage)
+    skill = limited(tokens_per_minute=1000, visitor_requests_per_minute=1, address_requests_per_minute=10**6)
+
+    async def visits() -> None:
+        for name in range(2000):
+            await gate.message(skill, str(name), "192.0.2.1")
+        await gate.spend(skill, 10)
+        assert len(storage.events) == 2001
+        now[0] += 300
+        await gate.message(skill, "later", "192.0.2.1")
+        await gate.spend(skill, 10)
+        assert len(storage.events) == len(storage.locks) - len(storage.storage) == 2
+        assert len(storage.storage) == 1
+        now[0] -= 3600  # the clock is set back: what it counted is not held against anybody for an hour
+        await gate.message(skill, "later", "192.0.2.1")
+        with pytest.raises(RateLimited):
+            await gate.message(skill, "later", "192.0.2.1")
+
+    before, started, start = {*threading.enumerate()}, [], threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    asyncio.run(visits())
+    assert not started
+    assert {*threading.enumerate()} <= before
+
+
+def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["127.0.0.0/8"])
+
+    def opened(*addresses: str) -> int:
+        return int(
+            Visitor(None, url=served.url).post("session", {"skill": "help"}, X_Forwarded_For=addresses[-1]).status
+        )
+
+    Visitor(served)
+    assert [opened("2001:db8::1"), opened("2001:db8::2"), opened("2001:db8:0:0:ffff::3")] == [200, 200, 429]
+    assert [opened("2001:db8:0:1::1"), opened("::ffff:192.0.2.1"), opened("::ffff:192.0.2.2")] == [200, 200, 200]
+    assert [opened("192.0.2.1"), opened("192.0.2.1")] == [200, 429]
+    assert [opened(f"198.51.100.9:{port}") for port in (1, 2, 3)] == [200, 200, 429]
+    assert [opened(f"[2001:db8:0:2::{port}]:{port}") for port in (1, 2, 3)] == [200, 200, 429]
+    # The proxy appends what it saw; what stands before it is the caller's own word.
+    assert opened("198.51.100.7, 192.0.2.1") == 429
+
+
+def test_nobody_is_believed_who_is_no_proxy(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["192.0.2.0/24"])
+    visitor = Visitor(served)
+    shown = [visitor.post("session", {"skill": "help"}, X_Forwarded_For=f"198.51.100.{n}").status for n in range(2)]
+    assert shown == [200, 429]
+
+
+def test_without_its_redis_nothing_is_let_in_and_nothing_hangs(serve: Serve) -> None:
+    served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits="redis://127.0.0.1:1/0")
+    with connect(served) as client, pytest.raises(openai.InternalServerError, match="cannot be counted") as caught:
+        client.chat.completions.create(model="help", messages=ASK)
+    assert caught.value.status_code == 503
+    assert served.parts.ledger.totals().requests == {}
+
+
+def test_a_store_that_cannot_be_is_refused_without_its_password() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Gate("redis://:secret@host:notaport/0")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_stopped_reply_gives_its_place_back(serve: Serve) -> None:
+    served = serve("x" * 60, delay=0.05, skills=(limited(concurrent_replies=1),))
+    visitor = Visitor(served)
+    with closing(visitor.stream("go")) as response:
+        reply = next(events(response)).data["reply"]
+        assert Visitor(served).post("messages", {"text": "me"}).status == 429
+        visitor.post(f"replies/{reply}/stop")
+    assert visitor.ask("again")[0].name == "start"

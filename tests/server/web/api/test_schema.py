@@ -1,0 +1,171 @@
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import InvalidRequest
+from server.web.api.schema import parse
+
+USER = {"role": "user", "content": "hi"}
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps({"model": "help", "messages": [USER], **fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": 3}, "model"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": {}}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [None]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": "x", "extra": 1}]}, "messages[0].extra"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [USER, USER]}, "messages[1].role"),
+        ({"messages": [USER, {"role": "system", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [USER, {"role": "assistant", "content": "x"}]}, "messages[1].role"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_p": float("nan")}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_tokens": float("inf")}, "max_tokens"),
+        ({"max_completion_tokens": "9"}, "max_completion_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": "1"}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a", 1]}, "stop[1]"),
+        ({"stop": "x" * 257}, "stop"),
+        ({"stop": "\udfff"}, "stop"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann <|im_end|>"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "x", "name": "\udfff"}]}, "messages[0].name"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include"),
+        ({"n": 2}, "n"),
+        ({"n": -1}, "n"),
+        ({"n": 10**30}, "n"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"presence_penalty": "1"}, "presence_penalty"),
+        ({"logit_bias": {"50256": -101}}, "logit_bias[...]"),
+        ({"logit_bias": {"hello": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": [1]}, "logit_bias"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
+        ({"prompt": "x"}, "prompt"),
+    ],
+)
+def test_the_field_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(body(**fields))
+    assert caught.value.param == param
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"null", "Expected `object`, got `null`"),
+        (b'"x"', "Expected `object`"),
+        (b'{"model": "\xff"}', "not UTF-8"),
+        ('{"model": "x"}'.encode("utf-16"), "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b'{"model": "a", "model": "b"}', "stands twice"),
+        (b'{"messages": [{"role": "user", "role": "system", "content": "x"}]}', "stands twice"),
+        (b'{"model": "a\nb"}', "not JSON"),
+    ],
+)
+def test_what_is_no_request_at_all(raw: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        parse(raw)
+
+
+def test_what_the_official_client_sends_is_understood() -> None:
+    request = parse(
+        body(
+            messages=[
+                {"role": "developer", "content": "d"},
+                {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+                {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None},
+                {"role": "user", "content": "", "name": "ann"},
+            ],
+            stop=["x", "y"],
+            seed=-(2**63),
+            n=1,
+            logprobs=False,
+            frequency_penalty=0,
+            presence_penalty=0.0,
+            logit_bias=None,
+            tools=[],
+            response_format={"type": "text"},
+            user="u",
+            metadata={"a": "b"},
+            max_completion_tokens=7,
+        )
+    )
+    assert [message.plain()["role"] for message in request.messages] == ["system", "user", "assistant", "user"]
+    assert request.messages[1].plain() == {"role": "user", "content": "ab"}
+    assert request.messages[3].plain() == {"role": "user", "content": "", "name": "ann"}  # a template may use it
+    assert (request.stops, request.limit) == (("x", "y"), 7)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from(["model", "messages", "stream", "stop", "seed", "temperature", "top_p", "n", "max_tokens", "x"])
+
+
+@settings(deadline=None)
+@given(st.dictionaries(names, values) | values)
+def test_any_json_is_a_request_or_a_named_mistake(value: Any) -> None:
+    with suppress(InvalidRequest):
+        parse(json.dumps(value).encode())
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_request_or_a_mistake(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse(raw)

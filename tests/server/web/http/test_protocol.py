@@ -1,0 +1,184 @@
+"""Clients that send slowly, too much, or do not read; `python -m tests.exams.public` does the same at full size."""
+
+import http.client
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.exams.hostile import bodies, nginx, peers
+from tests.server.web.test_lifecycle import STREAM, everything, process, received, send
+from tests.server.web.test_listeners import ASK, complete
+from tests.support.harness import KEY, Serve, until
+from tests.support.visitor import Visitor
+
+
+def test_a_head_without_end_is_cut_and_others_are_served(serve: Serve) -> None:
+    served = serve("ok", head_seconds=0.5)
+    with peers.slow_heads(served.url, 20) as connections:
+        assert complete(served, ASK).status == 200
+        assert peers.closed(connections, 10) == 20
+
+
+def test_a_second_head_on_a_kept_connection_has_the_same_deadline(serve: Serve) -> None:
+    served = serve("ok", head_seconds=0.5)
+    with peers.connect(served.url) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        assert peers.closed([connection], 10) == 1
+
+
+def test_a_body_that_trickles_after_its_answer_is_cut(serve: Serve) -> None:
+    served = serve("ok", head_seconds=0.5)
+    with peers.connect(served.url) as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\na")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404")
+        connection.setblocking(False)
+        until(lambda: peers.cut(connection), 10)
+
+
+def test_a_body_that_does_not_end_is_refused_in_time_and_its_connection_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.web.http.requests.BODY_SECONDS", 0.3)
+    served = serve("ok")
+    visitor = Visitor(served)
+    widget = f"POST /v1/widget/messages HTTP/1.1\r\nHost: x\r\nOrigin: {visitor.origin}\r\n"
+    for head in (peers.HEAD, f"{widget}Authorization: Bearer {visitor.token}\r\n".encode()):
+        with peers.connect(served.url) as connection:
+            connection.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+            answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"body_too_slow"' in answer
+
+
+def test_a_reply_that_takes_longer_than_a_head_may_is_not_cut(serve: Serve) -> None:
+    served = serve("0123456789", delay=0.1, head_seconds=0.3)
+    assert complete(served, ASK).json["choices"][0]["message"]["content"] == "0123456789"
+
+
+def test_a_body_that_is_cut_short_is_no_error_of_ours(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    served = serve("ok")
+    with peers.connect(served.url) as connection:
+        connection.sendall(peers.HEAD + b"Content-Length: 100\r\n\r\n{")
+    assert complete(served, ASK).status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_connections_beyond_the_limit_are_closed_and_make_room(serve: Serve) -> None:
+    served = serve("ok", connections=5, head_seconds=1)
+    with peers.slow_heads(served.url, 20) as connections:
+        assert peers.closed(connections, 0.5) >= 15
+    until(lambda: peers.answers(served.url))
+
+
+def test_a_flood_of_slow_heads_does_not_keep_out_a_request(serve: Serve) -> None:
+    served = serve("ok", connections=5, head_seconds=60)
+    with peers.slow_heads(served.url, 20):
+        assert complete(served, ASK).status == 200
+        with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=10)) as kept:
+            for _ in range(3):
+                kept.request("GET", "/healthz")
+                assert kept.getresponse().read()
+
+
+def test_a_reply_under_way_is_not_what_makes_room(serve: Serve) -> None:
+    served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=60)
+    with send(served.url, STREAM) as running:
+        until(lambda: served.engine.running == 1)
+        with peers.slow_heads(served.url, 3) as connections:
+            assert peers.closed(connections, 10) == 3
+        assert received(running)[0] == "0123456789" * 3
+
+
+@pytest.mark.parametrize(
+    ("files", "room"), [("-Sn 200", "-Hn"), ("-n 200", "100 connections at most in the place of 300")]
+)
+def test_few_descriptors_are_made_more_or_kept_for_what_needs_them(
+    tmp_path: Path, files: str, room: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A shell and systemd give 1,024, which so many slow connections would have for themselves."""
+    settings = ("connections=300", "head_seconds=60")
+    with process(tmp_path, *settings, files=files) as server, peers.slow_heads(server.url, 400):
+        assert peers.answers(server.url)
+        assert peers.seconds_of(server.url, 3)
+    assert (room in capfd.readouterr().err) == ("most" in room)
+
+
+def test_large_headers_and_bodies_cost_nothing(serve: Serve) -> None:
+    served = serve("ok")
+    before = peers.resident(os.getpid())
+    assert peers.huge_header(served.url, 8 << 20)[:13] in (b"", b"HTTP/1.1 400 ")
+    assert peers.huge_body(served.url, 1 << 30, 32 << 20)[:13] in (b"", b"HTTP/1.1 413 ")
+    assert peers.resident(os.getpid()) - before < 20
+    assert complete(served, ASK).status == 200
+
+
+def test_a_length_that_is_told_twice_is_refused_and_what_follows_is_not_heard(serve: Serve) -> None:
+    """A proxy that goes by Content-Length passes on as one request what would be two here."""
+    served = serve("ok")
+    hidden = b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    for url in (served.url, served.admin, served.page):
+        with peers.connect(url) as connection:
+            both = f"Transfer-Encoding: chunked\r\nContent-Length: {len(hidden)}\r\n\r\n".encode()
+            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + both + hidden)
+            answer = everything(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_body_of_a_stranger_is_not_read(serve: Serve) -> None:
+    served = serve("ok")
+    with peers.connect(served.url) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+    with peers.connect(served.url) as connection:
+        connection.sendall(peers.HEAD + b"Content-Length: 10\r\nExpect: 100-continue\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
+
+
+def test_a_conversation_of_more_turns_than_the_context_is_no_error_of_ours(serve: Serve) -> None:
+    served = serve("ok")
+    roles = ["user" if index % 2 == 0 else "assistant" for index in range(20_001)]
+    answer = complete(served, {"model": "help", "messages": [{"role": role, "content": ""} for role in roles]})
+    assert (answer.status, answer.json["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_one_that_never_reads_is_cut(tmp_path: Path) -> None:
+    with process(tmp_path, "send_seconds=1") as server:
+        assert peers.answers(server.url)  # what the first request opens stays open
+        before = peers.descriptors(server.process.pid)
+        connection = peers.never_read(server.url)
+        assert peers.settle(lambda: peers.descriptors(server.process.pid) <= before, 20) is not None
+        connection.close()
+        assert peers.answers(server.url)
+
+
+@pytest.mark.parametrize("path", list(bodies.SEEDS))
+def test_fuzzed_bodies_are_answered_and_a_refused_one_has_no_row(serve: Serve, path: str) -> None:
+    served = serve("ok", max_waiting=64)
+    visitor = Visitor(served)
+    visit = {"Authorization": f"Bearer {visitor.token}", "Origin": visitor.origin}
+    headers = {"Authorization": f"Bearer {KEY}"} if "chat" in path else visit
+    counts = bodies.fuzz(served.url, path, lambda: headers, 80)
+    assert sum(number for status, number in counts.items() if status >= 400) > 25
+    assert served.engine.failure is None
+    until(lambda: served.apps.replies.idle)
+    with closing(sqlite3.connect(served.parts.config.ledger)) as database:
+        assert database.execute("SELECT count(*) FROM requests").fetchone()[0] <= counts.get(200, 0)
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: tests/install")
+def test_nginx_with_its_defaults_passes_events_as_they_come(serve: Serve) -> None:
+    served = serve("0123456789" * 3, delay=0.05)
+    with nginx.proxy(served.url) as proxied:
+        times = nginx.arrivals(proxied)
+        with closing(http.client.HTTPConnection(urlsplit(proxied).netloc, timeout=10)) as connection:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+    assert len(times) > 10  # buffered, it would come in one or two pieces at the end

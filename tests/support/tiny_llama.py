@@ -1,0 +1,29 @@
+"""Artifacts that the real loader reads and the real engine runs: a llama of two layers with random weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from server.artifact.checkpoint.writer import CheckpointWriter
+from tests.support.harness import LINEAGE, tokenizer
+
+
+def tiny_llama(path: Path, seed: int = 0) -> Path:
+    """Half of its weights pruned and packed, and a tokenizer of bytes; returns `path`."""
+    words = path.parent / "tokenizer"
+    tokenizer(words)
+    settings: dict[str, Any] = {"vocab_size": 258, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**settings, num_attention_heads=4, num_key_value_heads=2, eos_token_id=257))
+    with CheckpointWriter(path) as writer:
+        for name, weight in model.state_dict().items():
+            pruned = torch.where(torch.arange(weight.shape[-1]) % 2 == 0, weight, 0) if "proj" in name else weight
+            writer.add(name, pruned.to(torch.bfloat16))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            writer.copy(words / name)
+        writer.text("config.json", json.dumps(model.config.to_dict()))
+        writer.finish(LINEAGE)
+    return path
