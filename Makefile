@@ -52,10 +52,10 @@ bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-s
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.engine.native.bench
 
-bench-pruning: .venv/test .venv/demo  ## measure every row of docs/figures/pruning.toml that is not measured yet: hours
-	@$(BIN)/python -m pruning.benchmark.bench docs/figures/pruning.toml --results docs/figures/pruning.json
-	@$(BIN)/python -m pruning.benchmark.which docs/figures/pruning.json docs/which-method.md
-	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/figures/sparsegpt-2of4.toml build/base
+bench-pruning: .venv/test .venv/demo  ## measure every row of docs/results/figures/pruning.toml that is not measured yet: hours
+	@$(BIN)/python -m pruning.benchmark.bench docs/results/figures/pruning.toml --results docs/results/figures/pruning.json
+	@$(BIN)/python -m pruning.benchmark.which docs/results/figures/pruning.json docs/results/which-method.md
+	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/results/figures/sparsegpt-2of4.toml build/base
 
 clean:
 	rm -rf .venv build

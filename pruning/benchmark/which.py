@@ -1,6 +1,6 @@
 """The page "which method for which goal", written from measured rows alone.
 
-`python -m pruning.benchmark.which docs/figures/pruning.json docs/which-method.md`; `make bench-pruning`
+`python -m pruning.benchmark.which docs/results/figures/pruning.json docs/results/which-method.md`; `make bench-pruning`
 measures the rows.
 """
 
@@ -63,7 +63,7 @@ def page(rows: Sequence[Result]) -> str:
     head = [
         "# Which method for which goal",
         "",
-        "Generated from `docs/figures/pruning.json` by `python -m pruning.benchmark.which`; do not edit it by hand.",
+        "Generated from `docs/results/figures/pruning.json` by `python -m pruning.benchmark.which`; do not edit it by hand.",
     ]
     if not rows:
         return "\n".join([*head, "", "Nothing has been measured yet: run `make bench-pruning`.", ""])

@@ -37,7 +37,7 @@ def fold(weight: Tensor, gone: Tensor, mean: Tensor, inverse: Tensor) -> None:
     comes nearest to that without one is dW = b v^T, where v^T x_k is the best prediction of 1 from the inputs x_k that
     stay: v = argmin E(v^T x_k - 1)^2 = E[x_k x_k^T]^-1 m_k, hence dW = W_p m_p m_k^T E[x_k x_k^T]^-1, with that
     `inverse` damped. Inputs without a mean predict nothing, and v is then near 0, where m_k^T / ||m_k||^2, which gives
-    back the mean exactly, adds noise (measured in docs/log.md).
+    back the mean exactly, adds noise (measured in docs/results/log.md).
     """
     predictor = inverse @ mean[~gone]
     weight[:, ~gone] += torch.outer(weight[:, gone].double() @ mean[gone], predictor).to(weight.dtype)

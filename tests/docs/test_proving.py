@@ -1,4 +1,4 @@
-"""docs/proving.md, run as it stands: its files are written, its commands carried out, on a tiny model."""
+"""docs/guide/proving.md, run as it stands: its files are written, its commands carried out, on a tiny model."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.pruning import tiny
 from tests.server.artifact.export import made
 
-PAGE = ROOT / "docs" / "proving.md"
+PAGE = ROOT / "docs" / "guide" / "proving.md"
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:

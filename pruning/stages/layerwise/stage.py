@@ -26,9 +26,9 @@ from server.artifact.checkpoint.lineage import Step
 logger = logging.getLogger(__name__)
 
 STRONG = 0.5
-"""Corrections above this lost more than they gained wherever they were measured (docs/log.md)."""
+"""Corrections above this lost more than they gained wherever they were measured (docs/results/log.md)."""
 TOKENS_PER_COLUMN = 6
-"""With fewer, Gram matrices are near singular and masks change with the rounding (docs/log.md)."""
+"""With fewer, Gram matrices are near singular and masks change with the rounding (docs/results/log.md)."""
 
 
 def apply(stage: Layerwise, model: Model, place: Place) -> tuple[Model, Step]:

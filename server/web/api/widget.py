@@ -1,4 +1,4 @@
-"""What the widget asks for, under /v1/widget/, as docs/widget-protocol.md has it; a page sends only new text.
+"""What the widget asks for, under /v1/widget/, as docs/reference/widget-protocol.md has it; a page sends only new text.
 
 The server owns history and system prompt, and every refusal of a session reads the same, so that it tells nothing.
 """

@@ -1,4 +1,4 @@
-"""A server that answers as it is told, by docs/widget-protocol.md: timed faults, texts that no model would write."""
+"""A server that answers as it is told, by docs/reference/widget-protocol.md: timed faults, texts no model would write."""
 
 import asyncio
 import json

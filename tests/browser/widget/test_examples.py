@@ -1,4 +1,4 @@
-"""Each example of docs/widget.md, run as it stands there; only the server's address is another."""
+"""Each example of docs/guide/widget.md, run as it stands there; only the server's address is another."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.browser.widget.test_widget import answer, ask, open_chat
 from tests.conftest import ROOT
 
 Made = dict[str, Response]
-DOCS = (ROOT / "docs" / "widget.md").read_text()
+DOCS = (ROOT / "docs" / "guide" / "widget.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", DOCS, re.DOTALL)
 WORDPRESS = """<?php
 $actions = $filters = $scripts = [];

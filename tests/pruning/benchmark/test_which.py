@@ -8,7 +8,7 @@ from pruning.benchmark.measured import Result, read, write
 from pruning.benchmark.which import main, page
 from tests.conftest import ROOT
 
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "results"
 
 
 def row(

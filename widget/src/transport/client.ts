@@ -1,5 +1,5 @@
 /**
- * Speaks the protocol of docs/widget-protocol.md: one session at a time, whose token each request carries.
+ * Speaks the protocol of docs/reference/widget-protocol.md: one session at a time, whose token each request carries.
  * Sends no cookies; rejects with a Problem, or with the abort's reason if the caller aborted.
  */
 import { withoutPrototype } from "../dom/document.ts";
