@@ -39,7 +39,7 @@ def test_its_own_tests_pass() -> None:
 
 @needs_node
 def test_what_the_build_makes_short_is_known_to_nobody_else() -> None:
-    show = "import('./build.js').then(({ OWN }) => console.log(OWN.join(' ')))"
+    show = "import('./build.js').then(({ MANGLED }) => console.log(MANGLED.join(' ')))"
     own = subprocess.run(["node", "-e", show], cwd=WIDGET, capture_output=True, text=True, check=True).stdout.split()
     texts = set(re.findall(r"^ *(\w+):", (WIDGET / "src" / "texts" / "en.ts").read_text(), re.MULTILINE))
     sent = {"skill", "key", "resume", "identity", "text", "message", "context", "replace", "reply", "rating", "comment"}
