@@ -24,7 +24,7 @@ from tests.support.harness import HELP, Served, parts, says, served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PATIENCE_MS = 20_000  # on a busy machine; what is there already is not waited for
+PATIENCE_MS = 120_000  # on a busy machine; what is there already is not waited for
 expect.set_options(timeout=PATIENCE_MS)
 WATCH = """
 window.violations = [];
@@ -32,6 +32,14 @@ document.addEventListener("securitypolicyviolation", (e) => violations.push(`${e
 window.attacks = 0;
 window.attack = () => attacks++;
 """
+
+
+def settled(page: Page) -> None:
+    """Wait until the page has run what it queued: two frames, then an idle moment."""
+    page.evaluate("""async () => {
+        for (let n = 0; n < 2; n++) await new Promise((done) => requestAnimationFrame(done));
+        await new Promise((done) => requestIdleCallback(done));
+    }""")
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def narrow(browser: Browser, screenshot: Path) -> None:
 
 def tokens() -> dict[str, int]:
     """What the page shows of the skill's tokens."""
-    counts: dict[str, int] = json.load(urllib.request.urlopen(PAGE + "tokens", timeout=10))
+    counts: dict[str, int] = json.load(urllib.request.urlopen(PAGE + "tokens", timeout=120))
     return counts
 
 

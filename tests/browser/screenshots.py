@@ -12,14 +12,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from msgspec.structs import replace
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from server.skills.skill import Skill
 from server.web.api.demo_page import page as host_page
 from tests.browser.conftest import FLAGS
 from tests.browser.support.hosts import extra_pages
 from tests.browser.support.states import ask as ask_widget
 from tests.browser.support.states import walk
 from tests.browser.support.stub import Stub, listening
+from tests.conftest import ROOT
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, OTHER, parts, says, served
 
@@ -34,6 +36,7 @@ LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "narrow": ("/", {"viewport": NARROW}),
     "zoomed": ("/", {"viewport": {"width": 320, "height": 200}, "device_scale_factor": 4}),
 }
+DEMO_SKILL = ROOT / "examples/demo/skills/help.toml"
 ARREST = "(document.querySelector('html > skill-chat').shadowRoot.querySelector('.panel')?.getAnimations() ?? [])"
 
 
@@ -54,6 +57,7 @@ def main(folder: Path, looks: list[str]) -> None:
                         page.screenshot(path=folder / f"{name}-{number:02}-{state}.png")
             apart(browser, host, stub, folder)
             closed(browser, host, stub, folder)
+            demo(browser, host, stub, folder)
         admin(browser, folder)
         browser.close()
 
@@ -108,6 +112,21 @@ def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
             page.locator(".launcher[aria-description]").wait_for()
             page.screenshot(path=folder / f"answered-closed{name}.png")
             stub.delay = 0
+
+
+def demo(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
+    """`chat.png`, the picture of the README: the demo's page and skill, with two questions answered."""
+    skill = Skill.read(DEMO_SKILL)
+    stub.reset()
+    stub.skill = {"name": skill.name, "title": skill.title, "greeting": skill.greeting, "starters": skill.starters}
+    answers = {example.question: example.answer for example in skill.examples}
+    with opened(browser, host, viewport={"width": 1280, "height": 745}) as page:
+        page.locator(".launcher").click()
+        for number, question in enumerate(("What is Secateur?", "How do I try it?"), 1):
+            stub.pieces = (answers[question],)
+            ask_widget(page, question)
+            expect(page.locator(".actions")).to_have_count(number)
+        page.screenshot(path=folder / "chat.png")
 
 
 def admin(browser: Browser, folder: Path) -> None:

@@ -35,7 +35,7 @@ def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
     expect(answer(page)).to_contain_text("wo")
     assert server.engine.running == 1
     page.get_by_role("button", name="Stop").click()
-    until(lambda: server.engine.running == 0, 2)
+    until(lambda: server.engine.running == 0)
     expect(page.locator(".answer").last).to_contain_text("Stopped.")
 
 

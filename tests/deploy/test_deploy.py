@@ -5,9 +5,9 @@ import re
 import shutil
 import ssl
 import subprocess
-import time
+import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,13 +19,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from msgspec.structs import replace
+from torch import Tensor
 
 from server import config
+from server.engine.batch import Batch
 from server.skills.catalogue import Skills
-from server.web.listeners import CLOSE_SECONDS, FORCE_SECONDS
+from server.web.listeners import CLOSE_SECONDS
+from server.web.signals import FORCE_SECONDS
 from tests.conftest import ROOT
 from tests.exams.hostile import nginx
 from tests.server.web.test_listeners import call
+from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, KEY, ORIGIN, Serve
 from tests.support.visitor import Visitor
 
@@ -67,36 +71,52 @@ def proxied(url: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 class Through(NamedTuple):
-    """What came through nginx, and when each part of it did."""
+    """The answer that came through nginx, and how many parts it came in."""
 
     status: int
     headers: Any
-    times: list[float]
+    parts: int
 
 
-def over_tls(netloc: str, method: str, path: str, body: bytes | None = None, **headers: str) -> Through:
-    """One request to its end, by whoever trusts any certificate."""
+def over_tls(
+    netloc: str, method: str, path: str, body: bytes | None = None, arrived: Callable[[], object] = int, **headers: str
+) -> Through:
+    """One request to its end, with any certificate trusted; calls `arrived` after each part of the answer."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(http.client.HTTPSConnection(netloc, timeout=10, context=trusting)) as connection:
+    with closing(http.client.HTTPSConnection(netloc, timeout=120, context=trusting)) as connection:
         connection.request(method, path, body, {"Host": "chat.example", **sent})
         answer = connection.getresponse()
-        times = []
+        parts = 0
         while answer.read1(4096):
-            times.append(time.monotonic())
-        return Through(answer.status, answer.headers, times)
+            parts += 1
+            arrived()
+        return Through(answer.status, answer.headers, parts)
+
+
+class Gated(ScriptRunner):
+    """Makes a token only after the client has received a part of the answer."""
+
+    def __init__(self, script: Sequence[int], vocabulary: int) -> None:
+        super().__init__(script, vocabulary)
+        self.gate = threading.Semaphore(1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert self.gate.acquire(timeout=120), "nothing of the answer arrived"
+        return super().forward(batch)
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: tests/install")
 def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Serve, tmp_path: Path) -> None:
     skill = replace(HELP, sessions_per_minute=3)
-    served = serve("0123456789" * 3, delay=0.05, skills=(skill,), trusted_proxies=["127.0.0.1"])
+    runner = Gated([10], vocabulary=258)
+    served = serve(runner=runner, skills=(skill,), trusted_proxies=["127.0.0.1"])
     with proxied(served.url, tmp_path) as (netloc, plain):
         ask = b'{"model": "help", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
-        times = over_tls(netloc, "POST", "/v1/chat/completions", ask, Authorization=f"Bearer {KEY}").times
-        assert len(times) > 10
-        assert times[-1] - times[0] > 0.5
+        credentials = {"Authorization": f"Bearer {KEY}"}
+        parts = over_tls(netloc, "POST", "/v1/chat/completions", ask, runner.gate.release, **credentials).parts
+        assert parts > 10
 
         def session(**headers: str) -> int:
             return over_tls(netloc, "POST", "/v1/widget/session", b'{"skill": "help"}', **headers).status
@@ -110,7 +130,7 @@ def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Se
         assert over_tls(netloc, "GET", "/metrics").status == 404
         assert over_tls(netloc, "GET", "/healthz").headers["Strict-Transport-Security"]
         assert over_tls(netloc, "POST", "/v1/chat/completions", b"x" * (2 << 20)).status == 413
-        with closing(http.client.HTTPConnection(plain, timeout=10)) as connection:
+        with closing(http.client.HTTPConnection(plain, timeout=120)) as connection:
             connection.request("GET", "/widget.js", headers={"Host": "evil.example"})
             moved = connection.getresponse()
             assert (moved.status, moved.headers["Location"]) == (308, "https://chat.example/widget.js")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from server.web.listeners import run
+from server.commands.serve import run
 from tests.support.harness import HELP, OTHER, parts, says
 
 if __name__ == "__main__":

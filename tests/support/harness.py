@@ -23,9 +23,9 @@ from server.models.rollout import Answering, Model, Rollout
 from server.skills.catalogue import Skill, Skills, digest
 from server.text.tokenizer import Tokenizer as ServerTokenizer
 from server.web.app import Apps, Parts, build
-from server.web.http.protocol import Patience
+from server.web.http.protocol import ConnectionLimits
 from server.web.listeners import Listener, address, bind
-from server.web.listeners import serve as serve_apps
+from server.web.listeners import serve as serve_listeners
 from tests.support.fakes import FakeRunner, ScriptRunner
 
 KEY = "sk-test-of-help"
@@ -136,9 +136,9 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
 def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     apps = build(made)
     assert apps.page is not None
-    patience = Patience(made.config.head_seconds, made.config.send_seconds, made.config.connections)
+    limits = ConnectionLimits(made.config.head_seconds, made.config.send_seconds, made.config.connections)
     listeners = [
-        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, patience)
+        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, limits)
         for app in (apps.public, apps.admin, apps.page)
     ]
     urls = [address(listener.bound) for listener in listeners]
@@ -146,7 +146,8 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
 
     async def run() -> None:
         stop.loop = asyncio.get_running_loop()
-        await serve_apps(apps, listeners, drain_seconds=made.config.drain_seconds, stop=stop.event)
+        async with apps.running:
+            await serve_listeners(listeners, apps.replies, drain_seconds=made.config.drain_seconds, stop=stop.event)
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
@@ -157,11 +158,11 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
         yield Served(urls[0], urls[1], urls[2], made, apps, runner, stop)
     finally:
         stop()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive(), "the server did not stop"
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
     """Wait for what another thread is about to do."""
     deadline = time.monotonic() + seconds
     while not condition():

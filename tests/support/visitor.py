@@ -41,7 +41,7 @@ class Visitor:
             self.token = self.opened.json["token"]
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(self.netloc, timeout=10)
+        connection = http.client.HTTPConnection(self.netloc, timeout=120)
         sent = {"Origin": self.origin, "Authorization": f"Bearer {self.token}", "Connection": "close"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         content = None if body is None else json.dumps(body).encode()

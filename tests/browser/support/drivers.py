@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004"}
 
 
@@ -95,7 +95,7 @@ def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[byte
         yield started
     finally:
         started.terminate()
-        started.wait(10)
+        started.wait(120)
 
 
 def free_port() -> int:

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, settled
 from tests.browser.support.stub import Stub, turn
 from tests.browser.widget.test_widget import answer, ask, open_chat
 from tests.support.harness import until
@@ -176,10 +176,10 @@ def test_fifty_mounts_leave_nothing(open_page: Visitor, host: str, stub: Stub) -
         };
     }""")
     mount(page, 2)
-    page.wait_for_timeout(100)
+    settled(page)
     before = page.evaluate(NODES)
     mount(page, 50)
-    page.wait_for_timeout(100)
+    settled(page)
     assert page.evaluate(NODES) == before
     assert page.evaluate("held") == 0
     expect(page.locator("skill-chat")).to_have_count(2)

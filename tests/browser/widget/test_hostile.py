@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from starlette.responses import Response
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, settled
 from tests.browser.support.hosts import document
 from tests.browser.support.states import ANSWER, SOURCES
 from tests.browser.support.stub import Stub
@@ -145,7 +145,7 @@ def test_options_that_are_off_are_off(visit: Any, stub: Stub, server: str) -> No
         SkillChat("destroy");
         SkillChat("init", { skill: "help", open: false, eventText: false, title: undefined, greeting: null });
     }""")
-    page.wait_for_timeout(200)
+    settled(page)
     expect(page.locator(".panel")).to_have_count(0)
     page.evaluate("SkillChat('send', 'Private')")
     expect(answer(page)).to_have_text("Hello world.")
@@ -194,7 +194,7 @@ def test_react_that_owns_the_whole_document(visit: Any, stub: Stub, server: str,
     made["app.js"] = Response(bundle(tmp_path, "main.jsx"), media_type="text/javascript")
     expect(page.get_by_role("button", name="Open chat")).to_be_visible()
     page.evaluate("import('/made/app.js').then(() => hydrate())")
-    page.wait_for_timeout(200)
+    settled(page)
     assert page.evaluate("recovered") == []
     open_chat(page)
     ask(page, "Hello")

@@ -2,10 +2,11 @@
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, settled
 from tests.browser.support.stub import Stub, turn
 from tests.browser.widget.test_visitor import forgotten_between
 from tests.browser.widget.test_widget import answer, ask, open_chat
+from tests.support.harness import until
 
 
 def answered(open_page: Visitor, host: str, question: str) -> Page:
@@ -60,7 +61,7 @@ def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
     expect(second.locator(".actions")).to_be_visible()
     stub.turns = [turn("Before", "Hello **world**.")]
     second.evaluate("e => { window.chat = e; e.remove() }")
-    page.wait_for_timeout(50)
+    settled(page)
     page.evaluate("document.body.append(chat)")
     second.get_by_role("button", name="Open chat").click()
     expect(second.locator(".question")).to_have_text("You said" + "Before")
@@ -160,13 +161,14 @@ def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Vis
 def test_a_countdown_ends_with_what_it_was_for(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.session_status, stub.headers = 429, {"Retry-After": "60"}
     page = open_page(host)
+    page.clock.install()
     open_chat(page)
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
     stub.session_status = 200
     page.keyboard.press("Escape")
     open_chat(page)
     expect(page.locator(".trouble-line")).to_have_count(0)
-    page.wait_for_timeout(1200)
+    page.clock.run_for(1200)
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     ask(page, "Hello")
     expect(answer(page)).to_have_text("Hello world.")
@@ -229,7 +231,9 @@ def test_a_chat_that_is_destroyed_asks_nothing_more(open_page: Visitor, host: st
     page = open_page(host)
     open_chat(page)
     page.evaluate("SkillChat('send', 'Hello'); SkillChat('destroy')")
-    page.wait_for_timeout(1000)
+    page.wait_for_load_state("networkidle")
+    until(lambda: len(stub.tokens) == 1)
+    settled(page)
     assert (len(stub.sessions), stub.asked) == (1, [])
 
 
@@ -240,7 +244,7 @@ def test_a_key_that_ends_a_composition_sends_nothing(open_page: Visitor, host: s
     field = page.get_by_role("textbox", name="Your message")
     field.fill("日本")
     field.dispatch_event("keydown", {"key": "Enter", "keyCode": 229, "bubbles": True})
-    page.wait_for_timeout(100)
+    settled(page)
     assert (field.input_value(), stub.asked) == ("日本", [])
 
 
@@ -255,7 +259,7 @@ def test_a_stop_that_fails_late_ends_no_other_answer(open_page: Visitor, host: s
         expect(page.locator(".hint")).to_have_text("Stopped.")
         ask(page, "Second")
         expect(answer(page)).to_have_text("Hello world.")
-    page.wait_for_timeout(100)
+    settled(page)
     stub.hold = False
     stub.stopped.append("rep_2")
     expect(page.locator(".hint")).to_have_text(["Stopped.", "Stopped."])
@@ -280,7 +284,7 @@ def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stu
     expect(panel).to_be_visible()
     assert panel.evaluate(paper) == "rgb(22, 26, 24)"
     third.evaluate("e => e.call('setTheme', 'light')")
-    page.wait_for_timeout(100)
+    settled(page)
     assert panel.evaluate(paper) == "rgb(255, 255, 255)"
 
 

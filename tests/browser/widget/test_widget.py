@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, settled
 from tests.browser.support.stub import Stub
 
 
@@ -207,7 +207,8 @@ def test_a_skill_that_refuses_says_so_at_once(open_page: Visitor, host: str, stu
 def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/twice")
     expect(page.get_by_role("button", name="Open chat")).to_have_count(1)
-    page.wait_for_timeout(300)
+    page.wait_for_load_state("networkidle")
+    settled(page)
     assert {urlsplit(url).path for url in open_page.asked} == {"/twice", "/widget.js"}
     assert page.context.cookies() == []
     names = "Object.keys(window).filter(name => /skill|chat|secateur/i.test(name)).length"

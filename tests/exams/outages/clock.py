@@ -81,7 +81,7 @@ def under_way(server: Server, requests: int, jump: Callable[[], None]) -> list[R
     """So many requests at once; the clock is set while they are streamed."""
     with ThreadPoolExecutor(requests) as pool:
         running = [pool.submit(ask, server.url) for _ in range(requests)]
-        until(lambda: server.metric("secateur_requests_running") > 3, 20)
+        until(lambda: server.metric("secateur_requests_running") > 3)
         jump()
         return [future.result() for future in running]
 

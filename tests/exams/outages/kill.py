@@ -87,7 +87,7 @@ def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
         thread.start()
     with suppress(AssertionError):  # a busy machine: then few have ended
         enough = draw.randrange(2 * streams)
-        until(lambda: sum(read.done for read in list(reads)) >= enough, 20)
+        until(lambda: sum(read.done for read in list(reads)) >= enough)
     time.sleep(draw.uniform(0, 0.3))
     server.kill()
     for thread in threads:

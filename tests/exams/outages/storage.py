@@ -49,7 +49,7 @@ def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], 
         server.ready()
         with ThreadPoolExecutor(8) as pool:
             running = [pool.submit(ask, server.url) for _ in range(4)]
-            until(lambda: server.metric("secateur_requests_running") == 4, 20)
+            until(lambda: server.metric("secateur_requests_running") == 4)
             end = begin()
             deadline = time.monotonic() + seconds
             meanwhile: list[int] = []
@@ -59,7 +59,7 @@ def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], 
             unready = status(f"{server.url}/readyz")
             end()
             ended = time.monotonic()
-            until(lambda: ask(server.url, SHORT).status == 200, 30)
+            until(lambda: ask(server.url, SHORT).status == 200)
             recovered = time.monotonic() - ended
             reads = [future.result() for future in running]
         refused = meanwhile.count(503) if unready == 503 else 0

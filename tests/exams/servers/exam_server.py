@@ -12,10 +12,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from server.commands.serve import run
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Admission, Opening
 from server.web import logs
-from server.web.listeners import run
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, OTHER, parts, tokenizer
 
