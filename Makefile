@@ -25,9 +25,10 @@ lint: .venv/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-screenshots: .venv/test  ## photograph every state of the widget into build/screenshots, for somebody to look at
+screenshots: .venv/test  ## photograph every state of the widget into build/screenshots, and the README's picture into docs/images
 	@tests/install
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
+	@cp build/screenshots/chat.png docs/images/chat.png
 
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
 	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py

@@ -23,7 +23,7 @@ from server.text.encoding import LLAMA3, QWEN2
 from tests.conftest import ROOT
 from tests.pruning import tiny
 
-README = ROOT / "README.md"
+TEXT = ROOT / "LICENSE"
 
 Change = Callable[[str, Tensor], tuple[Tensor, Tensor | None]]
 
@@ -43,12 +43,12 @@ CUTS: dict[str, Any] = {
 
 
 def write_tokenizer(folder: Path, cut: str, spare: int = 6) -> None:
-    """A byte pair encoding trained on the README, with the marks of ChatML, of `spare` fewer tokens than embeddings."""
+    """Write a BPE tokenizer trained on the licence, with ChatML marks and `spare` tokens fewer than embeddings."""
     made = Tokenizer(models.BPE(ignore_merges=cut == "llama3"))
     made.pre_tokenizer, made.decoder = CUTS[cut], decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 2 - spare, show_progress=False, initial_alphabet=alphabet)
-    made.train_from_iterator([README.read_text()], trainer)
+    made.train_from_iterator([TEXT.read_text()], trainer)
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     made.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE, "tokenizer_class": "PreTrainedTokenizerFast"}
