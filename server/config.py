@@ -193,5 +193,6 @@ def _explain(message: str, kind: type) -> str:
     """msgspec's message, with the field's path always shown and the known names where one is unknown."""
     where = "" if "`$" in message else " - at `$`"
     if "unknown field" in message:
-        return f"{message}{where}; known fields are {', '.join(field.name for field in msgspec.structs.fields(kind))}"
-    return message + where
+        own_first = dict.fromkeys((*kind.__annotations__, *kind.__struct_fields__))
+        return f"{message}{where}; known fields are {', '.join(own_first)}"
+    return message.replace(" | null", "") + where  # TOML has no null

@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str] | None] = {
     "server.web": {"artifact", "chat", "engine", "metering", "models", "skills", "storage"},
     "server.chat": {"engine", "metering", "models", "skills", "text"},
     "server.models": {"artifact", "engine", "metering", "skills", "text"},
-    "server.skills": {"storage", "text"},
+    "server.skills": {"engine", "storage", "text"},
     "server.engine": {"artifact"},
     "server.metering": {"storage"},
     "server.artifact": {"storage", "text"},

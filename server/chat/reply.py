@@ -12,7 +12,7 @@ import anyio
 from msgspec.structs import replace
 
 from server.chat.logprobs import Scored, Scores
-from server.chat.request import Asked, prompt_of, sampling_of
+from server.chat.request import ReplyRequest, prompt_of, sampling_of
 from server.chat.shared_prefix import Standing
 from server.chat.stop_strings import StopStrings
 from server.engine.sequence import Finish, Sampling
@@ -50,7 +50,7 @@ class Replies:
         """Whether replies can be counted."""
         return await self._meter.writable()
 
-    async def begin(self, request_id: str, asked: Asked) -> "Reply":
+    async def begin(self, request_id: str, asked: ReplyRequest) -> "Reply":
         """A reply whose row is open and whose tokens are reserved. Close it in any case.
 
         Raises InvalidRequest, RateLimited, Overloaded, BudgetExceeded, LedgerUnavailable, or Answered for a known
@@ -64,7 +64,7 @@ class Replies:
             self._gate.leave(asked.skill)
             raise
 
-    async def _begin(self, request_id: str, asked: Asked, rates: Mapping[str, str]) -> "Reply":
+    async def _begin(self, request_id: str, asked: ReplyRequest, rates: Mapping[str, str]) -> "Reply":
         """`begin` past the gate."""
         model = self._rollout.use(asked.skill.model)  # all of a reply is one model's, whatever is promoted meanwhile
         self._beginning += 1
@@ -230,7 +230,7 @@ class Reply:
         return text + self._stops.finish()
 
 
-def opening_of(request_id: str, asked: Asked, model: Model, prompt: int, wanted: int) -> Opening:
+def opening_of(request_id: str, asked: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
     """The row of a reply of at most `wanted` tokens."""
     skill = asked.skill
     return Opening(

@@ -3,37 +3,75 @@
 It knows nothing about text, HTTP or tensors; only the scheduler changes it, but for `begun`, which is the engine's."""
 
 import secrets
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
-from msgspec import Struct
+from msgspec import Meta, Struct
+from msgspec.structs import asdict, replace
 
 from server.engine.blocks import BLOCK, first_key, next_key
 from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
-class Sampling(Struct, frozen=True):
-    """How the next token is drawn, and when to stop: after `max_tokens`, or at any of `stop_ids`."""
+class SamplingOptions(Struct, frozen=True, kw_only=True):
+    """Sampling options that a skill or a request may set; None leaves an option to the next layer below.
+
+    A new option is a field here, its neutral value in `Sampling`, and its effect in the samplers.
+    """
+
+    temperature: Temperature | None = None
+    """Divides the logits: 0 is greedy, 1 the model's own distribution, more is more random."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Nucleus sampling: only the fewest most likely tokens whose probabilities reach this sum; 1 keeps all."""
+    top_k: Annotated[int, Meta(ge=0)] | None = None
+    """Only the k most likely tokens; 0 keeps all."""
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Only tokens at least this fraction as likely as the most likely one; 0 keeps all."""
+    frequency_penalty: Penalty | None = None
+    """Subtracted from a token's logit for each time that the reply contains it; 0 is none."""
+    presence_penalty: Penalty | None = None
+    """Subtracted once from the logit of each token that the reply contains; 0 is none."""
+
+    def merged_over(self, below: "SamplingOptions") -> Self:
+        """These options, the unset ones of this class taken from `below`."""
+        unset = [name for name in SamplingOptions.__struct_fields__ if getattr(self, name) is None]
+        return replace(self, **{name: getattr(below, name) for name in unset})
+
+
+class RequestedSampling(SamplingOptions, frozen=True, kw_only=True):
+    """Sampling options of one request."""
+
+    logit_bias: tuple[tuple[int, float], ...] | None = None
+    """Token ids, and what is added to their logits."""
+    seed: int | None = None
+    """Makes sampling repeatable; None draws a random seed."""
+    logprobs: int | None = None
+    """How many of the most likely tokens come with each token's `Score`; None returns no scores."""
+    max_tokens: int | None = None
+
+
+class Sampling(RequestedSampling, frozen=True, kw_only=True):
+    """How the engine samples one reply: every option resolved, by default the model's own distribution."""
 
     temperature: float = 1.0
     top_p: float = 1.0
-    """Only the fewest most likely tokens whose mass reaches it."""
     top_k: int = 0
-    """Only so many of the most likely tokens; 0: all."""
     min_p: float = 0.0
-    """Only tokens at least so likely as this part of the most likely one."""
     frequency_penalty: float = 0.0
-    """Taken from a token's logit for each time that it stands in the reply."""
     presence_penalty: float = 0.0
-    """Taken once from the logit of each token that stands in the reply."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Ids, and what is added to their logits."""
-    seed: int | None = None
-    logprobs: int | None = None
-    """Whether each token comes with its `Score`, and with how many of the most likely others."""
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
+    """A reply ends at the first of these, or after `max_tokens`."""
+
+    @classmethod
+    def resolve(cls, requested: RequestedSampling, stop_ids: frozenset[int]) -> Self:
+        """The options of a reply; those still unset keep the defaults above."""
+        set_options = {name: value for name, value in asdict(requested).items() if value is not None}
+        return cls(**set_options, stop_ids=stop_ids)
 
 
 def check(prompt: int, sampling: Sampling, context: int) -> None:

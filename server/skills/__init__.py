@@ -1,4 +1,4 @@
 """A skill and who may use it: prompt, limits, origins, API keys and verified visitors.
 
-May import `storage`, `text`.
+May import `engine`, `storage`, `text`.
 """

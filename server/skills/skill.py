@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from server.config import read
+from server.engine.sequence import Sampling, SamplingOptions, Temperature
 from server.errors import ConfigError
 from server.skills import identity, system_prompt
 from server.skills.identity import Identity
@@ -50,7 +51,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
         return not self.words or any(re.search(rf"(?<!\w){re.escape(w)}(?!\w)", text, re.I) for w in self.words)
 
 
-class Skill(Struct, frozen=True, forbid_unknown_fields=True):
+class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One TOML file: a system prompt, its limits, and who may use it."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -96,15 +97,9 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     """Messages of all widget conversations from one address: a program opens as many as it likes."""
     sessions_per_minute: Count = 60
     """Widget sessions from one address."""
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
-    max_temperature: Annotated[float, Meta(ge=0, le=2)] = 2.0
+    temperature: Temperature = 0.7
+    max_temperature: Temperature = 2.0
     """The highest that callers may ask for."""
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Meta(ge=0)] = 0
-    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
-    """These, as temperature and top_p, hold where a caller does not ask for another value; visitors never do."""
     logprobs: bool = True
     """Whether callers who have a key may ask for the probabilities of tokens; a page's visitors never can."""
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
@@ -133,7 +128,8 @@ class Skill(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def revision(self) -> str:
         """Twelve hexadecimal digits that change with anything in the file but who may use it; the ledger notes it."""
-        said = msgspec.structs.replace(self, keys=(), site_keys=(), origins=(), identity=None)
+        said = self.merged_over(Sampling())
+        said = msgspec.structs.replace(said, keys=(), site_keys=(), origins=(), identity=None)
         return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
 
     def admits(self, origin: str | None) -> bool:

@@ -11,7 +11,7 @@ from server.chat.conversation.recording import Recording
 from server.chat.conversation.session import Session, expired
 from server.chat.conversation.store import Conversation, Conversations, Turn
 from server.chat.reply import Replies
-from server.chat.request import Asked
+from server.chat.request import ReplyRequest
 from server.errors import Conflict
 from server.skills.skill import Skill
 
@@ -94,7 +94,7 @@ class Talk:
     ) -> Recording:
         turns = conversation.turns[:-1] if question.replace else conversation.turns
         messages = await to_thread.run_sync(self._messages, skill, turns, question)
-        reply = await self._replies.begin(request_id, Asked(skill, tuple(messages), person=session.person or ""))
+        reply = await self._replies.begin(request_id, ReplyRequest(skill, tuple(messages), person=session.person or ""))
         if self._conversations.gone(conversation.id):  # reset while it began
             await asyncio.shield(reply.close("client_gone"))
             raise expired()

@@ -6,19 +6,18 @@ from collections.abc import AsyncIterator, Sequence
 
 import anyio
 from anyio import to_thread
-from msgspec.structs import replace
 from sse_starlette.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.chat.idempotency import Kept, Replays, forgotten, key_of
 from server.chat.reply import Piece, Replies, Reply
-from server.chat.request import Asked
+from server.chat.request import ReplyRequest
 from server.errors import SecateurError
 from server.metering.meter import Answered
-from server.skills.catalogue import Grant, Skills
+from server.skills.catalogue import Skills
 from server.web.api.completion import Form, complete, encode, ending, opening, text_chunk
-from server.web.api.schema import ChatRequest, parse
+from server.web.api.schema import parse
 from server.web.http import problems
 from server.web.http.events import ReplyStream, event, leave
 from server.web.http.requests import credentials, note, read_body, request_id
@@ -49,8 +48,10 @@ class Chat:
         digest = hashlib.sha256(body).hexdigest()
         if key is not None and (kept := self._replays.find(key, digest)):
             return repeated(kept, Form(wanted, kept.request_id, kept.created))
+        messages = tuple(message.plain() for message in wanted.messages)
+        asked = ReplyRequest(grant.skill, messages, wanted.sampling, wanted.stops, grant.key_id, idempotency=key)
         try:
-            reply = await self._replies.begin(identity, replace(asked(wanted, grant), idempotency=key))
+            reply = await self._replies.begin(identity, asked)
         except Answered as answered:
             raise forgotten(answered.known) from None
         form, pieces = Form(wanted, identity, created), reply.pieces()
@@ -84,27 +85,6 @@ def repeated(kept: Kept, form: Form) -> Response:
             yield event(data)
 
     return EventSourceResponse(events(), headers=headers, sep="\n")
-
-
-def asked(wanted: ChatRequest, grant: Grant) -> Asked:
-    """The request in our terms."""
-    messages = tuple(message.plain() for message in wanted.messages)
-    return Asked(
-        skill=grant.skill,
-        messages=messages,
-        max_tokens=wanted.limit,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=wanted.top_k,
-        min_p=wanted.min_p,
-        frequency_penalty=wanted.frequency_penalty,
-        presence_penalty=wanted.presence_penalty,
-        logit_bias=tuple((wanted.logit_bias or {}).items()),
-        seed=wanted.seed,
-        logprobs=wanted.alternatives,
-        stop=wanted.stops,
-        key_id=grant.key_id,
-    )
 
 
 def joined(pieces: Sequence[Piece]) -> Piece:

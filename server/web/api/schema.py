@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from server.engine.sequence import RequestedSampling, SamplingOptions
 from server.errors import InvalidRequest
 
 Fields = TypeVar("Fields")
@@ -36,10 +37,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
-# What shapes the drawing of tokens, by its name here, in `Asked` and in the engine's `Sampling`.
-DRAWING = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed")
 
 
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,8 +69,8 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: Literal[False] = False
 
 
-class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """A request for one reply of the skill `model`."""
+class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A request for one reply of the skill `model`; `top_k` and `min_p` are not OpenAI's but widely spoken."""
 
     model: str
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -80,14 +78,6 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
-    """Not OpenAI's; as other servers have it."""
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """Likewise."""
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     seed: int | None = None
     logprobs: bool = False
@@ -101,14 +91,15 @@ class ChatRequest(Struct, frozen=True, forbid_unknown_fields=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def alternatives(self) -> int | None:
-        """How many alternatives each token's score has, or None without scores."""
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def limit(self) -> int | None:
-        """The most tokens of the reply, by either of its names."""
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+    def sampling(self) -> RequestedSampling:
+        """The sampling options, in the engine's form."""
+        requested = RequestedSampling(
+            logit_bias=tuple(self.logit_bias.items()) if self.logit_bias else None,
+            seed=self.seed,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+        )
+        return requested.merged_over(self)
 
 
 def parse(body: bytes) -> ChatRequest:

@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from server.chat.request import Asked, prompt_of, sampling_of
+from server.chat.request import ReplyRequest, prompt_of, sampling_of
 from server.chat.shared_prefix import Standing
 from server.commands.serve import SWITCH_SECONDS
 from server.config import load
+from server.engine.sequence import RequestedSampling
 from server.models.loading import load_engine, open_model
 from server.models.rollout import Model
 from server.skills.skill import Skill
@@ -50,7 +51,7 @@ async def replies(model: Model, skill: Skill, questions: list[str], tokens: int)
     prompts = []
     for question in questions:
         said = ({"role": "user", "content": question},)
-        asked = Asked(skill, said, max_tokens=tokens, temperature=0, logit_bias=bias)
+        asked = ReplyRequest(skill, said, RequestedSampling(max_tokens=tokens, temperature=0, logit_bias=bias))
         ids = await prompt_of(asked, model)
         own = standing.length(
             ids, skill.name, lambda text: model.tokenizer.chat(conversation(skill, [{"role": "user", "content": text}]))

@@ -146,7 +146,7 @@ def test_what_the_official_client_sends_is_understood() -> None:
     assert [message.plain()["role"] for message in request.messages] == ["system", "user", "assistant", "user"]
     assert request.messages[1].plain() == {"role": "user", "content": "ab"}
     assert request.messages[3].plain() == {"role": "user", "content": "", "name": "ann"}  # a template may use it
-    assert (request.stops, request.limit) == (("x", "y"), 7)
+    assert (request.stops, request.sampling.max_tokens) == (("x", "y"), 7)
 
 
 values = st.recursive(
