@@ -1,6 +1,6 @@
-"""Skills: what callers ask for as `model`, who may ask, and the decision for one request.
+"""The configured skills by name, and which of them an API key opens.
 
-Denied by default: a skill that no key opens can be used by no program, and one without origins by no page.
+Denied by default: without keys no program can use a skill, without origins no page can embed it.
 """
 
 import hmac
@@ -14,26 +14,27 @@ from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills.api_keys import KEY_ID, Keys, digest
 from server.skills.skill import Skill
 
-__all__ = ["Credentials", "Grant", "Skill", "Skills", "digest"]
+__all__ = ["Caller", "Grant", "Skill", "Skills"]
 
 
-class Credentials(Struct, frozen=True):
-    """What a request shows of its sender; None where it shows nothing."""
+class Caller(Struct, frozen=True):
+    """A program with a known API key."""
 
-    key: str | None = None
-    origin: str | None = None
+    key_id: str
+    """Identifies the key in the ledger: the first digits of its SHA-256."""
+    skills: frozenset[str]
+    """Names of the skills that the key opens."""
 
 
 class Grant(Struct, frozen=True):
-    """A skill that the caller may use, since it holds a key; a page's visitors have sessions instead."""
+    """A skill that the caller may use."""
 
     skill: Skill
-    key_id: str = ""
-    """Tells keys apart in the ledger: the first digits of the key's SHA-256. Empty without a key."""
+    key_id: str
 
 
 class Skills:
-    """All configured skills, by name, and the keys that open them; `replace` changes all of them at once."""
+    """All configured skills by name, and the file of keys; `replace` swaps all skills at once."""
 
     def __init__(self, skills: Iterable[Skill], keys: Keys | None = None) -> None:
         self._skills = {skill.name: skill for skill in skills}
@@ -41,13 +42,16 @@ class Skills:
 
     @classmethod
     def load(cls, path: Path, keys: Keys | None = None) -> Self:
-        """Read one TOML file or every one in a folder; raises ConfigError naming the file and the field."""
+        """Read one TOML file, or every one in a folder; raises ConfigError naming file and field."""
         return cls(cls.read(path), keys)
 
     @staticmethod
     def read(path: Path) -> list[Skill]:
-        """The skills of a file or folder, as `load` reads them; ConfigError has a line for each file that is wrong."""
-        files = sorted(path.glob("[!.]*.toml")) if path.is_dir() else [path]  # editors keep notes of theirs under `.`
+        """The skills of a TOML file or of a folder, in the order of file names.
+
+        Raises ConfigError with one line for each file that is wrong.
+        """
+        files = sorted(path.glob("[!.]*.toml")) if path.is_dir() else [path]  # editors keep lock files under `.`
         if not files:
             raise ConfigError(f"{path} has no skill: put one TOML file for each skill there")
         found: dict[str, Path] = {}
@@ -67,7 +71,7 @@ class Skills:
         return skills
 
     def replace(self, skills: Iterable[Skill]) -> None:
-        """Let these be the skills from the next request on; replies under way keep theirs."""
+        """Serve these skills from the next request on; replies under way keep theirs."""
         self._skills = {skill.name: skill for skill in skills}
 
     def __iter__(self) -> Iterator[Skill]:
@@ -75,56 +79,48 @@ class Skills:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names, in the order of their files."""
+        """Skill names, in the order of their files."""
         return tuple(self._skills)
 
     def get(self, name: str) -> Skill | None:
-        """The skill of this name, as it is now."""
+        """The current skill of this name, or None."""
         return self._skills.get(name)
 
     def knows(self, origin: str) -> bool:
         """Whether any skill may be embedded in pages of `origin`."""
         return any(skill.admits(origin) for skill in self._skills.values())
 
-    def recognise(self, credentials: Credentials) -> None:
-        """Raise Unauthorized unless the key opens something; asked before a request may cost anything."""
-        shown = credentials.key
+    def recognise(self, shown: str | None) -> Caller:
+        """The caller who sent this API key; raises Unauthorized if it is missing or unknown.
+
+        Call it once a request, before anything that costs: it hashes the key and compares it with every known one.
+        """
         if shown is None:
             raise Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
-        if not self._keys.find(shown) and not sum(_holds(skill, shown) for skill in self):
+        wanted = digest(shown)
+        key = self._keys.find(wanted)
+        opened = [skill.name for skill in self if _holds(skill, wanted)]
+        if key is None and not opened:
             raise Unauthorized("The API key is not known.", code="invalid_api_key")
+        return Caller(wanted[:KEY_ID], frozenset(opened).union(key.skills if key else ()))
 
-    def authorise(self, name: str, credentials: Credentials) -> Grant:
-        """The skill `name` for this caller; raises Unauthorized (who?), NotFound or Forbidden (not you).
-
-        Who has no key learns nothing of which skills there are.
-        """
-        self.recognise(credentials)
+    def authorise(self, name: str, caller: Caller) -> Grant:
+        """The skill `name` for this caller; raises NotFound, or Forbidden if the key does not open it."""
         skill = self._skills.get(name)
         if skill is None:
             raise NotFound(f"There is no skill {name[:64]!r}.", param="model", code="model_not_found")
-        if grant := self._grant(skill, credentials):
-            return grant
-        raise Forbidden(f"This API key may not use the skill {name!r}.", code="key_not_allowed")
+        if name not in caller.skills:
+            raise Forbidden(f"This API key may not use the skill {name!r}.", code="key_not_allowed")
+        return Grant(skill, caller.key_id)
 
-    def usable(self, credentials: Credentials) -> list[Grant]:
-        """Every skill that the caller may use; raises Unauthorized or Forbidden if there is none."""
-        self.recognise(credentials)
-        grants = [grant for skill in self._skills.values() if (grant := self._grant(skill, credentials))]
+    def usable(self, caller: Caller) -> list[Grant]:
+        """Every skill that the caller may use; raises Forbidden if there is none."""
+        grants = [Grant(skill, caller.key_id) for skill in self if skill.name in caller.skills]
         if not grants:
             raise Forbidden("This API key may not use any skill.", code="key_not_allowed")
         return grants
 
-    def _grant(self, skill: Skill, credentials: Credentials) -> Grant | None:
-        shown = credentials.key
-        if shown is not None:
-            key = self._keys.find(shown)
-            if _holds(skill, shown) or (key is not None and skill.name in key.skills):
-                return Grant(skill, key_id=digest(shown)[:KEY_ID])
-        return None
 
-
-def _holds(skill: Skill, key: str) -> bool:
-    """Compares with every key of the skill, so that the time taken does not tell which one was close."""
-    shown = digest(key)
-    return sum(hmac.compare_digest(shown, known) for known in skill.keys) > 0
+def _holds(skill: Skill, wanted: str) -> bool:
+    """Whether the skill's file lists this digest; compares all of them, so that the time taken tells nothing."""
+    return sum(hmac.compare_digest(wanted, known) for known in skill.keys) > 0

@@ -20,7 +20,7 @@ from server.web.api.completion import Form, complete, encode, ending, opening, t
 from server.web.api.schema import parse
 from server.web.http import problems
 from server.web.http.events import ReplyStream, event, leave
-from server.web.http.requests import credentials, note, read_body, request_id
+from server.web.http.requests import bearer, note, read_body, request_id
 
 LONG_BODY = 1 << 16  # bytes; longer ones are parsed in a thread, so that other streams go on
 
@@ -36,12 +36,12 @@ class Chat:
 
     async def complete(self, request: Request) -> Response:
         """One reply, as a stream of chunks or whole; the same again for a repeated Idempotency-Key."""
-        self._skills.recognise(credentials(request))  # nobody else's body is worth reading
+        caller = self._skills.recognise(bearer(request.headers))  # before the body is read
         body = await read_body(request, self._max_body)
         wanted = await to_thread.run_sync(parse, body) if len(body) > LONG_BODY else parse(body)
         if (skill := self._skills.get(wanted.model)) is not None:  # a name that is configured, for whoever is refused
             note(request, skill=skill.name)
-        grant = self._skills.authorise(wanted.model, credentials(request))
+        grant = self._skills.authorise(wanted.model, caller)
         identity, created = request_id(request), int(time.time())
         note(request, key=grant.key_id)
         key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)

@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from server.artifact.checkpoint.lineage import Lineage, address
 from server.models.rollout import Model, Rollout
-from server.skills.catalogue import Skills
+from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
-from server.web.http.requests import credentials
+from server.web.http.requests import bearer
 
 
 class Models:
@@ -24,18 +24,21 @@ class Models:
 
     async def list(self, request: Request) -> Response:
         """Every skill the caller may use."""
-        grants = self._skills.usable(credentials(request))
+        grants = self._skills.usable(self._caller(request))
         return reply({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
 
     async def one(self, request: Request) -> Response:
         """One of them."""
-        grant = self._skills.authorise(request.path_params["name"], credentials(request))
+        grant = self._skills.authorise(request.path_params["name"], self._caller(request))
         return reply(self._model(grant.skill))
 
     async def skill(self, request: Request) -> Response:
         """What the widget shows before the first word."""
-        skill = self._skills.authorise(request.path_params["name"], credentials(request)).skill
+        skill = self._skills.authorise(request.path_params["name"], self._caller(request)).skill
         return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
+
+    def _caller(self, request: Request) -> Caller:
+        return self._skills.recognise(bearer(request.headers))
 
     def _model(self, skill: Skill) -> dict[str, Any]:
         model = self._rollout.of(skill.model)

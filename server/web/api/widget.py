@@ -25,7 +25,7 @@ from server.skills.skill import Skill
 from server.web.api.models import reply as answer
 from server.web.api.schema import read_fields
 from server.web.http.events import RecordingStream
-from server.web.http.requests import address, credentials, note, read_body, request_id
+from server.web.http.requests import address, bearer, note, read_body, request_id
 
 MAX_BODY = 32 * 1024
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -90,7 +90,7 @@ class Visits:
     async def session(self, request: Request) -> Response:
         """A token for a new conversation, or for the one that `resume` names."""
         body = read_fields(await read_body(request, MAX_BODY), SessionBody)
-        origin, skill = credentials(request).origin, self._skills.get(body.skill)
+        origin, skill = request.headers.get("origin"), self._skills.get(body.skill)
         if skill is not None:
             note(request, skill=skill.name)
         if skill is None or origin is None or not skill.admits(origin) or not _opens(skill, body.key):
@@ -175,9 +175,8 @@ class Visits:
 
     def _visitor(self, request: Request) -> Visitor:
         """Who asks; raises Unauthorized or Forbidden."""
-        shown = credentials(request)
-        session = self._sessions.read(shown.key or "", "session")
-        if session is None or session.origin != shown.origin or self._talk.gone(session.conversation):
+        session = self._sessions.read(bearer(request.headers) or "", "session")
+        if session is None or session.origin != request.headers.get("origin") or self._talk.gone(session.conversation):
             raise expired()
         skill = self._skills.get(session.skill)
         if skill is not None:

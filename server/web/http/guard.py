@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Forbidden, RequestError, Unauthorized
-from server.skills.api_keys import Keys
+from server.skills.api_keys import Keys, digest
 from server.web.http import problems
 from server.web.http.requests import bearer
 
@@ -41,7 +41,7 @@ def _refusal(keys: Keys, headers: Headers, path: str) -> RequestError | None:
     shown = bearer(headers)
     if shown is None:
         return Unauthorized("Send an admin key: `Authorization: Bearer ...`.", code="missing_api_key")
-    key = keys.find(shown)
+    key = keys.find(digest(shown))
     if key is None:
         return Unauthorized("The admin key is not known.", code="invalid_api_key")
     if key.admin == "all" or (key.admin == "metrics" and path == METRICS):

@@ -6,7 +6,6 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import InvalidRequest, TooLarge, TooSlow
-from server.skills.catalogue import Credentials
 
 BODY_SECONDS = 30.0
 DISCARD = 16  # so many limits of an oversized body are read and thrown away: a client that still sends reads no answer
@@ -26,11 +25,6 @@ def note(request: Request, **facts: str | int) -> None:
 def address(request: Request) -> str:
     """Where the request comes from, or what a trusted proxy says of that."""
     return request.client.host if request.client else ""
-
-
-def credentials(request: Request) -> Credentials:
-    """What the request shows of its sender."""
-    return Credentials(key=bearer(request.headers), origin=request.headers.get("origin"))
 
 
 def bearer(headers: Headers) -> str | None:

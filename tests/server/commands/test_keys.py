@@ -17,7 +17,7 @@ from server.commands.serve import check as serve_check
 from server.config import load
 from server.errors import ConfigError
 from server.skills import api_keys
-from server.skills.api_keys import Keys
+from server.skills.api_keys import Keys, digest
 from server.skills.catalogue import Skills
 from tests.server.web.test_lifecycle import process
 from tests.server.web.test_listeners import Answer, call
@@ -58,7 +58,7 @@ def test_a_server_that_is_told_to_end_while_it_starts_ends(tmp_path: Path) -> No
     command = [sys.executable, "-m", "server.commands", "serve", str(file)]
     with subprocess.Popen(command) as server, skills.open("w"):  # opened once the server reads it
         server.send_signal(signal.SIGTERM)
-        assert server.wait(20) == 128 + signal.SIGTERM  # by itself, as the first process of a container must
+        assert server.wait(120) == 128 + signal.SIGTERM  # by itself, as the first process of a container must
 
 
 def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Path) -> None:
@@ -147,18 +147,18 @@ def test_a_key_is_shown_once_opens_its_skills_and_is_revoked_at_once(
 def test_a_damaged_or_missing_file_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     keys = Keys(file)
-    assert keys.find("sk-x") is None
+    assert keys.find(digest("sk-x")) is None
     shown, _ = api_keys.create(file, ["help"], "")
-    assert keys.find(shown)
+    assert keys.find(digest(shown))
     content = file.read_bytes()
     file.write_bytes(content[:-9])
-    assert keys.find(shown) is None
+    assert keys.find(digest(shown)) is None
     assert "is accepted" in caplog.text
     assert shown not in caplog.text
     file.write_bytes(content)
-    assert keys.find(shown)
+    assert keys.find(digest(shown))
     file.unlink()
-    assert keys.find(shown) is None
+    assert keys.find(digest(shown)) is None
     with pytest.raises(ConfigError, match="cannot be read"):
         api_keys.read(file)
 
@@ -184,7 +184,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         before = call(server.admin, "/admin/reload", b"").json["skills"]["help"]
         write(folder, title="After", keys=list(HELP.keys))
         after = call(server.admin, "/admin/reload", b"").json["skills"]["help"]
-        assert before != after == prepared.skills.authorise("help", _held()).skill.revision
+        assert before != after == next(iter(prepared.skills)).revision
         write(folder, title="Broken", temperature=9)
         (folder / "second.toml").write_text('name = "second"')
         refused = call(server.admin, "/admin/reload", b"")
@@ -192,17 +192,10 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         assert "help.toml" in refused.json["error"]["message"]
         assert "$.temperature" in refused.json["error"]["message"]
         assert prepared.skills.names == ("help",)
-        assert prepared.skills.authorise("help", _held()).skill.title == "After"
+        assert next(iter(prepared.skills)).title == "After"
         write(folder, title="Other model", model="another")
         assert "another is no artifact" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
         assert call(server.url, "/admin/reload", b"").status == 404
-
-
-def _held() -> Any:
-    from server.skills.catalogue import Credentials
-    from tests.support.harness import KEY
-
-    return Credentials(key=KEY)
 
 
 def test_sighup_reads_the_skills_again(tmp_path: Path) -> None:
@@ -211,7 +204,7 @@ def test_sighup_reads_the_skills_again(tmp_path: Path) -> None:
         assert call(server.url, "/v1/skills/help", **authorised).json["title"] == "Help desk"
         write(tmp_path, title="Two", keys=list(HELP.keys))
         os.kill(server.process.pid, signal.SIGHUP)
-        until(lambda: call(server.url, "/v1/skills/help", **authorised).json["title"] == "Two", 10)
+        until(lambda: call(server.url, "/v1/skills/help", **authorised).json["title"] == "Two")
 
 
 def test_check_says_what_is_wrong_or_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
 import os
-from itertools import product
 from pathlib import Path
 
 import pytest
 
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
-from server.skills.catalogue import Credentials, Skill, Skills, digest
+from server.skills import api_keys, catalogue
+from server.skills.api_keys import Keys, digest
+from server.skills.catalogue import Grant, Skill, Skills
 from tests.conftest import ROOT
+from tests.server.web.test_listeners import call
+from tests.support.harness import HELP, KEY, OTHER, Serve
 
 A = Skill(name="a", keys=(digest("key-a"),), origins=("https://a.example",))
 B = Skill(name="b", keys=(digest("key-b"), digest("key-both")), origins=("https://b.example:8443",))
@@ -15,19 +18,15 @@ CLOSED = Skill(name="closed")
 ALL = Skills([A, B, C, CLOSED])
 
 
+def use(name: str, key: str | None) -> Grant:
+    return ALL.authorise(name, ALL.recognise(key))
+
+
 def test_a_key_opens_its_skills_only() -> None:
-    opened = {
-        key: [grant.skill.name for grant in ALL.usable(Credentials(key=key))] for key in ("key-a", "key-b", "key-both")
-    }
+    keys = ("key-a", "key-b", "key-both")
+    opened = {key: [grant.skill.name for grant in ALL.usable(ALL.recognise(key))] for key in keys}
     assert opened == {"key-a": ["a"], "key-b": ["b"], "key-both": ["b", "c"]}
-
-
-def test_an_origin_opens_no_skill_to_programs_since_anybody_can_send_one() -> None:
-    with pytest.raises(Unauthorized):
-        ALL.authorise("a", Credentials(origin="https://a.example"))
-    assert ALL.authorise("a", Credentials(key="key-a", origin="https://evil.example")).skill is A
-    with pytest.raises(Unauthorized):
-        ALL.authorise("a", Credentials(key="wrong", origin="https://a.example"))
+    assert use("a", "key-a") == Grant(A, digest("key-a")[:12])
 
 
 @pytest.mark.parametrize(
@@ -41,28 +40,41 @@ def test_an_origin_is_admitted_exactly_or_not_at_all(origin: str | None) -> None
 
 
 @pytest.mark.parametrize(
-    ("shown", "error", "code"),
+    ("key", "error", "code"),
     [
-        (Credentials(), Unauthorized, "missing_api_key"),
-        (Credentials(key="wrong"), Unauthorized, "invalid_api_key"),
-        (Credentials(key="' OR 1=1--"), Unauthorized, "invalid_api_key"),
-        (Credentials(key="\udcff"), Unauthorized, "invalid_api_key"),
-        (Credentials(key="key-b"), Forbidden, "key_not_allowed"),
-        (Credentials(origin="https://a.example"), Unauthorized, "missing_api_key"),
+        (None, Unauthorized, "missing_api_key"),
+        ("wrong", Unauthorized, "invalid_api_key"),
+        ("' OR 1=1--", Unauthorized, "invalid_api_key"),
+        ("\udcff", Unauthorized, "invalid_api_key"),
+        ("key-b", Forbidden, "key_not_allowed"),
     ],
 )
-def test_everyone_else_is_refused(shown: Credentials, error: type[Exception], code: str) -> None:
+def test_everyone_else_is_refused(key: str | None, error: type[Exception], code: str) -> None:
     with pytest.raises(error) as caught:
-        ALL.authorise("a", shown)
+        use("a", key)
     assert getattr(caught.value, "code") == code  # noqa: B009
     assert "key-" not in str(caught.value)
 
 
 def test_a_skill_without_keys_and_origins_is_closed_to_all() -> None:
-    keys, origins = (None, "", "key-a", "key-both"), (None, "null", "https://a.example")
-    for key, origin in product(keys, origins):
+    for key in (None, "", "key-a", "key-both"):
         with pytest.raises((Unauthorized, Forbidden)):
-            ALL.authorise("closed", Credentials(key=key, origin=origin))
+            use("closed", key)
+    for origin in (None, "null", "https://a.example"):
+        assert not CLOSED.admits(origin)
+
+
+def test_a_key_is_hashed_once_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.json"
+    shown, key = api_keys.create(file, ["a", "closed"], "")
+    skills = Skills([A, B, C, CLOSED], Keys(file))
+    hashed: list[str] = []
+    monkeypatch.setattr(catalogue, "digest", lambda key: hashed.append(key) or digest(key))
+    caller = skills.recognise(shown)
+    assert {name for name in skills.names if name in caller.skills} == {"a", "closed"}
+    assert [skills.authorise(name, caller).key_id for name in ("a", "closed")] == [key.id, key.id]
+    assert len(skills.usable(caller)) == 2
+    assert hashed == [shown]
 
 
 def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
@@ -71,19 +83,26 @@ def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
     assert Skills.load(tmp_path).get("a") is not None
 
 
-def test_who_has_no_key_learns_nothing_of_which_skills_there_are() -> None:
-    for shown in (Credentials(), Credentials(key="wrong"), Credentials(origin="https://a.example")):
-        told = set()
-        for name in ("a", "closed", "nobody"):
-            with pytest.raises(Unauthorized) as caught:
-                ALL.authorise(name, shown)
-            told.add(str(caught.value))
+def test_a_request_hashes_its_key_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve("ok", skills=(HELP, OTHER))
+    hashed: list[str] = []
+    monkeypatch.setattr(catalogue, "digest", lambda key: hashed.append(key) or digest(key))
+    ask = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
+    for path, body in (("/v1/models", None), ("/v1/models/help", None), ("/v1/chat/completions", ask)):
+        assert call(served.url, path, body, Authorization=f"Bearer {KEY}").status == 200
+    assert hashed == [KEY] * 3
+
+
+def test_who_has_no_key_learns_nothing_of_which_skills_there_are(serve: Serve) -> None:
+    served = serve("ok", skills=(HELP,))
+    for key in ({}, {"Authorization": "Bearer wrong"}):
+        told = {call(served.url, f"/v1/models/{name}", **key).json["error"]["message"] for name in ("help", "nobody")}
         assert len(told) == 1
 
 
 def test_an_unknown_skill_is_not_found() -> None:
     with pytest.raises(NotFound, match="no skill 'nobody'"):
-        ALL.authorise("nobody", Credentials(key="key-a"))
+        use("nobody", "key-a")
 
 
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
@@ -198,4 +217,4 @@ def test_the_demo_skill_lets_the_demo_page_in_and_nobody_else() -> None:
     assert demo.admits("http://127.0.0.1:8001")
     assert not demo.admits("http://127.0.0.1:8000")
     with pytest.raises(Unauthorized):
-        skills.authorise("help", Credentials(key="sk-any"))
+        skills.recognise("sk-any")
