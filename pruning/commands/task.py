@@ -34,16 +34,23 @@ choices = 4           # the right answer among three others, by PMI
 """
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `secateur task`; returns its exit code."""
+def parser() -> argparse.ArgumentParser:
+    """The action and its options."""
     top = argparse.ArgumentParser(prog="secateur task", description="Make a task to evaluate models on.")
-    commands = top.add_subparsers(required=True, metavar="from-faq")
-    faq = commands.add_parser("from-faq", help="question/answer pairs of FAQ pages", description=__doc__)
-    faq.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a page, or a folder of pages")
+    actions = top.add_subparsers(required=True, metavar="from-faq")
+    faq = actions.add_parser("from-faq", help="question/answer pairs of FAQ pages", description=__doc__)
     faq.add_argument(
-        "--output", type=Path, required=True, metavar="FILE.toml", help="the task; its items lie beside it"
+        "paths", type=Path, nargs="+", metavar="PATH", help=f"a page, or a folder of pages: {', '.join(READERS)}"
     )
-    arguments = top.parse_args(argv)
+    faq.add_argument(
+        "--output", type=Path, required=True, metavar="FILE.toml", help="the task to write, with FILE.jsonl beside it"
+    )
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the task and print how many pairs it has; returns 0. Raises TaskError."""
+    arguments = parser().parse_args(argv)
     print(from_faq(arguments.paths, arguments.output))
     return 0
 

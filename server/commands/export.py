@@ -1,4 +1,4 @@
-"""`secateur export ARTIFACT --to FORM --output DIR`: other software's format, whole or not at all."""
+"""`secateur export ARTIFACT --to FORM --output DIR`: writes another program's format, completely or not at all."""
 
 import argparse
 import re
@@ -19,7 +19,7 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write one export; returns 0. Raises ExportError or ArtifactError, and then nothing is left behind."""
+    """Write one export; returns 0. Raises ExportError, ArtifactError or SignatureError, leaving no files behind."""
     arguments = parser().parse_args(argv)
     if arguments.signers:
         envelope.verify(arguments.artifact, Signers.read(arguments.signers))
@@ -38,28 +38,39 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
-    top = argparse.ArgumentParser(prog="secateur export", description="Write an artifact in other software's format.")
-    top.add_argument("artifact", type=Path, help="an artifact's directory")
-    top.add_argument(
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur export", description="Write an artifact in another program's format."
+    )
+    options.add_argument("artifact", type=Path, help="an artifact's directory")
+    options.add_argument(
         "--to",
         choices=FORMS,
         required=True,
-        help="hf: dense safetensors; compressed-tensors: the integers of a quantised model, for transformers and vLLM; "
+        help="hf: dense safetensors; compressed-tensors: a quantised model's integers, for transformers and vLLM; "
         "gguf: for llama.cpp",
     )
-    top.add_argument("--output", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet")
-    top.add_argument(
-        "--shard-size", type=_size, default="5GB", metavar="SIZE", help="bytes of a safetensors file, as 500MB; 5GB"
+    options.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a directory that does not exist yet"
     )
-    top.add_argument(
-        "--signers", type=Path, metavar="FILE", help="who may have signed; without one, nobody is asked for"
+    options.add_argument(
+        "--shard-size",
+        type=_size,
+        default="5GB",
+        metavar="SIZE",
+        help="the largest safetensors file, as 500MB (default: 5GB)",
     )
-    return top
+    options.add_argument(
+        "--signers",
+        type=Path,
+        metavar="FILE",
+        help="refuse unless one of these signed the artifact (default: export without a check)",
+    )
+    return options
 
 
 def write(artifact: "Artifact", folder: Path, form: str, limit: int) -> "Made":
-    """Write the files of the format `form` and say what was done."""
+    """Write the files of `form` into `folder`; returns what was made, with notes to print."""
     from server.artifact.export import compressed, gguf_file, huggingface, link, notes
 
     start = monotonic()
@@ -76,8 +87,8 @@ def write(artifact: "Artifact", folder: Path, form: str, limit: int) -> "Made":
 
 
 def _size(text: str) -> int:
-    """Bytes, from a number of MB or GB."""
+    """Bytes of a size such as 500MB or 5GB."""
     found = re.fullmatch(r"(\d+)(MB|GB)", text)
     if found is None or not int(found[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500MB or 5GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write a whole number of MB or GB, as 500MB or 5GB")
     return int(found[1]) * UNITS[found[2]]

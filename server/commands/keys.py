@@ -1,4 +1,4 @@
-"""`secateur keys`: makes, lists and revokes API keys, which files hold as SHA-256; `signer`: keys that sign."""
+"""`secateur keys`: makes, lists and revokes API keys, which are stored as SHA-256, and makes signing keys."""
 
 import argparse
 import secrets
@@ -9,44 +9,61 @@ from server.errors import ConfigError
 from server.skills import api_keys
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one of the actions."""
-    parser = argparse.ArgumentParser(prog="secateur keys", description="API keys, site keys, and keys that sign.")
-    actions = parser.add_subparsers(required=True, metavar="create | list | revoke | site | signer")
-    create = actions.add_parser("create", help="make an API key, shown once")
-    create.add_argument("--file", type=Path, help="the server's file of `keys`; left out, a line for a skill's file")
-    create.add_argument("--skill", action="append", default=[], help="a skill that it opens; may be repeated")
-    create.add_argument("--admin", choices=["metrics", "all"], default="", help="what of the admin listener it opens")
-    create.add_argument("--note", default="", help="what it is for")
+def parser() -> argparse.ArgumentParser:
+    """The actions and their options."""
+    top = argparse.ArgumentParser(prog="secateur keys", description="API keys, site keys, and signing keys.")
+    actions = top.add_subparsers(required=True, metavar="create | list | revoke | site | signer")
+    create = actions.add_parser("create", help="make an API key and print it once")
+    create.add_argument(
+        "--file",
+        type=Path,
+        help="add the key to this file, the server's `keys` or `admin_keys` (default: print a line for a skill's file)",
+    )
+    create.add_argument("--skill", action="append", default=[], help="a skill that the key opens; may be repeated")
+    create.add_argument(
+        "--admin", choices=["metrics", "all"], default="", help="what the key opens on the admin listener"
+    )
+    create.add_argument("--note", default="", help="a reminder of what the key is for, kept in the file")
     create.set_defaults(run=_create)
-    listing = actions.add_parser("list", help="show the keys of a file, and which are revoked")
-    listing.add_argument("file", type=Path)
+    listing = actions.add_parser("list", help="list the keys of a file, the revoked ones too")
+    listing.add_argument("file", type=Path, help="a file written by `create --file`")
     listing.set_defaults(run=_list)
-    revoke = actions.add_parser("revoke", help="let a key open nothing from now on")
-    revoke.add_argument("file", type=Path)
-    revoke.add_argument("id", help="as `list` shows it")
+    revoke = actions.add_parser("revoke", help="revoke a key from the next request on")
+    revoke.add_argument("file", type=Path, help="a file written by `create --file`")
+    revoke.add_argument("id", help="the key's id, as `list` prints it")
     revoke.set_defaults(run=_revoke)
-    site = actions.add_parser("site", help="make a site key, which is public, for the widget's line")
+    site = actions.add_parser("site", help="make a site key, which is public, for the widget's script line")
     site.set_defaults(run=_site)
-    signer = actions.add_parser("signer", help="make a key that signs, and the line that says whose it is")
-    signer.add_argument("name", type=_name, help="who signs with it")
-    signer.add_argument("--key", type=Path, required=True, metavar="PEM", help="the file to write; keep it secret")
-    signer.add_argument("--kind", choices=["ed25519", "ec"], help="ec (P-256) with the extra `signing`, else ed25519")
+    signer = actions.add_parser("signer", help="make a signing key, and print its line for files of signers")
+    signer.add_argument("name", type=_name, help="whose key it is: one word")
+    signer.add_argument(
+        "--key", type=Path, required=True, metavar="PEM", help="the file to write the private key to; keep it secret"
+    )
+    signer.add_argument(
+        "--kind",
+        choices=["ed25519", "ec"],
+        help="the algorithm; ec is P-256 (default: ec if the extra `signing` is installed, else ed25519)",
+    )
     signer.set_defaults(run=_signer)
-    arguments = parser.parse_args(argv)
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one action; returns 0. Raises ConfigError or SignatureError."""
+    arguments = parser().parse_args(argv)
     arguments.run(arguments)
     return 0
 
 
 def _create(arguments: argparse.Namespace) -> None:
-    """Print a new key once, and where it lets in."""
+    """Print a new key, and store its digest in --file or print the line that does."""
     if arguments.file is None and not arguments.admin:
         key = f"sk-{secrets.token_urlsafe(32)}"
         line = f'keys = ["{api_keys.digest(key)}"]'
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
         return
     if arguments.file is None:
-        raise ConfigError("name the file of `admin_keys` that the key is added to: --file FILE")
+        raise ConfigError("--admin needs the file of `admin_keys` to add the key to: --file FILE")
     if not arguments.skill and not arguments.admin:
         raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
     key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin)
@@ -54,26 +71,26 @@ def _create(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    """One line for each key."""
+    """Print one line per key."""
     for key in api_keys.read(arguments.file).keys:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
         print("  ".join([key.id, state, key.opens, key.note]).rstrip())
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
-    """Say what was revoked."""
+    """Revoke a key and print its id."""
     gone = api_keys.revoke(arguments.file, arguments.id)
-    print(f"{gone.id} opens nothing any more: the server refuses it from the next request on.")
+    print(f"{gone.id} is revoked: the server refuses it from the next request on.")
 
 
 def _site(_: argparse.Namespace) -> None:
-    """Print a new site key and its two lines."""
+    """Print a new site key, as the lines for the skill's file and for the widget."""
     key = f"pk_{secrets.token_urlsafe(18)}"
     print(f'In the skill\'s TOML file:\n  site_keys = ["{key}"]\nIn the widget\'s line:\n  data-key="{key}"')
 
 
 def _signer(arguments: argparse.Namespace) -> None:
-    """Write a new private key and print its line for signers files."""
+    """Write a new private key, and print the line that accepts it in a file of signers."""
     from server.artifact.signing import keys, openssf
 
     kind = arguments.kind or ("ec" if openssf.installed() else "ed25519")
@@ -83,7 +100,7 @@ def _signer(arguments: argparse.Namespace) -> None:
 
 
 def _name(text: str) -> str:
-    """One word, as the line has it."""
+    """A signer's name: one word without `#`."""
     if not text or text.split() != [text] or "#" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} must be one word without #")
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a signer: write one word without #")
     return text

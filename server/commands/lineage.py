@@ -1,4 +1,4 @@
-"""`secateur lineage ARTIFACT`: draws the chain from the first base to the artifact, and says whether it holds."""
+"""`secateur lineage ARTIFACT`: draws the chain from the first base model to the artifact, and verifies it."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,24 @@ from server.artifact.checkpoint.lineage import Lineage
 from server.errors import ArtifactError
 
 SHORT = 16
-"""Digits of a digest that are shown."""
+"""Digits of a digest to print."""
 BROKEN = 1
-"""The exit code where something does not hold."""
+"""The exit code of a chain that does not verify."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur lineage",
+        description="Draw what an artifact was made from, and verify it; exit code 1 if it does not verify.",
+    )
+    options.add_argument("artifact", type=Path, help="an artifact's directory")
+    return options
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the chain and the result of the check; returns 1 where something does not hold."""
-    parser = argparse.ArgumentParser(prog="secateur lineage", description="Draw what an artifact was made from.")
-    parser.add_argument("artifact", type=Path, help="an artifact's directory")
-    path: Path = parser.parse_args(argv).artifact
+    """Print the chain and whether it verifies; returns 0, or BROKEN. Raises ArtifactError without a lineage."""
+    path: Path = parser().parse_args(argv).artifact
     lineage = record.read(path)
     print("\n".join(draw(lineage, path.resolve().name)))
     try:
@@ -33,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def draw(lineage: Lineage, name: str) -> Iterator[str]:
-    """The lines of the chain, the oldest first."""
+    """The lines of the drawing, oldest model first."""
     records = list(reversed(list(generations(lineage))))
     base = records[0].base
     note = f", {printable(base.note)}" if base.note else ""
@@ -50,9 +58,9 @@ def draw(lineage: Lineage, name: str) -> Iterator[str]:
 
 
 def check(path: Path) -> str:
-    """What was found to hold; raises ArtifactError naming the file that does not."""
+    """A sentence that says what was verified; raises ArtifactError naming the file that failed."""
     lineage = record.read(path)
-    signed = "not signed: nobody vouches for the record itself"
+    signed = "not signed: the record itself is unproven"
     if (path / record.SIGNATURE).exists():
         signed = "there is a signature: `secateur verify` checks it"
     held = f"{len(lineage.files)} files have their digests, the chain is whole"
@@ -60,14 +68,14 @@ def check(path: Path) -> str:
         record.verify(path, lineage)
         verify_chain(path, lineage)
         return f"{held}; its weights are in a form for other software ({form}) and were not compared; {signed}"
-    from server.artifact.checkpoint.reader import whole  # late: torch takes seconds, and the chain is shown at once
+    from server.artifact.checkpoint.reader import whole  # late: imports torch, and the chain is printed first
 
     whole(path)
     return f"{held}, the weights are those of its last step; {signed}"
 
 
 def _measured(made: Lineage) -> Iterator[str]:
-    """The figures of one record."""
+    """The lines with a record's evaluation, if it has one."""
     evaluation = made.evaluation
     if evaluation is None:
         return

@@ -1,4 +1,4 @@
-"""`secateur registry`: each action either happens whole or is refused in one sentence with nothing changed."""
+"""`secateur registry`: model versions and their promotion; each action is atomic, or refused in one sentence."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,12 +8,15 @@ from server.artifact.registry import rules, show
 from server.artifact.registry.store import DEFAULT, Kind, Registry
 from server.artifact.signing.keys import Signers, read_private
 
+VERSION = "NAME@NUMBER, NAME@candidate or NAME@production"
+POSITIONALS = {"name": "a model's name", "version": VERSION, "a": VERSION, "b": VERSION}
+
 
 def main(argv: Sequence[str]) -> int:
-    """Run one action; returns 0."""
+    """Run one action; returns 0. Raises RegistryError, ArtifactError or SignatureError, changing nothing."""
     arguments = parser().parse_args(argv)
     adds = arguments.run is _add
-    if adds:  # before a registry is made for what is refused
+    if adds:  # examined first, so that a refused artifact creates no registry
         arguments.candidate = rules.examine(arguments.artifact, arguments.results)
     with Registry.open(arguments.registry, create=adds) as registry:
         arguments.run(registry, arguments)
@@ -23,42 +26,46 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
     top = argparse.ArgumentParser(prog="secateur registry", description="Models, versions, approvals and promotions.")
-    top.add_argument("--registry", default=DEFAULT, metavar="URL", help=f"a file or postgresql://...; {DEFAULT}")
+    top.add_argument(
+        "--registry", default=DEFAULT, metavar="URL", help=f"a file or postgresql://... (default: {DEFAULT})"
+    )
     actions = top.add_subparsers(required=True, metavar="ACTION")
 
     def action(name: str, run: object, *words: str) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=run.__doc__, description=run.__doc__)
         for word in words:
-            made.add_argument(word, metavar=word.upper())
+            made.add_argument(word, metavar=word.upper(), help=POSITIONALS[word])
         made.set_defaults(run=run)
         return made
 
     added = action("add", _add, "name")
-    added.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    added.add_argument("artifact", type=Path, metavar="ARTIFACT", help="an artifact's directory")
     added.add_argument(
-        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="JSON of `secateur evaluate`"
+        "--results", type=Path, nargs="+", default=[], metavar="FILE", help="result files of `secateur evaluate`"
     )
     action("list", _list)
     action("show", _show, "version")
     action("diff", _diff, "a", "b")
     approved = action("approve", _approve, "version")
-    approved.add_argument("--key", type=Path, required=True, metavar="PEM")
-    approved.add_argument("--reason", required=True)
-    approved.add_argument("--override", action="store_true", help="allow promotion without a passed gate")
+    approved.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key that signs")
+    approved.add_argument("--reason", required=True, help="a sentence that is signed with the approval")
+    approved.add_argument("--override", action="store_true", help="allow promotion without passed gates")
     for name, run, word in (("promote", _promote, "version"), ("rollback", _rollback, "name")):
         moved = action(name, run, word)
         moved.add_argument(
-            "--signers", type=Path, metavar="FILE", help="who may sign; the artifact must be signed then"
+            "--signers", type=Path, metavar="FILE", help="refuse unless one of these signed the artifact"
         )
     verified = action("verify", _verify, "version")
-    verified.add_argument("--signers", type=Path, metavar="FILE")
+    verified.add_argument(
+        "--signers", type=Path, metavar="FILE", help="also check the signatures, and name who approved"
+    )
     exported = action("export", _export, "name")
-    exported.add_argument("--mlflow", required=True, metavar="URL", help="MLflow's tracking and registry server")
+    exported.add_argument("--mlflow", required=True, metavar="URL", help="an MLflow tracking server")
     return top
 
 
 def _add(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Record an artifact as the candidate, with its gate results."""
+    """Add an artifact as the candidate, with its gate results."""
     found: rules.Candidate = arguments.candidate
     version = registry.add(arguments.name, found.path, found.lineage, found.gates)
     print(f"{version.name} {version.address}: the candidate")
@@ -75,13 +82,13 @@ def _show(registry: Registry, arguments: argparse.Namespace) -> None:
 
 
 def _diff(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Show what differs between two versions."""
+    """Show how two versions differ."""
     left, right = registry.resolve(arguments.a), registry.resolve(arguments.b)
     print("\n".join([f"{left.name} | {right.name}", *show.difference(left, right)]))
 
 
 def _approve(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Sign an approval of a version, or an override of its gates; it can never be taken back."""
+    """Sign an approval of a version, or an override of its gates; neither can be withdrawn."""
     version = registry.resolve(arguments.version)
     kind: Kind = "override" if arguments.override else "approval"
     made = rules.approve(registry, version, kind, arguments.reason, read_private(arguments.key))
@@ -89,20 +96,20 @@ def _approve(registry: Registry, arguments: argparse.Namespace) -> None:
 
 
 def _promote(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Put a version into production, where its gates passed or a signed override says so."""
+    """Put a version into production; needs passed gates or a signed override."""
     version = registry.resolve(arguments.version)
     reason = rules.promote(registry, version, _signers(arguments))
     print(f"{version.name} is in production ({reason})")
 
 
 def _rollback(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Put the version that was in production before back there."""
+    """Return the previous production version to production."""
     version = rules.rollback(registry, arguments.name, _signers(arguments))
     print(f"{version.name} is in production again")
 
 
 def _verify(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Compare a version's files with its record, and its record with its address."""
+    """Verify a version's files against its record, and the record against its address."""
     version, signers = registry.resolve(arguments.version), _signers(arguments)
     signed = rules.verify(version, signers)
     names = [f"{one.kind} by {rules.signer(version, one, signers)}" for one in version.approvals] if signers else []
@@ -111,7 +118,7 @@ def _verify(registry: Registry, arguments: argparse.Namespace) -> None:
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> None:
     """Export every version of a model to an MLflow registry."""
-    from server.artifact.registry.mlflow_export import export  # late: it brings MLflow
+    from server.artifact.registry.mlflow_export import export  # late: imports MLflow
 
     count = export(registry, arguments.name, arguments.mlflow)
     print(f"{arguments.name}: {count} versions are in {arguments.mlflow}")

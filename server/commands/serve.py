@@ -1,9 +1,11 @@
-"""`secateur serve CONFIG.toml`: opens what the configuration names, says what was chosen and why, and serves.
+"""`secateur serve CONFIG.toml`: opens what the configuration names, prints what was chosen and why, and serves it.
 
-Whatever cannot be used is refused before the first listener answers.
+Every mistake in the files is reported before the first listener answers.
 """
 
 import argparse
+import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -21,39 +23,53 @@ from server.models.rollout import Rollout
 from server.skills import api_keys
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
-from server.storage.database import POSTGRES
-from server.web import logs
-from server.web.app import Parts
-from server.web.listeners import bind_all, run
+from server.storage.postgres import is_postgres
+from server.web import listeners, logs
+from server.web.app import Apps, Parts, build
+from server.web.http.protocol import ADMIN_CONNECTIONS, ConnectionLimits, raise_file_limit
+from server.web.listeners import Listener
+from server.web.signals import Signals
 
 SWITCH_SECONDS = 0.0005
-"""So long may one thread keep the interpreter from the engine's, between two passes of some milliseconds each."""
+"""Interpreter switch interval: the engine's thread must not wait 5 ms for the loop's between passes of a few."""
+WATCH_SECONDS = 0.25
+logger = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(prog="secateur serve", description="Serve the skills of a configuration file.")
+    options.add_argument("config", type=Path, metavar="CONFIG.toml", help="the server's settings, a TOML file")
+    options.add_argument(
+        "--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat` of the file"
+    )
+    options.add_argument(
+        "--check", action="store_true", help="read the files and try the ports, then exit; loads and serves nothing"
+    )
+    return options
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; returns 0 after an orderly end, 1 where a model's engine failed."""
-    parser = argparse.ArgumentParser(prog="secateur serve", description="Serve the skills of a configuration file.")
-    parser.add_argument("config", type=Path, metavar="CONFIG.toml")
-    parser.add_argument("--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat`")
+    """Serve until SIGTERM or SIGINT; returns 0 after a clean shutdown, 1 if an engine failed."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    parser.add_argument("--check", action="store_true", help="read the files and try the ports; load and serve nothing")
-    arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there are skills to read again, it must not end the start
+    arguments = parser().parse_args(argv)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its default would end the process while it starts
     config = load(arguments.config)
     if arguments.check:
         check(config)
         return 0
     logs.configure(config.log, config.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    early: list[int] = []  # signals that came while the model was loaded, which may take minutes
+    early: list[int] = []  # SIGHUPs that arrive while models load, which may take minutes
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
-    # The kernel drops a signal of default action that is sent to a container's first process.
+    # The kernel drops signals with a default action for a container's first process.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return run(prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)), early)
+    parts = prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat))
+    return run(parts, early)
 
 
 def check(config: Config) -> None:
-    """Read what is written and try every port, so that long work before the start is not in vain; as `prepare`."""
+    """Read every file and bind every port, without loading a model; raises ConfigError."""
     load_skills(config)
     check_keys(config)
     for bound in bind_all(config).values():
@@ -61,7 +77,7 @@ def check(config: Config) -> None:
 
 
 def prepare(config: Config) -> Parts:
-    """Open everything that `config` names; raises one of server.errors for what cannot be used."""
+    """Open what `config` names: keys, skills, models, ledger. Raises a SecateurError for what cannot be used."""
     check_keys(config)
     skills, loader = Skills(load_skills(config), Keys(config.keys)), Loader(config)
     opened = {wanted: loader.open(wanted) for wanted in dict.fromkeys(skill.model or config.model for skill in skills)}
@@ -73,11 +89,93 @@ def prepare(config: Config) -> Parts:
 
 
 def check_keys(config: Config) -> None:
-    """Refuse files of keys that this user cannot read, or that are damaged: they would let nobody in."""
+    """Raise ConfigError for unreadable or damaged key files: every request would be refused."""
     for path in (config.keys, config.admin_keys):
         api_keys.check(path)
 
 
 def instance_of(config: Config) -> str:
-    """Whose rows are ours: an SQLite file has one writer, who needs no name."""
-    return (config.instance or socket.gethostname()) if POSTGRES.match(config.ledger) else ""
+    """This replica's name in the ledger; empty for SQLite, which has a single writer."""
+    return (config.instance or socket.gethostname()) if is_postgres(config.ledger) else ""
+
+
+def run(parts: Parts, early: Sequence[int] = ()) -> int:
+    """Bind the listeners, build and announce the apps, and serve until a signal or a failed engine.
+
+    Returns 0, or 1 if an engine failed. A SIGHUP among `early` reloads the skills at once.
+    """
+    bound = bind_all(parts.config)
+    # The demo page shows the public port, which is known only now if the file says 0.
+    parts = replace(parts, config=replace(parts.config, port=bound["skills"].getsockname()[1]))
+    apps = build(parts)
+    announce(parts, apps, {name: listeners.address(one) for name, one in bound.items()})
+    return asyncio.run(serve(parts, apps, listen(parts.config, apps, bound), early))
+
+
+def bind_all(config: Config) -> dict[str, socket.socket]:
+    """A listening socket for `skills`, `metrics` and, if configured, `page`; ConfigError if an address is taken."""
+    wanted = {"skills": (config.host, config.port), "metrics": (config.admin_host, config.admin_port)}
+    if config.page_port is not None:
+        wanted["page"] = (config.host, config.page_port)
+    with contextlib.ExitStack() as stack:
+        sockets = {name: stack.enter_context(listeners.bind(*place)) for name, place in wanted.items()}
+        stack.pop_all()
+        return sockets
+
+
+def listen(config: Config, apps: Apps, bound: dict[str, socket.socket]) -> list[Listener]:
+    """A listener for each app on its socket; they do not accept yet."""
+    served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
+    most = {"skills": raise_file_limit(config.connections)}
+    return [
+        Listener(app, one, config.trusted_proxies, limits_of(config, most.get(name, ADMIN_CONNECTIONS)))
+        for name, one in bound.items()
+        if (app := served[name]) is not None
+    ]
+
+
+def limits_of(config: Config, connections: int) -> ConnectionLimits:
+    """The configured deadlines, with at most `connections` open connections."""
+    return ConnectionLimits(config.head_seconds, config.send_seconds, min(connections, config.connections))
+
+
+async def serve(parts: Parts, apps: Apps, listening: Sequence[Listener], early: Sequence[int]) -> int:
+    """Serve until SIGTERM, SIGINT or a failed engine, then drain; returns as `run`."""
+    stop = asyncio.Event()
+    signals = Signals(stop, apps.reloader.on_signal)
+    signals.install()
+    if early:
+        signals.reload()
+    failing = asyncio.create_task(engine_failed(parts.rollout, apps, stop))
+    async with apps.running:
+        await listeners.serve(listening, apps.replies, drain_seconds=parts.config.drain_seconds, stop=stop)
+    return int(await failing)
+
+
+async def engine_failed(rollout: Rollout, apps: Apps, stop: asyncio.Event) -> bool:
+    """Set `stop` when an engine fails, since only a new process recovers; returns False once the server drains."""
+    while not apps.replies.draining:
+        if (reason := rollout.failure) is not None:
+            logger.error("Shutting down for a restart: %s", reason)
+            stop.set()
+            return True
+        await asyncio.sleep(WATCH_SECONDS)
+    return False
+
+
+def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
+    """Print each model with its skills and automatic choices, then each listener's address."""
+    for model in parts.rollout.models:
+        names = [skill.name for skill in parts.skills if parts.rollout.of(skill.model) is model]
+        print(f"{model.name}: skills {', '.join(names)}")
+        for choice in model.choices:
+            print(f"  {choice.subject}: {choice.kernel} ({choice.reason})")
+        print(f"  counting: {model.tokenizer.encoding_reason}")
+    if parts.ledger.recovered:
+        print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
+    print(f"API      {addresses['skills']}/v1")
+    print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
+    print(f"usage    {addresses['metrics']}/admin")
+    if apps.page is not None:
+        print(f"page     {addresses['page']}/")
+    print("Stop with Ctrl-C.", flush=True)

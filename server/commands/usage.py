@@ -1,125 +1,88 @@
-"""`secateur usage` prints what the ledger counted; `secateur reconcile` proves that its sums are those of its rows."""
+"""`secateur usage LEDGER`: prints the ledger's tokens, summed or row by row."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from server import config
 from server.errors import ConfigError
-from server.metering import prometheus, reconcile
+from server.metering.ledger.connection import snapshot
 from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, sequence, table, written
-from server.storage.database import POSTGRES, StorageError, reader, shown
+from server.storage.database import StorageError
+from server.storage.postgres import is_postgres, without_password
 
-DIFFERENT = 1
+LEDGER_HELP = "an SQLite file, postgresql://..., or a server's TOML file"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur usage", description="Sums by skill, day, model or key; or the rows themselves, from a number on."
+    )
+    options.add_argument("ledger", metavar="LEDGER", help=LEDGER_HELP)
+    options.add_argument("--by", help=f"any of {', '.join(GROUPS)}, separated by commas (default: skill)")
+    options.add_argument("--since", default="", metavar="DAY", help="the first day, YYYY-MM-DD in UTC")
+    options.add_argument("--until", default="", metavar="DAY", help="the last day, YYYY-MM-DD in UTC")
+    options.add_argument(
+        "--after", type=sequence, metavar="N", help="print the rows numbered above N instead of sums; 0 prints all"
+    )
+    options.add_argument("--format", choices=["table", "csv", "jsonl"], help="default: table for sums, jsonl for rows")
+    return options
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `usage` or `reconcile`; returns 1 where something does not agree."""
-    command, *words = argv
-    parser = argparse.ArgumentParser(prog=f"secateur {command}")
-    parser.add_argument("ledger", metavar="LEDGER", help="an SQLite file, postgresql://..., or a server's TOML file")
-    run = _usage if command == "usage" else _reconcile
-    if command == "usage":
-        parser.description = "Sums by skill, day, model or key; or the rows themselves, from a number on."
-        parser.add_argument("--by", help=f"any of {', '.join(GROUPS)}, with commas (default: skill)")
-        parser.add_argument("--since", default="", metavar="DAY", help="the first day, YYYY-MM-DD, UTC")
-        parser.add_argument("--until", default="", metavar="DAY", help="the last day")
-        parser.add_argument(
-            "--after", type=sequence, metavar="N", help="the rows whose sequence number is above N, not sums"
-        )
-        parser.add_argument("--format", choices=["table", "csv", "jsonl"], help="default: table, of rows jsonl")
-    else:
-        parser.description = "Recompute totals and budgets from the rows, and exit with 1 on any difference."
-        parser.add_argument("--metrics", action="append", default=[], metavar="URL", help="a server's /metrics as well")
-        parser.add_argument(
-            "--prometheus", action="append", default=[], metavar="URL", help="and one that scrapes them"
-        )
-        parser.add_argument("--key-file", type=Path, metavar="FILE", help="holds an admin key, where that needs one")
-    arguments = parser.parse_args(words)
-    where = ledger_of(arguments.ledger)
-    try:
-        return run(where, arguments)
-    except StorageError as error:
-        raise ConfigError(f"{shown(where)} cannot be read as a ledger: {error}") from None
-
-
-def ledger_of(text: str) -> str:
-    """The ledger that is meant; raises ConfigError where there is none."""
-    where = config.load(Path(text)).ledger if text.endswith(".toml") else text
-    if not POSTGRES.match(where) and not Path(where).exists():
-        raise ConfigError(f"there is no ledger at {where}: a server makes it when it starts")
-    return where
-
-
-def key_in(path: Path) -> str:
-    """The key in a file, as Prometheus's `credentials_file` has it."""
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path} cannot be read as a key") from None
-
-
-def _usage(where: str, arguments: argparse.Namespace) -> int:
+    """Print sums or rows; returns 0. Raises ConfigError if the ledger cannot be read."""
+    arguments = parser().parse_args(argv)
     span = Span(arguments.since, arguments.until)
-    if arguments.after is not None:
-        if arguments.by is not None:
-            raise ConfigError("--after lists rows and --by adds them up: give one of them")
-        return _rows(where, arguments.after, span, arguments.format or "jsonl")
-    by = [name for name in (arguments.by or "skill").split(",") if name]
-    with reader(where) as database:
-        found = grouped(database, by, span)
-    if arguments.format in (None, "table"):
-        print(table(columns(by), found))
-    else:
-        sys.stdout.writelines(written(columns(by), found, arguments.format))
+    if arguments.after is not None and arguments.by is not None:
+        raise ConfigError("--after lists rows and --by adds them up: give one of them")
+    with opened(arguments.ledger) as ledger:
+        if arguments.after is not None:
+            print_rows(ledger, arguments.after, span, arguments.format or "jsonl")
+        else:
+            print_sums(ledger, arguments.by or "skill", span, arguments.format or "table")
     return 0
 
 
-def _rows(where: str, after: int, span: Span, form: str) -> int:
-    """All rows after a number."""
+@contextmanager
+def opened(text: str) -> Iterator[str]:
+    """The path or URL of the ledger that `text` names; raises ConfigError if there is none, or reading it fails."""
+    ledger = config.load(Path(text)).ledger if text.endswith(".toml") else text
+    if not is_postgres(ledger) and not Path(ledger).exists():
+        raise ConfigError(f"there is no ledger at {ledger}: a server makes it when it starts")
+    try:
+        yield ledger
+    except StorageError as error:
+        raise ConfigError(f"{without_password(ledger)} cannot be read as a ledger: {error}") from None
+
+
+def print_sums(ledger: str, by: str, span: Span, form: str) -> None:
+    """Print the sums grouped by the comma-separated columns `by`."""
+    names = [name for name in by.split(",") if name]
+    with snapshot(ledger) as database:
+        found = grouped(database, names, span)
     if form == "table":
-        raise ConfigError("rows are written as csv or jsonl")
-    sys.stdout.writelines(written(ROW, every_row(where, after, span), "csv" if form == "csv" else "jsonl"))
-    return 0
+        print(table(columns(names), found))
+    else:
+        sys.stdout.writelines(written(columns(names), found, "csv" if form == "csv" else "jsonl"))
 
 
-def every_row(where: str, after: int, span: Span) -> Iterator[tuple[Any, ...]]:
-    """All closed rows after a number; the ledger is let go while whoever reads them takes a few thousand."""
+def print_rows(ledger: str, after: int, span: Span, form: str) -> None:
+    """Print the closed rows numbered above `after`."""
+    if form == "table":
+        raise ConfigError("rows are written as csv or jsonl: choose one with --format")
+    sys.stdout.writelines(written(ROW, every_row(ledger, after, span), "csv" if form == "csv" else "jsonl"))
+
+
+def every_row(ledger: str, after: int, span: Span) -> Iterator[tuple[Any, ...]]:
+    """All closed rows numbered above `after`; the ledger is released between batches of MOST_ROWS."""
     while True:
-        with reader(where) as database:
+        with snapshot(ledger) as database:
             found = rows(database, after, MOST_ROWS, span)
         yield from found
         if len(found) < MOST_ROWS:
             return
         after = found[-1][0]
-
-
-def _prometheus(where: str, url: str) -> list[str]:
-    """What differs from a Prometheus, which is read first: while replies end, the ledger is ahead of it."""
-    servers = prometheus.stored(url)
-    with reader(where) as database:
-        for name in sorted({key[0] for key in reconcile.totals(database)["tokens"]} - servers.keys()):
-            print(f"{url} does not scrape the instance {name!r}: it is gone, or forgotten")
-        return prometheus.against_prometheus(database, url, servers)
-
-
-def _reconcile(where: str, arguments: argparse.Namespace) -> int:
-    with reader(where) as database:
-        found = reconcile.differences(database)
-        [(count,)] = database.execute("SELECT count(*) FROM requests")
-
-    def read() -> dict[str, reconcile.Sums]:
-        with reader(where) as database:
-            return reconcile.totals(database)
-
-    key = key_in(arguments.key_file) if arguments.key_file else ""
-    for url in arguments.metrics:
-        found += reconcile.against_metrics(read, url, key)
-    for url in arguments.prometheus:
-        found += _prometheus(where, url)
-    for difference in found:
-        print(difference)
-    print(f"{count} rows, {len(found)} differences")
-    return DIFFERENT if found else 0

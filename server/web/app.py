@@ -31,7 +31,7 @@ from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
 from server.models.loading import Loader
 from server.models.reload import Reloader
-from server.models.rollout import Model, Rollout
+from server.models.rollout import Rollout
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
 from server.skills.limits import Gate
@@ -98,7 +98,7 @@ def build(parts: Parts) -> Apps:
     health = Health(replies, lambda: rollout.failure)
     models = Models(parts.skills, rollout)
     talk = Talk(
-        conversations(parts), replies, lambda skill: Reader(rollout.of(skill.model)), seconds=parts.config.reply_seconds
+        conversations(parts), replies, lambda skill: rollout.of(skill.model), seconds=parts.config.reply_seconds
     )
     visits = visitors(parts, talk, feedback, gate)
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
@@ -120,14 +120,6 @@ HANDLERS = {
     HTTPException: problems.on_http_exception,
     Exception: problems.on_bug,
 }
-
-
-class Reader:
-    """What conversations ask of the model that answers now."""
-
-    def __init__(self, model: Model) -> None:
-        self.count = model.tokenizer.count
-        self.context = model.engine.context
 
 
 def conversations(parts: Parts) -> Conversations:

@@ -66,6 +66,11 @@ def configure(form: Format, level: Level) -> None:
     handler.setFormatter(JsonLines() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").filters = [Seldom()]
+    quieten()
+
+
+def quieten() -> None:
+    """Keep libraries that log request or reply text at DEBUG from doing so."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
 

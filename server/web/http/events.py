@@ -3,7 +3,7 @@
 1. Its shutdown watcher cuts live streams at SIGTERM; our listeners keep the signals to themselves, so it never fires.
 2. A client that leaves before the first event never starts the generator, whose `finally` then never runs: the reply
    is closed here, in any case.
-3. It logs every chunk at DEBUG: `quiet` stops that.
+3. It logs every chunk at DEBUG: `server.web.logs` keeps it at WARNING.
 """
 
 import logging
@@ -70,8 +70,3 @@ async def leave(reply: Reply) -> None:
 def keep_alive() -> ServerSentEvent:
     """A comment, which clients skip and proxies see as life."""
     return ServerSentEvent(comment="keep-alive", sep="\n")
-
-
-def quiet() -> None:
-    """Keep the text of replies out of the log at any level."""
-    logging.getLogger("sse_starlette").setLevel(logging.INFO)

@@ -1,8 +1,8 @@
-"""The h11 protocol with deadlines for whoever sends slowly or does not read, on every connection of a listener.
+"""The h11 protocol with deadlines for slow peers and a bound on connections.
 
-A request's head must arrive within `head_seconds` of the connection or of the answer before it; a peer that takes no
-byte for `send_seconds` is cut, which frees what the answer holds. Bodies have a deadline where they are read. Beyond as
-many connections as there may be, a new one takes the place of the one that has kept its head back the longest.
+A request's head must arrive within `head_seconds` of the connection or of the previous response. A peer that reads
+nothing for `send_seconds` is disconnected, which frees its reply. `requests.read_body` has the deadline for bodies. A
+connection beyond the bound replaces the one that has waited longest for its head.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from server.errors import InvalidRequest
 from server.web.http import problems
 
-BACKLOG = 256  # connections that are taken at once, before the first of them is looked at
-SPARE = 512  # descriptors that are no connections of visitors: files, the other listeners, and as many as a backlog
-OTHERS = 64  # connections of each of the other listeners
+BACKLOG = 256  # connections the kernel queues before they are accepted
+SPARE_FILES = 512  # descriptors kept free for files, the other listeners and a full backlog
+ADMIN_CONNECTIONS = 64  # on each listener but the public one
+LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
 logger = logging.getLogger(__name__)
-LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
-class Patience(Struct, frozen=True):
-    """How long is waited, in seconds, and how many connections a listener has at once."""
+class ConnectionLimits(Struct, frozen=True):
+    """Deadlines of each connection, and the most open connections of a listener."""
 
     head_seconds: float = 10.0
     send_seconds: float = 30.0
@@ -36,126 +36,130 @@ class Patience(Struct, frozen=True):
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection; nothing of its deadlines shows to the application but a client that left."""
+    """One connection; the application sees a missed deadline as a client that disconnected.
+
+    `waiting` holds the listener's connections that owe a request head, oldest first.
+    """
 
     def __init__(
-        self, *arguments: Any, patience: Patience, waiting: "dict[BoundedProtocol, None]", **options: Any
+        self, *arguments: Any, limits: ConnectionLimits, waiting: "dict[BoundedProtocol, None]", **options: Any
     ) -> None:
         super().__init__(*arguments, **options)
-        self._patience = patience
-        self._waiting = waiting  # those of the listener that owe a head, the longest first
-        self._head: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._limits = limits
+        self._waiting = waiting
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head; one connection too many closes another, or is closed unheard if all are served."""
+        """Start the head's deadline; over the bound, evict a waiting connection, or refuse this one if none waits."""
         super().connection_made(transport)
         bound = transport.get_extra_info("socket")
         if bound is not None and bound.family in (socket.AF_INET, socket.AF_INET6):
-            # The kernel gives up on what is sent and not taken, also after the answer has left this process.
-            milliseconds = int(self._patience.send_seconds * 1000)
+            # Covers bytes that already left this process for the kernel's buffer.
+            milliseconds = int(self._limits.send_seconds * 1000)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        if len(self.connections) > self._patience.connections:
+        if len(self.connections) > self._limits.connections:
             if not self._waiting:
                 transport.abort()
                 return
-            next(iter(self._waiting)).leave()
+            next(iter(self._waiting)).evict()
         self._await_head()
 
-    def leave(self) -> None:
-        """Make room for another connection."""
-        self._heard()
+    def evict(self) -> None:
+        """Close this connection to make room for another."""
+        self._head_arrived()
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; the deadline of a head stands until the head is whole."""
+        """Parse bytes; an incomplete head keeps its deadline."""
         super().data_received(data)
         self._await_head()
 
     def on_response_complete(self) -> None:
-        """Wait for the next head."""
+        """Start the deadline of the next head."""
         super().on_response_complete()
         self._await_head()
 
     def pause_writing(self) -> None:
-        """The peer does not read: it has so long to begin again."""
+        """The send buffer is full: start the peer's deadline to read."""
         super().pause_writing()
-        self._stall = self._later(self._stall, self._patience.send_seconds)
+        self._send_timer = self._restart(self._send_timer, self._limits.send_seconds)
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
+        """The peer reads again: stop the deadline."""
         super().resume_writing()
-        self._stall = _cancelled(self._stall)
+        _cancel(self._send_timer)
+        self._send_timer = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave no timer behind."""
-        self._heard()
-        self._stall = _cancelled(self._stall)
+        """Cancel both timers."""
+        self._head_arrived()
+        _cancel(self._send_timer)
+        self._send_timer = None
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        """Keep the deadline going while no request is being answered, however many bytes trickle in."""
+        """Run the head's deadline while no response is under way; arriving bytes do not extend it."""
         if not getattr(self.cycle, "response_complete", True):
-            self._heard()
-        elif self._head is None and not self.transport.is_closing():
-            self._head = self._later(None, self._patience.head_seconds)
+            self._head_arrived()
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self._restart(None, self._limits.head_seconds)
             self._waiting[self] = None
 
-    def _heard(self) -> None:
-        """Nothing is owed any more."""
-        self._head = _cancelled(self._head)
+    def _head_arrived(self) -> None:
+        """Stop the head's deadline."""
+        _cancel(self._head_timer)
+        self._head_timer = None
         self._waiting.pop(self, None)
 
-    def _later(self, earlier: asyncio.TimerHandle | None, seconds: float) -> asyncio.TimerHandle:
-        _cancelled(earlier)
+    def _restart(self, timer: asyncio.TimerHandle | None, seconds: float) -> asyncio.TimerHandle:
+        """A timer that aborts the connection after `seconds`, in place of `timer`."""
+        _cancel(timer)
         return self.loop.call_later(seconds, self.transport.abort)
 
 
-class OneLength:
-    """Refuses a request that tells its length in two ways: a proxy may have seen another request in it."""
+class RefuseTwoLengths:
+    """Middleware against request smuggling: refuses Content-Length together with Transfer-Encoding (RFC 9112, 6.3)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; the connection of one that is refused ends with it, whatever follows."""
-        if scope["type"] == "http" and {name for name, _ in scope["headers"]} >= LENGTHS:
+        """Handle one request; a refused one ends its connection, so that nothing after it is parsed."""
+        if scope["type"] == "http" and {name for name, _ in scope["headers"]} >= LENGTH_HEADERS:
             error = InvalidRequest("Send Content-Length or Transfer-Encoding, not both.")
             await problems.response(error, close=True)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """No timer, where there may have been one."""
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
-    return None
 
 
-def protocol(patience: Patience) -> Callable[..., BoundedProtocol]:
-    """What uvicorn makes for each connection."""
-
+def protocol_factory(limits: ConnectionLimits) -> Callable[..., BoundedProtocol]:
+    """The protocol class of one listener, for uvicorn's `http=`."""
     waiting: dict[BoundedProtocol, None] = {}
 
     def make(*arguments: Any, **options: Any) -> BoundedProtocol:
-        return BoundedProtocol(*arguments, patience=patience, waiting=waiting, **options)
+        return BoundedProtocol(*arguments, limits=limits, waiting=waiting, **options)
 
     return make
 
 
-def room_for(wanted: int) -> int:
-    """Let the process open so many connections, as far as the system allows; returns for how many there is room."""
+def raise_file_limit(wanted: int) -> int:
+    """Raise RLIMIT_NOFILE for `wanted` connections; returns how many fit, and warns if fewer."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + SPARE
-    if 0 <= soft < needed:  # negative is without limit
-        more = needed if hard < 0 else min(needed, hard)
-        with suppress(OSError, ValueError):  # a sandbox may not let it
-            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
-            soft = more
-    room = wanted if soft < 0 else min(wanted, soft - min(SPARE, soft // 2))
+    needed = wanted + SPARE_FILES
+    if 0 <= soft < needed:  # a negative limit is infinite
+        raised = needed if hard < 0 else min(needed, hard)
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    room = wanted if soft < 0 else min(wanted, soft - min(SPARE_FILES, soft // 2))
     if room < wanted:
         logger.warning(
-            "%d connections at most in the place of %d: no more than %d files may be open", room, wanted, soft
+            "At most %d connections instead of %d: the process may open only %d files (`ulimit -n`)", room, wanted, soft
         )
     return room

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from server.commands.bench_client import free_port
+from server.commands.bench.client import free_port
 from tests.benchmarks.peers.field import PEERS, RaceError
 from tests.benchmarks.serving.loads.load import Target
 from tests.conftest import ROOT

@@ -58,7 +58,7 @@ def running(folder: Path, model: Path) -> Iterator[Running]:
             found = {line.split()[0]: line.split()[1] for line in lines if len(line.split()) == 2}
             yield Running(process, found["API"], found["metrics"].removesuffix("/metrics"), lines)
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
 
@@ -104,11 +104,11 @@ def test_two_real_models_in_one_server_with_openais_client(tmp_path: Path, capsy
 
         skill(tmp_path, "third", three)
         server.process.send_signal(signal.SIGHUP)
-        until(lambda: artifacts(client)["third"] == "three", 60)
+        until(lambda: artifacts(client)["third"] == "three")
         skill(tmp_path, "second", three)
         assert client.post(f"{server.admin}/admin/reload", cast_to=object)
         assert artifacts(client) == {"first": "one", "second": "three", "third": "three"}
-        until(lambda: gauges(server) == {"one", "three"}, 30)
+        until(lambda: gauges(server) == {"one", "three"})
         reloaded = said(client, "second")
     assert texts["second"] == texts["third"] == alone(tmp_path / "two-alone", two)
     assert texts["first"] == alone(tmp_path / "one-alone", one)
@@ -116,7 +116,7 @@ def test_two_real_models_in_one_server_with_openais_client(tmp_path: Path, capsy
     assert len({texts["first"], texts["second"], reloaded}) == 3
     names = [("first", "one"), ("second", "two"), ("third", "two"), ("second", "three")]
     assert [(row["skill"], row["model"]) for row in rows(tmp_path / "usage.sqlite3")] == names
-    assert ledger_command(["usage", str(tmp_path / "server.toml"), "--by", "skill,model", "--format", "csv"]) == 0
+    assert ledger_command([str(tmp_path / "server.toml"), "--by", "skill,model", "--format", "csv"]) == 0
     printed = capsys.readouterr().out.splitlines()[1:]
     assert [tuple(line.split(",")[:3]) for line in printed] == [
         ("first", "one", "1"), ("second", "three", "1"), ("second", "two", "1"), ("third", "two", "1"),
@@ -124,7 +124,7 @@ def test_two_real_models_in_one_server_with_openais_client(tmp_path: Path, capsy
 
 
 def scrape(admin: str) -> str:
-    with urllib.request.urlopen(f"{admin}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"{admin}/metrics", timeout=120) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -181,7 +181,7 @@ def write(folder: Path, name: str, model: str) -> None:
 
 
 def post(url: str, path: str) -> bytes:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
     connection.request("POST", path)
     answer = connection.getresponse().read()
     connection.close()

@@ -61,7 +61,7 @@ def test_only_these_can_ask(module: str) -> None:
         str(path.relative_to(root)) for path in root.rglob("*.py") if f"import {module}\n" in path.read_text() + "\n"
     }
     assert found <= {
-        "commands/bench_client.py",
+        "commands/bench/client.py",
         "metering/prometheus.py",
         "metering/reconcile.py",
         "metering/webhooks.py",

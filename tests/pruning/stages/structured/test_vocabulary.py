@@ -17,7 +17,7 @@ from pruning.data.samples import own_samples
 from pruning.errors import ModelRefused, RecipeError
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import prepare
-from pruning.stages.structured.tokens import choose, ids_of, without_others
+from pruning.stages.structured.bpe import choose, ids_of, without_others
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.text.tokenizer import Tokenizer as Serving
@@ -349,4 +349,4 @@ def test_evaluate_says_that_it_counts_other_tokens(
     prune(recipe(folder, tmp_path, STAGE), tmp_path)
     arguments = ["evaluate", str(tmp_path / "out"), "--source", str(folder.parent / "text.txt")]
     assert main([*arguments, "--tokens", "64", "--window", "32"]) == 0
-    assert "has a smaller vocabulary: what follows is for each of its own tokens" in caplog.text
+    assert "has a reduced vocabulary: its perplexity is per token of its own" in caplog.text

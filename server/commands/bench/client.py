@@ -1,7 +1,7 @@
-"""A server process of our own and a plain HTTP client that measures it; knows nothing of models.
+"""Starts `secateur serve` in a process and measures it as an HTTP client.
 
-TTFT and tokens/s follow the definitions of `vllm bench serve`: from the request sent to the first token with text,
-and (tokens - 1) / (last - first), at the client.
+Definitions of `vllm bench serve`, at the client: TTFT is from sending the request to the first token with text, and
+tokens/s is (tokens - 1) / (last - first).
 """
 
 import http.client
@@ -26,19 +26,20 @@ PROMPT = "Write a long story about a gardener who prunes an old apple tree, with
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One round against one server."""
+    """One round against one server; rates are in tokens a second."""
 
     resident_mb: float
-    """Resident set of the server process after all requests of the round, as the kernel reports it."""
+    """Resident set of the server process after the round, in MB."""
     first_token_ms: float
+    """TTFT of a single stream."""
     single: float
-    """Tokens a second of one stream."""
+    """Rate of a single stream."""
     batched: float
-    """Tokens a second of all streams together, from the first request sent to the last token."""
+    """Total rate of STREAMS streams, from the first request sent to the last token."""
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """One streamed answer: times are in seconds of the monotonic clock."""
+    """The timing of one streamed reply, in seconds of the monotonic clock."""
 
     sent: float
     first: float
@@ -47,7 +48,7 @@ class Stream(msgspec.Struct, frozen=True):
 
 
 class Server:
-    """`secateur serve` in a process of its own on free ports; a context manager that waits until it answers."""
+    """`secateur serve` of one model in a process, on free ports; entering waits until it is ready."""
 
     def __init__(self, model: Path, directory: Path) -> None:
         self.port, admin_port = free_port(), free_port()
@@ -56,7 +57,7 @@ class Server:
             "model": str(model.resolve()),
             "skills": str(directory / "skill.toml"),
             "ledger": str(directory / "usage.sqlite3"),
-            "look_up": "off",  # what is measured is what a pass costs, not how often a text repeats itself
+            "look_up": "off",  # speculation would make the rates depend on how repetitive the text is
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         config.write_text("\n".join([*lines, f"port = {self.port}", f"admin_port = {admin_port}"]))
@@ -68,7 +69,7 @@ class Server:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
-                raise SecateurError("the server to be measured did not start; its messages stand above")
+                raise SecateurError(f"the measured server was not ready in {START_SECONDS} seconds; see above")
             time.sleep(0.1)
         return self
 
@@ -79,7 +80,7 @@ class Server:
         self._process.wait(timeout=60)
 
     def resident_mb(self) -> float:
-        """The process's resident set, in megabytes."""
+        """The process's resident set in MB."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024 / 1e6
 
@@ -93,7 +94,7 @@ class Server:
 
 
 def measure(server: Server, key: str) -> Measurement:
-    """One round: a warm-up, one stream alone, then all streams together."""
+    """One round: a warm-up, a single stream, then STREAMS at once."""
     stream(server.port, key, "Hello.", 8)
     alone = stream(server.port, key, PROMPT, TOKENS)
     with ThreadPoolExecutor(STREAMS) as pool:
@@ -109,7 +110,7 @@ def measure(server: Server, key: str) -> Measurement:
 
 
 def stream(port: int, key: str, prompt: str, tokens: int) -> Stream:
-    """Ask for one streamed answer and time it."""
+    """Time one streamed reply of at most `tokens` tokens; raises SecateurError for any status but 200."""
     body = {
         "model": "bench",
         "messages": [{"role": "user", "content": prompt}],
@@ -139,7 +140,7 @@ def stream(port: int, key: str, prompt: str, tokens: int) -> Stream:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

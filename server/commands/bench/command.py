@@ -1,6 +1,6 @@
-"""Measures an artifact beside its dense base and that base in 8 bits, behind the real server: bytes, memory, tokens/s.
+"""`secateur bench ARTIFACT`: measures an artifact beside its dense base, and that base in 8 bits, in the real server.
 
-The servers are up one at a time and take turns, so that a busy moment of the machine hits all.
+The servers run one at a time and take turns, so that noise on the machine hits all of them.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from server.artifact.checkpoint.reader import Artifact, find_base
-from server.commands.bench_client import Measurement, Server, measure
-from server.errors import ArtifactError, SecateurError
+from server.commands.bench.client import Measurement, Server, measure
+from server.errors import ArtifactError
 
 ROUNDS = 3
 KEY = "sk-bench"
@@ -29,7 +29,7 @@ max_tokens = 256
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the table, without runs where it was not measured."""
+    """One model's figures; `runs` is empty if only its recorded figures are known."""
 
     name: str
     weight_bytes: int
@@ -37,26 +37,42 @@ class Row(msgspec.Struct, frozen=True):
     runs: tuple[Measurement, ...] = ()
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur bench",
+        description="Measure an artifact beside its dense base, and that base in 8 bits, behind the real server: "
+        "bytes of weights, resident memory, time to first token, tokens a second, perplexity.",
+    )
+    options.add_argument("artifact", type=Path, metavar="ARTIFACT", help="an artifact's directory, with an evaluation")
+    options.add_argument(
+        "--quantised",
+        type=Path,
+        metavar="DIR",
+        help="an artifact of the base in 8 bits to measure as well (default: show its recorded figures)",
+    )
+    options.add_argument(
+        "--base-cache",
+        type=Path,
+        default=Path("build/base"),
+        metavar="DIR",
+        help="where imported base models are kept (default: build/base)",
+    )
+    return options
+
+
 def main(argv: Sequence[str]) -> int:
-    """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="secateur bench", description=__doc__)
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--quantised", type=Path, help="the base in 8 bits; without it, only its record is shown")
-    parser.add_argument("--base-cache", type=Path, default=Path("build/base"), help="where the dense base lies")
-    arguments = parser.parse_args(argv)
-    try:
-        pruned = Artifact.open(arguments.artifact)
-        base = find_base(arguments.base_cache, pruned.lineage.base.digest)
-        quantised = Artifact.open(arguments.quantised) if arguments.quantised else None
-        print(table(rows(base, pruned, quantised)))
-    except SecateurError as error:
-        print(f"secateur bench: {error}", file=sys.stderr)
-        return 2
+    """Print the table; returns 0. Raises ArtifactError, or SecateurError if a server does not answer."""
+    arguments = parser().parse_args(argv)
+    pruned = Artifact.open(arguments.artifact)
+    base = find_base(arguments.base_cache, pruned.lineage.base.digest)
+    quantised = Artifact.open(arguments.quantised) if arguments.quantised else None
+    print(table(rows(base, pruned, quantised)))
     return 0
 
 
 def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) -> list[Row]:
-    """Measure all artifacts in turns; without `quantised`, the base in 8 bits is shown by its record."""
+    """Measure the artifacts in ROUNDS turns; without `quantised`, the last row has only recorded figures."""
     recorded = pruned.lineage.evaluation
     if recorded is None:
         raise ArtifactError(f"{pruned.path} has no evaluation in its lineage: add [evaluation] to the recipe")
@@ -78,7 +94,7 @@ def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) ->
 
 
 def table(measured: Sequence[Row]) -> str:
-    """The table as Markdown, each figure the median of its rounds, with its ratio to the first row."""
+    """A Markdown table: each figure is the median of the rounds, with its ratio to the first row."""
     columns = ["", "weights, MB", "resident, MB", "first token, ms", "tokens/s, 1 stream", "tokens/s, 8", "perplexity"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     dense = measured[0]
@@ -93,10 +109,10 @@ def table(measured: Sequence[Row]) -> str:
 
 
 def median(row: Row, field: str) -> float:
-    """The median of one field over the rounds."""
+    """The median of a Measurement's field over the rounds."""
     return statistics.median(float(getattr(run, field)) for run in row.runs)
 
 
 def compared(value: float, reference: float, form: str) -> str:
-    """A figure, and how many times the reference it is."""
+    """`value` and its ratio to `reference`, unless they are equal."""
     return format(value, form) if value == reference else f"{value:{form}} ({value / reference:.2f} x)"

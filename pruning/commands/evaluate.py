@@ -1,0 +1,108 @@
+"""`secateur evaluate ARTIFACT`: measures an artifact on a task beside its base models, or its perplexity on a text."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning.commands.failures import exit_code
+
+logger = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur evaluate",
+        description="Measure an artifact on a task, beside its base and the quantised base of equal bytes, or on a "
+        "text. A task gives a table and a report; exit code 3 if one of its gates fails.",
+    )
+    options.add_argument("artifact", type=Path, help="an artifact's directory")
+    what = options.add_mutually_exclusive_group(required=True)
+    what.add_argument("--task", type=Path, metavar="FILE.toml", help="the task to score")
+    what.add_argument("--source", help="the text to score, JSON lines or JSON; may be package:module/file")
+    options.add_argument(
+        "--report", type=Path, metavar="DIR", help="where a task's report goes (default: ARTIFACT.evaluation)"
+    )
+    options.add_argument(
+        "--runner",
+        choices=("auto", "native", "transformers"),
+        default="auto",
+        help="what computes a task, as `runner` in a server's file (default: auto, the runner that would serve it)",
+    )
+    options.add_argument(
+        "--base-cache",
+        type=Path,
+        default=Path("build/base"),
+        metavar="DIR",
+        help="where imported base models are kept (default: build/base)",
+    )
+    options.add_argument(
+        "--buckets",
+        type=int,
+        nargs="+",
+        default=list(range(10)),
+        metavar="N",
+        help="which tenths of --source to score, 0 to 9 (default: all)",
+    )
+    options.add_argument(
+        "--tokens", type=_tokens, default=8192, metavar="N", help="tokens of --source in all (default: 8192)"
+    )
+    options.add_argument(
+        "--window", type=_tokens, default=512, metavar="N", help="tokens in each window of --source (default: 512)"
+    )
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns 0, 3 if a gate of the task fails, or as `exit_code`."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return exit_code(lambda: score_task(arguments) if arguments.task else score_text(arguments))
+
+
+def score_task(arguments: argparse.Namespace) -> int:
+    """Print the table of a task and write its report; returns 3 if a gate fails."""
+    from pruning.evaluation.comparison.compare import compare
+    from pruning.evaluation.report.report import GATE_FAILED, report_folder, write_report
+    from pruning.evaluation.tasks.reading import read_task
+    from server.artifact.checkpoint.reader import Artifact, find_base
+
+    task = read_task(arguments.task)
+    artifact = Artifact.open(arguments.artifact)
+    base = find_base(arguments.base_cache, artifact.lineage.base.digest)
+    comparison = compare(artifact, base, task, arguments.base_cache, arguments.runner)
+    return 0 if write_report(comparison, arguments.report or report_folder(artifact)).passed else GATE_FAILED
+
+
+def score_text(arguments: argparse.Namespace) -> int:
+    """Print the perplexity on windows of a text; returns 0."""
+    from tempfile import TemporaryDirectory
+
+    from pruning.data.draw import Draw, draw
+    from pruning.data.encoder import Encoder
+    from pruning.evaluation.scoring.perplexity import perplexity
+    from pruning.stages.context import StageModel
+    from pruning.stages.inputs import refuse_long
+    from server.artifact.checkpoint.reader import Artifact
+
+    artifact = Artifact.open(arguments.artifact)
+    refuse_long({"--window": arguments.window}, artifact.config)
+    if any(step.technique == "vocabulary" for step in artifact.lineage.steps):
+        logger.warning(
+            "%s has a reduced vocabulary: its perplexity is per token of its own and compares with no other model's",
+            arguments.artifact,
+        )
+    count = max(arguments.tokens // arguments.window, 1)
+    windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
+    with TemporaryDirectory() as folder:
+        print(f"{perplexity(StageModel(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
+    return 0
+
+
+def _tokens(text: str) -> int:
+    """A number of tokens, at least 2: the first of a window is not predicted."""
+    if not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens: write a whole number from 2 up")
+    return int(text)

@@ -1,0 +1,156 @@
+"""`secateur prune RECIPE --output DIR`: makes the artifact of a recipe, or reuses it; interrupted, it resumes."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pruning.commands.failures import exit_code
+
+if TYPE_CHECKING:
+    from pruning.recipe.recipe import Recipe
+    from pruning.run.acceptance import AcceptanceTasks
+    from pruning.stages.team import Team
+    from server.artifact.checkpoint.reader import Artifact
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur prune",
+        description="Carry out a recipe and print a table of before and after; an artifact of the same recipe is "
+        "reused. The recipe's tasks judge the result: exit code 3 if a gate fails. With --processes, or started by "
+        "torchrun or `accelerate launch`, processes share the batches of the stages that train the whole model.",
+    )
+    options.add_argument("recipe", type=Path, help="the recipe, a TOML file")
+    options.add_argument("--output", type=Path, required=True, metavar="DIR", help="the artifact to make or reuse")
+    options.add_argument(
+        "--base-cache",
+        type=Path,
+        default=Path("build/base"),
+        metavar="DIR",
+        help="where imported base models are kept (default: build/base)",
+    )
+    options.add_argument(
+        "--explain",
+        type=_svg,
+        nargs="?",
+        const=Path(),
+        metavar="SVG",
+        help="also print what each layer lost and why, and draw it into SVG, or into DIR.explain.svg",
+    )
+    options.add_argument(
+        "--processes",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes that train together, one per GPU (default: 1)",
+    )
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns 0, 3 if a gate fails, or as `exit_code`."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return exit_code(lambda: prune(arguments))
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    """Make or reuse the artifact and print its table; returns 3 if a gate of the recipe's tasks fails."""
+    from pruning.recipe.recipe import read
+    from pruning.run.launch import launched_team
+    from pruning.run.output import refuse_output, restore_replaced
+
+    recipe = read(arguments.recipe)
+    output = _resolved(arguments.output)
+    command = ["prune", str(arguments.recipe), "--output", str(output), "--base-cache", str(arguments.base_cache)]
+    with launched_team(arguments.processes, command) as team:
+        if team.leads:
+            restore_replaced(output)
+            refuse_output(output, recipe.base)
+        # Made first, so that a bad task is refused before any work.
+        acceptance = _acceptance(recipe, arguments.base_cache) if team.leads else None
+        artifact = _carry_out(recipe, output, arguments.base_cache, team)
+    if artifact is None:
+        return 0
+    from pruning.evaluation.report.before_after import table
+    from pruning.recipe.sources import locate
+
+    print(table(artifact, locate(recipe.base)))
+    if arguments.explain is not None:
+        beside = output.with_name(f"{output.name}.explain.svg")
+        _explain(artifact, arguments.explain if arguments.explain.name else beside)
+    return acceptance.judge(artifact) if acceptance else 0
+
+
+def _acceptance(recipe: "Recipe", cache: Path) -> "AcceptanceTasks | None":
+    """The tasks that judge the recipe's result, if it names any."""
+    if not recipe.tasks:
+        return None
+    from pruning.run.acceptance import AcceptanceTasks  # imports transformers
+    from pruning.stages.inputs import base_artifact
+
+    return AcceptanceTasks(recipe, base_artifact(recipe.base, cache), cache)
+
+
+def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":
+    """Make or reuse the artifact at `output`; None in a process that only helps with the training."""
+    from pruning.run.output import remove_leftovers
+    from pruning.stages.inputs import prepare, reusable
+
+    if not team.leads:
+        logging.disable(logging.WARNING)  # the leading process logs it
+    with team.first():
+        inputs = prepare(recipe, cache)
+        artifact = reusable(output, inputs)
+    if artifact and team.leads:
+        remove_leftovers(output, inputs.identity)
+    team.wait()
+    if artifact is None:
+        from pruning.run.pipeline import follow, run  # imports transformers, which takes seconds
+
+        if not team.leads:
+            follow(inputs, output, team)
+        else:
+            artifact = run(inputs, output, cache, team=team)
+    return artifact if team.leads else None
+
+
+def _explain(artifact: "Artifact", drawing: Path) -> None:
+    """Print what each layer of `artifact` lost and why, and draw it as an SVG."""
+    from pruning.evaluation.report.layer_chart import svg
+    from pruning.evaluation.report.layer_losses import explanation, grids
+    from pruning.model.weights import write_bytes
+
+    print(f"\n{explanation(artifact.lineage)}")
+    if layers := grids(artifact.lineage):
+        drawing.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(drawing, svg(artifact.path.name, layers).encode())
+        print(f"drawn in {drawing}")
+
+
+def _resolved(output: Path) -> Path:
+    """`output` with its links followed; raises OSError if they form a loop."""
+    try:
+        return output.resolve()
+    except RuntimeError:  # Python 3.11 and 3.12 raise this for a loop
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(output)) from None
+
+
+def _count(text: str) -> int:
+    """A number of processes, at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes: write a whole number from 1 up")
+    return int(text)
+
+
+def _svg(text: str) -> Path:
+    """A path that ends in .svg."""
+    if not text.endswith(".svg"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no .svg file; to draw beside DIR, put --explain last")
+    return Path(text)

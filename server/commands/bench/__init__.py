@@ -1,0 +1,1 @@
+"""`secateur bench`: the command, and the HTTP client that measures a server process."""

@@ -1,0 +1,85 @@
+"""`secateur reconcile LEDGER`: proves that the ledger's totals, and a server's metrics, are the sums of its rows."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from server.commands.usage import LEDGER_HELP, opened
+from server.errors import ConfigError
+from server.metering import prometheus, reconcile
+from server.metering.ledger.connection import snapshot
+
+DIFFERENT = 1
+"""The exit code where something differs."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="secateur reconcile",
+        description="Recompute totals and budgets from the rows; exit code 1 on any difference.",
+    )
+    options.add_argument("ledger", metavar="LEDGER", help=LEDGER_HELP)
+    options.add_argument(
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="also compare a server's /metrics; may be repeated",
+    )
+    options.add_argument(
+        "--prometheus",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="also compare a Prometheus that scrapes the servers; may be repeated",
+    )
+    options.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="a file with an admin key, where --metrics needs one"
+    )
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print every difference, then a count; returns 1 if there is any, else 0."""
+    arguments = parser().parse_args(argv)
+    with opened(arguments.ledger) as ledger:
+        return compare(ledger, arguments)
+
+
+def compare(ledger: str, arguments: argparse.Namespace) -> int:
+    """Compare the ledger with itself and with the named servers; prints and returns as `main`."""
+    with snapshot(ledger) as database:
+        found = reconcile.differences(database)
+        [(count,)] = database.execute("SELECT count(*) FROM requests")
+
+    def totals() -> dict[str, reconcile.Sums]:
+        with snapshot(ledger) as database:
+            return reconcile.totals(database)
+
+    key = key_in(arguments.key_file) if arguments.key_file else ""
+    for url in arguments.metrics:
+        found += reconcile.against_metrics(totals, url, key)
+    for url in arguments.prometheus:
+        found += against_prometheus(ledger, url)
+    for difference in found:
+        print(difference)
+    print(f"{count} rows, {len(found)} differences")
+    return DIFFERENT if found else 0
+
+
+def against_prometheus(ledger: str, url: str) -> list[str]:
+    """The differences from a Prometheus, which is read first: the ledger may only be ahead of it."""
+    servers = prometheus.stored(url)
+    with snapshot(ledger) as database:
+        for name in sorted({key[0] for key in reconcile.totals(database)["tokens"]} - servers.keys()):
+            print(f"{url} does not scrape the instance {name!r}: it is gone, or missing from the scrape configuration")
+        return prometheus.against_prometheus(database, url, servers)
+
+
+def key_in(path: Path) -> str:
+    """The key in a file such as Prometheus's `credentials_file`."""
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path} cannot be read as a key file: it must hold one key in ASCII") from None
