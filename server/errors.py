@@ -17,8 +17,8 @@ SecateurError
 │   └── SignatureError             not signed, by nobody who counts, or not what was signed
 ├── ExportError                    what another format cannot hold, or an output that cannot be written
 ├── RegistryError                  a registry that cannot be used, or what its rules do not allow
-├── Busy                           another process works in the same directory
-├── Unlockable                     a file system that has no locks
+├── Busy                           another process holds the lock on a file or directory
+├── Unlockable                     a file system without locks
 └── EngineFailed              500  the engine stopped; the message says why
 """
 
@@ -166,11 +166,15 @@ class RegistryError(SecateurError):
 
 
 class Busy(SecateurError):
-    """Another process works in the same directory."""
+    """Another process holds the lock on a file or directory; `process` is its id as the lock file has it."""
+
+    def __init__(self, message: str, *, process: str = "") -> None:
+        super().__init__(message)
+        self.process = process
 
 
 class Unlockable(SecateurError):
-    """A file system that has no locks."""
+    """A file system without locks."""
 
 
 class EngineFailed(SecateurError):

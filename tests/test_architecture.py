@@ -18,7 +18,7 @@ EVERYTHING = None
 ROOMS: dict[str, set[str] | None] = {
     "server.commands": EVERYTHING,
     "server.web": {"artifact", "chat", "engine", "metering", "models", "skills", "storage"},
-    "server.chat": {"engine", "metering", "models", "skills", "text"},
+    "server.chat": {"engine", "metering", "models", "skills", "storage", "text"},
     "server.models": {"artifact", "engine", "metering", "skills", "text"},
     "server.skills": {"engine", "storage", "text"},
     "server.engine": {"artifact"},

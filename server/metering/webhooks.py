@@ -23,9 +23,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.errors import ConfigError, SecateurError
+from server.metering.ledger.connection import second_connection, snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.usage import ROW, rows
-from server.storage.database import Database, StorageError, beside, reader
+from server.storage.database import Database, StorageError
 
 BATCH = 100
 POLL_SECONDS = 1.0
@@ -80,7 +81,7 @@ class Webhook(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """How many closed rows were not delivered yet; nothing while the ledger cannot be read."""
-        with suppress(StorageError), reader(self._ledger.where) as database:
+        with suppress(StorageError), snapshot(self._ledger.where) as database:
             [(last,)] = database.execute("SELECT value FROM cursors WHERE name = 'sequence'")
             family = _pending()
             family.add_metric((), last - self._cursor(database))
@@ -89,10 +90,10 @@ class Webhook(Collector):
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                with beside(self._ledger.where) as own:
+                with second_connection(self._ledger.where) as own:
                     # Of several replicas one sends: the lock ends with its connection.
                     while not self._stop.is_set():
-                        self._wait(self._send() if own.alone(self._target.name) else self._poll_seconds)
+                        self._wait(self._send() if own.claim(self._target.name) else self._poll_seconds)
             except (StorageError, SecateurError) as error:
                 logger.error("The webhook waits for the ledger: %s", error)
             except Exception as error:  # whatever it was: rows wait in the ledger, and nobody may forget them
@@ -101,7 +102,7 @@ class Webhook(Collector):
 
     def _send(self) -> float:
         """Send one batch; returns how many seconds to wait before the next."""
-        with reader(self._ledger.where) as database:
+        with snapshot(self._ledger.where) as database:
             found = rows(database, self._cursor(database), BATCH)
         if not found:
             return self._poll_seconds

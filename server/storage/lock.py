@@ -1,25 +1,63 @@
-"""A lock that the system releases however its holder ends."""
+"""Exclusive locks between processes (flock), which the kernel releases however their holder ends."""
 
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from server.errors import Busy, Unlockable
 
 
+class FileLock:
+    """Holds an exclusive lock on `file`, created if missing, until `release` or the end of the `with` block.
+
+    With `wait`, blocks until the lock is free. The holder's process id is written to the file, for people to read.
+    Raises Busy if another process holds the lock, Unlockable if the file system has no locks, and OSError if the file
+    cannot be opened.
+    """
+
+    def __init__(self, file: Path, *, wait: bool = False, mode: int = 0o666) -> None:
+        self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            owner = os.read(self._descriptor, 20).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise Busy(f"another secateur (process {owner}) holds {file}", process=owner) from None
+        except OSError as error:
+            os.close(self._descriptor)
+            raise Unlockable(f"{file} cannot be locked ({error.strerror}): use a directory on another disk") from None
+        with suppress(OSError):  # on a full disk the lock holds without the number
+            os.truncate(self._descriptor, 0)
+            os.write(self._descriptor, str(os.getpid()).encode())
+
+    def release(self) -> None:
+        """Unlock the file, which stays."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
 @contextmanager
 def locked(file: Path, doing: str) -> Iterator[None]:
-    """Hold `file`, which is made where it is missing; raises Busy where another process is `doing` this now.
+    """Hold the lock on `file`, created with its folder if missing, for the `with` block.
 
-    Raises Unlockable where the file system has no locks.
+    Raises Busy, saying what the other process is `doing`, if another one holds the lock, and Unlockable if the file
+    system has no locks.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
-        except OSError as error:
-            raise Unlockable(f"{file} cannot be locked ({error.strerror}): use a directory on another disk") from None
+    try:
+        lock = FileLock(file)
+    except Busy:
+        raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
+    with lock:
         yield

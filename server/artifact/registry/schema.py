@@ -1,7 +1,7 @@
 """The registry's tables, for SQLite and PostgreSQL alike; what governs is only ever added to."""
 
-from server.artifact.registry.database import Database
 from server.errors import RegistryError
+from server.storage.database import Database
 
 VERSION = 1
 OF_A_VERSION = "model TEXT NOT NULL, number INTEGER NOT NULL"
@@ -39,4 +39,4 @@ def prepare(database: Database, *, exists: bool) -> None:
             database.execute(table)
         database.execute("INSERT INTO registry (version) VALUES (?)", (VERSION,))
         for name in APPEND_ONLY:
-            database.protect(name)
+            database.make_append_only(name)

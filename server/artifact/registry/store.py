@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.lineage import GateResult, Lineage
-from server.artifact.registry.database import MAKE, Database, connect
+from server.artifact.registry.connection import MAKE, open_database
 from server.artifact.registry.schema import TABLES, prepare
 from server.errors import RegistryError
+from server.storage.database import Database
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DEFAULT = "build/registry.sqlite3"
@@ -81,7 +82,7 @@ class Registry:
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Self:
         """The registry at `url`; one that does not exist is made with `create`, and an error without it."""
-        database = connect(url, create=create)
+        database = open_database(url, create=create)
         try:
             found, wanted = database.tables(), {table.split()[2] for table in TABLES}
             if "registry" not in found and found & wanted:

@@ -1,31 +1,31 @@
-"""What visitors thought of replies: the latest rating of each, by skill, and how many were given, in one SQLite file.
+"""Visitors' ratings in one SQLite file: the latest of each reply, and by skill how many of each kind were ever given.
 
-Bounded: beyond `most` ratings of a skill the oldest go; the totals stay.
+Bounded: of each skill only the newest `most` ratings are kept; the totals count all.
 """
 
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from msgspec import Struct
 
 from server.errors import ConfigError, SecateurError
+from server.storage.connection import connect
+from server.storage.database import Database, Options, StorageError
 
 BUSY_SECONDS = 5.0
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS feedback (
+TABLES = (
+    """CREATE TABLE IF NOT EXISTS feedback (
   reply TEXT PRIMARY KEY, skill TEXT NOT NULL, revision TEXT NOT NULL, rating TEXT NOT NULL,
   comment TEXT NOT NULL, given_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS feedback_of_skill ON feedback (skill, given_at);
-CREATE TABLE IF NOT EXISTS feedback_totals (
+) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS feedback_of_skill ON feedback (skill, given_at)",
+    """CREATE TABLE IF NOT EXISTS feedback_totals (
   skill TEXT, rating TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, rating)
-) WITHOUT ROWID;
-"""
+) WITHOUT ROWID""",
+)
 STORE = """
 INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET rating = excluded.rating, comment = excluded.comment, given_at = excluded.given_at
@@ -38,13 +38,16 @@ DELETE FROM feedback WHERE reply IN
 
 
 class FeedbackUnavailable(SecateurError):
-    """The file of ratings cannot be written."""
+    """The file of ratings cannot be read or written."""
 
     status = 503
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="feedback_unavailable")
+
 
 class Opinion(Struct, frozen=True):
-    """A rating of one reply; None takes it back."""
+    """A visitor's rating of one reply; None takes it back."""
 
     reply: str
     skill: str
@@ -60,65 +63,48 @@ class Feedback:
         self._most = most
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.executescript(SCHEMA)
-        except (OSError, sqlite3.Error) as error:
+            self._database = connect(str(path), Options(BUSY_SECONDS, pragmas=("journal_mode = WAL",)))
+            try:
+                for table in TABLES:
+                    self._database.execute(table)
+            except StorageError:
+                self._database.close()
+                raise
+        except StorageError as error:
             raise ConfigError(f"{path} cannot be used for feedback: {error}") from None
 
     def give(self, opinion: Opinion) -> None:
-        """Store or take back a rating; each change to another rating counts, the same one sent again does not."""
+        """Store or take back a rating; a repeated rating is not counted again. Raises FeedbackUnavailable."""
         with self._transaction() as database:
-            known = database.execute("SELECT rating FROM feedback WHERE reply = ?", (opinion.reply,)).fetchone()
+            known = database.execute("SELECT rating FROM feedback WHERE reply = ?", (opinion.reply,))
             if opinion.rating is None:
                 database.execute("DELETE FROM feedback WHERE reply = ?", (opinion.reply,))
                 return
             row = (opinion.reply, opinion.skill, opinion.revision, opinion.rating, opinion.comment, time.time())
             database.execute(STORE, row)
-            if known is None or known[0] != opinion.rating:
+            if known != [(opinion.rating,)]:
                 database.execute(COUNT, (opinion.skill, opinion.rating))
             database.execute(PRUNE, (opinion.skill, self._most))
 
     def totals(self) -> Mapping[tuple[str, str], int]:
-        """(skill, rating) -> how often it was given."""
-        rows = self._read("SELECT skill, rating, value FROM feedback_totals")
+        """(skill, rating) -> how often it was given; raises FeedbackUnavailable."""
+        with self._lock:
+            try:
+                rows = self._database.execute("SELECT skill, rating, value FROM feedback_totals")
+            except StorageError as error:
+                raise FeedbackUnavailable(f"The ratings cannot be read: {error}.") from None
         return {(skill, rating): value for skill, rating, value in rows}
 
-    def latest(self, skill: str, count: int) -> list[dict[str, object]]:
-        """The latest ratings of a skill, the newest first."""
-        names = ("reply", "skill", "revision", "rating", "comment", "given_at")
-        rows = self._read("SELECT * FROM feedback WHERE skill = ? ORDER BY given_at DESC LIMIT ?", (skill, count))
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._database.close()
 
-    def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query; raises FeedbackUnavailable."""
-        with self._lock:
-            try:
-                return self._database.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise FeedbackUnavailable(
-                    f"The ratings cannot be read: {error}.", code="feedback_unavailable"
-                ) from None
-
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything or nothing; raises FeedbackUnavailable."""
+    def _transaction(self) -> Iterator[Database]:
         with self._lock:
             try:
-                self._database.execute("BEGIN IMMEDIATE")
-                try:
+                with self._database.transaction():
                     yield self._database
-                    self._database.execute("COMMIT")
-                finally:
-                    if self._database.in_transaction:
-                        self._database.execute("ROLLBACK")
-            except sqlite3.Error:
-                raise FeedbackUnavailable(
-                    "The rating could not be stored; try again later.", code="feedback_unavailable"
-                ) from None
+            except StorageError:
+                raise FeedbackUnavailable("The rating could not be stored; try again later.") from None

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from server.errors import ConfigError
 from server.metering.ledger import transactions
+from server.metering.ledger.connection import snapshot, unusable, writer
 from server.metering.ledger.records import (
     Admission,
     LedgerUnavailable,
@@ -29,7 +30,8 @@ from server.metering.ledger.records import (
     Usage,
 )
 from server.metering.ledger.schema import prepare
-from server.storage.database import Database, StorageError, reader, shown, writer
+from server.storage.database import Database, StorageError
+from server.storage.postgres import without_password
 
 BATCH = 256  # jobs of one commit: under load one fsync serves them all
 BUSY_SECONDS = 2.0
@@ -104,7 +106,7 @@ class Ledger:
         except BaseException as error:
             self._database.close()
             if isinstance(error, StorageError):
-                raise ConfigError(f"{shown(self.where)} cannot be used as the ledger: {error}") from None
+                raise unusable(self.where, error) from None
             raise
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -137,7 +139,7 @@ class Ledger:
 
     def totals(self) -> Totals:
         """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
-        with reader(self.where) as database:
+        with snapshot(self.where) as database:
             columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
             tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
             requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
@@ -146,7 +148,7 @@ class Ledger:
     def spent(self) -> list[Spent]:
         """What the skills have used and reserved of the current day and month, over all instances."""
         names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
-        with reader(self.where) as database:
+        with snapshot(self.where) as database:
             statement = (
                 "SELECT skill, period, used, reserved FROM budgets WHERE period IN (?, ?) ORDER BY skill, period"
             )
@@ -169,10 +171,10 @@ class Ledger:
     def _begin(self, deadline: float) -> int:
         """Make the tables, and close what a dead process of this name left open; returns how many rows."""
         prepare(self._database)
-        while not self._database.alone(self.instance):
+        while not self._database.claim(self.instance):
             if time.monotonic() > deadline:  # a name that was just looked at is free at once
                 raise ConfigError(
-                    f"another secateur writes to {shown(self.where)} as instance {self.instance!r}: "
+                    f"another secateur writes to {without_password(self.where)} as instance {self.instance!r}: "
                     "give each replica an `instance` of its own"
                 )
             time.sleep(RETRY_SECONDS / 10)
@@ -197,7 +199,7 @@ class Ledger:
         self._next_sweep = time.monotonic() + self._sweep_seconds
         with suppress(StorageError), self._database.transaction():  # what fails now is looked at again
             names = {*transactions.abandoned(self._database)} - {self.instance}
-            free = frozenset(name for name in names if self._database.free(name))
+            free = frozenset(name for name in names if self._database.claim_for_transaction(name))
             transactions.recover(self._database, free & self._silent, self._clock())
             self._silent = free
 

@@ -1,7 +1,8 @@
 """The ledger's tables, the same in SQLite and PostgreSQL, and how the first version of them becomes this one."""
 
 from server.errors import ConfigError
-from server.storage.database import Database, number
+from server.storage.database import Database
+from server.storage.postgres import advisory_key
 
 VERSION = 2
 TABLES = (
@@ -69,7 +70,7 @@ def prepare(database: Database) -> None:
     """Make the tables where there are none, and bring those of version 1 along; raises ConfigError for a newer one."""
     with database.transaction():
         if database.shared:  # several replicas may start at once
-            database.execute("SELECT pg_advisory_xact_lock(?)", (number("schema"),))
+            database.execute("SELECT pg_advisory_xact_lock(?)", (advisory_key("schema"),))
         tables = database.tables()
         if "ledger" in tables:
             version = database.execute("SELECT version FROM ledger")[0][0]

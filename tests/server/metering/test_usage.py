@@ -16,11 +16,11 @@ import pytest
 
 from server.commands import usage as command
 from server.commands.__main__ import main
+from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from server.metering.usage import ROW, Span, rows
 from server.skills.skill import Skill
-from server.storage.database import reader
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import Serve, Served
 
@@ -77,7 +77,7 @@ def test_rows_go_on_where_an_export_ended(
     filled: tuple[str, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     where, plain = filled
-    with reader(where) as database:
+    with snapshot(where) as database:
         first = rows(database, 0, 25)
         rest = rows(database, first[-1][0], 1000)
     assert [row[0] for row in first + rest] == list(range(1, 61))
@@ -109,11 +109,11 @@ def test_an_export_of_many_rows_holds_no_transaction_open(
     def watched(where: str) -> Iterator[Any]:
         nonlocal opened
         opened += 1
-        with reader(where) as database:
+        with snapshot(where) as database:
             yield database
         opened -= 1
 
-    monkeypatch.setattr(command, "reader", watched)
+    monkeypatch.setattr(command, "snapshot", watched)
     for row in command.every_row(where, 0, Span()):
         assert opened == 0
         taken.append(row[0])
@@ -157,7 +157,7 @@ def test_reconcile_finds_each_difference(
 
 
 def get(served: Served, path: str) -> tuple[int, dict[str, str], str]:
-    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=120)) as connection:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read().decode()
@@ -190,7 +190,7 @@ def test_the_admin_listener_has_the_same_and_the_public_one_nothing(
         "page=1",
     ):
         assert get(served, f"/admin/usage?{query}")[0] == 400
-    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=120)) as connection:
         connection.request("GET", "/admin/usage")
         assert connection.getresponse().status == 404
     assert main(["reconcile", served.parts.config.ledger, "--metrics", f"{served.admin}/metrics"]) == 0

@@ -16,10 +16,11 @@ import pytest
 
 from server.errors import ConfigError
 from server.metering import webhooks
+from server.metering.ledger.connection import second_connection
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Opening, Settlement, Usage
 from server.metering.webhooks import Target, Webhook
-from server.storage.database import StorageError, beside
+from server.storage.database import StorageError
 from tests.support.harness import until
 
 
@@ -169,7 +170,7 @@ def test_a_receiver_that_never_answers_holds_up_no_shutdown(tmp_path: Path, monk
         webhook.stop()  # it waits for an answer that does not come, and is not waited for
         assert webhook._thread.is_alive()
         connection.close()
-        webhook._thread.join(20)
+        webhook._thread.join(120)
         ledger.close()
 
 
@@ -179,8 +180,8 @@ def test_a_sender_whose_connection_was_lost_lets_another_one_send(
     """Its lock went with the connection: two senders would each send everything."""
     monkeypatch.setattr(webhooks, "LONGEST_WAIT", 0.2)
     ledgers = [Ledger(shared, instance=name, retry_seconds=0.05) for name in "ab"]
-    with beside(shared) as held:
-        assert held.alone(Target(receiver.url).name)
+    with second_connection(shared) as held:
+        assert held.claim(Target(receiver.url).name)
         first = Webhook(ledgers[0], Target(receiver.url), poll_seconds=0.01)
         first.start()
         reply(ledgers[0], "r0")
@@ -190,7 +191,7 @@ def test_a_sender_whose_connection_was_lost_lets_another_one_send(
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         with pytest.raises(StorageError):
-            held.alone(Target(receiver.url).name)
+            held.claim(Target(receiver.url).name)
     until(lambda: receiver.accepted)
     first.stop()
     for ledger in ledgers:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from server.artifact.checkpoint import lineage as record
-from server.artifact.registry import database, rules
+from server.artifact.registry import connection, rules
 from server.artifact.registry.store import Registry, Version
 from server.artifact.signing.keys import Signers
 from server.errors import RegistryError, SignatureError
@@ -47,7 +47,7 @@ def test_what_was_tampered_with_is_not_promoted(
 def test_two_promotions_at_once_one_wins_and_the_other_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.added(1.0)
     shop.added(2.0)
-    both, original, errors = threading.Barrier(2, timeout=20), rules.verify, []
+    both, original, errors = threading.Barrier(2, timeout=120), rules.verify, []
 
     def verify(version: Version, signers: Signers | None) -> str:
         both.wait()  # both have looked at what is in production, neither has moved it
@@ -101,7 +101,7 @@ def test_a_locked_registry_is_a_clear_refusal(
 ) -> None:
     shop.added(1.0)
     before = shop.rows()
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.2)
     with closing(sqlite3.connect(shop.url) if "://" not in shop.url else psycopg.connect(shop.url)) as other:
         other.execute("BEGIN IMMEDIATE" if "://" not in shop.url else "LOCK TABLE moves")
         assert shop("promote", "tiny@1") == 2

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Admission, Limits, Opening, Settlement, Spent, Usage
-from server.storage.database import reader
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 HOUR, DAY = 3600.0, 86400.0
@@ -48,7 +48,7 @@ def end(ledger: Ledger, name: str, admission: Admission, output: int, *, prompt:
 
 
 def rows(where: str, columns: str = "request_id, state, outcome, day") -> list[tuple[Any, ...]]:
-    with reader(where) as database:
+    with snapshot(where) as database:
         return database.execute(f"SELECT {columns} FROM requests ORDER BY id")
 
 
@@ -107,7 +107,7 @@ def test_a_clock_that_goes_back_an_hour_counts_no_day_twice(ledger: Ledger, cloc
     assert ask(ledger, "r2", day=100, wanted=80).day == "2026-11-25"
     clock.now += HOUR
     assert ask(ledger, "r3", day=100, wanted=80).refused == "day"
-    with reader(where) as database:
+    with snapshot(where) as database:
         used = database.execute("SELECT period, used FROM budgets WHERE used > 0 ORDER BY period")
     assert used == [("2026-11", 90), ("2026-11-26", 90)]
     assert min(row[0] for row in rows(where, "closed_at - opened_at") if row[0] is not None) >= 0
@@ -123,7 +123,7 @@ def test_a_clock_that_goes_forward_a_day_opens_a_new_day_and_splits_no_row(
     end(ledger, "r2", second, 20)
     clock.now -= DAY
     assert ask(ledger, "r3", day=100).refused == "day"
-    with reader(where) as database:
+    with snapshot(where) as database:
         days = database.execute("SELECT period, used, reserved FROM budgets ORDER BY period")
     assert days == [("2026-11", 130, 0), ("2026-11-25", 100, 0), ("2026-11-26", 30, 0)]
     assert [row[0] for row in rows(where, "closed_at - opened_at")] == [1, 1, 0]

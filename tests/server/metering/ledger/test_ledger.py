@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from server.errors import ConfigError
 from server.metering.histograms import Observers
+from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable, Opening, Outcome, Settlement, Usage
 from server.metering.meter import Meter
 from server.metering.reconcile import differences
-from server.storage.database import reader
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def rows(path: Path) -> list[tuple[object, ...]]:
 
 def test_what_the_database_cannot_hold_ends_neither_the_thread_nor_what_comes_after(ledger: Ledger, path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="OverflowError"):
-        ledger.open(Opening("endless", "help", "tiny", 10, 2**63)).result(timeout=10)
-    ledger.open(opening("r1")).result(timeout=10)
+        ledger.open(Opening("endless", "help", "tiny", 10, 2**63)).result(timeout=120)
+    ledger.open(opening("r1")).result(timeout=120)
     assert ledger.writable
-    ledger.settle(Settlement("r1", Usage(10, 0, 3), "stop")).result(timeout=10)
+    ledger.settle(Settlement("r1", Usage(10, 0, 3), "stop")).result(timeout=120)
     assert ("r1", "final", "stop", 10, 0, 3) in rows(path)
 
 
@@ -102,7 +102,7 @@ def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -
             await asyncio.wait_for(reply.count(cached=0), 5)  # not after half a minute
 
     asyncio.run(through())
-    with reader(where) as database:
+    with snapshot(where) as database:
         found = database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
     assert found == [("r1", "recovered", 1), ("r2", "open", 4), ("r3", "recovered", 1)]
     ledger.close()
@@ -123,7 +123,7 @@ def test_a_cursor_never_goes_back(where: str) -> None:
     ledger = Ledger(where, instance="a")
     for value in (300, 200):  # the second by a sender who lost his turn meanwhile
         ledger.remember("webhook", value).result()
-    with reader(where) as database:
+    with snapshot(where) as database:
         assert database.execute("SELECT value FROM cursors WHERE name = 'webhook'") == [(300,)]
     ledger.close()
 
@@ -172,7 +172,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be written: "):
+    with pytest.raises(ConfigError, match="cannot be made: "):
         Ledger(tmp_path / "file" / "usage.sqlite3")
 
 
@@ -297,7 +297,7 @@ def test_a_ledger_of_the_first_version_is_carried_over_once(path: Path) -> None:
         assert ledger.totals().tokens["help", "tiny", "output"] == 8
         assert sum(ledger.totals().requests.values()) == 3
         ledger.close()
-    with reader(str(path)) as read:
+    with snapshot(str(path)) as read:
         assert differences(read) == []
         rows = read.execute("SELECT sequence, request_id, state, day, closed_at >= opened_at FROM requests ORDER BY id")
     assert rows == [

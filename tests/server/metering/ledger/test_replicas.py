@@ -11,11 +11,11 @@ import pytest
 
 from server.errors import ConfigError
 from server.metering.histograms import Observers
+from server.metering.ledger.connection import second_connection, snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable, Opening, Settlement, Usage
 from server.metering.meter import Meter
 from server.metering.reconcile import differences
-from server.storage.database import beside, reader
 from tests.support.harness import until
 
 
@@ -36,7 +36,7 @@ def test_each_replica_shows_its_own_totals_and_they_add_up(shared: str) -> None:
         list(pool.map(reply, range(240)))
     outputs = [sum(n for (*_, kind), n in replica.totals().tokens.items() if kind == "output") for replica in replicas]
     assert outputs == [160, 160, 160]
-    with reader(shared) as database:
+    with snapshot(shared) as database:
         numbers = [row[0] for row in database.execute("SELECT sequence FROM requests ORDER BY sequence")]
         assert database.execute("SELECT sum(used), sum(reserved) FROM budgets") == [(2 * 240 * 12, 0)]
     assert numbers == list(range(1, 241))  # without a gap, so that an export can go on where it was
@@ -52,7 +52,7 @@ def test_sequence_numbers_appear_in_their_order(shared: str) -> None:
 
     def watch() -> None:
         while not stop.is_set():
-            with reader(shared) as database:
+            with snapshot(shared) as database:
                 rows = database.execute("SELECT sequence FROM requests WHERE sequence IS NOT NULL ORDER BY sequence")
             if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
                 gaps.append([row[0] for row in rows])
@@ -93,7 +93,7 @@ def test_the_rows_of_a_replica_that_never_comes_back_are_recovered_by_another_an
     assert third.recovered == 0, "one whose connection was just lost has no name either: it takes two looks"
 
     def states() -> list[tuple[object, ...]]:
-        with reader(shared) as database:
+        with snapshot(shared) as database:
             return database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
 
     until(lambda: states() == [("r1", "open", 0), ("r2", "recovered", 4)])
@@ -143,14 +143,14 @@ def test_a_name_is_held_again_after_an_outage_of_several_tries(shared: str, monk
     commits = other.commits
     until(lambda: other.commits > commits + 5)  # each a look at whose names are free
     ledger.settle(Settlement("r1", Usage(10, 0, 7), "stop")).result()
-    with reader(shared) as database:
+    with snapshot(shared) as database:
         assert database.execute("SELECT state, output_tokens FROM requests") == [("final", 7)]
     for one in (ledger, other):
         one.close()
 
 
 def test_every_connection_tells_the_server_to_notice_a_machine_that_is_gone(shared: str) -> None:
-    with beside(shared) as database:  # as the one that the webhook holds its lock by
+    with second_connection(shared) as database:  # as the one that the webhook holds its lock by
         assert database.execute("SHOW tcp_keepalives_idle") in ([("5",)], [("0",)])  # 0: of a socket in the file system
         assert database.execute("SHOW idle_in_transaction_session_timeout") == [("10s",)]
 
@@ -163,12 +163,12 @@ def test_two_dead_replicas_are_closed_in_the_order_in_which_everybody_locks(shar
     sweeper = Ledger(shared, instance="sweeper", sweep_seconds=0.05)
 
     def closed() -> list[tuple[object, ...]]:
-        with reader(shared) as database:
+        with snapshot(shared) as database:
             return database.execute("SELECT sequence, skill FROM requests WHERE state = 'recovered' ORDER BY sequence")
 
     until(lambda: len(closed()) == 4)
     assert closed() == [(1, "y"), (2, "y"), (3, "z"), (4, "z")]
-    with reader(shared) as database:
+    with snapshot(shared) as database:
         assert differences(database) == []
     sweeper.close()
 
@@ -228,7 +228,7 @@ def test_a_replica_that_dies_is_recovered_by_one_that_goes_on_and_a_living_one_n
     dead.close()  # its row stays open, as after a kill
 
     def states() -> list[tuple[object, ...]]:
-        with reader(shared) as database:
+        with snapshot(shared) as database:
             return database.execute("SELECT request_id, state, output_tokens FROM requests ORDER BY id")
 
     until(lambda: states()[1] == ("r2", "recovered", 4))
@@ -238,7 +238,7 @@ def test_a_replica_that_dies_is_recovered_by_one_that_goes_on_and_a_living_one_n
     alive.settle(Settlement("r1", Usage(10, 0, 9), "stop", "help")).result()
     for ledger in (alive, sweeper):
         ledger.close()
-    with reader(shared) as database:
+    with snapshot(shared) as database:
         assert differences(database) == []
 
 
@@ -285,7 +285,7 @@ def test_a_database_that_stands_still_is_answered_503_and_no_row_is_left(
     asyncio.run(through())
     until(lambda: made.writable)
     until(lambda: [row.reserved for row in made.spent()] == [0, 0])
-    with reader(shared) as database:
+    with snapshot(shared) as database:
         rows = database.execute("SELECT request_id, state, outcome, output_tokens FROM requests ORDER BY id")
         assert rows == [("running", "final", "error", 1), ("late", "final", "rejected", 0)]
         assert differences(database) == []
