@@ -31,10 +31,10 @@ from pruning.model.weights import InMemory, Shards, Source, checkpoint_files
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
+from server.text import tokenizer_files
 
 logger = logging.getLogger(__name__)
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -127,7 +127,7 @@ def _refuse_files(path: Path) -> None:
     for name in ("config.json", "tokenizer.json"):
         if not (path / name).exists():
             raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
-    for name in (name for name in TOKENIZER_FILES if name.endswith(".json")):
+    for name in (name for name in tokenizer_files.NAMES if name.endswith(".json")):
         settings_of(path / name)
 
 
@@ -151,7 +151,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
             tensor = source.tensor(found[name])
             kinds.add(tensor.dtype)
             writer.add(name, _stored(name, tensor, parameter.shape))
-        for name in TOKENIZER_FILES:
+        for name in tokenizer_files.NAMES:
             if (path / name).exists():
                 writer.copy(path / name)
         if isinstance(source, Artifact):

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from pruning.data.draw import tokenizer_of
 from pruning.data.spelling import spell
 from pruning.evaluation.scoring.perplexity import Int8, perplexity
 from pruning.model import base as bases
@@ -57,6 +56,7 @@ from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter, publish
 from server.errors import ArtifactError
 from server.storage.lock import locked
+from server.text import tokenizer_files
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
     ids, data = inputs.evaluation
     figures = _base_figures(inputs, cache, work)
     model = Model(candidate.config, candidate)
-    before, after = (tokenizer_of(artifact) for artifact in (inputs.base, candidate))
+    before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
     windows = ids if same else spell(ids, before, after)
     pruned = perplexity(model, windows, work / "evaluation-pruned", "evaluating the pruned model")

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pruning.data.draw import Draw, Encoder, data_record, digest_of_source, draw
+from pruning.data.documents import digest_of_source
+from pruning.data.draw import Draw, data_record, draw
+from pruning.data.encoder import Encoder
 from pruning.data.samples import own_samples
 from pruning.errors import RecipeError
 from pruning.model.settings import positions

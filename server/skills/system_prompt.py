@@ -9,7 +9,8 @@ from itertools import product
 import jinja2
 
 from server.errors import ConfigError
-from server.text.sandbox import Budget, Sandbox, variables
+from server.text.budget import Budget, variables
+from server.text.sandbox import Sandbox
 
 MARKS = ("{{", "{%", "{#")
 DAYS = 7  # a template may say something else on each of them

@@ -1,51 +1,60 @@
-"""Renders a model's chat template in Jinja's immutable sandbox, with bounds on time, loops and output.
+"""Renders a model's chat template in Jinja's immutable sandbox, with limits on time, loops and output.
 
-The template comes with the model and is not trusted to behave: whatever it does ends in text or in one sentence."""
+The template comes with the model and is not trusted: whatever it does, the result is text or one of our errors.
+"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
 from server.errors import ArtifactError, InvalidRequest
-from server.text.extensions import Refused, extend
-from server.text.sandbox import Budget, Sandbox, variables
+from server.text.budget import Budget, variables
+from server.text.sandbox import Sandbox
 
-
-class PlainNamespace(Namespace):
-    """Jinja's namespace without names that begin with an underscore, and without a text that tells what it holds."""
-
-    def __repr__(self) -> str:
-        return "<namespace>"
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise SecurityError(f"a namespace may not hold {name!r}")
-        super().__setitem__(name, value)
+Message = Mapping[str, Any]
+"""One turn of a conversation: `role`, `content` and whatever else the template reads."""
+Clock = Callable[[], datetime]
 
 
 class ChatTemplate:
-    """A compiled template; ArtifactError if it is not Jinja, or fails in any way but to refuse the conversation."""
+    """A compiled chat template; raises ArtifactError where `source` is not valid Jinja.
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    `special_tokens` are variables of the template, by name; `clock` is what its `strftime_now` reads.
+    """
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str], clock: Clock = datetime.now) -> None:
         environment = Sandbox(trim_blocks=True, lstrip_blocks=True)
-        extend(environment)
-        environment.globals |= {"namespace": PlainNamespace, "dict": dict}
+        for extension in (GenerationTag, "jinja2.ext.loopcontrols"):
+            environment.add_extension(extension)
+        environment.globals |= {
+            "namespace": PlainNamespace,
+            "dict": dict,
+            "raise_exception": _refuse,
+            "strftime_now": lambda form: clock().strftime(form),
+        }
         self._special_tokens = dict(special_tokens)
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise ArtifactError(f"The chat template is not valid: {error}") from None
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text of a conversation, up to where the assistant speaks; InvalidRequest if the template refuses it."""
-        budget = Budget(sum(len(value) for message in messages for value in message.values()))
+    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+        """The conversation as text; with `reply`, up to where the assistant begins to speak.
+
+        Raises InvalidRequest where the template refuses the messages, ArtifactError where it fails.
+        """
+        budget = Budget(sum(map(len, strings(messages))))
         given: dict[str, Any] = {
             **self._special_tokens,
             "messages": [dict(message) for message in messages],
-            "add_generation_prompt": True,
+            "add_generation_prompt": reply,
             "range": budget.range,
         }
         pieces, size = [], 0
@@ -56,6 +65,60 @@ class ChatTemplate:
                 budget.fits(size)
         except Refused as error:
             raise InvalidRequest(f"The model's chat template refuses the messages: {error}", param="messages") from None
-        except Exception as error:  # a template can raise anything at all
+        except Exception as error:  # a template can raise anything
             raise ArtifactError(f"The chat template failed: {type(error).__name__}: {error}") from None
         return "".join(pieces)
+
+
+class Refused(jinja2.TemplateError):
+    """The template called `raise_exception`: it does not take this conversation."""
+
+
+class GenerationTag(Extension):
+    """Ignores `{% generation %}`, which marks for training what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012  (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The statements inside the tag."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class PlainNamespace(Namespace):
+    """Jinja's `namespace`, without names that begin with an underscore and without a repr of its contents."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"a namespace may not hold {name!r}")
+        super().__setitem__(name, value)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string among the values of nested objects and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from strings(inner)
+
+
+def with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of `value` with `change` applied to each of its `strings`."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: with_strings(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_strings(inner, change) for inner in value]
+    return value
+
+
+def _refuse(message: str) -> None:
+    raise Refused(message)

@@ -11,10 +11,8 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from server.text.budget import Budget, budget_of, variables
+from server.text.budget import budget_of
 from server.text.filters import filters, joined, replaced, tests
-
-__all__ = ["Budget", "Sandbox", "variables"]
 
 MAX_SOURCE = 1 << 18  # characters of a template; the longest known have a tenth of it
 WIDENING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "format", "format_map", "translate"})

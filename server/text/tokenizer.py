@@ -1,76 +1,53 @@
-"""Text to token ids and back, chat templates included; what users write never becomes a special token.
+"""A served model's tokenizer: `TextCodec`, plus fast counting, the bytes of each id, and streams of text.
 
-Reads the files that Hugging Face writes beside a model, without torch or transformers."""
+Counting uses tiktoken where that is certain to give the same number.
+"""
 
 import codecs
 import re
-import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import tiktoken
-import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from server.errors import ArtifactError
-from server.text.chat_template import ChatTemplate
-from server.text.encoding import Unrecognised, build_encoding, byte_alphabet, wants_nfc
-from server.text.extensions import special_tokens
+from server.text import tokenizer_files
+from server.text.byte_level import Unrecognised, build_encoding, byte_alphabet, wants_nfc
+from server.text.codec import TextCodec
+from server.text.tokenizer_files import TokenizerFiles
 
 
-class Tokenizer:
-    """The tokenizer of one artifact; safe to use from several threads at once."""
+class Tokenizer(TextCodec):
+    """The tokenizer of one served model; thread-safe."""
 
-    def __init__(self, definition: bytes, template: ChatTemplate | None, stop_ids: frozenset[int]) -> None:
-        parsed = msgspec.json.decode(definition, type=dict[str, Any])
-        self._template = template
-        self._marked = tokenizers.Tokenizer.from_buffer(definition)  # special tokens in text are special
-        self._plain = tokenizers.Tokenizer.from_buffer(definition)  # special tokens in text are text
-        self._plain.encode_special_tokens = True
-        added = self._plain.get_added_tokens_decoder()
-        self._specials = {token.content: id for id, token in added.items() if token.special}
-        self._special_ids = frozenset(self._specials.values())
-        longest_first = sorted(self._specials, key=len, reverse=True)
-        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._ordinary = frozenset(token.content for token in added.values() if not token.special)
+    def __init__(self, files: TokenizerFiles) -> None:
+        super().__init__(files)
+        parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
+        added = self._plain.get_added_tokens_decoder().values()
+        self._ordinary = frozenset(token.content for token in added if not token.special)
         self._nfc = wants_nfc(parsed)
-        self.stop_ids = stop_ids
+        self.stop_ids = files.stop_ids
         self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
         self.token_bytes = self._token_bytes() if _is_byte_level(parsed) else None
         self.encoding, self.encoding_reason = _encoding(parsed)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read the directory of an artifact; ArtifactError says which file is wrong."""
-        settings = _read_json(path / "tokenizer_config.json")
-        named = special_tokens(settings)
+    def load(cls, folder: Path) -> Self:
+        """The tokenizer in `folder`, with its template compiled; ArtifactError names the file that is wrong."""
+        files = tokenizer_files.read(folder)
         try:
-            source = template_source(path, settings)
-            template = None if source is None else ChatTemplate(source, named)
-            tokenizer = cls((path / "tokenizer.json").read_bytes(), template, _stop_ids(path))
-        except OSError as error:
-            raise ArtifactError(f"{error.filename} cannot be read: {error.strerror}.") from None
-        except ArtifactError:
-            raise
-        except Exception as error:  # the library raises plain Exception
-            raise ArtifactError(f"{path / 'tokenizer.json'} is not a tokenizer: {error}") from None
-        if end := tokenizer._specials.get(named.get("eos_token", "")):
-            tokenizer.stop_ids |= {end}
+            tokenizer = cls(files)
+        except Exception as error:  # tokenizer.json in a form that no tokenizer library writes
+            raise ArtifactError(f"{folder / tokenizer_files.TOKENIZER} is not a tokenizer: {error}") from None
+        if files.chat_template is not None:
+            _ = tokenizer.template
         return tokenizer
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text as it stands: no special token is added, and none is recognised."""
-        return self._plain.encode(text, add_special_tokens=False).ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, without special tokens."""
-        return self._plain.decode(list(ids), skip_special_tokens=True)
-
     def spelling(self, id: int) -> tuple[str, bytes | None]:
-        """One id as text, U+FFFD where it is half of a character, and its bytes; None for those of special tokens."""
+        """The text of one id, U+FFFD for a part of a character, and its bytes; None for a special token's."""
         token = self._plain.id_to_token(id)
         if token is None or token in self._specials:
             return token or "", None
@@ -82,22 +59,8 @@ class Tokenizer:
             raw = token.replace("\u2581", " ").encode()
         return raw.decode(errors="replace"), raw
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of a conversation up to where the assistant speaks.
-
-        Raises InvalidRequest if the template refuses the messages, ArtifactError if there is none or it fails."""
-        if self._template is None:
-            raise ArtifactError("The model has no chat template: it is not a chat model.")
-        if not any(self._special_pattern.search(value) for message in messages for value in message.values()):
-            rendered = self._template.render(messages)
-            ids = self._marked.encode(rendered, add_special_tokens=False).ids
-            # More than the template wrote: a normalizer made one of letters that only look like it.
-            if sum(map(self._special_ids.__contains__, ids)) <= len(self._special_pattern.findall(rendered)):
-                return ids
-        return self._chat_with_specials(self._template, messages)
-
     def count(self, text: str) -> int:
-        """How many ids `encode` gives, without making them wait for it where tiktoken can count."""
+        """The number of ids that `encode` gives, counted by tiktoken where it can."""
         if self.encoding is None:
             return len(self.encode(text))
         normal = unicodedata.normalize("NFC", text) if self._nfc else text
@@ -105,43 +68,23 @@ class Tokenizer:
             ids = self.encoding.encode(normal, allowed_special=self._ordinary, disallowed_special=())
         except ValueError:  # its regular expressions give up on very long runs of spaces
             return len(self.encode(text))
-        # Beyond the vocabulary: a byte it lacks, which the tokenizer drops before it merges the neighbours.
+        # An id beyond the vocabulary is a byte that the tokenizer drops before it merges the neighbours.
         return len(ids) if max(ids, default=0) < self.vocabulary else len(self.encode(text))
 
     def stream(self) -> DecodeStream:
-        """The library's own incremental decoder, for tokenizers that are not byte-level."""
+        """The library's incremental decoder, for tokenizers that are not byte-level."""
         return DecodeStream(skip_special_tokens=True)
 
     def step(self, stream: DecodeStream, id: int) -> str:
-        """What one more id adds to a stream, perhaps nothing yet."""
+        """The text that `id` completes in `stream`, perhaps none."""
         return stream.step(self._plain, id) or ""
 
-    def _chat_with_specials(self, template: ChatTemplate, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Render with a mark in place of each special token that a message holds, and encode it back as text."""
-        nonce = secrets.randbits(64)
-        marks = {special: f"\ue000{nonce}.{id}\ue001" for special, id in self._specials.items()}
-        contents = {mark: special for special, mark in marks.items()}
-        hidden = [
-            {key: self._special_pattern.sub(lambda found: marks[found[0]], value) for key, value in message.items()}
-            for message in messages
-        ]
-        rendered = template.render(hidden)
-        ids: list[int] = []
-        position = 0
-        for found in [*self._special_pattern.finditer(rendered), None]:
-            text = rendered[position : found.start() if found else None]
-            text = re.sub(f"\ue000{nonce}\\.\\d+\ue001", lambda mark: contents[mark[0]], text)
-            ids += self.encode(text)
-            if found:
-                ids.append(self._specials[found[0]])
-                position = found.end()
-        return ids
-
     def _token_bytes(self) -> list[bytes]:
-        """The bytes of each id; none for special tokens."""
+        """The bytes of each id; empty for special tokens."""
         alphabet = byte_alphabet()
-        table = [b""] * (1 + max(self._plain.get_vocab(with_added_tokens=True).values()))
-        for token, id in self._plain.get_vocab(with_added_tokens=True).items():
+        vocabulary = self._plain.get_vocab(with_added_tokens=True)
+        table = [b""] * (1 + max(vocabulary.values()))
+        for token, id in vocabulary.items():
             if token not in self._specials:
                 known = all(letter in alphabet for letter in token)
                 table[id] = bytes(map(alphabet.__getitem__, token)) if known else token.encode()
@@ -149,7 +92,7 @@ class Tokenizer:
 
 
 class TextStream:
-    """Text of ids as they come; holds a character back until all its bytes are there."""
+    """Turns ids into text as they arrive; an incomplete character is held back."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -160,7 +103,7 @@ class TextStream:
         self._sent = 0
 
     def push(self, id: int) -> str:
-        """The text that this id completes, perhaps none."""
+        """The text that `id` completes, perhaps none."""
         if self._table is not None:
             return self._decoder.decode(self._table[id]) if id < len(self._table) else ""
         self._ids.append(id)
@@ -169,13 +112,14 @@ class TextStream:
         return text
 
     def finish(self) -> str:
-        """What was held back, with U+FFFD for characters that never became complete."""
+        """The text held back, with U+FFFD for an incomplete character."""
         if self._table is not None:
             return self._decoder.decode(b"", final=True)
         return self._tokenizer.decode(self._ids)[self._sent :]
 
 
 def _encoding(parsed: dict[str, Any]) -> tuple[tiktoken.Encoding | None, str]:
+    """tiktoken's encoding or None, and the sentence that says which one counts and why."""
     try:
         return build_encoding(parsed), "tiktoken, with the model's own byte-level vocabulary and pattern"
     except Unrecognised as error:
@@ -184,31 +128,3 @@ def _encoding(parsed: dict[str, Any]) -> tuple[tiktoken.Encoding | None, str]:
 
 def _is_byte_level(parsed: dict[str, Any]) -> bool:
     return (parsed.get("decoder") or {}).get("type") == "ByteLevel"
-
-
-def template_source(path: Path, settings: dict[str, Any]) -> str | None:
-    """The template in its own file, or in the settings: a string, or several of which one is the default."""
-    file = path / "chat_template.jinja"
-    if file.exists():
-        return file.read_text()
-    source = settings.get("chat_template")
-    if isinstance(source, list):
-        source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
-    return source if isinstance(source, str) else None
-
-
-def _stop_ids(path: Path) -> frozenset[int]:
-    """Every end-of-text id that the model's own files name."""
-    found: list[object] = []
-    for name in ("generation_config.json", "config.json"):
-        if (path / name).exists():
-            end = _read_json(path / name).get("eos_token_id")
-            found += end if isinstance(end, list) else [end]
-    return frozenset(id for id in found if isinstance(id, int))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None

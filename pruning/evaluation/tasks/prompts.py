@@ -6,7 +6,7 @@ Plain text is `Question: ...`, a new line, `Answer:`; a prompt without a wanted 
 from collections.abc import Sequence
 from typing import Any
 
-from pruning.data.draw import Encoder
+from pruning.data.encoder import Encoder
 from pruning.evaluation.tasks.task import Behaviour, Message, Task
 
 Ids = tuple[int, ...]
@@ -39,7 +39,7 @@ class Prompts:
     def before(self, messages: Sequence[Message]) -> Ids:
         """A conversation up to where the assistant speaks."""
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        return tuple(self._encoder.ids(self._encoder.chat(turns, reply=True)))
+        return tuple(self._encoder.prompt(turns))
 
     def text(self, ids: Sequence[int]) -> str:
         """What a reader sees of `ids`."""

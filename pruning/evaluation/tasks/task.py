@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from pruning.data.draw import Text as Titled
+from pruning.data.documents import Document
 from pruning.errors import TaskError
 from pruning.recipe.bounds import Bucket, Count, Gates
 from pruning.recipe.recipe import ALL_BUCKETS, read_as
@@ -243,7 +243,7 @@ def _check_gates(path: Path, task: Task) -> None:
 def _lines(path: Path, kind: type[Item]) -> list[Item]:
     """The items in a file of JSON lines."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `pruning.data.draw` reads them
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `pruning.data.documents` reads them
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     items = []
@@ -271,7 +271,7 @@ def _chosen(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, ...]:
         seen.add(item.id)
     only = any(item.held_out for item in items)
     kept = [item for item in items if item.held_out or not only]
-    kept = [item for item in kept if Titled(item.title or next(iter(item.texts.values())), "").bucket in task.buckets]
+    kept = [item for item in kept if Document(item.title or next(iter(item.texts.values())), "").bucket in task.buckets]
     if len(kept) < 2:
         raise TaskError(f"{place}: {len(kept)} items of {len(items)} are left to score; an interval needs 2 or more")
     if isinstance(task, Pairs) and task.choices > (count := len({item.texts["answer"] for item in kept})):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 from tokenizers import Tokenizer
 
-from pruning.data.draw import Encoder, texts_of, tokenizer_of
+from pruning.data.documents import documents_of
+from pruning.data.encoder import Encoder
 from pruning.data.samples import own_samples
 from pruning.data.spelling import spell
 from pruning.errors import DataError, ModelRefused, RecipeError
@@ -28,12 +29,13 @@ from pruning.stages.context import Model, Place
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured import tokens
 from server.artifact.checkpoint.lineage import Step
+from server.text import tokenizer_files
+from server.text.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, special_tokens
 
 logger = logging.getLogger(__name__)
 
 NAMING = ("_token_id", "_token_ids", "suppress_tokens", "bad_words_ids")
 """How the keys end whose values are ids, in config.json and generation_config.json."""
-TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 ADDED = "added_tokens_decoder"
 """The key of the settings under which they repeat the added tokens, by their ids."""
 
@@ -61,7 +63,7 @@ def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[st
     """Choose the tokens and return the configuration afterwards; raises before any work where that cannot be."""
     smaller = plan(config, place.inputs, choose(stage, config, place).kept)
     windows = place.inputs.evaluation[0]
-    spelt = spell(windows, tokenizer_of(place.inputs.base), Tokenizer.from_str(smaller.files[TOKENIZER]))
+    spelt = spell(windows, tokenizer_files.read(place.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER]))
     longest = spelt.ids.shape[1]
     limit = positions(config)
     if limit is not None and longest > limit:
@@ -156,13 +158,13 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
         ids = own_samples(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
         return Counter(ids.flatten().tolist())
     encoder = Encoder(inputs.base)
-    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
+    texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]
     if not texts:
         raise DataError(f"{source} has no text in the buckets {sorted(buckets)}")
     counts: Counter[int] = Counter()
     with Progress("counting tokens", len(texts)) as progress:
         for text in texts:
-            counts.update(encoder.encode(text.body))
+            counts.update(encoder.encode(text))
             progress.step()
     return counts
 
@@ -179,9 +181,7 @@ def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> l
     added = settings.get(ADDED) or {}
     if not isinstance(added, dict) or not added.keys() <= set(map(str, known)):
         raise ModelRefused(f"{ADDED} in {SETTINGS} is no object whose keys are ids of tokens in {TOKENIZER}")
-    special = [value for key, value in settings.items() if key.endswith("_token")]
-    special = [value.get("content") if isinstance(value, dict) else value for value in special]
-    return [*found, *map(int, added)] + [ids[text] for text in special if isinstance(text, str) and text in ids]
+    return [*found, *map(int, added), *(ids[text] for text in special_tokens(settings).values() if text in ids)]
 
 
 def _flat(value: Any) -> Iterator[Any]:

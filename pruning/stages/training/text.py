@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pruning.data.draw import Encoder, Text, data_record, texts_of
+from pruning.data.documents import Document, documents_of
+from pruning.data.draw import data_record
+from pruning.data.encoder import Encoder
 from pruning.data.samples import own_samples
 from pruning.errors import DataError, RecipeError
 from pruning.recipe.options import Continue, Domain, Reading, Training
@@ -135,7 +137,7 @@ def _ids(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> Ids
     """The ids up to the budget, and those that are held out; DataError where the texts do not suffice."""
     source, buckets = origin
     encoder = Encoder(inputs.base)
-    texts = [text for text in texts_of(source, encoder.chat) if text.bucket in buckets]
+    texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]
     random.Random(stage.seed).shuffle(texts)
     held_out, judges = _take(reversed(texts), stage.held_out * stage.length, encoder)
     known = {text.body for text in judges}
@@ -170,19 +172,19 @@ def _warn(source: str, buckets: Iterable[int], inputs: Inputs) -> None:
         logger.warning("training and evaluation share texts: the perplexity after training will flatter it")
 
 
-def _take(texts: Iterable[Text], count: int, encoder: Encoder) -> tuple[list[int], list[Text]]:
+def _take(texts: Iterable[Document], count: int, encoder: Encoder) -> tuple[list[int], list[Document]]:
     """The first `count` ids of `texts`, or all there are, and the texts that they come from."""
     ids: list[int] = []
-    used: list[Text] = []
+    used: list[Document] = []
     for text in texts:
         if len(ids) >= count:
             break
-        ids += encoder.encode(text.body)
+        ids += encoder.encode(text)
         used.append(text)
     return ids[:count], used
 
 
-def _repeat(once: list[int], texts: list[Text], count: int, seed: int, encoder: Encoder) -> list[int]:
+def _repeat(once: list[int], texts: list[Document], count: int, seed: int, encoder: Encoder) -> list[int]:
     """`count` ids: those read `once`, and where they do not suffice the `texts` again, each time in another order."""
     if count > MOST_READINGS * len(once) > 0:
         raise DataError(

@@ -11,8 +11,9 @@ import gguf
 import msgspec
 
 from server.errors import ExportError
-from server.text.encoding import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, pattern
-from server.text.tokenizer import Tokenizer, template_source
+from server.text import tokenizer_files
+from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, pattern
+from server.text.tokenizer_files import TokenizerFiles
 
 CUTTERS = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
 """llama.cpp's name for each pattern; `llama-bpe` takes a word that is a token before it merges (`ignore_merges`)."""
@@ -24,7 +25,8 @@ NFC = (
 
 def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
     """Write the tokenizer of the artifact at `path`, padded to `vocabulary` tokens; returns what has to be said."""
-    parsed = msgspec.json.decode((path / "tokenizer.json").read_bytes(), type=dict[str, Any])
+    files = tokenizer_files.read(path)
+    parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_cutter(path, parsed))
     tokens, types = _tokens(parsed, vocabulary)
@@ -35,7 +37,7 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
     )
     writer.add_add_bos_token(_begins(parsed))
     writer.add_add_space_prefix(False)
-    _special(writer, path, {token: id for id, token in enumerate(tokens)})
+    _special(writer, files, {token: id for id, token in enumerate(tokens)})
     return [NFC] if (parsed.get("normalizer") or {}).get("type") == "NFC" else []
 
 
@@ -79,28 +81,21 @@ def _begins(parsed: Mapping[str, Any]) -> bool:
     return any("SpecialToken" in template[0] for template in single if template)
 
 
-def _special(writer: Any, path: Path, ids: Mapping[str, int]) -> None:
+def _special(writer: Any, files: TokenizerFiles, ids: Mapping[str, int]) -> None:
     """Write the ids of the named tokens, every id that ends a reply, and the chat template."""
-    settings = msgspec.json.decode((path / "tokenizer_config.json").read_bytes(), type=dict[str, Any])
     for name, add in {
         "bos_token": writer.add_bos_token_id,
         "eos_token": writer.add_eos_token_id,
         "unk_token": writer.add_unk_token_id,
         "pad_token": writer.add_pad_token_id,
     }.items():
-        if (token := _named(settings, name)) in ids:
+        if (token := files.special_tokens.get(name, "")) in ids:
             add(ids[token])
-    named = ids.get(_named(settings, "eos_token"))
-    others = sorted(Tokenizer.load(path).stop_ids - {named})
+    named = ids.get(files.special_tokens.get("eos_token", ""))
+    others = sorted(files.stop_ids - {named})
     if named is None and others:
         writer.add_eos_token_id(others.pop())
     if others:
         writer.add_eot_token_id(others[0])
-    if template := template_source(path, settings):
-        writer.add_chat_template(template)
-
-
-def _named(settings: Mapping[str, Any], name: str) -> str:
-    """The text of a named token, or nothing."""
-    value = settings.get(name)
-    return str(value.get("content") if isinstance(value, dict) else value or "")
+    if files.chat_template:
+        writer.add_chat_template(files.chat_template)

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pruning.data.draw import Draw, Encoder, draw
+from pruning.data.draw import Draw, draw
+from pruning.data.encoder import Encoder
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.batch import Batch, Chunk
 from server.engine.runners import Options, Scoring

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from pruning.commands.__main__ import main
-from pruning.data.draw import Text, digest_of_source, texts_of
+from pruning.data.documents import Document, Messages, digest_of_source, documents_of
 from pruning.data.hub import Reference, column
 from pruning.errors import DataError
 from server.artifact.checkpoint.reader import Artifact
@@ -23,7 +23,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
-def no_chat(_: list[dict[str, str]]) -> str:
+def no_chat(_: Messages) -> str:
     raise AssertionError
 
 
@@ -40,7 +40,10 @@ def test_a_saved_dataset_and_a_dictionary_of_splits(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": ["one", "", "three"]})
     rows.save_to_disk(str(tmp_path / "plain"))
     datasets.DatasetDict({"test": rows}).save_to_disk(str(tmp_path / "splits"))
-    assert texts_of(f"dataset:{tmp_path / 'plain'}", no_chat) == [Text("one", "one"), Text("three", "three")]
+    assert documents_of(f"dataset:{tmp_path / 'plain'}", no_chat) == [
+        Document("one", "one"),
+        Document("three", "three"),
+    ]
     assert column(f"dataset:{tmp_path / 'splits'}::test") == ["one", "", "three"]
     for source, sentence in {
         f"{tmp_path / 'splits'}": "cannot be loaded",  # it has no split `train`
@@ -48,7 +51,7 @@ def test_a_saved_dataset_and_a_dictionary_of_splits(tmp_path: Path) -> None:
         f"{tmp_path / 'plain'}:::id": "holds int, neither texts nor messages",
     }.items():
         with pytest.raises(DataError, match=sentence):
-            texts_of(f"dataset:{source}", no_chat)
+            documents_of(f"dataset:{source}", no_chat)
 
 
 def test_files_in_a_directory_chats_included(tmp_path: Path) -> None:
@@ -57,7 +60,9 @@ def test_files_in_a_directory_chats_included(tmp_path: Path) -> None:
     line = '{"messages": [{"role": "user", "content": "Hi"}], "body": "x"}\n'
     (folder / "data.jsonl").write_text(line * 2)
     source = f"dataset:{folder}"
-    assert texts_of(f"{source}::train[:1]", lambda messages: messages[0]["content"]) == [Text("Hi", "Hi")]
+    assert documents_of(f"{source}::train[:1]", lambda messages: messages[0]["content"]) == [
+        Document("Hi", "Hi", [{"role": "user", "content": "Hi"}])
+    ]
     assert column(f"{source}:::body") == ["x", "x"]
     assert digest_of_source(f"{source}:::body") != digest_of_source(source)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruning.commands.__main__ import main
-from pruning.data.draw import digest_of
+from pruning.data.draw import ids_digest
 from pruning.data.samples import BATCH, first_token, own_samples
 from pruning.errors import DataError
 from pruning.model import base
@@ -96,7 +96,7 @@ def test_a_recipe_without_a_text_calibrates_and_distils_on_them(
     data = artifact.lineage.calibration
     assert data is not None
     assert (data.source, data.sequences, data.tokens) == ("self", 12, 32)
-    assert data.digest == digest_of(own_samples(base_of, 12, 32, 0))
+    assert data.digest == ids_digest(own_samples(base_of, 12, 32, 0))
     recovery = artifact.lineage.steps[1].recovery
     assert recovery is not None
     assert {recovery.training.source, recovery.held_out.source} == {"self"}

@@ -11,8 +11,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Library
 
 from server.errors import ArtifactError, InvalidRequest
-from server.text import chat_template
-from server.text.encoding import LLAMA3, QWEN2
+from server.text.byte_level import LLAMA3, QWEN2
 from server.text.tokenizer import TextStream, Tokenizer
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -249,83 +248,9 @@ def test_letters_that_a_normalizer_makes_a_special_token_of_stay_text(
     assert len(ids) > len("<|TASK|>")
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.__class__.__base__.__subclasses__()[0]() }}",
-        "{{ raise_exception.__globals__['datetime'] }}",
-        "{% set _ = messages.append(1) %}{{ messages }}",
-        "{% for i in range(10**9) %}x{% endfor %}",
-        "{% for i in range(10000000000000000000000) %}x{% endfor %}",
-        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(2000) %}{{ 'a' }}{% for j in range(40) %}xxxxxxxxxxxxxxx{% endfor %}{% endfor %}",
-        "{{ 'a' * 10**10 }}",
-        "{{ [1] * 1000000000 }}",
-        "{{ 9 ** 99999999 }}",
-        "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
-        "{{ missing.attribute.of_it }}",
-        "{{ 1 / 0 }}",
-        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
-        "{% for a in t %}{% for b in t %}{% for c in t %}{% endfor %}{% endfor %}{% endfor %}",
-        "{% macro two(n) %}{% if n %}{{ two(n - 1) }}{{ two(n - 1) }}{% endif %}{% endmacro %}{{ two(40) }}",
-        "{% set n = namespace(x='xx') %}{% for i in range(40) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-        "{% set n = namespace(x='xx') %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{% set n = namespace(x=[1]) %}{% for i in range(40) %}{% set n.x = n.x + n.x %}{% endfor %}",
-        "{% set n = namespace(x=9) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
-        "{{ 'a'.ljust(999999999) }}",
-        "{{ '{:999999999}'.format(1) }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ ('x' ~ t).replace('', t).replace('', t ~ t).replace('', t ~ t ~ t) }}",
-        "{{ t | replace('x', t) | replace('x', t) | replace('x', t) }}",
-        "{{ t.join(t).join(t).join(t) }}",
-        "{{ t | join(t) | join(t) | join(t) }}",
-        "{{ messages | tojson(indent=999999999) }}",
-    ],
-)
-def test_a_hostile_template_ends_in_a_sentence(template: str) -> None:
-    compiled = chat_template.ChatTemplate("{% set t = messages[0].content %}" + template, {})
-    with pytest.raises(ArtifactError, match="chat template failed"):
-        compiled.render([{"role": "user", "content": "x" * 300}])
-
-
-@pytest.mark.parametrize("name", ["center", "format", "indent", "pprint", "wordwrap", "xmlattr", "urlize"])
-def test_filters_that_widen_are_refused_at_load(name: str) -> None:
-    with pytest.raises(ArtifactError, match="not valid"):
-        chat_template.ChatTemplate(f"{{{{ 'x' | {name} }}}}", {})
-
-
-def test_names_that_widen_are_not_there() -> None:
-    for name in ("lipsum", "cycler", "joiner"):
-        with pytest.raises(ArtifactError, match="failed"):
-            chat_template.ChatTemplate(f"{{{{ {name}(n=10) }}}}", {}).render([])
-
-
-def test_a_template_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.text.budget.MAX_SECONDS", -1.0)
-    with pytest.raises(ArtifactError, match="it takes too long"):
-        chat_template.ChatTemplate("{% for m in messages %}x{% endfor %}", {}).render(
-            [{"role": "user", "content": "x"}]
-        )
-
-
 def test_a_template_that_is_not_jinja_is_refused_at_load(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="chat template is not valid"):
         Tokenizer.load(save(tmp_path, KINDS["gpt2"](), "{% for %}"))
-
-
-def test_what_templates_use_is_there() -> None:
-    template = (
-        "{%- set ns = namespace(n=0) -%}{{ bos_token }}{% for m in messages %}{% if loop.index > 2 %}{% break %}"
-        "{% endif %}{% set ns.n = ns.n + 2 * 3 %}{% generation %}{{ m | tojson }}{% endgeneration %}{% endfor %}"
-        "{{ ns.n }}{% for i in range(3) %}{{ i }}{% endfor %}{{ strftime_now('%Y') | length }}"
-        "{{ messages | map(attribute='role') | join(', ') }}{{ ['a', 'b'] | join }}{{ 'a' ~ 1 ~ none }}"
-        "{{ 'ab'.replace('b', 'c') }}"
-        "{{ ', '.join(['x', 'y']) }}{{ (messages + messages) | length }}{{ 7 % 4 }}{{ ' z ' | trim }}"
-    )
-    messages = [{"role": "user", "content": "<é>"}] * 3
-    text = chat_template.ChatTemplate(template, {"bos_token": "<s>"}).render(messages)
-    assert text == "<s>" + '{"role": "user", "content": "<é>"}' * 2 + "120124user, user, useraba1Noneacx, y63z"
 
 
 def test_a_template_may_refuse_the_messages(tmp_path: Path) -> None:
@@ -387,32 +312,3 @@ def check_stream(tokenizer: Tokenizer, ids: list[int]) -> str:
     text = "".join([stream.push(id) for id in ids]) + stream.finish()
     assert text == tokenizer.decode(ids)
     return text
-
-
-def test_stop_ids_come_from_every_file_that_names_one(tmp_path: Path) -> None:
-    save(tmp_path, KINDS["gpt2"]())
-    (tmp_path / "config.json").write_text('{"eos_token_id": 7}')
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 9]}')
-    assert Tokenizer.load(tmp_path).stop_ids == {7, 0, 9, 2}
-
-
-def test_the_default_of_several_templates_and_the_file_are_found(tmp_path: Path) -> None:
-    several: Any = [{"name": "tools", "template": "T"}, {"name": "default", "template": "D"}]
-    save(tmp_path, KINDS["gpt2"](), several)
-    assert Tokenizer.load(tmp_path).chat([]) == Tokenizer.load(tmp_path).encode("D")
-    (tmp_path / "chat_template.jinja").write_text("F")
-    assert Tokenizer.load(tmp_path).chat([]) == Tokenizer.load(tmp_path).encode("F")
-
-
-def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
-        Tokenizer.load(tmp_path)
-    save(tmp_path, KINDS["gpt2"](), None)
-    with pytest.raises(ArtifactError, match="no chat template"):
-        Tokenizer.load(tmp_path).chat([])
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json is not a tokenizer"):
-        Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json cannot be read"):
-        Tokenizer.load(tmp_path)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruning.data.draw import Encoder
+from pruning.data.encoder import Encoder
 from pruning.errors import TaskError
 from pruning.evaluation.scoring import scores as measures
 from pruning.evaluation.scoring.plans.plan import Step, Subject, request
@@ -243,7 +243,7 @@ def _make(task: Harness, encoder: Encoder) -> Any:
         harness.build_all_requests(
             limit=task.limit,
             apply_chat_template=task.chat,
-            chat_template=(lambda turns, *_, **settings: encoder.chat(turns, reply=True)) if task.chat else None,
+            chat_template=(lambda turns, *_, **settings: encoder.render(turns, reply=True)) if task.chat else None,
         )
     return harness
 

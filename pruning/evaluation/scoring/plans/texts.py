@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from pruning.data.draw import Draw, Encoder, draw
+from pruning.data.draw import Draw, draw
+from pruning.data.encoder import Encoder
 from pruning.evaluation.scoring import scores as measures
 from pruning.evaluation.scoring.plans.plan import Step, Subject, request
 from pruning.evaluation.scoring.scorer import Job, Request

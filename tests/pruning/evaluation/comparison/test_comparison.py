@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
-from pruning.data.draw import Encoder
+from pruning.data.encoder import Encoder
 from pruning.evaluation.comparison import bootstrap, comparison, quantised
 from pruning.evaluation.comparison.results import Results
 from pruning.evaluation.scoring.perplexity import dense

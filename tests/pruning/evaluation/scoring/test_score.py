@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.data.draw import Draw, Encoder, draw
+from pruning.data.draw import Draw, draw
+from pruning.data.encoder import Encoder
 from pruning.errors import DataError, TaskError
 from pruning.evaluation.scoring.perplexity import dense, perplexity
 from pruning.evaluation.scoring.score import carry_out, make, needs, subject

@@ -6,7 +6,7 @@ from typing import get_args
 
 import msgspec
 
-from pruning.data.draw import read
+from pruning.data.documents import read
 from pruning.evaluation.tasks import task as tasks
 from pruning.recipe.options import Stage
 from server.commands.__main__ import COMMANDS

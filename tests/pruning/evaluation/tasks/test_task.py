@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pruning.data import draw as data
+from pruning.data import documents
 from pruning.errors import TaskError
 from pruning.evaluation.tasks import task as tasks
 from pruning.recipe.bounds import Gates
@@ -40,7 +40,7 @@ def test_lines_are_those_of_the_data(task: Read, tmp_path: Path) -> None:
     found = tasks.read(tmp_path / "task.toml")
     assert isinstance(found, tasks.Pairs)
     assert [item.texts["answer"] for item in found.items if isinstance(item, tasks.Pair)] == [odd["answer"], "B."]
-    bodies = data.read(tmp_path / "items.jsonl", lambda turns: turns[1]["content"])
+    bodies = documents.read(tmp_path / "items.jsonl", lambda turns: turns[1]["content"])
     assert [text.body for text in bodies] == [odd["answer"], "B."]
     assert [text.title for text in bodies] == ["T", "What is b?"]
     kept = {text.bucket for text in bodies}

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.data.draw import Encoder, Text, digest_of
+from pruning.data.documents import Document
+from pruning.data.draw import ids_digest
+from pruning.data.encoder import Encoder
 from pruning.errors import DataError
 from pruning.recipe.options import Distill
 from pruning.stages.inputs import Inputs
@@ -16,9 +18,9 @@ from pruning.stages.training.text import draw
 def found(ids: Tensor, text: Path, encoder: Encoder) -> set[str]:
     """The paragraphs of which the numbers stand in `ids`."""
     stream = ",".join(map(str, ids.flatten().tolist()))
-    start = len(encoder.encode("Paragraph "))
+    start = len(encoder.encode(Document("", "Paragraph ")))
     bodies = text.read_text().split("\n\n")
-    return {body for body in bodies if ",".join(map(str, encoder.encode(body)[: start + 8])) in stream}
+    return {body for body in bodies if ",".join(map(str, encoder.encode(Document(body, body))[: start + 8])) in stream}
 
 
 def test_no_text_is_both_trained_on_and_judged_by(inputs: Inputs, text: Path) -> None:
@@ -30,12 +32,12 @@ def test_no_text_is_both_trained_on_and_judged_by(inputs: Inputs, text: Path) ->
     assert len(trained) > 15
     assert len(judged) > 8
     assert not trained & judged
-    assert {Text(body, body).bucket for body in trained | judged} <= set(range(7))
+    assert {Document(body, body).bucket for body in trained | judged} <= set(range(7))
 
 
 def test_the_records_say_which_ids_they_were(inputs: Inputs) -> None:
     lessons = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
-    assert lessons.training_data.digest == digest_of(lessons.training)
+    assert lessons.training_data.digest == ids_digest(lessons.training)
     assert (lessons.held_out_data.sequences, lessons.held_out_data.tokens, lessons.held_out_data.seed) == (6, 32, 3)
     again = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
     other = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=4), inputs)

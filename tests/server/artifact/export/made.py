@@ -19,7 +19,7 @@ from server.artifact.checkpoint.quantised import dequantise
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
 from server.commands.__main__ import main
-from server.text.encoding import LLAMA3, QWEN2
+from server.text.byte_level import LLAMA3, QWEN2
 from tests.conftest import ROOT
 from tests.pruning import tiny
 

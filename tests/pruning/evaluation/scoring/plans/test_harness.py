@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pruning.data.draw import Encoder
+from pruning.data.encoder import Encoder
 from pruning.errors import TaskError
 from pruning.evaluation.comparison.comparison import compare
 from pruning.evaluation.comparison.results import results

@@ -1,0 +1,77 @@
+"""Text and conversations to token ids and back; what users write never becomes a special token."""
+
+import re
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cached_property
+
+import tokenizers
+
+from server.errors import ArtifactError
+from server.text.chat_template import ChatTemplate, Clock, Message, strings, with_strings
+from server.text.tokenizer_files import TokenizerFiles
+
+
+class TextCodec:
+    """Encodes and decodes with one model's tokenizer and chat template; thread-safe.
+
+    `clock` is the time that a template may write into a prompt.
+    """
+
+    def __init__(self, files: TokenizerFiles, clock: Clock = datetime.now) -> None:
+        self._recognising = files.library  # special tokens in text become their ids
+        self._plain = tokenizers.Tokenizer.from_buffer(files.definition)  # special tokens in text stay text
+        self._plain.encode_special_tokens = True
+        self._specials = files.special_ids
+        self._special_ids = frozenset(self._specials.values())
+        longest_first = sorted(self._specials, key=len, reverse=True)
+        self._special_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._template_source = files.chat_template, files.special_tokens, clock
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The compiled chat template; raises ArtifactError where there is none or it is not valid."""
+        source, special_tokens, clock = self._template_source
+        if source is None:
+            raise ArtifactError("The model has no chat template: it is not a chat model.")
+        return ChatTemplate(source, special_tokens, clock)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; special tokens are neither added nor recognised."""
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        return self._plain.decode(list(ids), skip_special_tokens=True)
+
+    def chat(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
+        """The ids of a conversation; with `reply`, up to where the assistant begins to speak.
+
+        Raises InvalidRequest where the template refuses the messages, ArtifactError where there is none or it fails.
+        """
+        if not any(map(self._special_pattern.search, strings(messages))):
+            rendered = self.template.render(messages, reply=reply)
+            ids = self._recognising.encode(rendered, add_special_tokens=False).ids
+            # More than the template wrote: a normalizer turned letters that only look like a special token into one.
+            if sum(map(self._special_ids.__contains__, ids)) <= len(self._special_pattern.findall(rendered)):
+                return ids
+        return self._chat_with_specials(messages, reply)
+
+    def _chat_with_specials(self, messages: Sequence[Message], reply: bool) -> list[int]:
+        """Render with a mark in place of each special token that a message spells, then encode it back as text."""
+        nonce = secrets.randbits(64)
+        marks = {special: f"\ue000{nonce}.{id}\ue001" for special, id in self._specials.items()}
+        contents = {mark: special for special, mark in marks.items()}
+        hidden = with_strings(messages, lambda text: self._special_pattern.sub(lambda found: marks[found[0]], text))
+        rendered = self.template.render(hidden, reply=reply)
+        ids: list[int] = []
+        position = 0
+        for found in [*self._special_pattern.finditer(rendered), None]:
+            text = rendered[position : found.start() if found else None]
+            text = re.sub(f"\ue000{nonce}\\.\\d+\ue001", lambda mark: contents[mark[0]], text)
+            ids += self.encode(text)
+            if found:
+                ids.append(self._specials[found[0]])
+                position = found.end()
+        return ids
