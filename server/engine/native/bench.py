@@ -61,12 +61,12 @@ def main() -> None:
     print(f"{'weights':18} {'MB':>6} {'batch':>5} {'tokens/s':>9} {'median':>9} {'slowest':>9} {'GB/s':>6}")
     pages = Pages() if chosen.tiles and not options.as_stored else None
     models = {name: Model(STORAGES[name], options.layers, pages) for name in options.storage or STORAGES}
-    pool = core().Pool(options.threads)
+    multiplier = core().Multiplier(core().Pool(options.threads), chosen)
     for batch in options.batch or (1, 8, 16):
         times: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(options.rounds):
             for name, model in models.items():
-                times[name].append(model.run(batch, pool, chosen))
+                times[name].append(model.run(batch, multiplier, options.threads))
         for name, model in models.items():
             best, middle, worst = (batch / f(times[name]) for f in (min, statistics.median, max))
             rate = model.bytes / min(times[name]) / 1e9
@@ -103,14 +103,14 @@ class Model:
             ]
             self._layers.append(weights)
 
-    def run(self, batch: int, pool: Any, instructions: Any) -> float:
-        """Seconds for one pass over all of them."""
+    def run(self, batch: int, multiplier: Any, threads: int) -> float:
+        """Seconds of one pass over all layers: of processor time with one thread, else of the clock."""
         inputs = {n: numpy.ones((batch, n), numpy.float32) for n in (HIDDEN, FEED_FORWARD)}
         outputs = [[numpy.empty((batch, weight.rows), numpy.float32) for weight in layer] for layer in self._layers]
-        clock = time.thread_time if pool.threads == 1 else time.perf_counter
+        clock = time.thread_time if threads == 1 else time.perf_counter
         start = clock()
         for layer, out in zip(self._layers, outputs, strict=True):
-            core().multiply(layer, inputs[layer[0].columns], out, pool, instructions)
+            multiplier.multiply(layer, inputs[layer[0].columns], out)
         return clock() - start
 
 

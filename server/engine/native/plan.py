@@ -1,6 +1,6 @@
-"""From `config.json` to a plan: which weights a decoder uses, in which order, and the numbers that say how.
+"""Plans a decoder from its `config.json`: which weights each layer uses, and the numbers of its arithmetic.
 
-A plan is a plain value; a pruned model is one with other numbers. What has no plan is refused in a sentence.
+A plan is a plain value: a pruned model differs only in numbers. An unsupported model raises `Refused` with the reason.
 """
 
 import math
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from server.engine.native.rope import Refused, Rope, rope_of
 
-__all__ = ["LayerPlan", "Plan", "Refused", "Rope", "plan_of"]
+__all__ = ["LayerPlan", "Numbers", "Plan", "Refused", "Rope", "plan_of"]
 
 WIDEST_HEAD = 256
 ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
@@ -42,20 +42,21 @@ HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
 
 
 class Family(Struct, frozen=True):
-    """What the models of one `model_type` have in common, and what a `config.json` may leave out."""
+    """Defaults and architecture of one `model_type`."""
 
     defaults: Mapping[str, Any] = {}
+    """Settings that a `config.json` may omit."""
     norms: Mapping[str, str] = msgspec.field(default_factory=NORMS.copy)
     one_plus: bool = False
-    """A norm multiplies by 1 + weight."""
+    """Norms multiply by 1 + weight."""
     scaled_embedding: bool = False
     """Embeddings are multiplied by the square root of their width."""
     biases: tuple[str, ...] = ()
-    """Projections with a bias whatever the configuration says."""
+    """Projections that always have a bias, whatever the configuration says."""
     windows: Literal["none", "all", "typed", "switched"] = "none"
-    """Which layers have the sliding window: those that `layer_types` names, `switched` on by `use_sliding_window`."""
+    """Which layers have a sliding window: `typed` follows `layer_types`; `switched` too, if `use_sliding_window`."""
     local_rope: bool = False
-    """Layers with a window turn by angles of their own."""
+    """Layers with a window have their own rope."""
 
 
 GEMMA = {"hidden_act": "gelu_pytorch_tanh", "head_dim": 256, "tie_word_embeddings": True}
@@ -86,34 +87,43 @@ FAMILIES: Mapping[str, Family] = {
 
 
 class LayerPlan(Struct, frozen=True):
-    """One layer: the names of its weights by what they do, the width of its window (0: none), its rope (-1: none)."""
+    """One layer: names of its weights by the argument of the C++ `Layer` that takes them."""
 
     matrices: Mapping[str, str]
     norms: Mapping[str, str]
     biases: Mapping[str, str]
     window: int
+    """Positions that a query attends to; 0: all."""
     rope: int
+    """Index into `Plan.ropes`; -1: none."""
+
+
+class Numbers(Struct, frozen=True):
+    """The arguments of the C++ `Model` that are plain numbers, under the same names."""
+
+    hidden: int
+    head_width: int
+    vocabulary: int
+    epsilon: float
+    embedding_scale: float
+    attention_scale: float
+    attention_cap: float
+    """Scores become cap * tanh(score / cap); 0: unchanged."""
+    logit_cap: float
+    activation: Literal["silu", "gelu_tanh"]
 
 
 class Plan(Struct, frozen=True):
     """A decoder as the native step computes it."""
 
-    hidden: int
+    numbers: Numbers
     heads: int
     key_heads: int
-    head_width: int
     feed_forward: int
-    vocabulary: int
     positions: int
-    """The most that the model was made for."""
-    epsilon: float
-    embedding_scale: float
-    attention_scale: float
-    attention_cap: float
-    """Scores become cap * tanh(score / cap); 0: they stay."""
-    logit_cap: float
-    activation: Literal["silu", "gelu_tanh"]
+    """The longest context that the model was trained for."""
     one_plus: bool
+    """Norms multiply by 1 + weight."""
     ropes: tuple[Rope, ...]
     embedding: str
     head: str
@@ -123,20 +133,21 @@ class Plan(Struct, frozen=True):
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Rows and columns of each matrix of a layer."""
-        queries, keys = self.heads * self.head_width, self.key_heads * self.head_width
+        hidden, width = self.numbers.hidden, self.numbers.head_width
+        queries, keys = self.heads * width, self.key_heads * width
         return {
-            "query": (queries, self.hidden),
-            "key": (keys, self.hidden),
-            "value": (keys, self.hidden),
-            "output": (self.hidden, queries),
-            "gate": (self.feed_forward, self.hidden),
-            "up": (self.feed_forward, self.hidden),
-            "down": (self.hidden, self.feed_forward),
+            "query": (queries, hidden),
+            "key": (keys, hidden),
+            "value": (keys, hidden),
+            "output": (hidden, queries),
+            "gate": (self.feed_forward, hidden),
+            "up": (self.feed_forward, hidden),
+            "down": (hidden, self.feed_forward),
         }
 
     @property
     def names(self) -> frozenset[str]:
-        """Every weight that is used."""
+        """Every weight that the decoder uses."""
         layers = [
             name
             for layer in self.layers
@@ -146,16 +157,16 @@ class Plan(Struct, frozen=True):
         return frozenset((self.embedding, self.head, self.norm, *layers))
 
     def cache_bytes(self, positions: int, bits: int) -> int:
-        """Bytes of so many positions' keys and values, of `bits` each; scales and alignment are not counted."""
-        return 2 * len(self.layers) * self.key_heads * self.head_width * positions * bits // 8
+        """Bytes of the keys and values of `positions` at `bits` each, without scales and alignment."""
+        return 2 * len(self.layers) * self.key_heads * self.numbers.head_width * positions * bits // 8
 
 
 def plan_of(config: Mapping[str, Any], names: Collection[str]) -> Plan:
-    """The plan for a model with this configuration and weights of these `names`; raises Refused, which says why not."""
+    """The plan of a model with this configuration whose weights have these `names`; raises Refused."""
     kind = str(config.get("model_type"))
     family = FAMILIES.get(kind)
     if family is None:
-        raise Refused(f"models of type {kind} have no plan; there is one for {', '.join(FAMILIES)}")
+        raise Refused(f"models of type {kind} have no plan; supported are {', '.join(FAMILIES)}")
     values = {**family.defaults, **config}
     _check(values)
     heads = _count(values, "num_attention_heads")
@@ -164,20 +175,23 @@ def plan_of(config: Mapping[str, Any], names: Collection[str]) -> Plan:
     ropes = [rope_of(values, width, "full_attention")]
     if family.local_rope:
         ropes.append(rope_of(values, width, "sliding_attention"))
-    plan = Plan(
+    numbers = Numbers(
         hidden=hidden,
-        heads=heads,
-        key_heads=int(values.get("num_key_value_heads") or heads),
         head_width=width,
-        feed_forward=_count(values, "intermediate_size"),
         vocabulary=_count(values, "vocab_size"),
-        positions=int(values.get("max_position_embeddings") or 2048),
         epsilon=float(values.get("rms_norm_eps") or 1e-6),
         embedding_scale=math.sqrt(hidden) if family.scaled_embedding else 1.0,
         attention_scale=float(values.get("query_pre_attn_scalar") or width) ** -0.5,
         attention_cap=float(values.get("attn_logit_softcapping") or 0),
         logit_cap=float(values.get("final_logit_softcapping") or 0),
         activation=_activation(values),
+    )
+    plan = Plan(
+        numbers=numbers,
+        heads=heads,
+        key_heads=int(values.get("num_key_value_heads") or heads),
+        feed_forward=_count(values, "intermediate_size"),
+        positions=int(values.get("max_position_embeddings") or 2048),
         one_plus=family.one_plus,
         ropes=tuple(ropes),
         embedding="model.embed_tokens.weight",
@@ -190,13 +204,13 @@ def plan_of(config: Mapping[str, Any], names: Collection[str]) -> Plan:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    """Refuse what would be left out."""
+    """Refuse settings that the step would ignore."""
     if values.get("use_bidirectional_attention"):
-        raise Refused("its attention looks ahead")
+        raise Refused("its attention is bidirectional")
     if values.get("per_layer_config"):
         raise Refused("its layers differ by `per_layer_config`")
     if (values.get("head_dim") or 0) > WIDEST_HEAD:
-        raise Refused(f"its heads have {values['head_dim']} values; {WIDEST_HEAD} is the most")
+        raise Refused(f"its heads have {values['head_dim']} values; at most {WIDEST_HEAD} are supported")
     if unknown := set(values.get("layer_types") or ()) - {"full_attention", "sliding_attention"}:
         raise Refused(f"it has layers of type {', '.join(sorted(unknown))}")
 
@@ -204,14 +218,14 @@ def _check(values: Mapping[str, Any]) -> None:
 def _count(values: Mapping[str, Any], name: str) -> int:
     value = values.get(name)
     if not isinstance(value, int) or value < 1:
-        raise Refused(f"config.json: {name} is {value!r}, which is no positive number")
+        raise Refused(f"config.json: {name} is {value!r}, which is not a positive integer")
     return value
 
 
 def _activation(values: Mapping[str, Any]) -> Literal["silu", "gelu_tanh"]:
     name = str(values.get("hidden_activation") or values.get("hidden_act") or "silu")
     if name not in ACTIVATIONS:
-        raise Refused(f"its activation is {name}; there are {', '.join(ACTIVATIONS)}")
+        raise Refused(f"its activation is {name}; supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -239,29 +253,29 @@ def _layers(values: Mapping[str, Any], family: Family) -> tuple[LayerPlan, ...]:
 
 
 def _windows(values: Mapping[str, Any], family: Family, count: int) -> list[int]:
-    """How many positions each layer sees; 0 where it sees all."""
+    """The sliding window of each layer; 0: none."""
     width = int(values.get("sliding_window") or 0)
     types = values.get("layer_types")
     if family.windows == "none":
         if width or "sliding_attention" in (types or ()):
-            raise Refused("it names a sliding window, which its kind of model does not have")
+            raise Refused("it has a sliding window, which models of its type do not")
         return [0] * count
     if family.windows == "all":
         if types:
-            raise Refused("its layers have types of attention, which its kind of model does not have")
+            raise Refused("it has layer_types, which models of its type do not")
         return [width] * count
     if family.windows == "switched" and not values.get("use_sliding_window"):
         return [0] * count
     types = types or _default_types(values, family, count)
     if len(types) != count:
-        raise Refused(f"layer_types names {len(types)} layers of {count}")
+        raise Refused(f"layer_types has {len(types)} entries for {count} layers")
     if not width and "sliding_attention" in types:
-        raise Refused("it has layers with a sliding window and does not say how wide")
+        raise Refused("it has layers with a sliding window but no sliding_window")
     return [width if name == "sliding_attention" else 0 for name in types]
 
 
 def _default_types(values: Mapping[str, Any], family: Family, count: int) -> list[str]:
-    """What `layer_types` is where a configuration leaves it out."""
+    """The default of `layer_types`."""
     if values["model_type"] == "smollm3":
         turns = _turns(values, count)
         sliding = [not turn for turn in turns]
@@ -276,20 +290,20 @@ def _default_types(values: Mapping[str, Any], family: Family, count: int) -> lis
 
 
 def _turns(values: Mapping[str, Any], count: int) -> list[bool]:
-    """Which layers turn their queries and keys by position."""
+    """Which layers have a rope."""
     if values["model_type"] != "smollm3":
         return [True] * count
     every = int(values.get("no_rope_layer_interval") or 4)
     turns = values.get("no_rope_layers") or [(index + 1) % every for index in range(count)]
     if len(turns) != count:
-        raise Refused(f"no_rope_layers names {len(turns)} layers of {count}")
+        raise Refused(f"no_rope_layers has {len(turns)} entries for {count} layers")
     return [bool(turn) for turn in turns]
 
 
 def _compare(plan: Plan, names: set[str]) -> None:
-    """Every planned weight must be there, and every weight must be planned."""
+    """Refuse a plan that lacks a weight or leaves one unused."""
     tied = {"lm_head.weight"} if plan.head == plan.embedding else set()
-    for what, wrong in (("lacks", plan.names - names), ("has, beyond its plan,", names - plan.names - tied)):
+    for what, wrong in (("lacks", plan.names - names), ("has unplanned", names - plan.names - tied)):
         if wrong:
             first = ", ".join(sorted(wrong)[:3])
-            raise Refused(f"it {what} {len(wrong)} weights: {first}{' and others' if len(wrong) > 3 else ''}")
+            raise Refused(f"it {what} weights: {first}{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}")

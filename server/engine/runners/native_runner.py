@@ -41,7 +41,7 @@ class NativeRunner:
         slots, context = options.slots, options.context
         if context > plan.positions:
             raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
-        self.vocabulary = plan.vocabulary
+        self.vocabulary = plan.numbers.vocabulary
         self._options = options
         self._space = Space(slots, context)
         native = core()
@@ -54,7 +54,7 @@ class NativeRunner:
             loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
-                loader.values(context),
+                loader.model(context),
                 tokens=options.batch_tokens,
                 blocks=self._space.count,
                 eight_bits=options.key_bits == 8,

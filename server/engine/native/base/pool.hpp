@@ -7,8 +7,6 @@
 #include <thread>
 #include <vector>
 
-#include "base/input.hpp"
-
 namespace secateur {
 
 // The caller of `run` is one of the `threads`; the others sleep between pieces of work. One `run` at a time.
@@ -28,9 +26,6 @@ public:
     // `function` must not throw, since nobody could catch it.
     void run(int64_t parts, const std::function<void(int64_t)>& function);
 
-    // Where the caller of `run` keeps rounded inputs from one call to the next.
-    Input& input() { return input_; }
-
 private:
     void work(uint32_t round);
     void serve();
@@ -45,7 +40,6 @@ private:
     std::atomic<uint32_t> round_{0};  // what workers wait for
     std::atomic<bool> ended_{false};
     std::vector<std::thread> workers_;
-    Input input_;
 };
 
 }  // namespace secateur

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "step/rows.hpp"
+#include "kernels/rows/row_kernels.hpp"
 
 namespace secateur {
 

@@ -1,68 +1,53 @@
-// One pass of a decoder: a batch of rows in, float32 logits of the rows asked for out.
+// One forward pass of a decoder: a batch of ids in, float32 logits of the requested ids out.
 //
-// Decode rows and chunks of prompts lie in one batch; each row's logits depend on its own sequence only. Its cache
-// and its rows are allocated when a step is made; the threads' scratch grows until the first batch of full size.
+// Prefill chunks and decode rows share one batch; a row's logits depend on its own sequence only. Cache and activations
+// are allocated with the step; other scratch grows until the first batch of full size.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
-#include "step/model.hpp"
+#include "base/mapping.hpp"
 #include "base/pool.hpp"
-#include "step/rows.hpp"
+#include "kernels/matrices/multiplier.hpp"
+#include "kernels/rows/row_kernels.hpp"
+#include "step/model.hpp"
 
 namespace secateur {
 
 struct Chunk {               // consecutive ids of one sequence
     int32_t start, count;    // position of the first
-    int32_t wanted;          // of so many ids, the last ones, the logits are asked for
-    std::span<const int32_t> blocks;  // where the sequence's positions lie in the cache
+    int32_t wanted;          // number of last ids whose logits are returned
+    std::span<const int32_t> blocks;  // block table of the sequence
 };
 
 struct Batch {
-    std::span<const int32_t> ids;  // of all chunks, one after another
+    std::span<const int32_t> ids;  // of all chunks, concatenated
     std::span<const Chunk> chunks;
 };
 
 struct Limits {
-    int32_t tokens;      // ids in a batch
-    int32_t blocks;      // in the cache
-    bool eight_bits;     // of keys and values, else 16
-};
-
-class Memory {  // zeroed pages, given back at the end
-public:
-    explicit Memory(size_t bytes);
-    Memory(Memory&& other) noexcept;
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    Memory& operator=(Memory&&) = delete;
-    ~Memory();
-    void* data() const { return data_; }
-    size_t size() const { return bytes_; }
-
-private:
-    void* data_;
-    size_t bytes_;
+    int32_t tokens;      // of a batch
+    int32_t blocks;      // of the cache
+    bool eight_bits;     // keys and values are int8, else bf16
 };
 
 class Step {
 public:
-    // Throws std::invalid_argument in a sentence if shapes do not fit each other.
+    // Throws std::invalid_argument if shapes do not fit each other. `model`'s matrices, `pool` and `set` must outlive it.
     Step(Model model, Limits limits, Pool& pool, const InstructionSet& set);
 
-    // logits [sum of wanted, vocabulary]. Throws std::invalid_argument before anything is computed if an id, a position
-    // or a block is out of range.
+    // Writes logits [sum of wanted, vocabulary]. Throws std::invalid_argument before computing anything if an id, a
+    // position or a block is out of range.
     void run(const Batch& batch, float* logits);
 
     const Model& model() const { return model_; }
     size_t cache_bytes() const { return keys_and_values_.size(); }
 
 private:
-    struct Part {  // of attention: some rows of one chunk
+    struct Part {  // of attention: some ids of one chunk
         int32_t chunk, row, rows;
     };
 
@@ -70,23 +55,24 @@ private:
     void place(const Batch& batch);
     void embed(const Batch& batch);
     void attention(const Layer& layer, const Cache& cache, const Batch& batch);
-    void turn_and_store(const Layer& layer, const Cache& cache, const Batch& batch, int64_t row);
+    void rotate_and_store(const Layer& layer, const Cache& cache, const Batch& batch, int64_t row);
     void feed_forward(const Layer& layer);
     void add_to_residual(const Vector& norm);
     void head(const Batch& batch, float* logits);
-    template <class Function> void rows(Function function);
+    template <class Function> void for_each_row(Function function);
 
     Model model_;
     Limits limits_;
     Pool& pool_;
-    const InstructionSet& set_;
+    Multiplier multiplier_;
     const RowKernels& kernels_;
     std::vector<Cache> caches_;
-    Memory keys_and_values_;
-    Memory arena_;
-    float *residual_, *normed_, *query_, *key_, *value_, *mixed_, *gate_, *up_, *added_;  // [tokens, ...] in the arena
-    int32_t count_ = 0;  // ids of the batch
-    std::vector<int32_t> positions_, owners_, ends_;  // of each id its position and chunk; of each chunk its end
+    Mapping keys_and_values_;
+    Mapping activations_;
+    float *residual_, *normed_, *query_, *key_, *value_, *mixed_, *gate_, *up_, *added_;  // [tokens, ...] in activations_
+    int32_t count_ = 0;                     // ids of the batch
+    std::vector<int32_t> positions_, owners_;  // position and chunk of each id
+    std::vector<int32_t> ends_;                // of each chunk, in ids of the batch
     std::vector<Part> parts_;
 };
 

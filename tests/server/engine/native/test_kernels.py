@@ -33,8 +33,8 @@ SHAPES = [
 Array = NDArray[Any]
 
 
-def instructions(name: str) -> Any:
-    return core().choose(name)[0]
+def multiplier(name: str, threads: int = 1) -> Any:
+    return core().Multiplier(core().Pool(threads), core().choose(name)[0])
 
 
 def sparse(rows: int, columns: int, keep: int | None, seed: int) -> Tensor:
@@ -107,7 +107,7 @@ def check_products(weight: Any, layout: Layout, exact: Array, tokens: int, name:
     given = numpy.random.default_rng(tokens).standard_normal((tokens, columns)).astype(numpy.float32)
     given[:, ::7] *= 20
     output = numpy.full((tokens, rows), numpy.nan, numpy.float32)
-    core().multiply([weight], given, [output], core().Pool(2), instructions(name))
+    multiplier(name, threads=2).multiply([weight], given, [output])
     expected, size = rounded(layout, given) @ exact.T, numpy.abs(rounded(layout, given)) @ numpy.abs(exact).T
     assert (numpy.abs(output - expected) <= 2e-6 * size + 1e-30).all()
     line = numpy.empty(columns, numpy.float32)
@@ -151,7 +151,7 @@ def test_scales_of_whole_rows(name: str) -> None:
     weight = core().Weight(kind="int8", rows=19, columns=200, keep=64, group=200, **lines)
     given = numpy.random.default_rng(0).standard_normal((4, 200)).astype(numpy.float32)
     output = numpy.empty((4, 19), numpy.float32)
-    core().multiply([weight], given, [output], core().Pool(1), instructions(name))
+    multiplier(name).multiply([weight], given, [output])
     layout = Quantised(bits=8, group=128, columns=200)
     expected = rounded(layout, given) @ (codes.double() * scales.double()).numpy().T
     assert output == pytest.approx(expected, rel=1e-4, abs=1e-3)
@@ -169,9 +169,10 @@ def test_a_row_of_input_gives_the_same_bits_alone_and_in_a_batch(bits: int) -> N
     for name, change in [(name, change) for name in core().available() for change in (tiled, lambda weight: weight)]:
         batch, alone = numpy.empty((16, 70), numpy.float32), numpy.empty((1, 70), numpy.float32)
         matrix = change(view(layout, parts, 70, 576))
-        core().multiply([matrix], given, [batch], core().Pool(2), instructions(name))
+        multiplier(name, threads=2).multiply([matrix], given, [batch])
+        one_by_one = multiplier(name)
         for token in range(16):
-            core().multiply([matrix], given[token : token + 1], [alone], core().Pool(1), instructions(name))
+            one_by_one.multiply([matrix], given[token : token + 1], [alone])
             assert (alone[0] == batch[token]).all()
 
 
@@ -181,7 +182,7 @@ def test_a_number_that_is_none_is_not_hidden() -> None:
         given = numpy.ones((1, 64), numpy.float32)
         given[0, 3] = bad
         output = numpy.empty((1, 2), numpy.float32)
-        core().multiply([view(layout, parts, 2, 64)], given, [output], core().Pool(1), core().choose()[0])
+        multiplier("").multiply([view(layout, parts, 2, 64)], given, [output])
         assert not numpy.isfinite(output).any()
 
 

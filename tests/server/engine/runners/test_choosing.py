@@ -74,7 +74,7 @@ def test_every_choice_of_the_native_runner_says_why(tmp_path: Path) -> None:
 def test_a_model_without_a_plan_runs_with_transformers_and_says_why(tmp_path: Path) -> None:
     _, choice = chosen(artifact(tmp_path, hidden_act="gelu"))
     assert choice.kernel == "transformers"
-    assert choice.reason.startswith("the native runner cannot be used: its activation is gelu; there are silu")
+    assert choice.reason.startswith("the native runner cannot be used: its activation is gelu; supported are silu")
 
 
 def test_what_was_asked_for_by_name_is_not_replaced(tmp_path: Path) -> None:

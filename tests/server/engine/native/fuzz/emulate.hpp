@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "base/numbers.hpp"
+#include "base/half_precision.hpp"
 
 namespace emulated {
 

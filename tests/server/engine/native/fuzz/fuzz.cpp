@@ -7,8 +7,9 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/instruction_set.hpp"
 #include "base/pool.hpp"
+#include "kernels/instruction_set.hpp"
+#include "kernels/matrices/multiplier.hpp"
 #include "random_matrix.hpp"
 
 using namespace secateur;
@@ -19,7 +20,8 @@ bool compare(const Case& made, const std::vector<float>& input, int64_t tokens, 
              std::vector<float>& bits) {
     const Matrix& matrix = made.matrix;
     std::vector<float> output(tokens * matrix.rows, NAN);
-    multiply(matrix, input.data(), output.data(), tokens, pool, set);
+    Multiplier multiplier(pool, set);
+    multiplier.multiply(matrix, input.data(), output.data(), tokens);
     std::vector<double> x = rounded(matrix, input, tokens);
     for (int64_t t = 0; t < tokens; ++t)
         for (int64_t r = 0; r < matrix.rows; ++r) {
@@ -36,7 +38,7 @@ bool compare(const Case& made, const std::vector<float>& input, int64_t tokens, 
     if (tokens > 0 && matrix.rows > 0 && pick(0, 3) == 0) {  // one token alone: the same bits
         int64_t t = pick(0, tokens - 1);
         std::vector<float> alone(matrix.rows);
-        multiply(matrix, input.data() + t * matrix.columns, alone.data(), 1, pool, set);
+        multiplier.multiply(matrix, input.data() + t * matrix.columns, alone.data(), 1);
         if (std::memcmp(alone.data(), output.data() + t * matrix.rows, matrix.rows * 4)) {
             std::printf("%s: token %ld alone gives other bits than among %ld\n", set.name, long(t), long(tokens));
             return false;

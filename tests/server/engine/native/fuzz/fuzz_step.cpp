@@ -8,7 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "base/instruction_set.hpp"
+#include "kernels/instruction_set.hpp"
 #include "random_model.hpp"
 #include "step/step.hpp"
 

@@ -9,9 +9,9 @@
 #include <random>
 #include <vector>
 
-#include "kernels/matrix.hpp"
-#include "base/numbers.hpp"
-#include "kernels/tiles.hpp"
+#include "kernels/matrices/matrix.hpp"
+#include "base/half_precision.hpp"
+#include "kernels/matrices/tiles.hpp"
 
 namespace secateur {
 

@@ -6,7 +6,7 @@
 
 #include "step/model.hpp"
 #include "random_matrix.hpp"
-#include "step/rows.hpp"
+#include "kernels/rows/row_kernels.hpp"
 
 namespace secateur {
 

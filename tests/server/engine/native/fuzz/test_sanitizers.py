@@ -18,11 +18,12 @@ from tests.conftest import ROOT
 
 HERE = Path(__file__).parent
 NATIVE = ROOT / "server/engine/native"
-KERNELS = [f"kernels/{name}" for name in ("rounding", "portable", "tiles", "multiply", "choose")] + ["base/pool"]
-STEP = ["base/check", "step/step", "step/rows", "step/rows_portable"]
-VECTORS = [f"kernels/avx2/avx2_{name}" for name in ("line", "batch", "halves")]
-VECTORS += [f"kernels/avx512/avx512_{name}" for name in ("codes", "halves")]
-VECTOR_ROWS = ["step/rows_avx2", "step/rows_avx512"]
+MATRICES = [f"kernels/matrices/{name}" for name in ("rounded_input", "portable", "tiles", "multiplier")]
+MATRICES += ["base/pool", "kernels/instruction_set"]
+STEP = ["base/mapping", "step/model", "step/step", "kernels/rows/row_kernels", "kernels/rows/portable"]
+VECTORS = [f"kernels/matrices/avx2/{name}" for name in ("codes_gemv", "codes_gemm", "bf16")]
+VECTORS += [f"kernels/matrices/avx512/{name}" for name in ("codes", "bf16")]
+VECTOR_ROWS = ["kernels/rows/avx2", "kernels/rows/avx512"]
 FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
 AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]
 HAS_AVX512 = {f"avx512{part}" for part in AVX512} <= set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
@@ -45,10 +46,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path_factory.mktemp("sanitizers")
 
     def compiled(source: Path, flags: list[str]) -> str:
-        target = folder / f"{source.stem}-{abs(hash(tuple(flags)))}.o"
+        name = source.relative_to(ROOT).with_suffix("").as_posix()
+        target = folder / f"{name.replace('/', '-')}-{abs(hash(tuple(flags)))}.o"
         if not target.exists():
-            emulated = not HAS_AVX512 and source.stem != "rows_avx512"
-            extra = SIXTEEN_LANES if "avx512" in source.stem and not emulated else []
+            emulated = not HAS_AVX512 and not name.endswith("rows/avx512")
+            extra = SIXTEEN_LANES if "avx512" in name and not emulated else []
             subprocess.run([compiler, *FLAGS, *flags, *extra, "-c", source, "-o", target], check=True)
         return str(target)
 
@@ -75,17 +77,17 @@ def run(program: Path) -> str:
 
 
 def test_random_matrices_agree_and_no_memory_is_misused(build: Build) -> None:
-    program = build("fuzz", KERNELS + VECTORS, WIDE, "address,undefined")
+    program = build("fuzz", MATRICES + VECTORS, WIDE, "address,undefined")
     assert "cases agree on avx512 avx2 portable" in run(program)
 
 
 def test_random_decoders_agree_and_no_memory_is_misused(build: Build) -> None:
-    program = build("fuzz_step", KERNELS + VECTORS + STEP + VECTOR_ROWS, WIDE, "address,undefined")
+    program = build("fuzz_step", MATRICES + VECTORS + STEP + VECTOR_ROWS, WIDE, "address,undefined")
     assert "decoders agree on avx512 avx2 portable" in run(program)
 
 
 def test_threads_of_a_step_do_not_race(build: Build) -> None:
-    program = build("fuzz_step", KERNELS + STEP, [], "thread")  # one instruction set: threads share work alike in all
+    program = build("fuzz_step", MATRICES + STEP, [], "thread")  # one instruction set: threads share work alike in all
     assert "decoders agree on portable" in run(program)
 
 
@@ -98,6 +100,9 @@ def test_every_part_of_a_round_is_done_once(build: Build) -> None:
 
 def test_random_rows_are_sampled_alike_and_no_memory_is_misused(build: Build) -> None:
     program = build(
-        "fuzz_sampling", ["sampling/sampling", "step/rows_portable", "step/rows_avx2"], WIDE, "address,undefined"
+        "fuzz_sampling",
+        ["sampling/sampling", "kernels/rows/portable", "kernels/rows/avx2"],
+        WIDE,
+        "address,undefined",
     )
     assert "rows agree" in run(program)

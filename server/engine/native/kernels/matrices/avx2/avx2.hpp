@@ -1,0 +1,44 @@
+// What the files of the AVX2 kernels share.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "kernels/instruction_set.hpp"
+
+namespace secateur::avx2 {
+
+constexpr int64_t TILE = 16;  // rows that are unpacked together
+
+inline __m256i load(const void* place) { return _mm256_loadu_si256(static_cast<const __m256i*>(place)); }
+inline void store(void* place, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(place), value); }
+
+// Scales of 8 rows as float32 [groups, 8]; rows past `last` are the one before it.
+void transpose_scales(const Matrix& weight, int64_t first, int64_t last, float* out);
+
+// Products with one row of input, and with several.
+void codes_line(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+void codes_batch(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+
+void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+
+// 8 x 8 elements of 32 bits, rows to columns.
+inline void transpose(const __m256i* in, __m256i* out) {
+    __m256i a[8], b[8];
+    for (int i = 0; i < 4; ++i) {
+        a[2 * i] = _mm256_unpacklo_epi32(in[2 * i], in[2 * i + 1]);
+        a[2 * i + 1] = _mm256_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + j + 2]);
+            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + j + 2]);
+        }
+    for (int i = 0; i < 4; ++i) {
+        out[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+        out[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    }
+}
+
+}  // namespace secateur::avx2

@@ -1,0 +1,66 @@
+// What a decoder does beside matrix products: norms, rotations, activations, attention over blocks of a cache, and what
+// drawing a token needs.
+//
+// Each result depends on its own row only, computed in one order, so that a reply is the same whatever is beside it.
+#pragma once
+
+#include <cstdint>
+
+namespace secateur {
+
+struct InstructionSet;
+
+constexpr int32_t block_positions = 32;  // positions in a block of the cache
+constexpr int32_t widest_head = 256;
+constexpr int32_t draw_group = 64;  // logits whose largest is known together
+
+inline int32_t padded(int32_t width) { return (width + 15) / 16 * 16; }  // to the widest register
+
+struct Cache {  // keys and values of one layer, for all blocks
+    // Keys are [block, head, width, position], values [block, head, position, padded width]: so both products of
+    // attention run along a register. bf16, or int8 with one scale for each head and position.
+    bool eight_bits = false;
+    int32_t heads = 0, width = 0;
+    void *keys = nullptr, *values = nullptr;
+    float *key_scales = nullptr, *value_scales = nullptr;  // [block, head, position], null at 16 bits
+
+    int64_t key_offset(int64_t block, int64_t head) const { return (block * heads + head) * width * block_positions; }
+    int64_t value_offset(int64_t block, int64_t head) const {
+        return (block * heads + head) * padded(width) * block_positions;
+    }
+    int64_t scale_offset(int64_t block, int64_t head) const { return (block * heads + head) * block_positions; }
+};
+
+struct Attention {  // consecutive rows of one sequence, for the query heads that share one key head
+    const Cache* cache;
+    const int32_t* blocks;  // the sequence's table
+    const float* query;     // of the first row and head; heads lie beside each other
+    float* output;          // likewise
+    int64_t stride;         // floats from row to row, of both
+    int32_t first, rows;    // position of the first row
+    int32_t head, group;    // key head, and query heads on it
+    int32_t window;         // 0: all
+    float scale, cap;
+};
+
+struct RowKernels {
+    // out = in / rms(in) * weight
+    void (*norm)(const float* in, const float* weight, float* out, int64_t size, float epsilon);
+    void (*add)(float* into, const float* what, int64_t size);
+    void (*scale)(float* values, float factor, int64_t size);
+    void (*cap)(float* values, float cap, int64_t size);
+    // gate = activation(gate) * up
+    void (*gate)(float* gate, const float* up, int64_t size, bool gelu);
+    void (*rotate)(float* head, const float* cosines, const float* sines, int32_t width);
+    // Writes one head's key and value [width] at `place` of `block`.
+    void (*store)(const Cache& cache, int64_t block, int32_t head, int32_t place, const float* key, const float* value);
+    void (*attend)(const Attention& what);
+    // The largest of each `draw_group` values, NaN where one of them is; to out [size / draw_group, rounded up].
+    void (*maxima)(const float* values, int64_t size, float* out);
+    // out = e^((values - top) * factor), their sum returned; at most `draw_group` of them, and out has room for all.
+    double (*weigh)(const float* values, int64_t size, float top, double factor, double* out);
+};
+
+const RowKernels& row_kernels(const InstructionSet& set);
+
+}  // namespace secateur
