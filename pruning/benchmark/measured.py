@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 
 from pruning.errors import DataError
-from pruning.model.weights import write_bytes
 from server.artifact.checkpoint.lineage import Recovery
+from server.storage.files import write_atomically
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,4 +43,4 @@ def write(path: Path, results: dict[str, Result]) -> None:
     """Write all results, in an order of their own."""
     ordered = sorted(results.values(), key=lambda result: (result.group, result.name, result.seed, result.recipe))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pruning.benchmark.measured import Result, read
 from pruning.errors import DataError
-from pruning.model.weights import write_bytes
+from server.storage.files import write_atomically
 
 GOALS = (
     ("the pattern of CUDA's sparse kernels", r"2:4"),
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m pruning.benchmark.which ROWS.json PAGE.md", file=sys.stderr)
         return 2
     try:
-        write_bytes(Path(arguments[1]), page(list(read(Path(arguments[0])).values())).encode())
+        write_atomically(Path(arguments[1]), page(list(read(Path(arguments[0])).values())).encode())
     except DataError as error:
         print(f"secateur: {error.message}", file=sys.stderr)
         return 2

@@ -125,12 +125,12 @@ def _explain(artifact: "Artifact", drawing: Path) -> None:
     """Print what each layer of `artifact` lost and why, and draw it as an SVG."""
     from pruning.evaluation.report.layer_chart import svg
     from pruning.evaluation.report.layer_losses import explanation, grids
-    from pruning.model.weights import write_bytes
+    from server.storage.files import write_atomically
 
     print(f"\n{explanation(artifact.lineage)}")
     if layers := grids(artifact.lineage):
         drawing.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(drawing, svg(artifact.path.name, layers).encode())
+        write_atomically(drawing, svg(artifact.path.name, layers).encode())
         print(f"drawn in {drawing}")
 
 

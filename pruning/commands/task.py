@@ -15,7 +15,7 @@ import msgspec
 from pruning.data.faq import markdown, pod
 from pruning.data.faq.blocks import Block, pairs
 from pruning.errors import TaskError
-from pruning.model.weights import write_bytes
+from server.storage.files import write_atomically
 
 Reader = Callable[[str], list[Block]]
 
@@ -77,8 +77,8 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
     name = re.sub(r"[^\w.-]", "-", output.stem)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(items_file, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
-        write_bytes(output, TASK.format(name=name, items=items_file.name).encode())
+        write_atomically(items_file, b"".join(msgspec.json.encode(item) + b"\n" for item in items))
+        write_atomically(output, TASK.format(name=name, items=items_file.name).encode())
     except OSError as error:
         raise TaskError(f"{error.filename or output} cannot be written: {error.strerror or error}") from None
     return f"{output}: {len(items)} question/answer pairs from {len({item['source'] for item in items})} pages"

@@ -4,7 +4,6 @@ One tensor is in memory at a time; nothing here writes to the model it reads.
 """
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pruning.errors import ModelRefused, refusing
+from server.storage.files import write_atomically
 
 
 class Source(Protocol):
@@ -197,21 +197,8 @@ def _index(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file beside `path` and rename it: whole after a kill at any moment, or not there."""
-    write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, make it durable, and rename it into place."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a safetensors file atomically: whole after a kill at any moment, or not there."""
+    write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def parameters(source: Source) -> tuple[int, int]:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
-from pruning.model.weights import write_bytes
 from pruning.progress import Progress
+from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Sweep:
                 with self.blocks.loaded(index):
                     notes.append(visit(BlockView(self, index)))
                 self._files[(index + 1) % self._count].flush()
-                write_bytes(self._journal, json.dumps(notes).encode())
+                write_atomically(self._journal, json.dumps(notes).encode())
         return notes
 
     def states(self, index: int) -> Tensor:
@@ -162,7 +162,7 @@ class Sweep:
                     self.states(0)[rows] = states
         if notes is None:
             self._files[0].flush()
-            write_bytes(self._journal, b"[]")
+            write_atomically(self._journal, b"[]")
         return notes or []
 
     def _map(self, shape: tuple[int, ...]) -> None:
@@ -205,7 +205,7 @@ class Following(Sweep):
     def flush(self, index: int) -> None:
         """Write the states before block `index` out, as those before `index` - 1 are given up with the next block."""
         self._files[index % 2].flush()
-        write_bytes(self._journal, json.dumps([{}] * index).encode())
+        write_atomically(self._journal, json.dumps([{}] * index).encode())
         self._done = index
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks
-from pruning.model.weights import Shards, write_bytes, write_file
+from pruning.model.weights import Shards, write_file
 from pruning.passes.calibration import Note, Sweep, mapped, pass_on
 from pruning.progress import Progress
+from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Backward:
         for file in self._files:
             file.flush()
         notes.append(note)
-        write_bytes(self._journal, json.dumps(notes).encode())
+        write_atomically(self._journal, json.dumps(notes).encode())
 
     def _tidy(self) -> None:
         """Remove the files of the states; a full journal says that they are not needed again."""

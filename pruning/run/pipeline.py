@@ -19,7 +19,7 @@ from pruning.data.spelling import spell
 from pruning.evaluation.scoring.perplexity import Int8, perplexity
 from pruning.model import base as bases
 from pruning.model.versions import versions
-from pruning.model.weights import Source, write_bytes
+from pruning.model.weights import Source
 from pruning.recipe.options import (
     AWQ,
     Continue,
@@ -55,6 +55,7 @@ from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter, publish
 from server.errors import ArtifactError
+from server.storage.files import write_atomically
 from server.storage.lock import locked
 from server.text import tokenizer_files
 
@@ -123,7 +124,7 @@ def begin(work: Path, inputs: Inputs) -> None:
     if not begun(work, inputs.identity):
         if clear(work):
             logger.info("%s was begun with another recipe, other data or another version: starting anew", work)
-        write_bytes(work / IDENTITY, json.dumps(mark(inputs.identity)).encode())
+        write_atomically(work / IDENTITY, json.dumps(mark(inputs.identity)).encode())
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
@@ -150,10 +151,10 @@ def documented(candidate: Artifact, lineage: record.Lineage) -> Artifact:
     documents = {card.FILE: card.render, bom.FILE: bom.render}  # the second lists the digest of the first
     files = {name: digest for name, digest in lineage.files.items() if name not in documents}
     for name, render in documents.items():
-        write_bytes(candidate.path / name, render(msgspec.structs.replace(lineage, files=files), candidate.config))
+        write_atomically(candidate.path / name, render(msgspec.structs.replace(lineage, files=files), candidate.config))
         files = files | {name: record.digest_of(candidate.path / name)}
     complete = msgspec.structs.replace(lineage, files=files)
-    write_bytes(candidate.path / record.FILE, record.encoded(complete))
+    write_atomically(candidate.path / record.FILE, record.encoded(complete))
     return Artifact(candidate.path, complete, candidate.config)
 
 
@@ -172,7 +173,7 @@ def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str
     size = inputs.base.size
     figures = {"perplexity": {"dense": before, "int8": int8}, "bytes": {"dense": size, "int8": size - rounded.saved}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, json.dumps(figures).encode())
+    write_atomically(path, json.dumps(figures).encode())
     return figures
 
 

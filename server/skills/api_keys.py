@@ -4,7 +4,6 @@ The file holds the SHA-256 of each key, never a key. Whoever cannot read it lets
 damaged is a file without keys.
 """
 
-import fcntl
 import hashlib
 import hmac
 import logging
@@ -21,7 +20,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from server.errors import ConfigError
-from server.storage.files import flush
+from server.storage.files import replacing
+from server.storage.lock import FileLock
 
 KEY_ID = 12  # digits of the digest by which a key is called in lists and in the ledger
 Admin = Literal["", "metrics", "all"]
@@ -138,33 +138,25 @@ def revoke(path: Path, id: str) -> Key:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[Book]:
-    """The file's keys, which nobody else changes meanwhile."""
+    """The file's keys, which no other process changes during the `with` block."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = FileLock(path.with_name(path.name + ".lock"), wait=True, mode=0o600)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with lock:
         yield read(path) if path.exists() else Book()
-    finally:
-        os.close(handle)
 
 
 def _write(path: Path, book: Book) -> None:
-    """All or nothing; a new file is for its owner only, one that is replaced stays whose it was."""
-    beside = path.with_name(path.name + ".new")
+    """Replace the file atomically; a new one is readable by its owner only, an old one keeps owner, group and mode."""
     try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            _inherit(path, handle)
-            file.write(msgspec.json.format(msgspec.json.encode(book)))
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        flush(path.parent)
+        with replacing(path) as partial:
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                _inherit(path, handle)
+                file.write(msgspec.json.format(msgspec.json.encode(book)))
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 

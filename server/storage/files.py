@@ -1,13 +1,49 @@
-"""What makes a change of files survive a loss of power."""
+"""Atomic, durable changes of files: a reader, also after a loss of power, finds the old content or the new, whole."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def flush(path: Path) -> None:
-    """Write out a file, or a directory's entries: a rename counts once the directory is written."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file `path` by one with `content`, atomically and durably."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Yield a path to write a file to, which replaces `path` at the end of the `with` block, atomically and durably.
+
+    The file is written beside `path` as `NAME.partial`, or to `partial`, which must be on the same file system. If the
+    block raises, it is removed and `path` stays as it was.
+    """
+    partial = partial or path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        sync(partial)
+        move(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or folder durably; a file at `target` is replaced."""
+    source.replace(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the files in `folder` and its entries to the disk."""
+    for path in [*folder.iterdir(), folder]:
+        sync(path)

@@ -23,11 +23,11 @@ from pruning.evaluation.scoring.scores import Scores
 from pruning.evaluation.tasks.task import Behaviour, Task
 from pruning.model.settings import positions
 from pruning.model.versions import versions
-from pruning.model.weights import write_bytes
 from server.artifact.checkpoint.lineage import WEIGHTS
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.choice import Choice
 from server.engine.runners.choosing import Wanted, choices, load_runner
+from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class _Run:
             scores = carry_out(self._plan, scored, self._base, f"evaluating the {name} model")
         if self._behaviour and name == BASE:
             self._base = scored
-        write_bytes(path, msgspec.json.encode(scores))
+        write_atomically(path, msgspec.json.encode(scores))
         del runner, scored, changed
         gc.collect()  # the runner and its model refer to each other
         return scores

@@ -9,9 +9,9 @@ from pruning.evaluation.comparison.results import Results, results
 from pruning.evaluation.comparison.verdict import table
 from pruning.evaluation.report.page import page
 from pruning.evaluation.tasks import task as tasks
-from pruning.model.weights import write_bytes
 from server.artifact.checkpoint.reader import Artifact, find_base
 from server.engine.runners.choosing import Wanted
+from server.storage.files import write_atomically
 
 GATE_FAILED = 3
 """The exit code for it."""
@@ -37,8 +37,8 @@ def reported(compared: Compared, folder: Path) -> Results:
     found, task = results(compared), compared.task
     folder.mkdir(parents=True, exist_ok=True)
     text = msgspec.json.format(msgspec.json.encode(found), indent=2)
-    write_bytes(folder / f"{task.name}.json", text)
-    write_bytes(folder / f"{task.name}.html", page(found).encode())
+    write_atomically(folder / f"{task.name}.json", text)
+    write_atomically(folder / f"{task.name}.html", page(found).encode())
     print(table(found))
     print(f"\nThe report: {folder / task.name}.html and .json")
     return found

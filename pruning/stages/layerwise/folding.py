@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model.blocks import is_linear, weight_of
-from pruning.model.weights import write_bytes
 from pruning.passes.calibration import BlockView
+from server.storage.files import write_atomically
 
 TOLERANCE = 1e-3
 """A fold may change the block's output by this much of what scaling the layers alone changes: rounding, no more."""
@@ -74,7 +74,7 @@ class Folder:
             if (_trial(view, users.values(), fold, scale) - expected).norm() < TOLERANCE * effect:
                 return fold
             self._failed.add((who, fold.name, fold.offset))
-            write_bytes(self._memory, json.dumps(sorted(self._failed)).encode())
+            write_atomically(self._memory, json.dumps(sorted(self._failed)).encode())
         return None
 
 

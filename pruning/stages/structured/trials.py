@@ -16,10 +16,10 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
-from pruning.model.weights import write_bytes
 from pruning.passes.calibration import Note, mapped
 from pruning.passes.gradients import next_token_loss
 from pruning.progress import Progress
+from server.storage.files import write_atomically
 
 
 class Trials:
@@ -46,7 +46,7 @@ class Trials:
             self._step = progress.step
             while len(notes) < count:
                 notes.append(self._try(states, first, calls, [note["block"] for note in notes]))
-                write_bytes(self._journal, json.dumps(notes).encode())
+                write_atomically(self._journal, json.dumps(notes).encode())
         self._states_file.unlink()
         return notes
 

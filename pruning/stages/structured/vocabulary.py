@@ -21,7 +21,7 @@ from pruning.data.spelling import spell
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.model import base
 from pruning.model.settings import positions, settings_of
-from pruning.model.weights import Rows, parameters, write_bytes
+from pruning.model.weights import Rows, parameters
 from pruning.progress import Progress
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.sources import SELF
@@ -29,6 +29,7 @@ from pruning.stages.context import Model, Place
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured import tokens
 from server.artifact.checkpoint.lineage import Step
+from server.storage.files import write_atomically
 from server.text import tokenizer_files
 from server.text.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, special_tokens
 
@@ -109,7 +110,7 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice
     logger.info("%d of %d tokens stay, which are %.2f %% of the text", len(kept), len(ids), 100 * covered)
     choice = Choice(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
     place.folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, msgspec.json.encode(choice))
+    write_atomically(file, msgspec.json.encode(choice))
     return choice
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pruning.model.weights import Shards
 from pruning.stages.training.mixture import Mixture
 from server.artifact.checkpoint.safetensors_file import SafetensorsFile
+from server.storage.files import replacing
 
 ENTRY = "state"
 
@@ -83,15 +84,13 @@ class Journal:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Stream `tensors` into a file beside `path` and rename it; nothing half written is left behind."""
-    partial = path.with_name(path.name + ".partial")
-    file = SafetensorsFile(partial)
-    try:
-        for name, tensor in tensors.items():
-            file.add(name, tensor.cpu())
-        file.close(metadata)
-        partial.replace(path)
-    finally:
-        file.abandon()
-        partial.unlink(missing_ok=True)
-        file.clear()
+    """Write `tensors` to `path` atomically, one in memory at a time."""
+    with replacing(path) as partial:
+        file = SafetensorsFile(partial)
+        try:
+            for name, tensor in tensors.items():
+                file.add(name, tensor.cpu())
+            file.close(metadata)
+        finally:
+            file.abandon()
+            file.clear()

@@ -5,7 +5,6 @@ read with aligned 64-byte loads; the library's own writer aligns to 8 only.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ class SafetensorsFile:
         (self._aligned if whole else self._rest).add(name, tensor)
 
     def close(self, metadata: dict[str, str]) -> None:
-        """Write the file, flushed to the disk, and remove the data files."""
+        """Write the file and remove the data files."""
         size = self._aligned.file.tell()
         self.abandon()
         entries = self._aligned.shifted(0) | self._rest.shifted(size)
@@ -52,8 +51,6 @@ class SafetensorsFile:
             for data in (self._aligned, self._rest):
                 with data.path.open("rb") as source:
                     shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
         self.clear()
 
     def abandon(self) -> None:

@@ -16,7 +16,7 @@ from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packe
 from server.artifact.checkpoint.packing import choose_layout, pack, pack_unstructured
 from server.artifact.checkpoint.quantised import pack_quantised, with_zeros
 from server.artifact.checkpoint.safetensors_file import SafetensorsFile
-from server.storage.files import flush
+from server.storage.files import move, sync_folder
 
 
 class CheckpointWriter:
@@ -75,8 +75,7 @@ class CheckpointWriter:
         files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
         complete = msgspec.structs.replace(lineage, files=files)
         (self._partial / record.FILE).write_bytes(record.encoded(complete))
-        for path in [*self._partial.iterdir(), self._partial]:
-            flush(path)
+        sync_folder(self._partial)
         publish(self._partial, self.path)
         return complete
 
@@ -87,8 +86,7 @@ def publish(made: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)
-    made.rename(path)
-    flush(path.parent)
+    move(made, path)
     shutil.rmtree(old, ignore_errors=True)
 
 

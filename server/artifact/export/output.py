@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from server.errors import ExportError
-from server.storage.files import flush
+from server.storage.files import move, sync_folder
 
 INSIDE = "secateur-export"
 """All that lies in the directory beside `path`: so it is known as ours where an export was killed."""
@@ -26,10 +26,8 @@ def fresh(path: Path) -> Iterator[Path]:
         folder = partial / INSIDE
         folder.mkdir(parents=True)
         yield folder
-        for file in [*folder.iterdir(), folder]:
-            flush(file)
-        folder.rename(path)
-        flush(path.parent)
+        sync_folder(folder)
+        move(folder, path)
     except OSError as error:
         raise ExportError(f"{error.filename or path} cannot be written: {error.strerror or error}") from None
     finally:

@@ -4,7 +4,6 @@ OpenSSF's own verifier reads what is signed with an elliptic curve; Ed25519 diff
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from msgspec import Meta
 from server.artifact.checkpoint.lineage import FILE, SIGNATURE, Lineage, decoded, digest_of
 from server.artifact.signing.keys import PrivateKey, Signer, Signers, hint, sign
 from server.errors import SignatureError
-from server.storage.files import flush
+from server.storage.files import replacing
 
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -147,17 +146,9 @@ def _verified(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, s
 
 
 def write(directory: Path, content: bytes) -> None:
-    """Put the signature in place whole; what a kill leaves lies beside the artifact, which admits no unknown file."""
-    partial = directory.with_name(f"{directory.name}.{SIGNATURE}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(directory / SIGNATURE)
-        flush(directory)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the signature atomically, by way of a file outside the artifact, which admits no unknown files."""
+    with replacing(directory / SIGNATURE, directory.with_name(f"{directory.name}.{SIGNATURE}.partial")) as partial:
+        partial.write_bytes(content)
 
 
 def _read(path: Path) -> Bundle:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pruning.model.weights import Overlay, Renamed, Shards, parameters, write_bytes, write_file
+from pruning.model.weights import Overlay, Renamed, Shards, parameters, write_file
+from server.storage.files import write_atomically
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def test_views_are_written_as_they_look(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    write_bytes(path, b"old")
+    write_atomically(path, b"old")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("lost")))
     with pytest.raises(OSError, match="lost"):
-        write_bytes(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -11,8 +11,8 @@ import pytest
 from pruning.commands.__main__ import main
 from pruning.run import output, pipeline
 from pruning.stages.inputs import base_artifact
-from server.artifact.checkpoint import writer
 from server.artifact.checkpoint.reader import Artifact
+from server.storage import files
 
 Write = Callable[..., Path]
 WANDA = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "wanda", sparsity = "2:4" }\n'
@@ -134,13 +134,13 @@ def test_killed_once_it_stood_there_nothing_is_left_by_the_next_run(
             (work / output.IDENTITY).unlink()
         raise KeyboardInterrupt
 
-    def flush(folder: Path) -> None:
+    def sync(folder: Path) -> None:
         if folder == tmp_path:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         if when == "before the old one goes":
-            patch.setattr(writer, "flush", flush)
+            patch.setattr(files, "sync", sync)
         else:
             patch.setattr(pipeline, "clear", clear)
         assert prune(path, place, cache) == 130

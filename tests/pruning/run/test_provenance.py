@@ -13,11 +13,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from pruning.commands.__main__ import main
-from pruning.model.weights import write_bytes
 from server.artifact.checkpoint import card, chain
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
+from server.storage.files import write_atomically
 from tests.pruning.conftest import RECIPE, SPARSEGPT
 
 Write = Callable[[str], Path]
@@ -134,7 +134,7 @@ def test_killed_between_the_documents_and_the_record_it_puts_the_artifact_togeth
         if path.name == record.FILE:
             raise KeyboardInterrupt
         written.append(path.name)
-        write_bytes(path, content)
+        write_atomically(path, content)
 
     path = recipe(SPARSEGPT)
     with monkeypatch.context() as patch:

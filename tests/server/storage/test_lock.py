@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from server.errors import Busy, Unlockable
-from server.storage.lock import locked
+from server.storage.lock import FileLock, locked
 
 
 def test_a_second_holder_is_told_what_the_first_does(tmp_path: Path) -> None:
@@ -27,3 +29,22 @@ def test_a_file_system_without_locks_is_not_called_busy(tmp_path: Path, monkeypa
         Unlockable, match=r"lock cannot be locked \(No locks available\): use a directory on another disk"
     ):
         locked(tmp_path / "lock", "testing").__enter__()
+
+
+def test_a_lock_names_its_holder_and_can_be_waited_for(tmp_path: Path) -> None:
+    file, taken = tmp_path / "lock", threading.Event()
+
+    def wait() -> None:
+        with FileLock(file, wait=True):
+            taken.set()
+
+    with FileLock(file, mode=0o600):
+        assert file.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(Busy) as error:
+            FileLock(file)
+        assert error.value.process == str(os.getpid())
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not taken.is_set()
+    waiting.join()
+    assert taken.is_set()

@@ -14,10 +14,10 @@ from time import monotonic
 
 import msgspec
 
-from pruning.model.weights import write_bytes
 from pruning.progress import Progress
 from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import WORST, finite
+from server.storage.files import write_atomically
 
 Mixture = tuple[int, ...]
 """The level of each block; 0 removes least."""
@@ -115,4 +115,4 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
 
 def _write(file: Path, state: Evolution) -> None:
     """Keep the state."""
-    write_bytes(file, json.dumps(msgspec.to_builtins(state)).encode())
+    write_atomically(file, json.dumps(msgspec.to_builtins(state)).encode())
