@@ -14,7 +14,7 @@ COLUMNS = ("text", "messages")
 """What is taken where no column is named."""
 
 
-class Reference(NamedTuple):
+class DatasetReference(NamedTuple):
     """What a source names; empty parts are left to the dataset."""
 
     name: str
@@ -23,7 +23,7 @@ class Reference(NamedTuple):
     column: str = ""
 
     @classmethod
-    def parse(cls, source: str) -> "Reference":
+    def parse(cls, source: str) -> "DatasetReference":
         """The parts of `source`; raises DataError where there are too many or the name is missing."""
         parts = re.split(r":(?![^\[]*\])", source.removeprefix(PREFIX))
         if len(parts) > 4 or not parts[0]:
@@ -33,7 +33,7 @@ class Reference(NamedTuple):
 
 def column(source: str) -> list[Any]:
     """The values of the column that `source` names; raises DataError where it cannot be had."""
-    wanted = Reference.parse(source)
+    wanted = DatasetReference.parse(source)
     rows = _load(wanted, source)
     names = list(rows.column_names)
     found = wanted.column or next((name for name in COLUMNS if name in names), None)
@@ -42,7 +42,7 @@ def column(source: str) -> list[Any]:
     return list(rows[found])
 
 
-def _load(wanted: Reference, source: str) -> Any:
+def _load(wanted: DatasetReference, source: str) -> Any:
     """The dataset, or DataError with what went wrong."""
     try:
         import datasets

@@ -25,9 +25,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from pruning.errors import ModelRefused, refusing
 from pruning.model.blocks import prunable_blocks
 from pruning.model.gguf_file import Header
-from pruning.model.settings import license_of, settings_of, text_of
+from pruning.model.settings import json_text, license_of, read_settings
 from pruning.model.versions import versions
-from pruning.model.weights import InMemory, Shards, Source, checkpoint_files
+from pruning.model.weights import InMemory, Shards, WeightSource, checkpoint_files
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
@@ -69,7 +69,7 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load(config: Mapping[str, Any], source: Source, dtype: torch.dtype) -> nn.Module:
+def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype) -> nn.Module:
     """The model that `config` describes with every parameter of `source` in memory; tied ones stay tied."""
     network = skeleton(config)
     loaded: dict[int, nn.Parameter] = {}
@@ -128,15 +128,15 @@ def _refuse_files(path: Path) -> None:
         if not (path / name).exists():
             raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
     for name in (name for name in tokenizer_files.NAMES if name.endswith(".json")):
-        settings_of(path / name)
+        read_settings(path / name)
 
 
 def _import_directory(path: Path, digest: str, target: Path) -> None:
     """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
     _refuse_files(path)
-    config = settings_of(path / "config.json")
+    config = read_settings(path / "config.json")
     artifact = (path / record.FILE).exists()
-    source: Source = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
+    source: WeightSource = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
     _refuse_endless(config, len(source.names()))
     model = skeleton(config)
     prunable_blocks(model)  # refused before anything is copied
@@ -185,7 +185,7 @@ def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
             raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
 
 
-def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
+def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: WeightSource) -> None:
     """Raise ModelRefused for a stored buffer that differs from the model's own: an artifact holds weights alone."""
     state = model.state_dict()
     for name in sorted(found.keys() & state.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()):
@@ -193,7 +193,7 @@ def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: Source
             raise ModelRefused(f"the files hold {name}, a constant that an artifact would not keep")
 
 
-def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: Source) -> None:
+def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: WeightSource) -> None:
     """Raise ModelRefused where tensors that config.json ties differ; say which ones have no place in the model."""
     assert isinstance(model, PreTrainedModel)
     first: dict[int, str] = {}
@@ -237,7 +237,7 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
         for name, parameter in model.named_parameters():
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
-        writer.text("generation_config.json", text_of(ends))
+        writer.text("generation_config.json", json_text(ends))
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         for name, text in header.tokenizer_files(tokenizer).items():
             writer.text(name, text)
@@ -246,7 +246,7 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
 
 def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
     """Add the configuration and the lineage."""
-    writer.text("config.json", text_of({**config, "dtype": "bfloat16"}))
+    writer.text("config.json", json_text({**config, "dtype": "bfloat16"}))
     writer.finish(lineage)
 
 

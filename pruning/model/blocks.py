@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import ModelRefused, refusing
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 
 LINEAR_SHARE = 0.8
 """Less of a block's weights than this in linear layers means that most are elsewhere, in fused experts for instance."""
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 class Blocks:
     """The blocks of `model`, whose weights are on the meta device until they are loaded from `source`."""
 
-    def __init__(self, model: nn.Module, source: Source) -> None:
+    def __init__(self, model: nn.Module, source: WeightSource) -> None:
         self.model = model
         self.path, self._stack = prunable_blocks(model)
         self._source = source
@@ -233,7 +233,7 @@ def _with_extras(state: Tensor, extras: tuple[Any, ...] | None) -> Any:
     return state if extras is None else (state, *extras)
 
 
-def _source_names(model: nn.Module, source: Source) -> dict[str, str]:
+def _source_names(model: nn.Module, source: WeightSource) -> dict[str, str]:
     """Each tensor of `model` and the name that `source` has it under; tied ones share one."""
     first: dict[int, str] = {}
     names = {}

@@ -7,7 +7,7 @@ from gguf import GGUFReader, LlamaFileType
 from tokenizers import Tokenizer, pre_tokenizers
 
 from pruning.errors import ModelRefused
-from pruning.model.settings import text_of
+from pruning.model.settings import json_text
 from server.artifact.checkpoint.lineage import Base
 
 SCALED = ("rope_freqs", "rope_factors")
@@ -62,7 +62,7 @@ class Header:
         settings = {**converted.special_tokens_map, "tokenizer_class": "PreTrainedTokenizerFast"}
         if converted.chat_template:
             settings["chat_template"] = converted.chat_template
-        return {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": text_of(settings)}
+        return {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json_text(settings)}
 
     def _text(self, name: str) -> str:
         """A text, or nothing."""

@@ -9,7 +9,7 @@ from typing import Any
 from pruning.errors import ModelRefused
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """The object in the file `path`, or an empty one where there is none; raises ModelRefused for other content."""
     if not path.exists():
         return {}
@@ -36,6 +36,6 @@ def license_of(folder: Path) -> str:
     return match[1] if match else "unknown"
 
 
-def text_of(values: Mapping[str, Any]) -> str:
+def json_text(values: Mapping[str, Any]) -> str:
     """The text of a configuration file."""
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -17,7 +17,7 @@ from pruning.errors import ModelRefused, refusing
 from server.storage.files import write_atomically
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """Hands out the weights of a model one by one, under their Hugging Face names."""
 
     def names(self) -> list[str]:
@@ -57,7 +57,7 @@ class Shards:
 class Overlay:
     """`source` with the tensors of some safetensors files in place of its own."""
 
-    def __init__(self, source: Source, files: Sequence[Path]) -> None:
+    def __init__(self, source: WeightSource, files: Sequence[Path]) -> None:
         self._source = source
         self._changed = Shards(files)
         self._names = set(self._changed.names())
@@ -74,11 +74,11 @@ class Overlay:
         """The scales of the same weight: one that was replaced by an unquantised one has none."""
         return self._of(name).scales(name)
 
-    def _of(self, name: str) -> Source:
+    def _of(self, name: str) -> WeightSource:
         return self._changed if name in self._names else self._source
 
 
-class InMemory(Source):
+class InMemory(WeightSource):
     """Tensors that are in memory."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -93,10 +93,10 @@ class InMemory(Source):
         return self._tensors[name]
 
 
-class Renamed:
+class RenamedWeights:
     """`source` under other names; what `names` leaves out is gone."""
 
-    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+    def __init__(self, source: WeightSource, names: Mapping[str, str]) -> None:
         self._source = source
         self._names = names  # new name -> name in the source
 
@@ -116,7 +116,7 @@ class Renamed:
 class Rows:
     """`source` with only the given `rows`, their numbers in order, of the tensors `names`."""
 
-    def __init__(self, source: Source, names: Collection[str], rows: Sequence[int]) -> None:
+    def __init__(self, source: WeightSource, names: Collection[str], rows: Sequence[int]) -> None:
         self._source = source
         self._cut = set(names)
         self._rows = torch.tensor(rows)
@@ -139,7 +139,7 @@ class Rows:
 class Unrounded:
     """`source` with its quantised weights as they were before the stage that quantised them, where it is known."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._source = source
 
     def names(self) -> list[str]:
@@ -149,8 +149,8 @@ class Unrounded:
     def tensor(self, name: str) -> Tensor:
         """The weight before it was quantised."""
         source = self._source
-        while isinstance(source, Renamed | Overlay):
-            if isinstance(source, Renamed):
+        while isinstance(source, RenamedWeights | Overlay):
+            if isinstance(source, RenamedWeights):
                 name = source._names[name]
             elif source._of(name) is not source._source and source.scales(name) is None:
                 break
@@ -201,7 +201,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def parameters(source: Source) -> tuple[int, int]:
+def parameters(source: WeightSource) -> tuple[int, int]:
     """The number of parameters in `source`, and how many of them are exactly zero."""
     total = zeros = 0
     for name in source.names():

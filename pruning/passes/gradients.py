@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Shards, write_file
-from pruning.passes.calibration import Note, Sweep, mapped, pass_on
+from pruning.passes.sweep import Note, Sweep, mapped, pass_on
 from pruning.progress import Progress
 from server.storage.files import write_atomically
 

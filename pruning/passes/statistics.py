@@ -223,7 +223,7 @@ class BlockInfluence:
 S = TypeVar("S", bound=Statistic)
 
 
-class Observed:
+class InputStatistics:
     """The statistics of the inputs of one linear layer, by their type: `observed[Gram].value`."""
 
     def __init__(self, needs: tuple[type[Statistic], ...], columns: int, layer: str = Statistic.layer) -> None:
@@ -244,7 +244,7 @@ class Observed:
         for statistic in self._statistics.values():
             statistic.update(inputs)
 
-    def with_moments(self, moments: Mapping[int, Tensor]) -> "Observed":
+    def with_moments(self, moments: Mapping[int, Tensor]) -> "InputStatistics":
         """These very statistics, which layers may share, and the moments of one layer's own gradients."""
         observed = copy(self)
         observed.moments = moments

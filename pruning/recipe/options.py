@@ -163,7 +163,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         raise NotImplementedError
 
 
-class Reading(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TextTraining(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Training on one text."""
 
     source: str | None = None
@@ -177,7 +177,7 @@ class Reading(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return (self.source,)
 
 
-class Distill(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="distill"):
+class Distill(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="distill"):
     """Train what is left towards the base's own predictions; pruned weights stay exactly zero."""
 
     temperature: Annotated[float, Meta(gt=0)] = 1.0
@@ -226,7 +226,7 @@ class Continue(Training, frozen=True, forbid_unknown_fields=True, kw_only=True, 
             raise ValueError(f"two domains are named {twice[0]}")
 
 
-class Shear(Reading, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="shear"):
+class Shear(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="shear"):
     """Learn which layers, hidden dimensions, KV groups and feed-forward units stay, while the weights are trained."""
 
     layers: Count | None = None

@@ -15,22 +15,22 @@ from typing import Any
 
 import msgspec
 
-from pruning.data.spelling import spell
+from pruning.data.retokenise import retokenise
 from pruning.evaluation.scoring.perplexity import Int8, perplexity
 from pruning.model import base as bases
 from pruning.model.versions import versions
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.recipe.options import (
     AWQ,
     Continue,
     Depth,
     Distill,
     Layerwise,
-    Reading,
     Reconstruct,
     Round,
     Shear,
     Stage,
+    TextTraining,
     Training,
     Vocabulary,
     Width,
@@ -134,7 +134,7 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
     model = Model(candidate.config, candidate)
     before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
-    windows = ids if same else spell(ids, before, after)
+    windows = ids if same else retokenise(ids, before, after)
     pruned = perplexity(model, windows, work / "evaluation-pruned", "evaluating the pruned model")
     evaluation = record.Evaluation(
         data=data,
@@ -217,7 +217,7 @@ def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[Model, tuple[record
     digest = weights_digest(model.source) if team.leads else ""
     for number, stage in enumerate(inputs.recipe.stages):
         before, place = model.source, Place(inputs, work / f"stage-{number}", team)
-        if isinstance(stage, Reading | Continue):
+        if isinstance(stage, TextTraining | Continue):
             with team.first():
                 sample(stage, inputs)
         with nullcontext() if isinstance(stage, Training) else team.first():
@@ -245,7 +245,7 @@ def _check(work: Path, inputs: Inputs, team: Team) -> None:
             config = CHECK[type(stage)](stage, config, Place(inputs, work / f"stage-{number}"))
 
 
-def _warn_of_lost_scales(before: Source, after: Source) -> None:
+def _warn_of_lost_scales(before: WeightSource, after: WeightSource) -> None:
     """Say that weights which were quantised no longer are."""
     kept = set(before.names()) & set(after.names())
     gone = sorted(name for name in kept if before.scales(name) is not None and after.scales(name) is None)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pruning.model import base
 from pruning.model.blocks import Blocks
-from pruning.model.weights import Source
-from pruning.passes.calibration import Note, Sweep
+from pruning.model.weights import WeightSource
 from pruning.passes.gradients import Moments, moments
+from pruning.passes.sweep import Note, Sweep
 from pruning.stages.inputs import Inputs
 from pruning.stages.team import ALONE, Team
 
@@ -25,7 +25,7 @@ class Model(NamedTuple):
     """A model between two stages."""
 
     config: dict[str, Any]
-    source: Source
+    source: WeightSource
     files: Mapping[str, str] = {}
     """What the last stage made of the base's other files, by their names; those that it left alone are not here."""
 

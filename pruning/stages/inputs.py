@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning.data.documents import digest_of_source
 from pruning.data.draw import Draw, data_record, draw
 from pruning.data.encoder import Encoder
-from pruning.data.samples import own_samples
+from pruning.data.self_calibration import sample_base
 from pruning.errors import RecipeError
 from pruning.model.settings import positions
 from pruning.recipe.options import Training, Vocabulary
@@ -91,7 +91,7 @@ def _lengths(recipe: Recipe) -> dict[str, int]:
 def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:
     """The ids to calibrate on, of a text or of the base's own writing."""
     if wanted.source == SELF:
-        ids = own_samples(base, wanted.sequences, wanted.tokens, wanted.seed)
+        ids = sample_base(base, wanted.sequences, wanted.tokens, wanted.seed)
         return ids, data_record(SELF, ids, wanted.seed)
     return draw(Draw(wanted.source, wanted.buckets, wanted.sequences, wanted.tokens, wanted.seed), encoder)
 

@@ -12,7 +12,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.passes.statistics import Gram, Observed, Spectrum, Statistic
+from pruning.passes.statistics import Gram, InputStatistics, Spectrum, Statistic
 from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.technique import Technique
@@ -34,7 +34,7 @@ class ADMM(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place and update what stays; never worse than SparseGPT's result."""
         start = weight.clone()
         SparseGPT(self.sparsity, damping=self.damping).apply(start, observed)

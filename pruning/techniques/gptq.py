@@ -13,7 +13,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.techniques.mathematics.columns import Sparse, sweep
 from pruning.techniques.mathematics.patterns import groups_of
 from pruning.techniques.mathematics.rounding import nearest, search_scale
@@ -41,7 +41,7 @@ class GPTQ(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> Tensor:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor:
         """Quantise `weight` [outputs, inputs] in place; returns the scales [outputs, groups], float16."""
         W = weight.clone()
         W[:, observed[Gram].dead] = 0

@@ -6,7 +6,7 @@ Neural Networks, https://arxiv.org/abs/1506.02626
 
 from torch import Tensor
 
-from pruning.passes.statistics import Observed
+from pruning.passes.statistics import InputStatistics
 from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
 
@@ -14,6 +14,6 @@ from pruning.techniques.technique import Technique
 class Magnitude(Technique, frozen=True):
     """Needs no data."""
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""
         weight.masked_fill_(~keep_matrix(weight.abs(), self.sparsity), 0)

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.passes.statistics import Observed
+from pruning.passes.statistics import InputStatistics
 from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
 
@@ -19,6 +19,6 @@ class OBD(Technique, frozen=True):
 
     moments: ClassVar[tuple[int, ...]] = (2,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""
         weight.masked_fill_(~keep_matrix(0.5 * observed.moments[2] * weight.square(), self.sparsity), 0)

@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.passes.statistics import InputNorm, Observed, Statistic
+from pruning.passes.statistics import InputNorm, InputStatistics, Statistic
 from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
 
@@ -23,7 +23,7 @@ class RIA(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""
         score = relative_importance(weight) * observed[InputNorm].value.pow(self.power)
         weight.masked_fill_(~keep_matrix(score, self.sparsity), 0)

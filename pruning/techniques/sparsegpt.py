@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.techniques.mathematics.columns import Sparse, sweep
 from pruning.techniques.mathematics.patterns import groups_of
 from pruning.techniques.technique import Technique
@@ -28,7 +28,7 @@ class SparseGPT(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place and update what stays."""
         W = weight.clone()
         W[:, observed[Gram].dead] = 0

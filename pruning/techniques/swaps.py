@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.techniques.mathematics.patterns import groups_of, keep_matrix, keep_rows
 from pruning.techniques.ria import relative_importance
 from pruning.techniques.technique import Technique
@@ -31,7 +31,7 @@ class Swaps(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""
         gram = observed[Gram].value
         keep = self._first_mask(weight, gram.diagonal().sqrt())

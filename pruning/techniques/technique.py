@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 from torch import Tensor
 
-from pruning.passes.statistics import Observed, Statistic
+from pruning.passes.statistics import InputStatistics, Statistic
 from pruning.techniques.mathematics.patterns import Sparsity, groups_of
 
 
@@ -26,7 +26,7 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     def __post_init__(self) -> None:
         groups_of(self.sparsity)
 
-    def apply(self, weight: Tensor, observed: Observed) -> Tensor | None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor | None:
         """Prune `weight` [outputs, inputs], float32, in place; what is removed becomes exactly +0.
 
         One that quantises returns the scales [outputs, groups], float16: the weight is then integers times these.

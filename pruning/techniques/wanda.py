@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pruning.passes.statistics import InputNorm, Observed, Statistic
+from pruning.passes.statistics import InputNorm, InputStatistics, Statistic
 from pruning.techniques.mathematics.patterns import keep_rows
 from pruning.techniques.technique import Technique
 
@@ -18,6 +18,6 @@ class Wanda(Technique, frozen=True):
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
 
-    def apply(self, weight: Tensor, observed: Observed) -> None:
+    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""
         weight.masked_fill_(~keep_rows(weight.abs() * observed[InputNorm].value, self.sparsity), 0)

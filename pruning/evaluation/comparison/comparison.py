@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pruning.data.spelling import Spelling
+from pruning.data.retokenise import Retokeniser
 from pruning.evaluation.comparison import quantised
 from pruning.evaluation.scoring.plans.harness import HarnessPlan
 from pruning.evaluation.scoring.plans.plan import Plan, Subject, check
@@ -100,7 +100,12 @@ class _Run:
         self._identity = [task.digest, own, msgspec.json.encode(jobs).decode(), sorted(used.items())]
 
     def model(
-        self, artifact: Artifact, name: str, note: str = "", change: Change = nullcontext, spelt: Spelling | None = None
+        self,
+        artifact: Artifact,
+        name: str,
+        note: str = "",
+        change: Change = nullcontext,
+        spelt: Retokeniser | None = None,
     ) -> Scores:
         """The scores of `artifact`, or of what `change` makes of it, which `note` tells from other changes.
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning.data.spelling import Spelt
+from pruning.data.retokenise import RetokenisedWindows
 from pruning.errors import ModelRefused
 from pruning.model import base
 from pruning.model.blocks import Blocks, weight_of
-from pruning.model.weights import Source
-from pruning.passes.calibration import Sweep, pass_on
+from pruning.model.weights import WeightSource
 from pruning.passes.gradients import next_token_loss
+from pruning.passes.sweep import Sweep, pass_on
 from pruning.progress import Progress
 from pruning.stages.context import CHECKED_TOKENS, Model
 from server.artifact.checkpoint.reader import Artifact
@@ -33,12 +33,12 @@ def dense(artifact: Artifact) -> nn.Module:
 
 
 @torch.no_grad()
-def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -> float:
+def perplexity(model: Model, windows: Tensor | RetokenisedWindows, folder: Path, what: str) -> float:
     """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on.
 
     Of windows that are spelt in other tokens it is that of each token before, so it can be compared.
     """
-    every = windows.ids if isinstance(windows, Spelt) else windows
+    every = windows.ids if isinstance(windows, RetokenisedWindows) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
     blocks.learn(every[:1, :CHECKED_TOKENS])
     sweep = Sweep(blocks, every, BATCH, folder, last=True)
@@ -48,7 +48,9 @@ def perplexity(model: Model, windows: Tensor | Spelt, folder: Path, what: str) -
     with blocks.ending() as logits, Progress(f"{what}, its end", len(every)) as progress:
         for number, ids in enumerate(every):
             given = logits(states[number : number + 1].clone(), ids[None])[0]
-            loss = windows.loss(number, given) if isinstance(windows, Spelt) else next_token_loss(given, ids)
+            loss = (
+                windows.loss(number, given) if isinstance(windows, RetokenisedWindows) else next_token_loss(given, ids)
+            )
             losses.append(loss.double())
             progress.step()
     result: float = torch.stack(losses).mean().exp().item()
@@ -64,7 +66,7 @@ class Int8:
 
     def __init__(self, model: Model) -> None:
         blocks = Blocks(base.skeleton(model.config), model.source)
-        self._source: Source = model.source
+        self._source: WeightSource = model.source
         self._linears = {name: linear for index in range(len(blocks)) for name, linear in blocks.linears(index).items()}
 
     def names(self) -> list[str]:

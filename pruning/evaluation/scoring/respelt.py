@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from pruning.data.spelling import Spelling
+from pruning.data.retokenise import Retokeniser
 from pruning.evaluation.scoring.scorer import Job, Request, Scorer
 from pruning.evaluation.tasks.prompts import Ids
 from server.engine.runners import Scoring
@@ -17,7 +17,7 @@ from server.engine.runners import Scoring
 class RespeltScorer(Scorer):
     """A scorer that is asked and answers in the base's ids; it has no logits that could be compared with the base's."""
 
-    def __init__(self, runner: Scoring, context: int, spelling: Spelling) -> None:
+    def __init__(self, runner: Scoring, context: int, spelling: Retokeniser) -> None:
         super().__init__(runner, context)
         self._spelling = spelling
 

@@ -1,7 +1,7 @@
 """What a model scores on a task: the plan is made first, then carried out by the runner that will serve the model."""
 
 from pruning.data.encoder import Encoder
-from pruning.data.spelling import Spelling
+from pruning.data.retokenise import Retokeniser
 from pruning.errors import TaskError
 from pruning.evaluation.scoring.plans.answers import ChoicePlan, PairsPlan
 from pruning.evaluation.scoring.plans.behaviour import BehaviourPlan
@@ -20,10 +20,10 @@ from server.engine.runners import Options, Scoring
 from server.text import tokenizer_files
 
 
-def spelling(base: Artifact, artifact: Artifact) -> Spelling | None:
+def spelling(base: Artifact, artifact: Artifact) -> Retokeniser | None:
     """How the base's ids are written in those of `artifact`; None where both have the same tokenizer."""
     before, after = (tokenizer_files.read(one.path).library for one in (base, artifact))
-    return None if before.to_str() == after.to_str() else Spelling(before, after)
+    return None if before.to_str() == after.to_str() else Retokeniser(before, after)
 
 
 def refuse_fewer_tokens(task: Task) -> None:
@@ -44,19 +44,19 @@ def make(task: Task, artifact: Artifact) -> Plan:
     return plan
 
 
-def needs(plan: Plan, spelt: Spelling | None = None) -> Options:
+def needs(plan: Plan, spelt: Retokeniser | None = None) -> Options:
     """What a runner has to be made for to carry out `plan`, whose ids may be spelt in others."""
     return options(context(plan, length(spelt)))
 
 
-def subject(runner: Scoring, artifact: Artifact, plan: Plan, spelt: Spelling | None = None) -> Subject:
+def subject(runner: Scoring, artifact: Artifact, plan: Plan, spelt: Retokeniser | None = None) -> Subject:
     """The model of `artifact` in a `runner` that was made for what `plan` needs."""
     longest = context(plan, length(spelt))
     scorer = RespeltScorer(runner, longest, spelt) if spelt else Scorer(runner, longest)
     return Subject(scorer, tokenizer_files.read(artifact.path).stop_ids)
 
 
-def length(spelt: Spelling | None) -> Length:
+def length(spelt: Retokeniser | None) -> Length:
     """How many ids a text has, once it is spelt."""
     return (lambda ids: len(spelt.ids(ids))) if spelt else len
 

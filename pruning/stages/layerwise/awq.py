@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from pruning.errors import ModelRefused
 from pruning.model.blocks import weight_of
 from pruning.model.weights import Overlay, parameters, write_file
-from pruning.passes.calibration import BlockView, Note
-from pruning.passes.observing import observing
-from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.passes.observation import observing
+from pruning.passes.statistics import Gram, InputStatistics, Statistic
+from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import AWQ
 from pruning.stages.context import Model, Place, seconds
 from pruning.stages.layerwise.folding import Folder
@@ -125,7 +125,9 @@ class _Visit:
             "seconds": monotonic() - start,
         }
 
-    def _scale(self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]) -> _Scaled:
+    def _scale(
+        self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, InputStatistics]
+    ) -> _Scaled:
         """Fold scales where that is possible."""
         grams: dict[str, Tensor] = {}
         changed: dict[str, Tensor] = {}
@@ -174,7 +176,7 @@ def _unclipped(weight: Tensor, bits: int, group: int) -> Tensor:
     return rounded.view(rows, -1)[:, :columns]
 
 
-def _sharing(observed: Mapping[str, Observed]) -> list[list[str]]:
+def _sharing(observed: Mapping[str, InputStatistics]) -> list[list[str]]:
     """The names of layers, those with one input together."""
     groups: dict[int, list[str]] = {}
     for name, statistics in observed.items():

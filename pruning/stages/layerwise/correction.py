@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import weight_of
-from pruning.passes.calibration import BlockView, Enough, Following
-from pruning.passes.statistics import Gram, Observed, Statistic
+from pruning.passes.statistics import Gram, InputStatistics, Statistic
+from pruning.passes.sweep import BlockView, Enough, FollowingSweep
 from pruning.stages.layerwise.stream import writers
 from pruning.techniques.admm import refit
 
@@ -94,13 +94,13 @@ class Correction:
     With `sequential`, each group of layers that share an input sees those before it pruned, and all at once without.
     """
 
-    def __init__(self, strength: float, originals: Following, *, sequential: bool) -> None:
+    def __init__(self, strength: float, originals: FollowingSweep, *, sequential: bool) -> None:
         self.strength = strength
         self._originals = originals
         self._sequential = sequential
         self._drifts: dict[str, Drift] = {}
 
-    def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, Observed]]:
+    def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, InputStatistics]]:
         """The statistics of one part of the layers after another; the caller prunes a part before the next."""
         needs = needs if Gram in needs else (*needs, Gram)
         self._originals.reach(view.index)
@@ -114,7 +114,7 @@ class Correction:
         self._originals.flush(view.index + 1)
         yield observed  # the last part has the widest inputs: pruning it has the memory of the other block
 
-    def correct(self, name: str, weight: Tensor, observed: Observed, *, keep_zeros: bool) -> None:
+    def correct(self, name: str, weight: Tensor, observed: InputStatistics, *, keep_zeros: bool) -> None:
         """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place.
 
         With `keep_zeros`, for a technique that removes nothing, what earlier stages have removed stays so.
@@ -130,11 +130,11 @@ class Correction:
         written: Sequence[str],
         *,
         last: bool,
-    ) -> dict[str, Observed]:
+    ) -> dict[str, InputStatistics]:
         """Run both blocks on every batch as far as the inputs of `groups`; at `last` the unpruned one to its end."""
         other = BlockView(self._originals, view.index)
         columns = {group[0]: weight_of(view.linears[group[0]]).shape[1] for group in groups}
-        observed = {name: Observed(needs, count, name) for name, count in columns.items()}
+        observed = {name: InputStatistics(needs, count, name) for name, count in columns.items()}
         drifts = {name: Drift(count) for name, count in columns.items()}
         names = [name for group in groups for name in group]
 

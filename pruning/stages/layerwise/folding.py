@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model.blocks import is_linear, weight_of
-from pruning.passes.calibration import BlockView
+from pruning.passes.sweep import BlockView
 from server.storage.files import write_atomically
 
 TOLERANCE = 1e-3

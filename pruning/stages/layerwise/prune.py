@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from pruning.errors import ModelRefused
 from pruning.model.blocks import weight_of
 from pruning.model.weights import write_file
-from pruning.passes.calibration import BlockView, Note
 from pruning.passes.gradients import Moments
-from pruning.passes.observing import in_turn, observe
-from pruning.passes.statistics import Observed
+from pruning.passes.observation import observe, observe_groups
+from pruning.passes.statistics import InputStatistics
+from pruning.passes.sweep import BlockView, Note
 from pruning.stages.layerwise.correction import Correction
 from pruning.techniques.mathematics.losses import measured
 from pruning.techniques.technique import Technique
@@ -77,12 +77,12 @@ class PruneBlock:
         sparsity = {name: zeros(weight_of(linear)) for name, linear in linears.items()}
         return {"sparsity": sparsity, "losses": losses, "seconds": monotonic() - start}
 
-    def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, Observed]]:
+    def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, InputStatistics]]:
         """The statistics of the layers that are to be pruned next."""
         if self._correction:
             yield from self._correction.observe(view, self._technique.needs)
         elif self._sequential and self.runs:
-            yield from in_turn(linears, self._technique.needs, view.run)
+            yield from observe_groups(linears, self._technique.needs, view.run)
         else:
             yield observe(view, self._technique.needs)
 
@@ -101,7 +101,7 @@ def block_file(folder: Path, index: int) -> Path:
     return folder / f"block-{index:04}.safetensors"
 
 
-def prune(weight: Tensor, technique: Technique, observed: Observed) -> Tensor | None:
+def prune(weight: Tensor, technique: Technique, observed: InputStatistics) -> Tensor | None:
     """Apply `technique` to `weight` in place and round it to what is stored, so that later blocks see just that."""
     scales = technique.apply(weight, observed)
     weight.copy_(weight.bfloat16())

@@ -9,10 +9,10 @@ import msgspec
 from pruning.errors import RecipeError
 from pruning.model.blocks import Blocks, weight_of
 from pruning.model.weights import Overlay, parameters
-from pruning.passes.calibration import Following
 from pruning.passes.gradients import Moments
-from pruning.passes.observing import count_groups
+from pruning.passes.observation import count_groups
 from pruning.passes.statistics import Gram
+from pruning.passes.sweep import FollowingSweep
 from pruning.recipe.allocation import OWL, Search
 from pruning.recipe.options import Layerwise
 from pruning.stages.context import Model, Place, seconds, unloaded
@@ -67,7 +67,7 @@ def _correction(stage: Layerwise, model: Model, place: Place) -> Correction | No
     if stage.correction > STRONG:
         logger.warning("correction = %g is likely to overfit: compare the result with %g", stage.correction, STRONG)
     inputs = place.inputs
-    originals = Following(
+    originals = FollowingSweep(
         place.blocks(model), inputs.calibration[0], inputs.recipe.calibration.batch, place.folder / "unpruned"
     )
     return Correction(stage.correction, originals, sequential=stage.order == "sequential")

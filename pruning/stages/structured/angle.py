@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pruning.model.weights import write_file
-from pruning.passes.calibration import BlockView, Note
+from pruning.passes.sweep import BlockView, Note
 
 
 class LastTokens:

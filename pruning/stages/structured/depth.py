@@ -14,9 +14,9 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model.blocks import Blocks
-from pruning.model.weights import Renamed, Source, parameters
-from pruning.passes.calibration import BlockView, Note
+from pruning.model.weights import RenamedWeights, WeightSource, parameters
 from pruning.passes.statistics import BlockInfluence
+from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import Depth
 from pruning.stages.context import Model, Place, seconds, unloaded
 from pruning.stages.structured.angle import LastTokens, straightest
@@ -118,7 +118,7 @@ def prove(blocks: Blocks, removed: Sequence[int], left: Blocks, ids: Tensor) -> 
             )
 
 
-def without(source: Source, path: str, removed: Sequence[int], blocks: int) -> Renamed:
+def without(source: WeightSource, path: str, removed: Sequence[int], blocks: int) -> RenamedWeights:
     """`source` without the `removed` of its `blocks` under `path`; those that stay are numbered anew."""
     kept = [index for index in range(blocks) if index not in removed]
     number = {old: new for new, old in enumerate(kept)}
@@ -130,7 +130,7 @@ def without(source: Source, path: str, removed: Sequence[int], blocks: int) -> R
             names[name] = name
         elif int(match[1]) in number:
             names[f"{path}.{number[int(match[1])]}.{name[match.end() :]}"] = name
-    return Renamed(source, names)
+    return RenamedWeights(source, names)
 
 
 def listed(config: Mapping[str, Any], blocks: Blocks) -> dict[str, Any]:

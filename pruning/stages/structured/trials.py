@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
-from pruning.passes.calibration import Note, mapped
 from pruning.passes.gradients import next_token_loss
+from pruning.passes.sweep import Note, mapped
 from pruning.progress import Progress
 from server.storage.files import write_atomically
 

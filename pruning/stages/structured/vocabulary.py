@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 
 from pruning.data.documents import documents_of
 from pruning.data.encoder import Encoder
-from pruning.data.samples import own_samples
-from pruning.data.spelling import spell
+from pruning.data.retokenise import retokenise
+from pruning.data.self_calibration import sample_base
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.model import base
-from pruning.model.settings import positions, settings_of
+from pruning.model.settings import positions, read_settings
 from pruning.model.weights import Rows, parameters
 from pruning.progress import Progress
 from pruning.recipe.options import Vocabulary
@@ -64,7 +64,9 @@ def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[st
     """Choose the tokens and return the configuration afterwards; raises before any work where that cannot be."""
     smaller = plan(config, place.inputs, choose(stage, config, place).kept)
     windows = place.inputs.evaluation[0]
-    spelt = spell(windows, tokenizer_files.read(place.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER]))
+    spelt = retokenise(
+        windows, tokenizer_files.read(place.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER])
+    )
     longest = spelt.ids.shape[1]
     limit = positions(config)
     if limit is not None and longest > limit:
@@ -99,7 +101,7 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice
         return msgspec.json.decode(file.read_bytes(), type=Choice)
     start = monotonic()
     folder = place.inputs.base.path
-    definition = settings_of(folder / TOKENIZER)
+    definition = read_settings(folder / TOKENIZER)
     ids = tokens.ids_of(definition)
     token = {id: token for token, id in ids.items()}
     named = _named(config, folder, ids)
@@ -118,12 +120,12 @@ def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
     """What becomes of configuration and files with the tokens `kept`; raises ModelRefused if that would not fit."""
     number = {old: new for new, old in enumerate(kept)}
     folder = inputs.base.path
-    definition = tokens.without_others(settings_of(folder / TOKENIZER), number)
+    definition = tokens.without_others(read_settings(folder / TOKENIZER), number)
     smaller = {**_renumbered(config, number), "vocab_size": len(kept)}
     files = {TOKENIZER: _json(definition)}
-    if generation := settings_of(folder / GENERATION):
+    if generation := read_settings(folder / GENERATION):
         files[GENERATION] = _json(_renumbered(generation, number))
-    settings = settings_of(folder / SETTINGS)
+    settings = read_settings(folder / SETTINGS)
     if added := settings.get(ADDED):
         files[SETTINGS] = _json({**settings, ADDED: {str(number[int(id)]): token for id, token in added.items()}})
     loaded = Tokenizer.from_str(files[TOKENIZER])
@@ -156,7 +158,7 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
     if source == evaluation.source and set(buckets) & set(evaluation.buckets):
         logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
     if source == SELF:
-        ids = own_samples(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
+        ids = sample_base(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
         return Counter(ids.flatten().tolist())
     encoder = Encoder(inputs.base)
     texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]
@@ -172,9 +174,9 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
 
 def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
     """The ids that the model's own files name; raises ModelRefused where the tokenizer has no such token."""
-    settings, known = settings_of(folder / SETTINGS), set(ids.values())
+    settings, known = read_settings(folder / SETTINGS), set(ids.values())
     found: list[int] = []
-    for file, values in ("config.json", config), (GENERATION, settings_of(folder / GENERATION)):
+    for file, values in ("config.json", config), (GENERATION, read_settings(folder / GENERATION)):
         for id in _flat([values[key] for key in values if key.endswith(NAMING)]):
             if not isinstance(id, int) or id not in known:
                 raise ModelRefused(f"{file} names the token id {id!r}, which {TOKENIZER} lacks")

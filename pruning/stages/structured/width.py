@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model.blocks import Blocks, weight_of
 from pruning.model.weights import Overlay, parameters, write_file
-from pruning.passes.calibration import BlockView, Note
 from pruning.passes.gradients import Moments
-from pruning.passes.observing import observing
-from pruning.passes.statistics import Gram, InputMean, Observed, Statistic
+from pruning.passes.observation import observing
+from pruning.passes.statistics import Gram, InputMean, InputStatistics, Statistic
+from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import Width
 from pruning.stages.context import Model, Place, seconds, unloaded
 from pruning.stages.layerwise.prune import block_file, naming
@@ -175,7 +175,7 @@ def _steadied(view: BlockView, group: Group, linear: nn.Module, size: int, dampi
     return kept
 
 
-def _observed(view: BlockView, group: Group, linear: nn.Module, needs: tuple[type[Statistic], ...]) -> Observed:
+def _observed(view: BlockView, group: Group, linear: nn.Module, needs: tuple[type[Statistic], ...]) -> InputStatistics:
     """The statistics of what the rowwise `linear` of `group` reads, with all that was removed before it gone."""
     with observing({group.rowwise: linear}, needs) as observed:
         view.run()

@@ -5,7 +5,7 @@ from math import ceil, cos, pi
 import torch
 from torch import nn
 
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.stages.team import ALONE, Team
 from pruning.stages.training.student import Student
 
@@ -46,7 +46,7 @@ class Optimiser:
             kept |= {f"{kind}/{name}": value for kind, value in self.adam.state[parameter].items()}
         return kept
 
-    def restore(self, kept: Source) -> None:
+    def restore(self, kept: WeightSource) -> None:
         """Go on from what `tensors` gave."""
         own = self._student.tensors()
         for key in kept.names():

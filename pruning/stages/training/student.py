@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning.errors import RecipeError
 from pruning.model.blocks import find_blocks, is_linear
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.recipe.options import LoRA
 
 
@@ -86,7 +86,7 @@ class Student:
         return self.parameters[name].detach().bfloat16()
 
 
-def kept(network: nn.Module, embeddings: bool, zeros: Source | None = None) -> Trained:
+def kept(network: nn.Module, embeddings: bool, zeros: WeightSource | None = None) -> Trained:
     """All of the blocks, vectors outside them, and matrices outside them if `embeddings` are to be trained.
 
     Zeros of the linear layers in the blocks stay; with `zeros` only those that are zero there too.

@@ -17,9 +17,9 @@ from torch import Tensor
 from pruning.data.documents import Document, documents_of
 from pruning.data.draw import data_record
 from pruning.data.encoder import Encoder
-from pruning.data.samples import own_samples
+from pruning.data.self_calibration import sample_base
 from pruning.errors import DataError, RecipeError
-from pruning.recipe.options import Continue, Domain, Reading, Training
+from pruning.recipe.options import Continue, Domain, TextTraining, Training
 from pruning.recipe.sources import SELF
 from pruning.stages.inputs import Inputs
 from server.artifact.checkpoint.lineage import Data
@@ -55,7 +55,7 @@ class Origin(NamedTuple):
         return self.source == other.source and (self.source == SELF or bool(set(self.buckets) & set(other.buckets)))
 
 
-def draw(stage: Reading, inputs: Inputs) -> Lessons:
+def draw(stage: TextTraining, inputs: Inputs) -> Lessons:
     """The ids that `stage` asks for, as often as its budget does; DataError where the texts do not suffice."""
     return _draw(stage, _origin(stage, inputs), inputs, again=True)
 
@@ -65,15 +65,15 @@ def draw_domains(stage: Continue, inputs: Inputs) -> list[Lessons]:
     return [_draw(stage, origin, inputs, again=False) for origin in origins(stage, inputs)]
 
 
-def refuse_scarce(stage: Reading | Continue, inputs: Inputs) -> None:
+def refuse_scarce(stage: TextTraining | Continue, inputs: Inputs) -> None:
     """Raise DataError where the texts of `stage` do not suffice; what the base itself writes always does."""
-    again = isinstance(stage, Reading)
+    again = isinstance(stage, TextTraining)
     for origin in _read(stage, inputs):
         if origin.source != SELF:
             _ids(stage, origin, inputs, again=again)
 
 
-def sample(stage: Reading | Continue, inputs: Inputs) -> None:
+def sample(stage: TextTraining | Continue, inputs: Inputs) -> None:
     """Have the base write what `stage` reads of it; several processes that did so at once would refuse each other."""
     if any(origin.source == SELF for origin in _read(stage, inputs)):
         _own(stage, inputs)
@@ -99,12 +99,12 @@ def joined(lessons: Sequence[Lessons]) -> Lessons:
     return _lessons(source, training, held_out, lessons[0].training_data.seed)
 
 
-def _read(stage: Reading | Continue, inputs: Inputs) -> list[Origin]:
+def _read(stage: TextTraining | Continue, inputs: Inputs) -> list[Origin]:
     """All that `stage` reads; raises as `origins`."""
     return origins(stage, inputs) if isinstance(stage, Continue) else [_origin(stage, inputs)]
 
 
-def _origin(reader: Reading | Domain, inputs: Inputs) -> Origin:
+def _origin(reader: TextTraining | Domain, inputs: Inputs) -> Origin:
     """What `reader` reads; what it leaves open is the calibration's."""
     calibration = inputs.recipe.calibration
     return Origin(reader.source or calibration.source, reader.buckets or calibration.buckets)
@@ -161,7 +161,7 @@ def _lessons(source: str, training: Tensor, held_out: Tensor, seed: int) -> Less
 def _own(stage: Training, inputs: Inputs) -> Lessons:
     """Sequences that the base itself writes; the last ones are held out."""
     count = stage.steps * stage.batch
-    ids = own_samples(inputs.base, count + stage.held_out, stage.length, stage.seed)
+    ids = sample_base(inputs.base, count + stage.held_out, stage.length, stage.seed)
     return _lessons(SELF, ids[:count], ids[count:], stage.seed)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pruning.errors import ModelRefused
-from pruning.passes.statistics import Gram, InputNorm, Observed
+from pruning.passes.statistics import Gram, InputNorm, InputStatistics
 from pruning.techniques.admm import layer_error
 from server.artifact.checkpoint.lineage import Loss
 
@@ -15,7 +15,7 @@ OUTLIER = 5.0
 """An outlier is above this many times the mean of |W| x input norm, as in OWL."""
 
 
-def measured(dense: Tensor, weight: Tensor, observed: Observed) -> Loss:
+def measured(dense: Tensor, weight: Tensor, observed: InputStatistics) -> Loss:
     """The loss of `weight` in place of `dense`, both [outputs, inputs], by the best statistic that was `observed`."""
     if Gram in observed:
         return by_gram(dense, weight, observed[Gram].value)

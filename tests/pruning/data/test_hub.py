@@ -10,7 +10,7 @@ import pytest
 
 from pruning.commands.__main__ import main
 from pruning.data.documents import Document, Messages, digest_of_source, documents_of
-from pruning.data.hub import Reference, column
+from pruning.data.hub import DatasetReference, column
 from pruning.errors import DataError
 from server.artifact.checkpoint.reader import Artifact
 
@@ -28,12 +28,14 @@ def no_chat(_: Messages) -> str:
 
 
 def test_the_parts_of_a_reference() -> None:
-    assert Reference.parse("dataset:a/b") == Reference("a/b")
-    assert Reference.parse("dataset:a/b:c:train[10:20]:body") == Reference("a/b", "c", "train[10:20]", "body")
-    assert Reference.parse("dataset:a:::d") == Reference("a", column="d")
+    assert DatasetReference.parse("dataset:a/b") == DatasetReference("a/b")
+    assert DatasetReference.parse("dataset:a/b:c:train[10:20]:body") == DatasetReference(
+        "a/b", "c", "train[10:20]", "body"
+    )
+    assert DatasetReference.parse("dataset:a:::d") == DatasetReference("a", column="d")
     for wrong in ("dataset:", "dataset:a:b:c:d:e"):
         with pytest.raises(DataError, match=r"is not dataset:NAME\[:config\]\[:split\]\[:column\]"):
-            Reference.parse(wrong)
+            DatasetReference.parse(wrong)
 
 
 def test_a_saved_dataset_and_a_dictionary_of_splits(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, find_blocks, is_linear, weight_of
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 
 
 class Tiny(nn.Module):
@@ -38,7 +38,7 @@ class Plain(nn.Module):
         return result
 
 
-class Memory(Source):
+class Memory(WeightSource):
     """A source that keeps everything in memory and counts what it was asked for."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pruning.model.weights import Overlay, Renamed, Shards, parameters, write_file
+from pruning.model.weights import Overlay, RenamedWeights, Shards, parameters, write_file
 from server.storage.files import write_atomically
 
 
@@ -31,7 +31,7 @@ def test_an_overlay_shows_the_changed_tensors(shards: Shards, tmp_path: Path) ->
 
 
 def test_renamed_shows_only_the_new_names(shards: Shards) -> None:
-    renamed = Renamed(shards, {"x": "c"})
+    renamed = RenamedWeights(shards, {"x": "c"})
     assert renamed.names() == ["x"]
     assert renamed.tensor("x").tolist() == [0, 0, 0]
 
@@ -40,10 +40,10 @@ def test_scales_go_with_their_weight_until_it_is_replaced(shards: Shards, tmp_pa
     write_file(tmp_path / "first", {"b": torch.ones(2), "b.scales": torch.tensor([3.0])})
     write_file(tmp_path / "second", {"b": torch.zeros(2)})
     quantised = Overlay(shards, [tmp_path / "first"])
-    scales = Renamed(quantised, {"x": "b", "y": "a"}).scales("x")
+    scales = RenamedWeights(quantised, {"x": "b", "y": "a"}).scales("x")
     assert scales is not None
     assert scales.tolist() == [3]
-    assert Renamed(quantised, {"x": "b", "y": "a"}).scales("y") is None
+    assert RenamedWeights(quantised, {"x": "b", "y": "a"}).scales("y") is None
     assert "b.scales" not in quantised.names()
     assert Overlay(quantised, [tmp_path / "second"]).scales("b") is None
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from pruning.passes.sweep import BlockView, Note
 from pruning.stages.layerwise.prune import PruneBlock
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.passes import calibration
-from pruning.passes.calibration import BlockView, Note
 from pruning.recipe.recipe import read
 from pruning.run import output, pipeline
 from server.artifact.checkpoint.reader import Artifact

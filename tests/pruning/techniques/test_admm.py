@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pruning.errors import ModelRefused
-from pruning.passes.statistics import Gram, Observed, Spectrum
+from pruning.passes.statistics import Gram, InputStatistics, Spectrum
 from pruning.techniques import ADMM, SparseGPT
 from pruning.techniques.admm import layer_error, refit
 from pruning.techniques.mathematics.patterns import keep_matrix
@@ -17,13 +17,13 @@ from tests.reference import slow
 PATTERNS: list[tuple[float | str, Any]] = [(0.5, 0.5), (0.7, 0.7), ("2:4", (2, 4)), ("32:64", (32, 64))]
 
 
-def problem(seed: int = 0, rows: int = 12, columns: int = 64) -> tuple[torch.Tensor, Observed]:
+def problem(seed: int = 0, rows: int = 12, columns: int = 64) -> tuple[torch.Tensor, InputStatistics]:
     """A weight [rows, columns], and what is observed of correlated inputs with 12 tokens a column."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(4, 3 * columns, columns, generator=generator)
     inputs = inputs @ (torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5)
     inputs *= torch.rand(columns, generator=generator) * 3 + 0.1
-    observed = Observed(ADMM.needs, columns)
+    observed = InputStatistics(ADMM.needs, columns)
     observed.update(inputs)
     return torch.randn(rows, columns, generator=generator), observed
 
@@ -87,7 +87,7 @@ def test_it_is_much_better_than_sparsegpt(sparsity: float | str, _: Any) -> None
 
 def test_dead_inputs_lose_their_weights_and_do_no_harm() -> None:
     weight, _ = problem()
-    observed = Observed(ADMM.needs, 64)
+    observed = InputStatistics(ADMM.needs, 64)
     observed.update(torch.randn(4, 200, 64) * (torch.arange(64) != 7))
     ADMM("2:4").apply(weight, observed)
     assert weight.isfinite().all()
@@ -96,7 +96,7 @@ def test_dead_inputs_lose_their_weights_and_do_no_harm() -> None:
 
 def test_inputs_that_are_not_finite_are_refused() -> None:
     weight, _ = problem()
-    observed = Observed(ADMM.needs, 64)
+    observed = InputStatistics(ADMM.needs, 64)
     observed.update(torch.full((1, 2, 64), torch.inf))
     before = weight.clone()
     with pytest.raises(ModelRefused, match="the inputs of a layer of 64 columns are not finite"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pruning.passes.statistics import Gram, Observed
+from pruning.passes.statistics import Gram, InputStatistics
 from pruning.techniques import GPTQ, SparseGPT
 from pruning.techniques.mathematics.rounding import nearest, search_scale
 from server.artifact.checkpoint.layouts import Group
@@ -14,18 +14,18 @@ from tests.reference import slow_rounding
 ROWS, COLUMNS = 12, 192
 
 
-def problem() -> tuple[Tensor, Observed, Tensor]:
+def problem() -> tuple[Tensor, InputStatistics, Tensor]:
     """A weight [rows, columns], the statistics of correlated inputs, 6 tokens a column, and H in float64."""
     generator = torch.Generator().manual_seed(1)
     mixing = torch.eye(COLUMNS) + 0.3 * torch.randn(COLUMNS, COLUMNS, generator=generator) / COLUMNS**0.5
     inputs = torch.randn(8, COLUMNS * 6 // 8, COLUMNS, generator=generator) @ mixing
-    observed = Observed((Gram,), COLUMNS)
+    observed = InputStatistics((Gram,), COLUMNS)
     observed.update(inputs)
     rows = inputs.flatten(0, 1).double()
     return torch.randn(ROWS, COLUMNS, generator=generator), observed, 2 / 8 * rows.T @ rows
 
 
-def quantised(technique: GPTQ, weight: Tensor, observed: Observed) -> tuple[Tensor, Tensor]:
+def quantised(technique: GPTQ, weight: Tensor, observed: InputStatistics) -> tuple[Tensor, Tensor]:
     result = weight.clone()
     return result, technique.apply(result, observed)
 

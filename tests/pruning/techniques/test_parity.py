@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 
-from pruning.passes.statistics import Observed
+from pruning.passes.statistics import InputStatistics
 from pruning.techniques import RIA, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
@@ -31,7 +31,7 @@ def problem() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def pruned(technique: Technique, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    observed = Observed(technique.needs, weight.shape[1])
+    observed = InputStatistics(technique.needs, weight.shape[1])
     for batch in (inputs[:3], inputs[3:6], inputs[6:]):
         observed.update(batch)
     result = weight.clone()

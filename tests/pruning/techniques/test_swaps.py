@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.passes.statistics import Gram, Observed
+from pruning.passes.statistics import Gram, InputStatistics
 from pruning.techniques import RIA, Swaps, Wanda, swaps
 from pruning.techniques.mathematics.patterns import keep_rows
 from tests.reference import slow
@@ -85,7 +85,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("start", "technique"), [("wanda", Wanda), ("ria", RIA)])
 def test_without_rounds_it_is_its_start(sparsity: Any, start: Any, technique: type[Wanda | RIA]) -> None:
     weight, _ = problem(seed=5)
-    observed = Observed((*Swaps.needs, *technique.needs), 24)
+    observed = InputStatistics((*Swaps.needs, *technique.needs), 24)
     observed.update(torch.randn(4, 50, 24, generator=torch.Generator().manual_seed(1)))
     plain, refined, none = weight.clone(), weight.clone(), weight.clone()
     technique(sparsity).apply(plain, observed)

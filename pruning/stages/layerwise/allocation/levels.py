@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pruning.model.blocks import Blocks, weight_of
 from pruning.model.weights import Shards, write_file
-from pruning.passes.calibration import BlockView, Note
 from pruning.passes.gradients import Moments
-from pruning.passes.observing import observe
+from pruning.passes.observation import observe
+from pruning.passes.sweep import BlockView, Note
 from pruning.stages.layerwise.allocation.evolution import Mixture
 from pruning.stages.layerwise.prune import naming, prune
 from pruning.techniques.technique import Technique

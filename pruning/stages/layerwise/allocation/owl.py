@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pruning.model.blocks import weight_of
-from pruning.passes.calibration import BlockView, Note
-from pruning.passes.observing import observing
+from pruning.passes.observation import observing
 from pruning.passes.statistics import InputNorm
+from pruning.passes.sweep import BlockView, Note
 
 
 class Outliers:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pruning.model.weights import Source, Unrounded
+from pruning.model.weights import Unrounded, WeightSource
 from pruning.progress import Progress
 from pruning.recipe.options import Distill, Layerwise
 from pruning.stages.context import Model, Place
@@ -72,7 +72,7 @@ class Task(NamedTuple):
     student: Model
     teacher: Model
     lessons: Lessons
-    zeros: Source
+    zeros: WeightSource
     """Whose zeros stay, as far as the student has them."""
 
 
@@ -135,7 +135,7 @@ def build(task: Task, precision: Precision) -> Student:
     )
 
 
-def _zeros(stage: Distill, model: Model, place: Place) -> Source:
+def _zeros(stage: Distill, model: Model, place: Place) -> WeightSource:
     """Where pruned weights are zero: before rounding, which makes zeros that may come back.
 
     After pruning and rounding in one sweep the two cannot be told apart, and all zeros stay.

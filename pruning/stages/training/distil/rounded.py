@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.recipe.options import Quantise
 from pruning.stages.training.student import Student, Trained, block_linears
 from pruning.techniques.mathematics.rounding import in_groups, refit, rounded, search_scale
@@ -28,7 +28,7 @@ class Rounded(Student):
     that are searched.
     """
 
-    def __init__(self, network: nn.Module, trained: Trained, quantise: Quantise, source: Source) -> None:
+    def __init__(self, network: nn.Module, trained: Trained, quantise: Quantise, source: WeightSource) -> None:
         super().__init__(network, trained)
         self._bits, self._group = quantise.bits, quantise.group
         linears = {f"{name}.weight": module for name, module in block_linears(network).items()}

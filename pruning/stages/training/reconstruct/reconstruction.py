@@ -21,7 +21,7 @@ from pruning.data.draw import data_record
 from pruning.errors import RecipeError
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay, parameters, write_file
-from pruning.passes.calibration import BlockView, Following, Note, mapped
+from pruning.passes.sweep import BlockView, FollowingSweep, Note, mapped
 from pruning.recipe.options import Reconstruct
 from pruning.stages.context import Model, Place, seconds, unloaded
 from pruning.stages.inputs import Inputs
@@ -77,7 +77,7 @@ def check(stage: Reconstruct, config: dict[str, Any], place: Place) -> dict[str,
     return config
 
 
-class Targets(Following):
+class Targets(FollowingSweep):
     """The base's own states, which follow the pass."""
 
     def __init__(self, blocks: Blocks, place: Place) -> None:

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pruning.passes.sweep import BlockView, Note, pass_on
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.evaluation.scoring.perplexity import Int8, dense, perplexity, rounded
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, write_file
-from pruning.passes.calibration import BlockView, Note, pass_on
 from pruning.stages.context import Model
 from pruning.stages.inputs import base_artifact
 from tests.pruning import tiny

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from pruning.passes.observation import observing
+from pruning.passes.sweep import BlockView, Sweep
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.model.blocks import Blocks
-from pruning.passes.calibration import BlockView, Sweep
-from pruning.passes.observing import observing
 from pruning.passes.statistics import Gram
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import base_artifact, prepare

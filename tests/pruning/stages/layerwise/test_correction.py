@@ -7,6 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from pruning.passes.observation import count_groups
+from pruning.passes.sweep import FollowingSweep, Sweep
+from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -15,13 +18,10 @@ from pruning.errors import ModelRefused
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay
-from pruning.passes.calibration import Following, Sweep
-from pruning.passes.observing import count_groups
-from pruning.passes.statistics import Gram, Observed
+from pruning.passes.statistics import Gram, InputStatistics
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise import prune as layerwise
 from pruning.stages.layerwise.correction import MASSIVE, Correction, Drift, ordinary, sharing, with_zeros_of
-from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from pruning.techniques import Magnitude, SparseGPT
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
@@ -41,7 +41,7 @@ def run(given: Artifact, folder: Path, technique: Technique, strength: float, or
     originals.check(IDS[:2, :8])
     folder.mkdir(exist_ok=True)
     sequential = order == "sequential"
-    following = Following(originals, IDS, 3, folder / "unpruned")
+    following = FollowingSweep(originals, IDS, 3, folder / "unpruned")
     correction = Correction(strength, following, sequential=sequential) if strength else None
     groups = count_groups(blocks, IDS[:1]) if sequential else 1
     visit = PruneBlock(technique, folder, groups, correction=correction)
@@ -102,7 +102,7 @@ def test_weights_are_those_of_the_formula_done_slowly(
     """What is pruned is W*, of inputs that a stock model of the weights pruned till then has."""
     given, seen = artifact(tmp_path), list[Tensor]()
 
-    def spy(weight: Tensor, technique: Technique, observed: Observed) -> None:
+    def spy(weight: Tensor, technique: Technique, observed: InputStatistics) -> None:
         seen.append(weight.clone())
         prune(weight, technique, observed)
 
@@ -220,7 +220,7 @@ def test_the_layer_with_the_widest_inputs_is_pruned_in_the_memory_of_the_other_b
 ) -> None:
     correct, beside = Correction.correct, set()
 
-    def see(self: Correction, name: str, weight: Tensor, observed: Observed, *, keep_zeros: bool) -> None:
+    def see(self: Correction, name: str, weight: Tensor, observed: InputStatistics, *, keep_zeros: bool) -> None:
         blocks = self._originals.blocks
         if not all(parameter.is_meta for parameter in blocks.model.get_submodule(blocks.path).parameters()):
             beside.add(name.rpartition(".")[0].rpartition(".")[2])

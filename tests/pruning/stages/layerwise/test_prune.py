@@ -6,6 +6,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from pruning.passes.observation import count_groups, observing
+from pruning.passes.sweep import Sweep
+from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from torch import nn
 
 from pruning.commands.__main__ import main
@@ -13,14 +16,11 @@ from pruning.errors import ModelRefused
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay
-from pruning.passes.calibration import Sweep
 from pruning.passes.gradients import moments
-from pruning.passes.observing import count_groups, observing
-from pruning.passes.statistics import Gram, Observed
+from pruning.passes.statistics import Gram, InputStatistics
 from pruning.progress import Progress
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise import prune as layerwise
-from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from pruning.techniques import GPTQ, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
@@ -94,7 +94,7 @@ def test_in_sequential_order_each_group_sees_those_before_it_pruned(
     artifact = imported(kind)
     seen: list[torch.Tensor] = []
 
-    def spy(weight: torch.Tensor, technique: Technique, observed: Observed) -> None:
+    def spy(weight: torch.Tensor, technique: Technique, observed: InputStatistics) -> None:
         seen.append(observed[Gram].value)
         prune(weight, technique, observed)
 

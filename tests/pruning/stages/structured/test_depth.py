@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from pruning.passes.sweep import Sweep
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model import base
 from pruning.model.blocks import Blocks
-from pruning.model.weights import Renamed, Source
-from pruning.passes.calibration import Sweep
+from pruning.model.weights import RenamedWeights, WeightSource
 from pruning.stages.inputs import base_artifact
 from pruning.stages.structured import depth
 from tests.pruning import tiny
@@ -46,7 +46,7 @@ def test_the_least_influential_go_and_of_equals_the_lower() -> None:
         depth.refuse_all(3, 3)
 
 
-class Names(Source):
+class Names(WeightSource):
     def names(self) -> list[str]:
         return ["embed", *(f"m.layers.{n}.w" for n in range(12)), "m.layers_norm.1.w"]
 
@@ -56,7 +56,7 @@ class Names(Source):
 
 def test_those_that_stay_are_numbered_anew() -> None:
     short = depth.without(Names(), "m.layers", (0, 2, 3), 12)
-    assert isinstance(short, Renamed)
+    assert isinstance(short, RenamedWeights)
     assert short.names() == ["embed", *(f"m.layers.{n}.w" for n in range(9)), "m.layers_norm.1.w"]
     assert short.tensor("m.layers.8.w") == len("m.layers.11.w")
 

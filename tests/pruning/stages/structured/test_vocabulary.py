@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from pruning.data.self_calibration import sample_base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.commands.__main__ import main
-from pruning.data.samples import own_samples
 from pruning.errors import ModelRefused, RecipeError
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import prepare
@@ -163,7 +163,7 @@ def test_what_the_base_writes_itself_is_counted_though_it_writes_ids_without_a_t
     path = recipe(folder, tmp_path, STAGE + 'source = "self"\n')
     out = prune(path, tmp_path)
     inputs = prepare(read(path), tmp_path / "base")
-    ids = set(own_samples(inputs.base, 4, 32, 0).flatten().tolist())
+    ids = set(sample_base(inputs.base, 4, 32, 0).flatten().tolist())
     assert max(ids) >= 600, "the embeddings have rows that no token has"
     before, after = tokenizers(folder, out.path)
     assert {before.id_to_token(id) for id in ids if id < 600} <= after.get_vocab().keys()

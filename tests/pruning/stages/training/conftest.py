@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.recipe.recipe import read
 from pruning.stages.context import Model
 from pruning.stages.inputs import Inputs, prepare
@@ -37,10 +37,10 @@ def inputs(model: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return prepare(read(folder / "recipe.toml"), folder / "base")
 
 
-class Halved(Source):
+class Halved(WeightSource):
     """`source` without the smaller half of each matrix in its blocks."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._source = source
 
     def names(self) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import RecipeError
-from pruning.model.weights import Source
+from pruning.model.weights import WeightSource
 from pruning.recipe.options import LoRA
 from pruning.stages.context import Model
 from pruning.stages.training.network import load
@@ -19,7 +19,7 @@ CLOSE: dict[str, Any] = {"rtol": 0.006, "atol": 0, "equal_nan": True}
 IDS = torch.arange(24).view(2, 12)
 
 
-class Memory(Source):
+class Memory(WeightSource):
     """The weights of a model in memory, as a source."""
 
     def __init__(self, network: nn.Module) -> None:

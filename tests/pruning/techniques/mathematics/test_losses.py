@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pruning.passes.statistics import Gram, InputNorm, Observed
+from pruning.passes.statistics import Gram, InputNorm, InputStatistics
 from pruning.techniques import SparseGPT, Wanda
 from pruning.techniques.mathematics.losses import effective_rank, measured
 
@@ -11,8 +11,8 @@ X = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0)) * torch.l
 W = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
 
 
-def observed(*needs: type[Gram] | type[InputNorm]) -> Observed:
-    statistics = Observed(needs, 16)
+def observed(*needs: type[Gram] | type[InputNorm]) -> InputStatistics:
+    statistics = InputStatistics(needs, 16)
     statistics.update(X)
     return statistics
 

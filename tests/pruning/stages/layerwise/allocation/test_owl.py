@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pruning.passes.sweep import Sweep
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.model.blocks import Blocks
-from pruning.passes.calibration import Sweep
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise.allocation.owl import Outliers, allocate, outlier_share
 from server.artifact.checkpoint.reader import Artifact

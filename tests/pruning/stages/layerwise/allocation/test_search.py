@@ -9,14 +9,14 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from pruning.passes.sweep import Sweep
 
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Shards
-from pruning.passes.calibration import Sweep
-from pruning.passes.statistics import Gram, Observed
+from pruning.passes.statistics import Gram, InputStatistics
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise.allocation import search
 from pruning.stages.layerwise.allocation.evolution import Evolution
@@ -60,7 +60,7 @@ def stock(artifact: Artifact, folder: Path, mixture: tuple[int, ...]) -> torch.n
 def test_each_block_is_pruned_on_what_dense_blocks_give(made: tuple[Blocks, Artifact, Path]) -> None:
     _, artifact, folder = made
     name = "model.layers.2.mlp.down_proj"
-    observed = Observed((Gram,), 128)
+    observed = InputStatistics((Gram,), 128)
     dense = stock(artifact, folder, ())
     hook = dense.get_submodule(name).register_forward_pre_hook(lambda _, args: observed.update(args[0]))
     with torch.no_grad():

@@ -6,20 +6,20 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from pruning.stages.training.distil.rounded import REFIT, Rounded
+from pruning.stages.training.text import draw
 from torch import Tensor
 
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError
-from pruning.model.weights import Source, Unrounded
+from pruning.model.weights import Unrounded, WeightSource
 from pruning.recipe.options import Distill, Quantise, Round
 from pruning.recipe.recipe import read
 from pruning.stages.context import Model, Place
 from pruning.stages.inputs import Inputs
 from pruning.stages.layerwise import round as nearest
 from pruning.stages.training.distil.distillation import Distillation, Task, apply, build
-from pruning.stages.training.distil.rounded import REFIT, Rounded
 from pruning.stages.training.network import Precision, load
-from pruning.stages.training.text import draw
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -52,7 +52,7 @@ def slowly_rounded(weight: Tensor, bits: int, group: int, scales: Tensor | None 
     return result.bfloat16().float()
 
 
-def student(model: Model, inputs: Inputs, stage: Distill = STAGE, zeros: Source | None = None) -> Rounded:
+def student(model: Model, inputs: Inputs, stage: Distill = STAGE, zeros: WeightSource | None = None) -> Rounded:
     built = build(Task(stage, model, model, draw(stage, inputs), zeros or model.source), Precision(torch.float32, ""))
     assert isinstance(built, Rounded)
     return built

@@ -174,7 +174,7 @@ class Sweep:
         return all((self._folder / f"states-{number}").exists() for number in range(self._count))
 
 
-class Following(Sweep):
+class FollowingSweep(Sweep):
     """Another model's states, which follow a pass over the same ids block by block, and survive a kill as it does."""
 
     def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:

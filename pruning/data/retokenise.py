@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-class Spelt(NamedTuple):
+class RetokenisedWindows(NamedTuple):
     """Windows in other tokens."""
 
     ids: Tensor
@@ -30,7 +30,7 @@ class Spelt(NamedTuple):
         return functional.cross_entropy(given, self.ids[number, span], reduction="sum") / self.tokens
 
 
-class Spelling:
+class Retokeniser:
     """The ids of `before` in those of `after`, which has fewer tokens, all of them known to `before`."""
 
     def __init__(self, before: Tokenizer, after: Tokenizer) -> None:
@@ -57,11 +57,11 @@ class Spelling:
         return tuple(id for id in found if id is not None)
 
 
-def spell(windows: Tensor, before: Tokenizer, after: Tokenizer) -> Spelt:
+def retokenise(windows: Tensor, before: Tokenizer, after: Tokenizer) -> RetokenisedWindows:
     """`windows` [n, tokens] of the ids of `before` in those of `after`."""
-    spelling = Spelling(before, after)
+    spelling = Retokeniser(before, after)
     rows = [list(spelling.ids(window)) for window in windows.tolist()]
     spans = [slice(len(spelling.parts(int(window[0]))), len(row)) for window, row in zip(windows, rows, strict=True)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-    return Spelt(ids, spans, windows.shape[1] - 1)
+    return RetokenisedWindows(ids, spans, windows.shape[1] - 1)

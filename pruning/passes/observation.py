@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, weight_of
-from pruning.passes.calibration import BlockView, Enough
-from pruning.passes.statistics import Observed, Statistic
+from pruning.passes.statistics import InputStatistics, Statistic
+from pruning.passes.sweep import BlockView, Enough
 
 
-def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, Observed]:
+def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, InputStatistics]:
     """The statistics of all layers of a block; it runs once for each batch if any are needed."""
     linears = view.linears
     if not needs:
-        return {name: Observed((), weight_of(linear).shape[1]) for name, linear in linears.items()}
+        return {name: InputStatistics((), weight_of(linear).shape[1]) for name, linear in linears.items()}
     with observing(linears, needs) as observed:
         view.run()
     refuse_unreached(linears, observed)
@@ -33,12 +33,12 @@ def count_groups(blocks: Blocks, ids: Tensor) -> int:
             with suppress(Enough):
                 blocks.run(0, states.clone(), calls[0])
 
-        return sum(1 for _ in in_turn(blocks.linears(0), (), run))
+        return sum(1 for _ in observe_groups(blocks.linears(0), (), run))
 
 
-def in_turn(
+def observe_groups(
     linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], run: Callable[[], None]
-) -> Iterator[dict[str, Observed]]:
+) -> Iterator[dict[str, InputStatistics]]:
     """The statistics of one group of linears that share an input after another, in the order of their calls.
 
     `run` calls the block, and is called again once the caller has pruned a group.
@@ -53,7 +53,7 @@ def in_turn(
         rest = {n: m for n, m in rest.items() if n not in observed}
 
 
-def refuse_unreached(linears: Mapping[str, nn.Module], observed: Mapping[str, Observed]) -> None:
+def refuse_unreached(linears: Mapping[str, nn.Module], observed: Mapping[str, InputStatistics]) -> None:
     """Raise ModelRefused for a layer that the data never reaches."""
     for name in linears:
         if name not in observed:
@@ -65,7 +65,7 @@ def observing(
     linears: Mapping[str, nn.Module],
     needs: tuple[type[Statistic], ...],
     until: Literal["all", "one input", "end"] = "all",
-) -> Iterator[dict[str, Observed]]:
+) -> Iterator[dict[str, InputStatistics]]:
     """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them.
 
     A batch ends with Enough once all layers have seen their input, or once those have that share the first input met,
@@ -84,13 +84,13 @@ class _Observer:
     """Gives each linear layer its statistics; the first layer that sees an input updates them for all that share it."""
 
     def __init__(self, needs: tuple[type[Statistic], ...], expected: int | None) -> None:
-        self.observed: dict[str, Observed] = {}
+        self.observed: dict[str, InputStatistics] = {}
         self._needs = needs
         self._expected = expected  # layers to be seen before a batch ends; None: those that share the first input
         self._complete = False  # without a number: every layer that shares the input is known
         self._last = ""  # the layer that is called after all others
         self._leaders: set[str] = set()
-        self._seen: list[tuple[weakref.ref[Tensor], Observed]] = []  # inputs of the first batch that still live
+        self._seen: list[tuple[weakref.ref[Tensor], InputStatistics]] = []  # inputs of the first batch that still live
 
     def hook(self, name: str) -> Any:
         def see(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -111,7 +111,7 @@ class _Observer:
                 self._complete = True
                 raise Enough
             self._leaders.add(name)
-            shared = Observed(self._needs, inputs.shape[-1], name)
+            shared = InputStatistics(self._needs, inputs.shape[-1], name)
             self._seen.append((weakref.ref(inputs), shared))
         self.observed[name] = shared
         if len(self.observed) == self._expected:

@@ -28,7 +28,7 @@ BATCH = 8
 """Sequences that are sampled together; whole batches are made, so that fewer sequences are a part of more."""
 
 
-def own_samples(base: Artifact, sequences: int, tokens: int, seed: int) -> Tensor:
+def sample_base(base: Artifact, sequences: int, tokens: int, seed: int) -> Tensor:
     """Ids [sequences, tokens] sampled from `base`, from the files beside it or into them."""
     folder = base.path.with_name(f"{base.path.name}.self") / f"{tokens}-tokens-seed-{seed}"
     files = [folder / f"batch-{number:05}.safetensors" for number in range(ceil(sequences / BATCH))]

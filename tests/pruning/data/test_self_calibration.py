@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pruning.data.self_calibration import BATCH, first_token, sample_base
 
 from pruning.commands.__main__ import main
 from pruning.data.draw import ids_digest
-from pruning.data.samples import BATCH, first_token, own_samples
 from pruning.errors import DataError
 from pruning.model import base
 from pruning.progress import Progress
@@ -34,7 +34,7 @@ def test_they_are_what_plain_sampling_without_a_cache_gives(
         return probabilities.argmax(dim=-1, keepdim=True)
 
     monkeypatch.setattr(torch, "multinomial", likeliest)
-    ids = own_samples(artifact, 3, 12, 0)
+    ids = sample_base(artifact, 3, 12, 0)
     network = base.load(artifact.config, artifact, torch.bfloat16)
     with torch.inference_mode():
         logits = network(input_ids=ids, use_cache=False).logits.float()
@@ -45,7 +45,7 @@ def test_they_are_what_plain_sampling_without_a_cache_gives(
 
 
 def test_temperature_is_one(artifact: Artifact) -> None:
-    ids = own_samples(artifact, 400, 2, 0)[:, 1]
+    ids = sample_base(artifact, 400, 2, 0)[:, 1]
     network = base.load(artifact.config, artifact, torch.bfloat16)
     with torch.inference_mode():
         expected = network(input_ids=torch.tensor([[256]]), use_cache=False).logits[0, 0].float().softmax(-1)
@@ -54,18 +54,18 @@ def test_temperature_is_one(artifact: Artifact) -> None:
 
 
 def test_they_are_made_once_and_fewer_are_a_part_of_more(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = own_samples(artifact, 5, 10, 1)
-    many = own_samples(artifact, BATCH + 3, 10, 1)
+    few = sample_base(artifact, 5, 10, 1)
+    many = sample_base(artifact, BATCH + 3, 10, 1)
     assert many.shape == (BATCH + 3, 10)
     assert torch.equal(few, many[:5])
     assert not torch.equal(many[:3], many[BATCH:])
-    assert not torch.equal(few, own_samples(artifact, 5, 10, 2))
+    assert not torch.equal(few, sample_base(artifact, 5, 10, 2))
     monkeypatch.setattr(base, "load", None)
-    assert torch.equal(own_samples(artifact, BATCH + 3, 10, 1), many)
+    assert torch.equal(sample_base(artifact, BATCH + 3, 10, 1), many)
 
 
 def test_stopped_it_goes_on_with_the_next_batch(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = own_samples(artifact, 3 * BATCH, 6, 3)
+    whole = sample_base(artifact, 3 * BATCH, 6, 3)
     for file in artifact.path.parent.rglob("batch-*"):
         file.unlink()
     steps: list[int] = []
@@ -77,9 +77,9 @@ def test_stopped_it_goes_on_with_the_next_batch(artifact: Artifact, monkeypatch:
 
     monkeypatch.setattr(Progress, "step", step)
     with pytest.raises(KeyboardInterrupt):
-        own_samples(artifact, 3 * BATCH, 6, 3)
+        sample_base(artifact, 3 * BATCH, 6, 3)
     steps[:] = [1] * 100
-    assert torch.equal(own_samples(artifact, 3 * BATCH, 6, 3), whole)
+    assert torch.equal(sample_base(artifact, 3 * BATCH, 6, 3), whole)
     assert len(steps) == 100 + 2 * 6
 
 
@@ -96,7 +96,7 @@ def test_a_recipe_without_a_text_calibrates_and_distils_on_them(
     data = artifact.lineage.calibration
     assert data is not None
     assert (data.source, data.sequences, data.tokens) == ("self", 12, 32)
-    assert data.digest == ids_digest(own_samples(base_of, 12, 32, 0))
+    assert data.digest == ids_digest(sample_base(base_of, 12, 32, 0))
     recovery = artifact.lineage.steps[1].recovery
     assert recovery is not None
     assert {recovery.training.source, recovery.held_out.source} == {"self"}

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from pruning.data.retokenise import retokenise
 from tokenizers import Tokenizer, models
-
-from pruning.data.spelling import spell
 
 BEFORE = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, merges=[("a", "b"), ("ab", "c")]))
 AFTER = Tokenizer(models.BPE(vocab={"c": 0, "b": 1, "a": 2, "ab": 3}, merges=[("a", "b")]))
@@ -13,15 +12,15 @@ WITHOUT = Tokenizer(models.BPE(vocab={"c": 0, "b": 1, "a": 2}, merges=[]))
 
 def test_what_is_gone_is_written_in_what_stays_and_what_the_first_token_became_is_not_predicted() -> None:
     windows = torch.tensor([[4, 0, 1], [2, 3, 4]])
-    spelt = spell(windows, BEFORE, AFTER)
+    spelt = retokenise(windows, BEFORE, AFTER)
     assert spelt.ids.tolist() == [[3, 0, 2, 1], [0, 3, 3, 0]]
     assert spelt.predicted == [slice(2, 4), slice(1, 4)]
-    assert spell(windows, BEFORE, WITHOUT).predicted == [slice(3, 5), slice(1, 6)]
-    assert spell(windows, BEFORE, WITHOUT).ids.tolist()[0][:5] == [2, 1, 0, 2, 1]
+    assert retokenise(windows, BEFORE, WITHOUT).predicted == [slice(3, 5), slice(1, 6)]
+    assert retokenise(windows, BEFORE, WITHOUT).ids.tolist()[0][:5] == [2, 1, 0, 2, 1]
 
 
 def test_the_loss_is_for_each_token_before() -> None:
-    spelt = spell(torch.tensor([[4, 0, 1], [2, 3, 4]]), BEFORE, AFTER)
+    spelt = retokenise(torch.tensor([[4, 0, 1], [2, 3, 4]]), BEFORE, AFTER)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     chances = logits.double().softmax(dim=-1)
     expected = -(chances[1, 2].log() + chances[2, 1].log()) / 2  # "a" after "abc", "b" after that
