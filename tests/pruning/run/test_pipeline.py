@@ -19,7 +19,7 @@ from pruning.stages.layerwise.prune import PruneBlock
 
 from pruning.commands.__main__ import main
 from pruning.model import base
-from pruning.passes import calibration
+from pruning.passes import sweep
 from pruning.recipe.recipe import read
 from pruning.run import output, pipeline
 from server.artifact.checkpoint.reader import Artifact
@@ -208,7 +208,7 @@ def test_another_recipe_or_version_starts_anew(
     caplog.set_level("INFO")
     path = recipe()
     with monkeypatch.context() as patch:
-        patch.setattr(calibration, "write_atomically", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(sweep, "write_atomically", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert prune(path, tmp_path) == 130
     if what == "recipe":
         path.write_text(path.read_text().replace("2:4", "1:4"))
