@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.recipe.bounds import Count
-from pruning.techniques.mathematics.patterns import Sparsity, groups_of
+from pruning.techniques.mathematics.patterns import Sparsity, nm_pattern
 
 SEARCHED = 64
 """Columns of the groups among which a search may choose; k may differ by block, as the runtime packs any k:64."""
@@ -49,7 +49,7 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 def _amount(level: float | str) -> float:
     """What a level removes: a fraction, or the weights in 64 columns."""
-    groups = groups_of(level)
+    groups = nm_pattern(level)
     if groups and groups.columns != SEARCHED:
         raise ValueError(f'the level "{level}" is neither a fraction nor "k:{SEARCHED}"')
     return SEARCHED - groups.keep if groups else float(level)

@@ -37,18 +37,16 @@ from pruning.recipe.options import (
 )
 from pruning.recipe.order import lost
 from pruning.run.output import CANDIDATE, IDENTITY, LOCK, begun, clear, mark, work_directory
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
-from pruning.stages.layerwise import awq
-from pruning.stages.layerwise import round as nearest
-from pruning.stages.layerwise import stage as layerwise_stage
+from pruning.stages.layerwise import awq, layerwise, round_to_nearest
 from pruning.stages.structured import depth, vocabulary, width
 from pruning.stages.team import ALONE, Team
 from pruning.stages.training import continuation
 from pruning.stages.training.distil import distillation
 from pruning.stages.training.reconstruct import reconstruction
 from pruning.stages.training.shear import shearing
-from pruning.stages.training.text import sample
+from pruning.stages.training.data import write_own_samples
 from server.artifact.checkpoint import bom, card
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
@@ -63,13 +61,13 @@ logger = logging.getLogger(__name__)
 
 SPELT = "the text in the tokens that stay, its loss for each token of the base's vocabulary"
 
-APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]]] = {
-    Layerwise: layerwise_stage.apply,
+APPLY: dict[type[Stage], Callable[[Any, StageModel, StageContext], tuple[StageModel, record.Step]]] = {
+    Layerwise: layerwise.apply,
     Depth: depth.apply,
     Width: width.apply,
     Vocabulary: vocabulary.apply,
     AWQ: awq.apply,
-    Round: nearest.apply,
+    Round: round_to_nearest.apply,
     Distill: distillation.apply,
     Reconstruct: reconstruction.apply,
     Shear: shearing.apply,
@@ -77,8 +75,8 @@ APPLY: dict[type[Stage], Callable[[Any, Model, Place], tuple[Model, record.Step]
 }
 """What carries out each kind of stage."""
 
-CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], Place], dict[str, Any]]] = {
-    Layerwise: layerwise_stage.check,
+CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], StageContext], dict[str, Any]]] = {
+    Layerwise: layerwise.check,
     Depth: depth.check,
     Width: width.check,
     Vocabulary: vocabulary.check,
@@ -131,7 +129,7 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
     """Measure the saved candidate and its base, and write the figures into the candidate's lineage."""
     ids, data = inputs.evaluation
     figures = _base_figures(inputs, cache, work)
-    model = Model(candidate.config, candidate)
+    model = StageModel(candidate.config, candidate)
     before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
     windows = ids if same else retokenise(ids, before, after)
@@ -166,7 +164,7 @@ def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str
     if path.exists():
         figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         return figures
-    model = Model(inputs.base.config, inputs.base)
+    model = StageModel(inputs.base.config, inputs.base)
     rounded = Int8(model)
     before = perplexity(model, windows, work / "evaluation-base", "evaluating the base")
     int8 = perplexity(model._replace(source=rounded), windows, work / "evaluation-int8", "evaluating the base at int8")
@@ -210,18 +208,18 @@ def _begun(work: Path, inputs: Inputs, team: Team) -> Artifact | None:
     return None
 
 
-def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[Model, tuple[record.Step, ...]]:
+def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tuple[record.Step, ...]]:
     """What the stages make of the base, one after another; all processes train, and the first one does all else."""
-    model = Model(inputs.base.config, inputs.base)
+    model = StageModel(inputs.base.config, inputs.base)
     steps: list[record.Step] = []
     digest = weights_digest(model.source) if team.leads else ""
     for number, stage in enumerate(inputs.recipe.stages):
-        before, place = model.source, Place(inputs, work / f"stage-{number}", team)
+        before, context = model.source, StageContext(inputs, work / f"stage-{number}", team)
         if isinstance(stage, TextTraining | Continue):
             with team.first():
-                sample(stage, inputs)
+                write_own_samples(stage, inputs)
         with nullcontext() if isinstance(stage, Training) else team.first():
-            model, step = APPLY[type(stage)](stage, model, place)
+            model, step = APPLY[type(stage)](stage, model, context)
         if not team.leads:
             continue
         _warn_of_lost_scales(before, model.source)
@@ -242,7 +240,7 @@ def _check(work: Path, inputs: Inputs, team: Team) -> None:
         if isinstance(stage, Training):
             team.check(stage.batch, str(msgspec.to_builtins(stage)["kind"]))
         if type(stage) in CHECK:
-            config = CHECK[type(stage)](stage, config, Place(inputs, work / f"stage-{number}"))
+            config = CHECK[type(stage)](stage, config, StageContext(inputs, work / f"stage-{number}"))
 
 
 def _warn_of_lost_scales(before: WeightSource, after: WeightSource) -> None:

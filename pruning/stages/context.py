@@ -1,6 +1,6 @@
-"""What every stage of a recipe is given and gives back: a model goes in, and another goes on with a record of the step.
+"""The interface of a stage: `apply(options, StageModel, StageContext)` returns the next StageModel and a lineage step.
 
-A stage keeps what it has computed in a folder of its own and, run again, goes on from there.
+A stage journals its progress in its own folder and resumes from there when it is run again.
 """
 
 from collections.abc import Mapping
@@ -18,70 +18,70 @@ from pruning.stages.inputs import Inputs
 from pruning.stages.team import ALONE, Team
 
 CHECKED_TOKENS = 16
-"""Tokens of a sequence on which is found out what blocks return, and that they can be replayed."""
+"""Tokens per sequence of the forward that learns what the blocks return and checks that they can be replayed."""
 
 
-class Model(NamedTuple):
-    """A model between two stages."""
+class StageModel(NamedTuple):
+    """A model between two stages: configuration, weights and rewritten files."""
 
     config: dict[str, Any]
     source: WeightSource
     files: Mapping[str, str] = {}
-    """What the last stage made of the base's other files, by their names; those that it left alone are not here."""
+    """Texts of the base's other files that a stage rewrote, by file name; the rest are copied from the base."""
 
 
-class Place(NamedTuple):
-    """Where a stage works: the inputs of the whole recipe, a folder of its own, and the processes that train."""
+class StageContext(NamedTuple):
+    """What every stage gets: the recipe's inputs, a folder of its own, and the processes that train together."""
 
     inputs: Inputs
     folder: Path
     team: Team = ALONE
 
-    def blocks(self, model: Model) -> Blocks:
-        """The blocks of `model`, proved on a few tokens to replay bit for bit; raises ModelRefused."""
+    def blocks(self, model: StageModel) -> Blocks:
+        """The blocks of `model`, checked on a few tokens to replay bit for bit; raises ModelRefused."""
         blocks = Blocks(base.skeleton(model.config), model.source)
-        blocks.check(self.checked)
+        blocks.check(self.check_ids)
         return blocks
 
     @property
-    def checked(self) -> Tensor:
-        """The ids [2, tokens] on which the replay of the blocks is proved."""
+    def check_ids(self) -> Tensor:
+        """The ids [2, tokens] on which block replay is checked."""
         ids = self.inputs.calibration[0].flatten()[: 2 * CHECKED_TOKENS]
         return ids[: len(ids) // 2 * 2].view(2, -1)
 
     def sweep(self, blocks: Blocks) -> Sweep:
-        """A pass over the calibration ids that keeps its files in the folder."""
+        """A pass over the calibration ids, journalled in the folder."""
         return Sweep(blocks, self.inputs.calibration[0], self.inputs.recipe.calibration.batch, self.folder)
 
     def moments(self, blocks: Blocks, powers: tuple[int, ...]) -> Moments:
-        """The moments of the weights' gradients on the calibration ids, by a pass backward in a folder of its own."""
+        """The means E[g^p] of the weights' gradients on the calibration ids; journalled in the subfolder `backward`."""
         return moments(blocks, self.inputs.calibration[0], self.folder / "backward", powers)
 
 
-def unloaded(config: dict[str, Any]) -> Blocks:
-    """The blocks of a model of this configuration, for their shapes: there are no weights."""
+def blocks_without_weights(config: dict[str, Any]) -> Blocks:
+    """The blocks of a model with this configuration, for their shapes; reading a weight raises."""
     model = base.skeleton(config)
-    return Blocks(model, Nothing(model))
+    return Blocks(model, NamesOnly(model))
 
 
-class Nothing:
-    """The names of a model's weights, of which none can be had."""
+class NamesOnly:
+    """Weight names without weights; reading one raises NotImplementedError."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = list(model.state_dict())
 
     def names(self) -> list[str]:
-        """All names."""
+        """The names of all weights."""
         return self._names
 
     def tensor(self, name: str) -> Tensor:
-        """Not to be called."""
+        """Raise NotImplementedError."""
         raise NotImplementedError(name)
 
     def scales(self, name: str) -> None:
         """None: nothing is quantised."""
 
 
-def seconds(notes: list[Note]) -> float:
-    """The time spent on all blocks, whatever runs it was spread over."""
+def total_seconds(notes: list[Note]) -> float:
+    """Seconds spent on all blocks, summed over interrupted runs."""
     return round(sum(float(note["seconds"]) for note in notes), 1)

@@ -1,6 +1,6 @@
-"""Gathers everything that decides a result, and finds out whether an artifact was made from just that.
+"""Gathers everything that decides a result, and checks whether an existing artifact was made from the same inputs.
 
-Imports no model code, so that an artifact which can be reused is found in about a second.
+Imports no model code, so a reusable artifact is found in about a second.
 """
 
 import logging
@@ -19,7 +19,7 @@ from pruning.model.settings import positions
 from pruning.recipe.options import Training, Vocabulary
 from pruning.recipe.recipe import Calibration, Recipe
 from pruning.recipe.sources import SELF, digest_of, locate
-from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint import lineage
 from server.artifact.checkpoint.reader import Artifact
 from server.errors import ArtifactError
 from server.storage.lock import locked
@@ -28,29 +28,29 @@ logger = logging.getLogger(__name__)
 
 
 class Inputs(NamedTuple):
-    """Everything that decides the result."""
+    """Everything that decides the result of a run."""
 
     recipe: Recipe
     base: Artifact
-    calibration: tuple[Tensor, record.Data]
-    evaluation: tuple[Tensor, record.Data]
-    lessons: dict[str, str]
-    """SHA-256 of each text that a stage reads itself."""
+    calibration: tuple[Tensor, lineage.Data]
+    evaluation: tuple[Tensor, lineage.Data]
+    text_digests: dict[str, str]
+    """SHA-256 of each text that a training or vocabulary stage reads, by source."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """Equal for two runs that give the same artifact; the lineage keeps it."""
+        """Digests of all inputs, by name; equal for two runs that give the same artifact. Stored in the lineage."""
         return {
             "recipe": self.recipe.digest,
             "base": self.base.lineage.base.digest,
             "calibration": self.calibration[1].digest,
             "evaluation": self.evaluation[1].digest,
-            **{f"text {source}": digest for source, digest in self.lessons.items()},
+            **{f"text {source}": digest for source, digest in self.text_digests.items()},
         }
 
 
 def prepare(recipe: Recipe, cache: Path) -> Inputs:
-    """Import the base and draw the token ids."""
+    """Import the base into `cache` and draw the token ids; raises RecipeError or DataError."""
     base = base_artifact(recipe.base, cache)
     encoder = Encoder(base)
     c, e = recipe.calibration, recipe.evaluation
@@ -67,9 +67,9 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
 
 
 def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
-    """Raise RecipeError for sequences beyond the positions that a model has learned; warn where it rotates them.
+    """Raise RecipeError for sequences beyond the learned positions of a model; warn if its positions are rotary.
 
-    `lengths` has the tokens of sequences by what gave them.
+    `lengths` maps the name of each option to its tokens per sequence.
     """
     limit = positions(config)
     for name, length in lengths.items():
@@ -82,14 +82,14 @@ def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
 
 
 def _lengths(recipe: Recipe) -> dict[str, int]:
-    """The tokens of each kind of sequence, by what the recipe calls them."""
+    """Tokens per sequence of each option that sets them, by the option's name in the recipe."""
     lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
     training = {n: stage for n, stage in enumerate(recipe.stages) if isinstance(stage, Training)}
     return lengths | {f"stages[{number}].length": stage.length for number, stage in training.items()}
 
 
-def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, record.Data]:
-    """The ids to calibrate on, of a text or of the base's own writing."""
+def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, lineage.Data]:
+    """The calibration ids [sequences, tokens]: drawn from a text, or sampled from the base itself."""
     if wanted.source == SELF:
         ids = sample_base(base, wanted.sequences, wanted.tokens, wanted.seed)
         return ids, data_record(SELF, ids, wanted.seed)
@@ -97,8 +97,8 @@ def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:
-    """The artifact at `output` where it is whole and made from the same recipe, base and data."""
-    if not (output / record.FILE).exists():
+    """The artifact at `output` if it is intact and was made from the same recipe, base and data; else None."""
+    if not (output / lineage.FILE).exists():
         return None
     try:
         artifact = Artifact.open(output)
@@ -112,7 +112,7 @@ def reusable(output: Path, inputs: Inputs) -> Artifact | None:
 
 
 def base_artifact(reference: str, cache: Path) -> Artifact:
-    """The base artifact of `reference`, from `cache` or imported into it."""
+    """The base artifact of `reference`, imported into `cache` unless it is there already."""
     path = locate(reference)
     digest = digest_of(path)
     target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
@@ -129,7 +129,7 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
 
 
 def _imported(target: Path) -> Artifact | None:
-    """The base that was imported to `target`, if it is whole."""
+    """The base already imported at `target`, or None if it is missing or damaged."""
     try:
         return Artifact.open(target) if target.exists() else None
     except ArtifactError as error:

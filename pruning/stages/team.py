@@ -1,7 +1,7 @@
-"""The processes that train one model together: each takes its part of every batch, and all make the same steps.
+"""Data-parallel training: each process takes its share of every batch, and all take the same optimiser steps.
 
-A process that is alone is a team of one, and nothing is exchanged. Only the first process writes files; the others read
-what it wrote once it has said so.
+A single process is a team of one and exchanges nothing. Only the first process writes files; the others wait for it
+before they read.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from pruning.errors import RecipeError, TeamBroken
 
 
 class Team(NamedTuple):
-    """One process among `size`, the first of which has the rank 0, and the device that it trains on."""
+    """This process's rank among `size` processes, and the device it trains on."""
 
     rank: int = 0
     size: int = 1
@@ -24,11 +24,11 @@ class Team(NamedTuple):
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes the files: the one of rank 0."""
         return self.rank == 0
 
     def check(self, batch: int, kind: str) -> None:
-        """Raise RecipeError where the sequences of a batch cannot be shared out equally."""
+        """Raise RecipeError unless a batch of `batch` sequences divides among the processes; `kind` names the stage."""
         if batch % self.size:
             fitting = max(batch // self.size, 1) * self.size
             raise RecipeError(
@@ -37,38 +37,38 @@ class Team(NamedTuple):
             )
 
     def part(self, sequences: Tensor) -> Tensor:
-        """This process's share of `sequences` [sequences, ...], in their order; equal shares where they divide."""
+        """This process's share of `sequences` [sequences, ...], in order; shares differ by at most one sequence."""
         start, stop = (number * len(sequences) // self.size for number in (self.rank, self.rank + 1))
         return sequences[start:stop]
 
     def average(self, gradients: Iterable[Tensor]) -> None:
-        """Replace each gradient by its mean over the processes, which have the same ones in the same order."""
+        """Replace each gradient by its mean over the processes, which all pass the same ones in the same order."""
         if self.size == 1:
             return
         if self.device.type != "cpu":
-            self.wait()  # a process that has ended shows here; on a GPU the exchange itself would wait for it
-        with _exchanging():
+            self.wait()  # detects a lost process, for which the exchange itself would wait on a GPU
+        with _reporting_lost_process():
             for gradient in gradients:
                 processes.all_reduce(gradient)
                 gradient /= self.size
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """The sum of each value over the processes, the same in all of them."""
+        """The sum of each value over the processes; the same in all of them."""
         if self.size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
-        with _exchanging():
+        with _reporting_lost_process():
             processes.all_reduce(sums)
         result: list[float] = sums.tolist()
         return result
 
     def wait(self) -> None:
-        """Go on once every process has come here."""
+        """Block until every process gets here."""
         self.total([0.0])
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Let the first process do what is inside before the others do: they then find what it has written."""
+        """Run the body in the first process before the others, which then find what it wrote."""
         if not self.leads:
             self.wait()
         yield
@@ -80,8 +80,8 @@ ALONE = Team()
 
 
 @contextmanager
-def _exchanging() -> Iterator[None]:
-    """Say in one sentence that another process has ended, which is how torch's error of an exchange comes about."""
+def _reporting_lost_process() -> Iterator[None]:
+    """Turn torch's RuntimeError from an exchange into TeamBroken, which says how to go on."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""One file per technique that scores, prunes or rounds the weights of one layer.
+"""One file per technique that scores, prunes or quantises the weight of one layer.
 
 May import `passes`.
 """

@@ -1,7 +1,7 @@
-"""Magnitude: remove the weights with the least |weight| in the whole matrix; update none.
+"""Magnitude pruning: remove the smallest |W_ij| of the whole matrix; the other weights keep their values.
 
-The oldest rule and the baseline of every paper: Han et al., Learning both Weights and Connections for Efficient
-Neural Networks, https://arxiv.org/abs/1506.02626
+The baseline of every pruning paper: Han et al., Learning both Weights and Connections for Efficient Neural Networks,
+https://arxiv.org/abs/1506.02626
 """
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from pruning.techniques.technique import Technique
 
 
 class Magnitude(Technique, frozen=True):
-    """Needs no data."""
+    """Remove the smallest weights of the matrix; needs no data."""
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place."""

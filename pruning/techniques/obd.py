@@ -1,8 +1,8 @@
-"""Optimal Brain Damage: remove the weights whose loss rises least in a diagonal model of its curvature; update none.
+"""Optimal Brain Damage: remove the least saliencies 1/2 h_qq w_q^2; the other weights keep their values.
 
-LeCun, Denker and Solla, Optimal Brain Damage, NeurIPS 1989, equation 5: s_q = 1/2 h_qq w_q^2. The second derivative
-h_qq is taken as the diagonal of the empirical Fisher matrix, E[g_q^2], with g of one sequence's mean next-token loss;
-the paper's own network is small enough for exact second derivatives.
+LeCun, Denker and Solla, Optimal Brain Damage, NeurIPS 1989, equation 5. Deliberate difference: the second derivative
+h_qq is the diagonal of the empirical Fisher matrix, E[g_q^2] with g the gradient of one sequence's mean next-token
+loss; the paper computes it exactly, on a network small enough for that.
 """
 
 from typing import ClassVar
@@ -15,7 +15,7 @@ from pruning.techniques.technique import Technique
 
 
 class OBD(Technique, frozen=True):
-    """Costs a pass forward and one backward over the data, and a sort."""
+    """Remove the weights that raise the loss least; costs one forward and one backward pass, and a sort."""
 
     moments: ClassVar[tuple[int, ...]] = (2,)
 

@@ -1,10 +1,10 @@
-"""SparseGPT: remove column by column what costs least, and let the columns that follow make up for it.
+"""SparseGPT: minimise the layer's squared output error column by column; later columns compensate each removal.
 
 Frantar and Alistarh, SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot,
-https://arxiv.org/abs/2301.00774. Deliberate differences from its code: (1) exactly the fraction of each column block
-is removed, not one weight more; (2) damping grows where it must, and the log says so; (3) a block of columns is a
-whole number of N:M groups; (4) damping is in units of the mean over inputs that are not dead: with ones for those, as
-in its code, what is damped how much depends on the scale of the inputs.
+https://arxiv.org/abs/2301.00774, algorithm 1. Deliberate differences from the authors' code: (1) each column block
+loses exactly its fraction, not one weight more; (2) damping is raised where the Gram matrix needs it, and the log says
+so; (3) a block of columns is a whole number of N:M groups; (4) damping is relative to the mean over live inputs: the
+authors put ones on the diagonal of dead inputs, which ties the damping to the scale of the activations.
 """
 
 from typing import Annotated, ClassVar
@@ -13,30 +13,31 @@ from msgspec import Meta
 from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.columns import Sparse, sweep
-from pruning.techniques.mathematics.patterns import groups_of
+from pruning.techniques.mathematics.columns import PruneColumns, sweep_columns
+from pruning.techniques.mathematics.patterns import nm_pattern
 from pruning.techniques.technique import Technique
 
 
 class SparseGPT(Technique, frozen=True):
-    """Costs one pass over the data, one Gram matrix for each input, and a sweep over the columns."""
+    """Remove weights and update the rest by least squares; costs one pass, a Gram matrix per input and a sweep."""
 
     block: Annotated[int, Meta(ge=1)] = 128
-    """Columns that are swept before the columns after them are updated."""
+    """Columns swept before the later columns are updated; affects the speed, and the mask of a fraction, chosen per
+    block."""
     damping: Annotated[float, Meta(gt=0, le=1)] = 0.01
-    """Added to the diagonal of the Gram matrix, in units of its mean."""
+    """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> None:
-        """Prune `weight` [outputs, inputs] in place and update what stays."""
+        """Prune `weight` [outputs, inputs] in place and update the remaining weights."""
         W = weight.clone()
         W[:, observed[Gram].dead] = 0
-        groups = groups_of(self.sparsity)
+        groups = nm_pattern(self.sparsity)
         width = max(self.block // groups.columns, 1) * groups.columns if groups else self.block
 
-        def begin(_: slice, columns: Tensor, variance: Tensor) -> Sparse:
-            return Sparse(columns, variance, self.sparsity)
+        def begin(_: slice, columns: Tensor, variance: Tensor) -> PruneColumns:
+            return PruneColumns(columns, variance, self.sparsity)
 
-        sweep(W, observed[Gram].inverse_factor(self.damping), width, begin)
+        sweep_columns(W, observed[Gram].inverse_factor(self.damping), width, begin)
         weight.copy_(W)

@@ -1,7 +1,7 @@
-"""Swaps: from a simple mask, exchange one kept for one removed weight as long as that lowers the layer's error.
+"""SparseSwaps: start from a simple mask and exchange a kept for a removed weight while that lowers the layer's error.
 
-Zimmer et al., SparseSwaps: Tractable LLM Pruning Mask Refinement at Scale, https://arxiv.org/abs/2512.10922. An
-exchange stays within its row, or its N:M group, so counts do not change, and each lowers the error of its row.
+Zimmer et al., SparseSwaps: Tractable LLM Pruning Mask Refinement at Scale, https://arxiv.org/abs/2512.10922. Weights
+keep their values. An exchange stays within its row or N:M group, so the counts never change.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -11,23 +11,23 @@ from msgspec import Meta
 from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.patterns import groups_of, keep_matrix, keep_rows
+from pruning.techniques.mathematics.patterns import keep_matrix, keep_rows, nm_pattern
 from pruning.techniques.ria import relative_importance
 from pruning.techniques.technique import Technique
 
 CHUNK = 2**24
-"""Pairs of weights that are compared at once; one row, which has up to inputs^2 / 4, may be more."""
+"""Pairs of weights compared at once, which bounds memory; a single row, up to inputs^2 / 4 pairs, may exceed it."""
 LEAST_GAIN = 1e-6
-"""An exchange must lower the error of its row by this share, so that rounding never makes it a loss."""
+"""Least relative gain of an exchange, in units of its row's error, so that rounding never turns it into a loss."""
 
 
 class Swaps(Technique, frozen=True):
-    """Updates no weight; a fraction costs rounds x outputs x inputs^2 / 4 comparisons, N:M groups far fewer."""
+    """Refine a Wanda or RIA mask; a fraction costs `rounds` x outputs x inputs^2 / 4 comparisons, N:M far fewer."""
 
     start: Literal["wanda", "ria"] = "wanda"
     """The mask to start from."""
     rounds: Annotated[int, Meta(ge=0)] = 30
-    """In a round each row, or each N:M group, makes its best exchange."""
+    """Most rounds; in each, every row or N:M group makes its best exchange."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
 
@@ -35,19 +35,19 @@ class Swaps(Technique, frozen=True):
         """Prune `weight` [outputs, inputs] in place."""
         gram = observed[Gram].value
         keep = self._first_mask(weight, gram.diagonal().sqrt())
-        groups = groups_of(self.sparsity)
+        groups = nm_pattern(self.sparsity)
         swap(weight, keep, gram, groups.columns if groups else weight.shape[1], self.rounds)
         weight.masked_fill_(~keep, 0)
 
     def _first_mask(self, weight: Tensor, norm: Tensor) -> Tensor:
-        """Wanda's or RIA's own mask; `norm` [columns] is the input norm up to a factor."""
+        """Wanda's or RIA's keep mask [outputs, inputs]; `norm` [inputs] is the input norm up to a constant factor."""
         if self.start == "wanda":
             return keep_rows(weight.abs() * norm, self.sparsity)
         return keep_matrix(relative_importance(weight) * norm.sqrt(), self.sparsity)
 
 
 def swap(weight: Tensor, keep: Tensor, gram: Tensor, width: int, rounds: int) -> None:
-    """Improve the mask `keep` [rows, columns] in place; exchanges stay within each run of `width` columns."""
+    """Improve the keep mask `keep` [rows, columns] in place; exchanges stay within each run of `width` columns."""
     columns = weight.shape[1]
     rows = max(4 * CHUNK // (width * columns), 1)  # each run compares at most (width / 2)^2 pairs
     for start in range(0, len(weight), rows):
@@ -61,19 +61,19 @@ def swap(weight: Tensor, keep: Tensor, gram: Tensor, width: int, rounds: int) ->
 
 
 class _Run:
-    """The exchanges within one run of columns of W [rows, columns]; what a pair has in common is computed once."""
+    """The exchanges within one run of columns of W [rows, columns]; caches the term 2 w_i w_j G_ij of every pair."""
 
     def __init__(self, W: Tensor, keep: Tensor, gram: Tensor, run: slice) -> None:
         self._first, self._gram, self._W = run.start, gram, W
         self._w, self._G = W[:, run], gram[run, run]
         self._columns = run
         self._kept, self._removed = _members(keep[:, run]), _members(~keep[:, run])  # [rows, kept], [rows, removed]
-        self._no_kept = ~keep[:, run].gather(1, self._kept)  # shorter rows are filled with what must not be chosen
+        self._no_kept = ~keep[:, run].gather(1, self._kept)  # padding of shorter rows, never chosen
         self._no_removed = keep[:, run].gather(1, self._removed)
         self._shared = self._common(self._kept[:, :, None], self._removed[:, None, :])  # [rows, kept, removed]
 
     def exchange(self, keep: Tensor, residual: Tensor, least: Tensor) -> int:
-        """Make the best exchange in each row that gains more than `least` [rows] by it; returns how many did."""
+        """Make each row's best exchange if it gains more than `least` [rows]; returns the number of rows changed."""
         if not self._shared.numel():
             return 0
         squares, product = self._w.square() * self._G.diagonal(), 2 * self._w * residual[:, self._columns]
@@ -94,12 +94,12 @@ class _Run:
         return len(rows)
 
     def _common(self, i: Tensor, j: Tensor, rows: Tensor | None = None) -> Tensor:
-        """-2 w_i w_j G_ij for columns `i` and `j` of all rows, or of `rows`, broadcast against each other."""
+        """-2 w_i w_j G_ij for columns `i` and `j`, broadcast against each other, of all rows or of `rows`."""
         w = self._w if rows is None else self._w[rows]
         w_i, w_j = (w.gather(1, index.flatten(1)).view_as(index) for index in (i, j))
         return self._G[i, j].mul_(w_i).mul_(w_j).mul_(-2)
 
 
 def _members(mask: Tensor) -> Tensor:
-    """The columns where `mask` [rows, columns] is true, [rows, most of any row]; shorter rows filled with others."""
+    """The columns where `mask` [rows, columns] is true, [rows, most in any row]; shorter rows are padded."""
     return mask.byte().argsort(dim=1, descending=True, stable=True)[:, : int(mask.sum(dim=1).max())]

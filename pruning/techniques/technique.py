@@ -1,6 +1,6 @@
-"""What every layer-wise technique has in common: options, the statistics it needs, and one change to one weight.
+"""The interface of a layer-wise technique: its options, the statistics it needs, and `apply` on one weight.
 
-A technique is a value: it holds no state and no hooks, so a recipe can be compared, hashed and stored.
+A technique is a frozen value without state or hooks, so a recipe can be compared, hashed and stored.
 """
 
 from typing import ClassVar
@@ -9,26 +9,28 @@ import msgspec
 from torch import Tensor
 
 from pruning.passes.statistics import InputStatistics, Statistic
-from pruning.techniques.mathematics.patterns import Sparsity, groups_of
+from pruning.techniques.mathematics.patterns import Sparsity, nm_pattern
 
 
 class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, forbid_unknown_fields=True):
-    """Removes weights from one linear layer at a time; its fields are the recipe's options and the lineage's record."""
+    """Prune or quantise the weight of one linear layer; the fields are the recipe's options and lineage record."""
 
     sparsity: Sparsity
-    """0.5 removes half; "2:4" keeps 2 of every 4 input columns."""
+    """What to remove: a fraction of the weights (0.5), or N:M, which keeps N of every M consecutive input columns
+    ("2:4")."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
-    """Statistics of the inputs that `apply` reads."""
+    """Statistics of the layer's inputs that `apply` reads."""
     moments: ClassVar[tuple[int, ...]] = ()
-    """Powers p of the gradients whose means E[g^p] `apply` reads: they cost a pass backward before all blocks."""
+    """Powers p of the gradient whose means E[g^p] `apply` reads; they cost one backward pass before the first block."""
 
     def __post_init__(self) -> None:
-        groups_of(self.sparsity)
+        nm_pattern(self.sparsity)
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor | None:
-        """Prune `weight` [outputs, inputs], float32, in place; what is removed becomes exactly +0.
+        """Prune `weight` [outputs, inputs], float32, in place; removed weights become exactly +0.
 
-        One that quantises returns the scales [outputs, groups], float16: the weight is then integers times these.
+        Returns None, or the scales [outputs, groups], float16, if the technique quantises: the weight is then code *
+        scale.
         """
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Wanda: remove the weights with the least |weight| x input norm in each row; update none.
+"""Wanda: remove the smallest |W_ij| * ||X_j|| of each row; the other weights keep their values.
 
-Sun et al., A Simple and Effective Pruning Approach for Large Language Models,
-https://arxiv.org/abs/2306.11695
+Sun et al., A Simple and Effective Pruning Approach for Large Language Models, https://arxiv.org/abs/2306.11695,
+equation 1.
 """
 
 from typing import ClassVar
@@ -14,7 +14,7 @@ from pruning.techniques.technique import Technique
 
 
 class Wanda(Technique, frozen=True):
-    """Costs one pass over the data and a sort."""
+    """Remove the weights of each row with the least magnitude x input norm; costs one pass over the data and a sort."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
 

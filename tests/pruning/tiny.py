@@ -8,6 +8,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from server.artifact.checkpoint.reader import Artifact
+from server.engine.runners.transformers_runner import load
+
 ARCHITECTURES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "olmo", "phi3", "gpt2", "gpt_neox", "opt", "starcoder2",
     "stablelm", "bloom",
@@ -54,6 +57,11 @@ def save(folder: Path, kind: str = "llama", **changes: Any) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
     return folder
+
+
+def loaded(artifact: Artifact) -> torch.nn.Module:
+    """The artifact's model in float32 on the CPU, built by the loader that serves it."""
+    return load(artifact, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def after_last_block(model: Any, path: str, ids: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from pruning.recipe.options import Layerwise
 from pruning.recipe.recipe import read
 from pruning.run.pipeline import APPLY
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import prepare
 
 PERCENT_DAMP, BLOCK = 0.01, 128
@@ -113,7 +113,9 @@ def main() -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(inputs.base.path, dtype=torch.float32)
     with TemporaryDirectory(dir=cache) as folder:
         start = monotonic()
-        source = APPLY[Layerwise](stage, Model(inputs.base.config, inputs.base), Place(inputs, Path(folder)))[0].source
+        source = APPLY[Layerwise](
+            stage, StageModel(inputs.base.config, inputs.base), StageContext(inputs, Path(folder))
+        )[0].source
         ours = monotonic() - start
         start = monotonic()
         plain(model, inputs.calibration[0], keep, of)

@@ -17,7 +17,7 @@ from pruning.model.weights import WeightSource
 from pruning.passes.gradients import next_token_loss
 from pruning.passes.sweep import Sweep, pass_on
 from pruning.progress import Progress
-from pruning.stages.context import CHECKED_TOKENS, Model
+from pruning.stages.context import CHECKED_TOKENS, StageModel
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
 
@@ -33,7 +33,7 @@ def dense(artifact: Artifact) -> nn.Module:
 
 
 @torch.no_grad()
-def perplexity(model: Model, windows: Tensor | RetokenisedWindows, folder: Path, what: str) -> float:
+def perplexity(model: StageModel, windows: Tensor | RetokenisedWindows, folder: Path, what: str) -> float:
     """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on.
 
     Of windows that are spelt in other tokens it is that of each token before, so it can be compared.
@@ -64,7 +64,7 @@ def perplexity(model: Model, windows: Tensor | RetokenisedWindows, folder: Path,
 class Int8:
     """`model`'s weights with the linears of all blocks rounded to int8 in groups of 32 columns."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: StageModel) -> None:
         blocks = Blocks(base.skeleton(model.config), model.source)
         self._source: WeightSource = model.source
         self._linears = {name: linear for index in range(len(blocks)) for name, linear in blocks.linears(index).items()}

@@ -1,1 +1,1 @@
-"""Stages that prune or round one layer at a time: layerwise, AWQ and round-to-nearest."""
+"""Stages that prune or quantise one weight at a time: layerwise, AWQ and round-to-nearest."""

@@ -1,9 +1,9 @@
-"""AWQ: scale up the input columns that see large activations, then round; what went before is scaled down to match.
+"""The stage `awq`: scale up the input columns with large activations, round, and scale down the module before.
 
 Lin et al., AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration,
-https://arxiv.org/abs/2306.00978, equations 4 and 5. Deliberate differences from their code: (1) what to scale down is
-found and proved by `folding`, not listed by architecture; (2) the error is that of the layers that share the input,
-from their Gram matrix; (3) the clip is `search_scale`, weighted by the squares of the inputs.
+https://arxiv.org/abs/2306.00978, equations 4 and 5. Deliberate differences from the authors' code: (1) the module to
+scale down is found by trial (`folding`), not listed per architecture; (2) the error is that of all layers that share
+the input, from their Gram matrix; (3) clipping is `search_scales`, weighted by the mean squares of the inputs.
 """
 
 import logging
@@ -22,21 +22,23 @@ from pruning.passes.observation import observing
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import AWQ
-from pruning.stages.context import Model, Place, seconds
-from pruning.stages.layerwise.folding import Folder
-from pruning.stages.layerwise.prune import block_file, losses_in, naming, stored, zeros
-from pruning.techniques.mathematics.losses import by_gram
-from pruning.techniques.mathematics.rounding import nearest, round_groups
+from pruning.stages.block_weights import block_file, losses_in, naming_weight, stored_tensors, zero_fraction
+from pruning.stages.context import StageContext, StageModel, total_seconds
+from pruning.stages.layerwise.folding import FoldFinder
+from pruning.techniques.mathematics.losses import gram_loss
+from pruning.techniques.mathematics.rounding import nearest_codes, round_groups
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
 
 RUNS = 2
+"""Forwards of each block per batch: one to observe, one to pass on."""
 GRID = 20
+"""Exponents tried for the scale, in steps of 1 / GRID from 0."""
 
 
 class MeanMagnitude(Statistic):
-    """The mean over all tokens of |x| of each input feature."""
+    """The mean of |x| of each input feature over all tokens."""
 
     def __init__(self, columns: int) -> None:
         self._sum = torch.zeros(columns)
@@ -53,25 +55,28 @@ class MeanMagnitude(Statistic):
         return self._sum / self._tokens
 
 
-def apply(stage: AWQ, model: Model, place: Place) -> tuple[Model, Step]:
-    """Scale and round every linear layer of every block; zeros stay zero, and the model has no new tensors."""
-    blocks = place.blocks(model)
-    notes = place.sweep(blocks).visit(_Visit(stage, blocks.path, place), "quantising", RUNS)
+def apply(stage: AWQ, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Scale and round every linear layer of every block; zeros stay zero, and the model gains no tensors but scales.
+
+    Journals each block's sparsity, losses, unscaled layers and seconds, and writes one file of weights per block.
+    """
+    blocks = context.blocks(model)
+    notes = context.sweep(blocks).visit(_QuantiseBlock(stage, blocks.path, context), "quantising", RUNS)
     _say_unscaled([name for note in notes for name in note["unscaled"]])
-    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
     step = Step(
         technique="awq",
         options={"bits": stage.bits, "group": stage.group, "scheme": stage.scheme},
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
-        seconds=seconds(notes),
+        seconds=total_seconds(notes),
         parameters=parameters(source)[0],
         losses=losses_in(notes),
     )
-    return Model(model.config, source), step
+    return StageModel(model.config, source), step
 
 
 def _say_unscaled(names: list[str]) -> None:
-    """Log which layers were rounded without having been scaled."""
+    """Warn of layers that were rounded without scaling."""
     if names:
         logger.warning(
             "the inputs of %d layers, %s for instance, come from where no scale folds into: they are rounded unscaled",
@@ -80,24 +85,24 @@ def _say_unscaled(names: list[str]) -> None:
 
 
 class _Scaled(NamedTuple):
-    """What scaling one block came to."""
+    """The result of scaling one block."""
 
     grams: dict[str, Tensor]
-    """The Gram matrix of each layer's inputs afterwards."""
+    """The Gram matrix of each layer's inputs after scaling, by weight name."""
     changed: dict[str, Tensor]
-    """The weights that scales were folded into."""
+    """The weights that the inverse scales were folded into, by name."""
     unscaled: list[str]
-    """The layers whose scales fold into nothing."""
+    """The layers without a module to fold the scales into."""
 
 
-class _Visit:
-    """Scales, rounds and saves one block."""
+class _QuantiseBlock:
+    """A visit that scales, rounds and saves one block."""
 
-    def __init__(self, stage: AWQ, path: str, place: Place) -> None:
+    def __init__(self, stage: AWQ, path: str, context: StageContext) -> None:
         self._stage = stage
         self._path = path
-        self._place = place
-        self._folder = Folder(place.folder / "folds-failed.json")
+        self._context = context
+        self._folder = FoldFinder(context.folder / "folds-failed.json")
 
     def __call__(self, view: BlockView) -> Note:
         start = monotonic()
@@ -113,13 +118,13 @@ class _Visit:
             weight, gram = weight_of(linear), grams[name]
             scaled = weight.clone()
             scales = round_groups(weight, gram.diagonal(), self._stage.bits, self._stage.group)
-            with naming(name):
-                losses[name] = msgspec.to_builtins(by_gram(scaled, weight, gram))
-            tensors |= stored(name, linear, scales)
-        write_file(block_file(self._place.folder, view.index), tensors)
+            with naming_weight(name):
+                losses[name] = msgspec.to_builtins(gram_loss(scaled, weight, gram))
+            tensors |= stored_tensors(name, linear, scales)
+        write_file(block_file(self._context.folder, view.index), tensors)
         view.advance()
         return {
-            "sparsity": {name: zeros(weight_of(linear)) for name, linear in linears.items()},
+            "sparsity": {name: zero_fraction(weight_of(linear)) for name, linear in linears.items()},
             "losses": losses,
             "unscaled": unscaled,
             "seconds": monotonic() - start,
@@ -128,13 +133,13 @@ class _Visit:
     def _scale(
         self, view: BlockView, linears: Mapping[str, nn.Module], observed: Mapping[str, InputStatistics]
     ) -> _Scaled:
-        """Fold scales where that is possible."""
+        """Scale the inputs of every group of layers for which a fold exists."""
         grams: dict[str, Tensor] = {}
         changed: dict[str, Tensor] = {}
         unscaled: list[str] = []
-        for names in _sharing(observed):
+        for names in _by_shared_input(observed):
             users = {name: linears[name] for name in names}
-            with naming(names[0]):
+            with naming_weight(names[0]):
                 gram = observed[names[0]][Gram].value
             scale = torch.ones(len(gram))
             fold = self._folder.find(view, users)
@@ -152,9 +157,10 @@ class _Visit:
 
 
 def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, group: int) -> Tensor:
-    """The scale [columns], mean|x|^r with r of 0, 1/20, ... 19/20, that leaves `weight` the least output error.
+    """The scale [columns] = mean|x|^r, r = 0, 1/20, ..., 19/20, that gives the rounded `weight` the least output error.
 
-    The error is tr(D H D^T) of D = W - Q(W s) / s, with Q the nearest codes of unclipped groups.
+    `weight` is [rows, columns], `gram` [columns, columns], `magnitude` [columns]. The error is tr(D H D^T) with D = W -
+    Q(W s) / s, where Q rounds to nearest in unclipped groups.
     """
     best, least = torch.ones_like(magnitude), float("inf")
     for step in range(GRID):
@@ -168,16 +174,16 @@ def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, gro
 
 
 def _unclipped(weight: Tensor, bits: int, group: int) -> Tensor:
-    """`weight` [rows, columns] rounded with the scale that lets the largest weight of each group just fit."""
+    """`weight` [rows, columns] rounded with the scale at which the largest weight of each group just fits."""
     rows, columns = weight.shape
     grouped = nn.functional.pad(weight, (0, -columns % group)).view(rows, -1, group)
     scale = grouped.abs().amax(dim=2, keepdim=True) / (2 ** (bits - 1) - 1)
-    rounded: Tensor = nearest(grouped, scale, bits) * scale
+    rounded: Tensor = nearest_codes(grouped, scale, bits) * scale
     return rounded.view(rows, -1)[:, :columns]
 
 
-def _sharing(observed: Mapping[str, InputStatistics]) -> list[list[str]]:
-    """The names of layers, those with one input together."""
+def _by_shared_input(observed: Mapping[str, InputStatistics]) -> list[list[str]]:
+    """Names of the layers, grouped by shared input."""
     groups: dict[int, list[str]] = {}
     for name, statistics in observed.items():
         groups.setdefault(id(statistics), []).append(name)

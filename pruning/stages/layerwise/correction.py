@@ -1,10 +1,10 @@
-"""Moves a weight, before it is pruned, towards one that gives the unpruned model's outputs on the pruned one's inputs.
+"""Corrects a weight before it is pruned, so that on the pruned model's inputs it gives the unpruned model's outputs.
 
 Arai and Ichikawa, Quantization Error Propagation: Revisiting Layer-Wise Post-Training Quantization,
-https://arxiv.org/abs/2504.09629, whose strength is called propagation there: W* = W + c (W D + R) H^-1, with
-H = X^ X^T and D = (X - X^) X^T for the inputs X of the unpruned model and X^ of the pruned one. Deliberate differences:
-(1) R, for a layer that writes to the residual stream: what the stream is off by already is made up for too; (2) tokens
-with massive activations count in H alone, as what they are off by would drown all others.
+https://arxiv.org/abs/2504.09629, which calls the strength propagation: W* = W + c (W D + R) H^-1, with H = X^ X^T and D
+= (X - X^) X^T for the inputs X of the unpruned model and X^ of the pruned one. Deliberate differences: (1) R, for a
+layer that writes to the residual stream, also makes up for the error already in the stream; (2) tokens with massive
+activations count in H alone, as their error would dominate all others.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,19 +17,19 @@ from pruning.errors import ModelRefused
 from pruning.model.blocks import weight_of
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.passes.sweep import BlockView, Enough, FollowingSweep
-from pruning.stages.layerwise.stream import writers
-from pruning.techniques.admm import refit
+from pruning.stages.residual_stream import stream_writers
+from pruning.techniques.mathematics.conjugate_gradient import refit_kept
 
 DAMPING = 0.01
-"""Added to the diagonal of H, in units of its mean, as techniques do by default."""
+"""Added to the diagonal of H, in units of its mean; the techniques' default."""
 REFITS = 20
-"""Conjugate-gradient steps by which the weights that stay make up for those that must stay zero."""
+"""Conjugate-gradient steps that refit the other weights to weights held at zero."""
 MASSIVE = 10.0
-"""A token has massive activations where its state's norm is above this many times the median of its sequence."""
+"""A token has massive activations if the norm of its state exceeds this many times its sequence's median."""
 
 
 class Drift:
-    """What the inputs of a group of layers, and the stream, are off by: sums over the tokens that count."""
+    """Error sums of one group of layers over ordinary tokens: of their inputs (D), and of the residual stream (R)."""
 
     def __init__(self, columns: int) -> None:
         self._inputs = torch.zeros(columns, columns)  # D
@@ -37,9 +37,10 @@ class Drift:
         self._sequences = 0
 
     def update(self, ours: Tensor, theirs: Tensor, off: Mapping[str, Tensor], counts: Tensor) -> None:
-        """Take in inputs [..., tokens, columns], the pruned model's and the other's, and which of the tokens count.
+        """Add a batch of inputs [..., tokens, columns] of the pruned (`ours`) and unpruned model (`theirs`).
 
-        `off` has, for each layer that writes, by how much [tokens, outputs] the stream before it is behind.
+        `counts` [sequences * tokens] is true for ordinary tokens. `off` maps each layer that writes to the residual
+        stream to the error of the stream before it, unpruned minus pruned, [tokens, outputs].
         """
         self._sequences += ours.shape[:-2].numel()
         own, other = (inputs.flatten(0, -2)[counts] for inputs in (ours, theirs))
@@ -49,7 +50,7 @@ class Drift:
             sums.addmm_(stream[counts].T, own)
 
     def correction(self, name: str, weight: Tensor, gram: Gram) -> Tensor:
-        """W* - W [outputs, inputs] of the layer `name` at a strength of 1."""
+        """W* - W [outputs, inputs] of the layer `name` at strength 1."""
         moved = weight @ self._inputs
         if name in self._streams:
             moved += self._streams[name]
@@ -58,17 +59,17 @@ class Drift:
         return result
 
 
-def with_zeros_of(weight: Tensor, moved: Tensor, gram: Gram) -> Tensor:
-    """`moved` [outputs, inputs] but for the zeros of `weight`, and the rest moved so that its outputs come nearest."""
+def restore_zeros(weight: Tensor, moved: Tensor, gram: Gram) -> Tensor:
+    """`moved` [outputs, inputs] with `weight`'s zeros restored and the other weights refitted."""
     matrix, dead = gram.value, gram.dead
     matrix.diagonal()[dead] = 1
     scale = matrix.diagonal().sqrt()
     matrix.div_(scale).div_(scale[:, None]).diagonal().add_(DAMPING)
-    return refit(moved.masked_fill(weight == 0, 0) * scale, moved * scale, matrix, REFITS) / scale
+    return refit_kept(moved.masked_fill(weight == 0, 0) * scale, moved * scale, matrix, REFITS) / scale
 
 
-class Record:
-    """What hooks have seen of one forward of a block: inputs of its layers, and outputs of those that write."""
+class ForwardTrace:
+    """Inputs of a block's layers, and outputs of its stream writers, recorded by hooks in one forward."""
 
     def __init__(self, view: BlockView, written: Sequence[str]) -> None:
         self.inputs: dict[str, Tensor] = {}
@@ -76,12 +77,12 @@ class Record:
         self._view, self._written = view, written
 
     def clear(self) -> None:
-        """Forget it all, for the next forward."""
+        """Drop what was recorded, for the next forward."""
         self.inputs.clear()
         self.outputs.clear()
 
     def stream(self, rows: slice, name: str) -> Tensor:
-        """The residual stream [tokens, hidden] before the layer `name` writes to it, in the batch `rows`."""
+        """The residual stream [tokens, hidden] before the layer `name` writes to it, of the batch `rows`."""
         states = self._view.before(rows)
         for writer in self._written[: self._written.index(name)]:
             states = states + self.outputs[writer].view_as(states)
@@ -89,9 +90,10 @@ class Record:
 
 
 class Correction:
-    """Observes each block beside the same block of the unpruned model, and corrects its weights by `strength`.
+    """Runs each block beside the same block of the unpruned model, and corrects its weights by `strength`.
 
-    With `sequential`, each group of layers that share an input sees those before it pruned, and all at once without.
+    With `sequential`, each group of layers that share an input sees the earlier groups pruned; otherwise all are
+    observed at once. The unpruned model's states are journalled in `originals`.
     """
 
     def __init__(self, strength: float, originals: FollowingSweep, *, sequential: bool) -> None:
@@ -101,26 +103,26 @@ class Correction:
         self._drifts: dict[str, Drift] = {}
 
     def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, InputStatistics]]:
-        """The statistics of one part of the layers after another; the caller prunes a part before the next."""
+        """Statistics of the block's layers, part by part; the caller prunes a part before asking for the next."""
         needs = needs if Gram in needs else (*needs, Gram)
         self._originals.reach(view.index)
-        written = writers(view.linears, view.before(view.first), view.sample)
-        groups = sharing(view)
+        written = stream_writers(view.linears, view.before(view.first), view.sample)
+        groups = input_groups(view)
         parts = [[group] for group in groups] if self._sequential else [groups]
         with self._originals.blocks.loaded(view.index):
             for part in parts[:-1]:
                 yield self._beside(view, part, needs, written, last=False)
             observed = self._beside(view, parts[-1], needs, written, last=True)
         self._originals.flush(view.index + 1)
-        yield observed  # the last part has the widest inputs: pruning it has the memory of the other block
+        yield observed  # outside the context: pruning the last, widest inputs reuses the other block's memory
 
     def correct(self, name: str, weight: Tensor, observed: InputStatistics, *, keep_zeros: bool) -> None:
-        """Move the `weight` [outputs, inputs] of the layer `name`, as it was `observed`, in place.
+        """Correct the `weight` [outputs, inputs] of the layer `name` in place, with the statistics in `observed`.
 
-        With `keep_zeros`, for a technique that removes nothing, what earlier stages have removed stays so.
+        With `keep_zeros`, for a technique that only quantises, the zeros of earlier stages stay zero.
         """
         moved = weight + self.strength * self._drifts[name].correction(name, weight, observed[Gram])
-        weight.copy_(with_zeros_of(weight, moved, observed[Gram]) if keep_zeros else moved)
+        weight.copy_(restore_zeros(weight, moved, observed[Gram]) if keep_zeros else moved)
 
     def _beside(
         self,
@@ -131,7 +133,7 @@ class Correction:
         *,
         last: bool,
     ) -> dict[str, InputStatistics]:
-        """Run both blocks on every batch as far as the inputs of `groups`; at `last` the unpruned one to its end."""
+        """Run both blocks on all batches up to the inputs of `groups`; with `last`, the unpruned one to its end."""
         other = BlockView(self._originals, view.index)
         columns = {group[0]: weight_of(view.linears[group[0]]).shape[1] for group in groups}
         observed = {name: InputStatistics(needs, count, name) for name, count in columns.items()}
@@ -140,7 +142,7 @@ class Correction:
 
         def compare(rows: slice) -> None:
             (other.keep if last else other.see)(rows)
-            counts = ordinary(other.before(rows))
+            counts = ordinary_tokens(other.before(rows))
             for group in groups:
                 mine, theirs = ours.inputs[group[0]], unpruned.inputs[group[0]]
                 writing = [name for name in group if name in written]
@@ -159,12 +161,12 @@ class Correction:
 @contextmanager
 def recording(
     view: BlockView, names: Collection[str], written: Sequence[str] = (), *, whole: bool = False
-) -> Iterator[Record]:
-    """Record the inputs of the layers `names` and what those of `written` put out; a forward ends once all is seen.
+) -> Iterator[ForwardTrace]:
+    """Record the inputs of the layers `names` and the outputs of `written`; a forward stops once all inputs are seen.
 
-    If the `whole` is wanted, it runs to its end. Raises ModelRefused for a layer that is called twice in a forward.
+    With `whole`, forwards run to their end. Raises ModelRefused if a layer is called twice in a forward.
     """
-    record = Record(view, written)
+    record = ForwardTrace(view, written)
 
     def see(name: str, inputs: Tensor) -> None:
         if name in record.inputs:
@@ -186,17 +188,17 @@ def recording(
             handle.remove()
 
 
-def ordinary(states: Tensor) -> Tensor:
+def ordinary_tokens(states: Tensor) -> Tensor:
     """True for each token [sequences * tokens] of `states` [sequences, tokens, hidden] without massive activations."""
     norms = states.norm(dim=-1)
     counts: Tensor = norms <= MASSIVE * norms.median(dim=1, keepdim=True).values
     return counts.flatten()
 
 
-def sharing(view: BlockView) -> list[list[str]]:
-    """The names of the layers that share an input, one group after another in the order of their calls.
+def input_groups(view: BlockView) -> list[list[str]]:
+    """Names of the block's layers, grouped by shared input, in call order.
 
-    Raises ModelRefused for a layer whose input is not of every token, as an expert's.
+    Raises ModelRefused for a layer that does not see every token, such as an expert's.
     """
     with recording(view, view.linears) as record, suppress(Enough):
         view.sample()

@@ -1,6 +1,6 @@
-"""Finds what the input of some linear layers can be divided by without changing the block: by trial, or not at all.
+"""Finds a module whose output can be divided by a scale that some linear layers then multiply back in, by trial.
 
-Knows no architecture: a norm or a linear layer is a place to fold into if scaling it and the layers proves harmless.
+Knows no architecture: a norm or linear layer is accepted if the block's output stays the same.
 """
 
 import json
@@ -16,41 +16,43 @@ from pruning.passes.sweep import BlockView
 from server.storage.files import write_atomically
 
 TOLERANCE = 1e-3
-"""A fold may change the block's output by this much of what scaling the layers alone changes: rounding, no more."""
+"""Largest change of the block's output by a fold, relative to scaling the layers alone: rounding error only."""
 
 
 class Fold(NamedTuple):
-    """A module of a block, and how its output is divided by a scale for each feature."""
+    """A module of a block whose output can be divided by a scale per feature."""
 
     name: str
-    """Its path in the block."""
+    """Path of the module within the block."""
     module: nn.Module
     offset: float = 0.0
-    """1 for a norm that multiplies by 1 + weight, as Gemma's does."""
+    """1 for a norm that multiplies by 1 + weight, such as Gemma's; otherwise 0."""
 
     def divide(self, scale: Tensor) -> Tensor:
-        """Divide the output by `scale` [features]; returns the scale as the rounding of a norm's weight makes it."""
+        """Divide the output by `scale` [features]; returns the scale in effect after rounding a norm's weight."""
         weight = self.module.get_parameter("weight").data
         if is_linear(self.module):
             weight_of(self.module).div_(scale[:, None])
         else:
             before = weight + self.offset
             rounded = (before / scale - self.offset).bfloat16().to(weight.dtype)
-            weight.copy_(torch.where(rounded + self.offset != 0, rounded, weight))  # next to an offset little is left
+            weight.copy_(
+                torch.where(rounded + self.offset != 0, rounded, weight)
+            )  # 1 + weight may round to 0, which would lose the feature
             after = weight + self.offset
-            scale = torch.where(after != 0, before / after, scale)  # rounded away here, taken up there
+            scale = torch.where(after != 0, before / after, scale)  # the layers take up what rounding lost
         bias = self.module._parameters.get("bias")
         if bias is not None:
             bias.data.copy_((bias.data / scale).bfloat16())
         return scale
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that `divide` changes."""
+        """The module's tensors, which `divide` changes in place."""
         return {name: parameter.data for name, parameter in self.module.named_parameters(recurse=False)}
 
 
-class Folder:
-    """Finds folds; the file `memory` holds what failed, so that neither later blocks nor a rerun try it again."""
+class FoldFinder:
+    """Finds folds; failures are kept in the file `memory`, so neither later blocks nor a rerun try them again."""
 
     def __init__(self, memory: Path) -> None:
         self._memory = memory
@@ -58,7 +60,7 @@ class Folder:
         self._failed: set[tuple[str, str, float]] = {(who, name, offset) for who, name, offset in failed}
 
     def find(self, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
-        """What makes the input that all `users`, by name, share: proved on one batch; or None."""
+        """The module that produces the shared input of `users`, proved by trial on one batch; None if there is none."""
         who = ", ".join(users).replace(f".{view.index}.", ".*.")
         folds = [f for f in _candidates(view.block, users.values()) if (who, f.name, f.offset) not in self._failed]
         if not folds:
@@ -79,7 +81,7 @@ class Folder:
 
 
 def _candidates(block: nn.Module, users: Iterable[nn.Module]) -> list[Fold]:
-    """Every norm and linear layer of the block with as many outputs as the users have inputs, norms first."""
+    """All norms and linear layers of the block whose outputs match the users' inputs in number, norms first."""
     users = list(users)
     columns = weight_of(users[0]).shape[1]
     norms, linears = [], []
@@ -95,7 +97,7 @@ def _candidates(block: nn.Module, users: Iterable[nn.Module]) -> list[Fold]:
 
 
 def _trial(view: BlockView, users: Iterable[nn.Module], fold: Fold | None, scale: Tensor) -> Tensor:
-    """What the block makes of one batch with `users` scaled and `fold` divided; all is put back afterwards."""
+    """The block's output on one batch with `users` scaled and `fold` divided; restores the weights."""
     changed = [weight_of(user) for user in users] + (list(fold.tensors().values()) if fold else [])
     before = [tensor.clone() for tensor in changed]
     effective = fold.divide(scale) if fold else scale

@@ -1,1 +1,1 @@
-"""Stages that change shapes: depth, width and vocabulary; the result loads in stock runtimes."""
+"""Stages that change shapes (depth, width, vocabulary); stock runtimes load the result."""

@@ -1,4 +1,4 @@
-"""Which run of blocks turns the hidden state least: the angle between its input and its output at the last token.
+"""Angular distance of depth pruning: the run of blocks whose input and output states differ least, at the last token.
 
 Gromov et al., The Unreasonable Ineffectiveness of the Deeper Layers, https://arxiv.org/abs/2403.17887, equations 6, 7.
 """
@@ -17,7 +17,7 @@ from pruning.passes.sweep import BlockView, Note
 
 
 class LastTokens:
-    """A visit that leaves the states of each sequence's last token before and after a block in a file."""
+    """A visit that saves each sequence's last-token state before and after a block, in one file per block."""
 
     runs = 1
 
@@ -25,13 +25,13 @@ class LastTokens:
         self._folder = folder
 
     def __call__(self, view: BlockView) -> Note:
-        """Run the block and note the seconds."""
+        """Run the block; notes the seconds."""
         start = monotonic()
         before: list[Tensor] = []
         after: list[Tensor] = []
 
         def see(states: Tensor, output: Tensor) -> None:
-            before.append(states[:, -1].clone())  # a view would keep the states of all tokens
+            before.append(states[:, -1].clone())  # a view would hold the states of all tokens
             after.append(output[:, -1].clone())
 
         view.advance(see)
@@ -48,7 +48,7 @@ class LastTokens:
 
 
 def straightest(states: Sequence[Tensor], count: int) -> tuple[int, ...]:
-    """The `count` blocks in a row with the least mean angle from `states` before to those after; of equals the first.
+    """The `count` consecutive blocks with the least angular distance from first input to last output; ties: the first.
 
     `states` [sequences, hidden] are those before each block and after the last.
     """
@@ -58,6 +58,6 @@ def straightest(states: Sequence[Tensor], count: int) -> tuple[int, ...]:
 
 
 def angle(before: Tensor, after: Tensor) -> float:
-    """1/pi times the mean over sequences of arccos(cos(before, after)): 0 for no turn, 1 for the opposite."""
+    """The mean over sequences of arccos(cos(before, after)) / pi: 0 for equal directions, 1 for opposite ones."""
     cosine = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
     return cosine.clamp(-1, 1).arccos().mean().item() / pi

@@ -1,8 +1,8 @@
-"""Which block's removal raises the perplexity of the calibration text least, one after another.
+"""Depth pruning by trial: removes, one after another, the block whose absence raises the perplexity least.
 
 Song et al., SLEB: Streamlining LLMs through Redundancy Verification and Elimination of Transformer Blocks,
-https://arxiv.org/abs/2402.09025, algorithm 1. All trials of one removal share one pass over the blocks, so that each
-block is loaded once for it; a killed run repeats at most one removal.
+https://arxiv.org/abs/2402.09025, algorithm 1. All trials of one removal share one pass, which loads each block once; a
+killed run repeats at most one removal.
 """
 
 import json
@@ -22,8 +22,8 @@ from pruning.progress import Progress
 from server.storage.files import write_atomically
 
 
-class Trials:
-    """Tries the removal of blocks on `ids` [sequences, tokens], which are few; keeps its files in `folder`."""
+class RemovalTrials:
+    """Tries the removal of blocks on a few sequences, `ids` [sequences, tokens]; journals each removal in `folder`."""
 
     def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
         self._blocks = blocks
@@ -33,7 +33,7 @@ class Trials:
         self._step: Callable[[], None] = lambda: None
 
     def remove(self, count: int) -> list[Note]:
-        """The blocks to remove in order, each with the perplexity without it and those before, and the seconds."""
+        """The first `count` removals in order; each note has the block, the perplexity without it, and the seconds."""
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         notes: list[Note] = json.loads(self._journal.read_bytes()) if self._journal.exists() else []
         if len(notes) == count:
@@ -51,17 +51,17 @@ class Trials:
         return notes
 
     def _captured(self) -> tuple[Tensor, list[Call]]:
-        """The states [sequences, tokens, hidden] before the first block, and the calls for one sequence."""
+        """The states [sequences, tokens, hidden] before the first block, and the blocks' calls for one sequence."""
         captured = [self._blocks.capture(ids[None]) for ids in self._ids]
         return torch.cat([states for states, _ in captured]), captured[0][1]
 
     def _try(self, states: Tensor, first: Tensor, calls: list[Call], removed: list[int]) -> Note:
-        """Run the model without `removed` and without each other block, and note the best to remove."""
+        """Run the model without `removed` and each other block in turn; notes the best block to remove."""
         start = monotonic()
         alive = [index for index in range(len(self._blocks)) if index not in removed]
-        states[0] = first  # of the run in which no other block is missing
+        states[0] = first  # trial 0: only `removed` are missing
         for position, index in enumerate(alive):
-            states[position + 1] = states[0]  # from here on, the run in which this block is missing
+            states[position + 1] = states[0]  # this trial skips the block, so it starts from trial 0's state
             with self._blocks.loaded(index):
                 for trial in range(position + 1):
                     self._run(states[trial], index, calls[index])
@@ -73,13 +73,13 @@ class Trials:
         return {"block": alive[best], "perplexity": perplexity, "seconds": monotonic() - start}
 
     def _run(self, states: Tensor, index: int, call: Call) -> None:
-        """Run a loaded block on `states` [sequences, tokens, hidden] in place."""
+        """Run a loaded block on `states` [sequences, tokens, hidden], in place."""
         for number in range(len(states)):
             states[number] = self._blocks.run(index, states[number : number + 1].clone(), call)[0]
             self._step()
 
     def _loss(self, states: Tensor) -> float:
-        """The mean next-token loss over the sequences whose `states` come out of the last block."""
+        """The mean next-token loss over the sequences, nats, from the `states` after the last block."""
         with self._blocks.ending() as logits, torch.no_grad():
             losses = [
                 next_token_loss(logits(states[number : number + 1], ids[None])[0], ids)
@@ -89,5 +89,5 @@ class Trials:
 
 
 def _units(blocks: int) -> int:
-    """Runs of a block that trying each of `blocks` takes, for one sequence."""
+    """Block forwards per sequence to try removing each of `blocks` blocks."""
     return blocks * (blocks + 1) // 2

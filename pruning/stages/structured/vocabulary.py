@@ -1,6 +1,6 @@
-"""Removes tokens that a deployment's text does not use: their rows of the embeddings, and what names them.
+"""The stage `vocabulary`: removes tokens that a deployment's text does not use, with their rows of the embeddings.
 
-Only the number of rows changes, and the files that name token ids are rewritten: any loader takes the result.
+Only the number of rows changes, and the files that name token ids are rewritten, so any loader takes the result.
 """
 
 import json
@@ -25,9 +25,9 @@ from pruning.model.weights import Rows, parameters
 from pruning.progress import Progress
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.sources import SELF
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
-from pruning.stages.structured import tokens
+from pruning.stages.structured import bpe
 from server.artifact.checkpoint.lineage import Step
 from server.storage.files import write_atomically
 from server.text import tokenizer_files
@@ -36,52 +36,56 @@ from server.text.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, special
 logger = logging.getLogger(__name__)
 
 NAMING = ("_token_id", "_token_ids", "suppress_tokens", "bad_words_ids")
-"""How the keys end whose values are ids, in config.json and generation_config.json."""
+"""Suffixes of the keys in config.json and generation_config.json whose values are token ids."""
 ADDED = "added_tokens_decoder"
-"""The key of the settings under which they repeat the added tokens, by their ids."""
+"""The key in tokenizer_config.json that repeats the added tokens by id."""
 
 
-class Choice(msgspec.Struct, frozen=True):
-    """What was found out about the text; kept in a file."""
+class KeptTokens(msgspec.Struct, frozen=True):
+    """The choice of tokens, stored in the stage's folder."""
 
     kept: list[int]
-    """The ids of the tokens that stay, in order."""
+    """Ids of the kept tokens, ascending."""
     covered: float
-    """The fraction of the text's tokens that stay as they are."""
+    """The fraction of the text's tokens that are kept."""
     seconds: float
 
 
-class Smaller(NamedTuple):
-    """The model with the smaller vocabulary, but for its weights."""
+class SmallerVocabulary(NamedTuple):
+    """Configuration and files of the model with the smaller vocabulary."""
 
     config: dict[str, Any]
     files: dict[str, str]
     cut: list[str]
-    """The weights that lose rows."""
+    """Names of the weights that lose rows."""
 
 
-def check(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """Choose the tokens and return the configuration afterwards; raises before any work where that cannot be."""
-    smaller = plan(config, place.inputs, choose(stage, config, place).kept)
-    windows = place.inputs.evaluation[0]
+def check(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) -> dict[str, Any]:
+    """Choose the tokens and return the configuration afterwards.
+
+    Raises RecipeError or ModelRefused before any work if the tokens cannot be removed, or a window of the evaluation
+    would exceed the model's positions.
+    """
+    smaller = plan(config, context.inputs, choose(stage, config, context).kept)
+    windows = context.inputs.evaluation[0]
     spelt = retokenise(
-        windows, tokenizer_files.read(place.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER])
+        windows, tokenizer_files.read(context.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER])
     )
     longest = spelt.ids.shape[1]
     limit = positions(config)
     if limit is not None and longest > limit:
         raise RecipeError(
-            f"a window of the evaluation becomes {longest} tokens of the smaller vocabulary, but the model takes "
+            f"a window of the evaluation becomes {longest} tokens in the smaller vocabulary, but the model takes "
             f"{limit}: choose a window below {windows.shape[1]}"
         )
     return smaller.config
 
 
-def apply(stage: Vocabulary, model: Model, place: Place) -> tuple[Model, Step]:
-    """Cut the rows and hand on the rewritten files."""
+def apply(stage: Vocabulary, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Cut the rows; returns the model with the rewritten files. The choice of tokens is journalled."""
     start = monotonic()
-    choice = choose(stage, model.config, place)
-    smaller = plan(model.config, place.inputs, choice.kept)
+    choice = choose(stage, model.config, context)
+    smaller = plan(model.config, context.inputs, choice.kept)
     source = Rows(model.source, smaller.cut, choice.kept)
     options = msgspec.to_builtins(stage)
     step = Step(
@@ -91,36 +95,36 @@ def apply(stage: Vocabulary, model: Model, place: Place) -> tuple[Model, Step]:
         seconds=round(choice.seconds + monotonic() - start, 1),
         parameters=parameters(source)[0],
     )
-    return Model(smaller.config, source, smaller.files), step
+    return StageModel(smaller.config, source, smaller.files), step
 
 
-def choose(stage: Vocabulary, config: Mapping[str, Any], place: Place) -> Choice:
-    """Which tokens stay; counted once, and read from the stage's folder after that."""
-    file = place.folder / "tokens.json"
+def choose(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) -> KeptTokens:
+    """The tokens to keep; counted once, then read from the stage's folder."""
+    file = context.folder / "tokens.json"
     if file.exists():
-        return msgspec.json.decode(file.read_bytes(), type=Choice)
+        return msgspec.json.decode(file.read_bytes(), type=KeptTokens)
     start = monotonic()
-    folder = place.inputs.base.path
+    folder = context.inputs.base.path
     definition = read_settings(folder / TOKENIZER)
-    ids = tokens.ids_of(definition)
+    ids = bpe.ids_of(definition)
     token = {id: token for token, id in ids.items()}
     named = _named(config, folder, ids)
-    # What a base writes itself may be an id beyond its tokenizer, as embeddings often have rows that no token has.
-    counts = {token[id]: count for id, count in _count(stage, place.inputs).items() if id in token}
-    kept = tokens.choose(definition, [token[id] for id in named], counts, stage.keep)
+    # A base may sample ids beyond its tokenizer, as embeddings often have more rows than there are tokens.
+    counts = {token[id]: count for id, count in _count(stage, context.inputs).items() if id in token}
+    kept = bpe.choose(definition, [token[id] for id in named], counts, stage.keep)
     covered = sum(count for token, count in counts.items() if token in kept) / sum(counts.values())
-    logger.info("%d of %d tokens stay, which are %.2f %% of the text", len(kept), len(ids), 100 * covered)
-    choice = Choice(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
-    place.folder.mkdir(parents=True, exist_ok=True)
+    logger.info("%d of %d tokens remain, which cover %.2f %% of the text", len(kept), len(ids), 100 * covered)
+    choice = KeptTokens(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
+    context.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, msgspec.json.encode(choice))
     return choice
 
 
-def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
-    """What becomes of configuration and files with the tokens `kept`; raises ModelRefused if that would not fit."""
+def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> SmallerVocabulary:
+    """Configuration and files with only the tokens `kept`; raises ModelRefused if the rewritten tokenizer is wrong."""
     number = {old: new for new, old in enumerate(kept)}
     folder = inputs.base.path
-    definition = tokens.without_others(read_settings(folder / TOKENIZER), number)
+    definition = bpe.without_others(read_settings(folder / TOKENIZER), number)
     smaller = {**_renumbered(config, number), "vocab_size": len(kept)}
     files = {TOKENIZER: _json(definition)}
     if generation := read_settings(folder / GENERATION):
@@ -129,30 +133,28 @@ def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> Smaller:
     if added := settings.get(ADDED):
         files[SETTINGS] = _json({**settings, ADDED: {str(number[int(id)]): token for id, token in added.items()}})
     loaded = Tokenizer.from_str(files[TOKENIZER])
-    wrong = [token for token, id in tokens.ids_of(definition).items() if loaded.token_to_id(token) != id]
+    wrong = [token for token, id in bpe.ids_of(definition).items() if loaded.token_to_id(token) != id]
     if wrong or loaded.get_vocab_size() != len(kept):
-        raise ModelRefused(f"the rewritten tokenizer does not give {wrong[:1]} the id that it should have")
-    return Smaller(smaller, files, _cut(config, smaller))
+        raise ModelRefused(f"the rewritten tokenizer gives {wrong[:1]} a wrong id")
+    return SmallerVocabulary(smaller, files, _cut(config, smaller))
 
 
 def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
-    """The weights whose rows are tokens; raises ModelRefused where more than a number of rows would change."""
+    """The weights whose rows are tokens; raises ModelRefused if a smaller vocab_size changes anything else."""
     old, new = config.get("vocab_size"), smaller["vocab_size"]
     before = {name: tuple(parameter.shape) for name, parameter in base.skeleton(config).named_parameters()}
     after = {name: tuple(parameter.shape) for name, parameter in base.skeleton(smaller).named_parameters()}
     changed = [name for name in before if before[name] != after.get(name)]
     for name in changed:
         if before[name][0] != old or after.get(name) != (new, *before[name][1:]):
-            raise ModelRefused(
-                f"{name} would not lose rows alone with a smaller vocab_size, so no token can be removed"
-            )
+            raise ModelRefused(f"a smaller vocab_size changes more than the rows of {name}, so no token can be removed")
     if not changed:
-        raise ModelRefused("no weight has the number of rows that vocab_size says, so no token can be removed")
+        raise ModelRefused("no weight has vocab_size rows, so no token can be removed")
     return changed
 
 
 def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
-    """How often the text uses each id."""
+    """Occurrences of each token id in the text."""
     calibration, evaluation = inputs.recipe.calibration, inputs.recipe.evaluation
     source, buckets = stage.source or calibration.source, stage.buckets or calibration.buckets
     if source == evaluation.source and set(buckets) & set(evaluation.buckets):
@@ -173,7 +175,7 @@ def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
 
 
 def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
-    """The ids that the model's own files name; raises ModelRefused where the tokenizer has no such token."""
+    """Token ids in the model's own files; raises ModelRefused if the tokenizer lacks one."""
     settings, known = read_settings(folder / SETTINGS), set(ids.values())
     found: list[int] = []
     for file, values in ("config.json", config), (GENERATION, read_settings(folder / GENERATION)):
@@ -183,12 +185,12 @@ def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> l
             found.append(id)
     added = settings.get(ADDED) or {}
     if not isinstance(added, dict) or not added.keys() <= set(map(str, known)):
-        raise ModelRefused(f"{ADDED} in {SETTINGS} is no object whose keys are ids of tokens in {TOKENIZER}")
+        raise ModelRefused(f"{ADDED} in {SETTINGS} is not an object whose keys are ids of tokens in {TOKENIZER}")
     return [*found, *map(int, added), *(ids[text] for text in special_tokens(settings).values() if text in ids)]
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """What stands for ids in a value that is an id, nothing, or a list of such; -1 stands for none."""
+    """The ids in a value that is an id, None, -1 (none), or a nested list of these."""
     if isinstance(value, list):
         for item in value:
             yield from _flat(item)
@@ -197,7 +199,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[str, Any]:
-    """`values` of a configuration file with every id that it names renumbered."""
+    """`values` of a configuration file with all token ids renumbered."""
 
     def new(value: Any) -> Any:
         return [new(item) for item in value] if isinstance(value, list) else number.get(value, value)
@@ -206,5 +208,5 @@ def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[st
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    """The text of a JSON file, whose order matters to nobody but is kept."""
+    """The text of a JSON file, keys in their order."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -1,6 +1,6 @@
-"""Removes feed-forward units and whole KV groups of attention heads, the same number of each from every block.
+"""The stage `width`: removes feed-forward units and whole KV groups, the same number of each from every block.
 
-While later blocks are pruned, what is removed is zero in the rowwise layers; it is cut out of what is saved.
+While later blocks are pruned, removed units are zero in the rowwise layers; the saved weights are cut.
 """
 
 import logging
@@ -21,54 +21,57 @@ from pruning.passes.observation import observing
 from pruning.passes.statistics import Gram, InputMean, InputStatistics, Statistic
 from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import Width
-from pruning.stages.context import Model, Place, seconds, unloaded
-from pruning.stages.layerwise.prune import block_file, naming
-from pruning.stages.structured.groups import Group, attention, feed_forward, local_linears
-from pruning.stages.structured.surgery import cut, refuse_misfit, with_heads, with_width
-from pruning.techniques.fluctuation import FLAP, fluctuation, fold
-from pruning.techniques.importance import AnyImportance, SecondOrder, Taylor, remove
+from pruning.stages.block_weights import block_file, naming_weight
+from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
+from pruning.stages.structured.coupled_layers import CoupledLayers, attention, feed_forward, local_linears
+from pruning.stages.structured.surgery import cut_layers, refuse_misfit, with_heads, with_width
+from pruning.techniques.fluctuation import FLAP, fluctuation, fold_mean
+from pruning.techniques.importance import AnyImportance, SecondOrder, Taylor, remove_units
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 32
-"""Feed-forward widths are multiples of this, which every runtime's kernels like."""
+"""Feed-forward widths are multiples of this, for the sake of every runtime's kernels."""
 
 
-def apply(stage: Width, model: Model, place: Place) -> tuple[Model, Step]:
-    """Remove the units of least importance; raises before any work where the result could not be loaded."""
-    blocks = place.blocks(model)
+def apply(stage: Width, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Remove the units of least importance; writes one file of weights per block, journals the seconds.
+
+    Raises RecipeError or ModelRefused before any work if the result could not be loaded.
+    """
+    blocks = context.blocks(model)
     config, sizes = plan(stage, model.config, blocks)
     importance = stage.importance
-    moments = place.moments(blocks, importance.powers) if isinstance(importance, Taylor) else None
-    visit = NarrowBlock(importance, blocks, sizes, place.folder, moments)
-    notes = place.sweep(blocks).visit(visit, "narrowing", visit.runs)
-    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    moments = context.moments(blocks, importance.powers) if isinstance(importance, Taylor) else None
+    visit = NarrowBlock(importance, blocks, sizes, context.folder, moments)
+    notes = context.sweep(blocks).visit(visit, "narrowing", visit.runs)
+    source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage)
     step = Step(
         technique=options.pop("kind"),
         options=options | {"sizes": {group.rowwise: size for group, size in sizes.items()}},
         sparsity={},
-        seconds=seconds(notes) + round(moments.seconds if moments else 0, 1),
+        seconds=total_seconds(notes) + round(moments.seconds if moments else 0, 1),
         parameters=parameters(source)[0],
     )
-    return Model(config, source), step
+    return StageModel(config, source), step
 
 
-def check(stage: Width, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration afterwards; raises before any work where the result could not be loaded."""
-    result, sizes = plan(stage, config, unloaded(config))
+def check(stage: Width, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    """The configuration afterwards; raises RecipeError or ModelRefused if the result could not be loaded."""
+    result, sizes = plan(stage, config, blocks_without_weights(config))
     group, width = list(sizes.items())[-1]
     if isinstance(stage.ffn, float) and width != group.units * (1 - stage.ffn):
         logger.warning(
-            "ffn = %g of %d units: %d stay, the nearest multiple of %d", stage.ffn, group.units, width, MULTIPLE
+            "ffn = %g of %d units: %d remain, the nearest multiple of %d", stage.ffn, group.units, width, MULTIPLE
         )
     return result
 
 
-def plan(stage: Width, config: Mapping[str, Any], blocks: Blocks) -> tuple[dict[str, Any], dict[Group, int]]:
-    """The configuration afterwards, and the units that stay of each group; attention comes first, as in the block."""
-    sizes: dict[Group, int] = {}
+def plan(stage: Width, config: Mapping[str, Any], blocks: Blocks) -> tuple[dict[str, Any], dict[CoupledLayers, int]]:
+    """The configuration afterwards, and the remaining units of each group; attention first, as in the block."""
+    sizes: dict[CoupledLayers, int] = {}
     result = dict(config)
     if stage.kv_groups:
         group = attention(blocks, stage.plan, config)
@@ -86,24 +89,24 @@ def plan(stage: Width, config: Mapping[str, Any], blocks: Blocks) -> tuple[dict[
 
 
 def _width(ffn: float | int, units: int) -> int:
-    """The units that stay of `units`; raises RecipeError where `ffn` leaves none or all."""
+    """The remaining units of `units`; raises RecipeError if `ffn` leaves none or all."""
     width = ffn if isinstance(ffn, int) else round(units * (1 - ffn) / MULTIPLE) * MULTIPLE
     if not 0 < width < units:
         raise RecipeError(
             f"ffn = {ffn} would leave {width} of the model's {units} feed-forward units; "
-            f"it is a fraction to remove, or the multiple of {MULTIPLE} below {units} that stays"
+            f"allowed: a fraction to remove, or a multiple of {MULTIPLE} below {units} to keep"
         )
     return width
 
 
 class NarrowBlock:
-    """A visit that removes units and leaves `folder`/block-NNNN.safetensors behind."""
+    """A visit that removes units of one block and writes `folder`/block-NNNN.safetensors."""
 
     def __init__(
         self,
         importance: AnyImportance,
         blocks: Blocks,
-        sizes: Mapping[Group, int],
+        sizes: Mapping[CoupledLayers, int],
         folder: Path,
         moments: Moments | None,
     ) -> None:
@@ -113,29 +116,29 @@ class NarrowBlock:
         self._folder = folder
         self._moments = moments
         self.runs = 0 if moments else len(sizes) + 1
-        """Forwards of each block and batch."""
+        """Forwards of each block per batch."""
 
     def __call__(self, view: BlockView) -> Note:
-        """Choose, make up for what goes, save, and pass on the states; notes the seconds."""
+        """Choose units, compensate for their removal, save, and pass on the states; notes the seconds."""
         start = monotonic()
         linears = local_linears(self._blocks, view.index)
         prefix = f"{self._blocks.path}.{view.index}."
         tensors: dict[str, Tensor] = {}
         for group, size in self._sizes.items():
-            with naming(f"{prefix}{group.rowwise}"):
+            with naming_weight(f"{prefix}{group.rowwise}"):
                 kept = self._keep(view, group, linears, size)
-            tensors |= {f"{prefix}{name}": tensor for name, tensor in cut(group, linears, kept).items()}
+            tensors |= {f"{prefix}{name}": tensor for name, tensor in cut_layers(group, linears, kept).items()}
         write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
             view.advance()
         return {"seconds": monotonic() - start}
 
-    def _keep(self, view: BlockView, group: Group, linears: Mapping[str, nn.Module], size: int) -> Tensor:
-        """The units of `group` that stay, in order."""
+    def _keep(self, view: BlockView, group: CoupledLayers, linears: Mapping[str, nn.Module], size: int) -> Tensor:
+        """The units of `group` to keep, in order."""
         if isinstance(self._importance, SecondOrder):
-            return _compensated(view, group, linears[group.rowwise], size, self._importance.damping)
+            return _remove_by_second_order(view, group, linears[group.rowwise], size, self._importance.damping)
         if isinstance(self._importance, FLAP):
-            return _steadied(view, group, linears[group.rowwise], size, self._importance.damping)
+            return _remove_by_fluctuation(view, group, linears[group.rowwise], size, self._importance.damping)
         assert self._moments is not None
         total = torch.zeros(group.units)
         for name in (*group.colwise, group.rowwise):
@@ -147,26 +150,30 @@ class NarrowBlock:
         return largest(total, size)
 
 
-def _compensated(view: BlockView, group: Group, linear: nn.Module, size: int, damping: float) -> Tensor:
-    """Remove units from the rowwise `linear`, whose other columns make up for them; returns the units that stay."""
-    gram, weight = _observed(view, group, linear, (Gram,))[Gram], weight_of(linear)
+def _remove_by_second_order(
+    view: BlockView, group: CoupledLayers, linear: nn.Module, size: int, damping: float
+) -> Tensor:
+    """Remove units from the rowwise `linear` by second order, compensating in place; returns the kept units."""
+    gram, weight = _observe_rowwise(view, group, linear, (Gram,))[Gram], weight_of(linear)
     factor = gram.inverse_factor(damping).double()
     weight[:, gram.dead] = 0
-    kept = remove(weight, factor.T @ factor, group.units, group.units - size)
-    weight.copy_(weight.bfloat16())  # what is stored, so that later blocks see just that
+    kept = remove_units(weight, factor.T @ factor, group.units, group.units - size)
+    weight.copy_(weight.bfloat16())  # later blocks see the stored values
     return kept
 
 
-def _steadied(view: BlockView, group: Group, linear: nn.Module, size: int, damping: float) -> Tensor:
-    """Remove the units that fluctuate least; the bias, or else the other columns, take over their mean."""
+def _remove_by_fluctuation(
+    view: BlockView, group: CoupledLayers, linear: nn.Module, size: int, damping: float
+) -> Tensor:
+    """Remove the units that fluctuate least (FLAP), folding their mean into bias or columns; returns the kept units."""
     weight, bias = weight_of(linear), linear._parameters.get("bias")
-    observed = _observed(view, group, linear, (InputMean, Gram) if bias is None else (InputMean,))
+    observed = _observe_rowwise(view, group, linear, (InputMean, Gram) if bias is None else (InputMean,))
     inputs = observed[InputMean]
     kept = largest(fluctuation(weight, inputs.variance, group.units), size)
     gone = torch.ones(group.units, dtype=torch.bool).index_fill(0, kept, False)
     columns = gone.repeat_interleave(weight.shape[1] // group.units)
     if bias is None:
-        fold(weight, columns, inputs.mean, observed[Gram].only(~columns).inverse_moment(damping))
+        fold_mean(weight, columns, inputs.mean, observed[Gram].only(~columns).inverse_moment(damping))
     else:
         bias.data += (weight[:, columns].double() @ inputs.mean[columns]).to(bias.dtype)
         bias.data.copy_(bias.data.bfloat16())
@@ -175,8 +182,10 @@ def _steadied(view: BlockView, group: Group, linear: nn.Module, size: int, dampi
     return kept
 
 
-def _observed(view: BlockView, group: Group, linear: nn.Module, needs: tuple[type[Statistic], ...]) -> InputStatistics:
-    """The statistics of what the rowwise `linear` of `group` reads, with all that was removed before it gone."""
+def _observe_rowwise(
+    view: BlockView, group: CoupledLayers, linear: nn.Module, needs: tuple[type[Statistic], ...]
+) -> InputStatistics:
+    """Statistics of the inputs of the rowwise `linear` of `group`, after all earlier removals."""
     with observing({group.rowwise: linear}, needs) as observed:
         view.run()
     if group.rowwise not in observed:
@@ -185,5 +194,5 @@ def _observed(view: BlockView, group: Group, linear: nn.Module, needs: tuple[typ
 
 
 def largest(importance: Tensor, size: int) -> Tensor:
-    """The `size` units of largest `importance` [units], in order; of equals the higher."""
+    """The `size` units of largest `importance` [units], in order; the higher number of equals."""
     return importance.argsort(stable=True)[len(importance) - size :].sort().values

@@ -1,1 +1,1 @@
-"""Stages that train: distillation, continued pre-training, shearing and block reconstruction."""
+"""Stages that train: distillation, continued pre-training, shearing and block-wise reconstruction."""

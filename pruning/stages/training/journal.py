@@ -1,6 +1,6 @@
-"""Where a training run stands: weights, optimiser and scores in one file, written beside and renamed.
+"""The journal of a training run: weights, optimiser and scores in one file, replaced atomically.
 
-Killed at any moment and run again, a run repeats at most one interval and ends with the same result, bit for bit.
+A run killed at any moment and restarted repeats at most one interval and ends with the same result, bit for bit.
 """
 
 import os
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pruning.model.weights import Shards
-from pruning.stages.training.mixture import Mixture
+from pruning.stages.training.mixture import DomainMixture
 from server.artifact.checkpoint.safetensors_file import SafetensorsFile
 from server.storage.files import replacing
 
@@ -22,16 +22,16 @@ ENTRY = "state"
 
 
 class State(msgspec.Struct, frozen=True):
-    """How far a run is and how it has scored."""
+    """How far a run is and how it scored."""
 
     identity: str
-    """Of the data and the precision; a run with another identity starts anew."""
+    """Of data and precision; a run with another identity starts over."""
     step: int = 0
     scores: tuple[tuple[int, float], ...] = ()
-    """The held-out score after each of some steps; lower is better."""
+    """(step, held-out score) pairs; lower is better."""
     seconds: float = 0.0
-    mixture: Mixture | None = None
-    """How the domains stand, where there are several."""
+    mixture: DomainMixture | None = None
+    """The state of the domains, if there are several."""
 
     @property
     def best(self) -> tuple[int, float]:
@@ -48,11 +48,11 @@ class Journal:
         self._file = folder / "state.safetensors"
 
     def weights(self, step: int) -> Path:
-        """Where the weights after `step` lie."""
+        """The file of the weights after `step`."""
         return self._folder / f"step-{step:08}.safetensors"
 
     def state(self, identity: str) -> State:
-        """Where the run with this identity stands: at its beginning, if nothing of it is there."""
+        """The journalled state of the run with this identity, or an initial state."""
         if not self._file.exists():
             return State(identity)
         with safe_open(self._file, framework="pt") as file:
@@ -60,31 +60,31 @@ class Journal:
         return state if state.identity == identity else State(identity)
 
     def mapped(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor in a file of the folder, so that it fills no memory; what it held before means nothing."""
+        """A tensor mapped to the file `name` of the folder, to save memory; its initial content is undefined."""
         path, size = self._folder / name, prod(shape)
-        with path.open("ab") as file:  # claimed now, as a full disk met in a mapping kills the process
+        with path.open("ab") as file:  # allocated now: a disk found full through a mapping kills the process
             os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
 
     def save_weights(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Keep `tensors` as the weights after `step`; returns their file."""
+        """Store `tensors` as the weights after `step`; returns their file."""
         _write(self.weights(step), tensors, {})
         return self.weights(step)
 
     def save(self, state: State, tensors: Mapping[str, Tensor]) -> None:
-        """Keep the whole state, of which `tensors` are a part, then remove all weights but the best."""
+        """Store state and tensors, then remove all stored weights but the best step's."""
         _write(self._file, tensors, {ENTRY: msgspec.json.encode(state).decode()})
         for file in self._folder.glob("step-*.safetensors"):
             if file != self.weights(state.best[0]):
                 file.unlink()
 
     def tensors(self) -> Shards:
-        """The tensors that `save` kept."""
+        """The tensors of the last `save`."""
         return Shards([self._file])
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write `tensors` to `path` atomically, one in memory at a time."""
+    """Stream `tensors` into a temporary file and rename it to `path`; leaves nothing half written."""
     with replacing(path) as partial:
         file = SafetensorsFile(partial)
         try:

@@ -1,7 +1,7 @@
-"""How often each domain of the data is read: more often where the loss is still above its reference.
+"""Dynamic batch loading: domains whose loss is furthest above its reference get a larger share of the batches.
 
-Xia et al., Sheared LLaMA, https://arxiv.org/abs/2310.06694, algorithm 1. Its official code omits the max with zero, so
-that domains which are ahead lose weight at once, and mixes in a uniform share of 1e-4; this is the paper's form.
+Xia et al., Sheared LLaMA, https://arxiv.org/abs/2310.06694, algorithm 1. The official code omits the max with zero, so
+domains ahead of their reference lose weight at once, and mixes in a uniform share of 1e-4; this is the paper's form.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from torch import Tensor
 from pruning.recipe.bounds import finite
 
 
-class Mixture(msgspec.Struct, frozen=True):
-    """Where the domains of a run stand; every tuple has one entry for each, in the recipe's order."""
+class DomainMixture(msgspec.Struct, frozen=True):
+    """The state of a run's domains; each tuple has one entry per domain, in the recipe's order."""
 
     reference: tuple[float, ...]
-    """The held-out loss that is to be reached: the base's."""
+    """Target held-out losses: the base's, nats."""
     weights: tuple[float, ...]
-    """Their shares of the batches, which sum to 1."""
+    """Shares of the batches, which sum to 1."""
     read: tuple[int, ...]
-    """How many sequences have been read."""
+    """Sequences read so far."""
     losses: tuple[tuple[float, ...], ...] = ()
-    """Those of each score so far."""
+    """Held-out losses at each score so far, nats."""
 
-    def judged(self, losses: Sequence[float]) -> "Mixture":
-        """With the losses of one more score; all but the first, which is before any step, change the shares."""
+    def updated(self, losses: Sequence[float]) -> "DomainMixture":
+        """With the losses of another score; all but the first, before training, change the shares."""
         losses = tuple(map(finite, losses))
         history = (*self.losses, losses)
         if len(history) == 1:
@@ -35,8 +35,8 @@ class Mixture(msgspec.Struct, frozen=True):
         values = (torch.tensor(value, dtype=torch.float64) for value in (self.weights, losses, self.reference))
         return msgspec.structs.replace(self, losses=history, weights=tuple(reweigh(*values).tolist()))
 
-    def draw(self, count: int, seed: str) -> tuple[list[tuple[int, int]], "Mixture"]:
-        """The domains of `count` sequences by chance, each with its next sequence's number; and what is read then."""
+    def draw(self, count: int, seed: str) -> tuple[list[tuple[int, int]], "DomainMixture"]:
+        """Draw `count` sequences: pairs of a domain and its next sequence's number, and the mixture after reading."""
         read, drawn = list(self.read), []
         for domain in Random(seed).choices(range(len(read)), self.weights, k=count):
             drawn.append((domain, read[domain]))
@@ -45,14 +45,14 @@ class Mixture(msgspec.Struct, frozen=True):
 
 
 def reweigh(weights: Tensor, loss: Tensor, reference: Tensor) -> Tensor:
-    """The new weights [domains], which sum to 1, from the old ones and each domain's held-out loss and reference."""
+    """New shares [domains] from the old ones, w_i exp(max(loss_i - reference_i, 0)), normalised to sum to 1."""
     excess = (loss - reference).clamp_min(0)
-    grown = weights * (excess - excess.max()).exp()  # the common factor cancels, and nothing overflows
+    grown = weights * (excess - excess.max()).exp()  # the common factor cancels, and avoids overflow
     return grown / grown.sum()
 
 
 def sequence(ids: Tensor, number: int, seed: int) -> Tensor:
-    """The sequence [length] that is read as the `number`-th of `ids` [sequences, length]: in order, then shuffled."""
+    """The `number`-th sequence [length] to read of `ids` [sequences, length]: in order, then reshuffled each time."""
     reading, position = divmod(number, len(ids))
     if reading:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed + reading))

@@ -1,6 +1,6 @@
-"""A model whole in memory, for training; only GGUF files and self-calibration load one too, at 16 bits.
+"""A whole model in memory for training, and the precision it computes in.
 
-Also says in which precision it is computed, and why.
+Only GGUF import and self-calibration also load a whole model, at 16 bits.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pruning.model import base
 from pruning.model.blocks import find_blocks
-from pruning.stages.context import Model
+from pruning.stages.context import StageModel
 
 CPU = torch.device("cpu")
 
 
 class Precision(NamedTuple):
-    """What a forward is computed in and why, and on which device."""
+    """The data type of a forward, the reason for it, and the device."""
 
     dtype: torch.dtype
     reason: str
@@ -24,16 +24,16 @@ class Precision(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As torch calls it, without its module."""
+        """torch's name, such as "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
     def context(self) -> torch.autocast:
-        """Autocast to the precision; in float32 it does nothing."""
+        """An autocast to the precision; does nothing in float32."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
 
 def choose_precision(device: torch.device = CPU) -> Precision:
-    """bfloat16 where `device` multiplies it, else float32."""
+    """bfloat16 if `device` has instructions for it, else float32."""
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision(torch.bfloat16, "this GPU has bfloat16", device)
@@ -45,8 +45,8 @@ def choose_precision(device: torch.device = CPU) -> Precision:
     return Precision(torch.float32, "this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16)")
 
 
-def load(model: Model, dtype: torch.dtype, device: torch.device = CPU) -> nn.Module:
-    """`model` with every parameter in memory as `dtype`, none of them trained; tied ones stay tied."""
+def load(model: StageModel, dtype: torch.dtype, device: torch.device = CPU) -> nn.Module:
+    """`model` with all parameters in memory as `dtype`, frozen; tied parameters remain tied."""
     return base.load(model.config, model.source, dtype).to(device)
 
 
@@ -58,11 +58,11 @@ def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
 
 
 def language_loss(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:
-    """Mean negative log-likelihood, in nats, of every id of `ids` [batch, tokens] but the first of each sequence."""
+    """The mean next-token loss on `ids` [batch, tokens], nats."""
     predicted = logits(network, ids, precision)[:, :-1].float().flatten(0, 1)
     return nn.functional.cross_entropy(predicted, ids[:, 1:].flatten().to(predicted.device))
 
 
-def parameters_in_blocks(model: Model) -> int:
-    """The number of parameters of all blocks, zeros included, embeddings and head left out."""
+def parameters_in_blocks(model: StageModel) -> int:
+    """The number of parameters of all blocks, zeros included, without embeddings and head."""
     return sum(parameter.numel() for parameter in find_blocks(base.skeleton(model.config))[1].parameters())

@@ -1,4 +1,4 @@
-"""How training moves weights: AdamW with a schedule, and pruned weights that stay exactly zero."""
+"""AdamW with warm-up and cosine decay, under which pruned weights stay exactly zero."""
 
 from math import ceil, cos, pi
 
@@ -10,14 +10,14 @@ from pruning.stages.team import ALONE, Team
 from pruning.stages.training.student import Student
 
 FLOOR = 0.1
-"""The learning rate at the end, as a fraction of its highest."""
+"""The final learning rate, as a fraction of the peak."""
 CLIP = 1.0
-"""The highest norm of a gradient."""
+"""Gradients are clipped to this norm."""
 BETAS = (0.9, 0.95)
 
 
 class Optimiser:
-    """AdamW without decay over what `student` trains; the rate goes up along a line, then down along a cosine."""
+    """AdamW without weight decay over the parameters of `student`; linear warm-up, then cosine decay."""
 
     def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float, team: Team = ALONE) -> None:
         self._student, self._team = student, team
@@ -26,9 +26,9 @@ class Optimiser:
         self._highest = [group["lr"] for group in self.adam.param_groups]
 
     def step(self, loss: torch.Tensor, step: int) -> None:
-        """Make step 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay exactly zero.
+        """Take step `step` of 1 to `steps` down the gradient of `loss`; pruned weights and their moments stay zero.
 
-        The gradient is the mean over the team's processes, each of which gives the loss of its part of the batch.
+        The gradient is averaged over the team, whose processes each pass the loss of their share of the batch.
         """
         for group, highest in zip(self.adam.param_groups, self._highest, strict=True):
             group["lr"] = highest * rate(step, self._steps, self._warmup)
@@ -40,14 +40,14 @@ class Optimiser:
         self._student.update(step)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that later steps depend on, by kind and name."""
+        """All tensors that later steps depend on, by "kind/name"."""
         kept = self._student.tensors()
         for name, parameter in self._student.parameters.items():
             kept |= {f"{kind}/{name}": value for kind, value in self.adam.state[parameter].items()}
         return kept
 
     def restore(self, kept: WeightSource) -> None:
-        """Go on from what `tensors` gave."""
+        """Resume from the tensors that `tensors` returned."""
         own = self._student.tensors()
         for key in kept.names():
             kind, _, name = key.partition("/")
@@ -60,7 +60,7 @@ class Optimiser:
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """The learning rate of step 1 to `steps` as a fraction of its highest: a line up, then a cosine down to FLOOR."""
+    """The learning rate of step 1 to `steps` as a fraction of the peak: linear warm-up, then cosine decay to FLOOR."""
     rising = ceil(warmup * steps)
     if step <= rising:
         return step / rising

@@ -1,1 +1,1 @@
-"""What techniques share: N:M patterns, the OBS column sweep, rounding, and layer losses."""
+"""Shared by the techniques: N:M patterns, the OBS column sweep, conjugate gradients, rounding, and layer losses."""

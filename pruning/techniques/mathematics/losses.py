@@ -1,4 +1,4 @@
-"""What changing one weight cost its layer's outputs, from the statistics that its technique has observed anyway."""
+"""The relative output error of a changed weight, from the statistics that its technique observed anyway."""
 
 from math import isfinite
 from typing import Literal
@@ -8,36 +8,40 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused
 from pruning.passes.statistics import Gram, InputNorm, InputStatistics
-from pruning.techniques.admm import layer_error
 from server.artifact.checkpoint.lineage import Loss
 
 OUTLIER = 5.0
-"""An outlier is above this many times the mean of |W| x input norm, as in OWL."""
+"""A weight is an outlier if |W| x input norm is above this many times the mean, as in OWL."""
 
 
-def measured(dense: Tensor, weight: Tensor, observed: InputStatistics) -> Loss:
-    """The loss of `weight` in place of `dense`, both [outputs, inputs], by the best statistic that was `observed`."""
+def layer_loss(dense: Tensor, weight: Tensor, observed: InputStatistics) -> Loss:
+    """The loss of replacing `dense` by `weight`, both [outputs, inputs], by the best statistic in `observed`."""
     if Gram in observed:
-        return by_gram(dense, weight, observed[Gram].value)
+        return gram_loss(dense, weight, observed[Gram].value)
     if InputNorm in observed:
-        return by_diagonal(dense, weight, observed[InputNorm].value.square(), "diagonal")
-    return by_diagonal(dense, weight, torch.ones(dense.shape[1]), "weights")
+        return diagonal_loss(dense, weight, observed[InputNorm].value.square(), "diagonal")
+    return diagonal_loss(dense, weight, torch.ones(dense.shape[1]), "weights")
 
 
-def by_gram(dense: Tensor, weight: Tensor, gram: Tensor) -> Loss:
-    """The exact loss on the data of `gram` [inputs, inputs]: tr(D G D^T) / tr(W G W^T) of D = dense - weight."""
+def gram_loss(dense: Tensor, weight: Tensor, gram: Tensor) -> Loss:
+    """The exact loss on the calibration data: tr(D G D^T) / tr(W G W^T), D = dense - weight, G [inputs, inputs]."""
     error = _ratio(layer_error(dense - weight, gram), layer_error(dense, gram))
     return _loss(dense, weight, gram.diagonal(), error, "gram", effective_rank(gram))
 
 
-def by_diagonal(dense: Tensor, weight: Tensor, squares: Tensor, measure: Literal["diagonal", "weights"]) -> Loss:
-    """The loss as if the inputs, whose mean squares are `squares` [inputs], were independent of each other."""
+def diagonal_loss(dense: Tensor, weight: Tensor, squares: Tensor, measure: Literal["diagonal", "weights"]) -> Loss:
+    """The loss as if inputs were uncorrelated; `squares` [inputs] are their mean squares."""
     error = _ratio(_energy(dense - weight, squares), _energy(dense, squares))
     return _loss(dense, weight, squares, error, measure, None)
 
 
+def layer_error(difference: Tensor, gram: Tensor) -> float:
+    """The squared output error tr(E G E^T) of a weight difference E [outputs, inputs]; G is [inputs, inputs]."""
+    return float(((difference @ gram) * difference).sum(dtype=torch.float64))
+
+
 def effective_rank(gram: Tensor) -> float:
-    """The participation ratio of the eigenvalues, tr(G)^2 / (n ||G||_F^2): 1 for inputs alike and independent."""
+    """The participation ratio of the eigenvalues, tr(G)^2 / (n ||G||_F^2): 1 for uncorrelated inputs of equal norm."""
     return _ratio(float(gram.trace().double()) ** 2, len(gram) * float(gram.square().sum(dtype=torch.float64)))
 
 
@@ -49,7 +53,7 @@ def _loss(
     measure: Literal["gram", "diagonal", "weights"],
     rank: float | None,
 ) -> Loss:
-    """The loss with what explains it; raises ModelRefused where it is beyond float32."""
+    """The lineage's record of the loss, with its explanation; raises ModelRefused if the error is not finite."""
     if not isfinite(error):
         raise ModelRefused("its weights or inputs are so large that its output error is not finite")
     removed = _ratio(_energy(dense.masked_fill(weight != 0, 0), squares), _energy(dense, squares))
@@ -59,10 +63,10 @@ def _loss(
 
 
 def _energy(weight: Tensor, squares: Tensor) -> float:
-    """The sum of W_ij^2 x_j^2."""
+    """The sum of W_ij^2 x_j^2, with x_j^2 in `squares` [inputs]."""
     return float((weight.square() * squares).sum(dtype=torch.float64))
 
 
 def _ratio(part: float, whole: float) -> float:
-    """`part` of `whole`; 0 for a layer whose outputs are all zero, which has nothing to lose."""
+    """`part` / `whole`; 0 if `whole` is 0, as a layer with zero outputs has nothing to lose."""
     return part / whole if whole > 0 else 0.0

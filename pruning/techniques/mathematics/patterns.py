@@ -1,6 +1,6 @@
-"""Scores to keep masks: a fraction of each row or of the matrix, or N of every M columns.
+"""Keep masks from scores: a fraction of each row or of the matrix, or N of every M columns.
 
-Counts are exact, and of equal scores the one with the lower index is removed first, as in Wanda's stable sort.
+Counts are exact; of equal scores the lower index is removed first, as in Wanda's stable sort.
 """
 
 import re
@@ -12,6 +12,7 @@ from msgspec import Meta
 from torch import Tensor
 
 MAX_COLUMNS = 64
+"""The largest M of an N:M pattern."""
 
 Sparsity = (
     Annotated[float, Meta(gt=0, lt=1, description="the fraction of weights to remove")]
@@ -19,15 +20,15 @@ Sparsity = (
 )
 
 
-class Groups(NamedTuple):
-    """`keep` weights stay in each run of `columns` consecutive input columns."""
+class NMPattern(NamedTuple):
+    """Keep `keep` weights in each run of `columns` consecutive input columns."""
 
     keep: int
     columns: int
 
 
-def groups_of(sparsity: float | str) -> Groups | None:
-    """The groups that "N:M" asks for, or None for a fraction; raises ValueError unless 0 < N < M <= 64."""
+def nm_pattern(sparsity: float | str) -> NMPattern | None:
+    """The pattern of an "N:M" string, or None for a fraction; raises ValueError unless 0 < N < M <= 64."""
     if not isinstance(sparsity, str):
         return None
     match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", sparsity)
@@ -36,27 +37,27 @@ def groups_of(sparsity: float | str) -> Groups | None:
         raise ValueError(
             f'sparsity "{sparsity}" is neither a fraction such as 0.5 nor "N:M" with 0 < N < M <= {MAX_COLUMNS}'
         )
-    return Groups(keep, columns)
+    return NMPattern(keep, columns)
 
 
 def keep_rows(score: Tensor, sparsity: float | str) -> Tensor:
-    """True for what stays of `score` [rows, columns]: the fraction is removed from each row alone."""
-    groups = groups_of(sparsity)
+    """The keep mask for `score` [rows, columns]; a fraction is removed from each row separately."""
+    groups = nm_pattern(sparsity)
     if groups:
-        return keep_groups(score, groups)
+        return keep_nm(score, groups)
     return drop_lowest(score, int(score.shape[1] * float(sparsity)))
 
 
 def keep_matrix(score: Tensor, sparsity: float | str) -> Tensor:
-    """True for what stays of `score` [rows, columns]: the fraction is removed from the matrix as a whole."""
-    groups = groups_of(sparsity)
+    """The keep mask for `score` [rows, columns]; a fraction is removed from the matrix as a whole."""
+    groups = nm_pattern(sparsity)
     if groups:
-        return keep_groups(score, groups)
+        return keep_nm(score, groups)
     return drop_lowest(score.flatten(), int(score.numel() * float(sparsity))).view_as(score)
 
 
-def keep_groups(score: Tensor, groups: Groups) -> Tensor:
-    """True for the `keep` highest of every `columns` columns; a shorter last group keeps its share, rounded up."""
+def keep_nm(score: Tensor, groups: NMPattern) -> Tensor:
+    """The keep mask of the highest scores in each N:M group; a shorter last group keeps its share, rounded up."""
     rows, columns = score.shape
     whole = columns - columns % groups.columns
     parts = []
@@ -69,11 +70,11 @@ def keep_groups(score: Tensor, groups: Groups) -> Tensor:
 
 
 def drop_lowest(score: Tensor, count: int) -> Tensor:
-    """True everywhere but at exactly `count` lowest scores along the last dimension."""
+    """A mask that is False at exactly the `count` lowest scores along the last dimension."""
     if not count:
         return torch.ones_like(score, dtype=torch.bool)
     keep = score > score.kthvalue(count, dim=-1, keepdim=True).values
     if int((~keep).sum()) * score.shape[-1] == score.numel() * count:
-        return keep  # nothing ties with the last one removed, so nothing need be sorted
+        return keep  # no ties at the threshold, so no stable sort is needed
     lowest = score.argsort(dim=-1, stable=True)[..., :count]
     return torch.ones_like(score, dtype=torch.bool).scatter_(-1, lowest, False)

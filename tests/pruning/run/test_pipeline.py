@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import torch
 from pruning.passes.sweep import BlockView, Note
-from pruning.stages.layerwise.prune import PruneBlock
+from pruning.stages.layerwise.prune_block import PruneBlock
 
 from pruning.commands.__main__ import main
 from pruning.model import base

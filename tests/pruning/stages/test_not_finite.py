@@ -16,10 +16,10 @@ from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import InMemory, write_file
 from pruning.passes.gradients import Moments
-from pruning.stages.context import Model
-from pruning.stages.structured.trials import Trials
+from pruning.stages.context import StageModel
+from pruning.stages.structured.trials import RemovalTrials
 from pruning.stages.training.distil.distillation import MEASURE, Distillation
-from pruning.techniques.mathematics.losses import by_gram
+from pruning.techniques.mathematics.losses import gram_loss
 from server.artifact.checkpoint import lineage as record
 from server.errors import ArtifactError
 from tests.pruning import tiny
@@ -118,7 +118,7 @@ def test_a_perplexity_that_is_none_is_refused(tmp_path: Path) -> None:
     windows = torch.arange(64).view(2, 32)
     with pytest.raises(ModelRefused, match="evaluating the base gives a perplexity that is not finite"):
         perplexity.perplexity(
-            Model(network.config.to_dict(), InMemory(weights)), windows, tmp_path, "evaluating the base"
+            StageModel(network.config.to_dict(), InMemory(weights)), windows, tmp_path, "evaluating the base"
         )
 
 
@@ -147,7 +147,7 @@ def test_training_that_diverges_is_rolled_back_and_says_what_to_do(
 def test_a_loss_beyond_float32_is_refused() -> None:
     weight = torch.full((4, 8), 1e20)
     with pytest.raises(ModelRefused, match="so large that its output error is not finite"):
-        by_gram(weight, torch.zeros(4, 8), torch.eye(8))
+        gram_loss(weight, torch.zeros(4, 8), torch.eye(8))
 
 
 def test_gradients_that_are_no_numbers_name_their_weight(tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_a_trial_without_a_loss_never_wins(tmp_path: Path, monkeypatch: pytest.M
     network = tiny.build("llama", num_hidden_layers=3)
     blocks = Blocks(base.skeleton(network.config.to_dict()), InMemory(network.state_dict()))
     losses = iter([float("nan"), 2.0, 1.0])
-    monkeypatch.setattr(Trials, "_loss", lambda *_: next(losses))
-    assert [note["block"] for note in Trials(blocks, torch.arange(32).view(1, 32), tmp_path).remove(1)] == [2]
+    monkeypatch.setattr(RemovalTrials, "_loss", lambda *_: next(losses))
+    assert [note["block"] for note in RemovalTrials(blocks, torch.arange(32).view(1, 32), tmp_path).remove(1)] == [2]
 
 
 def test_a_record_that_could_not_be_read_is_not_written() -> None:

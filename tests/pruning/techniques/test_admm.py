@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pruning.errors import ModelRefused
 from pruning.passes.statistics import Gram, InputStatistics, Spectrum
 from pruning.techniques import ADMM, SparseGPT
-from pruning.techniques.admm import layer_error, refit
+from pruning.techniques.mathematics.conjugate_gradient import refit_kept
+from pruning.techniques.mathematics.losses import layer_error
 from pruning.techniques.mathematics.patterns import keep_matrix
 from tests.reference import slow
 
@@ -46,7 +47,7 @@ def test_the_refit_is_the_optimum_on_the_pattern() -> None:
     matrix = observed[Gram].spectrum(0.01).matrix
     keep = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) > 0.5
     keep[3] = False
-    result = refit(weight * keep, weight, matrix, 64)
+    result = refit_kept(weight * keep, weight, matrix, 64)
     expected = slow.best_on_pattern(weight.double().numpy(), keep.numpy(), matrix.double().numpy())
     assert torch.equal(result != 0, keep)
     torch.testing.assert_close(result.double(), torch.from_numpy(expected), rtol=0, atol=1e-4)

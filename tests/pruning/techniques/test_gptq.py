@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics
 from pruning.techniques import GPTQ, SparseGPT
-from pruning.techniques.mathematics.rounding import nearest, search_scale
+from pruning.techniques.mathematics.rounding import nearest_codes, search_scales
 from server.artifact.checkpoint.layouts import Group
 from server.artifact.checkpoint.quantised import codes_of, dequantise
 from tests.reference import slow_rounding
@@ -51,8 +51,8 @@ def test_rounding_follows_the_definition() -> None:
     weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     importance = torch.rand(32, generator=torch.Generator().manual_seed(1)) + 0.1
     for bits in (2, 3, 4, 8):
-        scales = search_scale(weight, importance, bits)
-        codes = nearest(weight, scales[:, None], bits)
+        scales = search_scales(weight, importance, bits)
+        codes = nearest_codes(weight, scales[:, None], bits)
         for row, scale, found in zip(weight.tolist(), scales.tolist(), codes.tolist(), strict=True):
             assert scale == pytest.approx(slow_rounding.scale_of(row, importance.tolist(), bits), rel=1e-3)
             assert found == [slow_rounding.code(value, scale, bits) for value in row]
@@ -66,9 +66,9 @@ def test_a_searched_scale_beats_that_of_the_largest_weight() -> None:
         cost = {}
         for name, scale in (
             ("largest", weight.abs().amax(dim=1, keepdim=True) / (half - 1)),
-            ("searched", search_scale(weight, importance, bits)[:, None]),
+            ("searched", search_scales(weight, importance, bits)[:, None]),
         ):
-            cost[name] = (weight - nearest(weight, scale, bits) * scale).square().sum()
+            cost[name] = (weight - nearest_codes(weight, scale, bits) * scale).square().sum()
         assert cost["searched"] < gain * cost["largest"]
 
 
@@ -114,6 +114,6 @@ def test_feedback_beats_rounding_alone() -> None:
         return float((delta @ gram * delta).sum())
 
     grouped = weight.view(ROWS, -1, 64)
-    scales = search_scale(grouped, torch.ones(64), 4)[..., None]
-    rounded = (nearest(grouped, scales, 4) * scales).view(ROWS, -1)
+    scales = search_scales(grouped, torch.ones(64), 4)[..., None]
+    rounded = (nearest_codes(grouped, scales, 4) * scales).view(ROWS, -1)
     assert error(quantised(GPTQ(), weight, observed)[0]) < 0.9 * error(rounded)

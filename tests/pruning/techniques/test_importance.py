@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pruning.passes.statistics import Gram, InputMean
-from pruning.techniques.fluctuation import fluctuation, fold
-from pruning.techniques.importance import Taylor, remove
+from pruning.techniques.fluctuation import fluctuation, fold_mean
+from pruning.techniques.importance import Taylor, remove_units
 from tests.reference import slow
 
 Order = Literal["param_first", "param_second", "param_mix", "vectorize"]
@@ -39,7 +39,7 @@ def test_removal_is_least_squares_on_what_stays(size: int, count: int) -> None:
     kept, refit = slow.least_squares_removal(weight.double().numpy(), 2 / 4 * rows.T @ rows, size, count)
     factor = gram.inverse_factor(0.01).double()
     result = weight.clone()
-    found = remove(result, factor.T @ factor, columns // size, count)
+    found = remove_units(result, factor.T @ factor, columns // size, count)
     assert found.tolist() == kept
     torch.testing.assert_close(result.double(), torch.from_numpy(refit), rtol=0, atol=1e-4)
     gone = torch.ones(columns // size, dtype=torch.bool)
@@ -49,7 +49,7 @@ def test_removal_is_least_squares_on_what_stays(size: int, count: int) -> None:
 
 def test_of_equals_the_lower_goes_first() -> None:
     weight = torch.ones(3, 6)
-    assert remove(weight, torch.eye(6, dtype=torch.float64), 6, 2).tolist() == [2, 3, 4, 5]
+    assert remove_units(weight, torch.eye(6, dtype=torch.float64), 6, 2).tolist() == [2, 3, 4, 5]
     assert torch.equal(weight, torch.tensor([0.0, 0, 1, 1, 1, 1]).expand(3, 6))
 
 
@@ -83,7 +83,7 @@ def test_flap_folds_the_mean_by_least_squares_into_what_stays() -> None:
     stay = rows[:, ~gone.numpy()]
     update = numpy.linalg.lstsq(stay, numpy.tile(lost, (len(rows), 1)), rcond=None)[0].T  # least squares on the data
     folded = weight.clone()
-    fold(folded, gone, observed.mean, gram.only(~gone).inverse_moment(1e-7))
+    fold_mean(folded, gone, observed.mean, gram.only(~gone).inverse_moment(1e-7))
     expected = weight[:, ~gone].double() + torch.from_numpy(update)
     torch.testing.assert_close(folded[:, ~gone].double(), expected, rtol=0, atol=2e-4)
     assert not folded[:, gone].any()

@@ -1,9 +1,9 @@
-"""The evolution of a mixture of levels: some blocks go up a level, as many go down, and the best of many such stays.
+"""Evolutionary search for the sparsity level of each block, at constant mean: mutate, select, repeat.
 
 Sieberling et al., EvoPress: Accurate Dynamic Model Compression via Evolutionary Search,
 https://arxiv.org/abs/2410.14649, algorithm 1. Deliberate differences: (1) a survivor must beat its parent on one fixed
-set of tokens, not on a fresh one; (2) the result must beat the uniform mixture on tokens that the search never saw, or
-uniform it is. Knows nothing of models: a mixture is a tuple of numbers.
+set of tokens, not on a fresh one; (2) the result must beat the uniform assignment on tokens that the search never saw,
+or the uniform one is used. Knows nothing of models: an assignment is a tuple of numbers.
 """
 
 import json
@@ -19,45 +19,47 @@ from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import WORST, finite
 from server.storage.files import write_atomically
 
-Mixture = tuple[int, ...]
-"""The level of each block; 0 removes least."""
-Measure = Callable[[Sequence[Mixture], Sequence[int]], list[float]]
-"""How far each mixture is from the dense model on the sequences of these numbers; lower is better."""
+Assignment = tuple[int, ...]
+"""The level of each block, an index into the sorted levels; 0 removes least."""
+Measure = Callable[[Sequence[Assignment], Sequence[int]], list[float]]
+"""Divergence of each assignment from the dense model on the sequences with these numbers; lower is better."""
 
 SHARES = (16, 4)
-"""All offspring are tried on 1/16 of the tokens, the best quarter on 1/4, the best of those on all."""
+"""Selection in rounds: all offspring on 1/16 of the tokens, the best quarter on 1/4, the best of those on all."""
 MOST_SWITCHES = 3
+"""Most pairs of blocks that a mutation changes."""
 
 
-class Evolution(msgspec.Struct, frozen=True):
-    """Where a search stands, or how it ended; each generation is written, so that a killed one goes on."""
+class SearchState(msgspec.Struct, frozen=True):
+    """The state of a search, journalled after each generation."""
 
     generation: int
-    best: Mixture
+    best: Assignment
     divergence: float
-    """Of the best, on the tokens of the search."""
+    """Of the best assignment, on the tokens of the search; nats per token."""
     seconds: float
     final: tuple[float, float] | None = None
-    """On tokens that the search never saw: of the uniform mixture, and of the best; None until the search is over."""
+    """Divergence of the uniform and of the best assignment on unseen tokens; None until the search is over."""
 
     @property
     def beats(self) -> bool:
-        """Whether the best beats the uniform mixture on those tokens."""
+        """Whether the best assignment beats the uniform one on unseen tokens."""
         return self.final is not None and self.final[1] < self.final[0]
 
 
 def evolve(
-    start: Mixture, options: Search, measure: Measure, sequences: tuple[range, range], file: Path, spent: float
-) -> Evolution:
-    """Search from the uniform mixture `start`, on the first of `sequences`; the second are for the last comparison.
+    start: Assignment, options: Search, measure: Measure, sequences: tuple[range, range], file: Path, spent: float
+) -> SearchState:
+    """Search from the uniform assignment `start`, resuming from `file`; returns the final state.
 
-    `spent` are the seconds before it.
+    `sequences` are the numbers of the sequences to search on, and of those for the final comparison. `spent` are
+    seconds of earlier work, added to the state's.
     """
     pool, unseen = sequences
     state = read(file)
     if state is None:
         began = monotonic()
-        state = Evolution(0, start, finite(measure([start], pool)[0]), spent + monotonic() - began)
+        state = SearchState(0, start, finite(measure([start], pool)[0]), spent + monotonic() - began)
     with Progress("searching levels", options.generations, state.generation) as progress:
         while state.generation < options.generations:
             state = _generation(state, options, measure, pool)
@@ -72,13 +74,13 @@ def evolve(
     return state
 
 
-def read(file: Path) -> Evolution | None:
-    """What `evolve` has kept in `file`."""
-    return msgspec.json.decode(file.read_bytes(), type=Evolution) if file.exists() else None
+def read(file: Path) -> SearchState | None:
+    """The state journalled in `file`, or None."""
+    return msgspec.json.decode(file.read_bytes(), type=SearchState) if file.exists() else None
 
 
-def mutate(parent: Mixture, levels: int, choose: random.Random) -> Mixture:
-    """A child with one to three pairs of blocks, one up a level and one down, so that the sum stays."""
+def mutate(parent: Assignment, levels: int, choose: random.Random) -> Assignment:
+    """A child with one to three pairs of blocks changed, one up a level and one down; the sum of levels is constant."""
     child = list(parent)
     for _ in range(min(choose.randint(1, MOST_SWITCHES), choose.randint(1, MOST_SWITCHES))):
         up = [index for index, level in enumerate(child) if level < levels - 1]
@@ -91,8 +93,8 @@ def mutate(parent: Mixture, levels: int, choose: random.Random) -> Mixture:
     return tuple(child)
 
 
-def _generation(state: Evolution, options: Search, measure: Measure, pool: range) -> Evolution:
-    """The state after one generation more; its choices depend on the seed and its number alone."""
+def _generation(state: SearchState, options: Search, measure: Measure, pool: range) -> SearchState:
+    """The state after one more generation; its random choices depend on the seed and the generation's number alone."""
     began = monotonic()
     choose = random.Random(f"{options.seed}, {state.generation}")
     tries = (mutate(state.best, len(options.levels), choose) for _ in range(options.offspring))
@@ -105,7 +107,7 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
     measured = zip(map(finite, measure(children, pool)), children, strict=True) if children else ()
     divergence, best = min(measured, default=(WORST, state.best))
     better = divergence < state.divergence
-    return Evolution(
+    return SearchState(
         state.generation + 1,
         best if better else state.best,
         divergence if better else state.divergence,
@@ -113,6 +115,6 @@ def _generation(state: Evolution, options: Search, measure: Measure, pool: range
     )
 
 
-def _write(file: Path, state: Evolution) -> None:
-    """Keep the state."""
+def _write(file: Path, state: SearchState) -> None:
+    """Journal the state."""
     write_atomically(file, json.dumps(msgspec.to_builtins(state)).encode())

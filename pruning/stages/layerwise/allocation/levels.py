@@ -1,7 +1,7 @@
-"""Every block pruned at every level, and how far a mixture of such blocks is from the dense model.
+"""Prunes every block to every level, and measures the divergence of an assignment of levels from the dense model.
 
-One sweep of dense states prunes each block to all levels at once; mixtures then run block by block, with one block in
-memory, and those that begin alike share what they have in common.
+One pass over dense states prunes each block to all levels. Assignments then run block by block, with one block in
+memory; those with a common prefix share its states.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,22 @@ from pruning.model.weights import Shards, write_file
 from pruning.passes.gradients import Moments
 from pruning.passes.observation import observe
 from pruning.passes.sweep import BlockView, Note
-from pruning.stages.layerwise.allocation.evolution import Mixture
-from pruning.stages.layerwise.prune import naming, prune
+from pruning.stages.block_weights import naming_weight
+from pruning.stages.layerwise.allocation.evolution import Assignment
+from pruning.stages.layerwise.prune_block import prune_weight
 from pruning.techniques.technique import Technique
 
 DENSE = -1
-"""The level that is no level."""
+"""The pseudo-level of an unpruned block."""
 
 
 def level_file(folder: Path, level: int, index: int) -> Path:
-    """Where the weights of block `index` at `level` lie."""
+    """The file of the weights of block `index` at `level`."""
     return folder / f"level-{level:02}-block-{index:04}.safetensors"
 
 
 class PruneLevels:
-    """A visit that prunes one block to each of `techniques`, and passes on its dense states."""
+    """A visit that prunes one block with each of `techniques`, saves each result, and passes on the dense states."""
 
     def __init__(self, techniques: Sequence[Technique], folder: Path, moments: Moments | None) -> None:
         self._techniques = techniques
@@ -38,10 +39,10 @@ class PruneLevels:
         self._moments = moments
         self._needs = techniques[0].needs
         self.runs = 2 if self._needs else 0
-        """Forwards of each block and batch."""
+        """Forwards of each block per batch."""
 
     def __call__(self, view: BlockView) -> Note:
-        """Observe once, prune and save at each level, put the dense weights back; notes the seconds."""
+        """Observe once, prune and save at each level, and restore the dense weights; notes the seconds."""
         start = monotonic()
         linears = view.linears
         observed = observe(view, self._needs)
@@ -50,8 +51,8 @@ class PruneLevels:
             for name, linear in linears.items():
                 moments = self._moments.of(name, linear) if self._moments else {}
                 weight_of(linear).copy_(dense[name])
-                with naming(name):
-                    prune(weight_of(linear), technique, observed[name].with_moments(moments))
+                with naming_weight(name):
+                    prune_weight(weight_of(linear), technique, observed[name].with_moments(moments))
             weights = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
             write_file(level_file(self.folder, level, view.index), weights)
         for name, linear in linears.items():
@@ -61,10 +62,10 @@ class PruneLevels:
         return {"seconds": monotonic() - start}
 
 
-class Divergence:
-    """The mean over tokens of KL(dense || mixture) of the next-token distributions, in nats, on some of `ids`.
+class AssignmentDivergence:
+    """Mean KL(dense || assignment) of the next-token distributions over the tokens of some of `ids`, in nats.
 
-    In memory are one block, and states of the tokens that are measured for each mixture that differs.
+    Memory: one block, and the states of the measured tokens for each distinct prefix of the assignments.
     """
 
     def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
@@ -74,8 +75,8 @@ class Divergence:
         self._call = blocks.capture(ids[:1])[1]
         self._dense: dict[int, Tensor] = {}  # the dense model's last states [tokens, hidden] by sequence
 
-    def __call__(self, mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
-        """The divergence of each mixture on the sequences `numbers`."""
+    def __call__(self, mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+        """The divergence of each assignment on the sequences `numbers`, in nats per token."""
         if new := [number for number in numbers if number not in self._dense]:
             dense = (DENSE,) * len(self._blocks)
             self._dense |= dict(zip(new, self._run([dense], new)[dense], strict=True))
@@ -91,13 +92,13 @@ class Divergence:
                     sums[mixture] += float(apart.sum(dtype=torch.float64)) / len(found)
         return [sums[mixture] / len(numbers) for mixture in mixtures]
 
-    def _run(self, mixtures: Sequence[Mixture], numbers: Sequence[int]) -> dict[Mixture, Tensor]:
-        """The states [sequences, tokens, hidden] after the last block of each mixture."""
+    def _run(self, mixtures: Sequence[Assignment], numbers: Sequence[int]) -> dict[Assignment, Tensor]:
+        """The states [sequences, tokens, hidden] after the last block, by assignment."""
         first = torch.cat([self._blocks.capture(self._ids[number : number + 1])[0] for number in numbers])
-        states: dict[Mixture, Tensor] = {(): first}
+        states: dict[Assignment, Tensor] = {(): first}
         for index in range(len(self._blocks)):
             prefixes = sorted({mixture[: index + 1] for mixture in mixtures}, key=lambda prefix: prefix[-1])
-            after: dict[Mixture, Tensor] = {}
+            after: dict[Assignment, Tensor] = {}
             with self._blocks.loaded(index):
                 loaded = DENSE
                 for prefix in prefixes:
@@ -109,12 +110,12 @@ class Divergence:
         return states
 
     def _load(self, index: int, level: int) -> None:
-        """Put the weights of a level into the loaded block."""
+        """Load the weights of `level` into the loaded block."""
         weights = Shards([level_file(self._folder, level, index)])
         for name, linear in self._blocks.linears(index).items():
             linear.get_parameter("weight").data.copy_(weights.tensor(name))
 
     def _through(self, index: int, states: Tensor) -> Tensor:
-        """The states [sequences, tokens, hidden] after the loaded block, one sequence at a time."""
+        """The states [sequences, tokens, hidden] after the loaded block, computed one sequence at a time."""
         call = self._call[index]
         return torch.cat([self._blocks.run(index, states[row : row + 1].clone(), call) for row in range(len(states))])

@@ -1,7 +1,7 @@
-"""How much each block loses, by search: the levels that leave the model's predictions nearest to the dense model's.
+"""Sparsity per block by search: the levels that keep the predictions nearest to the dense model's.
 
-The blocks that are compared were pruned on dense inputs. The pass that follows prunes anew at the levels found, on what
-pruned blocks give, so that a search that finds nothing changes nothing.
+The candidates are pruned on dense inputs. The stage then prunes again at the chosen levels, on the outputs of pruned
+blocks, so a search that finds nothing changes nothing.
 """
 
 import logging
@@ -17,38 +17,39 @@ from pruning.model.blocks import Blocks, weight_of
 from pruning.passes.gradients import Moments
 from pruning.recipe.allocation import Search
 from pruning.recipe.options import Layerwise
-from pruning.stages.context import Place, seconds
-from pruning.stages.layerwise.allocation.evolution import Evolution, Mixture, evolve, read
-from pruning.stages.layerwise.allocation.levels import Divergence, PruneLevels
+from pruning.stages.context import StageContext, total_seconds
+from pruning.stages.layerwise.allocation.evolution import Assignment, SearchState, evolve, read
+from pruning.stages.layerwise.allocation.levels import AssignmentDivergence, PruneLevels
 from pruning.techniques.technique import Technique
 
 logger = logging.getLogger(__name__)
 
 FILE = "search.json"
+"""The journal of the search, in the stage's folder."""
 
 
 class Allocation(NamedTuple):
-    """How much each block loses."""
+    """The sparsity of each block."""
 
     techniques: Sequence[Technique]
-    """The technique with the sparsity of each block."""
+    """The stage's technique with the sparsity of each block."""
     options: dict[str, Any]
-    """What the lineage says of it."""
+    """The allocation's record in the lineage."""
     seconds: float
 
 
-def search(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | None) -> Allocation:
-    """Choose a level for each block; raises RecipeError where blocks differ in size, as their mean would not stay."""
+def search(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
+    """Choose a level for each block; raises RecipeError if blocks differ in size, as their mean would not hold."""
     options = stage.allocation
     assert isinstance(options, Search)
     levels = options.ordered()
     start = (levels.index(stage.technique.sparsity),) * len(blocks)
-    found = read(place.folder / FILE)
+    found = read(context.folder / FILE)
     if found is None or found.final is None:
         refuse_unequal(blocks)
         techniques = [msgspec.structs.replace(stage.technique, sparsity=level) for level in levels]
-        found = _search(start, options, PruneLevels(techniques, place.folder / "levels", moments), blocks, place)
-    shutil.rmtree(place.folder / "levels", ignore_errors=True)
+        found = _search(start, options, PruneLevels(techniques, context.folder / "levels", moments), blocks, context)
+    shutil.rmtree(context.folder / "levels", ignore_errors=True)
     chosen = [levels[level] for level in (found.best if found.beats else start)]
     _say(found)
     record = msgspec.to_builtins(options) | {
@@ -60,34 +61,36 @@ def search(stage: Layerwise, blocks: Blocks, place: Place, moments: Moments | No
     return Allocation(techniques, {"allocation": record}, found.seconds)
 
 
-def _search(start: Mixture, options: Search, visit: PruneLevels, blocks: Blocks, place: Place) -> Evolution:
+def _search(
+    start: Assignment, options: Search, visit: PruneLevels, blocks: Blocks, context: StageContext
+) -> SearchState:
     """Prune every block to every level, then search."""
-    ids = place.inputs.calibration[0]
+    ids = context.inputs.calibration[0]
     count = ceil(options.tokens / ids.shape[1])
     parts = range(count), range(len(ids) - count, len(ids))
-    apart = place._replace(folder=visit.folder)
+    apart = context._replace(folder=visit.folder)
     notes = apart.sweep(blocks).visit(visit, "pruning at every level", visit.runs)
-    measure = Divergence(blocks, ids, visit.folder)
-    return evolve(start, options, measure, parts, place.folder / FILE, seconds(notes))
+    measure = AssignmentDivergence(blocks, ids, visit.folder)
+    return evolve(start, options, measure, parts, context.folder / FILE, total_seconds(notes))
 
 
-def _say(found: Evolution) -> None:
-    """Log what came of the search."""
+def _say(found: SearchState) -> None:
+    """Log the result of the search."""
     uniform, best = found.final or (0.0, 0.0)
-    verdict = "its levels are taken" if found.beats else "nothing beat the same sparsity for all, which stays"
+    verdict = "the best levels are used" if found.beats else "uniform sparsity is used, as nothing beat it"
     logger.info(
-        "search: %.5f nats a token from the dense model with the same sparsity for all, %.5f with the best levels, on "
-        "tokens that the search never saw: %s", uniform, best, verdict,
+        "search: %.5f nats a token from the dense model with uniform sparsity, %.5f with the best levels, on unseen "
+        "tokens: %s", uniform, best, verdict,
     )  # fmt: skip
 
 
 def refuse_unequal(blocks: Blocks) -> None:
-    """Raise RecipeError where blocks differ in size."""
+    """Raise RecipeError if blocks differ in size."""
     sizes = [
         sum(weight_of(linear).numel() for linear in blocks.linears(index).values()) for index in range(len(blocks))
     ]
     if len(set(sizes)) > 1:
         raise RecipeError(
-            f"the blocks have from {min(sizes):,} to {max(sizes):,} weights, so what one loses less than another would "
-            "change the size: leave out allocation"
+            f"the blocks have between {min(sizes):,} and {max(sizes):,} weights, so unequal sparsities would not keep "
+            "the mean: leave out allocation"
         )

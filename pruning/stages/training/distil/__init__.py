@@ -1,1 +1,1 @@
-"""Distils the dense base into the pruned model, quantisation-aware where weights are rounded."""
+"""Distils the dense base into the pruned model, with quantisation-aware training or LoRA on request."""

@@ -1,7 +1,7 @@
-"""Distils the dense base into the pruned model: AdamW on what is left, the loss is KL(base || pruned) on full logits.
+"""The stage `distill`: trains the pruned model by AdamW to minimise KL(base || pruned) on full logits.
 
-Hinton et al., Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531, section 2. Kept is the
-step that scores best on texts that are never trained on; if none beats the start, the model stays as it was.
+Hinton et al., Distilling the Knowledge in a Neural Network, https://arxiv.org/abs/1503.02531, section 2. The step that
+scores best on held-out texts is kept; if none beats the start, the model is rolled back.
 """
 
 from typing import Any, NamedTuple
@@ -12,107 +12,100 @@ from torch import Tensor, nn
 from pruning.model.weights import Unrounded, WeightSource
 from pruning.progress import Progress
 from pruning.recipe.options import Distill, Layerwise
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
+from pruning.stages.training.data import TrainingData, draw_training_data, refuse_scarce_text
 from pruning.stages.training.distil.divergence import divergence
-from pruning.stages.training.distil.rounded import Rounded
+from pruning.stages.training.distil.lora import LoRAStudent, adapters
+from pruning.stages.training.distil.quantised import QuantisedStudent
 from pruning.stages.training.journal import State
 from pruning.stages.training.network import Precision, load, logits, parameters_in_blocks
-from pruning.stages.training.run import (
-    LETTERS,
-    Effort,
-    Run,
-    Setting,
-    batches,
-    best_model,
-    best_outcome,
-    identity,
-    mean_over,
-    recovery,
-    step_of,
-)
-from pruning.stages.training.student import Adapted, Student, adapters, kept
-from pruning.stages.training.text import Lessons, draw, refuse_scarce
+from pruning.stages.training.record import LETTERS, Effort, best_outcome, recovery, step_of
+from pruning.stages.training.run import RunSetup, TrainingRun, batches, best_model, identity, team_mean
+from pruning.stages.training.student import Student, select_trained
 from pruning.techniques import GPTQ
 from server.artifact.checkpoint.lineage import Recovery, Step
 
 MEASURE = "mean KL(base || pruned) of a held-out token's prediction, nats"
 
 
-def apply(stage: Distill, model: Model, place: Place) -> tuple[Model, Step]:
-    """Train `model` towards the base and keep the best step, or `model` itself where none is better."""
+def apply(stage: Distill, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Train `model` towards the base; returns the best step's model, or `model` if no step is better.
+
+    Journals weights, optimiser and scores every `interval` steps.
+    """
     task = Task(
         stage,
         model,
-        Model(place.inputs.base.config, place.inputs.base),
-        draw(stage, place.inputs),
-        _zeros(stage, model, place),
+        StageModel(context.inputs.base.config, context.inputs.base),
+        draw_training_data(stage, context.inputs),
+        _zeros(stage, model, context),
     )
-    setting = Setting.of(place)
-    state = setting.journal.state(identity(setting.precision, task.lessons))
+    setup = RunSetup.of(context)
+    state = setup.journal.state(identity(setup.precision, task.data))
     if state.step < stage.steps:
-        state = Distillation(task, setting).run(state)
-    reached = record(task, setting.precision, state)
-    if stage.quantise or not reached.rolled_back:  # what it is rolled back to is rounded too
-        model = best_model(model, setting.journal, state)
+        state = Distillation(task, setup).run(state)
+    reached = record(task, setup.precision, state)
+    if stage.quantise or not reached.rolled_back:  # the model it is rolled back to is rounded too
+        model = best_model(model, setup.journal, state)
     return model, step_of(stage, model, state.seconds, reached)
 
 
-def check(stage: Distill, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration, which stays; raises before any work where texts or lora's package are lacking."""
-    refuse_scarce(stage, place.inputs)
+def check(stage: Distill, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    """The unchanged configuration; raises DataError for too little text, RecipeError if LoRA's package is missing."""
+    refuse_scarce_text(stage, context.inputs)
     if stage.lora:
         adapters()
     return config
 
 
 class Task(NamedTuple):
-    """Everything that decides what a run comes to, but the precision."""
+    """Everything that decides the result of a run except its precision."""
 
     stage: Distill
-    student: Model
-    teacher: Model
-    lessons: Lessons
+    student: StageModel
+    teacher: StageModel
+    data: TrainingData
     zeros: WeightSource
-    """Whose zeros stay, as far as the student has them."""
+    """The weights whose zeros are kept, if the student has them too."""
 
 
-class Distillation(Run):
-    """One run, which needs the teacher in memory as well."""
+class Distillation(TrainingRun):
+    """A run with the teacher in memory as well."""
 
     doing = "distilling"
 
-    def __init__(self, task: Task, setting: Setting) -> None:
-        super().__init__(task.stage, build(task, setting.precision), setting)
+    def __init__(self, task: Task, setup: RunSetup) -> None:
+        super().__init__(task.stage, build(task, setup.precision), setup)
         self._task = task
-        self._teacher = setting.load(task.teacher)
-        self._held_out = setting.team.part(task.lessons.held_out)
+        self._teacher = setup.load(task.teacher)
+        self._held_out = setup.team.part(task.data.held_out)
         self._batches = batches(len(self._held_out), task.stage.batch)
         self._expected = self._predict()
 
     def _begin(self) -> None:
-        if self._task.stage.quantise:  # what the run may be rolled back to
+        if self._task.stage.quantise:  # the run may be rolled back to step 0
             self._store(0)
         super()._begin()
 
     def _train(self, step: int) -> None:
-        ids = self._team.part(self._task.lessons.batch(step, self._task.stage.batch))
+        ids = self._team.part(self._task.data.batch(step, self._task.stage.batch))
         with torch.no_grad():
             expected = logits(self._teacher, ids, self._precision)
         given = logits(self._student.network, ids, self._precision)
         self._optimiser.step(divergence(given, expected, self._task.stage.temperature), step)
 
-    def _judge(self, network: nn.Module) -> float:
+    def _measure(self, network: nn.Module) -> float:
         def measure(rows: slice) -> Tensor:
             given = logits(network, self._held_out[rows], self._precision)
             return divergence(given, self._expected[rows].to(given.device))
 
-        return mean_over(self._batches, measure, self._team)
+        return team_mean(self._batches, measure, self._team)
 
     @torch.no_grad()
     def _predict(self) -> Tensor:
         """The teacher's logits [sequences, length, vocabulary] for this process's held-out ids, in a mapped file."""
         ids = self._held_out
-        if not len(ids):  # of a process more than there are sequences
+        if not len(ids):  # more processes than held-out sequences
             return torch.empty(0)
         first = logits(self._teacher, ids[:1], self._precision)
         name = "expected" if self._team.leads else f"expected-{self._team.rank}"
@@ -125,34 +118,36 @@ class Distillation(Run):
 
 
 def build(task: Task, precision: Precision) -> Student:
-    """The student that the stage asks for."""
+    """The student that the stage asks for: with adapters, quantised, or plain."""
     stage, network = task.stage, load(task.student, precision.dtype, precision.device)
     if stage.lora:
-        return Adapted(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)
-    trained = kept(network, stage.embeddings, task.zeros)
+        return LoRAStudent(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)
+    trained = select_trained(network, stage.embeddings, task.zeros)
     return (
-        Rounded(network, trained, stage.quantise, task.student.source) if stage.quantise else Student(network, trained)
+        QuantisedStudent(network, trained, stage.quantise, task.student.source)
+        if stage.quantise
+        else Student(network, trained)
     )
 
 
-def _zeros(stage: Distill, model: Model, place: Place) -> WeightSource:
-    """Where pruned weights are zero: before rounding, which makes zeros that may come back.
+def _zeros(stage: Distill, model: StageModel, context: StageContext) -> WeightSource:
+    """The weights before rounding, whose zeros are pruned ones; zeros from rounding may become non-zero.
 
-    After pruning and rounding in one sweep the two cannot be told apart, and all zeros stay.
+    Pruning and rounding in one sweep leaves the two indistinguishable, so all zeros are kept.
     """
-    techniques = [stage.technique for stage in place.inputs.recipe.stages if isinstance(stage, Layerwise)]
+    techniques = [stage.technique for stage in context.inputs.recipe.stages if isinstance(stage, Layerwise)]
     joint = any(isinstance(technique, GPTQ) and technique.sparsity for technique in techniques)
     return Unrounded(model.source) if stage.quantise and not joint else model.source
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:
-    """What the lineage says of a finished run."""
+    """The lineage's record of a finished run."""
     factor = 4 if task.stage.lora else 6  # frozen weights need no gradients of their own
     flops = factor * parameters_in_blocks(task.student) + 2 * parameters_in_blocks(task.teacher)
     effort = Effort(
-        flops=float(task.lessons.training.numel() * flops),
+        flops=float(task.data.training.numel() * flops),
         formula=f"{factor} N T (pruned) + 2 N T (base); {LETTERS}",
         precision=precision.name,
         measure=MEASURE,
     )
-    return recovery(task.stage, task.lessons, effort, best_outcome(MEASURE, state))
+    return recovery(task.stage, task.data, effort, best_outcome(MEASURE, state))

@@ -1,7 +1,7 @@
-"""The loss of distillation and its gradient in one go, a few rows at a time.
+"""The distillation loss and its gradient in one pass, a few rows at a time.
 
-A vocabulary is wide: float32 copies of all logits of a batch are hundreds of megabytes each, and writing and reading
-them costs more than the exponentials do.
+Float32 copies of a batch's logits take hundreds of megabytes each; writing and reading them costs more than the
+exponentials.
 """
 
 from typing import Any
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 ROWS = 32
-"""Tokens whose logits are in float32 at once, so that they stay in the processor's cache."""
+"""Tokens whose logits are in float32 at once; few enough for the CPU's cache."""
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean over tokens of KL(teacher || student), in nats, from logits [batch, tokens, vocabulary].
+    """The mean over tokens of KL(teacher || student), nats, from logits [batch, tokens, vocabulary].
 
-    Both are divided by `temperature`, and the result is multiplied by its square, so that gradients keep their size.
+    Both are divided by `temperature` T, and the result is multiplied by T^2, which preserves the gradients' scale.
     """
     loss: Tensor = _Divergence.apply(student.flatten(0, 1), teacher.flatten(0, 1), temperature)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _Divergence(torch.autograd.Function):
-    """T^2 KL(p || q) with p, q = softmax(logits / T), and its gradient T (q - p) by the student's logits."""
+    """T^2 KL(p || q) with p, q = softmax(logits / T), and its gradient T (q - p) for the student's logits."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -40,10 +40,10 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.gradient.mul_(outputs[0]), None, None  # in place, as nothing else reads it
+        return ctx.gradient.mul_(outputs[0]), None, None  # in place: nothing else reads it
 
 
 def _likelihoods(logits: Tensor, temperature: float) -> Tensor:
-    """The logarithms of the predictions [tokens, vocabulary], in float32."""
+    """Log-probabilities [tokens, vocabulary], float32."""
     logits = logits.float()
     return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)

@@ -1,1 +1,1 @@
-"""Trains each block towards the dense base's outputs."""
+"""The stage `reconstruct`: trains each block alone towards the dense base's states."""

@@ -1,6 +1,6 @@
-"""Trains one block towards given states, keeps the best of its weights by sequences it is not trained on.
+"""Trains one block towards target states, and keeps the weights that score best on held-out sequences.
 
-Distance is relative to each token's own state, so that the few tokens with huge states do not decide everything.
+The error is relative to each token's own state, so tokens with massive activations do not dominate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,27 +17,27 @@ from pruning.stages.training.optimiser import Optimiser
 from pruning.stages.training.student import Student
 
 PATIENCE = 3
-"""Scores in a row without a better one that end a block's training."""
+"""Consecutive scores without improvement that end a block's training."""
 
 
 class Block(NamedTuple):
-    """A block in memory, the states [sequences, tokens, hidden] before it, and those that should come after it."""
+    """A loaded block, the states [sequences, tokens, hidden] before it, and the target states after it."""
 
     module: nn.Module
     before: Tensor
     target: Tensor
     calls: Mapping[int, Call]
-    """How to call the module, by the number of sequences."""
+    """Arguments of the module's forward, by the number of sequences."""
 
     def error(self, rows: Sequence[int]) -> Tensor:
-        """The relative error on some sequences."""
+        """The relative error on the sequences `rows`."""
         call = self.calls[len(rows)]
         output = self.module(self.before[list(rows)], *call.args, **call.kwargs)
         return relative_error(output[0] if isinstance(output, tuple) else output, self.target[list(rows)])
 
 
 class Fitted(NamedTuple):
-    """The held-out error after some steps, the first of them 0, and the weights with the lowest."""
+    """The held-out error by step, from step 0, and the weights with the lowest."""
 
     scores: list[tuple[int, float]]
     weights: dict[str, Tensor]
@@ -49,7 +49,7 @@ class Fitted(NamedTuple):
 
 
 def fit(stage: Reconstruct, block: Block, student: Student, precision: Precision, seed: str) -> Fitted:
-    """Train `block`, whose trained part is `student`, on all but the last `stage.held_out` sequences."""
+    """Train the parameters in `student` on all but the last `stage.held_out` sequences of `block`."""
     training, held_out = range(len(block.before) - stage.held_out), range(len(block.before))[-stage.held_out :]
     optimiser = Optimiser(student, stage.learning_rate, stage.steps, stage.warmup)
     order = Random(seed)
@@ -69,7 +69,7 @@ def fit(stage: Reconstruct, block: Block, student: Student, precision: Precision
 
 @torch.no_grad()
 def score(block: Block, rows: Sequence[int], batch: int) -> float:
-    """The relative error on `rows`, in float32; a block in training has the weights that would be stored."""
+    """The relative error on `rows`, float32, with the weights that would be stored."""
     total = 0.0
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
@@ -78,6 +78,6 @@ def score(block: Block, rows: Sequence[int], batch: int) -> float:
 
 
 def relative_error(output: Tensor, target: Tensor) -> Tensor:
-    """Mean over tokens of |output - target|^2 / |target|^2, of [..., tokens, hidden]."""
+    """The mean over tokens of |output - target|^2 / |target|^2, both [..., tokens, hidden]."""
     squares = target.square().sum(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
     return ((output - target).square().sum(dim=-1) / squares).mean()

@@ -1,7 +1,7 @@
-"""Tells a block's attention from its MLP without knowing the architecture.
+"""Splits a block's parameters into attention and MLP without knowing the architecture.
 
-The linear layer that is called last writes what the MLP adds to the residual stream. With that layer muted a block
-gives the stream as the attention leaves it; what that depends on is the first half, all else the second.
+The linear layer called last writes the MLP's output to the residual stream. With that layer muted, the block returns
+the stream after the attention; the parameters this depends on are the first half, all others the second.
 """
 
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Call, is_linear
-from pruning.stages.layerwise.stream import muted
+from pruning.stages.residual_stream import muted
 
 
 class Halves(NamedTuple):
-    """The parameters of a block by their names in it, in its order, and the linear layer that is called last."""
+    """The parameters of both halves by name within the block, in its order, and the linear layer called last."""
 
     first: tuple[str, ...]
-    """What the stream after the attention depends on."""
+    """Parameters that the stream after the attention depends on."""
     second: tuple[str, ...]
     last: str
 
@@ -26,7 +26,7 @@ class Halves(NamedTuple):
 def halves_of(block: nn.Module, states: Tensor, call: Call) -> Halves:
     """The halves of a loaded `block`, found by running it on `states` [sequences, tokens, hidden].
 
-    Raises ModelRefused where they cannot be told apart, as where one module has parameters in both.
+    Raises ModelRefused if they cannot be separated, for instance if one module has parameters in both.
     """
     last = _last_linear(block, states, call)
     gradients = _gradients(block, last, states, call)
@@ -34,7 +34,7 @@ def halves_of(block: nn.Module, states: Tensor, call: Call) -> Halves:
     for part in dict.fromkeys(name.partition(".")[0] for name in gradients):
         found = {name: value for name, value in gradients.items() if name.partition(".")[0] == part}
         if not any(value is not None and value.any() for value in found.values()):
-            continue  # not used, or used and of no effect, as a norm of zeros is
+            continue  # unused, or without effect, as a norm whose weight is zero
         if unused := [name for name, value in found.items() if value is None]:
             raise ModelRefused(_sentence(block, f"{unused[0]} is after the attention, and the rest of {part} before"))
         first |= found.keys()
@@ -61,7 +61,7 @@ def _last_linear(block: nn.Module, states: Tensor, call: Call) -> str:
 
 
 def _gradients(block: nn.Module, last: str, states: Tensor, call: Call) -> dict[str, Tensor | None]:
-    """The gradient of some function of the output by each parameter while `last` is muted; None: it is not used."""
+    """The gradient of a random projection of the output with `last` muted, by parameter; None if unused."""
     named = dict(block.named_parameters())
     block.requires_grad_(True)
     try:
@@ -78,5 +78,5 @@ def _gradients(block: nn.Module, last: str, states: Tensor, call: Call) -> dict[
 
 
 def _sentence(block: nn.Module, why: str) -> str:
-    """The refusal."""
-    return f'attention and MLP of {type(block).__name__} cannot be told apart ({why}): use unit = "block"'
+    """The message of the refusal."""
+    return f'attention and MLP of {type(block).__name__} cannot be separated ({why}): use unit = "block"'

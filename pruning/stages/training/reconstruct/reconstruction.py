@@ -1,10 +1,9 @@
-"""Trains each block alone towards the base's states after it, given the pruned model's own states before it.
+"""The stage `reconstruct`: trains each block alone, from the pruned model's states before it, to the base's after it.
 
-A Free Lunch in LLM Compression, https://arxiv.org/abs/2510.14444, with a whole block as its unit, or with attention and
-MLP apart. What a half is trained towards is the base's residual stream after that half, not the half's own output: so
-each half also makes up for what the blocks before it got wrong. Memory is one block with gradients and moments, and a
-batch; a killed run repeats at most one block. A half or block that training brings no nearer on held-out sequences
-stays as it was.
+A Free Lunch in LLM Compression, https://arxiv.org/abs/2510.14444, with a unit of a whole block, or of attention and MLP
+separately. A half's target is the base's residual stream after that half, not the half's own output, so each half also
+makes up for errors of earlier blocks. Memory: one block with gradients and moments, and a batch. A killed run repeats
+at most one block; a unit that does not improve on held-out sequences is rolled back.
 """
 
 import logging
@@ -23,50 +22,54 @@ from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay, parameters, write_file
 from pruning.passes.sweep import BlockView, FollowingSweep, Note, mapped
 from pruning.recipe.options import Reconstruct
-from pruning.stages.context import Model, Place, seconds, unloaded
+from pruning.stages.block_weights import block_file
+from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
 from pruning.stages.inputs import Inputs
-from pruning.stages.layerwise.prune import block_file
-from pruning.stages.layerwise.stream import muted
+from pruning.stages.residual_stream import muted
 from pruning.stages.training.network import choose_precision, parameters_in_blocks
 from pruning.stages.training.reconstruct.block import Block, Fitted, fit, score
 from pruning.stages.training.reconstruct.halves import halves_of
-from pruning.stages.training.student import Student, Trained
+from pruning.stages.training.student import Student, TrainedParameters
 from server.artifact.checkpoint.lineage import Recovery, Step
 
 logger = logging.getLogger(__name__)
 
 RUNS = 1
+"""Forwards of each block per batch, training aside."""
 MEASURE = "squared distance to the base's state after a block over that state's square, mean of held-out tokens, blocks"
 
 
-def apply(stage: Reconstruct, model: Model, place: Place) -> tuple[Model, Step]:
-    """Train every block in order; the changed weights lie over the model's source."""
-    base = Model(place.inputs.base.config, place.inputs.base)
-    blocks, originals = place.blocks(model), place.blocks(base)
-    visit = ReconstructBlock(stage, place, blocks, originals)
+def apply(stage: Reconstruct, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Train every block in order; the changed weights overlay the model's weights.
+
+    Journals each block's errors, training and seconds, and writes one file of weights per block.
+    """
+    base = StageModel(context.inputs.base.config, context.inputs.base)
+    blocks, originals = context.blocks(model), context.blocks(base)
+    visit = ReconstructBlock(stage, context, blocks, originals)
     notes = visit.sweep.visit(visit, "reconstructing", RUNS)
-    source = Overlay(model.source, [block_file(place.folder, index) for index in range(len(blocks))])
+    source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage)
     step = Step(
         technique=options.pop("kind"),
         options=options,
         sparsity={},
-        seconds=seconds(notes),
+        seconds=total_seconds(notes),
         parameters=parameters(source)[0],
-        recovery=_recovery(stage, place.inputs, notes, parameters_in_blocks(base)),
+        recovery=_recovery(stage, context.inputs, notes, parameters_in_blocks(base)),
     )
-    return Model(model.config, source), step
+    return StageModel(model.config, source), step
 
 
-def check(stage: Reconstruct, config: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The configuration, which stays; raises before any work where there is too little calibration or another shape."""
-    sequences = len(place.inputs.calibration[0])
+def check(stage: Reconstruct, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    """The unchanged configuration; raises RecipeError for too little calibration or another shape than the base's."""
+    sequences = len(context.inputs.calibration[0])
     if sequences < stage.held_out + stage.batch:
         raise RecipeError(
-            f"reconstruct with held_out = {stage.held_out} and batch = {stage.batch} needs as many sequences, "
-            f"but the calibration has {sequences}"
+            f"reconstruct with held_out = {stage.held_out} and batch = {stage.batch} needs "
+            f"{stage.held_out + stage.batch} sequences, but the calibration has {sequences}"
         )
-    given, base = unloaded(config), unloaded(place.inputs.base.config)
+    given, base = blocks_without_weights(config), blocks_without_weights(context.inputs.base.config)
     if len(given) != len(base):
         raise RecipeError(
             f"reconstruct needs the base's {len(base)} blocks, but the model has {len(given)}: use distill"
@@ -78,18 +81,18 @@ def check(stage: Reconstruct, config: dict[str, Any], place: Place) -> dict[str,
 
 
 class Targets(FollowingSweep):
-    """The base's own states, which follow the pass."""
+    """The base's own states, computed alongside the pass."""
 
-    def __init__(self, blocks: Blocks, place: Place) -> None:
+    def __init__(self, blocks: Blocks, context: StageContext) -> None:
         super().__init__(
-            blocks, place.inputs.calibration[0], place.inputs.recipe.calibration.batch, place.folder / "base"
+            blocks, context.inputs.calibration[0], context.inputs.recipe.calibration.batch, context.folder / "base"
         )
         self._between: list[Tensor] = []
 
     def between(self, index: int, last: str) -> Tensor:
-        """Compute the states before the MLP of block `index`, which writes by its linear layer `last`.
+        """The base's states between attention and MLP of block `index`, whose MLP writes by its linear layer `last`.
 
-        Where `after` puts the states of the same block, there is nothing of use then.
+        Call it before `after(index)`, whose states use the same file.
         """
         self.reach(index)
         with self.blocks.loaded(index) as block, muted(block.get_submodule(last)):
@@ -101,24 +104,24 @@ class Targets(FollowingSweep):
 
 
 class Part(NamedTuple):
-    """What of a block is trained at once."""
+    """The unit of a block that is trained at once."""
 
     called: str
     block: Block
     names: Collection[str]
-    """Its parameters, by their names in the block."""
+    """The trained parameters, by name within the block."""
     context: AbstractContextManager[None]
-    """In which the block gives what is compared with the target."""
+    """Within this context the block returns the states to compare with the target."""
 
 
 class ReconstructBlock:
-    """A visit that trains one block and leaves its weights in `place`'s folder."""
+    """A visit that trains one block and writes its changed weights to the stage's folder."""
 
-    def __init__(self, stage: Reconstruct, place: Place, blocks: Blocks, originals: Blocks) -> None:
-        self.sweep = place.sweep(blocks)
-        self._stage, self._folder = stage, place.folder
-        self._targets = Targets(originals, place)
-        ids = place.inputs.calibration[0]
+    def __init__(self, stage: Reconstruct, context: StageContext, blocks: Blocks, originals: Blocks) -> None:
+        self.sweep = context.sweep(blocks)
+        self._stage, self._folder = stage, context.folder
+        self._targets = Targets(originals, context)
+        ids = context.inputs.calibration[0]
         self._held_out = range(len(ids))[-stage.held_out :]
         sizes = {stage.batch, stage.held_out % stage.batch or stage.batch}
         self._calls = {size: blocks.capture(ids[:size])[1] for size in sizes}
@@ -126,7 +129,7 @@ class ReconstructBlock:
         logger.info("reconstructing in %s: %s", self._precision.name, self._precision.reason)
 
     def __call__(self, view: BlockView) -> Note:
-        """Train, save, and pass on the states; notes the error before and after, what was trained and the seconds."""
+        """Train, save, and pass on the states; notes the errors before and after, the trained parts and the seconds."""
         start = monotonic()
         parts = self._parts(view)
         whole, module = parts[-1].block, view.block
@@ -140,7 +143,7 @@ class ReconstructBlock:
             )
             module.load_state_dict(original, strict=False)
             after, kept = before, {}
-        write_file(block_file(self._folder, view.index), kept)  # what is not in it stays quantised, if it was
+        write_file(block_file(self._folder, view.index), kept)  # weights not in the file stay quantised, if they were
         view.advance()
         trained = [
             {"steps": fitted.scores[-1][0], "parameters": sum(weight.numel() for weight in fitted.weights.values())}
@@ -151,7 +154,7 @@ class ReconstructBlock:
         return note | {"seconds": monotonic() - start}
 
     def _parts(self, view: BlockView) -> list[Part]:
-        """What is trained, one after another; the last part's target is the base's state after the block."""
+        """The parts to train, in order; the target of the last is the base's state after the block."""
         module, states = view.block, self.sweep.states(view.index)
         calls = {size: calls[view.index] for size, calls in self._calls.items()}
         if self._stage.unit == "block":
@@ -168,32 +171,32 @@ class ReconstructBlock:
         ]
 
     def _fit(self, view: BlockView, part: Part) -> Fitted:
-        """Train one part and leave the best of its weights in the block; zeros in linear layers stay."""
+        """Train one part and load its best weights; zeros in linear layers stay zero."""
         prefix, module = f"{self.sweep.blocks.path}.{view.index}", part.block.module
         named = {f"{prefix}.{name}": module.get_parameter(name) for name in part.names}
         pruned = {
             name: linear.get_parameter("weight").data == 0 for name, linear in view.linears.items() if name in named
         }
-        student = Student(module, Trained(named, pruned))
+        student = Student(module, TrainedParameters(named, pruned))
         with part.context:
             fitted = fit(self._stage, part.block, student, self._precision, f"{self._stage.seed}, {view.index}")
         (_, before), (step, _) = fitted.scores[0], fitted.best
         student.put(fitted.weights)
         module.requires_grad_(False)
         if step == 0:
-            logger.warning("%s is rolled back: its held-out error was %.5f before, never less", part.called, before)
+            logger.warning("%s is rolled back: its held-out error, %.5f before, never fell", part.called, before)
         return fitted
 
 
 def _hidden_size(blocks: Blocks) -> int:
-    """How wide the embeddings are, and with them what the blocks hand on."""
+    """The width of the embeddings, and so of the hidden states."""
     model: Any = blocks.model
     size: int = model.get_input_embeddings().weight.shape[-1]
     return size
 
 
 def _recovery(stage: Reconstruct, inputs: Inputs, notes: list[Note], base: int) -> Recovery:
-    """What the lineage says of all blocks together; the blocks of the base have so many parameters."""
+    """The lineage's record of all blocks together; `base` is the number of parameters in the base's blocks."""
     ids, data = inputs.calibration
     training, held_out = ids[: -stage.held_out], ids[-stage.held_out :]
     before, after = (sum(note[key] for note in notes) / len(notes) for key in ("before", "after"))

@@ -1,1 +1,1 @@
-"""Sheared-LLaMA: weights and hard-concrete masks trained together, then cut."""
+"""Sheared-LLaMA: trains weights and hard-concrete masks together, then cuts what the masks remove."""

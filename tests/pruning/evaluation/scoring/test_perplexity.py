@@ -10,7 +10,7 @@ from pruning.commands.__main__ import main
 from pruning.evaluation.scoring.perplexity import Int8, dense, perplexity, rounded
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, write_file
-from pruning.stages.context import Model
+from pruning.stages.context import StageModel
 from pruning.stages.inputs import base_artifact
 from tests.pruning import tiny
 
@@ -24,7 +24,7 @@ def test_perplexity_is_what_transformers_own_loss_says(kind: str, tmp_path: Path
     with torch.no_grad():
         losses = [stock(input_ids=window[None], labels=window[None]).loss.item() for window in WINDOWS]
     base = base_artifact(str(model), tmp_path)
-    ours = perplexity(Model(base.config, base), WINDOWS, tmp_path / "evaluation", "evaluating")
+    ours = perplexity(StageModel(base.config, base), WINDOWS, tmp_path / "evaluation", "evaluating")
     assert ours == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
 
 
@@ -43,12 +43,12 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: 
     silent = {name: torch.zeros_like(base.tensor(name)) for name in names if "norm" in name}
     write_file(tmp_path / "silent", silent)
     source = Overlay(base, [tmp_path / "silent"])
-    assert perplexity(Model(base.config, source), WINDOWS, tmp_path / "evaluation", "evaluating") == pytest.approx(257)
+    assert perplexity(StageModel(base.config, source), WINDOWS, tmp_path / "evaluation", "evaluating") == pytest.approx(257)
 
 
 def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = base_artifact(str(model), tmp_path)
-    values = Model(base.config, base)
+    values = StageModel(base.config, base)
     whole = perplexity(values, WINDOWS, tmp_path / "whole", "evaluating")
     ran: list[int] = []
 
@@ -68,7 +68,7 @@ def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: p
 
 def test_states_that_were_deleted_are_computed_again(model: Path, tmp_path: Path) -> None:
     base = base_artifact(str(model), tmp_path)
-    values = Model(base.config, base)
+    values = StageModel(base.config, base)
     whole = perplexity(values, WINDOWS, tmp_path / "evaluation", "evaluating")
     for file in (tmp_path / "evaluation").glob("states-*"):  # to free some space, after the last block
         file.unlink()
@@ -91,7 +91,7 @@ def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_int8_rounds_the_blocks_linears_alone_and_counts_eight_and_a_half_bits(kind: str, tmp_path: Path) -> None:
     base = base_artifact(str(tiny.save(tmp_path, kind)), tmp_path / "cache")
-    int8, numbers = Int8(Model(base.config, base)), 0
+    int8, numbers = Int8(StageModel(base.config, base)), 0
     blocks = find_blocks(dense(base))[1]
     linears = {f".{name}.weight": module for name, module in blocks.named_modules() if is_linear(module)}
     for name in base.names():

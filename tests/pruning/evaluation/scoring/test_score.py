@@ -15,7 +15,7 @@ from pruning.errors import DataError, TaskError
 from pruning.evaluation.scoring.perplexity import dense, perplexity
 from pruning.evaluation.scoring.score import carry_out, make, needs, subject
 from pruning.evaluation.tasks import task as tasks
-from pruning.stages.context import Model
+from pruning.stages.context import StageModel
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.batch import Batch
 from server.engine.native import absent
@@ -136,7 +136,7 @@ def test_text_has_the_perplexity_that_a_recipe_reports(
     windows, _ = draw(Draw(str(text), range(10), 5, 200), Encoder(artifact))
     nll = found.measures["nll"]
     assert len(nll) == 5
-    reported = perplexity(Model(artifact.config, artifact), windows, tmp_path / "evaluation", "")
+    reported = perplexity(StageModel(artifact.config, artifact), windows, tmp_path / "evaluation", "")
     assert math.exp(sum(nll) / 5) == pytest.approx(reported, rel=1e-5)
 
 

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from pruning.passes.observation import observing
-from pruning.passes.sweep import BlockView, Sweep
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.model.blocks import Blocks
+from pruning.passes.observation import observing
 from pruning.passes.statistics import Gram
+from pruning.passes.sweep import BlockView, Sweep
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import base_artifact, prepare
 from pruning.stages.layerwise.awq import MeanMagnitude, choose_scale
-from pruning.stages.layerwise.folding import Fold, Folder
+from pruning.stages.layerwise.folding import Fold, FoldFinder
 from pruning.techniques.mathematics.rounding import round_groups
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
@@ -36,7 +36,7 @@ def folds(folder: Path, kind: str, **changes: int) -> dict[str, str | None]:
     artifact = base_artifact(str(tiny.save(folder / kind, kind, **changes)), folder / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     found: dict[str, str | None] = {}
-    folder_of = Folder(folder / "failed.json")
+    folder_of = FoldFinder(folder / "failed.json")
 
     def visit(view: BlockView) -> dict[str, str]:
         found.clear()
@@ -215,7 +215,7 @@ def test_a_fold_of_scales_leaves_the_model_as_it_was(tmp_path: Path) -> None:
             for name, module in view.linears.items()
             if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")
         }
-        fold = Folder(tmp_path / "failed.json").find(view, users)
+        fold = FoldFinder(tmp_path / "failed.json").find(view, users)
         assert fold is not None
         assert fold.offset == 1
         before = view.sample()
@@ -241,18 +241,18 @@ def test_stopped_in_the_middle_it_ends_with_the_identical_artifact(
         return main(arguments)
 
     assert prune("whole") == 0
-    original = Folder.find
+    original = FoldFinder.find
 
-    def find(self: Folder, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
+    def find(self: FoldFinder, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
         if view.index == 3 and any("down_proj" in name for name in users):
             raise KeyboardInterrupt
         return original(self, view, users)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "find", find)
+        patch.setattr(FoldFinder, "find", find)
         assert prune("stopped") == 130
     memory = tmp_path / "stopped.work" / "stage-0" / "folds-failed.json"
-    assert Folder(memory)._failed, "what failed is remembered over the stop"
+    assert FoldFinder(memory)._failed, "what failed is remembered over the stop"
     assert prune("stopped") == 0
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert weights[0] == weights[1]

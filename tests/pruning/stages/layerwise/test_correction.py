@@ -7,9 +7,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from pruning.passes.observation import count_groups
-from pruning.passes.sweep import FollowingSweep, Sweep
-from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -18,10 +15,14 @@ from pruning.errors import ModelRefused
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay
+from pruning.passes.observation import count_groups
 from pruning.passes.statistics import Gram, InputStatistics
+from pruning.passes.sweep import FollowingSweep, Sweep
+from pruning.stages.block_weights import block_file
 from pruning.stages.inputs import base_artifact
-from pruning.stages.layerwise import prune as layerwise
-from pruning.stages.layerwise.correction import MASSIVE, Correction, Drift, ordinary, sharing, with_zeros_of
+from pruning.stages.layerwise import prune_block
+from pruning.stages.layerwise.correction import MASSIVE, Correction, Drift, input_groups, ordinary_tokens, restore_zeros
+from pruning.stages.layerwise.prune_block import PruneBlock, prune_weight
 from pruning.techniques import Magnitude, SparseGPT
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
@@ -104,9 +105,9 @@ def test_weights_are_those_of_the_formula_done_slowly(
 
     def spy(weight: Tensor, technique: Technique, observed: InputStatistics) -> None:
         seen.append(weight.clone())
-        prune(weight, technique, observed)
+        prune_weight(weight, technique, observed)
 
-    monkeypatch.setattr(layerwise, "prune", spy)
+    monkeypatch.setattr(prune_block, "prune_weight", spy)
     result = run(given, tmp_path / "work", SparseGPT("2:4"), 0.5, order)
     dense = {name: given.tensor(name).float() for name in given.names()}
     pruned, theirs = result.state_dict(), inputs_of(stock(given, dense))
@@ -167,7 +168,7 @@ def test_what_must_stay_zero_is_made_up_for_as_least_squares_do_it() -> None:
     gram.update(inputs[None])
     weight, moved = (torch.randn(6, 24, generator=generator) for _ in range(2))
     weight[:, ::2] = 0
-    found = with_zeros_of(weight, moved, gram)
+    found = restore_zeros(weight, moved, gram)
     assert torch.equal(found == 0, weight == 0)
     damped = gram.value.double()
     damped.diagonal()[5] = 1
@@ -183,7 +184,7 @@ def test_tokens_with_massive_activations_are_those_far_above_the_median_of_their
     states[0, 0] *= 9.9
     states[0, 3] *= 10.1
     states[1] *= 1000  # all of a sequence: none stands out
-    assert (~ordinary(states)).nonzero().flatten().tolist() == [3]
+    assert (~ordinary_tokens(states)).nonzero().flatten().tolist() == [3]
     assert MASSIVE == 10
 
 
@@ -244,7 +245,7 @@ def test_layers_that_cannot_be_compared_are_refused(twice: bool, sentence: str) 
     view.before.return_value = states
     view.sample.side_effect = lambda: block(states)
     with torch.no_grad(), pytest.raises(ModelRefused, match=sentence):
-        list(sharing(view))
+        list(input_groups(view))
 
 
 STAGE = """

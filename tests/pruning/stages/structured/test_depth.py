@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from pruning.passes.sweep import Sweep
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -12,6 +11,7 @@ from pruning.errors import ModelRefused, RecipeError
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import RenamedWeights, WeightSource
+from pruning.passes.sweep import Sweep
 from pruning.stages.inputs import base_artifact
 from pruning.stages.structured import depth
 from tests.pruning import tiny

@@ -18,7 +18,7 @@ from pruning.recipe.recipe import read
 from pruning.stages.inputs import base_artifact, prepare
 from pruning.stages.structured import depth
 from pruning.stages.structured.angle import straightest
-from pruning.stages.structured.trials import Trials
+from pruning.stages.structured.trials import RemovalTrials
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
@@ -117,15 +117,15 @@ def test_blocks_go_one_after_another_by_perplexity(
     recipe: Write, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recipe(STAGE.format(3, "perplexity"))
-    original, tried = Trials._try, []
+    original, tried = RemovalTrials._try, []
 
-    def stopping(self: Trials, *args: Any) -> Any:
+    def stopping(self: RemovalTrials, *args: Any) -> Any:
         tried.append(len(args[3]))
         if len(tried) == 2:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(Trials, "_try", stopping)
+    monkeypatch.setattr(RemovalTrials, "_try", stopping)
     arguments = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
     assert main(arguments) == 130
     artifact = prune(path, tmp_path)
@@ -142,7 +142,7 @@ def test_the_noted_perplexity_is_that_of_the_model_without(recipe: Write, model:
     ids = ids_of(recipe(STAGE.format(2, "perplexity")), tmp_path)[:2]
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     blocks.check(ids[:, :8])
-    notes = Trials(blocks, ids, tmp_path / "trials").remove(2)
+    notes = RemovalTrials(blocks, ids, tmp_path / "trials").remove(2)
     expected = slow_removal(model, ids, 2)
     assert [note["block"] for note in notes] == [block for block, _ in expected]
     assert [note["perplexity"] for note in notes] == pytest.approx([value for _, value in expected], rel=1e-4)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from pruning.data.self_calibration import sample_base
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pruning.commands.__main__ import main
+from pruning.data.self_calibration import sample_base
 from pruning.errors import ModelRefused, RecipeError
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import prepare

@@ -14,12 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.errors import ModelRefused, RecipeError
-from pruning.evaluation.scoring.perplexity import dense
 from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.recipe.options import Width
 from pruning.recipe.recipe import read
-from pruning.stages.context import unloaded
+from pruning.stages.context import blocks_without_weights
 from pruning.stages.inputs import base_artifact, prepare
 from pruning.stages.structured.width import NarrowBlock, plan
 from pruning.techniques.fluctuation import FLAP
@@ -54,7 +53,7 @@ def test_the_result_is_an_ordinary_smaller_model(name: str, recipe: Write, tmp_p
     assert artifact.config["head_dim"] == 16
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert stock.model.layers[5].self_attn.o_proj.weight.shape == (64, 32)
-    torch.testing.assert_close(logits(stock), logits(dense(artifact)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(stock), logits(tiny.loaded(artifact)), rtol=1e-4, atol=1e-5)
     [step] = artifact.lineage.steps
     assert step.technique == "width"
     assert step.options["sizes"] == {"self_attn.o_proj": 1, "mlp.down_proj": 96}
@@ -84,7 +83,7 @@ def test_what_is_never_used_goes_and_no_logit_changes(name: str, recipe: Write, 
     path.write_text(path.read_text().replace(str(model), str(changed)))
     artifact = prune(path, tmp_path)
     before = logits(AutoModelForCausalLM.from_pretrained(changed, dtype=torch.float32))
-    torch.testing.assert_close(logits(dense(artifact)), before, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(tiny.loaded(artifact)), before, rtol=1e-4, atol=1e-5)
     stay = [unit for unit in range(128) if unit not in units]
     original = load_file(changed / "model.safetensors")["model.layers.2.mlp.up_proj.weight"]
     assert torch.equal(artifact.tensor("model.layers.2.mlp.up_proj.weight"), original[stay])
@@ -143,9 +142,9 @@ def test_second_order_beats_taylor_on_what_it_minimises(recipe: Write, tmp_path:
     for name in ("taylor", "second_order"):
         (tmp_path / name).mkdir()
         artifact = prune(recipe(STAGE.format(ffn=64, kv=0, name=name)), tmp_path / name)
-        base_model = dense(Artifact.open(next((tmp_path / name / "base").glob("tiny-*"))))
+        base_model = tiny.loaded(Artifact.open(next((tmp_path / name / "base").glob("tiny-*"))))
         ids = prepare(read(tmp_path / "recipe.toml"), tmp_path / name / "base").calibration[0]
-        results[name] = float((logits(dense(artifact), ids) - logits(base_model, ids)).square().mean())
+        results[name] = float((logits(tiny.loaded(artifact), ids) - logits(base_model, ids)).square().mean())
     assert results["second_order"] < results["taylor"]
 
 
@@ -235,7 +234,7 @@ def test_layers_that_the_recipe_names_are_cut(
     path.write_text(text + f"plan = {inline(named)}\n")
     artifact = prune(path, tmp_path)
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    torch.testing.assert_close(logits(stock), logits(dense(artifact)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits(stock), logits(tiny.loaded(artifact)), rtol=1e-4, atol=1e-5)
 
 
 def inline(table: dict[str, str]) -> str:
@@ -284,7 +283,7 @@ def test_what_cannot_be_cut_is_refused_before_any_work(
 def test_heads_that_do_not_divide_are_refused_in_a_sentence(changes: dict[str, int], sentence: str) -> None:
     config = tiny.config("llama").to_dict() | changes
     with pytest.raises(ModelRefused, match=sentence) as caught:
-        plan(Width(SecondOrder(), kv_groups=1), config, unloaded(config))
+        plan(Width(SecondOrder(), kv_groups=1), config, blocks_without_weights(config))
     assert "\n" not in str(caught.value)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pruning.model.weights import WeightSource
 from pruning.recipe.recipe import read
-from pruning.stages.context import Model
+from pruning.stages.context import StageModel
 from pruning.stages.inputs import Inputs, prepare
-from pruning.stages.training.run import Run
+from pruning.stages.training.run import TrainingRun
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE, SPARSEGPT
 
@@ -52,9 +52,9 @@ class Halved(WeightSource):
 
 
 @pytest.fixture
-def halved(inputs: Inputs) -> Model:
+def halved(inputs: Inputs) -> StageModel:
     """The model, pruned by magnitude."""
-    return Model(inputs.base.config, Halved(inputs.base))
+    return StageModel(inputs.base.config, Halved(inputs.base))
 
 
 def kill_once(file: Path, arguments: list[str]) -> None:
@@ -69,11 +69,11 @@ def kill_once(file: Path, arguments: list[str]) -> None:
     process.communicate()
 
 
-def stopped_at(monkeypatch: pytest.MonkeyPatch, run: type[Run], when: int) -> list[int]:
+def stopped_at(monkeypatch: pytest.MonkeyPatch, run: type[TrainingRun], when: int) -> list[int]:
     """Have `run` interrupted instead of its step number `when`, counted over all its runs; returns the steps tried."""
     train, steps = run._train, list[int]()
 
-    def stop(self: Run, step: int) -> None:
+    def stop(self: TrainingRun, step: int) -> None:
         steps.append(step)
         if len(steps) == when:
             raise KeyboardInterrupt

@@ -15,13 +15,13 @@ from pruning.commands.__main__ import main
 from pruning.errors import DataError, RecipeError
 from pruning.recipe.options import Continue, Domain
 from pruning.recipe.recipe import read
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, prepare
 from pruning.stages.training import run
 from pruning.stages.training.continuation import Continuation, apply
-from pruning.stages.training.mixture import Mixture, reweigh, sequence
+from pruning.stages.training.data import draw_domain_data
+from pruning.stages.training.mixture import DomainMixture, reweigh, sequence
 from pruning.stages.training.network import Precision
-from pruning.stages.training.text import draw_domains
 from server.artifact.checkpoint.lineage import Recovery
 from tests.pruning.stages.training.conftest import kill_once, stopped_at
 
@@ -55,8 +55,8 @@ domains = [{ name = "low", buckets = [0, 1, 2] }, { name = "other", source = "OT
 """
 
 
-def go_on(stage: Continue, model: Model, inputs: Inputs, folder: Path) -> tuple[Model, Recovery]:
-    result, step = apply(stage, model, Place(inputs, folder))
+def go_on(stage: Continue, model: StageModel, inputs: Inputs, folder: Path) -> tuple[StageModel, Recovery]:
+    result, step = apply(stage, model, StageContext(inputs, folder))
     assert step.technique == "continue"
     assert step.recovery is not None
     return result, step.recovery
@@ -77,17 +77,17 @@ def test_a_domain_above_its_reference_is_read_more_and_one_below_does_not_lose_b
 
 
 def test_shares_change_with_every_score_but_the_first() -> None:
-    mixture = Mixture(reference=(1.0, 2.0), weights=(0.5, 0.5), read=(0, 0)).judged((3.0, 3.0))
+    mixture = DomainMixture(reference=(1.0, 2.0), weights=(0.5, 0.5), read=(0, 0)).updated((3.0, 3.0))
     assert mixture.weights == (0.5, 0.5)
     for losses in ((2.0, 1.5), (1.5, 2.5)):
         expected = grown(list(mixture.weights), list(losses), [1.0, 2.0])
-        mixture = mixture.judged(losses)
+        mixture = mixture.updated(losses)
         assert mixture.weights == pytest.approx(expected)
     assert mixture.losses == ((3.0, 3.0), (2.0, 1.5), (1.5, 2.5))
 
 
 def test_sequences_are_drawn_in_proportion_and_each_domain_is_read_in_order() -> None:
-    mixture = Mixture(reference=(0.0, 0.0), weights=(0.8, 0.2), read=(0, 5))
+    mixture = DomainMixture(reference=(0.0, 0.0), weights=(0.8, 0.2), read=(0, 5))
     drawn: list[tuple[int, int]] = []
     for step in range(250):
         more, mixture = mixture.draw(4, f"0, {step}")
@@ -106,7 +106,7 @@ def test_texts_that_are_read_again_come_in_another_order() -> None:
 
 
 def test_a_pruned_model_gets_better_keeps_its_zeros_and_the_record_says_how(
-    halved: Model, inputs: Inputs, model: Path, tmp_path: Path
+    halved: StageModel, inputs: Inputs, model: Path, tmp_path: Path
 ) -> None:
     result, record = go_on(STAGE, halved, inputs, tmp_path)
     assert not record.rolled_back
@@ -126,21 +126,21 @@ def test_a_pruned_model_gets_better_keeps_its_zeros_and_the_record_says_how(
 
 
 def test_the_reference_is_the_loss_of_the_base(
-    halved: Model, inputs: Inputs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "choose_precision", lambda device: Precision(torch.float32, "exact"))
     _, record = go_on(msgspec.structs.replace(STAGE, tokens=128), halved, inputs, tmp_path)
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    for domain, lessons in zip(record.domains, draw_domains(STAGE, inputs), strict=True):
+    for domain, data in zip(record.domains, draw_domain_data(STAGE, inputs), strict=True):
         with torch.no_grad():
-            losses = [stock(input_ids=ids[None], labels=ids[None]).loss for ids in lessons.held_out]
+            losses = [stock(input_ids=ids[None], labels=ids[None]).loss for ids in data.held_out]
         assert domain.reference == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
 def test_shares_follow_the_losses_of_the_run(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mixtures: list[Mixture] = []
+    mixtures: list[DomainMixture] = []
     begin, keep = Continuation._begin, Continuation._keep
 
     def aim_lower(self: Continuation) -> None:
@@ -165,7 +165,7 @@ def test_shares_follow_the_losses_of_the_run(
 
 
 def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
-    halved: Model, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    halved: StageModel, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result, record = go_on(msgspec.structs.replace(STAGE, learning_rate=1.0, tokens=512), halved, inputs, tmp_path)
     assert record.rolled_back
@@ -175,7 +175,7 @@ def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
 
 @pytest.mark.parametrize("when", [2, 8])
 def test_stopped_anywhere_it_goes_on_from_the_last_interval(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = go_on(STAGE, halved, inputs, tmp_path / "whole")
     steps = stopped_at(monkeypatch, Continuation, when)
@@ -187,12 +187,12 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     assert record == expected
 
 
-def test_domains_that_share_texts_are_a_mistake(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_domains_that_share_texts_are_a_mistake(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = msgspec.structs.replace(STAGE, domains=(Domain("all"), Domain("some", buckets=(2, 9))))
     with pytest.raises(
         RecipeError, match=r"the domains all and some share texts of .*: give them buckets that are apart"
     ):
-        apply(stage, halved, Place(inputs, tmp_path))
+        apply(stage, halved, StageContext(inputs, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -211,9 +211,9 @@ def test_they_are_refused_before_the_stages_ahead_of_them_work(
     assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
-def test_too_few_texts_in_a_domain_are_one_sentence(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_too_few_texts_in_a_domain_are_one_sentence(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in the buckets \[0, 1, 2\]: too few to hold out 400 x 32 tokens"):
-        apply(msgspec.structs.replace(STAGE, held_out=400), halved, Place(inputs, tmp_path))
+        apply(msgspec.structs.replace(STAGE, held_out=400), halved, StageContext(inputs, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from pruning.model.weights import InMemory
 from pruning.recipe.options import Quantise
-from pruning.stages.context import unloaded
-from pruning.stages.structured.body import Shape, find_body
+from pruning.stages.context import blocks_without_weights
+from pruning.stages.structured.shape import TargetShape, find_structure
 from pruning.stages.team import Team
 from pruning.stages.training.distil.divergence import divergence
-from pruning.stages.training.distil.rounded import REFIT, Rounded
+from pruning.stages.training.distil.quantised import REFIT, QuantisedStudent
 from pruning.stages.training.network import Precision, language_loss, logits
 from pruning.stages.training.optimiser import Optimiser
-from pruning.stages.training.shear import sheared
-from pruning.stages.training.shear.sheared import Hooks, Masks, Sheared
-from pruning.stages.training.student import Student, Trained
+from pruning.stages.training.shear import masked
+from pruning.stages.training.shear.masked import MaskedStudent, MaskHooks, Masks
+from pruning.stages.training.student import Student, TrainedParameters
 from tests.pruning import tiny
 
 ELSEWHERE = torch.device("meta")
@@ -43,10 +43,10 @@ def network() -> Any:
     return tiny.build("llama").requires_grad_(False).to(ELSEWHERE)
 
 
-def trained(model: Any) -> Trained:
+def trained(model: Any) -> TrainedParameters:
     parameters = dict(model.named_parameters())
     zeros = {name: torch.zeros_like(value, dtype=torch.bool) for name, value in parameters.items() if "_proj" in name}
-    return Trained(parameters, zeros)
+    return TrainedParameters(parameters, zeros)
 
 
 def test_the_check_finds_what_is_elsewhere() -> None:
@@ -66,7 +66,7 @@ def test_language_and_distillation_and_what_is_restored() -> None:
 
 def test_codes_and_scales() -> None:
     model = network()
-    student = Rounded(model, trained(model), Quantise(group=32), InMemory({}))
+    student = QuantisedStudent(model, trained(model), Quantise(group=32), InMemory({}))
     optimiser = Optimiser(student, 1e-3, REFIT, 0.5, TEAM)
     for step in range(1, REFIT + 1):
         optimiser.step(language_loss(model, IDS, PRECISION), step)
@@ -74,13 +74,17 @@ def test_codes_and_scales() -> None:
 
 
 def test_masks_and_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheared, "kept", lambda network, embeddings: Trained(dict(network.named_parameters()), {}))
+    monkeypatch.setattr(
+        masked, "select_trained", lambda network, embeddings: TrainedParameters(dict(network.named_parameters()), {})
+    )
     model, config = network(), tiny.config("llama").to_dict()
-    shape = Shape(config, find_body(unloaded(config), {}, config), {"hidden": 48, "kv_groups": 1, "ffn": 96})
+    shape = TargetShape(
+        config, find_structure(blocks_without_weights(config), {}, config), {"hidden": 48, "kv_groups": 1, "ffn": 96}
+    )
     masks = Masks(shape, 0, ELSEWHERE)
-    student = Sheared(model, shape, masks, 1.0)
-    hooks = Hooks(model, shape.body)
-    hooks._scales = sheared.scales(shape.body, masks.sample(1))
+    student = MaskedStudent(model, shape, masks, 1.0)
+    hooks = MaskHooks(model, shape.structure)
+    hooks._scales = masked.mask_scales(shape.structure, masks.sample(1))
     optimiser = Optimiser(student, 1e-3, 4, 0.5, TEAM)
     optimiser.step(language_loss(model, IDS, PRECISION) + masks.penalty(1, 2), 1)
     weights = {name: student.parameters[name].detach() for name, _ in model.named_parameters()}
@@ -89,5 +93,5 @@ def test_masks_and_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         "kv_groups": torch.zeros(2, 1, dtype=torch.long, device=ELSEWHERE),
         "ffn": torch.arange(96, device=ELSEWHERE).expand(2, -1),
     }
-    left, _ = shape.cut(model, sheared.folded(model, weights, sheared.scales(shape.body, masks.decide())), stay)
+    left, _ = shape.cut(model, masked.folded(model, weights, masked.mask_scales(shape.structure, masks.decide())), stay)
     assert {left.source.tensor(name).device for name in left.source.names()} == {ELSEWHERE}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pruning.commands.__main__ import main
-from pruning.stages.training.mixture import Mixture, reweigh
+from pruning.stages.training.mixture import DomainMixture, reweigh
 from pruning.stages.training.optimiser import Optimiser
 from server.artifact.checkpoint.reader import Artifact
 
@@ -56,5 +56,5 @@ def test_a_sheared_model_that_diverged_is_refused(
 def test_the_shares_stay_finite_whatever_the_losses_are() -> None:
     shares = reweigh(*(torch.tensor(values).double() for values in ([0.25, 0.75], [1e3, 1e3 + 1], [1.0, 1.0])))
     torch.testing.assert_close(shares, torch.tensor([1, 3 * torch.e]).double() / (1 + 3 * torch.e))
-    mixture = Mixture((1.0, 1.0), (0.25, 0.75), (0, 0), ((2.0, 2.0),)).judged([float("nan"), float("nan")])
+    mixture = DomainMixture((1.0, 1.0), (0.25, 0.75), (0, 0), ((2.0, 2.0),)).updated([float("nan"), float("nan")])
     assert mixture.weights == (0.25, 0.75)

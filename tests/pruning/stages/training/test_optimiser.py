@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pruning.stages.training.optimiser import BETAS, Optimiser, rate
-from pruning.stages.training.student import Student, Trained
+from pruning.stages.training.student import Student, TrainedParameters
 
 
 def test_the_learning_rate_rises_along_a_line_and_falls_along_a_cosine() -> None:
@@ -25,7 +25,7 @@ def test_a_step_leaves_pruned_weights_and_their_moments_at_exactly_zero() -> Non
     pruned = torch.rand(16, 16) < 0.5
     layer.weight.data.masked_fill_(pruned, 0)
     before = layer.weight.data.clone()
-    student = Student(layer, Trained(dict(layer.named_parameters()), {"weight": pruned}))
+    student = Student(layer, TrainedParameters(dict(layer.named_parameters()), {"weight": pruned}))
     optimiser = Optimiser(student, learning_rate=0.1, steps=3, warmup=0)
     for step in (1, 2, 3):
         optimiser.step(layer(torch.randn(8, 16)).square().mean(), step)
@@ -40,7 +40,7 @@ def test_weights_pruned_after_they_have_moved_do_not_come_back() -> None:
     torch.manual_seed(0)
     layer, pruned = nn.Linear(16, 16), torch.rand(16, 16) < 0.5
     masks: dict[str, torch.Tensor] = {}
-    student = Student(layer, Trained(dict(layer.named_parameters()), masks))
+    student = Student(layer, TrainedParameters(dict(layer.named_parameters()), masks))
     optimiser = Optimiser(student, learning_rate=0.1, steps=2, warmup=0)
     optimiser.step(layer(torch.randn(8, 16)).square().mean(), 1)  # leaves moments, which move without a gradient
     student.parameters["weight"].data.masked_fill_(pruned, 0)
@@ -53,7 +53,7 @@ def test_a_step_is_adam_s_with_the_gradient_clipped() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 1, bias=False)
     weights = [layer.weight[0, i].item() for i in range(3)]
-    student = Student(layer, Trained(dict(layer.named_parameters()), {}))
+    student = Student(layer, TrainedParameters(dict(layer.named_parameters()), {}))
     optimiser = Optimiser(student, learning_rate=0.01, steps=2, warmup=1)
     first, second = [0.0] * 3, [0.0] * 3
     for step, inputs in ((1, [3.0, -4.0, 12.0]), (2, [0.1, 0.2, 0.2])):

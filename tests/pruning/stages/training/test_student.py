@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from pruning.errors import RecipeError
 from pruning.model.weights import WeightSource
 from pruning.recipe.options import LoRA
-from pruning.stages.context import Model
+from pruning.stages.context import StageModel
+from pruning.stages.training.distil.lora import LoRAStudent
 from pruning.stages.training.network import load
-from pruning.stages.training.student import Adapted, Student, block_linears, kept
+from pruning.stages.training.student import Student, block_linears, select_trained
 from tests.pruning import tiny
 
 CLOSE: dict[str, Any] = {"rtol": 0.006, "atol": 0, "equal_nan": True}
@@ -32,13 +33,13 @@ class Memory(WeightSource):
         return self._tensors[name]
 
 
-def model(kind: str = "llama", *, pruned: bool) -> tuple[Model, nn.Module]:
+def model(kind: str = "llama", *, pruned: bool) -> tuple[StageModel, nn.Module]:
     network = tiny.build(kind)
     if pruned:
         for module in block_linears(network).values():
             weight = module.get_parameter("weight").data
             weight.masked_fill_(torch.rand_like(weight) < 0.5, 0)
-    return Model(network.config.to_dict(), Memory(network)), network
+    return StageModel(network.config.to_dict(), Memory(network)), network
 
 
 def disturb(student: Student, by: float) -> None:
@@ -47,8 +48,8 @@ def disturb(student: Student, by: float) -> None:
     student.settle()
 
 
-def adapted(given: Model, lora: LoRA, seed: int = 0) -> Adapted:
-    return Adapted(load(given, torch.float32), load(given, torch.float32), lora, seed)
+def adapted(given: StageModel, lora: LoRA, seed: int = 0) -> LoRAStudent:
+    return LoRAStudent(load(given, torch.float32), load(given, torch.float32), lora, seed)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2", "bloom"])
@@ -61,12 +62,12 @@ def test_a_model_in_memory_is_the_model(kind: str) -> None:
 
 def test_blocks_norms_and_biases_are_trained_and_embeddings_on_request() -> None:
     network = load(model("gpt2", pruned=False)[0], torch.float32)
-    trained = set(kept(network, embeddings=False).parameters)
+    trained = set(select_trained(network, embeddings=False).parameters)
     rest = {name for name, _ in network.named_parameters()} - trained
     assert rest == {"transformer.wte.weight", "transformer.wpe.weight"}
-    Student(network, kept(network, embeddings=False))
+    Student(network, select_trained(network, embeddings=False))
     assert not any(network.get_parameter(name).requires_grad for name in rest)
-    assert set(kept(network, embeddings=True).parameters) == trained | rest
+    assert set(select_trained(network, embeddings=True).parameters) == trained | rest
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -76,7 +77,7 @@ def test_merged_adapters_give_the_logits_of_the_adapters_where_nothing_is_pruned
     student = adapted(given, LoRA(rank=4, alpha=8))
     start = student.network(IDS).logits
     disturb(student, 0.05)
-    merged = student.judged()
+    merged = student.scored_network()
     weights = student.weights()
     assert all(torch.equal(merged.get_parameter(name), tensor.float()) for name, tensor in weights.items())
     expected = student.network(IDS).logits
@@ -120,7 +121,7 @@ def test_without_peft_the_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torch.dtype) -> None:
     network = load(model(pruned=True)[0], dtype)
-    student = Student(network, kept(network, embeddings=False))
+    student = Student(network, select_trained(network, embeddings=False))
     name = "model.layers.0.mlp.up_proj.weight"
     weight = student.network.get_parameter(name)
     before = weight.detach().clone()
@@ -135,7 +136,7 @@ def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torc
 def test_gradients_move_the_weights_behind_and_pruned_ones_get_none() -> None:
     given, network = model(pruned=True)
     trained = load(given, torch.float32)
-    student = Student(trained, kept(trained, embeddings=False))
+    student = Student(trained, select_trained(trained, embeddings=False))
     for net in (network, student.network):
         net(IDS).logits.square().sum().backward()
     student.take_gradients()

@@ -5,7 +5,7 @@ import torch
 
 from pruning.passes.statistics import Gram, InputNorm, InputStatistics
 from pruning.techniques import SparseGPT, Wanda
-from pruning.techniques.mathematics.losses import effective_rank, measured
+from pruning.techniques.mathematics.losses import effective_rank, layer_loss
 
 X = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 3, 16)
 W = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
@@ -24,7 +24,7 @@ def square(weight: torch.Tensor) -> float:
 def test_with_a_gram_matrix_it_is_the_error_of_the_outputs() -> None:
     pruned = W.clone()
     SparseGPT("2:4").apply(pruned, observed(Gram))
-    loss = measured(W, pruned, observed(Gram))
+    loss = layer_loss(W, pruned, observed(Gram))
     assert loss.error == pytest.approx(square(W - pruned) / square(W), rel=1e-5)
     norms = X.double().square().sum(dim=(0, 1)).sqrt()
     energy = (W.double() * norms).square()
@@ -39,7 +39,7 @@ def test_with_a_gram_matrix_it_is_the_error_of_the_outputs() -> None:
 def test_with_norms_alone_inputs_count_as_independent() -> None:
     pruned = W.clone()
     Wanda("2:4").apply(pruned, observed(InputNorm))
-    loss = measured(W, pruned, observed(InputNorm))
+    loss = layer_loss(W, pruned, observed(InputNorm))
     one_by_one = [float((X.double()[..., j, None] * (W - pruned).double()[:, j]).square().sum()) for j in range(16)]
     whole = [float((X.double()[..., j, None] * W.double()[:, j]).square().sum()) for j in range(16)]
     assert loss.error == pytest.approx(sum(one_by_one) / sum(whole), rel=1e-5)
@@ -48,11 +48,11 @@ def test_with_norms_alone_inputs_count_as_independent() -> None:
 
 
 def test_without_inputs_it_is_the_change_of_the_weights_and_says_so() -> None:
-    loss = measured(W, W.masked_fill(W < 0, 0), observed())
+    loss = layer_loss(W, W.masked_fill(W < 0, 0), observed())
     assert loss.error == pytest.approx(float(W[W < 0].square().sum() / W.square().sum()), rel=1e-5)
     assert loss.measure == "weights"
     nothing = torch.zeros(2, 16)
-    assert measured(nothing, nothing, observed()).error == 0
+    assert layer_loss(nothing, nothing, observed()).error == 0
 
 
 def test_the_rank_of_equal_inputs_is_one_direction() -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.techniques.mathematics.patterns import Groups, drop_lowest, groups_of, keep_groups, keep_matrix, keep_rows
+from pruning.techniques.mathematics.patterns import NMPattern, drop_lowest, keep_matrix, keep_nm, keep_rows, nm_pattern
 
 
 @st.composite
@@ -34,7 +34,7 @@ def test_the_matrix_loses_exactly_its_fraction(score: torch.Tensor, fraction: fl
 @given(scores(), st.integers(2, 64), st.data())
 def test_every_group_keeps_exactly_n_of_m(score: torch.Tensor, columns: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(1, columns - 1))
-    keep = keep_groups(score, Groups(count, columns))
+    keep = keep_nm(score, NMPattern(count, columns))
     for start in range(0, score.shape[1], columns):
         group = keep[:, start : start + columns]
         width = group.shape[1]
@@ -66,11 +66,11 @@ def test_a_threshold_and_a_stable_sort_give_the_same_mask(score: torch.Tensor, d
 
 
 def test_sparsity_in_words() -> None:
-    assert groups_of(0.5) is None
-    assert groups_of("32:64") == Groups(32, 64)
+    assert nm_pattern(0.5) is None
+    assert nm_pattern("32:64") == NMPattern(32, 64)
 
 
 @pytest.mark.parametrize("text", ["", "2", "2:2", "0:4", "1:65", "2:4:8", "-1:4", "a:b", "2 : 4"])
 def test_other_words_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is neither a fraction"):
-        groups_of(text)
+        nm_pattern(text)

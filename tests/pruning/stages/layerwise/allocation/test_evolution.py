@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruning.recipe.allocation import Search
-from pruning.stages.layerwise.allocation.evolution import Measure, Mixture, evolve, mutate, read
+from pruning.stages.layerwise.allocation.evolution import Assignment, Measure, evolve, mutate, read
 
 OPTIONS = Search(levels=(0.3, 0.4, 0.5, 0.6, 0.7), generations=40, offspring=12)
 START = (2,) * 8
@@ -17,7 +17,7 @@ TARGET = (0, 1, 4, 2, 2, 3, 4, 0)
 PARTS = range(32), range(32, 64)
 
 
-def distance(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+def distance(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
     """To the target, with a noise that is smaller on more sequences."""
     noise = [random.Random(f"{mixture}{numbers}").random() / len(numbers) for mixture in mixtures]
     gaps = [sum(abs(a - b) for a, b in zip(mixture, TARGET, strict=True)) for mixture in mixtures]
@@ -47,7 +47,7 @@ def test_it_finds_the_best_mixture_and_is_the_same_each_time(tmp_path: Path) -> 
 
 
 def test_uniform_stays_where_nothing_beats_it_on_unseen_sequences(tmp_path: Path) -> None:
-    def overfitted(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+    def overfitted(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         return [(1 if numbers[0] < 32 else -1) * value for value in distance(mixtures, numbers)]
 
     found = evolve(START, OPTIONS, overfitted, PARTS, tmp_path / "a", 0)
@@ -56,7 +56,7 @@ def test_uniform_stays_where_nothing_beats_it_on_unseen_sequences(tmp_path: Path
 
 
 def test_what_is_no_number_never_wins(tmp_path: Path) -> None:
-    def broken(mixtures: Sequence[Mixture], _: Sequence[int]) -> list[float]:
+    def broken(mixtures: Sequence[Assignment], _: Sequence[int]) -> list[float]:
         return [1.0 if mixture == START else float("nan") for mixture in mixtures]
 
     found = evolve(START, OPTIONS, broken, PARTS, tmp_path / "a", 0)
@@ -69,7 +69,7 @@ def test_what_is_no_number_never_wins(tmp_path: Path) -> None:
 def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
 
-    def spy(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+    def spy(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         calls.append((len(mixtures), len(numbers)))
         return distance(mixtures, numbers)
 
@@ -82,9 +82,9 @@ def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
 
 
 def test_of_several_that_are_left_the_best_on_all_is_taken(tmp_path: Path) -> None:
-    whole: dict[Mixture, float] = {}
+    whole: dict[Assignment, float] = {}
 
-    def spy(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+    def spy(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         found = [random.Random(f"{mixture}{len(numbers)}").random() for mixture in mixtures]  # another order on more
         if len(numbers) == 32 and numbers[0] < 32:
             whole.update(zip(mixtures, found, strict=True))
@@ -103,7 +103,7 @@ def test_killed_it_goes_on_to_the_same_mixture(tmp_path: Path, when: int) -> Non
     whole = evolve(START, OPTIONS, distance, PARTS, tmp_path / "whole", 0)
     calls: list[int] = []
 
-    def killed(mixtures: Sequence[Mixture], numbers: Sequence[int]) -> list[float]:
+    def killed(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         calls.append(1)
         if len(calls) == when:
             raise KeyboardInterrupt

@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pruning.passes.sweep import Sweep
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.model.blocks import Blocks
+from pruning.passes.sweep import Sweep
 from pruning.stages.inputs import base_artifact
-from pruning.stages.layerwise.allocation.owl import Outliers, allocate, outlier_share
+from pruning.stages.layerwise.allocation.owl import MeasureOutliers, outlier_share, owl_sparsities
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
@@ -34,7 +34,7 @@ def test_the_outliers_are_those_above_a_multiple_of_the_mean_of_the_block() -> N
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(0.3, 0.7), st.floats(0.01, 0.14))
 def test_the_mean_is_kept_and_more_outliers_lose_less(shares: list[float], sparsity: float, spread: float) -> None:
-    fractions = allocate(shares, sparsity, spread)
+    fractions = owl_sparsities(shares, sparsity, spread)
     assert numpy.mean(fractions) == pytest.approx(sparsity)
     assert numpy.ptp(fractions) == pytest.approx(2 * spread if len(set(shares)) > 1 else 0)
     assert all(0 < fraction < 1 for fraction in fractions)
@@ -43,7 +43,7 @@ def test_the_mean_is_kept_and_more_outliers_lose_less(shares: list[float], spars
 
 
 def test_it_is_the_papers_map() -> None:
-    assert allocate([0.0, 0.5, 1.0, 0.5], 0.7, 0.08) == pytest.approx([0.78, 0.70, 0.62, 0.70])
+    assert owl_sparsities([0.0, 0.5, 1.0, 0.5], 0.7, 0.08) == pytest.approx([0.78, 0.70, 0.62, 0.70])
 
 
 def test_blocks_lose_different_fractions(recipe: Callable[[str], Path], tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_outliers_are_the_same_in_batches_of_any_size(kind: str, tmp_path: P
     shares = []
     for batch in (1, 2, 5):
         blocks = Blocks(base.skeleton(artifact.config), artifact)
-        notes = Sweep(blocks, ids, batch, tmp_path / f"{batch}").visit(Outliers(2.0), "measuring", 1)
+        notes = Sweep(blocks, ids, batch, tmp_path / f"{batch}").visit(MeasureOutliers(2.0), "measuring", 1)
         shares.append([note["outliers"] for note in notes])
     assert min(shares[0]) > 0
     assert shares[1] == pytest.approx(shares[0], abs=2e-4)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from pruning.passes.sweep import Sweep
 
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError
@@ -17,10 +16,11 @@ from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Shards
 from pruning.passes.statistics import Gram, InputStatistics
+from pruning.passes.sweep import Sweep
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise.allocation import search
-from pruning.stages.layerwise.allocation.evolution import Evolution
-from pruning.stages.layerwise.allocation.levels import Divergence, PruneLevels, level_file
+from pruning.stages.layerwise.allocation.evolution import SearchState
+from pruning.stages.layerwise.allocation.levels import AssignmentDivergence, PruneLevels, level_file
 from pruning.techniques import SparseGPT
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -79,7 +79,7 @@ def test_each_block_is_pruned_on_what_dense_blocks_give(made: tuple[Blocks, Arti
 def test_the_divergence_is_that_of_stock_transformers(made: tuple[Blocks, Artifact, Path]) -> None:
     blocks, artifact, folder = made
     mixtures = [(1, 1, 1), (0, 2, 1), (0, 1, 2), (2, 2, 2), (0, 2, 1)]
-    found = Divergence(blocks, IDS, folder)(mixtures, [1, 4])
+    found = AssignmentDivergence(blocks, IDS, folder)(mixtures, [1, 4])
     with torch.no_grad():
         target = stock(artifact, folder, ())(input_ids=IDS[[1, 4]]).logits.double().log_softmax(-1)
         for mixture, value in zip(mixtures, found, strict=True):
@@ -92,7 +92,7 @@ def test_what_mixtures_have_in_common_runs_once(
     made: tuple[Blocks, Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks, _, folder = made
-    measure = Divergence(blocks, IDS, folder)
+    measure = AssignmentDivergence(blocks, IDS, folder)
     measure([(1, 1, 1)], [0])
     runs: list[int] = []
     original = Blocks.run
@@ -126,7 +126,7 @@ def test_the_levels_that_were_found_are_in_the_lineage_and_in_the_weights(
     sparsity: str,
     levels: str,
 ) -> None:
-    monkeypatch.setattr(Evolution, "beats", True)  # whatever chance says of so small a model
+    monkeypatch.setattr(SearchState, "beats", True)  # whatever chance says of so small a model
     stage = STAGE.format(name=name, sparsity=sparsity) + SEARCH.format(levels=levels)
     assert prune(recipe(stage), tmp_path) == 0
     [step] = Artifact.open(tmp_path / "out").lineage.steps
@@ -145,12 +145,12 @@ def test_a_search_that_finds_nothing_changes_nothing(
     recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr(Evolution, "beats", False)
+    monkeypatch.setattr(SearchState, "beats", False)
     plain = STAGE.format(name="sparsegpt", sparsity='"32:64"')
     assert prune(recipe(plain), tmp_path, "plain") == 0
     assert prune(recipe(plain + SEARCH.format(levels='["24:64", "32:64", "40:64"]')), tmp_path) == 0
     assert weights(tmp_path / "out") == weights(tmp_path / "plain")
-    assert "nothing beat the same sparsity for all, which stays" in caplog.text
+    assert "uniform sparsity is used, as nothing beat it" in caplog.text
     record = Artifact.open(tmp_path / "out").lineage.steps[0].options["allocation"]
     assert (record["kept"], record["levels"]) == ("uniform", ["32:64"] * 6)
 
@@ -158,12 +158,12 @@ def test_a_search_that_finds_nothing_changes_nothing(
 def test_stopped_anywhere_it_ends_with_the_same_artifact(
     recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Evolution, "beats", True)
+    monkeypatch.setattr(SearchState, "beats", True)
     path = recipe(STAGE.format(name="wanda", sparsity='"32:64"') + SEARCH.format(levels='["24:64", "32:64", "40:64"]'))
     assert prune(path, tmp_path, "whole") == 0
     places: list[tuple[Any, str, int, int]] = [
         (PruneLevels, "__call__", 5, 2),  # stopped in the fifth block: two are left
-        (Divergence, "__call__", 5, 8),  # in the second of three generations, of three calls each
+        (AssignmentDivergence, "__call__", 5, 8),  # in the second of three generations, of three calls each
         (search, "_say", 1, 1),
     ]
     for owner, name, when, most in places:
@@ -173,7 +173,7 @@ def test_stopped_anywhere_it_ends_with_the_same_artifact(
         assert prune(path, tmp_path) == 0
         assert len(calls) - 100 <= most, "what was finished was done again"
         monkeypatch.undo()
-        monkeypatch.setattr(Evolution, "beats", True)
+        monkeypatch.setattr(SearchState, "beats", True)
         assert weights(tmp_path / "out") == weights(tmp_path / "whole")
         shutil.rmtree(tmp_path / "out")
 

@@ -10,7 +10,7 @@ import torch
 
 from pruning.commands.__main__ import main
 from pruning.recipe.options import Depth, Distill, LoRA
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured import depth
 from pruning.stages.training.distil.distillation import Distillation, apply
@@ -35,19 +35,19 @@ held_out = 6
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
-def distil(stage: Distill, model: Model, inputs: Inputs, folder: Path) -> tuple[Model, Recovery]:
-    result, step = apply(stage, model, Place(inputs, folder))
+def distil(stage: Distill, model: StageModel, inputs: Inputs, folder: Path) -> tuple[StageModel, Recovery]:
+    result, step = apply(stage, model, StageContext(inputs, folder))
     assert step.technique == "distill"
     assert step.recovery is not None
     return result, step.recovery
 
 
-def same_weights(one: Model, other: Model) -> bool:
+def same_weights(one: StageModel, other: StageModel) -> bool:
     return all(torch.equal(one.source.tensor(name), other.source.tensor(name)) for name in one.source.names())
 
 
 def test_a_pruned_model_comes_nearer_to_its_base_and_keeps_its_zeros(
-    halved: Model, inputs: Inputs, tmp_path: Path
+    halved: StageModel, inputs: Inputs, tmp_path: Path
 ) -> None:
     result, record = distil(STAGE, halved, inputs, tmp_path)
     assert not record.rolled_back
@@ -61,8 +61,8 @@ def test_a_pruned_model_comes_nearer_to_its_base_and_keeps_its_zeros(
             assert torch.equal(before, after), name
 
 
-def test_the_record_says_how_much_it_took(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
-    result, step = apply(msgspec.structs.replace(STAGE, tokens=128), halved, Place(inputs, tmp_path))
+def test_the_record_says_how_much_it_took(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+    result, step = apply(msgspec.structs.replace(STAGE, tokens=128), halved, StageContext(inputs, tmp_path))
     record = step.recovery
     assert record is not None
     block = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64
@@ -76,7 +76,7 @@ def test_the_record_says_how_much_it_took(halved: Model, inputs: Inputs, tmp_pat
 
 
 def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
-    halved: Model, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    halved: StageModel, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result, record = distil(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, inputs, tmp_path)
     assert record.rolled_back
@@ -86,7 +86,7 @@ def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
 
 
 def test_the_best_step_wins_though_later_ones_are_worse(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, best = Distillation._train, {}
 
@@ -106,8 +106,8 @@ def test_the_best_step_wins_though_later_ones_are_worse(
 
 
 def test_a_shorter_model_is_distilled_too_and_embeddings_on_request(inputs: Inputs, tmp_path: Path) -> None:
-    whole = Model(inputs.base.config, inputs.base)
-    shorter, _ = depth.apply(Depth(1), whole, Place(inputs, tmp_path / "depth"))
+    whole = StageModel(inputs.base.config, inputs.base)
+    shorter, _ = depth.apply(Depth(1), whole, StageContext(inputs, tmp_path / "depth"))
     stage = msgspec.structs.replace(STAGE, embeddings=True, temperature=2.0)
     result, record = distil(stage, shorter, inputs, tmp_path / "distil")
     assert record.after < record.before
@@ -116,7 +116,7 @@ def test_a_shorter_model_is_distilled_too_and_embeddings_on_request(inputs: Inpu
     assert result.config["num_hidden_layers"] == 2
 
 
-def test_adapters_are_distilled_and_merged_under_the_mask(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_adapters_are_distilled_and_merged_under_the_mask(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     stage = msgspec.structs.replace(STAGE, lora=LoRA(rank=4), learning_rate=1e-2)
     result, record = distil(stage, halved, inputs, tmp_path)
@@ -128,7 +128,7 @@ def test_adapters_are_distilled_and_merged_under_the_mask(halved: Model, inputs:
 
 @pytest.mark.parametrize("when", [1, 3, 8])
 def test_stopped_anywhere_it_goes_on_from_the_last_interval(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = distil(STAGE, halved, inputs, tmp_path / "whole")
     steps = stopped_at(monkeypatch, Distillation, when)
@@ -143,7 +143,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     assert not steps, "a finished run is not done again"
 
 
-def test_other_texts_start_a_run_anew(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_other_texts_start_a_run_anew(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     _, first = distil(STAGE, halved, inputs, tmp_path)
     _, second = distil(msgspec.structs.replace(STAGE, buckets=(1, 2, 3)), halved, inputs, tmp_path)
     assert first.training.digest != second.training.digest

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
 from pruning.model.weights import InMemory
-from pruning.stages.layerwise.stream import muted
+from pruning.stages.residual_stream import muted
 from pruning.stages.training.reconstruct.halves import Halves, halves_of
 from tests.pruning import tiny
 

@@ -9,7 +9,7 @@ import torch
 
 from pruning.model.weights import Shards
 from pruning.recipe.options import Reconstruct
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.training.network import load
 from pruning.stages.training.optimiser import Optimiser
@@ -24,15 +24,15 @@ STAGE = Reconstruct(steps=12, batch=2, learning_rate=2e-3, interval=4, held_out=
 HALVES = msgspec.structs.replace(STAGE, unit="halves")
 
 
-def reconstruct(stage: Reconstruct, model: Model, inputs: Inputs, folder: Path) -> tuple[Model, Recovery]:
-    result, step = apply(stage, model, Place(inputs, folder))
+def reconstruct(stage: Reconstruct, model: StageModel, inputs: Inputs, folder: Path) -> tuple[StageModel, Recovery]:
+    result, step = apply(stage, model, StageContext(inputs, folder))
     assert step.technique == "reconstruct"
     assert step.recovery is not None
     assert step.options["steps"] == stage.steps
     return result, step.recovery
 
 
-def same_weights(one: Model, other: Model) -> bool:
+def same_weights(one: StageModel, other: StageModel) -> bool:
     return all(torch.equal(one.source.tensor(name), other.source.tensor(name)) for name in one.source.names())
 
 
@@ -47,7 +47,7 @@ def test_the_error_is_relative_to_each_token() -> None:
 
 @pytest.mark.parametrize("stage", [STAGE, HALVES])
 def test_blocks_come_nearer_to_the_base_and_keep_their_zeros(
-    halved: Model, inputs: Inputs, tmp_path: Path, stage: Reconstruct
+    halved: StageModel, inputs: Inputs, tmp_path: Path, stage: Reconstruct
 ) -> None:
     result, record = reconstruct(stage, halved, inputs, tmp_path)
     assert not record.rolled_back
@@ -68,7 +68,7 @@ def test_blocks_come_nearer_to_the_base_and_keep_their_zeros(
 
 
 def test_the_targets_are_the_base_s_states_and_the_inputs_the_result_s_own(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
 
@@ -81,7 +81,7 @@ def test_the_targets_are_the_base_s_states_and_the_inputs_the_result_s_own(
     ids = inputs.calibration[0]
     own, base = (
         load(model, torch.float32)(ids, output_hidden_states=True).hidden_states
-        for model in (result, Model(inputs.base.config, inputs.base))
+        for model in (result, StageModel(inputs.base.config, inputs.base))
     )
     for index, (before, target) in enumerate(seen):
         torch.testing.assert_close(before, own[index])
@@ -90,7 +90,7 @@ def test_the_targets_are_the_base_s_states_and_the_inputs_the_result_s_own(
 
 
 def test_the_attention_is_trained_towards_the_base_s_state_between_the_halves_then_the_mlp_towards_that_after(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[set[str], torch.Tensor]] = []
 
@@ -100,7 +100,7 @@ def test_the_attention_is_trained_towards_the_base_s_state_between_the_halves_th
 
     monkeypatch.setattr("pruning.stages.training.reconstruct.reconstruction.fit", fit)
     reconstruct(HALVES, halved, inputs, tmp_path)
-    network: Any = load(Model(inputs.base.config, inputs.base), torch.float32)
+    network: Any = load(StageModel(inputs.base.config, inputs.base), torch.float32)
     between: list[torch.Tensor] = []
     for layer in network.model.layers:
         layer.post_attention_layernorm.register_forward_pre_hook(lambda _, arguments: between.append(arguments[0]))
@@ -115,7 +115,11 @@ def test_the_attention_is_trained_towards_the_base_s_state_between_the_halves_th
 
 
 def test_a_half_that_gets_worse_is_rolled_back_alone(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    halved: StageModel,
+    inputs: Inputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fit(stage: Reconstruct, block: Block, student: Student, *rest: Any) -> Fitted:
         attention = any("self_attn" in name for name in student.parameters)
@@ -133,7 +137,11 @@ def test_a_half_that_gets_worse_is_rolled_back_alone(
 
 
 def test_halves_that_leave_the_block_worse_are_rolled_back_together(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    halved: StageModel,
+    inputs: Inputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fit(stage: Reconstruct, block: Block, student: Student, *rest: Any) -> Fitted:
         if any("mlp" in name for name in student.parameters):
@@ -153,24 +161,24 @@ def test_halves_that_leave_the_block_worse_are_rolled_back_together(
 
 
 def test_what_is_kept_is_what_scored_best(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checked = []
+    check_ids = []
 
     def fit(stage: Reconstruct, block: Block, student: Student, *rest: Any) -> Fitted:
         fitted = training.fit(stage, block, student, *rest)
         student.put(fitted.weights)
         again = training.score(block, range(9, 12), stage.batch)
-        checked.append(again == fitted.best[1] == min(score for _, score in fitted.scores))
+        check_ids.append(again == fitted.best[1] == min(score for _, score in fitted.scores))
         return fitted
 
     monkeypatch.setattr("pruning.stages.training.reconstruct.reconstruction.fit", fit)
     reconstruct(msgspec.structs.replace(STAGE, learning_rate=1e-2), halved, inputs, tmp_path)
-    assert checked == [True] * 3
+    assert check_ids == [True] * 3
 
 
 def test_nothing_pruned_is_nothing_to_do(inputs: Inputs, tmp_path: Path) -> None:
-    base = Model(inputs.base.config, inputs.base)
+    base = StageModel(inputs.base.config, inputs.base)
     result, record = reconstruct(STAGE, base, inputs, tmp_path)
     assert record.before == record.after == 0
     assert record.rolled_back
@@ -178,7 +186,7 @@ def test_nothing_pruned_is_nothing_to_do(inputs: Inputs, tmp_path: Path) -> None
 
 
 def test_a_block_that_gets_worse_is_rolled_back_early_and_says_so(
-    halved: Model, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    halved: StageModel, inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = msgspec.structs.replace(STAGE, steps=40, learning_rate=1.0)
     result, record = reconstruct(stage, halved, inputs, tmp_path)
@@ -192,7 +200,7 @@ def test_a_block_that_gets_worse_is_rolled_back_early_and_says_so(
 
 @pytest.mark.parametrize("stop_at", [2, 5])
 def test_stopped_in_either_half_it_ends_the_same(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:
     whole, expected = reconstruct(HALVES, halved, inputs, tmp_path / "whole")
     step, steps = Optimiser.step, list[int]()
@@ -214,7 +222,7 @@ def test_stopped_in_either_half_it_ends_the_same(
 
 @pytest.mark.parametrize("when", [1, 2, 3])
 def test_stopped_in_any_block_it_ends_the_same(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = reconstruct(STAGE, halved, inputs, tmp_path / "whole")
     original, visited = training.score, []
@@ -234,7 +242,9 @@ def test_stopped_in_any_block_it_ends_the_same(
     assert record == expected
 
 
-def test_one_block_is_in_memory(halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_block_is_in_memory(
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peaks = []
 
     def fit(stage: Reconstruct, block: Block, student: Student, *rest: Any) -> Fitted:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.recipe.options import Shear
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.training import run
 from pruning.stages.training.journal import State
@@ -49,9 +49,9 @@ ffn = 64
 
 
 @pytest.fixture
-def whole(inputs: Inputs) -> Model:
+def whole(inputs: Inputs) -> StageModel:
     """The model of three blocks."""
-    return Model(inputs.base.config, inputs.base)
+    return StageModel(inputs.base.config, inputs.base)
 
 
 def shape_of(config: dict[str, Any]) -> tuple[int, ...]:
@@ -77,9 +77,9 @@ def test_a_target_that_cannot_be_is_refused_before_the_stages_ahead_of_it_work(
     assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
-def test_weights_learn_and_the_record_says_how_much_it_took(whole: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_weights_learn_and_the_record_says_how_much_it_took(whole: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = msgspec.structs.replace(STAGE, tokens=16 * 128, interval=16)
-    result, step = apply(stage, whole, Place(inputs, tmp_path))
+    result, step = apply(stage, whole, StageContext(inputs, tmp_path))
     assert step.recovery is not None
     assert step.recovery.after < step.recovery.before - 0.1
     assert not step.recovery.rolled_back
@@ -89,9 +89,9 @@ def test_weights_learn_and_the_record_says_how_much_it_took(whole: Model, inputs
     assert step.recovery.flops == 6 * 16 * 128 * 3 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64)
 
 
-def test_pruned_weights_stay_zero(halved: Model, inputs: Inputs, tmp_path: Path) -> None:
+def test_pruned_weights_stay_zero(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = Shear(tokens=512, length=32, batch=4, held_out=6, layers=2, learning_rate=1e-3)
-    result, step = apply(stage, halved, Place(inputs, tmp_path))
+    result, step = apply(stage, halved, StageContext(inputs, tmp_path))
     stay = [index for index in range(3) if index not in step.removed_blocks]
     for name in result.source.names():
         parts = name.split(".")
@@ -104,18 +104,18 @@ def test_pruned_weights_stay_zero(halved: Model, inputs: Inputs, tmp_path: Path)
 
 @pytest.mark.parametrize("when", [1, 4])
 def test_stopped_anywhere_it_goes_on_from_the_last_interval(
-    whole: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
+    whole: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
-    expected, record = apply(STAGE, whole, Place(inputs, tmp_path / "whole"))
+    expected, record = apply(STAGE, whole, StageContext(inputs, tmp_path / "whole"))
     steps = stopped_at(monkeypatch, Shearing, when)
     with pytest.raises(KeyboardInterrupt):
-        apply(STAGE, whole, Place(inputs, tmp_path / "cut"))
-    result, again = apply(STAGE, whole, Place(inputs, tmp_path / "cut"))
+        apply(STAGE, whole, StageContext(inputs, tmp_path / "cut"))
+    result, again = apply(STAGE, whole, StageContext(inputs, tmp_path / "cut"))
     assert steps == [*range(1, when + 1), *range((when - 1) // 2 * 2 + 1, 5)]
     assert all(torch.equal(expected.source.tensor(name), result.source.tensor(name)) for name in result.source.names())
     assert (again.recovery, again.removed_blocks) == (record.recovery, record.removed_blocks)
     steps.clear()
-    apply(STAGE, whole, Place(inputs, tmp_path / "cut"))
+    apply(STAGE, whole, StageContext(inputs, tmp_path / "cut"))
     assert not steps, "a finished run is not done again"
 
 
@@ -140,7 +140,7 @@ class Begun(BaseException):
 
 
 def test_scores_are_of_the_model_that_would_be_cut_and_the_first_of_the_whole(
-    whole: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Shearing] = []
 
@@ -151,16 +151,16 @@ def test_scores_are_of_the_model_that_would_be_cut_and_the_first_of_the_whole(
     monkeypatch.setattr(run, "choose_precision", lambda device: Precision(torch.float32, "exact"))
     monkeypatch.setattr(Shearing, "run", stop)
     with pytest.raises(Begun):
-        apply(STAGE, whole, Place(inputs, tmp_path))
+        apply(STAGE, whole, StageContext(inputs, tmp_path))
     [shear] = found
     shear._hooks.use(shear._masks.decide())
-    masked = shear._judge(shear._student.network)
+    masked = shear._measure(shear._student.network)
     shear._begin()
-    shear._score(1, shear._student.judged())
+    shear._score(1, shear._student.scored_network())
     (_, first), (_, second) = shear._state.scores
     assert second == pytest.approx(masked, abs=0.002)  # what is stored is rounded to bfloat16
     stock = AutoModelForCausalLM.from_pretrained(inputs.base.path, dtype=torch.float32)
     with torch.no_grad():
-        losses = [stock(input_ids=ids[None], labels=ids[None]).loss for ids in shear._lessons.held_out]
+        losses = [stock(input_ids=ids[None], labels=ids[None]).loss for ids in shear._data.held_out]
     assert first == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
     assert abs(first - second) > 0.005

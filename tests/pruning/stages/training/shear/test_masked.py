@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model.weights import InMemory
 from pruning.recipe.options import Shear
-from pruning.stages.context import Model, Place, unloaded
+from pruning.stages.context import StageContext, StageModel, blocks_without_weights
 from pruning.stages.inputs import Inputs
-from pruning.stages.structured.body import Body, Shape, find_body
-from pruning.stages.structured.groups import Group
+from pruning.stages.structured.coupled_layers import CoupledLayers
+from pruning.stages.structured.shape import Structure, TargetShape, find_structure
 from pruning.stages.training.network import load
 from pruning.stages.training.optimiser import Optimiser
-from pruning.stages.training.shear.masks import probability
-from pruning.stages.training.shear.sheared import Hooks, Masks, Sheared, cut_by, decided
+from pruning.stages.training.shear.hard_concrete import probability
+from pruning.stages.training.shear.masked import MaskedStudent, MaskHooks, Masks, cut_by, decided
 from pruning.stages.training.shear.shearing import apply, check, prove
 from tests.pruning import tiny
 
@@ -31,22 +31,22 @@ FULL = {"layer_types": ["full_attention"] * 3}
 ALL = {"layers": 2, "hidden": 48, "kv_groups": 1, "ffn": 64}
 
 
-def given(kind: str, **changes: Any) -> tuple[Model, nn.Module]:
+def given(kind: str, **changes: Any) -> tuple[StageModel, nn.Module]:
     """A tiny random model of three blocks, with biases and norms that are not what they are at the start."""
     network = tiny.build(kind, num_hidden_layers=3, **changes)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     named = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return Model(network.config.to_dict(), InMemory(named)), network
+    return StageModel(network.config.to_dict(), InMemory(named)), network
 
 
-def shape_of(model: Model, **target: int) -> Shape:
+def shape_of(model: StageModel, **target: int) -> TargetShape:
     """What a model is to be cut to."""
-    return Shape(model.config, find_body(unloaded(model.config), {}, model.config), target)
+    return TargetShape(model.config, find_structure(blocks_without_weights(model.config), {}, model.config), target)
 
 
-def stock(model: Model, folder: Path) -> Tensor:
+def stock(model: StageModel, folder: Path) -> Tensor:
     """What stock transformers makes of a model that is written to a directory."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(model.config))
@@ -81,9 +81,9 @@ def test_stock_transformers_gives_the_logits_of_the_masked_network(
     shape, network = shape_of(model, **target), load(model, torch.float32)
     prove(model, shape, IDS)
     torch.manual_seed(1)
-    masks = decided(shape, {name: torch.randn(shape.body.per_layer(name)) for name in target})
+    masks = decided(shape, {name: torch.randn(shape.structure.per_layer(name)) for name in target})
     cut, _ = cut_by(masks, shape, network, dict(network.named_parameters()))
-    Hooks(network, shape.body).use(masks)
+    MaskHooks(network, shape.structure).use(masks)
     with torch.no_grad():
         masked = network(input_ids=IDS, use_cache=False).logits
         assert (masked - original(input_ids=IDS, use_cache=False).logits).abs().max() > 0.1
@@ -97,7 +97,7 @@ def test_stock_transformers_gives_the_logits_of_the_masked_network(
 def test_without_masks_the_network_is_the_model() -> None:
     model, original = given("llama")
     network = load(model, torch.float32)
-    hooks = Hooks(network, shape_of(model, **ALL).body)
+    hooks = MaskHooks(network, shape_of(model, **ALL).structure)
     hooks.use({})
     with torch.no_grad():
         assert torch.equal(network(input_ids=IDS).logits, original(input_ids=IDS).logits)
@@ -119,7 +119,7 @@ def test_an_architecture_that_does_not_fit_is_refused_before_any_work(
     model, _ = given(kind)
     stage = Shear(tokens=128, length=32, batch=4, held_out=2, **target)
     with pytest.raises(ModelRefused, match=sentence):
-        apply(stage, model, Place(inputs, tmp_path))
+        apply(stage, model, StageContext(inputs, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -142,25 +142,25 @@ def test_a_target_that_cannot_be_met_is_a_mistake(
     target: dict[str, Any], sentence: str, inputs: Inputs, tmp_path: Path
 ) -> None:
     with pytest.raises(RecipeError, match=sentence):
-        check(Shear(tokens=128, **target), inputs.base.config, Place(inputs, tmp_path))
+        check(Shear(tokens=128, **target), inputs.base.config, StageContext(inputs, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_what_is_called_by_keyword_is_refused_in_a_sentence() -> None:
     model, _ = given("llama")
     network = load(model, torch.float32)
-    Hooks(network, shape_of(model, **ALL).body)
+    MaskHooks(network, shape_of(model, **ALL).structure)
     with pytest.raises(ModelRefused, match="norms are called by keyword, so that their inputs cannot be masked"):
         network.get_submodule("model.norm")(hidden_states=torch.ones(1, 1, 64))
 
 
 def test_masks_come_to_the_target_and_keep_what_is_of_use() -> None:
-    group = Group(("up",), "down", 20)
-    body = Body("blocks", {"layers": 2, "hidden": 40, "ffn": 20}, {"ffn": group}, {}, (), (), "head", False)
-    shape = Shape({}, body, {"hidden": 30, "ffn": 10})
+    group = CoupledLayers(("up",), "down", 20)
+    structure = Structure("blocks", {"layers": 2, "hidden": 40, "ffn": 20}, {"ffn": group}, {}, (), (), "head", False)
+    shape = TargetShape({}, structure, {"hidden": 30, "ffn": 10})
     masks = Masks(shape, seed=0)
     # at the paper's rate of 1 so few steps overshoot, and what has sunk to the limit is not found again
-    student = Sheared(nn.ModuleList([nn.Linear(2, 2)]), shape, masks, mask_learning_rate=0.1)
+    student = MaskedStudent(nn.ModuleList([nn.Linear(2, 2)]), shape, masks, mask_learning_rate=0.1)
     optimiser = Optimiser(student, learning_rate=1e-4, steps=200, warmup=0.1)
     torch.manual_seed(0)
     useful = {"hidden": torch.randperm(40) < 30, "ffn": torch.stack([torch.randperm(20) < 10 for _ in range(2)])}

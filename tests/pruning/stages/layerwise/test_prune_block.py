@@ -6,9 +6,6 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from pruning.passes.observation import count_groups, observing
-from pruning.passes.sweep import Sweep
-from pruning.stages.layerwise.prune import PruneBlock, block_file, prune
 from torch import nn
 
 from pruning.commands.__main__ import main
@@ -17,10 +14,14 @@ from pruning.model import base
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay
 from pruning.passes.gradients import moments
+from pruning.passes.observation import count_groups, observing
 from pruning.passes.statistics import Gram, InputStatistics
+from pruning.passes.sweep import Sweep
 from pruning.progress import Progress
+from pruning.stages.block_weights import block_file
 from pruning.stages.inputs import base_artifact
-from pruning.stages.layerwise import prune as layerwise
+from pruning.stages.layerwise import prune_block
+from pruning.stages.layerwise.prune_block import PruneBlock, prune_weight
 from pruning.techniques import GPTQ, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
@@ -96,9 +97,9 @@ def test_in_sequential_order_each_group_sees_those_before_it_pruned(
 
     def spy(weight: torch.Tensor, technique: Technique, observed: InputStatistics) -> None:
         seen.append(observed[Gram].value)
-        prune(weight, technique, observed)
+        prune_weight(weight, technique, observed)
 
-    monkeypatch.setattr(layerwise, "prune", spy)
+    monkeypatch.setattr(prune_block, "prune_weight", spy)
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     visit = PruneBlock(SparseGPT("2:4"), tmp_path, count_groups(blocks, IDS[:1]))
     sweep, steps = Sweep(blocks, IDS, 2, tmp_path), [0]

@@ -1,7 +1,7 @@
-"""Which tokens of a byte pair encoding stay, and its tokenizer.json without the others.
+"""Chooses the tokens of a byte-pair encoding to keep, and rewrites tokenizer.json without the others.
 
-The tokens of single bytes stay, so every string that could be encoded still can be. With a token stay those that it is
-merged from, so a text whose tokens all stay is encoded just as before: the merges on its way are there, in their order.
+Byte tokens are kept, so every string can still be encoded. A kept token keeps the tokens it is merged from, so a text
+of kept tokens is encoded as before: all merges on its way remain, in their order.
 """
 
 import re
@@ -12,11 +12,11 @@ from typing import Any
 from pruning.errors import ModelRefused, RecipeError
 
 MULTIPLE = 64
-"""The number of tokens that stay is a multiple of this, which every runtime's kernels like."""
+"""The number of kept tokens is a multiple of this, for the sake of every runtime's kernels."""
 
 
 class Merges:
-    """How the model of a tokenizer.json puts its tokens together; raises ModelRefused for what is no such encoding."""
+    """The merges of a parsed tokenizer.json's model; raises ModelRefused unless it is a plain byte-pair encoding."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         affixes = any(model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))
@@ -25,7 +25,7 @@ class Merges:
         self._ranks = {pair: rank for rank, pair in enumerate(map(pair_of, model["merges"]))}
 
     def parts(self, token: str) -> tuple[str, ...]:
-        """The two tokens that the last merge to `token` joins; none where it is not made by merging."""
+        """The two tokens that the last merge into `token` joins; empty if it is not made by merging."""
         symbols = list(token)
         while len(symbols) > 1:
             pairs = list(pairwise(symbols))
@@ -38,7 +38,7 @@ class Merges:
         return ()
 
     def closure(self, token: str, kept: Collection[str]) -> set[str]:
-        """`token` and all that it is merged from, but what is in `kept`."""
+        """`token` and all tokens it is merged from, except those in `kept`."""
         found: set[str] = set()
         waiting = [token]
         while waiting:
@@ -52,11 +52,11 @@ class Merges:
 def choose(
     definition: Mapping[str, Any], named: Iterable[str], counts: Mapping[str, int], keep: int | None
 ) -> set[str]:
-    """The tokens of a parsed tokenizer.json that stay, a multiple of 64 of them and at most `keep`.
+    """The tokens of a parsed tokenizer.json to keep: a multiple of 64, at most `keep`.
 
-    First those of single bytes, the added ones and those `named`; then by their `counts` in the text, each with what it
-    is merged from, as far as there is room; then, to the multiple, unused ones of lowest id. Raises RecipeError where
-    `keep` is too small or nothing would go.
+    First byte tokens, added tokens and those `named`; then by descending `counts` in the text, each with the tokens it
+    is merged from, if there is room; then unused ones of lowest id, up to the multiple. Raises RecipeError if `keep` is
+    too small or nothing would be removed.
     """
     merges, ids = Merges(definition["model"]), ids_of(definition)
     kept: set[str] = set()
@@ -69,7 +69,7 @@ def choose(
     size = _up(min(len(used), keep or len(used)))
     if size >= len(ids):
         raise RecipeError(
-            f"vocabulary would remove none of the {len(ids)} tokens: name a text that uses fewer, or keep"
+            f"vocabulary would remove none of the {len(ids)} tokens: choose a text that uses fewer, or set keep"
         )
     if needed > size:
         raise RecipeError(
@@ -86,7 +86,7 @@ def choose(
 
 
 def without_others(definition: Mapping[str, Any], number: Mapping[int, int]) -> dict[str, Any]:
-    """A parsed tokenizer.json whose tokens are those with ids in `number`, and have the ids that it gives them."""
+    """A parsed tokenizer.json with only the tokens whose ids are in `number`, which maps them to their new ids."""
     model = dict(definition["model"])
     model["vocab"] = {token: number[id] for token, id in model["vocab"].items() if id in number}
     model["merges"] = [
@@ -103,7 +103,7 @@ def without_others(definition: Mapping[str, Any], number: Mapping[int, int]) -> 
 
 
 def ids_of(definition: Mapping[str, Any]) -> dict[str, int]:
-    """The id of each token of a parsed tokenizer.json."""
+    """The id of each token of a parsed tokenizer.json, added tokens included."""
     added = {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
     return {**definition["model"]["vocab"], **added}
 
@@ -115,24 +115,24 @@ def pair_of(merge: str | list[str]) -> tuple[str, str]:
 
 
 def _bytes(definition: Mapping[str, Any]) -> list[str]:
-    """The tokens of single bytes; raises ModelRefused where not every string could be encoded with them."""
+    """The byte tokens; raises ModelRefused if they do not cover every string."""
     model, step = definition["model"], definition.get("pre_tokenizer") or {}
     steps = step.get("pretokenizers", [step])
     if any(step.get("type") == "ByteLevel" for step in steps):
         return [token for token in model["vocab"] if len(token) == 1]
     if model.get("byte_fallback"):
         return [token for token in model["vocab"] if re.fullmatch("<0x[0-9A-F]{2}>", token)]
-    raise ModelRefused("the tokenizer knows no bytes, so without some of its tokens not every string could be encoded")
+    raise ModelRefused("the tokenizer has no byte tokens, so a smaller vocabulary could not encode every string")
 
 
 def _added(definition: Mapping[str, Any]) -> list[str]:
-    """The added tokens, and the one for what is unknown."""
+    """The added tokens and the unknown token."""
     unknown = definition["model"].get("unk_token")
     return [token["content"] for token in definition.get("added_tokens") or []] + ([unknown] if unknown else [])
 
 
 def _post_processor(processor: dict[str, Any] | None, number: Mapping[int, int]) -> dict[str, Any] | None:
-    """The part of tokenizer.json that adds tokens around a text, with its ids renumbered."""
+    """The part of tokenizer.json that adds tokens around a text, with renumbered ids."""
     if processor is None:
         return None
     result = dict(processor)
@@ -149,5 +149,5 @@ def _post_processor(processor: dict[str, Any] | None, number: Mapping[int, int])
 
 
 def _up(count: int) -> int:
-    """The next multiple of 64."""
+    """`count` rounded up to a multiple of 64."""
     return -(-count // MULTIPLE) * MULTIPLE

@@ -1,7 +1,7 @@
-"""Rounding to the nearest code: no calibration, and the only stage that reaches the matrices outside the blocks.
+"""The stage `round`: rounding to nearest, without calibration; the only stage that quantises embeddings and head.
 
-A group of columns lies within one row, and a row of an embedding is one token: how often the token occurs scales the
-whole cost of its groups, so weighting by frequency would choose the same scales.
+Weighting an embedding's rows by token frequency would choose the same scales: a group lies within one row, so a
+frequency only multiplies the cost of its groups.
 """
 
 from pathlib import Path
@@ -16,19 +16,22 @@ from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, parameters, write_file
 from pruning.progress import Progress
 from pruning.recipe.options import Round
-from pruning.stages.context import Model, Place
-from pruning.stages.layerwise.prune import zeros
-from pruning.techniques.mathematics.losses import by_diagonal
+from pruning.stages.block_weights import zero_fraction
+from pruning.stages.context import StageContext, StageModel
+from pruning.techniques.mathematics.losses import diagonal_loss
 from pruning.techniques.mathematics.rounding import round_groups
 from server.artifact.checkpoint.lineage import Loss, Step
 
 
-def apply(stage: Round, model: Model, place: Place) -> tuple[Model, Step]:
-    """Round the matrices that `stage` names, one in memory at a time; a tied head is rounded once."""
+def apply(stage: Round, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Round the matrices that `stage` selects, one in memory at a time; a tied head is rounded once.
+
+    Each matrix has a file in the folder, so a killed run repeats at most one.
+    """
     start = monotonic()
-    place.folder.mkdir(parents=True, exist_ok=True)
+    context.folder.mkdir(parents=True, exist_ok=True)
     matrices = _matrices(stage, base.skeleton(model.config))
-    files = [place.folder / f"rounded-{number:04}.safetensors" for number in range(len(matrices))]
+    files = [context.folder / f"rounded-{number:04}.safetensors" for number in range(len(matrices))]
     with Progress("rounding", len(files), sum(file.exists() for file in files)) as progress:
         for (name, transposed), file in zip(matrices.items(), files, strict=True):
             if not file.exists():
@@ -39,16 +42,16 @@ def apply(stage: Round, model: Model, place: Place) -> tuple[Model, Step]:
     step = Step(
         technique=options.pop("kind"),
         options=options,
-        sparsity={name: zeros(source.tensor(name)) for name in matrices},
+        sparsity={name: zero_fraction(source.tensor(name)) for name in matrices},
         seconds=round(monotonic() - start, 1),
         parameters=parameters(source)[0],
         losses={name: _loss(model, source, name) for name in matrices} if stage.what == "blocks" else {},
     )
-    return Model(model.config, source), step
+    return StageModel(model.config, source), step
 
 
 def _matrices(stage: Round, network: nn.Module) -> dict[str, bool]:
-    """The full names of the weights to round, of tied ones the first, and whether each is stored [columns, rows]."""
+    """Names of the weights to round, the first of tied ones, mapped to whether they are stored [columns, rows]."""
     inside = find_blocks(network)[0] + "."
     found: dict[str, bool] = {}
     for name, weight in network.named_parameters():
@@ -59,14 +62,14 @@ def _matrices(stage: Round, network: nn.Module) -> dict[str, bool]:
     return found
 
 
-def _loss(model: Model, source: Overlay, name: str) -> Loss:
-    """How far rounding has changed one matrix, whichever way it is stored."""
+def _loss(model: StageModel, source: Overlay, name: str) -> Loss:
+    """The relative squared change of one matrix."""
     dense = model.source.tensor(name).float()
-    return by_diagonal(dense, source.tensor(name).float(), torch.ones(dense.shape[1]), "weights")
+    return diagonal_loss(dense, source.tensor(name).float(), torch.ones(dense.shape[1]), "weights")
 
 
-def _round(stage: Round, name: str, transposed: bool, model: Model, file: Path) -> None:
-    """Write one matrix rounded, and its scales."""
+def _round(stage: Round, name: str, transposed: bool, model: StageModel, file: Path) -> None:
+    """Write one matrix, rounded, and its scales to `file`."""
     weight = model.source.tensor(name).bfloat16().clone()
     rows = weight.T if transposed else weight
     scales = round_groups(rows, torch.ones(rows.shape[1]), stage.bits, stage.group)

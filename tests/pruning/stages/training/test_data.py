@@ -12,7 +12,7 @@ from pruning.data.encoder import Encoder
 from pruning.errors import DataError
 from pruning.recipe.options import Distill
 from pruning.stages.inputs import Inputs
-from pruning.stages.training.text import draw
+from pruning.stages.training.data import draw_training_data
 
 
 def found(ids: Tensor, text: Path, encoder: Encoder) -> set[str]:
@@ -25,33 +25,33 @@ def found(ids: Tensor, text: Path, encoder: Encoder) -> set[str]:
 
 def test_no_text_is_both_trained_on_and_judged_by(inputs: Inputs, text: Path) -> None:
     encoder = Encoder(inputs.base)
-    lessons = draw(Distill(tokens=1024, length=32, batch=4, held_out=20), inputs)
-    assert lessons.training.shape == (32, 32)
-    assert lessons.held_out.shape == (20, 32)
-    trained, judged = found(lessons.training, text, encoder), found(lessons.held_out, text, encoder)
+    data = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=20), inputs)
+    assert data.training.shape == (32, 32)
+    assert data.held_out.shape == (20, 32)
+    trained, held_out = found(data.training, text, encoder), found(data.held_out, text, encoder)
     assert len(trained) > 15
-    assert len(judged) > 8
-    assert not trained & judged
-    assert {Document(body, body).bucket for body in trained | judged} <= set(range(7))
+    assert len(held_out) > 8
+    assert not trained & held_out
+    assert {Document(body, body).bucket for body in trained | held_out} <= set(range(7))
 
 
 def test_the_records_say_which_ids_they_were(inputs: Inputs) -> None:
-    lessons = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
-    assert lessons.training_data.digest == ids_digest(lessons.training)
-    assert (lessons.held_out_data.sequences, lessons.held_out_data.tokens, lessons.held_out_data.seed) == (6, 32, 3)
-    again = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
-    other = draw(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=4), inputs)
-    assert torch.equal(again.training, lessons.training)
-    assert other.training_data.digest != lessons.training_data.digest
+    data = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
+    assert data.training_record.digest == ids_digest(data.training)
+    assert (data.held_out_record.sequences, data.held_out_record.tokens, data.held_out_record.seed) == (6, 32, 3)
+    again = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=3), inputs)
+    other = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=6, seed=4), inputs)
+    assert torch.equal(again.training, data.training)
+    assert other.training_record.digest != data.training_record.digest
 
 
 def test_a_budget_beyond_the_texts_reads_them_again_in_another_order(
     inputs: Inputs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lessons = draw(Distill(tokens=8192, length=32, batch=4, held_out=6), inputs)
-    assert lessons.training.numel() == 8192
+    data = draw_training_data(Distill(tokens=8192, length=32, batch=4, held_out=6), inputs)
+    assert data.training.numel() == 8192
     assert "the budget of 8192 tokens reads the" in caplog.text
-    ids = lessons.training.flatten().tolist()
+    ids = data.training.flatten().tolist()
     assert [at for at in range(len(ids) - 63) if ids[at : at + 64] == ids[:64]] == [0]
 
 
@@ -59,7 +59,7 @@ def test_a_budget_of_too_many_noughts_is_refused_before_it_fills_the_memory(inpu
     with pytest.raises(
         DataError, match=r"the budget of \d{15,} tokens would read the \d+ tokens .* more than 1000 times"
     ):
-        draw(Distill(tokens=10**15, length=16, batch=2, held_out=2), inputs)
+        draw_training_data(Distill(tokens=10**15, length=16, batch=2, held_out=2), inputs)
 
 
 def test_a_text_that_stands_there_twice_is_not_trained_on_where_it_is_held_out(inputs: Inputs, tmp_path: Path) -> None:
@@ -67,24 +67,26 @@ def test_a_text_that_stands_there_twice_is_not_trained_on_where_it_is_held_out(i
     bodies = [f"Text {n} has a number of its own." for n in range(30)]
     source.write_text("".join(f'{{"title": "{copy}-{body}", "text": "{body}"}}\n' for copy in "ab" for body in bodies))
     stage = Distill(tokens=1024, length=32, batch=4, held_out=10, source=str(source), buckets=tuple(range(10)))
-    lessons = draw(stage, inputs)
+    data = draw_training_data(stage, inputs)
     encoder = Encoder(inputs.base)
     file = tmp_path / "bodies.txt"
     file.write_text("\n\n".join(bodies))
-    assert not found(lessons.training, file, encoder) & found(lessons.held_out, file, encoder)
+    assert not found(data.training, file, encoder) & found(data.held_out, file, encoder)
 
 
 def test_another_source_and_other_buckets(inputs: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = tmp_path / "other.txt"
     source.write_text("\n\n".join(f"{n} is another text." for n in range(300)))
-    lessons = draw(Distill(tokens=256, length=32, batch=4, held_out=4, source=str(source), buckets=(9,)), inputs)
-    assert lessons.training_data.source == str(source)
+    data = draw_training_data(
+        Distill(tokens=256, length=32, batch=4, held_out=4, source=str(source), buckets=(9,)), inputs
+    )
+    assert data.training_record.source == str(source)
     assert "flatter" not in caplog.text
-    draw(Distill(tokens=256, length=32, batch=4, held_out=4, buckets=(9,)), inputs)
+    draw_training_data(Distill(tokens=256, length=32, batch=4, held_out=4, buckets=(9,)), inputs)
     assert "training and evaluation share texts" in caplog.text
 
 
 @pytest.mark.parametrize("held_out", [80, 200])
 def test_too_few_texts_are_one_sentence(inputs: Inputs, held_out: int) -> None:
     with pytest.raises(DataError, match=rf"too few to hold out {held_out} x 64 tokens and to train on others"):
-        draw(Distill(tokens=64, length=64, batch=1, held_out=held_out), inputs)
+        draw_training_data(Distill(tokens=64, length=64, batch=1, held_out=held_out), inputs)

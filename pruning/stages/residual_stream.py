@@ -1,6 +1,6 @@
-"""Finds the linear layers whose outputs are added to the residual stream as they are, without knowing the architecture.
+"""Finds the linear layers whose outputs are added unchanged to the residual stream, without knowing the architecture.
 
-Such a layer, muted, takes from the block's output just what it put out itself.
+Muting such a layer changes the block's output by exactly the layer's own output.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 NEAR = 1e-2
-"""What may differ, relative to what is compared: float32 beside the huge states of some tokens."""
+"""Relative tolerance of the comparison: float32 beside the massive activations of some tokens."""
 
 
-def writers(linears: Mapping[str, nn.Module], states: Tensor, run: Callable[[], Tensor]) -> tuple[str, ...]:
-    """The `linears` that write to the stream, in the order of their calls; none where anything else writes to it too.
+def stream_writers(linears: Mapping[str, nn.Module], states: Tensor, run: Callable[[], Tensor]) -> tuple[str, ...]:
+    """Names of the `linears` that write to the residual stream, in call order; none if anything else writes too.
 
-    `run` gives what their block makes of `states` [sequences, tokens, hidden].
+    `run` returns the block's output for `states`, both [sequences, tokens, hidden].
     """
     outputs: dict[str, Tensor] = {}
     with _noting(linears, outputs):
@@ -37,7 +37,7 @@ def writers(linears: Mapping[str, nn.Module], states: Tensor, run: Callable[[], 
 
 @contextmanager
 def muted(linear: nn.Module) -> Iterator[None]:
-    """Have `linear` put out zeros for as long as the context lasts."""
+    """Make `linear` output zeros within the context."""
     handle = linear.register_forward_hook(lambda _, inputs, output: torch.zeros_like(output))
     try:
         yield
@@ -47,7 +47,7 @@ def muted(linear: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _noting(linears: Mapping[str, nn.Module], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Put what each of `linears` gives into `outputs`."""
+    """Collect the output of each of `linears` in `outputs`, by name."""
     handles = [
         linear.register_forward_hook(lambda _, inputs, output, name=name: outputs.update({name: output}))
         for name, linear in linears.items()
@@ -60,5 +60,5 @@ def _noting(linears: Mapping[str, nn.Module], outputs: dict[str, Tensor]) -> Ite
 
 
 def _near(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors are the same but for rounding."""
+    """Whether two tensors are equal within `NEAR`."""
     return bool((found - expected).norm() <= NEAR * expected.norm())

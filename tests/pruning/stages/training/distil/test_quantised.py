@@ -6,8 +6,6 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from pruning.stages.training.distil.rounded import REFIT, Rounded
-from pruning.stages.training.text import draw
 from torch import Tensor
 
 from pruning.commands.__main__ import main
@@ -15,10 +13,12 @@ from pruning.errors import RecipeError
 from pruning.model.weights import Unrounded, WeightSource
 from pruning.recipe.options import Distill, Quantise, Round
 from pruning.recipe.recipe import read
-from pruning.stages.context import Model, Place
+from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
-from pruning.stages.layerwise import round as nearest
+from pruning.stages.layerwise import round_to_nearest
+from pruning.stages.training.data import draw_training_data
 from pruning.stages.training.distil.distillation import Distillation, Task, apply, build
+from pruning.stages.training.distil.quantised import REFIT, QuantisedStudent
 from pruning.stages.training.network import Precision, load
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
@@ -52,13 +52,18 @@ def slowly_rounded(weight: Tensor, bits: int, group: int, scales: Tensor | None 
     return result.bfloat16().float()
 
 
-def student(model: Model, inputs: Inputs, stage: Distill = STAGE, zeros: WeightSource | None = None) -> Rounded:
-    built = build(Task(stage, model, model, draw(stage, inputs), zeros or model.source), Precision(torch.float32, ""))
-    assert isinstance(built, Rounded)
+def student(
+    model: StageModel, inputs: Inputs, stage: Distill = STAGE, zeros: WeightSource | None = None
+) -> QuantisedStudent:
+    built = build(
+        Task(stage, model, model, draw_training_data(stage, inputs), zeros or model.source),
+        Precision(torch.float32, ""),
+    )
+    assert isinstance(built, QuantisedStudent)
     return built
 
 
-def test_gradients_go_straight_through_and_leave_pruned_weights_alone(halved: Model, inputs: Inputs) -> None:
+def test_gradients_go_straight_through_and_leave_pruned_weights_alone(halved: StageModel, inputs: Inputs) -> None:
     rounded = student(halved, inputs)
     plain = load(halved, torch.float32).requires_grad_(True)
     for name, parameter in plain.named_parameters():
@@ -76,7 +81,7 @@ def test_gradients_go_straight_through_and_leave_pruned_weights_alone(halved: Mo
         torch.testing.assert_close(parameter.grad, expected)
 
 
-def test_scales_follow_the_weights_every_few_steps(halved: Model, inputs: Inputs) -> None:
+def test_scales_follow_the_weights_every_few_steps(halved: StageModel, inputs: Inputs) -> None:
     rounded = student(halved, inputs)
     before, weight = rounded.weights()[f"{UP}.scales"].float(), rounded.parameters[UP].data
     weight.mul_(1.1)
@@ -93,19 +98,19 @@ def test_scales_follow_the_weights_every_few_steps(halved: Model, inputs: Inputs
 
 
 @pytest.fixture
-def quantised(halved: Model, inputs: Inputs, tmp_path: Path) -> Model:
+def quantised(halved: StageModel, inputs: Inputs, tmp_path: Path) -> StageModel:
     """The pruned model, rounded by a stage."""
     stage = Round(bits=4, group=32, what="blocks")
-    return nearest.apply(stage, halved, Place(inputs, tmp_path / "round"))[0]
+    return round_to_nearest.apply(stage, halved, StageContext(inputs, tmp_path / "round"))[0]
 
 
 def test_a_quantised_model_starts_as_it_is_and_is_what_a_run_is_rolled_back_to(
-    quantised: Model, inputs: Inputs, tmp_path: Path
+    quantised: StageModel, inputs: Inputs, tmp_path: Path
 ) -> None:
     stage = msgspec.structs.replace(STAGE, quantise=Quantise(bits=4, group=32), learning_rate=1.0)
     plain = msgspec.structs.replace(STAGE, quantise=None)
-    result, step = apply(stage, quantised, Place(inputs, tmp_path / "first"))
-    _, other = apply(plain, quantised, Place(inputs, tmp_path / "second"))
+    result, step = apply(stage, quantised, StageContext(inputs, tmp_path / "first"))
+    _, other = apply(plain, quantised, StageContext(inputs, tmp_path / "second"))
     assert step.recovery is not None
     assert other.recovery is not None
     assert step.recovery.rolled_back
@@ -117,9 +122,9 @@ def test_a_quantised_model_starts_as_it_is_and_is_what_a_run_is_rolled_back_to(
 
 
 def test_a_model_that_was_never_rounded_comes_out_rounded_though_it_is_rolled_back(
-    halved: Model, inputs: Inputs, tmp_path: Path
+    halved: StageModel, inputs: Inputs, tmp_path: Path
 ) -> None:
-    result, step = apply(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, Place(inputs, tmp_path))
+    result, step = apply(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, StageContext(inputs, tmp_path))
     assert step.recovery is not None
     assert step.recovery.rolled_back
     start = student(halved, inputs).weights()
@@ -138,8 +143,8 @@ class Thinned(Halved):
 
 
 def test_zeros_that_rounding_made_may_come_back_and_pruned_ones_may_not(inputs: Inputs, tmp_path: Path) -> None:
-    thinned, place = Model(inputs.base.config, Thinned(inputs.base)), Place(inputs, tmp_path)
-    model = nearest.apply(Round(bits=4, group=32, what="blocks"), thinned, place)[0]
+    thinned, context = StageModel(inputs.base.config, Thinned(inputs.base)), StageContext(inputs, tmp_path)
+    model = round_to_nearest.apply(Round(bits=4, group=32, what="blocks"), thinned, context)[0]
     pruned, zero = thinned.source.tensor(UP) == 0, model.source.tensor(UP) == 0
     assert (zero & ~pruned).any()
     stage = msgspec.structs.replace(STAGE, quantise=Quantise(bits=4, group=32))
@@ -152,7 +157,7 @@ def test_zeros_that_rounding_made_may_come_back_and_pruned_ones_may_not(inputs: 
 
 
 def test_codes_of_another_kind_are_rounded_again_and_it_is_said(
-    quantised: Model, inputs: Inputs, caplog: pytest.LogCaptureFixture
+    quantised: StageModel, inputs: Inputs, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounded = student(quantised, inputs)
     assert "21 weights that are quantised otherwise are rounded again, to 3 bits in groups of 32, model." in caplog.text
@@ -162,10 +167,10 @@ def test_codes_of_another_kind_are_rounded_again_and_it_is_said(
 
 
 def test_stopped_it_goes_on_bit_for_bit(
-    halved: Model, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pruning.stages.training.distil.rounded.REFIT", 3)
-    whole, expected = apply(STAGE, halved, Place(inputs, tmp_path / "whole"))
+    monkeypatch.setattr("pruning.stages.training.distil.quantised.REFIT", 3)
+    whole, expected = apply(STAGE, halved, StageContext(inputs, tmp_path / "whole"))
     train = Distillation._train
 
     def stop(self: Distillation, step: int) -> None:
@@ -175,9 +180,9 @@ def test_stopped_it_goes_on_bit_for_bit(
 
     monkeypatch.setattr(Distillation, "_train", stop)
     with pytest.raises(KeyboardInterrupt):
-        apply(STAGE, halved, Place(inputs, tmp_path / "cut"))
+        apply(STAGE, halved, StageContext(inputs, tmp_path / "cut"))
     monkeypatch.setattr(Distillation, "_train", train)
-    result, step = apply(STAGE, halved, Place(inputs, tmp_path / "cut"))
+    result, step = apply(STAGE, halved, StageContext(inputs, tmp_path / "cut"))
     assert step.recovery == expected.recovery
     assert step.recovery is not None
     assert not step.recovery.rolled_back
@@ -216,6 +221,6 @@ def test_adapters_and_codes_exclude_each_other(recipe: Callable[[str], Path]) ->
         read(recipe(stage))
 
 
-def test_the_weights_before_rounding_are_found_behind_stages(halved: Model, quantised: Model) -> None:
+def test_the_weights_before_rounding_are_found_behind_stages(halved: StageModel, quantised: StageModel) -> None:
     assert torch.equal(Unrounded(quantised.source).tensor(UP), halved.source.tensor(UP))
     assert Unrounded(quantised.source).scales(UP) is None

@@ -5,7 +5,7 @@ import torch
 
 from pruning.model.blocks import Blocks
 from pruning.model.weights import InMemory
-from pruning.stages.layerwise.stream import writers
+from pruning.stages.residual_stream import stream_writers
 from tests.pruning import tiny
 
 NAMES = {
@@ -24,6 +24,6 @@ def test_the_last_layers_of_attention_and_mlp_write_to_the_stream(kind: str) -> 
     model = tiny.build(kind)
     blocks = Blocks(model, InMemory(dict(model.state_dict())))
     states, calls = blocks.capture(IDS)
-    found = writers(blocks.linears(0), states, lambda: blocks.run(0, states.clone(), calls[0]))
+    found = stream_writers(blocks.linears(0), states, lambda: blocks.run(0, states.clone(), calls[0]))
     expected = NAMES.get(kind, ("self_attn.o_proj", "mlp.down_proj"))
     assert found == tuple(f"{blocks.path}.0.{name}.weight" for name in expected)

@@ -1,7 +1,7 @@
-"""Finds which matrices of a block must lose units together: from the architecture's own tensor-parallel plan.
+"""Finds the layers of a block that must lose units together, from the architecture's tensor-parallel plan.
 
-Whatever can be spread over devices without talking in between can be cut: the rows of the plan's `colwise` layers and
-the columns of the `rowwise` layer after them. Knows no architecture; a recipe may name the layers instead.
+A unit is a run of rows of the plan's `colwise` layers with the matching columns of the `rowwise` layer after them: what
+tensor parallelism can place on one device can be cut. A recipe may name the layers instead.
 """
 
 from collections.abc import Mapping
@@ -13,39 +13,39 @@ from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, weight_of
 
 QKV = 3
-"""Layers before the rowwise one in an attention: queries, keys and values."""
+"""Colwise layers of an attention: queries, keys and values."""
 
 
-class Group(NamedTuple):
-    """Layers of a block, by their names within it, of which each is made of `units` runs of rows or of columns."""
+class CoupledLayers(NamedTuple):
+    """Layers of a block, by name within it, that share `units` structural units."""
 
     colwise: tuple[str, ...]
-    """Their rows make the units."""
+    """Their rows produce the units."""
     rowwise: str
-    """Its columns read the units."""
+    """Its columns consume the units."""
     units: int
 
 
 def local_linears(blocks: Blocks, index: int) -> dict[str, nn.Module]:
-    """The linear layers of one block by their names within it."""
+    """The linear layers of block `index`, by name within the block."""
     start = len(f"{blocks.path}.{index}.")
     return {name[start:].removesuffix(".weight"): linear for name, linear in blocks.linears(index).items()}
 
 
-def feed_forward(blocks: Blocks, named: Mapping[str, str]) -> Group:
-    """The feed-forward layers, whose units are single features; raises ModelRefused where the plan has none."""
+def feed_forward(blocks: Blocks, named: Mapping[str, str]) -> CoupledLayers:
+    """The feed-forward layers, whose units are single features; raises ModelRefused if the plan has none."""
     linears = local_linears(blocks, 0)
     for colwise, rowwise in _pairs(blocks, named):
         columns = weight_of(linears[rowwise]).shape[1]
         if len(colwise) < QKV and all(weight_of(linears[name]).shape[0] == columns for name in colwise):
-            return Group(colwise, rowwise, columns)
+            return CoupledLayers(colwise, rowwise, columns)
     raise ModelRefused(_lacking(blocks, "feed-forward layers, whose widths agree"))
 
 
-def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any]) -> Group:
-    """The attention layers, whose units are KV groups: the heads of queries that share keys and values, and those.
+def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any]) -> CoupledLayers:
+    """The attention layers, whose units are KV groups: the query heads that share a key and value head, and that head.
 
-    Raises ModelRefused where the plan has none with queries, keys and values in layers of their own.
+    Raises ModelRefused if the plan has no attention with separate layers for queries, keys and values.
     """
     linears = local_linears(blocks, 0)
     heads = config.get("num_attention_heads") or 0
@@ -55,12 +55,12 @@ def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any
     for colwise, rowwise in _pairs(blocks, named):
         rows = [weight_of(linears[name]).shape[0] for name in colwise]
         if len(colwise) == QKV and units and not any(count % units for count in rows):
-            return Group(colwise, rowwise, units)
+            return CoupledLayers(colwise, rowwise, units)
     raise ModelRefused(_lacking(blocks, "attention with queries, keys and values in layers of their own"))
 
 
 def _pairs(blocks: Blocks, named: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
-    """The colwise layers and the one rowwise layer of each module that has both."""
+    """The colwise layers and the rowwise layer of each module that has both kinds."""
     plan = named or _own_plan(blocks)
     linears = local_linears(blocks, 0)
     unknown = sorted(set(plan) - linears.keys()) if named else []
@@ -77,14 +77,14 @@ def _pairs(blocks: Blocks, named: Mapping[str, str]) -> list[tuple[tuple[str, ..
 
 
 def _own_plan(blocks: Blocks) -> dict[str, str]:
-    """The architecture's plan for the layers of a block, by their names within it."""
+    """The architecture's own plan for the layers of a block, by name within it."""
     plan: Mapping[str, str] = getattr(getattr(blocks.model, "config", None), "base_model_tp_plan", None) or {}
     return {name.partition(".*.")[2]: kind for name, kind in plan.items() if ".*." in name}
 
 
 def _lacking(blocks: Blocks, what: str) -> str:
-    """The sentence for a plan without `what`."""
+    """The error sentence for a plan without `what`."""
     return (
-        f"the tensor-parallel plan of {type(blocks.model).__name__} names no {what}: name the layers in the stage, "
+        f"the tensor-parallel plan of {type(blocks.model).__name__} has no {what}: name the layers in the stage, "
         'as in plan = { "mlp.up" = "colwise", "mlp.down" = "rowwise" }'
     )

@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from pruning.stages.training.shear.masks import decide, penalty, probability, sample, target_at
+from pruning.stages.training.shear.hard_concrete import decide, penalty, probability, sample, target_at
 
 
 def sigmoid(x: float) -> float:

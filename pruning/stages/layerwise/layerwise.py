@@ -1,0 +1,135 @@
+"""The stage `layerwise`: sets the sparsity of each block, then prunes block after block with one technique."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from pruning.errors import RecipeError
+from pruning.model.blocks import Blocks, weight_of
+from pruning.model.weights import Overlay, parameters
+from pruning.passes.gradients import Moments
+from pruning.passes.observation import count_groups
+from pruning.passes.statistics import Gram
+from pruning.passes.sweep import FollowingSweep
+from pruning.recipe.allocation import OWL, Search
+from pruning.recipe.options import Layerwise
+from pruning.stages.block_weights import block_file, losses_in
+from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
+from pruning.stages.layerwise.allocation.owl import MeasureOutliers, owl_sparsities
+from pruning.stages.layerwise.allocation.search import Allocation, refuse_unequal, search
+from pruning.stages.layerwise.correction import Correction
+from pruning.stages.layerwise.prune_block import PruneBlock
+from pruning.techniques.mathematics.patterns import nm_pattern
+from server.artifact.checkpoint.lineage import Step
+
+logger = logging.getLogger(__name__)
+
+STRONG = 0.5
+"""Corrections above this overfit in every measurement (docs/log.md)."""
+TOKENS_PER_COLUMN = 6
+"""With fewer tokens, Gram matrices are near singular and masks depend on rounding (docs/log.md)."""
+
+
+def apply(stage: Layerwise, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
+    """Prune every linear layer of every block; the pruned weights overlay the model's weights.
+
+    Journals each block's sparsity, losses and seconds, and writes one file of weights per block.
+    """
+    blocks = context.blocks(model)
+    groups = count_groups(blocks, context.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
+    if Gram in stage.technique.needs or stage.correction:
+        warn_of_few_tokens(blocks, context.inputs.calibration[0].numel())
+    moments = context.moments(blocks, stage.technique.moments) if stage.technique.moments else None
+    chosen = CHOOSE[type(stage.allocation)](stage, blocks, context, moments)
+    visit = PruneBlock(
+        stage.technique, context.folder, groups, chosen.techniques, moments, _correction(stage, model, context)
+    )
+    notes = context.sweep(blocks).visit(visit, "pruning", visit.runs)
+    source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
+    options = msgspec.to_builtins(stage.technique) | chosen.options
+    if stage.correction:
+        options["correction"] = stage.correction
+    if stage.order != "block":
+        options["order"] = stage.order
+    step = Step(
+        technique=options.pop("name"),
+        options=options,
+        sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
+        seconds=round(total_seconds(notes) + chosen.seconds + (moments.seconds if moments else 0), 1),
+        parameters=parameters(source)[0],
+        losses=losses_in(notes),
+    )
+    return StageModel(model.config, source), step
+
+
+def _correction(stage: Layerwise, model: StageModel, context: StageContext) -> Correction | None:
+    """The correction of weights before pruning, which runs `model` unpruned alongside; None if the stage has none."""
+    if not stage.correction:
+        return None
+    if stage.correction > STRONG:
+        logger.warning("correction = %g is likely to overfit: compare the result with %g", stage.correction, STRONG)
+    inputs = context.inputs
+    originals = FollowingSweep(
+        context.blocks(model), inputs.calibration[0], inputs.recipe.calibration.batch, context.folder / "unpruned"
+    )
+    return Correction(stage.correction, originals, sequential=stage.order == "sequential")
+
+
+def check(stage: Layerwise, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
+    """The unchanged configuration; raises RecipeError if N:M groups do not divide the inputs of every layer.
+
+    Quantisation groups need not divide them: every storage layout allows a shorter last group.
+    """
+    levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
+    patterns = {level: groups for level in (stage.technique.sparsity, *levels) if (groups := nm_pattern(level))}
+    if not patterns:
+        return config
+    blocks = blocks_without_weights(config)
+    for name, linear in (item for index in range(len(blocks)) for item in blocks.linears(index).items()):
+        columns = weight_of(linear).shape[1]
+        for level, groups in patterns.items():
+            if columns % groups.columns:
+                raise RecipeError(
+                    f'"{level}" asks for whole groups of {groups.columns} columns, but {name} has {columns} inputs: '
+                    "choose groups of a size that divides them, or a fraction such as 0.5"
+                )
+    return config
+
+
+def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
+    """Warn if `tokens` are too few for a well-conditioned Gram matrix of the block's widest input."""
+    columns, name = max((weight_of(linear).shape[1], name) for name, linear in blocks.linears(0).items())
+    if tokens < TOKENS_PER_COLUMN * columns:
+        logger.warning(
+            "%d tokens of calibration are few for the %d inputs of %s: %d or more give a steadier result",
+            tokens, columns, name, TOKENS_PER_COLUMN * columns,
+        )  # fmt: skip
+
+
+def _uniform(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
+    """Uniform sparsity."""
+    return Allocation([stage.technique] * len(blocks), {}, 0.0)
+
+
+def _owl(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
+    """Lower sparsity for blocks with more outliers (OWL)."""
+    assert isinstance(stage.allocation, OWL)
+    refuse_unequal(blocks)
+    apart = context._replace(folder=context.folder / "outliers")
+    notes = apart.sweep(blocks).visit(MeasureOutliers(stage.allocation.outliers), "measuring outliers", 1)
+    fractions = owl_sparsities(
+        [note["outliers"] for note in notes], float(stage.technique.sparsity), stage.allocation.spread
+    )
+    techniques = [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
+    record = msgspec.to_builtins(stage.allocation) | {"levels": fractions}
+    return Allocation(techniques, {"allocation": record}, total_seconds(notes))
+
+
+CHOOSE: dict[type[Any], Callable[[Layerwise, Blocks, StageContext, Moments | None], Allocation]] = {
+    type(None): _uniform,
+    OWL: _owl,
+    Search: search,
+}
+"""The function that sets the sparsity of each block, by the type of `allocation`."""

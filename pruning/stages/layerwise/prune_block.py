@@ -1,0 +1,91 @@
+"""Prunes the linear layers of one block with one technique, and writes the block's weights to a file.
+
+A block runs twice per batch: once to observe its inputs with dense weights, once to pass on its pruned outputs. In
+sequential order it runs once per group of layers that share an input, only as far as that group, and once to pass on.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+from torch import Tensor, nn
+
+from pruning.model.blocks import weight_of
+from pruning.model.weights import write_file
+from pruning.passes.gradients import Moments
+from pruning.passes.observation import observe, observe_groups
+from pruning.passes.statistics import InputStatistics
+from pruning.passes.sweep import BlockView, Note
+from pruning.stages.block_weights import block_file, naming_weight, stored_tensors, zero_fraction
+from pruning.stages.layerwise.correction import Correction
+from pruning.techniques.mathematics.losses import layer_loss
+from pruning.techniques.technique import Technique
+
+
+class PruneBlock:
+    """A visit that prunes one block and writes `folder`/block-NNNN.safetensors.
+
+    With more than one of `groups` (see `count_groups`), each group sees the earlier ones pruned. `techniques`, if
+    given, are the same technique with its own sparsity per block. The loss of a corrected weight is relative to the
+    corrected one.
+    """
+
+    def __init__(
+        self,
+        technique: Technique,
+        folder: Path,
+        groups: int = 1,
+        techniques: Sequence[Technique] = (),
+        moments: Moments | None = None,
+        correction: Correction | None = None,
+    ) -> None:
+        self._technique = technique
+        self._techniques = techniques
+        self._folder = folder
+        self._moments = moments
+        self._correction = correction
+        self._sequential = groups > 1
+        self.runs = groups + 1 if technique.needs or correction else 0
+        """Forwards of each block per batch."""
+
+    def __call__(self, view: BlockView) -> Note:
+        """Observe, prune, save, and pass on the states; notes each weight's sparsity and loss, and the seconds."""
+        start = monotonic()
+        linears = view.linears
+        technique = self._techniques[view.index] if self._techniques else self._technique
+        tensors: dict[str, Tensor] = {}
+        losses: dict[str, Any] = {}
+        for observed in self._observe(view, linears):
+            for name in observed:
+                moments = self._moments.of(name, linears[name]) if self._moments else {}
+                weight = weight_of(linears[name])
+                if self._correction:
+                    self._correction.correct(name, weight, observed[name], keep_zeros=not technique.sparsity)
+                dense = weight.clone()
+                with naming_weight(name):
+                    scales = prune_weight(weight, technique, observed[name].with_moments(moments))
+                    losses[name] = msgspec.to_builtins(layer_loss(dense, weight, observed[name]))
+                tensors |= stored_tensors(name, linears[name], scales)
+        write_file(block_file(self._folder, view.index), tensors)
+        if self.runs:
+            view.advance()
+        sparsity = {name: zero_fraction(weight_of(linear)) for name, linear in linears.items()}
+        return {"sparsity": sparsity, "losses": losses, "seconds": monotonic() - start}
+
+    def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, InputStatistics]]:
+        """The statistics of each group of layers in turn; the caller prunes a group before asking for the next."""
+        if self._correction:
+            yield from self._correction.observe(view, self._technique.needs)
+        elif self._sequential and self.runs:
+            yield from observe_groups(linears, self._technique.needs, view.run)
+        else:
+            yield observe(view, self._technique.needs)
+
+
+def prune_weight(weight: Tensor, technique: Technique, observed: InputStatistics) -> Tensor | None:
+    """Apply `technique` to `weight` in place and round it to bfloat16, so later blocks see the stored values."""
+    scales = technique.apply(weight, observed)
+    weight.copy_(weight.bfloat16())
+    return scales

@@ -1,0 +1,82 @@
+"""The student of quantisation-aware distillation: computes with code * scale, trains the master weights behind them.
+
+Gradients pass the rounding unchanged (straight-through estimator): Bengio et al., Estimating or Propagating Gradients
+Through Stochastic Neurons, https://arxiv.org/abs/1308.3432, section 4. Scales are not trained but refitted to the
+master weights every few steps.
+"""
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from pruning.model.weights import WeightSource
+from pruning.recipe.options import Quantise
+from pruning.stages.training.student import Student, TrainedParameters, block_linears
+from pruning.techniques.mathematics.rounding import in_groups, refit_scales, round_with_scales, search_scales
+
+logger = logging.getLogger(__name__)
+
+REFIT = 10
+"""Steps between two refits of the scales."""
+
+
+class QuantisedStudent(Student):
+    """Trains the blocks' linear layers behind codes, and everything else as a plain student.
+
+    Layers already quantised in `source` start with its scales, which changes nothing; others with searched scales.
+    """
+
+    def __init__(
+        self, network: nn.Module, trained: TrainedParameters, quantise: Quantise, source: WeightSource
+    ) -> None:
+        super().__init__(network, trained)
+        self._bits, self._group = quantise.bits, quantise.group
+        linears = {f"{name}.weight": module for name, module in block_linears(network).items()}
+        self._transposed = {name for name, module in linears.items() if not isinstance(module, nn.Linear)}
+        self._again: list[str] = []  # already quantised, with other codes
+        self._scales = {name: self._start(name, source.scales(name)) for name in linears}
+        if self._again:
+            what = f"{self._bits} bits in groups of {self._group}, {self._again[0]} for instance"
+            logger.warning("%d weights quantised to another format are rounded again, to %s", len(self._again), what)
+        self.settle()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Master weights and scales."""
+        return super().tensors() | {f"scales/{name}": scales for name, scales in self._scales.items()}
+
+    def update(self, step: int) -> None:
+        """Refit the scales every `REFIT` steps, then take over the step."""
+        if step % REFIT == 0:
+            for name, scales in self._scales.items():
+                scales.copy_(refit_scales(self._rows(name), scales, self._bits, self._group))
+        super().update(step)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All changed weights as stored, and the scales of the quantised ones, transposed as the weights are."""
+        scales = {f"{n}.scales": (s.T if n in self._transposed else s).half() for n, s in self._scales.items()}
+        return super().weights() | scales
+
+    def _stored(self, name: str) -> Tensor:
+        """code * scale for a quantised weight, bfloat16."""
+        if name not in self._scales:
+            return super()._stored(name)
+        weight = round_with_scales(self._rows(name), self._scales[name], self._bits, self._group)
+        return weight.T if name in self._transposed else weight
+
+    def _rows(self, name: str) -> Tensor:
+        """The master weight [outputs, inputs] behind the codes."""
+        weight = self.parameters[name].data
+        return weight.T if name in self._transposed else weight
+
+    def _start(self, name: str, own: Tensor | None) -> Tensor:
+        """The initial scales [outputs, groups]: the model's `own` if they reproduce the weight, else searched ones."""
+        weight = self._rows(name)
+        grouped = in_groups(weight, self._group)
+        if own is not None:
+            scales = (own.T if name in self._transposed else own).to(weight.device, torch.float32).contiguous()
+            fits = scales.shape == grouped.shape[:2]
+            if fits and torch.equal(round_with_scales(weight, scales, self._bits, self._group), weight.bfloat16()):
+                return scales
+            self._again.append(name)
+        return search_scales(grouped, torch.ones(self._group, device=weight.device), self._bits)
