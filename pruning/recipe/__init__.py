@@ -1,4 +1,4 @@
-"""What to prune, how and on which data: frozen values read from TOML.
+"""Recipes: what to prune, how and on which data, as frozen values read from TOML.
 
 May import `techniques`.
 """

@@ -1,4 +1,4 @@
-"""Numbers within bounds and the limits of results, as recipes and tasks give them."""
+"""Bounded numbers, and the gates of a result, as recipes and tasks give them."""
 
 import math
 import sys
@@ -13,19 +13,20 @@ AtLeastOne = Annotated[float, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 WORST = sys.float_info.max
+"""Stands for a score that is not finite, which JSON cannot hold."""
 
 
 def finite(score: float) -> float:
-    """The score, or the worst there is for one that is not finite, which JSON could not hold; lower is better."""
+    """`score`, of which lower is better, or WORST where it is not finite."""
     return score if math.isfinite(score) else WORST
 
 
 class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a result must keep to, judged by the bound of its 95 % interval that is worse."""
+    """Limits that a pruned model must keep on a task; the worse bound of the figure's 95 % interval counts."""
 
     max_nll_ratio: AtLeastOne | None = None
-    """Mean negative log-likelihood of the wanted text, as a multiple of the base's."""
+    """Maximum mean negative log-likelihood of the expected text, as a multiple of the base's."""
     max_accuracy_drop: Fraction | None = None
-    """How far below the base's accuracy."""
+    """Maximum accuracy lost against the base, as a fraction: 0.02 is two percentage points."""
     max_kl: Annotated[float, Meta(ge=0)] | None = None
-    """Mean divergence KL(base || model) of the next-token distributions, in nats."""
+    """Maximum mean divergence KL(base || model) of the next-token distributions, in nats."""

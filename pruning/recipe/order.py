@@ -1,28 +1,29 @@
-"""Says before any work which stage of a recipe would give weights that an earlier one rounds their 16 bits again."""
+"""Warns, before any work, when a stage would undo an earlier quantisation."""
 
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from pruning.recipe.options import AWQ, Continue, Distill, Layerwise, Reconstruct, Round, Shear, Stage, Width
+from pruning.recipe.options import AWQ, Layerwise, Round, Stage, Width
+from pruning.recipe.training import Continue, Distill, Reconstruct, Shear
 from pruning.techniques import GPTQ
 
 BLOCKS, EMBEDDINGS = "blocks", "embeddings"
 """The linear layers of the blocks; the embeddings and the head."""
 
 
-def lost(stages: Sequence[Stage]) -> Iterator[str]:
-    """A sentence for each stage that undoes the rounding of one before it."""
-    rounded: dict[str, str] = {}
+def undone_quantisations(stages: Sequence[Stage]) -> Iterator[str]:
+    """A sentence for each stage that undoes an earlier quantisation."""
+    quantised: dict[str, str] = {}
     for number, stage in enumerate(stages):
         own = f"stage {number + 1}, {msgspec.to_builtins(stage)['kind']}"
-        for what in sorted(written_by(stage) & rounded.keys()):
-            yield f"{own}, gives the {what} their 16 bits again, which {rounded.pop(what)}, rounds: quantise last"
-        rounded |= dict.fromkeys(rounded_by(stage), own)
+        for what in sorted(unquantised_by(stage) & quantised.keys()):
+            yield f"{own}, returns the {what} to 16 bits, which {quantised.pop(what)}, quantised: quantise last"
+        quantised |= dict.fromkeys(quantised_by(stage), own)
 
 
-def rounded_by(stage: Stage) -> set[str]:
-    """What has codes and scales after `stage`, whatever it had before."""
+def quantised_by(stage: Stage) -> set[str]:
+    """The weights that are quantised after `stage`, whatever they were before."""
     match stage:
         case AWQ() | Layerwise(technique=GPTQ()):
             return {BLOCKS}
@@ -33,9 +34,9 @@ def rounded_by(stage: Stage) -> set[str]:
     return set()
 
 
-def written_by(stage: Stage) -> set[str]:
-    """What has 16 bits after `stage`, whatever it had before."""
-    trained = {BLOCKS} - rounded_by(stage)
+def unquantised_by(stage: Stage) -> set[str]:
+    """The weights that have 16 bits after `stage`, whatever they had before."""
+    trained = {BLOCKS} - quantised_by(stage)
     match stage:
         case Layerwise() | Reconstruct() | Width():
             return trained

@@ -1,6 +1,6 @@
-"""What to prune, how, on which data, and how to judge it: one frozen value, read from TOML.
+"""A recipe as one frozen value, read from TOML: what to prune, how, on which data, and how to judge the result.
 
-A mistake in the file is answered with its path, what is wrong there and what is allowed.
+An invalid file raises RecipeError with the path of the mistake, what is wrong and what is allowed.
 """
 
 import hashlib
@@ -23,92 +23,102 @@ ALL_BUCKETS = tuple(range(10))
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The text that a model is pruned on."""
+    """The token sequences on which layer inputs are observed while pruning."""
 
     source: str
-    """A text file, JSON lines, or a JSON object of texts, as a path or `package:module/file`; a column of a dataset,
-    `dataset:NAME[:config][:split][:column]`; or "self", what the base itself writes, which knows no buckets."""
+    """Where the text comes from. A file of plain text, JSON lines or a JSON object of texts: a path, or
+    `package:module/file` in an installed Python package. A column of a dataset:
+    `dataset:NAME[:config][:split][:column]`. Or "self": sequences sampled from the base itself, where there is no text
+    (https://arxiv.org/abs/2410.17170); `buckets` is then ignored."""
     buckets: tuple[Bucket, ...] = ALL_BUCKETS
-    """Which tenths of the texts, by the hash of their title."""
+    """Which tenths of the documents to draw from, 0 to 9, by the hash of their titles."""
     sequences: Count = 64
+    """Number of sequences."""
     tokens: Annotated[int, Meta(ge=2)] = 512
-    """Tokens in each sequence."""
+    """Length of each sequence, in tokens."""
     seed: int = 0
+    """Seeds the order of the documents, or the sampling of "self"."""
     batch: Count = 8
-    """Sequences that are in memory at once."""
+    """Sequences in memory at once; changes memory and speed only."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The text that perplexity is measured on; keep its buckets apart from calibration's."""
+    """The text on which perplexity is measured before and after pruning."""
 
     source: str
+    """Where the text comes from, as in `calibration.source`; "self" is not allowed."""
     buckets: tuple[Bucket, ...] = ALL_BUCKETS
+    """Which tenths of the documents; choose others than the calibration's, or the perplexity flatters the result."""
     tokens: Annotated[int, Meta(ge=2)] = 8192
-    """Tokens in all."""
+    """Number of tokens in all, rounded down to whole windows."""
     window: Annotated[int, Meta(ge=2)] = 512
-    """Tokens in each non-overlapping window."""
+    """Length of each window, in tokens; windows do not overlap."""
     seed: int = 0
+    """Seeds the order of the documents."""
 
     def __post_init__(self) -> None:
         if self.source == SELF:
-            raise ValueError(f'source "{SELF}" is for calibration: perplexity needs a text by others')
+            raise ValueError(f'source "{SELF}" is for calibration only: perplexity needs a text by others')
         if self.tokens < self.window:
             raise ValueError(f"tokens = {self.tokens} do not fill one window of {self.window}")
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The whole recipe; recipes that make the same artifact have equal digests."""
+    """A whole recipe; recipes that make the same artifact have equal digests."""
 
     base: str
-    """A Hugging Face directory, a GGUF file, or `package:module/file.gguf`."""
+    """The model to prune: a Hugging Face directory, a GGUF file, or `package:module/file.gguf`."""
     calibration: Calibration
+    """The text that the model is pruned on."""
     evaluation: Evaluation
+    """The text that perplexity is measured on."""
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
+    """What is done to the model, in this order."""
     tasks: tuple[str, ...] = ()
-    """Files of tasks that the artifact is judged by at the end; their gates are its gates."""
+    """Task files that the finished artifact is scored on; it must pass their gates."""
     gates: Gates = Gates()
-    """What every one of them must keep to as well, where it measures that; the stricter of two limits counts."""
+    """Gates for every task in `tasks` that measures the figure; where a task has its own, the stricter one applies."""
 
     def __post_init__(self) -> None:
         if self.gates != Gates() and not self.tasks:
-            raise ValueError("gates are judged on a task: name its file in `tasks`")
+            raise ValueError("gates are judged on tasks, and there are none: name a task file in `tasks`")
         length, sequences = self.calibration.tokens, self.calibration.sequences
         for stage in self.stages:
             if isinstance(stage, Layerwise) and isinstance(stage.allocation, Search):
                 needed = 2 * ceil(stage.allocation.tokens / length)
                 if needed > sequences:
                     raise ValueError(
-                        f"a search with tokens = {stage.allocation.tokens} needs twice as many of the calibration, "
-                        f"{needed} sequences of {length}, and it has {sequences}"
+                        f"a search with tokens = {stage.allocation.tokens} needs twice that many calibration tokens, "
+                        f"{needed} sequences of {length}, but calibration.sequences is {sequences}"
                     )
         if any(isinstance(stage, Vocabulary) for stage in self.stages[:-1]):
-            raise ValueError("vocabulary must be the last of the stages: the others work on the base's token ids")
+            raise ValueError("vocabulary must be the last stage: the others work on the base's token ids")
 
     def values(self) -> dict[str, Any]:
-        """The recipe in plain values, defaults included, as the lineage records it."""
+        """The recipe as plain values, defaults included, as recorded in the lineage."""
         values: dict[str, Any] = msgspec.to_builtins(self)
         return values
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's values but tasks and gates, which judge what was made and do not change it."""
+        """SHA-256 of the recipe's values without tasks and gates, which judge the artifact but do not change it."""
         making = msgspec.structs.replace(self, tasks=(), gates=Gates())
         return hashlib.sha256(msgspec.json.encode(making, order="deterministic")).hexdigest()
 
 
 def read(path: Path) -> Recipe:
-    """The recipe in the TOML file `path`; raises RecipeError with the file, the path in it and what is allowed."""
+    """The recipe in the TOML file `path`; RecipeError says where it is wrong and what is allowed there."""
     recipe: Recipe = read_as(Recipe, path, RecipeError)
     return recipe
 
 
 def read_as(kind: Any, path: Path, refusal: type[PruningError]) -> Any:
-    """The value of type `kind` in the TOML file `path`; raises `refusal` with the place and what is allowed there."""
+    """The value of type `kind` in the TOML file `path`; `refusal` says where it is wrong and what is allowed there."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise refusal(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, numbers of thousands of digits, nests as deep
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, thousands of digits, deep nesting
         raise refusal(f"{path}: is not TOML: {error}") from None
     if place := _not_finite(values):
         raise refusal(f"{path}: Expected a finite number - at `${place}`")
@@ -119,7 +129,7 @@ def read_as(kind: Any, path: Path, refusal: type[PruningError]) -> Any:
 
 
 def _not_finite(value: Any) -> str | None:
-    """The path in `value` to a number that is infinite or none, which TOML has and no option takes."""
+    """The path to a number in `value` that is infinite or NaN, which TOML allows and no option does; None if none."""
     if isinstance(value, float) and not isfinite(value):
         return ""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -130,7 +140,7 @@ def _not_finite(value: Any) -> str | None:
 
 
 def _allowed(root: Any, message: str, values: dict[str, Any]) -> str:
-    """The names that could stand where `message` says that something in `values`, a `root`, is unknown, or nothing."""
+    """`; allowed: ...` for an unknown field or tag that msgspec's `message` reports, else an empty string."""
     path = re.search(r"at `\$(.*)`$", message)
     steps = re.findall(r"\w+", path[1]) if path else []
     if "unknown field" in message:
@@ -143,13 +153,13 @@ def _allowed(root: Any, message: str, values: dict[str, Any]) -> str:
 
 
 def _names(kinds: list[msgspec.inspect.StructType]) -> list[str]:
-    """The field names of the struct that was meant, its tag's field first."""
+    """The field names of the first of `kinds`, its tag field first."""
     kind = kinds[0]
     return [*([kind.tag_field] if kind.tag_field else []), *(field.encode_name for field in kind.fields)]
 
 
 def _options(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
-    """Every struct that could stand at `steps`, which are field names and indices."""
+    """Every struct type allowed at the path `steps` of field names and indices."""
     kind: msgspec.inspect.Type = msgspec.inspect.type_info(root)
     for step in steps:
         if step.isdigit():
@@ -163,7 +173,7 @@ def _options(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.S
 
 
 def _kinds(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.StructType]:
-    """The struct at `steps` that the values' own tag chooses."""
+    """The struct type that the tag in `values` selects at the path `steps`; all allowed ones where it selects none."""
     inner: Any = values
     for step in steps:
         inner = inner[int(step)] if step.isdigit() else inner[step]
@@ -171,12 +181,12 @@ def _kinds(root: Any, values: Any, steps: list[str]) -> list[msgspec.inspect.Str
 
 
 def _chosen(kinds: list[msgspec.inspect.StructType], values: Any) -> list[msgspec.inspect.StructType]:
-    """The one of `kinds` whose tag stands in `values`, or all of them."""
+    """The one of `kinds` whose tag is in `values`, else all of them."""
     return [kind for kind in kinds if kind.tag_field and values.get(kind.tag_field) == kind.tag] or kinds
 
 
 def _structs(kind: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
-    """The structs in `kind`, looking through unions and constraints."""
+    """The struct types in `kind`, inside unions and constraints too."""
     if isinstance(kind, msgspec.inspect.Metadata):
         return _structs(kind.type)
     if isinstance(kind, msgspec.inspect.UnionType):

@@ -1,6 +1,6 @@
-"""Finds what a recipe names: a path, or `package:module/file` inside an installed Python package.
+"""Locates the files that a recipe names: a path, or `package:module/file` inside an installed Python package.
 
-A package is looked up and never imported: its code has no part in pruning.
+A package is located but never imported: none of its code runs.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from server.artifact.checkpoint.lineage import SIGNATURE
 
 PACKAGE = "package:"
 SELF = "self"
-"""The source that stands for what the base itself writes."""
+"""The source of self-calibration: sequences sampled from the base."""
 
 
 def locate(reference: str) -> Path:
-    """The existing path behind `reference`; raises SourceMissing with what to do about it."""
+    """The existing path that `reference` names; raises SourceMissing."""
     path = _in_package(reference.removeprefix(PACKAGE)) if reference.startswith(PACKAGE) else Path(reference)
     if not path.exists():
-        raise SourceMissing(f"{reference} is not there (looked for {path.absolute()})")
+        raise SourceMissing(f"{reference} does not exist (looked for {path.absolute()})")
     return path
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, or of the lines `digest  name` of a directory's files in order of their names.
+    """SHA-256 of a file, or of a directory: of a line `digest  name` for each of its files, sorted by name.
 
-    A signature does not count: a model is the same before and after it is signed.
+    Signature files are left out, so that signing a model does not change its digest.
     """
     if path.is_file():
         with path.open("rb") as file:
@@ -36,7 +36,7 @@ def digest_of(path: Path) -> str:
 
 
 def _in_package(inner: str) -> Path:
-    """`module/file` as a path inside the first folder of the top-level package `module`."""
+    """The path of `module/file` in the installed package `module`; raises SourceMissing where there is none."""
     module, _, file = inner.partition("/")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:

@@ -20,22 +20,9 @@ from pruning.evaluation.scoring.perplexity import Int8, perplexity
 from pruning.model import base as bases
 from pruning.model.versions import versions
 from pruning.model.weights import WeightSource
-from pruning.recipe.options import (
-    AWQ,
-    Continue,
-    Depth,
-    Distill,
-    Layerwise,
-    Reconstruct,
-    Round,
-    Shear,
-    Stage,
-    TextTraining,
-    Training,
-    Vocabulary,
-    Width,
-)
-from pruning.recipe.order import lost
+from pruning.recipe.options import AWQ, Depth, Layerwise, Round, Stage, Vocabulary, Width
+from pruning.recipe.order import undone_quantisations
+from pruning.recipe.training import Continue, Distill, Reconstruct, Shear, TextTraining, Training
 from pruning.run.output import CANDIDATE, IDENTITY, LOCK, begun, clear, mark, work_directory
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
@@ -43,10 +30,10 @@ from pruning.stages.layerwise import awq, layerwise, round_to_nearest
 from pruning.stages.structured import depth, vocabulary, width
 from pruning.stages.team import ALONE, Team
 from pruning.stages.training import continuation
+from pruning.stages.training.data import write_own_samples
 from pruning.stages.training.distil import distillation
 from pruning.stages.training.reconstruct import reconstruction
 from pruning.stages.training.shear import shearing
-from pruning.stages.training.data import write_own_samples
 from server.artifact.checkpoint import bom, card
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
@@ -232,7 +219,7 @@ def _stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tuple[r
 def _check(work: Path, inputs: Inputs, team: Team) -> None:
     """Raise before any work where a stage could not be done to what those before it will leave."""
     config = inputs.base.config
-    for sentence in lost(inputs.recipe.stages):
+    for sentence in undone_quantisations(inputs.recipe.stages):
         logger.warning("%s", sentence)
     if team.size > 1 and not any(isinstance(stage, Training) for stage in inputs.recipe.stages):
         logger.warning("no stage trains the whole model, so one of the %d processes does all the work", team.size)

@@ -16,9 +16,10 @@ from pruning.data.encoder import Encoder
 from pruning.data.self_calibration import sample_base
 from pruning.errors import RecipeError
 from pruning.model.settings import positions
-from pruning.recipe.options import Training, Vocabulary
+from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Calibration, Recipe
 from pruning.recipe.sources import SELF, digest_of, locate
+from pruning.recipe.training import Training
 from server.artifact.checkpoint import lineage
 from server.artifact.checkpoint.reader import Artifact
 from server.errors import ArtifactError

@@ -12,7 +12,7 @@ import msgspec
 import torch
 from torch import nn
 
-from pruning.recipe.options import Continue
+from pruning.recipe.training import Continue
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.training.data import TrainingData, draw_domain_data, joined, refuse_scarce_text
 from pruning.stages.training.journal import State

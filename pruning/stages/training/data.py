@@ -19,8 +19,8 @@ from pruning.data.draw import data_record
 from pruning.data.encoder import Encoder
 from pruning.data.self_calibration import sample_base
 from pruning.errors import DataError, RecipeError
-from pruning.recipe.options import Continue, Domain, TextTraining, Training
 from pruning.recipe.sources import SELF
+from pruning.recipe.training import Continue, Domain, TextTraining, Training
 from pruning.stages.inputs import Inputs
 from server.artifact.checkpoint.lineage import Data
 

@@ -7,7 +7,7 @@ import msgspec
 
 from pruning.model.weights import parameters
 from pruning.recipe.bounds import WORST
-from pruning.recipe.options import Training
+from pruning.recipe.training import Training
 from pruning.stages.context import StageModel
 from pruning.stages.training.data import TrainingData
 from pruning.stages.training.journal import State

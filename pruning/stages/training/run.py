@@ -18,7 +18,7 @@ from pruning.errors import ModelRefused
 from pruning.model.weights import Overlay
 from pruning.progress import Progress
 from pruning.recipe.bounds import finite
-from pruning.recipe.options import Training
+from pruning.recipe.training import Training
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.team import Team
 from pruning.stages.training.data import TrainingData

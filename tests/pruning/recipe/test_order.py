@@ -8,7 +8,7 @@ import pytest
 
 from pruning.commands.__main__ import main
 from pruning.recipe.options import Stage
-from pruning.recipe.order import lost
+from pruning.recipe.order import undone_quantisations
 from server.artifact.checkpoint.reader import Artifact
 from tests.exams.outages.stages import STAGES
 
@@ -21,7 +21,7 @@ KINDS = ("wanda", "gptq", "width by second_order", "reconstruct", "distill codes
 
 def sentences(text: str) -> list[str]:
     """What is said of a recipe with these stages."""
-    return list(lost(msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])))
+    return list(undone_quantisations(msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,7 +36,7 @@ def test_what_is_said_before_is_what_happens(
     matrices = [name for name in artifact.names() if name.endswith("weight") and "norm" not in name]
     plain = {"blocks" if "layers" in name else "embeddings" for name in matrices if artifact.scales(name) is None}
     said = sentences(text)
-    told = {what for what in ROUNDED if any(f"gives the {what} their" in sentence for sentence in said)}
+    told = {what for what in ROUNDED if any(f"returns the {what} to" in sentence for sentence in said)}
     assert plain == (set() if "rolled back" in caplog.text else told)
     if plain:
         assert caplog.text.index(said[0]) < caplog.text.index("quantised weights are at")
@@ -44,6 +44,6 @@ def test_what_is_said_before_is_what_happens(
 
 def test_a_sentence_names_both_stages() -> None:
     text = ROUNDED["blocks"] + "[[stages]]\n" + STAGES["wanda"]
-    expected = "stage 2, layerwise, gives the blocks their 16 bits again, which stage 1, round, rounds: quantise last"
+    expected = "stage 2, layerwise, returns the blocks to 16 bits, which stage 1, round, quantised: quantise last"
     assert sentences(text) == [expected]
     assert sentences(text + "\n" + "".join(ROUNDED.values())) == [expected]

@@ -81,7 +81,7 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
         (
             '"gptq", sparsity = "48:64", bits = 8, group = 32 }\norder = "sequential"\ncorrection = 0.5',
             '"magnitude", sparsity = "48:64" }\norder = "sequential"',
-            'magnitude looks at no inputs, so order = "sequential" would change nothing: leave it out - at `$.stages',
+            'magnitude uses no inputs, so order = "sequential" would change nothing: leave it out - at `$.stages',
         ),
         ("window = 512", "window = 16384", "tokens = 8192 do not fill one window of 16384 - at `$.evaluation`"),
         ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),

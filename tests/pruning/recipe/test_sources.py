@@ -22,5 +22,5 @@ def test_a_missing_package_says_what_to_install() -> None:
 
 @pytest.mark.parametrize("reference", ["nowhere.txt", "package:json/nowhere.txt"])
 def test_a_missing_file_is_named(reference: str) -> None:
-    with pytest.raises(SourceMissing, match=r"nowhere\.txt is not there"):
+    with pytest.raises(SourceMissing, match=r"nowhere\.txt does not exist"):
         locate(reference)

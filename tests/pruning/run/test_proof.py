@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from pruning.evaluation.comparison.comparison import compare
 
 from pruning.commands.__main__ import main
-from pruning.evaluation.comparison.comparison import compare
 from pruning.recipe.recipe import read
 from pruning.run import proof
 from server.artifact.checkpoint.lineage import FILE, SIGNATURE, GateResult
@@ -155,7 +155,7 @@ def test_gates_of_the_recipe_are_judged_on_its_tasks(
 def test_gates_without_a_task_are_refused(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe('[[stages]]\nkind = "depth"\nremove = 3\n[gates]\nmax_nll_ratio = 1.1\n')
     assert main(["prune", str(path), "--output", str(path.with_name("out"))]) == 2
-    assert "gates are judged on a task: name its file in `tasks`" in capsys.readouterr().err
+    assert "gates are judged on tasks, and there are none: name a task file in `tasks`" in capsys.readouterr().err
 
 
 def test_tasks_do_not_change_what_a_recipe_makes(recipe: Write) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from pruning.model.weights import Unrounded, WeightSource
 from pruning.progress import Progress
-from pruning.recipe.options import Distill, Layerwise
+from pruning.recipe.options import Layerwise
+from pruning.recipe.training import Distill
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.training.data import TrainingData, draw_training_data, refuse_scarce_text
 from pruning.stages.training.distil.divergence import divergence

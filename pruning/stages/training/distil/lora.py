@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import RecipeError
-from pruning.recipe.options import LoRA
+from pruning.recipe.training import LoRA
 from pruning.stages.training.student import Student, TrainedParameters, block_linears
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model.weights import WeightSource
-from pruning.recipe.options import Quantise
+from pruning.recipe.training import Quantise
 from pruning.stages.training.student import Student, TrainedParameters, block_linears
 from pruning.techniques.mathematics.rounding import in_groups, refit_scales, round_with_scales, search_scales
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model.blocks import Call
-from pruning.recipe.options import Reconstruct
+from pruning.recipe.training import Reconstruct
 from pruning.stages.training.network import Precision
 from pruning.stages.training.optimiser import Optimiser
 from pruning.stages.training.student import Student

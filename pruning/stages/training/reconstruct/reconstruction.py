@@ -21,7 +21,7 @@ from pruning.errors import RecipeError
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Overlay, parameters, write_file
 from pruning.passes.sweep import BlockView, FollowingSweep, Note, mapped
-from pruning.recipe.options import Reconstruct
+from pruning.recipe.training import Reconstruct
 from pruning.stages.block_weights import block_file
 from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
 from pruning.stages.inputs import Inputs

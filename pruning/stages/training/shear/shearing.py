@@ -18,7 +18,7 @@ from pruning.errors import ModelRefused, RecipeError
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Shards, write_file
 from pruning.recipe.bounds import WORST
-from pruning.recipe.options import Shear
+from pruning.recipe.training import Shear
 from pruning.stages.context import StageContext, StageModel, blocks_without_weights
 from pruning.stages.structured.depth import listed
 from pruning.stages.structured.shape import TargetShape, find_structure

@@ -307,7 +307,7 @@ def test_a_width_that_is_rounded_says_so_once(recipe: Write, tmp_path: Path, cap
 def test_a_recipe_that_removes_nothing_is_a_mistake(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe('[[stages]]\nkind = "width"\nimportance = { name = "taylor" }\n')
     assert main(["prune", str(path), "--output", "none"]) == 2
-    assert "neither ffn nor kv_groups says what to remove" in capsys.readouterr().err
+    assert "nothing to remove: give ffn, kv_groups or both" in capsys.readouterr().err
 
 
 def test_the_configuration_stays_readable_json(recipe: Write, tmp_path: Path) -> None:

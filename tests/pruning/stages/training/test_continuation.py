@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.errors import DataError, RecipeError
-from pruning.recipe.options import Continue, Domain
 from pruning.recipe.recipe import read
+from pruning.recipe.training import Continue, Domain
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, prepare
 from pruning.stages.training import run

@@ -10,7 +10,7 @@ from pruning.data.documents import Document
 from pruning.data.draw import ids_digest
 from pruning.data.encoder import Encoder
 from pruning.errors import DataError
-from pruning.recipe.options import Distill
+from pruning.recipe.training import Distill
 from pruning.stages.inputs import Inputs
 from pruning.stages.training.data import draw_training_data
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pruning.model.weights import InMemory
-from pruning.recipe.options import Quantise
+from pruning.recipe.training import Quantise
 from pruning.stages.context import blocks_without_weights
 from pruning.stages.structured.shape import TargetShape, find_structure
 from pruning.stages.team import Team

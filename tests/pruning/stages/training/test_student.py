@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pruning.errors import RecipeError
 from pruning.model.weights import WeightSource
-from pruning.recipe.options import LoRA
+from pruning.recipe.training import LoRA
 from pruning.stages.context import StageModel
 from pruning.stages.training.distil.lora import LoRAStudent
 from pruning.stages.training.network import load

@@ -195,14 +195,19 @@ def stopping(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, when: int) 
 @pytest.mark.parametrize(
     ("sparsity", "levels", "more", "sentence"),
     [
-        ('"32:64"', '["24:64", "40:64"]', "", "sparsity 32:64 must be among the levels"),
+        ('"32:64"', '["24:64", "40:64"]', "", "sparsity 32:64 must be one of the levels"),
         ('"32:64"', '["24:64", "32:64", "48:64"]', "", "the levels 24:64, 32:64, 48:64 are not in equal steps"),
         ('"32:64"', '["32:64", "32:64"]', "", "are not in equal steps"),
         ('"2:4"', '["2:4", "3:4"]', "", 'the level "2:4" is neither a fraction nor "k:64"'),
-        ('"32:64"', "[0.5, 0.6]", "", "must be all fractions or all k:64"),
+        ('"32:64"', "[0.5, 0.6]", "", 'must all be fractions or all "k:64"'),
         ("0.5", "[0.5, 1.6]", "", "Expected `float` < 1.0 - at `$.stages[0].allocation.levels[1]`"),
         ("0.5", "[0.5, 0.6]", 'order = "sequential"\n', 'order must be "block"'),
-        ("0.5", "[0.5, 0.6]", "x", "a search with tokens = 1600 needs twice as many of the calibration, 100 sequences"),
+        (
+            "0.5",
+            "[0.5, 0.6]",
+            "x",
+            "a search with tokens = 1600 needs twice that many calibration tokens, 100 sequences",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_any_work(

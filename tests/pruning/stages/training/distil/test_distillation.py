@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pruning.commands.__main__ import main
-from pruning.recipe.options import Depth, Distill, LoRA
+from pruning.recipe.options import Depth
+from pruning.recipe.training import Distill, LoRA
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured import depth

@@ -11,8 +11,9 @@ from torch import Tensor
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError
 from pruning.model.weights import Unrounded, WeightSource
-from pruning.recipe.options import Distill, Quantise, Round
+from pruning.recipe.options import Round
 from pruning.recipe.recipe import read
+from pruning.recipe.training import Distill, Quantise
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.layerwise import round_to_nearest
@@ -217,7 +218,7 @@ def test_the_artifact_has_codes_and_scales(
 
 def test_adapters_and_codes_exclude_each_other(recipe: Callable[[str], Path]) -> None:
     stage = "[[stages]]\nkind = 'distill'\ntokens = 64\nlora = {}\nquantise = {}\n"
-    with pytest.raises(RecipeError, match="lora trains beside weights that stay as they are"):
+    with pytest.raises(RecipeError, match="lora keeps the weights frozen"):
         read(recipe(stage))
 
 

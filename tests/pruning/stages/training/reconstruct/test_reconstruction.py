@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pruning.model.weights import Shards
-from pruning.recipe.options import Reconstruct
+from pruning.recipe.training import Reconstruct
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.training.network import load

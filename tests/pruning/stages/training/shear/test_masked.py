@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from pruning.errors import ModelRefused, RecipeError
 from pruning.model.weights import InMemory
-from pruning.recipe.options import Shear
+from pruning.recipe.training import Shear
 from pruning.stages.context import StageContext, StageModel, blocks_without_weights
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured.coupled_layers import CoupledLayers

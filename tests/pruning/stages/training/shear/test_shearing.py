@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
-from pruning.recipe.options import Shear
+from pruning.recipe.training import Shear
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.training import run
@@ -64,7 +64,7 @@ def test_a_recipe_without_a_target_is_a_mistake(
 ) -> None:
     path = recipe('[[stages]]\nkind = "shear"\ntokens = 100\n')
     assert main(["prune", str(path), "--output", "none"]) == 2
-    assert "none of layers, hidden, kv_groups and ffn says what is to stay" in capsys.readouterr().err
+    assert "nothing to prune: give at least one of layers, hidden, kv_groups and ffn" in capsys.readouterr().err
 
 
 def test_a_target_that_cannot_be_is_refused_before_the_stages_ahead_of_it_work(
