@@ -1,7 +1,6 @@
-"""API keys in one file: made, listed and revoked by `secateur keys`, and read by the server before every request.
+"""The file of API keys: written by `secateur keys`, read again by the server whenever it changes.
 
-The file holds the SHA-256 of each key, never a key. Whoever cannot read it lets nobody in: a file that is missing or
-damaged is a file without keys.
+It holds the SHA-256 of each key, never a key. It fails closed: a missing or damaged file opens nothing.
 """
 
 import hashlib
@@ -23,41 +22,44 @@ from server.errors import ConfigError
 from server.storage.files import replacing
 from server.storage.lock import FileLock
 
-KEY_ID = 12  # digits of the digest by which a key is called in lists and in the ledger
+KEY_ID = 12  # digits of the digest that identify a key in lists and in the ledger
 Admin = Literal["", "metrics", "all"]
 logger = logging.getLogger(__name__)
 
 
 class Key(Struct, frozen=True, forbid_unknown_fields=True):
-    """One key; `revoked` is when it stopped to open anything, empty while it does."""
+    """An API key; times are ISO 8601."""
 
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the key."""
     skills: tuple[str, ...]
+    """Names of the skills that it opens."""
     created: str
     note: str = ""
     revoked: str = ""
+    """When it was revoked; empty while it is valid."""
     admin: Admin = ""
-    """What it opens of the admin listener: nothing, /metrics, or all."""
+    """What it opens of the admin listener: nothing, /metrics, or everything."""
 
     @property
     def opens(self) -> str:
-        """The skills' names, and what of the admin listener."""
+        """Names of skills and `admin:` scope, comma-separated."""
         return ",".join([*self.skills, *([f"admin:{self.admin}"] if self.admin else [])])
 
     @property
     def id(self) -> str:
-        """What it is called."""
+        """The first digits of the digest."""
         return self.digest[:KEY_ID]
 
 
-class Book(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file holds."""
+class KeyFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of the file."""
 
     keys: tuple[Key, ...] = ()
 
 
 class Keys:
-    """The keys of `path`, as they are at this moment; None is no file and no key."""
+    """The current keys of the file `path`; no keys if it is None."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -73,7 +75,7 @@ class Keys:
         return found
 
     def _current(self) -> Sequence[Key]:
-        """Read again whenever the file is another one: a write replaces it."""
+        """The file's keys, read again if it was replaced."""
         if self._path is None:
             return ()
         try:
@@ -83,28 +85,28 @@ class Keys:
                 self._keys, self._seen = read(self._path).keys, seen
         except (OSError, ConfigError) as error:
             if self._keys or self._seen is None:
-                logger.error("No key of %s is accepted: %s", self._path, error)
+                logger.error("All keys of %s are refused: %s", self._path, error)
             self._keys, self._seen = (), (0,)
         return self._keys
 
 
 def digest(key: str) -> str:
-    """SHA-256 in hexadecimal, of which a key cannot be made again."""
+    """SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
-def read(path: Path) -> Book:
-    """The keys in the file `path`; raises ConfigError."""
+def read(path: Path) -> KeyFile:
+    """Read the file; raises ConfigError if it is missing or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Book)
+        return msgspec.json.decode(path.read_bytes(), type=KeyFile)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is no file of keys: {error}") from None
+        raise ConfigError(f"{path} is not a key file: {error}") from None
 
 
 def check(path: Path | None) -> None:
-    """Raise ConfigError where the file is there and cannot be used; one that is missing may be made later."""
+    """Raise ConfigError if the file exists but cannot be used; a missing one may be created later."""
     if path is None:
         return
     try:
@@ -112,32 +114,34 @@ def check(path: Path | None) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        pass  # reading it says why
+        pass  # `read` says why
     read(path)
 
 
 def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "") -> tuple[str, Key]:
-    """Add a new key for `skills` or the admin listener; returns it, for this once, and what is kept of it."""
+    """Add a key for `skills` or the admin listener; returns the key, which is not stored, and its entry."""
     shown = f"sk-{secrets.token_urlsafe(32)}"
     key = Key(digest(shown), tuple(skills), _now(), note, admin=admin)
-    with _changing(path) as book:
-        _write(path, Book((*book.keys, key)))
+    with _changing(path) as file:
+        _write(path, KeyFile((*file.keys, key)))
     return shown, key
 
 
 def revoke(path: Path, id: str) -> Key:
-    """Let the key open nothing from now on; raises ConfigError if there is none of this id that does."""
-    with _changing(path) as book:
-        found = [key for key in book.keys if key.id == id and not key.revoked]
+    """Revoke the valid key with this id; raises ConfigError if there is none."""
+    with _changing(path) as file:
+        found = [key for key in file.keys if key.id == id and not key.revoked]
         if not found:
-            raise ConfigError(f"{path} has no key {id!r} that is not revoked; `secateur keys list` shows them")
+            raise ConfigError(
+                f"{path} has no valid key {id!r}; `secateur keys list` shows all, revoked ones too"
+            )
         gone = msgspec.structs.replace(found[0], revoked=_now())
-        _write(path, Book(tuple(gone if key is found[0] else key for key in book.keys)))
+        _write(path, KeyFile(tuple(gone if key is found[0] else key for key in file.keys)))
     return gone
 
 
 @contextmanager
-def _changing(path: Path) -> Iterator[Book]:
+def _changing(path: Path) -> Iterator[KeyFile]:
     """The file's keys, which no other process changes during the `with` block."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,23 +149,23 @@ def _changing(path: Path) -> Iterator[Book]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
     with lock:
-        yield read(path) if path.exists() else Book()
+        yield read(path) if path.exists() else KeyFile()
 
 
-def _write(path: Path, book: Book) -> None:
+def _write(path: Path, content: KeyFile) -> None:
     """Replace the file atomically; a new one is readable by its owner only, an old one keeps owner, group and mode."""
     try:
         with replacing(path) as partial:
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "wb") as file:
                 _inherit(path, handle)
-                file.write(msgspec.json.format(msgspec.json.encode(book)))
+                file.write(msgspec.json.format(msgspec.json.encode(content)))
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _inherit(path: Path, handle: int) -> None:
-    """Owner, group and mode of the file that is replaced, so that a server of another user can still read it."""
+    """Keep the replaced file's owner, group and mode, so that a server run by another user can still read it."""
     try:
         old, new = path.stat(), os.fstat(handle)
     except FileNotFoundError:

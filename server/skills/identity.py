@@ -1,6 +1,6 @@
-"""Who a visitor is, by a JWT that the page's own server signed; says nothing about what that person may do.
+"""Verifies visitors by a JWT that the page's own server signed: who they are, not what they may do.
 
-Only the one algorithm that the skill names is accepted, and a token may not live longer than five minutes.
+Only the algorithm that the skill names is accepted, and tokens must expire within five minutes.
 """
 
 import time
@@ -13,44 +13,45 @@ from msgspec import Meta, Struct
 
 from server.errors import ConfigError, Unauthorized
 
-LIFETIME = 300  # seconds that a token may have left
-LEEWAY = 10  # seconds that two clocks may differ
-SHORTEST_SECRET = 32  # bytes, as RFC 7518 asks for HS256
+LIFETIME = 300  # seconds until a token's expiry, at most
+LEEWAY = 10  # seconds of clock skew
+SHORTEST_SECRET = 32  # bytes: RFC 7518, section 3.2, for HS256
 LONGEST_NAME = 256
 
 
 class Identity(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a skill verifies a visitor's identity."""
+    """How a skill verifies its visitors' tokens."""
 
     algorithm: Literal["HS256", "RS256", "EdDSA"]
+    """The only signature algorithm accepted."""
     key: str = ""
-    """The secret of HS256, or the public key in PEM."""
+    """The HS256 secret, at least 32 bytes, or the public key in PEM."""
     key_file: str = ""
-    """A file that holds it, relative to the skill's file."""
+    """A text file with the key instead, relative to the skill's file."""
     required: bool = False
-    """Whether visitors without a valid token are refused."""
+    """Whether visitors without a token are refused with 401; an invalid token always is."""
     issuer: Annotated[str, Meta(max_length=256)] = ""
-    """What `iss` must be, where it is not empty."""
+    """The `iss` claim that tokens must have; empty accepts any."""
 
 
 def check(where: str, identity: Identity) -> None:
-    """Raise ConfigError, which begins with `where`, unless the key fits the algorithm."""
+    """Raise ConfigError, beginning with `where`, unless there is a key that fits the algorithm."""
     if not identity.key:
         raise ConfigError(f"{where}: `$.identity` needs `key` or `key_file`")
     if identity.algorithm == "HS256" and len(identity.key.encode()) < SHORTEST_SECRET:
-        raise ConfigError(f"{where}: the secret of HS256 at `$.identity` has fewer than {SHORTEST_SECRET} bytes")
+        raise ConfigError(f"{where}: the HS256 secret at `$.identity` has fewer than {SHORTEST_SECRET} bytes")
     try:
         get_default_algorithms()[identity.algorithm].prepare_key(identity.key)
-    except Exception:  # the library raises many kinds, and their messages may hold the key
+    except Exception:  # of any kind; its text may contain the key
         raise ConfigError(f"{where}: the key at `$.identity` does not fit {identity.algorithm}") from None
 
 
 def read_key(where: Path, identity: Identity) -> str:
-    """The key itself; raises ConfigError if its file cannot be read."""
+    """The key, read from its file if it names one; raises ConfigError."""
     if not identity.key_file:
         return identity.key
     if identity.key:
-        raise ConfigError(f"{where}: `$.identity` has both `key` and `key_file`; give one of them")
+        raise ConfigError(f"{where}: give either `key` or `key_file` at `$.identity`, not both")
     path = where.parent / identity.key_file
     try:
         return path.read_text().strip()
@@ -59,9 +60,9 @@ def read_key(where: Path, identity: Identity) -> str:
 
 
 def person(identity: Identity | None, token: str | None, skill: str, known: str | None = None) -> str | None:
-    """The `sub` of a valid token, None without one; raises Unauthorized for any other, saying nothing of why.
+    """The `sub` claim of a visitor's token for `skill`, or None without a token; raises Unauthorized.
 
-    `known` is whose conversation goes on: that person's token may have expired meanwhile, since pages hold on to one.
+    `known` is the person whose conversation is resumed: pages keep their token, so that person's may have expired.
     """
     if identity is None or (token is None and not identity.required):
         return None
@@ -77,7 +78,7 @@ def person(identity: Identity | None, token: str | None, skill: str, known: str 
 
 
 def refused() -> Unauthorized:
-    """One answer for every token that is not accepted."""
+    """The same error for every refused token, so that it reveals nothing."""
     return Unauthorized("The identity token is missing or not valid for this skill.", code="identity_invalid")
 
 

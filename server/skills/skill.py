@@ -1,6 +1,6 @@
-"""One skill: what decides its replies, who may use it, and how much; read from one TOML file.
+"""A skill: prompt, sampling, limits and access, read from one TOML file.
 
-A value: nothing else decides what a reply is made from, and `revision` names it.
+It is a value: nothing else shapes a reply but the model and the conversation, and `revision` identifies it.
 """
 
 import hashlib
@@ -25,91 +25,124 @@ ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
-PORTS = {"http": "80", "https": "443"}  # those that a browser leaves out of an origin
+DEFAULT_PORTS = {"http": "80", "https": "443"}  # browsers leave them out of an origin
 
 Count = Annotated[int, Meta(ge=1)]
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):
-    """A question and how the skill is to answer it."""
+    """A question with the answer that the skill should give."""
 
     question: Annotated[str, Meta(min_length=1)]
+    """The user's turn."""
     answer: Annotated[str, Meta(min_length=1)]
+    """The assistant's turn."""
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True):
-    """Something that replies may be read up in."""
+    """A reference shown below replies."""
 
     title: Line
+    """The link's text."""
     url: Annotated[str, Meta(max_length=2000)]
+    """Where it leads: http or https."""
     words: tuple[Line, ...] = ()
-    """It is shown below replies that have one of these words, in any case; without words, below every reply."""
+    """Show it only below replies that contain one of these whole words, in any case; empty: below every reply."""
 
     def cited(self, text: str) -> bool:
-        """Whether a reply of this text is shown with the source."""
+        """Whether a reply with this text shows the source."""
         return not self.words or any(re.search(rf"(?<!\w){re.escape(w)}(?!\w)", text, re.I) for w in self.words)
 
 
 class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One TOML file: a system prompt, its limits, and who may use it."""
+    """A skill's TOML file: its prompt and sampling, its limits, and who may use it.
+
+    Limits are optional: left out, there is none. A request above one is answered 429 with Retry-After, before any token
+    is generated, unless stated otherwise.
+    """
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    """What callers send as `model`, and the skill's name in the ledger and in metrics; unique within the folder."""
     title: str = ""
-    """What the widget shows; the name if empty."""
+    """The widget's heading; left out, the name."""
     greeting: str = ""
+    """The widget's first message, which the model does not see; left out, none."""
     starters: Annotated[tuple[Line, ...], Meta(max_length=6)] = ()
-    """Questions that the widget offers."""
+    """Questions that the widget offers before the first message, at most 6."""
     model: str = ""
-    """The model that answers, a directory or `registry:NAME@production`; left out, the server's own."""
+    """The model that answers: a directory or `registry:NAME@production`; left out, the server's own model."""
     system: str = ""
-    """Comes first in every conversation; callers cannot remove it. A template: system_prompt.py names its variables."""
+    """The system prompt, sent before the caller's own; at most 100,000 characters.
+
+    A Jinja template with the variables `title`, `date` and `weekday` (UTC) and `person` (the verified visitor, or
+    empty).
+    """
     system_file: str = ""
-    """A file that holds it instead, in the folder of the skill's file or below it."""
+    """A text file with the system prompt instead, in the folder of this file or below it."""
     examples: tuple[Example, ...] = ()
-    """Turns that every conversation begins with; small models follow them far better than instructions."""
+    """Few-shot turns after the system prompt; small models follow examples far better than instructions."""
     sources: tuple[Source, ...] = ()
-    """What replies may be read up in."""
+    """References that the widget shows below replies."""
     origins: tuple[str, ...] = ()
-    """Web origins whose pages may embed the widget: scheme://host[:port]; `*` lets every page in."""
+    """Web origins (`scheme://host[:port]`) whose pages may embed the widget; `*` allows every page, left out, none."""
     site_keys: tuple[str, ...] = ()
-    """Public keys of which the widget's line must name one (`data-key`); with none, it needs none."""
+    """Public keys, one of which the widget's script tag must have as `data-key`; left out, it needs none.
+
+    They tell sites apart and can be revoked, but any visitor can read them.
+    """
     image_origins: tuple[str, ...] = ()
-    """Origins from which the widget may show images that a reply names; all others are shown as links."""
+    """Origins whose images the widget shows; images of other origins become links, so that no reply can call home."""
     identity: Identity | None = None
-    """How visitors prove who they are; without it they are nobody."""
+    """How visitors prove who they are; left out, all visitors are anonymous."""
     keys: tuple[str, ...] = ()
-    """SHA-256 of API keys in hexadecimal, beside those of `secateur keys`."""
+    """SHA-256 digests (hexadecimal) of API keys that open the skill, besides those of `secateur keys`."""
     max_tokens: Count = 256
-    """The longest reply unless a caller asks for another; without `tokens_per_reply` none is longer."""
+    """Tokens of a reply whose caller sets no `max_tokens`; the reply ends there with `length`.
+
+    256 tokens are about 190 English words. Without `tokens_per_reply` callers cannot ask for more.
+    """
     tokens_per_reply: Count | None = None
-    """No reply is longer; up to it, callers may ask for another `max_tokens`."""
+    """The highest `max_tokens` that callers may set; a request for more is refused with 400. Left out, `max_tokens`."""
     tokens_per_minute: Count | None = None
-    """Prompt and the longest possible reply, counted when a request is let in; more are answered 429."""
+    """Tokens of all requests within a minute, each counted at its start as prompt plus longest possible reply.
+
+    A single request that can never fit is refused with 400.
+    """
     tokens_per_day: Count | None = None
-    """Prompts and replies together, UTC; a reply that reaches it ends there, and later ones are answered 429."""
+    """Prompt and reply tokens in a day (UTC); a reply that reaches it ends there with `length`."""
     tokens_per_month: Count | None = None
+    """Prompt and reply tokens in a calendar month (UTC); a reply that reaches it ends there with `length`."""
     requests_per_minute: Count | None = None
+    """Requests within a minute, of all callers and visitors together."""
     concurrent_replies: Count | None = None
+    """Replies generated at once by this server process."""
     visitor_requests_per_minute: Count = 20
-    """Messages of one widget conversation."""
+    """Messages, and separately ratings, of one widget conversation within a minute; 20 is faster than anyone reads."""
     address_requests_per_minute: Count = 120
-    """Messages of all widget conversations from one address: a program opens as many as it likes."""
+    """Messages of all widget conversations from one IPv4 address or IPv6 /64 within a minute.
+
+    A program can open many conversations; 120 still serves an office behind one address.
+    """
     sessions_per_minute: Count = 60
-    """Widget sessions from one address."""
+    """Widget sessions opened or refreshed from one IPv4 address or IPv6 /64 within a minute."""
     temperature: Temperature = 0.7
+    """Divides the logits: 0 is greedy, 1 the model's own distribution, more is more random.
+
+    0.7 since a skill answers questions. Callers may set another, up to `max_temperature`; visitors cannot.
+    """
     max_temperature: Temperature = 2.0
-    """The highest that callers may ask for."""
+    """The highest `temperature` that callers may set; a request for more is refused with 400."""
     logprobs: bool = True
-    """Whether callers who have a key may ask for the probabilities of tokens; a page's visitors never can."""
+    """Whether callers with an API key may ask for log probabilities; visitors never can. If false, refused with 400."""
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
-    """How many earlier turns of a widget conversation are kept and sent to the model."""
+    """Earlier turns of a widget conversation that are kept and sent to the model; the oldest are dropped."""
     history_tokens: Annotated[int, Meta(ge=0)] = 1024
-    """And how many tokens of them are sent, the latest first."""
+    """Tokens of earlier turns that are sent to the model, newest first; fewer if the context has no room for them."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The skill in the TOML file `path`, with the files that it names; raises ConfigError naming the field."""
+        """Read a TOML file and the files that it names; raises ConfigError naming file and field."""
         skill = read(path, cls)
         if skill.system_file:
             skill = msgspec.structs.replace(skill, system=_system(path, skill), system_file="")
@@ -122,15 +155,15 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def ceiling(self) -> int:
-        """The most tokens that any reply has."""
+        """The longest reply, in tokens."""
         return self.tokens_per_reply or self.max_tokens
 
     @property
     def revision(self) -> str:
-        """Twelve hexadecimal digits that change with anything in the file but who may use it; the ledger notes it."""
-        said = self.merged_over(Sampling())
-        said = msgspec.structs.replace(said, keys=(), site_keys=(), origins=(), identity=None)
-        return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()[:12]
+        """Digest (12 hexadecimal digits) of everything but access; the ledger records it with every reply."""
+        resolved = self.merged_over(Sampling())
+        content = msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None)
+        return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:12]
 
     def admits(self, origin: str | None) -> bool:
         """Whether pages of `origin` may embed the widget."""
@@ -138,7 +171,7 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def check(where: str, skill: Skill) -> None:
-    """What a type cannot say about a skill; raises ConfigError, which begins with `where`."""
+    """Check what types cannot express; raises ConfigError, which begins with `where`."""
     for problem in _problems(skill):
         raise ConfigError(f"{where}: {problem}")
     if skill.identity is not None:
@@ -147,15 +180,15 @@ def check(where: str, skill: Skill) -> None:
 
 
 def _problems(skill: Skill) -> Iterator[str]:
-    """What is wrong with a skill's lists and numbers, one sentence each."""
+    """Faults of a skill's lists and numbers, one sentence each."""
     yield from _origin_problems("origins", skill.origins, allowed=EVERY_ORIGIN)
     yield from _origin_problems("image_origins", skill.image_origins)
     for index, known in enumerate(skill.keys):
         if not DIGEST.fullmatch(known):
-            yield f"`$.keys[{index}]` is no SHA-256 in hexadecimal; `secateur keys create` makes keys"
+            yield f"`$.keys[{index}]` is not a SHA-256 digest in hexadecimal; `secateur keys create` makes keys"
     for index, key in enumerate(skill.site_keys):
         if not SITE_KEY.fullmatch(key):
-            yield f"`$.site_keys[{index}]` is no site key; `secateur keys site` prints one"
+            yield f"`$.site_keys[{index}]` is not a site key; `secateur keys site` prints one"
     for index, source in enumerate(skill.sources):
         if urlsplit(source.url).scheme not in ("http", "https") or not urlsplit(source.url).hostname:
             yield f"`$.sources[{index}].url` must begin with http:// or https:// and name a host"
@@ -169,15 +202,15 @@ def _origin_problems(field: str, origins: Sequence[str], allowed: str = "") -> I
             continue
         if not ORIGIN.fullmatch(origin):
             yield (
-                f"{origin!r} at `$.{field}[{index}]` is no origin; write scheme://host or scheme://host:port, "
-                "in lower case, without a path, and a name of other letters as xn--..."
+                f"{origin!r} at `$.{field}[{index}]` is not an origin; write scheme://host or scheme://host:port, "
+                "in lower case, without a path, and international names as xn--..."
             )
         elif (sent := _as_browsers_send(origin)) != origin:
-            yield f"{origin!r} at `$.{field}[{index}]` is what no browser sends; write {sent!r}"
+            yield f"{origin!r} at `$.{field}[{index}]` is not how browsers send it; write {sent!r}"
 
 
 def _as_browsers_send(origin: str) -> str:
-    """The origin without the port that its scheme means anyway, and an IPv6 address in its shortest form."""
+    """The origin without its scheme's default port, and with an IPv6 address in its shortest form."""
     scheme, _, rest = origin.partition("://")
     host, port = rest, ""
     if found := re.fullmatch(r"(.*?):([0-9]+)", rest.rpartition("]")[2]):
@@ -185,18 +218,18 @@ def _as_browsers_send(origin: str) -> str:
     if host.startswith("["):
         with suppress(ValueError):
             host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
-    return f"{scheme}://{host}" + (f":{port}" if port and port != PORTS[scheme] else "")
+    return f"{scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS[scheme] else "")
 
 
 def _system(path: Path, skill: Skill) -> str:
     if skill.system:
-        raise ConfigError(f"{path}: both `$.system` and `$.system_file` are there; give one of them")
+        raise ConfigError(f"{path}: give either `$.system` or `$.system_file`, not both")
     file = path.parent / skill.system_file
-    # A prompt may be told to whoever asks for it: a link or a path must not lead to what was never meant as one.
+    # Models recite their prompt when asked: a link or path must not turn a secret file into one.
     if not file.resolve().is_relative_to(path.parent.resolve()):
         raise ConfigError(f"{path}: `$.system_file` leads out of the folder {path.parent}; put the prompt there")
     try:
-        if not file.is_file():  # a pipe would be waited for
+        if not file.is_file():  # reading a pipe would block
             raise OSError
         with file.open(encoding="utf-8") as opened:
             text = opened.read(system_prompt.LONGEST + 1)

@@ -1,6 +1,6 @@
-"""A skill's system prompt as a template in the sandbox of chat templates, with four variables and no other name.
+"""A skill's system prompt: a Jinja template in the sandbox of chat templates.
 
-They are `title` of the skill, `date` and `weekday` in UTC, and `person`: who a verified visitor is, or empty.
+Its variables are the skill's `title`, `date` and `weekday` in UTC, and `person`, the verified visitor or empty.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,12 +13,12 @@ from server.text.budget import Budget, variables
 from server.text.sandbox import Sandbox
 
 MARKS = ("{{", "{%", "{#")
-DAYS = 7  # a template may say something else on each of them
+DAYS = 7  # a template may have a branch for each weekday
 LONGEST = 100_000  # characters
 
 
 def check(where: str, source: str) -> None:
-    """Raise ConfigError, which begins with `where`, unless `source` is a template of these variables."""
+    """Render for every weekday, with and without a visitor; raises ConfigError, which begins with `where`."""
     if len(source) > LONGEST:
         raise ConfigError(f"{where}: the system prompt has more than {LONGEST} characters")
     try:
@@ -31,7 +31,7 @@ def check(where: str, source: str) -> None:
 
 
 def render(source: str, *, title: str, person: str, now: datetime | None = None) -> str:
-    """The system prompt of one conversation; raises jinja2.TemplateError."""
+    """The system prompt of a conversation that begins `now`; raises jinja2.TemplateError."""
     if not any(mark in source for mark in MARKS):
         return source
     now = now or datetime.now(UTC)
@@ -42,7 +42,7 @@ def render(source: str, *, title: str, person: str, now: datetime | None = None)
         text = template.render(variables(Budget(), known))
     except jinja2.TemplateError:
         raise
-    except Exception as error:  # a template can raise anything at all
+    except Exception as error:  # templates can raise anything
         raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from None
     if len(text) > LONGEST:
         raise jinja2.TemplateError(f"it writes more than {LONGEST} characters")

@@ -1,13 +1,16 @@
-"""The turns that the model reads: the skill's own, then the caller's."""
+"""The conversation that the model reads."""
 
 from collections.abc import Mapping, Sequence
 
 from server.skills import system_prompt
-from server.skills.catalogue import Skill
+from server.skills.skill import Skill
 
 
 def conversation(skill: Skill, messages: Sequence[Mapping[str, str]], person: str = "") -> list[Mapping[str, str]]:
-    """The skill's system prompt and the caller's own as one first message, the skill's examples, then the turns."""
+    """One system message (the skill's prompt, then the caller's), the skill's examples, then the caller's turns.
+
+    Messages have `role` and `content`. Raises jinja2.TemplateError if the system prompt fails for this `person`.
+    """
     own = [message["content"] for message in messages if message["role"] == "system"]
     parts = [
         part

@@ -66,7 +66,7 @@ def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Pat
     api_keys.check(tmp_path / "none.json")  # it may be made later
     damaged = tmp_path / "keys.json"
     damaged.write_text("{")
-    with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+    with pytest.raises(ConfigError, match=r"keys.json is not a key file"):
         api_keys.check(damaged)
     folder = tmp_path / "folder.json"
     folder.mkdir()
@@ -77,7 +77,7 @@ def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Pat
     text = f'model = "m"\nskills = "{skill}"\nledger = "{tmp_path}/l"\nport = 0\nadmin_port = 0\n'
     for setting in ("keys", "admin_keys"):
         config.write_text(f'{text}{setting} = "{damaged}"\n')
-        with pytest.raises(ConfigError, match=r"keys.json is no file of keys"):
+        with pytest.raises(ConfigError, match=r"keys.json is not a key file"):
             serve_check(load(config))
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_or_missing_file_lets_nobody_in(tmp_path: Path, caplog: pytest
     content = file.read_bytes()
     file.write_bytes(content[:-9])
     assert keys.find(digest(shown)) is None
-    assert "is accepted" in caplog.text
+    assert "are refused" in caplog.text
     assert shown not in caplog.text
     file.write_bytes(content)
     assert keys.find(digest(shown))
