@@ -22,7 +22,7 @@ from server.metering.ledger.records import Limits, Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
 from server.models.rollout import Model, Rollout
 from server.skills.catalogue import Skill
-from server.skills.limits import Gate
+from server.skills.limits import RateLimits
 from server.skills.turns import conversation
 from server.text.tokenizer import TextStream, Tokenizer
 
@@ -32,11 +32,11 @@ DRAIN_RETRY_SECONDS = 5
 class Replies:
     """Begins replies, knows which are under way, and ends them when the server shuts down."""
 
-    def __init__(self, rollout: Rollout, meter: Meter, gate: Gate) -> None:
+    def __init__(self, rollout: Rollout, meter: Meter, rate_limits: RateLimits) -> None:
         self.draining = False
         self._rollout = rollout
         self._meter = meter
-        self._gate = gate
+        self._rate_limits = rate_limits
         self._standing = Standing()
         self._live: dict[Reply, tuple[Model, Skill]] = {}
         self._beginning = 0
@@ -57,11 +57,11 @@ class Replies:
         Idempotency-Key.
         """
         self._refuse_while_draining()
-        rates = await self._gate.enter(asked.skill)
+        rates = await self._rate_limits.enter(asked.skill)
         try:
             return await self._begin(request_id, asked, rates)
         except BaseException:
-            self._gate.leave(asked.skill)
+            self._rate_limits.leave(asked.skill)
             raise
 
     async def _begin(self, request_id: str, asked: ReplyRequest, rates: Mapping[str, str]) -> "Reply":
@@ -72,7 +72,7 @@ class Replies:
             prompt = await prompt_of(asked, model)
             self._refuse_while_draining()
             wanted = sampling_of(asked, len(prompt), model)
-            spent = await self._gate.spend(asked.skill, len(prompt) + wanted.max_tokens)
+            spent = await self._rate_limits.spend(asked.skill, len(prompt) + wanted.max_tokens)
             opening = opening_of(request_id, asked, model, len(prompt), wanted.max_tokens)
             with anyio.CancelScope(shield=True):  # whoever opens a row must learn of it, to close it
                 reservation = await self._meter.admit(opening)
@@ -101,7 +101,7 @@ class Replies:
         """A reply was closed, for the first time or again."""
         if live := self._live.pop(reply, None):
             self._rollout.release(live[0])
-            self._gate.leave(live[1])
+            self._rate_limits.leave(live[1])
 
     def _refuse_while_draining(self) -> None:
         if self.draining:

@@ -34,7 +34,7 @@ from server.models.reload import Reloader
 from server.models.rollout import Rollout
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
-from server.skills.limits import Gate
+from server.skills.limits import RateLimits
 from server.web.api import assets
 from server.web.api.admin import Admin
 from server.web.api.chat import Chat
@@ -80,7 +80,7 @@ class Closing(NamedTuple):
     """What is closed after the last reply."""
 
     feedback: Feedback
-    gate: Gate
+    rate_limits: RateLimits
     traces: Traces
     webhook: Webhook | None
 
@@ -89,18 +89,18 @@ def build(parts: Parts) -> Apps:
     """The applications for these parts."""
     registry = CollectorRegistry()
     rollout, reloader = parts.rollout, Reloader(parts.config, parts.skills, parts.rollout, parts.loader)
-    gate = Gate(parts.config.rate_limits)
+    rate_limits = RateLimits(parts.config.rate_limits)
     feedback = Feedback(parts.config.feedback_file)
     labels = Labels(parts.skills, rollout)
     replies = Replies(
-        rollout, Meter(parts.ledger, observe(parts.config, parts.ledger, feedback, labels, registry)), gate
+        rollout, Meter(parts.ledger, observe(parts.config, parts.ledger, feedback, labels, registry)), rate_limits
     )
     health = Health(replies, lambda: rollout.failure)
     models = Models(parts.skills, rollout)
     talk = Talk(
         conversations(parts), replies, lambda skill: rollout.of(skill.model), seconds=parts.config.reply_seconds
     )
-    visits = visitors(parts, talk, feedback, gate)
+    visits = visitors(parts, talk, feedback, rate_limits)
     routes = [*public_routes(parts, replies, models, health), *visits.routes()]
     public = Starlette(routes=routes, exception_handlers=HANDLERS)
     watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels, reloader), *probes(health)]
@@ -108,7 +108,7 @@ def build(parts: Parts) -> Apps:
     admin = Guard(Starlette(routes=watched, exception_handlers=HANDLERS), admin_keys)
     page = host_page(parts)
     traces = open_traces(parts.config.traces)
-    closing = Closing(feedback, gate, traces, webhook_of(parts, registry))
+    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry))
     refusals = Refusals(lambda: parts.skills.names)
     registry.register(refusals)
     framed = Frame(public, parts.skills, routes, traces, refusals.count)
@@ -127,11 +127,11 @@ def conversations(parts: Parts) -> Conversations:
     return Conversations(seconds=parts.config.conversation_seconds, most=parts.config.conversations)
 
 
-def visitors(parts: Parts, talk: Talk, feedback: Feedback, gate: Gate) -> Visits:
+def visitors(parts: Parts, talk: Talk, feedback: Feedback, rate_limits: RateLimits) -> Visits:
     """The widget's endpoints."""
     config = parts.config
     sessions = Sessions(token_seconds=config.token_seconds, resume_seconds=config.conversation_seconds)
-    return Visits(parts.skills, sessions, talk, feedback, gate)
+    return Visits(parts.skills, sessions, talk, feedback, rate_limits)
 
 
 def public_routes(parts: Parts, replies: Replies, models: Models, health: Health) -> list[Route]:
@@ -210,5 +210,5 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
             await to_thread.run_sync(closing.webhook.stop)
         await to_thread.run_sync(parts.ledger.close)
         closing.feedback.close()
-        await closing.gate.close()
+        await closing.rate_limits.close()
         await to_thread.run_sync(closing.traces.close)

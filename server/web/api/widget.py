@@ -20,7 +20,7 @@ from server.chat.conversation.talk import MOST_COMMENT, MOST_CONTEXT, MOST_TEXT,
 from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
 from server.skills import identity
 from server.skills.catalogue import Skills
-from server.skills.limits import Gate
+from server.skills.limits import RateLimits
 from server.skills.skill import Skill
 from server.web.api.models import reply as answer
 from server.web.api.schema import read_fields
@@ -67,12 +67,14 @@ class Visitor(Struct, frozen=True):
 class Visits:
     """The endpoints, for these skills."""
 
-    def __init__(self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback, gate: Gate) -> None:
+    def __init__(
+        self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback, rate_limits: RateLimits
+    ) -> None:
         self._skills = skills
         self._sessions = sessions
         self._talk = talk
         self._feedback = feedback
-        self._gate = gate
+        self._rate_limits = rate_limits
 
     def routes(self) -> list[Route]:
         """Every path; the GETs are POSTs too, since browsers name no origin in a same-origin GET."""
@@ -97,7 +99,7 @@ class Visits:
             raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
         if self._talk.draining:
             raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
-        await self._gate.session(skill, address(request))
+        await self._rate_limits.session(skill, address(request))
         shown = self._sessions.read(body.resume, "resume") if body.resume else None
         if shown is not None and (shown.skill, shown.origin) != (skill.name, origin):
             shown = None
@@ -137,7 +139,7 @@ class Visits:
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
-        await self._gate.message(visitor.skill, visitor.session.conversation, address(request))
+        await self._rate_limits.message(visitor.skill, visitor.session.conversation, address(request))
         question = Question(body.text, body.message, body.context, body.replace)
         recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
         return RecordingStream(recording.follow(0))
@@ -162,7 +164,7 @@ class Visits:
         body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
         _bounded("comment", body.comment, MOST_COMMENT)
         turn = _reply_of(self._talk.find(visitor.session.conversation), body.reply)
-        await self._gate.rating(visitor.skill, visitor.session.conversation)
+        await self._rate_limits.rating(visitor.skill, visitor.session.conversation)
         opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
         await to_thread.run_sync(self._feedback.give, opinion)
         turn.rating = body.rating
