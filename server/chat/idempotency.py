@@ -1,6 +1,6 @@
-"""Replies kept for a while under their Idempotency-Key: a repeated request gets the same one, without new tokens.
+"""Replies kept under their Idempotency-Key: a repeated request gets the same reply without generating it again.
 
-In memory, bounded in bytes and in time: the ledger holds no text, so it can only say how a forgotten reply ended.
+In memory, bounded in bytes and time. The ledger keeps no text; for a reply no longer kept it knows only how it ended.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from server.chat.logprobs import Scored
+from server.chat.logprobs import TokenLogprob
 from server.engine.sequence import Finish
 from server.errors import Conflict, InvalidRequest
 from server.metering.ledger.records import Known, Outcome, Usage
@@ -18,26 +18,30 @@ from server.metering.ledger.records import Known, Outcome, Usage
 KEEP_SECONDS = 3600.0
 KEEP_BYTES = 16 << 20
 OVERHEAD = 512  # bytes of an entry beside its text
-SCORE = 512  # bytes of a token's score, or of one alternative
+LOGPROB_BYTES = 512  # of one token or alternative
 LONGEST_KEY = 255
 
 
-class Kept(Struct, frozen=True):
-    """A whole reply; `created` is a time in seconds since 1970."""
+class KeptReply(Struct, frozen=True):
+    """A finished reply."""
 
     body: str
-    """SHA-256 of the request that it answers."""
+    """SHA-256 of the request's body."""
     request_id: str
     created: int
+    """Seconds since 1970."""
     text: str
     finish: Finish
     ended_by_server: Outcome | None
     usage: Usage
-    scores: tuple[Scored, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Replays:
-    """The kept replies; belongs to the asyncio loop. `clock` is monotonic."""
+class KeptReplies:
+    """Finished replies by `idempotency_digest`; the oldest are dropped beyond `most` bytes or after `seconds`.
+
+    Belongs to the asyncio loop; `clock` is monotonic.
+    """
 
     def __init__(
         self, *, seconds: float = KEEP_SECONDS, most: int = KEEP_BYTES, clock: Callable[[], float] = time.monotonic
@@ -45,11 +49,11 @@ class Replays:
         self._seconds = seconds
         self._most = most
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[float, Kept]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, KeptReply]] = OrderedDict()
         self._size = 0
 
-    def find(self, key: str, body: str) -> Kept | None:
-        """The reply to this very request; raises InvalidRequest if the key was used for another one."""
+    def find(self, key: str, body: str) -> KeptReply | None:
+        """The reply to this request, if kept; raises InvalidRequest if the key was used with another body."""
         self._expire()
         _, kept = self._kept.get(key, (0.0, None))
         if kept is not None and kept.body != body:
@@ -58,8 +62,8 @@ class Replays:
             )
         return kept
 
-    def keep(self, key: str, reply: Kept) -> None:
-        """Keep a reply until it is too old or there are too many."""
+    def keep(self, key: str, reply: KeptReply) -> None:
+        """Keep a reply, unless it alone exceeds the limit."""
         if key not in self._kept and _size(reply) <= self._most:
             self._kept[key] = (self._clock() + self._seconds, reply)
             self._size += _size(reply)
@@ -75,17 +79,17 @@ class Replays:
             self._size -= _size(reply)
 
 
-def key_of(header: str | None, skill: str, who: str) -> str | None:
-    """What the ledger and `Replays` know a client's Idempotency-Key by: a digest, other clients' keys apart."""
+def idempotency_digest(header: str | None, skill: str, key_id: str) -> str | None:
+    """The digest of a client's Idempotency-Key, apart from other skills' and API keys'; None without the header."""
     if header is None:
         return None
     if not 0 < len(header) <= LONGEST_KEY:
         raise InvalidRequest(f"Idempotency-Key must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key")
-    return hashlib.sha256("\0".join((skill, who, header)).encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256("\0".join((skill, key_id, header)).encode(errors="surrogateescape")).hexdigest()
 
 
-def forgotten(known: Known) -> Conflict:
-    """For a key that the ledger knows and `Replays` does not: under way, cut short, or too long ago."""
+def not_kept(known: Known) -> Conflict:
+    """The error for a key that only the ledger knows: its reply is running, was cut short, or is no longer kept."""
     if known.outcome is None:
         return Conflict("The request with this Idempotency-Key is under way.", code="idempotency_key_in_use")
     usage = known.usage
@@ -96,6 +100,6 @@ def forgotten(known: Known) -> Conflict:
     )
 
 
-def _size(reply: Kept) -> int:
-    scores = sum(1 + len(score.top_logprobs) for score in reply.scores)
-    return len(reply.text) * 4 + scores * SCORE + OVERHEAD
+def _size(reply: KeptReply) -> int:
+    entries = sum(1 + len(token.top_logprobs) for token in reply.logprobs)
+    return len(reply.text) * 4 + entries * LOGPROB_BYTES + OVERHEAD

@@ -1,7 +1,7 @@
-"""What the model thought of each token, beside the text that is sent: a score leaves with its token's first character.
+"""Log probabilities of a reply's tokens, in OpenAI's format; each is sent with the token's first character.
 
-So the scores that were sent are those of the text that was sent, whatever is held back as half of a character or as the
-beginning of a stop string; where such a string cuts a token, the token is there whole. Fields are OpenAI's.
+Text may be held back, as half of a character or as the possible start of a stop string; its logprobs wait with it. If a
+stop string cuts a token in two, the whole token is reported.
 """
 
 from collections import deque
@@ -11,50 +11,50 @@ from msgspec import Struct
 from server.engine.stream import Token
 from server.text.tokenizer import Tokenizer
 
-LEAST = -9999.0  # OpenAI's word for impossible: JSON has no infinity
+LEAST = -9999.0  # OpenAI's value for impossible tokens: JSON has no infinity
 
 
-class Alternative(Struct, frozen=True):
-    """A token that might stand there."""
+class TopLogprob(Struct, frozen=True):
+    """One of the most likely tokens at a position."""
 
     token: str
     bytes: tuple[int, ...] | None
-    """None where it stands for no text."""
+    """UTF-8; None for special tokens."""
     logprob: float
 
 
-class Scored(Alternative, frozen=True):
-    """A token that stands in the reply."""
+class TokenLogprob(TopLogprob, frozen=True):
+    """A token of the reply."""
 
-    top_logprobs: tuple[Alternative, ...]
+    top_logprobs: tuple[TopLogprob, ...]
 
 
-class Scores:
-    """The scores of one reply's tokens; without any where its sampling asks for none."""
+class PendingLogprobs:
+    """The logprobs of one reply that are still to be sent; none if its sampling asks for none."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._held: deque[tuple[int, Scored]] = deque()
-        """With how many characters stood before each token."""
-        self._made = 0
+        self._held: deque[tuple[int, TokenLogprob]] = deque()
+        """Each with the number of characters decoded before its token."""
+        self._decoded = 0
         self._sent = 0
 
     def add(self, token: Token, text: str) -> None:
-        """A token came, and completed so much text."""
+        """Add the logprobs of a sampled token, with which the characters `text` became complete."""
         if token.score is not None:
-            best = tuple(self._spelled(id, logprob) for id, logprob in token.score.best)
-            own = self._spelled(token.id, token.score.logprob)
-            self._held.append((self._made, Scored(own.token, own.bytes, own.logprob, best)))
-        self._made += len(text)
+            top = tuple(self._top(id, logprob) for id, logprob in token.score.best)
+            own = self._top(token.id, token.score.logprob)
+            self._held.append((self._decoded, TokenLogprob(own.token, own.bytes, own.logprob, top)))
+        self._decoded += len(text)
 
-    def take(self, text: str, *, all: bool = False) -> tuple[Scored, ...]:
-        """The scores that go with the next text sent; `all` that are left, where it is the last."""
+    def take(self, text: str, *, last: bool = False) -> tuple[TokenLogprob, ...]:
+        """The logprobs of the tokens that begin in `text`, the next to be sent; all that are left if it is the last."""
         self._sent += len(text)
         taken = []
-        while self._held and (all or self._held[0][0] < self._sent):
+        while self._held and (last or self._held[0][0] < self._sent):
             taken.append(self._held.popleft()[1])
         return tuple(taken)
 
-    def _spelled(self, id: int, logprob: float) -> Alternative:
+    def _top(self, id: int, logprob: float) -> TopLogprob:
         token, raw = self._tokenizer.spelling(id)
-        return Alternative(token, None if raw is None else tuple(raw), max(logprob, LEAST))
+        return TopLogprob(token, None if raw is None else tuple(raw), max(logprob, LEAST))

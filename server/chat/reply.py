@@ -1,86 +1,88 @@
-"""One metered reply: admit, generate, count, settle; every endpoint goes through here, so none can forget to meter.
+"""One metered reply: reserve, generate, count, settle. Every endpoint uses it, so none can forget to meter.
 
-Tokens are reserved before the engine begins, text leaves only after the ledger has its tokens, and the row is settled,
-with every id that was sampled, before the reader learns that it has all.
+Tokens are reserved before the engine starts; text is sent after the ledger has its tokens; the row is settled, with
+every sampled token, before the reader learns that the reply has ended.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime
-from typing import NamedTuple
 
 import anyio
 from msgspec.structs import replace
 
-from server.chat.logprobs import Scored, Scores
+from server.chat.reply_text import Piece, ReplyText
 from server.chat.request import ReplyRequest, prompt_of, sampling_of
-from server.chat.shared_prefix import Standing
-from server.chat.stop_strings import StopStrings
-from server.engine.sequence import Finish, Sampling
-from server.engine.stream import Stream, Token
+from server.chat.shared_prefix import SharedPrefixes
+from server.engine.sequence import Finish
+from server.engine.stream import Stream
 from server.errors import Overloaded
 from server.metering.ledger.records import Limits, Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation
 from server.models.rollout import Model, Rollout
-from server.skills.catalogue import Skill
 from server.skills.limits import RateLimits
-from server.skills.turns import conversation
-from server.text.tokenizer import TextStream, Tokenizer
+from server.skills.skill import Skill
 
 DRAIN_RETRY_SECONDS = 5
 
 
 class Replies:
-    """Begins replies, knows which are under way, and ends them when the server shuts down."""
+    """Begins replies, tracks the live ones, and ends them when the server shuts down."""
 
     def __init__(self, rollout: Rollout, meter: Meter, rate_limits: RateLimits) -> None:
         self.draining = False
         self._rollout = rollout
         self._meter = meter
         self._rate_limits = rate_limits
-        self._standing = Standing()
+        self._prefixes = SharedPrefixes()
         self._live: dict[Reply, tuple[Model, Skill]] = {}
         self._beginning = 0
 
     @property
     def idle(self) -> bool:
-        """Whether no reply is under way."""
+        """Whether no reply is live or about to begin."""
         return not self._live and not self._beginning
 
     async def writable(self) -> bool:
-        """Whether replies can be counted."""
+        """Whether the ledger is writable, without which no reply begins."""
         return await self._meter.writable()
 
-    async def begin(self, request_id: str, asked: ReplyRequest) -> "Reply":
-        """A reply whose row is open and whose tokens are reserved. Close it in any case.
+    async def begin(self, request_id: str, request: ReplyRequest) -> "Reply":
+        """Reserve tokens, open the ledger's row and submit the prompt. The caller must close the reply.
 
         Raises InvalidRequest, RateLimited, Overloaded, BudgetExceeded, LedgerUnavailable, or Answered for a known
         Idempotency-Key.
         """
         self._refuse_while_draining()
-        rates = await self._rate_limits.enter(asked.skill)
+        headers = await self._rate_limits.enter(request.skill)
         try:
-            return await self._begin(request_id, asked, rates)
+            return await self._begin(request_id, request, headers)
         except BaseException:
-            self._rate_limits.leave(asked.skill)
+            self._rate_limits.leave(request.skill)
             raise
 
-    async def _begin(self, request_id: str, asked: ReplyRequest, rates: Mapping[str, str]) -> "Reply":
-        """`begin` past the gate."""
-        model = self._rollout.use(asked.skill.model)  # all of a reply is one model's, whatever is promoted meanwhile
+    async def _begin(self, request_id: str, request: ReplyRequest, headers: Mapping[str, str]) -> "Reply":
+        """`begin`, within the skill's request limits."""
+        skill = request.skill
+        model = self._rollout.use(skill.model)  # until the reply ends, even if another is promoted
         self._beginning += 1
         try:
-            prompt = await prompt_of(asked, model)
+            prompt = await prompt_of(request, model)
+            shared = await self._prefixes.length(prompt, skill, model)
             self._refuse_while_draining()
-            wanted = sampling_of(asked, len(prompt), model)
-            spent = await self._rate_limits.spend(asked.skill, len(prompt) + wanted.max_tokens)
-            opening = opening_of(request_id, asked, model, len(prompt), wanted.max_tokens)
-            with anyio.CancelScope(shield=True):  # whoever opens a row must learn of it, to close it
+            sampling = sampling_of(request, len(prompt), model)
+            token_headers = await self._rate_limits.spend(skill, len(prompt) + sampling.max_tokens)
+            opening = opening_of(request_id, request, model, len(prompt), sampling.max_tokens)
+            with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
                 reservation = await self._meter.admit(opening)
-            sampling = replace(wanted, max_tokens=reservation.granted)
-            stream = await self._submit(prompt, sampling, reservation, asked.skill, model)
-            reply = Reply(stream, model.tokenizer, StopStrings(asked.stop), reservation, self._ended)
-            reply.rates = {**rates, **spent}
-            self._live[reply] = (model, asked.skill)
+            try:
+                granted = replace(sampling, max_tokens=reservation.granted)
+                stream = model.engine.submit(prompt, granted, skill=skill.name, standing=shared)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await reservation.settle("rejected", sampled=0, cached=0)
+                raise
+            text = ReplyText(model.tokenizer, request.stop)
+            reply = Reply(stream, text, reservation, {**headers, **token_headers}, self._ended)
+            self._live[reply] = (model, skill)
             return reply
         except BaseException:
             self._rollout.release(model)
@@ -89,16 +91,16 @@ class Replies:
             self._beginning -= 1
 
     def drain(self) -> None:
-        """Refuse new replies; those under way go on."""
+        """Refuse new replies; live ones continue."""
         self.draining = True
 
     def interrupt(self) -> None:
-        """End every reply under way after the token it waits for."""
+        """End every live reply at its next token."""
         for reply in self._live:
             reply.interrupt()
 
     def _ended(self, reply: "Reply") -> None:
-        """A reply was closed, for the first time or again."""
+        """Release what a live reply holds; called again, it does nothing."""
         if live := self._live.pop(reply, None):
             self._rollout.release(live[0])
             self._rate_limits.leave(live[1])
@@ -107,53 +109,28 @@ class Replies:
         if self.draining:
             raise Overloaded("The server is shutting down.", retry_after=DRAIN_RETRY_SECONDS, reason="draining")
 
-    async def _submit(
-        self, prompt: list[int], sampling: Sampling, reservation: Reservation, skill: Skill, model: Model
-    ) -> Stream:
-        """Let the engine begin; a row whose reply it refuses is closed at once."""
-        try:
-            standing = self._standing.length(
-                prompt,
-                (model.name, skill, datetime.now(UTC).date()),  # a system prompt may say which day it is
-                lambda text: model.tokenizer.chat(conversation(skill, [{"role": "user", "content": text}])),
-            )
-            return model.engine.submit(prompt, sampling, skill=skill.name, standing=standing)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await reservation.settle("rejected", sampled=0, cached=0)
-            raise
-
-
-class Piece(NamedTuple):
-    """Some text of a reply, and the scores of the tokens that begin in it, where they are asked for."""
-
-    text: str
-    scores: tuple[Scored, ...] = ()
-
 
 class Reply:
-    """The text of one reply, as it is made; afterwards its `usage` and why it ended."""
+    """One reply while it is generated; afterwards its `usage` and `finish`."""
 
     def __init__(
         self,
         stream: Stream,
-        tokenizer: Tokenizer,
-        stops: StopStrings,
+        text: ReplyText,
         reservation: Reservation,
+        headers: Mapping[str, str],
         ended: "Callable[[Reply], None]",
     ) -> None:
         self.finish: Finish | None = None
-        self.rates: Mapping[str, str] = {}
-        """Headers that say what is left of the skill's limits a minute."""
+        self.headers = headers
+        """Rate-limit headers: what is left of the skill's requests and tokens a minute."""
         self._stream = stream
-        self._text = TextStream(tokenizer)
-        self._scores = Scores(tokenizer)
-        self._stops = stops
+        self._text = text
         self._reservation = reservation
         self._ended = ended
         self._outcome: Outcome = "stop"
         self._interrupted = False
-        self._counted = 0  # tokens that the ledger has and that are still to be read
+        self._counted = 0  # tokens that the ledger has and the reader has not
 
     @property
     def usage(self) -> Usage:
@@ -162,19 +139,20 @@ class Reply:
 
     @property
     def ended_by_server(self) -> Outcome | None:
-        """Why the server ended the reply before the model or the caller's `max_tokens` did, or None."""
+        """`budget` or `server_shutdown` if the server ended the reply early, or None."""
         return self._outcome if self._outcome in ("budget", "server_shutdown") else None
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Pieces, none empty, the last perhaps without text; settled when it ends.
+        """The reply as it is generated; settled when the iterator ends. The last piece may have no text.
 
-        Raises EngineFailed or LedgerUnavailable."""
+        Raises EngineFailed or LedgerUnavailable.
+        """
         try:
             while self.finish is None:
                 text = await self._next()
-                scores = self._scores.take(text, all=self.finish is not None and not self._stops.matched)
-                if text or scores:
-                    yield Piece(text, scores)
+                piece = self._text.piece(text, last=self.finish is not None)
+                if piece.text or piece.logprobs:
+                    yield piece
         except Exception:
             await self.close("error")
             raise
@@ -193,46 +171,41 @@ class Reply:
                 self._ended(self)
 
     def interrupt(self) -> None:
-        """End the reply with what it has; its reader is told `length`, since the protocol knows no better word."""
+        """End the reply with the text so far; `finish` is then `length`, the nearest word of OpenAI's protocol."""
         self._interrupted = True
         self._stream.put(None)
 
     async def _next(self) -> str:
-        """Wait for one token and return the text that may be sent; sets `finish` after the last."""
+        """Wait for a token and return the text that can be sent; sets `finish` after the last token."""
         if self._interrupted:
             return self._end("length", "server_shutdown")
         token = await anext(self._stream, None)
-        if token is None:  # it was interrupted, or closed by another task
+        if token is None:  # interrupted, or closed by another task
             return self._end("length", "server_shutdown")
         if self._counted:
             self._counted -= 1
-        else:  # those of one step are written at once
+        else:  # all tokens of an engine step are written at once
             self._counted = self._stream.ready
             await self._reservation.count(cached=self._stream.cached, tokens=1 + self._counted)
-        text = "" if token.finish == "stop" else self._stops.push(self._spell(token))
-        if self._stops.matched:
+        text = "" if token.finish == "stop" else self._text.push(token)
+        if self._text.stopped:
             self.finish = "stop"
         elif token.finish:
             text += self._end(token.finish, self._reservation.full if token.finish == "length" else "stop")
         return text
 
-    def _spell(self, token: Token) -> str:
-        text = self._text.push(token.id)
-        self._scores.add(token, text)
-        return text
-
     def _end(self, finish: Finish, outcome: Outcome) -> str:
         """Set why the reply ended, and return the text that was held back."""
         self.finish, self._outcome = finish, outcome
-        text = self._stops.push(self._text.finish())
-        if self._stops.matched:
+        text = self._text.finish()
+        if self._text.stopped:
             self.finish = self._outcome = "stop"
-        return text + self._stops.finish()
+        return text
 
 
-def opening_of(request_id: str, asked: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
-    """The row of a reply of at most `wanted` tokens."""
-    skill = asked.skill
+def opening_of(request_id: str, request: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
+    """The ledger's row of a reply to `prompt` tokens, of at most `wanted` tokens."""
+    skill = request.skill
     return Opening(
         request_id,
         skill.name,
@@ -241,6 +214,6 @@ def opening_of(request_id: str, asked: ReplyRequest, model: Model, prompt: int, 
         wanted,
         Limits(skill.tokens_per_day, skill.tokens_per_month),
         skill.revision,
-        asked.key_id,
-        asked.idempotency,
+        request.key_id,
+        request.idempotency,
     )

@@ -1,13 +1,10 @@
-"""Cuts a stream of text at the first stop string, however the pieces fall.
-
-It holds back only what may still be the beginning of a stop string, and knows nothing of tokens.
-"""
+"""Cuts a stream of text at the first stop string, wherever the chunks are split."""
 
 from collections.abc import Sequence
 
 
 class StopStrings:
-    """`push` text and send on what it returns; `matched` once one of `strings` appeared."""
+    """Holds back the end of the text while it may be the start of a stop string; `matched` once one was found."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         assert all(strings), "an empty stop string would match everywhere"
@@ -16,7 +13,7 @@ class StopStrings:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The text that may be sent now; the stop string itself and what follows it never are."""
+        """The text that can be sent now: never a stop string, nor anything after it."""
         if self.matched:
             return ""
         text = self._held + text
@@ -30,12 +27,12 @@ class StopStrings:
         return text[: len(text) - keep]
 
     def finish(self) -> str:
-        """What was held back, now that no more text comes."""
+        """The text held back, once no more follows."""
         held, self._held = self._held, ""
         return held
 
     def _possible_start(self, text: str) -> int:
-        """The length of the longest end of `text` that begins a stop string."""
+        """The length of the longest suffix of `text` that starts a stop string."""
         longest = min(len(text), max((len(string) for string in self._strings), default=1) - 1)
         for length in range(longest, 0, -1):
             if any(string.startswith(text[-length:]) for string in self._strings):

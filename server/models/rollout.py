@@ -45,7 +45,7 @@ class Engine(EngineState, Protocol):
         """Why the engine does not run, or None while it does."""
 
 
-class Model(Struct, frozen=True, eq=False):
+class Model(Struct, frozen=True, eq=False, weakref=True):
     """One loaded artifact; `name` is what labels call it."""
 
     name: str

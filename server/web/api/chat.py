@@ -10,8 +10,9 @@ from sse_starlette.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.chat.idempotency import Kept, Replays, forgotten, key_of
-from server.chat.reply import Piece, Replies, Reply
+from server.chat.idempotency import KeptReplies, KeptReply, idempotency_digest, not_kept
+from server.chat.reply import Replies, Reply
+from server.chat.reply_text import Piece
 from server.chat.request import ReplyRequest
 from server.errors import SecateurError
 from server.metering.meter import Answered
@@ -32,7 +33,7 @@ class Chat:
         self._skills = skills
         self._replies = replies
         self._max_body = max_body
-        self._replays = Replays()
+        self._kept_replies = KeptReplies()
 
     async def complete(self, request: Request) -> Response:
         """One reply, as a stream of chunks or whole; the same again for a repeated Idempotency-Key."""
@@ -44,16 +45,16 @@ class Chat:
         grant = self._skills.authorise(wanted.model, caller)
         identity, created = request_id(request), int(time.time())
         note(request, key=grant.key_id)
-        key = key_of(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
+        key = idempotency_digest(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         digest = hashlib.sha256(body).hexdigest()
-        if key is not None and (kept := self._replays.find(key, digest)):
+        if key is not None and (kept := self._kept_replies.find(key, digest)):
             return repeated(kept, Form(wanted, kept.request_id, kept.created))
         messages = tuple(message.plain() for message in wanted.messages)
         asked = ReplyRequest(grant.skill, messages, wanted.sampling, wanted.stops, grant.key_id, idempotency=key)
         try:
             reply = await self._replies.begin(identity, asked)
         except Answered as answered:
-            raise forgotten(answered.known) from None
+            raise not_kept(answered.known) from None
         form, pieces = Form(wanted, identity, created), reply.pieces()
         if key is not None:
             pieces = self._keep(reply, key, (digest, identity, created))
@@ -70,18 +71,18 @@ class Chat:
             pieces.append(piece)
             yield piece
         assert reply.finish is not None
-        text, scores = joined(pieces)
-        self._replays.keep(key, Kept(*request, text, reply.finish, reply.ended_by_server, reply.usage, scores))
+        text, logprobs = joined(pieces)
+        self._kept_replies.keep(key, KeptReply(*request, text, reply.finish, reply.ended_by_server, reply.usage, logprobs))
 
 
-def repeated(kept: Kept, form: Form) -> Response:
+def repeated(kept: KeptReply, form: Form) -> Response:
     """A kept reply, in the form that is asked for now."""
     headers = {"Idempotent-Replayed": "true"}
     if not form.stream:
-        return Response(complete(kept.text, kept.scores, kept, form), headers=headers, media_type="application/json")
+        return Response(complete(kept.text, kept.logprobs, kept, form), headers=headers, media_type="application/json")
 
     async def events() -> AsyncIterator[bytes]:
-        for data in (opening(form), text_chunk(form, kept.text, kept.scores), *ending(kept, form), "[DONE]"):
+        for data in (opening(form), text_chunk(form, kept.text, kept.logprobs), *ending(kept, form), "[DONE]"):
             yield event(data)
 
     return EventSourceResponse(events(), headers=headers, sep="\n")
@@ -89,7 +90,7 @@ def repeated(kept: Kept, form: Form) -> Response:
 
 def joined(pieces: Sequence[Piece]) -> Piece:
     """All pieces as one."""
-    return Piece("".join(piece.text for piece in pieces), tuple(score for piece in pieces for score in piece.scores))
+    return Piece("".join(piece.text for piece in pieces), tuple(token for piece in pieces for token in piece.logprobs))
 
 
 async def chunks(reply: Reply, pieces: AsyncIterator[Piece], form: Form) -> AsyncIterator[bytes]:
@@ -126,7 +127,7 @@ async def whole(request: Request, reply: Reply, pieces: AsyncIterator[Piece], fo
         await leave(reply)
     if failure is not None:
         raise failure
-    return Response(complete(*joined(received), reply, form), headers=dict(reply.rates), media_type="application/json")
+    return Response(complete(*joined(received), reply, form), headers=dict(reply.headers), media_type="application/json")
 
 
 async def watch(request: Request, scope: anyio.CancelScope) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from server.chat.logprobs import Scored
+from server.chat.logprobs import TokenLogprob
 from server.engine.sequence import Finish
 from server.metering.ledger.records import Outcome, Usage
 from server.web.api.schema import ChatRequest
@@ -47,7 +47,7 @@ def opening(form: Form) -> str:
     return chunk(form, {"role": "assistant", "content": "", "refusal": None})
 
 
-def text_chunk(form: Form, text: str, scores: Sequence[Scored] = ()) -> str:
+def text_chunk(form: Form, text: str, scores: Sequence[TokenLogprob] = ()) -> str:
     """A piece of text, with its tokens' scores where they are wanted."""
     return chunk(form, {"content": text}, scores=logprobs(form, scores))
 
@@ -79,12 +79,12 @@ def chunk(
     return encode({**form.head, "object": "chat.completion.chunk", "choices": [choice], **extra, **(more or {})})
 
 
-def logprobs(form: Form, scores: Sequence[Scored]) -> dict[str, Any] | None:
+def logprobs(form: Form, scores: Sequence[TokenLogprob]) -> dict[str, Any] | None:
     """What OpenAI's field of that name holds."""
     return {"content": scores, "refusal": None} if form.logprobs else None
 
 
-def complete(text: str, scores: Sequence[Scored], reply: Ended, form: Form) -> str:
+def complete(text: str, scores: Sequence[TokenLogprob], reply: Ended, form: Form) -> str:
     """The answer in one piece."""
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": logprobs(form, scores), "finish_reason": reply.finish}

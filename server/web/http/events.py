@@ -27,7 +27,7 @@ class ReplyStream(EventSourceResponse):
 
     def __init__(self, events: AsyncIterator[bytes], reply: Reply, ended: Callable[[], None]) -> None:
         super().__init__(
-            events, headers=reply.rates, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
+            events, headers=reply.headers, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
         )
         self._reply = reply
         self._ended = ended

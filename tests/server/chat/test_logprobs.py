@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers
 
-from server.chat.logprobs import LEAST, Scores
-from server.chat.reply import Piece, Reply
-from server.chat.stop_strings import StopStrings
-from server.engine.sequence import Finish, Score
+from server.chat.logprobs import LEAST, PendingLogprobs
+from server.chat.reply import Reply
+from server.chat.reply_text import Piece, ReplyText
+from server.engine.sequence import Finish
+from server.engine.sequence import Logprobs as Position
 from server.engine.stream import Token
 from server.text.tokenizer import Tokenizer
 from tests.support.harness import tokenizer as bytewise
@@ -45,13 +46,13 @@ class Known:
 def pieces(tokenizer: Tokenizer, tokens: list[Token], stops: list[str]) -> tuple[list[Piece], bool]:
     """All pieces of a reply, and whether a stop string ended it."""
     known: Any = Known(tokens)
-    cutter = StopStrings(stops)
+    text = ReplyText(tokenizer, stops)
 
     async def read() -> list[Piece]:
-        reply = Reply(known, tokenizer, cutter, known, lambda reply: None)
+        reply = Reply(known, text, known, {}, lambda reply: None)
         return [piece async for piece in reply.pieces()]
 
-    return anyio.run(read), cutter.matched
+    return anyio.run(read), text.stopped
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_a_token_is_told_with_its_first_character(
 ) -> None:
     ids = words.encode(text)
     ids = ids[: max(1, len(ids) - lost)] if finish == "length" else [*ids, next(iter(words.stop_ids))]
-    tokens = [Token(id, None, Score(-float(place), ())) for place, id in enumerate(ids)]
+    tokens = [Token(id, None, Position(-float(place), ())) for place, id in enumerate(ids)]
     tokens[-1] = tokens[-1]._replace(finish=finish)
     read, matched = pieces(words, tokens, stops)
     raw = text.encode()[: len(ids) if finish == "length" else None]
@@ -80,30 +81,30 @@ def test_a_token_is_told_with_its_first_character(
     told: list[float] = []
     for piece in read:
         sent += piece.text
-        told += [score.logprob for score in piece.scores]
+        told += [score.logprob for score in piece.logprobs]
         # Whatever was told belongs to a character that was sent, and all of these were told; the last may be U+FFFD.
         assert told == [-place for place, begin in enumerate(begins) if begin < len(sent)]
     assert matched or sent == raw.decode(errors="replace")
-    assert [score.bytes for piece in read for score in piece.scores] == [(raw[-int(place)],) for place in told]
+    assert [score.bytes for piece in read for score in piece.logprobs] == [(raw[-int(place)],) for place in told]
 
 
 def test_a_token_without_text_is_told_too(words: Tokenizer) -> None:
     mark = words.vocabulary - 2
-    tokens = [Token(id, None, Score(-1.0, ((mark, -math.inf),))) for id in (mark, *words.encode("a"), mark)]
-    tokens.append(Token(next(iter(words.stop_ids)), "stop", Score(-1.0, ())))
+    tokens = [Token(id, None, Position(-1.0, ((mark, -math.inf),))) for id in (mark, *words.encode("a"), mark)]
+    tokens.append(Token(next(iter(words.stop_ids)), "stop", Position(-1.0, ())))
     read, _ = pieces(words, tokens, [])
-    assert [(piece.text, [score.token for score in piece.scores]) for piece in read] == [
+    assert [(piece.text, [score.token for score in piece.logprobs]) for piece in read] == [
         ("a", ["<|im_start|>", "a"]),
         ("", ["<|im_start|>"]),
     ]
-    assert read[0].scores[0].bytes is None
-    assert read[0].scores[1].top_logprobs[0].logprob == LEAST  # JSON has no infinity
+    assert read[0].logprobs[0].bytes is None
+    assert read[0].logprobs[1].top_logprobs[0].logprob == LEAST  # JSON has no infinity
 
 
 def test_without_scores_nothing_is_told(words: Tokenizer) -> None:
-    scores = Scores(words)
-    scores.add(Token(3, None), "a")
-    assert scores.take("a", all=True) == ()
+    logprobs = PendingLogprobs(words)
+    logprobs.add(Token(3, None), "a")
+    assert logprobs.take("a", last=True) == ()
 
 
 def test_tokens_of_other_tokenizers_are_spelt(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from server.chat.idempotency import Replays
+from server.chat.idempotency import KeptReplies
 from tests.support.harness import HELP, KEY, Serve, Served, until
 
 ASK = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
@@ -33,7 +33,7 @@ class Answer:
 
 def ask(served: Served, body: dict[str, Any], key: str | None = None) -> Answer:
     headers = {"Authorization": f"Bearer {KEY}"} | ({"Idempotency-Key": key} if key else {})
-    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=30)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=120)) as connection:
         connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read())
@@ -146,17 +146,17 @@ def test_after_a_restart_the_ledger_still_knows_the_key(serve: Serve) -> None:
 
 
 def test_what_is_kept_is_bounded_in_bytes_and_time() -> None:
-    from server.chat.idempotency import Kept
+    from server.chat.idempotency import KeptReply
     from server.metering.ledger.records import Usage
 
     now = [0.0]
-    replays = Replays(seconds=10, most=5000, clock=lambda: now[0])
+    replies = KeptReplies(seconds=10, most=5000, clock=lambda: now[0])
     for index in range(20):
-        replays.keep(f"k{index}", Kept("body", "r", 0, "x" * 100, "stop", None, Usage()))
-    kept = [index for index in range(20) if replays.find(f"k{index}", "body")]
+        replies.keep(f"k{index}", KeptReply("body", "r", 0, "x" * 100, "stop", None, Usage()))
+    kept = [index for index in range(20) if replies.find(f"k{index}", "body")]
     assert kept == list(range(20 - len(kept), 20))
     assert len(kept) == 5000 // (512 + 400)
     now[0] = 11
-    assert replays.find("k19", "body") is None
-    replays.keep("large", Kept("body", "r", 0, "x" * 9000, "stop", None, Usage()))
-    assert replays.find("large", "body") is None
+    assert replies.find("k19", "body") is None
+    replies.keep("large", KeptReply("body", "r", 0, "x" * 9000, "stop", None, Usage()))
+    assert replies.find("large", "body") is None

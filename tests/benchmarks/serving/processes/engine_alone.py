@@ -12,14 +12,13 @@ import time
 from pathlib import Path
 
 from server.chat.request import ReplyRequest, prompt_of, sampling_of
-from server.chat.shared_prefix import Standing
+from server.chat.shared_prefix import SharedPrefixes
 from server.commands.serve import SWITCH_SECONDS
 from server.config import load
 from server.engine.sequence import RequestedSampling
 from server.models.loading import load_engine, open_model
 from server.models.rollout import Model
 from server.skills.skill import Skill
-from server.skills.turns import conversation
 from tests.benchmarks.serving.loads.load import ENDS
 
 
@@ -31,7 +30,7 @@ def main() -> None:
     engine, choices = load_engine(config, artifact)
     answers = os.fdopen(os.dup(1), "w")
     for choice in choices:
-        print(f"{choice.subject}: {choice.kernel}: {choice.reason}", file=sys.stderr)
+        print(f"{choice.subject}: {choice.value}: {choice.reason}", file=sys.stderr)
     model = Model("alone", engine, tokenizer, artifact.lineage, choices)
     engine.start()
     answers.write(json.dumps({"ready": True}) + "\n")
@@ -46,21 +45,19 @@ def main() -> None:
 
 async def replies(model: Model, skill: Skill, questions: list[str], tokens: int) -> float:
     """Seconds until all questions are answered."""
-    standing = Standing()
+    prefixes = SharedPrefixes()
     bias = tuple((int(id), float(value)) for id, value in ENDS.items())
     prompts = []
     for question in questions:
         said = ({"role": "user", "content": question},)
         asked = ReplyRequest(skill, said, RequestedSampling(max_tokens=tokens, temperature=0, logit_bias=bias))
         ids = await prompt_of(asked, model)
-        own = standing.length(
-            ids, skill.name, lambda text: model.tokenizer.chat(conversation(skill, [{"role": "user", "content": text}]))
-        )
-        prompts.append((ids, sampling_of(asked, len(ids), model), own))
+        shared = await prefixes.length(ids, skill, model)
+        prompts.append((ids, sampling_of(asked, len(ids), model), shared))
 
     async def one(number: int) -> int:
-        ids, sampling, own = prompts[number]
-        stream = model.engine.submit(ids, sampling, skill=skill.name, standing=own)
+        ids, sampling, shared = prompts[number]
+        stream = model.engine.submit(ids, sampling, skill=skill.name, standing=shared)
         return len([token async for token in stream])
 
     begin = time.monotonic()
