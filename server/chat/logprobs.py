@@ -41,9 +41,9 @@ class PendingLogprobs:
 
     def add(self, token: Token, text: str) -> None:
         """Add the logprobs of a sampled token, with which the characters `text` became complete."""
-        if token.score is not None:
-            top = tuple(self._top(id, logprob) for id, logprob in token.score.best)
-            own = self._top(token.id, token.score.logprob)
+        if token.logprobs is not None:
+            top = tuple(self._top(id, logprob) for id, logprob in token.logprobs.top)
+            own = self._top(token.id, token.logprobs.sampled)
             self._held.append((self._decoded, TokenLogprob(own.token, own.bytes, own.logprob, top)))
         self._decoded += len(text)
 

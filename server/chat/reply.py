@@ -75,7 +75,7 @@ class Replies:
                 reservation = await self._meter.admit(opening)
             try:
                 granted = replace(sampling, max_tokens=reservation.granted)
-                stream = model.engine.submit(prompt, granted, skill=skill.name, standing=shared)
+                stream = model.engine.submit(prompt, granted, skill=skill.name, shared_prefix=shared)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await reservation.settle("rejected", sampled=0, cached=0)

@@ -169,7 +169,7 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         names = [skill.name for skill in parts.skills if parts.rollout.of(skill.model) is model]
         print(f"{model.name}: skills {', '.join(names)}")
         for choice in model.choices:
-            print(f"  {choice.subject}: {choice.kernel} ({choice.reason})")
+            print(f"  {choice.subject}: {choice.value} ({choice.reason})")
         print(f"  counting: {model.tokenizer.encoding_reason}")
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")

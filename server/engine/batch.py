@@ -1,6 +1,6 @@
-"""What one forward pass computes: a few chunks of ids, each with its place in the cache and its first position.
+"""The input of one forward pass: chunks of token ids, each with its block table and first position.
 
-A batch is a value: it stays true for the runner while another thread aborts the sequences it came from."""
+A batch is a value: it stays valid for the runner while another thread aborts its sequences."""
 
 from collections.abc import Sequence as Ids
 
@@ -10,17 +10,18 @@ from server.engine.sequence import Sequence
 
 
 class Chunk(Struct, frozen=True):
-    """Consecutive ids of one sequence: one while it decodes, a piece of the prompt before."""
+    """Consecutive ids of one sequence: a piece of its prompt, or one id and its guesses while it decodes."""
 
     sequence: Sequence
     slot: int
     start: int
+    """Position of the first id."""
     ids: tuple[int, ...]
     wants_logits: bool
     blocks: tuple[int, ...] = ()
-    """Where its positions lie in the cache; empty: in the blocks that are the slot's where nothing is shared."""
+    """Block table of the sequence; empty: the slot's default blocks."""
     guesses: int = 0
-    """So many of its last ids were guessed, and each is asked for what it follows."""
+    """Number of last ids that were guessed; each gets a logits row of its own."""
 
     @property
     def end(self) -> int:
@@ -29,11 +30,11 @@ class Chunk(Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """How many rows of logits it asks for, those of its last ids."""
+        """The number of logits rows, which are those of the last ids."""
         return 1 + self.guesses if self.wants_logits else 0
 
-    def agreed(self, tokens: Ids[int]) -> int:
-        """How many of the ids sampled for its rows follow ids that are the sequence's: one more than right guesses."""
+    def accepted(self, tokens: Ids[int]) -> int:
+        """How many sampled ids to accept: the correct leading guesses, plus one."""
         guessed = self.ids[len(self.ids) - self.guesses :]
         right = 0
         while right < self.guesses and tokens[right] == guessed[right]:
@@ -48,14 +49,14 @@ class Batch(Struct, frozen=True):
 
     @property
     def tokens(self) -> int:
-        """How many ids the pass computes."""
+        """The number of ids that the pass computes."""
         return sum(len(chunk.ids) for chunk in self.chunks)
 
     @property
     def sampled(self) -> tuple[Sequence, ...]:
-        """The sequences of all rows of logits, in their order; behind guesses as they are if these were right."""
+        """One sequence per logits row; rows after a guess assume it was right."""
         return tuple(
-            chunk.sequence.ahead(chunk.ids[len(chunk.ids) - chunk.guesses :][:row]) if row else chunk.sequence
+            chunk.sequence.extended(chunk.ids[len(chunk.ids) - chunk.guesses :][:row]) if row else chunk.sequence
             for chunk in self.chunks
             for row in range(chunk.rows)
         )

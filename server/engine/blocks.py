@@ -1,6 +1,7 @@
-"""Which blocks of the cache are whose, and which hold the beginning of a text that the same skill may ask for again.
+"""A paged KV cache's bookkeeping: who holds each block, and which blocks hold a prefix that can be reused.
 
-A block is a number; nothing here knows tensors or clocks. Each block is held, free, or pinned, and never two of these.
+A block is a number; no tensors, no clocks. Each block is held, free or pinned. Blocks are found by a hash chain over
+their token ids, as in vLLM's automatic prefix caching, seeded by the skill so that skills never share.
 """
 
 import hashlib
@@ -12,92 +13,92 @@ from collections.abc import Sequence as Ids
 from msgspec import Struct
 
 BLOCK = 32
-"""Positions in a block, of every runner's cache."""
+"""Positions in a block, in every runner's cache."""
 
 
-class Space(Struct, frozen=True):
-    """How large a cache is: room for `slots` texts of `context` positions, and for as many pinned blocks as one has."""
+class CacheSize(Struct, frozen=True):
+    """Size of a cache for `slots` sequences of `context` positions, with room for one context of pinned blocks."""
 
     slots: int
     context: int
 
     @property
-    def per_text(self) -> int:
-        """Blocks of the longest text."""
+    def per_sequence(self) -> int:
+        """Blocks of the longest sequence."""
         return blocks_for(self.context)
 
     @property
     def pinned(self) -> int:
         """The most blocks that stay although nobody uses them."""
-        return self.per_text
+        return self.per_sequence
 
     @property
     def count(self) -> int:
         """All blocks."""
-        return self.slots * self.per_text + self.pinned
+        return self.slots * self.per_sequence + self.pinned
 
     def table(self, slot: int, blocks: tuple[int, ...]) -> tuple[int, ...]:
-        """`blocks`, or where there are none, those that are the slot's own as long as nothing is shared."""
-        return blocks or tuple(range(slot * self.per_text, (slot + 1) * self.per_text))
+        """`blocks`, or the slot's default blocks if empty."""
+        return blocks or tuple(range(slot * self.per_sequence, (slot + 1) * self.per_sequence))
 
 
 class Blocks:
-    """Counts who holds each block, finds blocks by what they hold, and forgets the least recently used first."""
+    """Counts the holders of each block, finds blocks by hash, and evicts the least recently used first."""
 
     def __init__(self, count: int, pinned: int) -> None:
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))
-        """Held by nobody, the least recently used first; what they hold may still be found."""
+        """Blocks without a holder, least recently used first; their contents can still be found."""
         self.pinned: OrderedDict[int, None] = OrderedDict()
-        """Kept though nobody may hold them, the one pinned first in front."""
+        """Blocks kept even without a holder, first pinned first."""
         self.holders = [0] * count
         self._most_pinned = pinned
         self._found: dict[bytes, int] = {}
-        self._keys: dict[int, bytes] = {}
+        self._hashes: dict[int, bytes] = {}
 
     @property
     def held(self) -> int:
-        """How many blocks somebody holds."""
+        """The number of blocks with a holder."""
         return sum(1 for holders in self.holders if holders)
 
-    def find(self, key: bytes) -> int | None:
-        """The block that holds what `key` stands for."""
-        return self._found.get(key)
+    def find(self, digest: bytes) -> int | None:
+        """The block registered under `digest`."""
+        return self._found.get(digest)
 
-    def prefix(self, keys: Iterable[bytes]) -> list[int]:
-        """The blocks of the longest beginning that is there."""
+    def prefix(self, hashes: Iterable[bytes]) -> list[int]:
+        """The blocks of the longest registered prefix of `hashes`."""
         blocks: list[int] = []
-        for key in keys:
-            block = self._found.get(key)
+        for digest in hashes:
+            block = self._found.get(digest)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
     def hold(self, block: int) -> None:
-        """One more holder."""
+        """Add a holder."""
         self.holders[block] += 1
         self.free.pop(block, None)
 
-    def take(self) -> int:
-        """A block with nothing in it that anyone will find, held by the caller; there must be a free one."""
+    def allocate(self) -> int:
+        """Evict the least recently used free block and hold it; there must be one."""
         block, _ = self.free.popitem(last=False)
         self._forget(block)
         self.holders[block] = 1
         return block
 
     def release(self, block: int) -> None:
-        """One holder less; what it holds can be found until it is taken."""
+        """Remove a holder. A free block can be found until it is allocated."""
         assert self.holders[block] > 0
         self.holders[block] -= 1
         if not self.holders[block] and block not in self.pinned:
             self.free[block] = None
-            if block not in self._keys:
-                self.free.move_to_end(block, last=False)  # nobody can want it again
+            if block not in self._hashes:
+                self.free.move_to_end(block, last=False)  # nobody can find it
 
-    def learn(self, block: int, key: bytes, *, pin: bool) -> None:
-        """The block now holds what `key` stands for, unless another does already."""
-        if self._found.setdefault(key, block) == block:
-            self._keys[block] = key
+    def register(self, block: int, digest: bytes, *, pin: bool) -> None:
+        """Let `block` be found by `digest`, unless another block already is."""
+        if self._found.setdefault(digest, block) == block:
+            self._hashes[block] = digest
             if pin and self._most_pinned:
                 self._pin(block)
 
@@ -110,21 +111,21 @@ class Blocks:
                 self.free[oldest] = None
 
     def _forget(self, block: int) -> None:
-        key = self._keys.pop(block, None)
-        if key is not None:
-            del self._found[key]
+        digest = self._hashes.pop(block, None)
+        if digest is not None:
+            del self._found[digest]
 
 
 def blocks_for(positions: int) -> int:
-    """How many blocks hold so many positions."""
+    """The number of blocks that hold `positions` positions."""
     return -(-positions // BLOCK)
 
 
-def first_key(skill: str) -> bytes:
-    """What stands for the beginning of every text of a skill, before its first block."""
+def root_hash(skill: str) -> bytes:
+    """Hash seed that keeps each skill's prefix cache apart."""
     return hashlib.sha256(skill.encode()).digest()
 
 
-def next_key(key: bytes, ids: Ids[int]) -> bytes:
-    """What stands for a block with these ids after the block of `key`."""
-    return hashlib.sha256(key + array("i", ids).tobytes()).digest()
+def block_hash(before: bytes, ids: Ids[int]) -> bytes:
+    """Hash of a full block of `ids` that follows the block, or root, of hash `before`."""
+    return hashlib.sha256(before + array("i", ids).tobytes()).digest()

@@ -1,13 +1,13 @@
-"""Every automatic choice carries its reason, and whoever made it can show both.
-
-Choices are shown at start-up, in `/v1/models` and as metric labels; nothing here decides anything."""
+"""What was chosen automatically, and why: shown at start-up, in `/v1/models` and as metric labels."""
 
 from msgspec import Struct
 
 
 class Choice(Struct, frozen=True):
-    """What was chosen (`kernel`) for what (`subject`), and one sentence that says why (`reason`)."""
+    """An automatic choice with its reason."""
 
     subject: str
-    kernel: str
+    """What was chosen, such as "runner"."""
+    value: str
+    """The chosen option; `kernel` on the wire."""
     reason: str

@@ -1,6 +1,6 @@
-"""Runs a model in one thread of its own, and hands each new token to the asyncio loop that asked for it.
+"""Runs a model in its own thread, and streams tokens to the asyncio loops that submitted requests.
 
-The loop thread only ever waits for the lock, which is never held while the model computes."""
+A loop waits at most for the lock, which is never held while the model computes."""
 
 import logging
 import threading
@@ -11,9 +11,9 @@ from itertools import groupby
 from server.engine.batch import Batch
 from server.engine.runners import Runner
 from server.engine.sampling.sampler import choose_sampler
-from server.engine.scheduler import Scheduler, Taken
-from server.engine.sequence import Sampling, Score, Sequence, check
-from server.engine.speculation import LookUp
+from server.engine.scheduler import Accepted, Scheduler
+from server.engine.sequence import Logprobs, Sampling, Sequence, check
+from server.engine.speculation import PromptLookup
 from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """Serves `slots` sequences at once, each of at most `context` ids, at most `batch_tokens` ids a step."""
+    """Serves `slots` sequences at once, each of at most `context` ids, with at most `batch_tokens` ids in a pass."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Engine:
         context: int = 2048,
         batch_tokens: int = 512,
         max_waiting: int = 64,
-        look_up: LookUp | None = None,
+        look_up: PromptLookup | None = None,
     ) -> None:
         self.slots = slots
         self.context = context
@@ -48,31 +48,34 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; what was submitted before now begins."""
+        """Start the thread; requests submitted before begin now."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the step in progress; every open stream raises EngineFailed."""
+        """Stop after the current step; every open stream raises EngineFailed."""
         self._fail("The engine was stopped.")
         if self._thread.is_alive():
             self._thread.join()
 
-    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str, standing: int = 0) -> Stream:
-        """Queue a prompt and return its tokens to come; call it within the asyncio loop that will read them.
+    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0) -> Stream:
+        """Queue a prompt and return the stream of its reply; call it within the asyncio loop that will read it.
 
-        The first `standing` ids are those that every prompt of the skill begins with: they are kept for the next.
+        The first `shared_prefix` ids begin every prompt of the skill, and stay in the prefix cache.
         Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
         check(len(prompt), sampling, self.context)
-        if max(prompt) >= self._runner.vocabulary:  # a tokenizer that has grown beyond its model
+        vocabulary = self._runner.vocabulary
+        if max(prompt) >= vocabulary:  # a tokenizer that has grown beyond its model
             raise InvalidRequest(
-                f"The messages hold the token {max(prompt)}; the model has {self._runner.vocabulary}.", param="messages"
+                f"The messages contain token {max(prompt)}; the model's vocabulary has {vocabulary} tokens.",
+                param="messages",
             )
         for id, _ in sampling.logit_bias:
-            if id >= self._runner.vocabulary:
+            if id >= vocabulary:
                 raise InvalidRequest(
-                    f"logit_bias names token {id}; there are {self._runner.vocabulary}.", param="logit_bias"
+                    f"logit_bias contains token {id}; the model's vocabulary has {vocabulary} tokens.",
+                    param="logit_bias",
                 )
-        sequence = Sequence(skill, tuple(prompt), sampling, standing)
+        sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix)
         stream = Stream(sequence, self._abort)
         with self._changed:
             if self._failure:
@@ -84,35 +87,35 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """How many sequences hold a slot."""
+        """The number of sequences with a slot."""
         return len(self._scheduler.running)
 
     @property
     def waiting(self) -> int:
-        """How many sequences wait for a slot."""
+        """The number of queued sequences."""
         return len(self._scheduler.waiting)
 
     @property
     def kv_used_ratio(self) -> float:
-        """The part of the cache that running sequences hold, what they share counted once, 0 to 1."""
+        """The fraction of cache blocks that running sequences hold, 0 to 1."""
         with self._changed:
             return self._scheduler.blocks.held / len(self._scheduler.blocks.holders)
 
     @property
     def failure(self) -> str | None:
-        """Why the engine no longer runs, or None while it does."""
+        """Why the engine stopped, or None while it runs."""
         return self._failure
 
     def _run(self) -> None:
         try:
             while (batch := self._next_batch()) is not None:
                 self._step(batch)
-        except Exception:  # whatever it was, no stream may be left hanging
+        except Exception:  # no stream may be left hanging
             logger.exception("The engine failed")
             self._fail("The engine failed; the server's log says why.")
 
     def _next_batch(self) -> Batch | None:
-        """Sleep until there is work, then plan it; None once stopped."""
+        """Sleep until there is work, then plan a pass; None once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or not self._scheduler.idle)
             if self._failure:
@@ -126,19 +129,20 @@ class Engine:
         begin = time.monotonic()
         logits = self._runner.forward(batch)
         if any(not chunk.sequence.generated for chunk in batch.chunks):
-            self._scheduler.pace.learn(batch.tokens, time.monotonic() - begin)
+            self._scheduler.prefill_budget.record(batch.tokens, time.monotonic() - begin)
         tokens = self.sampler.sample(batch, logits)
-        scores = self.sampler.scores(batch, logits, tokens)
+        logprobs = self.sampler.logprobs(batch, logits, tokens)
         with self._changed:
-            self._deliver(self._scheduler.commit(batch, tokens), tokens, scores)
+            self._deliver(self._scheduler.commit(batch, tokens), tokens, logprobs)
 
-    def _deliver(self, taken: Ids[Taken], tokens: Ids[int], scores: Ids[Score | None]) -> None:
-        made = []
-        for sequence, together in groupby(taken, key=lambda one: one.sequence):
-            made.append((self._streams[sequence], [Token(tokens[row], end, scores[row]) for _, row, end in together]))
+    def _deliver(self, accepted: Ids[Accepted], tokens: Ids[int], logprobs: Ids[Logprobs | None]) -> None:
+        results = []
+        for sequence, rows in groupby(accepted, key=lambda one: one.sequence):
+            reply = [Token(tokens[row], finish, logprobs[row]) for _, row, finish in rows]
+            results.append((self._streams[sequence], reply))
             if sequence.finish:
                 del self._streams[sequence]
-        hand_over(made)
+        hand_over(results)
 
     def _abort(self, sequence: Sequence) -> None:
         with self._changed:

@@ -1,6 +1,6 @@
-"""One request as the engine sees it: token ids in, token ids out, and how far the cache has come.
+"""One request to the engine: its prompt, its sampled ids, and its place in the KV cache.
 
-It knows nothing about text, HTTP or tensors; only the scheduler changes it, but for `begun`, which is the engine's."""
+No text, HTTP or tensors. Only the scheduler changes a sequence, except for `begun`, which the engine sets."""
 
 import secrets
 from typing import Annotated, Literal, NamedTuple, Self
@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from server.engine.blocks import BLOCK, first_key, next_key
+from server.engine.blocks import BLOCK, block_hash, root_hash
 from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
@@ -45,11 +45,11 @@ class RequestedSampling(SamplingOptions, frozen=True, kw_only=True):
     """Sampling options of one request."""
 
     logit_bias: tuple[tuple[int, float], ...] | None = None
-    """Token ids, and what is added to their logits."""
+    """Pairs of a token id and a number to add to its logit."""
     seed: int | None = None
     """Makes sampling repeatable; None draws a random seed."""
     logprobs: int | None = None
-    """How many of the most likely tokens come with each token's `Score`; None returns no scores."""
+    """How many of the most likely tokens to report with each token's logprob; None reports no logprobs."""
     max_tokens: int | None = None
 
 
@@ -75,7 +75,7 @@ class Sampling(RequestedSampling, frozen=True, kw_only=True):
 
 
 def check(prompt: int, sampling: Sampling, context: int) -> None:
-    """Raise InvalidRequest unless a prompt of so many tokens and its reply fit the context."""
+    """Raise InvalidRequest unless a prompt of `prompt` tokens and its reply fit the context."""
     if prompt < 1:
         raise InvalidRequest("The prompt is empty.", param="messages")
     if sampling.max_tokens < 1:
@@ -90,22 +90,22 @@ def check(prompt: int, sampling: Sampling, context: int) -> None:
         )
 
 
-class Score(NamedTuple):
-    """Natural logarithms of the probabilities that the model gives, before temperature, penalties and biases."""
+class Logprobs(NamedTuple):
+    """Natural log probabilities at one position, before temperature, penalties and biases."""
 
-    logprob: float
+    sampled: float
     """Of the sampled id."""
-    best: tuple[tuple[int, float], ...]
-    """The most likely ids with theirs, in falling order, the lower id first in a tie."""
+    top: tuple[tuple[int, float], ...]
+    """The most likely ids with theirs, in descending order, the lower id first in a tie."""
 
 
 class Sequence:
-    """The ids of one request, prompt first, of which `computed` have their keys and values in `blocks`.
+    """The ids of one request, prompt first; the keys and values of the first `computed` lie in `blocks`.
 
-    The first `standing` ids are those that every prompt of the skill begins with.
+    The first `shared_prefix` ids begin every prompt of the skill.
     """
 
-    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling, standing: int = 0) -> None:
+    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling, shared_prefix: int = 0) -> None:
         self.skill = skill
         self.prompt = prompt
         self.sampling = sampling
@@ -113,43 +113,44 @@ class Sequence:
         self.tokens = list(prompt)
         self.computed = 0
         self.cached = 0
-        self.standing = standing
+        """Prompt ids whose keys and values another sequence computed."""
+        self.shared_prefix = shared_prefix
         self.begun: float | None = None
         """When its first pass was planned, on the monotonic clock."""
         self.slot: int | None = None
         self.blocks: list[int] = []
-        self.keys: list[bytes] = []
-        """What stands for each of the first blocks, for those that begin alike."""
-        self.learnt = 0
-        """How many blocks others can find."""
+        self.hashes: list[bytes] = []
+        """Prefix hash of each full block, as far as computed."""
+        self.registered = 0
+        """Number of first blocks that other sequences can find."""
         self.finish: Finish | None = None
 
     @property
     def generated(self) -> int:
-        """How many tokens were sampled so far."""
+        """The number of sampled ids."""
         return len(self.tokens) - len(self.prompt)
 
     @property
     def remaining(self) -> int:
-        """How many ids still wait for their keys and values: 1 while decoding."""
+        """The number of ids without keys and values: 1 while decoding."""
         return len(self.tokens) - self.computed
 
-    def extend_keys(self, count: int) -> None:
-        """Make the keys of the first `count` blocks, which are full."""
-        while len(self.keys) < count:
-            start = len(self.keys) * BLOCK
-            before = self.keys[-1] if self.keys else first_key(self.skill)
-            self.keys.append(next_key(before, self.tokens[start : start + BLOCK]))
+    def extend_hashes(self, count: int) -> None:
+        """Hash the first `count` blocks, which must be full."""
+        while len(self.hashes) < count:
+            start = len(self.hashes) * BLOCK
+            before = self.hashes[-1] if self.hashes else root_hash(self.skill)
+            self.hashes.append(block_hash(before, self.tokens[start : start + BLOCK]))
 
-    def ahead(self, ids: tuple[int, ...]) -> "Sequence":
-        """The sequence as it will be if `ids` come next, for sampling: it has no place in the cache."""
+    def extended(self, ids: tuple[int, ...]) -> "Sequence":
+        """A copy for sampling in which `ids` come next; it has no place in the cache."""
         copy = Sequence(self.skill, self.prompt, self.sampling)
         copy.seed = self.seed
         copy.tokens = [*self.tokens, *ids]
         return copy
 
     def append(self, token: int) -> None:
-        """Add a sampled id, and set `finish` if it is the last one."""
+        """Add a sampled id; sets `finish` if it ends the reply."""
         self.tokens.append(token)
         if token in self.sampling.stop_ids:
             self.finish = "stop"

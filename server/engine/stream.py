@@ -1,4 +1,4 @@
-"""The tokens of one request, as the asyncio loop reads them while the engine's thread makes them."""
+"""Carries the tokens of one request from the engine's thread to an asyncio loop."""
 
 import asyncio
 import time
@@ -7,21 +7,22 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from server.engine.sequence import Finish, Score, Sequence
+from server.engine.sequence import Finish, Logprobs, Sequence
 from server.errors import EngineFailed
 
 
 class Token(NamedTuple):
-    """A sampled id; the last one of a reply says why it is the last (a stop id is sampled too, and counts)."""
+    """A sampled id. A stop id is delivered and counted too."""
 
     id: int
     finish: Finish | None
-    score: Score | None = None
-    """Where the sampling asks for it."""
+    """Why the reply ends with this token; None for all others."""
+    logprobs: Logprobs | None = None
+    """None unless the request's sampling has `logprobs`."""
 
 
 class Stream(AsyncIterator[Token]):
-    """Yields each token as it is sampled; raises EngineFailed if the engine fails; `aclose()` aborts."""
+    """Yields each token as it is sampled; raises EngineFailed if the engine fails or stops."""
 
     def __init__(self, sequence: Sequence, abort: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
@@ -34,27 +35,27 @@ class Stream(AsyncIterator[Token]):
 
     @property
     def waited(self) -> float | None:
-        """Seconds until its first pass was planned; None while it waits."""
+        """Seconds in the queue; None while still queued."""
         begun = self._sequence.begun
         return None if begun is None else max(0.0, begun - self._queued)
 
     @property
     def cached(self) -> int:
-        """How many prompt tokens were not computed again; valid from the first token on."""
+        """Prompt tokens taken from the prefix cache; final from the first token on."""
         return self._sequence.cached
 
     @property
     def sampled(self) -> int:
-        """How many ids the engine has sampled, whether they were read or not; after `aclose` it stays."""
+        """Tokens sampled so far, read or not; final after `aclose`."""
         return self._sequence.generated
 
     @property
     def ready(self) -> int:
-        """How many tokens were sampled in one step with the last one that was read, and are still to be read."""
+        """Unread tokens of the step that sampled the last one read."""
         return len(self._ready)
 
     def put(self, item: list[Token] | EngineFailed | None) -> None:
-        """The tokens of a step, the failure, or the end of all waiting; within the loop."""
+        """Deliver the tokens of a step, a failure, or None to end the stream; call it within the loop."""
         self._items.put_nowait(item)
 
     def __aiter__(self) -> Self:
@@ -77,22 +78,22 @@ class Stream(AsyncIterator[Token]):
         return token
 
     async def aclose(self) -> None:
-        """Stop generating; the slot is free within one step. Closing twice, or after the end, does nothing."""
+        """Abort the request; its slot is free within one step. Idempotent."""
         self._abort(self._sequence)
         self._ended = True
-        self.put(None)  # wakes a reader that waits in another task
+        self.put(None)  # wakes a reader in another task
 
 
 def hand_over(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> None:
-    """What one step made, to the streams that wait for it; for the engine's thread.
+    """Deliver the results of a step to their streams; called by the engine's thread.
 
-    Each loop is woken once: with every call it may take the interpreter's lock, for which this thread then waits.
+    Wakes each loop once, since every wake-up may cost this thread the interpreter's lock.
     """
     loops = defaultdict(list)
     for stream, item in items:
         loops[stream.loop].append((stream, item))
     for loop, together in loops.items():
-        with suppress(RuntimeError):  # the readers' loop is closed: nobody is left to tell
+        with suppress(RuntimeError):  # the readers' loop is closed
             loop.call_soon_threadsafe(_put, together)
 
 

@@ -1,4 +1,4 @@
-"""What computes logits for a batch; each runner is one file behind this protocol."""
+"""Runners compute the logits of a batch; each is one file behind this protocol."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -11,30 +11,30 @@ from server.engine.choice import Choice
 
 
 class Options(Struct, frozen=True):
-    """What a runner is made for, and what a caller may fix of the native one."""
+    """Sizes of a runner, and settings of the native one."""
 
     slots: int
     context: int
     batch_tokens: int = 512
-    """The most ids of one batch."""
+    """The most ids in a batch."""
     key_bits: Literal[8, 16] = 16
-    """Of the keys and values in the cache."""
+    """Bits of each key and value in the cache."""
     threads: int | None = None
-    """None: as many as this process may use, less one for HTTP."""
+    """None: the cores that this process may use, minus one for HTTP."""
     instructions: str = ""
-    """The instruction set by name; empty: the best there is."""
+    """Name of the instruction set; empty: the best available."""
 
 
 class Runner(Protocol):
-    """Holds a model and the cache of keys and values; only the engine's thread calls it."""
+    """A model with its KV cache; only the engine's thread calls it."""
 
     vocabulary: int
     choices: tuple[Choice, ...]
     exact_rows: bool
-    """Whether a row's logits are the same bits alone, in a chunk, and beside any others."""
+    """Whether a row's logits have the same bits whatever else is in the batch."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU, in that order."""
+        """Compute every chunk; returns float32 logits [len(batch.sampled), vocabulary] on the CPU."""
         ...
 
 
@@ -42,5 +42,5 @@ class Scoring(Runner, Protocol):
     """A runner that can also score texts."""
 
     def last(self, batch: Batch, counts: Sequence[int]) -> Tensor:
-        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
+        """Compute every chunk; returns float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
         ...

@@ -1,6 +1,6 @@
-"""Runs a planned decoder with the C++ step, on the packed weights as they lie in the file.
+"""Runs a planned decoder with the C++ step, on packed weights.
 
-Whatever can be wrong with a batch is said before the native call; at load it proves that chunks change nothing.
+A batch is validated before it is computed. Loading proves that splitting a prompt into chunks changes no bit.
 """
 
 from collections.abc import Sequence as Ids
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from server.engine.batch import Batch, Chunk
-from server.engine.blocks import BLOCK, Space
+from server.engine.blocks import BLOCK, CacheSize
 from server.engine.choice import Choice
 from server.engine.native import core
 from server.engine.native.pages import choose_pages
@@ -23,40 +23,40 @@ from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 
-UNPACKED = "without the tiles of AVX-512 their dense products are quicker, at the memory of dense weights"
+UNPACKED = "without AVX-512 their dense products are faster, at the memory of dense weights"
 
 
 class Artifact(Weights, Protocol):
-    """What is used of an artifact."""
+    """The part of an artifact that the runner needs."""
 
     path: Path
 
 
 class NativeRunner:
-    """Computes batches with a cache of `slots` x `context` positions; raises Refused for weights it does not read."""
+    """Computes batches with a cache of `slots` x `context` positions; raises Refused for unsupported weights."""
 
     exact_rows = True
 
     def __init__(self, artifact: Artifact, plan: Plan, options: Options) -> None:
         slots, context = options.slots, options.context
         if context > plan.positions:
-            raise ConfigError(f"context is {context}; the model was made for at most {plan.positions} positions.")
+            raise ConfigError(f"context is {context}; the model supports at most {plan.positions} positions.")
         self.vocabulary = plan.numbers.vocabulary
         self._options = options
-        self._space = Space(slots, context)
+        self._size = CacheSize(slots, context)
         native = core()
         assert native.BLOCK_POSITIONS == BLOCK
         try:
             instructions, why = native.choose(options.instructions)
             size = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
-            cache = plan.cache_bytes(self._space.count * BLOCK, options.key_bits)
+            cache = plan.cache_bytes(self._size.count * BLOCK, options.key_bits)
             pages, place = choose_pages(size, tiles=instructions.tiles, beside=cache)
             loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
                 loader.model(context),
                 tokens=options.batch_tokens,
-                blocks=self._space.count,
+                blocks=self._size.count,
                 eight_bits=options.key_bits == 8,
                 pool=native.Pool(threads),
                 set=instructions,
@@ -79,11 +79,11 @@ class NativeRunner:
         self._prove()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        """See `Runner`."""
         return self.last(batch, [chunk.rows for chunk in batch.chunks])
 
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
-        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
+        """See `Scoring`."""
         logits = torch.empty(sum(counts), self.vocabulary)
         ids = numpy.array([token for chunk in batch.chunks for token in chunk.ids], dtype=numpy.int64)
         if ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary:
@@ -96,15 +96,15 @@ class NativeRunner:
         return logits
 
     def _tables(self, batch: Batch) -> Any:
-        """Which blocks of the cache hold the positions of each chunk; -1, which is none, beyond its own."""
-        tables = numpy.full((len(batch.chunks), self._space.per_text), -1, dtype=numpy.int32)
+        """The block table of each chunk, padded with -1."""
+        tables = numpy.full((len(batch.chunks), self._size.per_sequence), -1, dtype=numpy.int32)
         for row, chunk in zip(tables, batch.chunks, strict=True):
-            blocks = self._space.table(chunk.slot, chunk.blocks)
+            blocks = self._size.table(chunk.slot, chunk.blocks)
             row[: len(blocks)] = blocks
         return tables
 
     def _prove(self) -> None:
-        """A few ids at once and in pieces must give the same logits, and finite ones; ArtifactError if not."""
+        """Raise ArtifactError unless a few ids have the same finite logits at once and in two chunks."""
         ids = tuple(
             token % self.vocabulary
             for token in range(11, 11 + min(8, self._options.context, self._options.batch_tokens))
@@ -114,7 +114,7 @@ class NativeRunner:
         if not bool(whole.isfinite().all()):
             raise ArtifactError("The model computes NaN or infinite logits: its weights are damaged.")
         if not torch.equal(whole, parts):
-            raise ArtifactError("The native step computes other logits in pieces; this is a fault of Secateur's.")
+            raise ArtifactError("The native step computes other logits in chunks; please report this bug of Secateur.")
 
     def _probe(self, ids: tuple[int, ...], cuts: Ids[tuple[int, int]]) -> Tensor:
         sequence = Sequence("", ids, Sampling())
@@ -126,8 +126,8 @@ class NativeRunner:
 
 
 def too_large(weights: int, cache: int, options: Options) -> ConfigError:
-    """The error for so many bytes, which the machine does not have."""
+    """The error for `weights` and `cache` bytes that do not fit into memory."""
     return ConfigError(
-        f"{weights >> 20} MB of weights and {cache >> 20} MB for keys and values of {options.slots} texts of "
-        f"{options.context} positions are more than this machine gives: lower slots or context, or set key_bits = 8."
+        f"{weights >> 20} MB of weights and {cache >> 20} MB for keys and values of {options.slots} sequences of "
+        f"{options.context} positions do not fit into memory: lower slots or context, or set key_bits = 8."
     )

@@ -1,6 +1,6 @@
-"""Runs 2:4 weights through CUDA's semi-structured kernels, where a short measurement shows that they are faster.
+"""Runs 2:4 weights through CUDA's semi-structured kernels where a short measurement shows that they are faster.
 
-At few rows they lose to dense ones, so a layer keeps both forms of its weight and picks by the number of rows."""
+They lose to dense kernels at few rows, so a layer keeps both forms of its weight and picks by the number of rows."""
 
 import time
 import warnings
@@ -16,19 +16,19 @@ from torch.sparse import to_sparse_semi_structured
 from server.engine.choice import Choice
 
 ROW_COUNTS = (1, 8, 32, 128, 512)
-ALIGNMENT = (32, 64)  # rows and columns of a weight, for the stricter of CUDA's two libraries at 16 bits
-GAIN = 1.05  # below that the difference is noise
+ALIGNMENT = (32, 64)  # rows and columns of a weight: multiples that both of CUDA's libraries accept at 16 bits
+GAIN = 1.05  # smaller speed-ups are noise
 
 
 class Kernels(NamedTuple):
-    """How to compress a 2:4 weight, and how many seconds `x @ weight.T` takes for x [rows, columns]."""
+    """Compresses a 2:4 weight, and measures the seconds of `x @ weight.T` for x [rows, columns]."""
 
     compress: Callable[[Tensor], Tensor]
     seconds: Callable[[Tensor, int], float]
 
 
 class SemiStructuredLinear(nn.Module):
-    """A linear layer that uses its 2:4 form from `threshold` rows on, and its dense form below."""
+    """A linear layer that uses its 2:4 form from `threshold` rows of input on, and its dense form below."""
 
     def __init__(self, linear: nn.Linear, sparse: Tensor, threshold: int) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class SemiStructuredLinear(nn.Module):
 
 
 def is_two_of_four(weight: Tensor) -> bool:
-    """Whether every four consecutive columns hold at most two values that are not zero."""
+    """Whether each group of four columns has at most two nonzero values."""
     return weight.shape[-1] % 4 == 0 and int(weight.detach().reshape(-1, 4).count_nonzero(dim=1).max()) <= 2
 
 
 @torch.inference_mode()
 def install(model: nn.Module, kernels: Kernels | None = None) -> tuple[Choice, ...]:
-    """Replace each 2:4 layer that gains from it; returns what was chosen for each shape of weight, and why."""
+    """Replace the 2:4 layers that gain from it; returns a choice for each shape of weight."""
     shapes = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and is_two_of_four(module.weight):
@@ -66,7 +66,7 @@ def install(model: nn.Module, kernels: Kernels | None = None) -> tuple[Choice, .
 
 
 def threshold(dense: list[float], sparse: list[float]) -> int | None:
-    """The least of ROW_COUNTS from which on 2:4 is faster throughout, by its seconds for each; None if never."""
+    """The smallest of ROW_COUNTS from which on 2:4 is always faster, given seconds for each; None if never."""
     best = None
     for rows, slow, fast in reversed(list(zip(ROW_COUNTS, dense, sparse, strict=True))):
         if slow < GAIN * fast:
@@ -76,7 +76,7 @@ def threshold(dense: list[float], sparse: list[float]) -> int | None:
 
 
 def _choose(model: nn.Module, names: list[str], kernels: Kernels) -> Choice:
-    """Decide for all layers of one shape, measured on the first."""
+    """Choose for all layers of one shape by measuring the first."""
     first = model.get_submodule(names[0]).weight
     assert isinstance(first, Tensor)
     rows, columns = first.shape
@@ -111,13 +111,13 @@ def _unavailable(device: torch.device) -> str | None:
 
 def _compress(weight: Tensor) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # it says once that its interface may change
+        warnings.simplefilter("ignore", UserWarning)  # warns that its interface may change
         compressed: Tensor = to_sparse_semi_structured(weight.detach())
     return compressed
 
 
 def _seconds(weight: Tensor, rows: int, repeats: int = 20) -> float:
-    """Seconds of one product on CUDA, the mean of `repeats` after a warm-up."""
+    """Mean seconds of a product on CUDA over `repeats`, after a warm-up."""
     x = torch.randn(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
     for _ in range(3):
         functional.linear(x, weight)

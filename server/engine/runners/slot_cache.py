@@ -1,6 +1,6 @@
-"""Keys and values of every sequence, and the attention that writes a batch into them and reads each prefix back.
+"""A KV cache for transformers models, and the attention function that writes and reads it.
 
-All sequences of a batch lie in one row of ids, so linear layers see them at once; only attention tells them apart."""
+A batch is one row of ids, so linear layers compute all sequences at once; only attention separates them."""
 
 from typing import Any
 
@@ -9,22 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from server.engine.batch import Batch, Chunk
-from server.engine.blocks import BLOCK, Space
+from server.engine.blocks import BLOCK, CacheSize
 from server.errors import ArtifactError
 
-UNSUPPORTED = ("softcap", "s_aux", "sinks", "position_bias", "alibi")  # what this attention would silently leave out
-
+UNSUPPORTED = (
+    "softcap",
+    "s_aux",
+    "sinks",
+    "position_bias",
+    "alibi",
+)  # options it would silently ignore
 
 Places = range | Tensor
-"""Rows of the cache: a range where they follow each other, else [positions]."""
+"""Rows of the cache: a range if consecutive, else int64 [positions]."""
 
 
 class SlotCache:
-    """One pair of tensors [positions, kv_heads, head_dim] a layer, allocated when the layer first writes."""
+    """Keys and values [positions, kv_heads, head_dim] of each layer, allocated when the layer first writes."""
 
     def __init__(self, slots: int, context: int) -> None:
         self.slots = slots
-        self.space = Space(slots, context)
+        self.size = CacheSize(slots, context)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, rows: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -36,7 +41,7 @@ class SlotCache:
         stored_values.index_copy_(0, rows, values.transpose(0, 1))
 
     def read(self, layer: int, places: Places) -> tuple[Tensor, Tensor]:
-        """Keys and values [1, kv_heads, positions, head_dim] at the places; views where these follow each other."""
+        """Keys and values [1, kv_heads, positions, head_dim] at `places`; views if these are a range."""
         pair = (
             stored.narrow(0, places.start, len(places)) if isinstance(places, range) else stored.index_select(0, places)
             for stored in self._layers[layer]
@@ -44,31 +49,26 @@ class SlotCache:
         keys, values = pair
         return keys.transpose(0, 1).unsqueeze(0), values.transpose(0, 1).unsqueeze(0)
 
-    @property
-    def bytes(self) -> int:
-        """What is allocated, in bytes."""
-        return sum(tensor.nbytes for pair in self._layers.values() for tensor in pair)
-
     def _allocate(self, like: Tensor) -> Tensor:
         heads, _, width = like.shape
-        return torch.zeros(self.space.count * BLOCK, heads, width, dtype=like.dtype, device=like.device)
+        return torch.zeros(self.size.count * BLOCK, heads, width, dtype=like.dtype, device=like.device)
 
 
 class Step:
-    """One batch as the attention needs it: which cache row each id goes to, and the masks, made once for all layers."""
+    """One batch as attention needs it: the cache row of each id, and masks, made once for all layers."""
 
     def __init__(self, batch: Batch, cache: SlotCache, device: torch.device) -> None:
         self.batch = batch
         self.cache = cache
         self.device = device
-        self._tables = {chunk.slot: cache.space.table(chunk.slot, chunk.blocks) for chunk in batch.chunks}
+        self._tables = {chunk.slot: cache.size.table(chunk.slot, chunk.blocks) for chunk in batch.chunks}
         rows = [row for chunk in batch.chunks for row in self._rows(chunk, chunk.start)]
         self.rows = torch.tensor(rows, device=device)
         self._places: dict[tuple[int, int], Places] = {}
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
 
     def places(self, chunk: Chunk, start: int) -> Places:
-        """Where the chunk's sequence has its positions from `start` on, made once for all layers."""
+        """The cache rows of the chunk's sequence from position `start` on."""
         key = (chunk.slot, start)
         if key not in self._places:
             rows = self._rows(chunk, start)
@@ -82,7 +82,7 @@ class Step:
         return [table[place // BLOCK] * BLOCK + place % BLOCK for place in range(start, chunk.end)]
 
     def mask(self, chunk: Chunk, group: int, window: int | None) -> Tensor | None:
-        """True where a query may look: [group * queries, keys]; None if all may look at all, as while decoding."""
+        """True where a query attends: [group * queries, keys]; None while decoding, where it attends everywhere."""
         key = (chunk.slot, group, window)
         if key not in self._masks:
             self._masks[key] = None if len(chunk.ids) == 1 else self._visible(chunk, window).repeat(group, 1)
@@ -96,16 +96,16 @@ class Step:
 
 
 def first_visible(chunk: Chunk, window: int | None) -> int:
-    """The first position that the chunk's first query may look at."""
+    """The first position that the chunk's first query attends to."""
     return 0 if window is None else max(0, chunk.start + 1 - window)
 
 
 def slot_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attend each chunk's queries [1, heads, tokens, head_dim] to its slot's prefix; returns [1, tokens, heads, width].
+    """Attend each chunk's queries [1, heads, tokens, head_dim] to its prefix; returns [1, tokens, heads, width].
 
-    This is an attention function as transformers calls them; `step` comes with the keyword arguments of the model."""
+    An attention function in the interface of transformers; the model passes `step` through its keyword arguments."""
     refuse_unknown(module, options)
     step: Step = options["step"]
     layer = module.layer_idx
@@ -127,7 +127,7 @@ def _attend(query: Tensor, layer: int, chunk: Chunk, step: Step, options: dict[s
     keys, values = step.cache.read(layer, step.places(chunk, first_visible(chunk, window)))
     kv_heads = keys.shape[1]
     group = heads // kv_heads
-    # Heads that share keys become more queries of one head: 5 times as fast as repeating the keys for each (bf16, CPU).
+    # Grouped heads become queries of one head: 5 times as fast as repeating the keys (bf16, CPU).
     folded = query.reshape(1, kv_heads, group * tokens, width)
     mask = step.mask(chunk, group, window)
     output = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=options.get("scaling"))
@@ -135,9 +135,9 @@ def _attend(query: Tensor, layer: int, chunk: Chunk, step: Step, options: dict[s
 
 
 def refuse_unknown(module: nn.Module, options: dict[str, Any]) -> None:
-    """Raise ArtifactError if the model asks its attention for something that is not done here."""
+    """Raise ArtifactError if the model passes an attention option that is not implemented."""
     if options.get("sliding_window") is None and is_sliding(module):
-        raise ArtifactError("The model's attention does not say how wide its sliding window is; it cannot run here.")
+        raise ArtifactError("The model's attention does not pass the width of its sliding window; it cannot run here.")
     for name in UNSUPPORTED:
         if options.get(name) is not None:
             raise ArtifactError(f"The model's attention uses `{name}`, which this server does not compute.")

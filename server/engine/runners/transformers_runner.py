@@ -1,6 +1,6 @@
-"""Runs any causal language model that transformers defines, over a cache of slots.
+"""Runs any causal language model of transformers over the slot cache.
 
-It trusts nothing it can check: every weight must be filled, and before serving, logits must equal the model's own."""
+Loading fails unless every weight is filled, and unless logits over the cache equal the model's own."""
 
 import inspect
 from collections.abc import Sequence as Ids
@@ -26,12 +26,12 @@ KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 def load(artifact: Artifact, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Model:
-    """The model of an artifact, every weight filled; ArtifactError names what is missing, unexpected or misshapen."""
+    """Load an artifact's model; raises ArtifactError naming weights that are missing, unexpected or misshapen."""
     device = device or choose_device()
     dtype = dtype or choose_dtype(device)[0]
     config = _config(artifact.config)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    with redirect_stderr(StringIO()):  # the loader's progress bar knows no terminal from a log file
+    with redirect_stderr(StringIO()):  # its progress bar would fill log files
         model, report = model_class.from_pretrained(
             None,
             config=config,
@@ -56,7 +56,7 @@ def choose_device() -> torch.device:
 
 
 def choose_dtype(device: torch.device) -> tuple[torch.dtype, Choice]:
-    """bfloat16 where the hardware multiplies it, else float32."""
+    """bfloat16 if the hardware multiplies it, else float32."""
     if device.type == "cuda":
         return torch.bfloat16, Choice("dtype", "bfloat16", "CUDA multiplies bfloat16 faster than float32")
     capabilities = torch.cpu.get_capabilities()
@@ -89,12 +89,12 @@ class TransformersRunner:
         self._prove(expected)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute every chunk; return float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        """See `Runner`."""
         return self.last(batch, [chunk.rows for chunk in batch.chunks])
 
     @torch.inference_mode()
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
-        """Compute every chunk; return float32 logits [sum(counts), vocabulary] of the last `counts[i]` ids of each."""
+        """See `Scoring`."""
         device = self._model.device
         ids = [token for chunk in batch.chunks for token in chunk.ids]
         positions = [place for chunk in batch.chunks for place in range(chunk.start, chunk.end)]
@@ -111,13 +111,13 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def _own_logits(self) -> Tensor:
-        """What the untouched model says after the probe."""
+        """The untouched model's logits after the probe."""
         ids = torch.tensor([self._probe()], device=self._model.device)
         logits: Tensor = self._model(ids, use_cache=False).logits[0, -1]
         return logits.float().cpu()
 
     def _prove(self, expected: Tensor) -> None:
-        """Compute the probe in a chunk, another, and a last id, and compare; ArtifactError if logits differ."""
+        """Raise ArtifactError unless the probe, computed in two chunks and a last id, has the `expected` logits."""
         ids = self._probe()
         sequence = Sequence("", ids, Sampling())
         last = len(ids) - 1
@@ -128,48 +128,50 @@ class TransformersRunner:
         tolerance = 1e-3 if self._model.dtype == torch.float32 else 0.1
         if not bool((logits[0] - expected).abs().max() <= tolerance * expected.abs().max()):
             name = type(self._model).__name__
-            raise ArtifactError(f"{name} computes other logits over a cache of slots; it cannot run here.")
+            raise ArtifactError(f"{name} computes other logits over this server's cache; it cannot run here.")
 
     def _probe(self) -> tuple[int, ...]:
-        return tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._cache.space.context)))
+        return tuple(token % self.vocabulary for token in range(11, 11 + min(8, self._cache.size.context)))
 
 
 def _config(values: dict[str, Any]) -> PreTrainedConfig:
     kind = str(values.get("model_type"))
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ArtifactError(f"config.json: model_type is {kind!r}, which is not a causal language model known here.")
+        raise ArtifactError(f"config.json: model_type is {kind!r}, which is not a known causal language model.")
     try:
         config = CONFIG_MAPPING[kind].from_dict(values)
-    except Exception as error:  # each configuration checks itself in its own way
+    except Exception as error:  # each configuration class raises its own errors
         raise ArtifactError(f"config.json: {error}") from None
     assert isinstance(config, PreTrainedConfig)
     return config
 
 
 def _check(model: Model, context: int) -> None:
-    """Refuse, in a sentence, what the cache of slots cannot compute."""
+    """Refuse models that the slot cache cannot compute."""
     config = model.config.get_text_config()
     if not model._supports_attention_backend:
-        raise ArtifactError(f"{type(model).__name__} has an attention of its own; this server cannot run it.")
+        raise ArtifactError(f"{type(model).__name__} does not support custom attention; this server cannot run it.")
     if unknown := set(getattr(config, "layer_types", None) or ()) - KNOWN_LAYERS:
         raise ArtifactError(
-            f"{type(model).__name__} has layers of type {', '.join(sorted(unknown))}; it cannot be served."
+            f"{type(model).__name__} has layers of type {', '.join(sorted(unknown))}; it cannot run here."
         )
     limit = getattr(config, "max_position_embeddings", None)
     if limit and context > limit:
-        raise ConfigError(f"context is {context}; the model was made for at most {limit} positions.")
+        raise ConfigError(f"context is {context}; the model supports at most {limit} positions.")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") in ("dynamic", "longrope"):
-        raise ArtifactError(f"rope_type {rope['rope_type']} changes with the length of the text; it cannot be cached.")
+        raise ArtifactError(f"rope_type {rope['rope_type']} depends on the text's length; its keys cannot be cached.")
 
 
 def _explain_dtype(model: Model) -> Choice:
     dtype, choice = choose_dtype(model.device)
-    return choice if model.dtype == dtype else Choice("dtype", str(model.dtype).removeprefix("torch."), "asked for")
+    if model.dtype == dtype:
+        return choice
+    return Choice("dtype", str(model.dtype).removeprefix("torch."), "it was asked for")
 
 
 def _last_rows(batch: Batch, counts: Ids[int]) -> list[int]:
-    """Where in the row of ids the last `counts[i]` ids of each chunk lie."""
+    """Indices of the last `counts[i]` ids of each chunk in the row of ids."""
     rows: list[int] = []
     end = 0
     for chunk, count in zip(batch.chunks, counts, strict=True):

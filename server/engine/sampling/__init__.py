@@ -1,1 +1,1 @@
-"""Logits to token ids: the definition in torch, and the native sampler that draws the same ids."""
+"""Samples token ids from logits: a reference in torch, and a native sampler that draws the same ids."""

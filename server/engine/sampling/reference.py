@@ -1,7 +1,7 @@
-"""From logits to token ids: greedy at temperature 0, else a draw from what `min_p`, `top_k` and `top_p` leave, in turn.
+"""Reference sampler in torch: greedy at temperature 0, else a draw after `min_p`, `top_k` and `top_p`, in this order.
 
-A draw depends on its own row, the sequence's seed and the token's index, never on what else is in the batch.
-This is the definition, and serves where the C++ runtime is not built; sampler.py has the same in native code."""
+A draw depends on its own row, the sequence's seed and the token's index, never on the rest of the batch. It defines the
+native sampler's results, and serves where the C++ runtime is not built."""
 
 import math
 import random
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from server.engine.batch import Batch
-from server.engine.sequence import Sampling, Score, Sequence
+from server.engine.sequence import Logprobs, Sampling, Sequence
 from server.errors import EngineFailed
 
 DAMAGED = "The model computed NaN or infinite logits: its weights are damaged or overflow their type."
-_HEAD = 256  # a nucleus nearly always lies within so many tokens, and sorting a whole vocabulary takes milliseconds
+_HEAD = 256  # nearly every nucleus is smaller, and sorting a whole vocabulary takes milliseconds
 
 Mask = Tensor
-"""The ids that a sequence's next token may have, int64 in rising order: what a grammar allows."""
+"""The ids allowed by a grammar, int64 in ascending order."""
 
 
 def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) -> list[int]:
-    """One id per row of logits [rows, vocabulary]; EngineFailed if a row holds NaN or infinity at its top.
+    """Sample one id per row of logits [rows, vocabulary]; `masks` has the allowed ids of each row, None for all.
 
-    `masks` has one entry for each row, None where every id may come.
+    Raises EngineFailed if the largest logit of a row is NaN or infinite.
     """
     if not bool(logits.amax(dim=-1).isfinite().all()):
         raise EngineFailed(DAMAGED)
@@ -34,13 +34,13 @@ def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) 
 
 
 def draw(logits: Tensor, sequence: Sequence, mask: Mask | None = None) -> int:
-    """The next id of one sequence from its logits [vocabulary]."""
+    """Sample the next id of one sequence from its logits [vocabulary], among `mask` if given."""
     sampling = sequence.sampling
     logits = _adjusted(logits, sequence)
     ids = mask
     if mask is not None:
         logits = logits[mask]
-    if sampling.temperature == 0 or float(logits.max()) == -math.inf:  # the first one where none is possible
+    if sampling.temperature == 0 or float(logits.max()) == -math.inf:  # the first id where all are impossible
         return _id(ids, int(logits.argmax()))
     chosen = _candidates(logits, sampling)
     if chosen is not None:
@@ -57,20 +57,20 @@ def _id(ids: Tensor | None, place: int) -> int:
     return place if ids is None else int(ids[place])
 
 
-def score(logits: Tensor, id: int, count: int) -> Score:
-    """What the model itself thought of an id, from its logits [vocabulary] before anything changes them."""
+def logprobs(logits: Tensor, id: int, count: int) -> Logprobs:
+    """Log probabilities of `id` and of the `count` most likely ids, from unchanged logits [vocabulary]."""
     logarithms = logits.double().log_softmax(dim=-1)
-    best = torch.sort(logits, descending=True, stable=True).indices[:count]
-    return Score(float(logarithms[id]), tuple((int(other), float(logarithms[other])) for other in best))
+    top = torch.sort(logits, descending=True, stable=True).indices[:count]
+    return Logprobs(float(logarithms[id]), tuple((int(other), float(logarithms[other])) for other in top))
 
 
 def uniform(sequence: Sequence) -> float:
-    """The number in [0, 1) that draws the sequence's next token."""
+    """The uniform number in [0, 1) that draws the sequence's next token."""
     return random.Random(f"{sequence.seed}/{sequence.generated}").random()
 
 
 def changes(sequence: Sequence) -> dict[int, float]:
-    """What the biases and penalties add to the logits of some ids."""
+    """The sum of biases and penalties for each id that has any, to add to its logit."""
     sampling = sequence.sampling
     changed: dict[int, float] = dict(sampling.logit_bias)
     if sampling.frequency_penalty or sampling.presence_penalty:
@@ -81,7 +81,7 @@ def changes(sequence: Sequence) -> dict[int, float]:
 
 
 def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
-    """The logits with the biases and penalties; itself where there are none."""
+    """The logits with biases and penalties."""
     changed = changes(sequence)
     if not changed:
         return logits
@@ -91,11 +91,11 @@ def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
 
 
 def _candidates(logits: Tensor, sampling: Sampling) -> Tensor | None:
-    """The ids, in rising order, that `min_p` and `top_k` leave; None for all. The lower id comes first in a tie."""
+    """The ids that `min_p` and `top_k` keep, in ascending order; None for all. Ties go to the lower id."""
     floor = -math.inf
     if sampling.min_p > 0:
         exact = float(logits.max()) + sampling.temperature * math.log(sampling.min_p)
-        floor = float(torch.tensor(exact, dtype=logits.dtype))  # so that every comparison is of the same numbers
+        floor = float(torch.tensor(exact, dtype=logits.dtype))  # as the native sampler compares
     if not 0 < sampling.top_k < len(logits):
         return None if floor == -math.inf else (logits >= floor).nonzero().flatten()
     least = float(logits.topk(sampling.top_k).values[-1])
@@ -107,7 +107,7 @@ def _candidates(logits: Tensor, sampling: Sampling) -> Tensor | None:
 
 
 def _nucleus(logits: Tensor, probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The fewest most likely ids whose mass reaches `top_p` (lower id first in a tie), and their running sum."""
+    """The fewest most likely ids whose probabilities reach `top_p`, ties to the lower id, and their cumulative sum."""
     if top_p >= 1:
         return torch.arange(len(probabilities)), probabilities.cumsum(0)
     floor = logits.topk(min(_HEAD, len(logits))).values[-1]

@@ -1,4 +1,4 @@
-"""The engine with fake runners: what arrives, what an abort frees, and that no failure leaves anyone waiting."""
+"""The engine with fake runners: delivery, aborts, and failures that leave nobody waiting."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ async def collect(stream: Stream) -> list[Token]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for it to become true, at most two seconds."""
+    """Wait until `condition()` is true, at most two seconds."""
     for _ in range(400):
         if condition():
             return
@@ -74,7 +74,7 @@ def test_more_requests_than_slots_all_get_their_own_reply() -> None:
     asyncio.run(main())
 
 
-def test_a_second_prompt_of_the_skill_reports_what_it_reused() -> None:
+def test_a_second_prompt_of_the_skill_reports_its_cached_tokens() -> None:
     async def main() -> None:
         with started(ScriptRunner([1], vocabulary=5)) as engine:
             for skill, expected in (("a", 0), ("a", 32), ("b", 0)):
@@ -127,13 +127,13 @@ def test_closing_wakes_a_reader_in_another_task() -> None:
     asyncio.run(main())
 
 
-def test_beyond_the_queue_it_is_overloaded_and_says_when_to_return() -> None:
+def test_a_full_queue_is_overloaded_with_a_time_to_retry() -> None:
     async def main() -> None:
         with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1, max_waiting=2) as engine:
             streams = [engine.submit([0], GREEDY, skill="a") for _ in range(1)]
             await until(lambda: engine.running == 1)
             streams += [engine.submit([0], GREEDY, skill="a") for _ in range(2)]
-            with pytest.raises(Overloaded, match="2 requests are waiting") as raised:
+            with pytest.raises(Overloaded, match="2 requests are already waiting") as raised:
                 engine.submit([0], GREEDY, skill="a")
             assert raised.value.retry_after >= 1
             assert [len(await collect(stream)) for stream in streams] == [10, 10, 10]
@@ -147,10 +147,10 @@ def test_beyond_the_queue_it_is_overloaded_and_says_when_to_return() -> None:
         ([], 1, "prompt is empty"),
         ([1], 0, "max_tokens is 0"),
         ([1] * 60, 5, "60 tokens and max_tokens is 5"),
-        ([1, 5], 1, "hold the token 5; the model has 5"),
+        ([1, 5], 1, "contain token 5; the model's vocabulary has 5"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_the_numbers(prompt: list[int], max_tokens: int, said: str) -> None:
+def test_requests_that_cannot_fit_are_refused_with_the_numbers(prompt: list[int], max_tokens: int, said: str) -> None:
     async def main() -> None:
         with started(ScriptRunner([1], vocabulary=5)) as engine, pytest.raises(InvalidRequest, match=said):
             engine.submit(prompt, Sampling(max_tokens=max_tokens), skill="a")
@@ -212,7 +212,7 @@ def test_an_idle_engine_does_not_compute() -> None:
     asyncio.run(main())
 
 
-def test_a_reader_whose_loop_is_gone_does_not_hurt_the_others() -> None:
+def test_a_closed_loop_does_not_disturb_other_readers() -> None:
     with started(ScriptRunner([1], vocabulary=5, delay=0.005)) as engine:
 
         async def leave() -> None:
@@ -225,7 +225,7 @@ def test_a_reader_whose_loop_is_gone_does_not_hurt_the_others() -> None:
         assert len(asyncio.run(stay())) == 40
 
 
-def test_a_step_wakes_the_loop_once_however_many_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_wakes_the_loop_once_for_all_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         loop, calls = asyncio.get_running_loop(), 0
         call = loop.call_soon_threadsafe

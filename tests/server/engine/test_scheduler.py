@@ -1,4 +1,4 @@
-"""Random traffic against a scheduler, with laws that hold at every step and a cache that knows what lies in it."""
+"""Random traffic against a scheduler, with laws that hold at every step and a cache that knows its contents."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.batch import Batch
-from server.engine.blocks import BLOCK, Space
+from server.engine.blocks import BLOCK, CacheSize
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
@@ -18,7 +18,7 @@ STOP = 3
 
 
 class Cache:
-    """Stores (skill, id) for each block and place, and answers as a model would that reads its prefix from there."""
+    """Stores (skill, id) at each place, and computes the next id from the prefix it reads there."""
 
     def __init__(self) -> None:
         self.cells = Cells()
@@ -48,14 +48,14 @@ def check_laws(scheduler: Scheduler, batch: Batch) -> None:
 
 
 def check_conservation(scheduler: Scheduler) -> None:
-    """Every block is held, pinned or free; it has as many holders as running sequences name it."""
+    """Every block is held, pinned or free, and its holders are the running sequences that name it."""
     blocks = scheduler.blocks
     holders = Counter(block for sequence in scheduler.running for block in sequence.blocks)
     assert [holders[block] for block in range(len(blocks.holders))] == blocks.holders
     resting = set(blocks.pinned) - set(holders)
     assert not set(blocks.free) & (set(holders) | resting)
     assert len(blocks.free) + len(holders) + len(resting) == len(blocks.holders)
-    assert len(blocks.pinned) <= Space(scheduler.slots, scheduler.context).pinned
+    assert len(blocks.pinned) <= CacheSize(scheduler.slots, scheduler.context).pinned
 
 
 def random_sequence(generator: random.Random, context: int, skills: int) -> Sequence:
@@ -65,7 +65,7 @@ def random_sequence(generator: random.Random, context: int, skills: int) -> Sequ
     prompt = prompt[: context - 1]
     most = generator.randint(1, min(12, context - len(prompt)))
     sampling = Sampling(max_tokens=most, stop_ids=frozenset({STOP}))
-    return Sequence(skill, tuple(prompt), sampling, standing=len(system))
+    return Sequence(skill, tuple(prompt), sampling, shared_prefix=len(system))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -97,7 +97,7 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
         batch = scheduler.schedule()
         check_laws(scheduler, batch)
         tokens = cache.forward(batch)
-        if accepted and generator.random() < 0.05:  # between planning and commit, as from another thread
+        if accepted and generator.random() < 0.05:  # between schedule and commit, as from another thread
             victim = generator.choice(accepted)
             if not victim.finish:
                 aborted.add(victim)
@@ -168,8 +168,8 @@ LONG = list(range(100, 100 + 3 * BLOCK))
     ("skill", "prompt", "cached"),
     [
         ("a", [*LONG, 1], 3 * BLOCK),
-        ("a", LONG, 2 * BLOCK),  # the last id is always computed: its logits are wanted
-        ("a", [*LONG[: BLOCK + 5], 9, 9], BLOCK),  # only whole blocks are shared
+        ("a", LONG, 2 * BLOCK),  # the last id is always computed, for its logits
+        ("a", [*LONG[: BLOCK + 5], 9, 9], BLOCK),  # only full blocks are shared
         ("a", [9, *LONG], 0),
         ("b", [*LONG, 1], 0),
     ],
@@ -198,7 +198,7 @@ def test_a_reply_is_reused_as_the_beginning_of_the_next_prompt() -> None:
 def test_streams_of_a_skill_share_its_prompt_while_they_run() -> None:
     scheduler, cache = Scheduler(slots=4, context=200, batch_tokens=4 + BLOCK, max_waiting=5), Cache()
     sequences = [ask("a", [*LONG, index], max_tokens=30) for index in range(4)]
-    for sequence in sequences:  # all at once: those behind take over what the first has computed meanwhile
+    for sequence in sequences:  # at once: the others reuse what the first has computed meanwhile
         scheduler.add(sequence)
     while not all(sequence.generated for sequence in sequences):
         batch = scheduler.schedule()
@@ -211,9 +211,9 @@ def test_streams_of_a_skill_share_its_prompt_while_they_run() -> None:
     assert not any(scheduler.blocks.holders)
 
 
-def test_what_a_skill_begins_with_stays_whatever_comes_between() -> None:
+def test_a_shared_prefix_stays_in_the_cache() -> None:
     scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=50), Cache()
-    scheduler.add(Sequence("a", (*LONG, 1), Sampling(max_tokens=1), standing=3 * BLOCK))
+    scheduler.add(Sequence("a", (*LONG, 1), Sampling(max_tokens=1), shared_prefix=3 * BLOCK))
     run(scheduler, cache)
     for start in range(20):  # far more than the cache holds
         scheduler.add(ask("b", [start] * 190))
@@ -224,16 +224,16 @@ def test_what_a_skill_begins_with_stays_whatever_comes_between() -> None:
     assert second.cached == 3 * BLOCK
 
 
-def test_no_more_stays_than_one_text_has() -> None:
+def test_pinned_blocks_are_limited() -> None:
     scheduler, cache = Scheduler(slots=1, context=100, batch_tokens=64, max_waiting=50), Cache()
     for skill in range(5):
-        scheduler.add(Sequence(f"skill {skill}", tuple(LONG[:90]), Sampling(max_tokens=1), standing=90))
+        scheduler.add(Sequence(f"skill {skill}", tuple(LONG[:90]), Sampling(max_tokens=1), shared_prefix=90))
         run(scheduler, cache)
         check_conservation(scheduler)
     assert len(scheduler.blocks.pinned) == 4
 
 
-def test_what_an_aborted_sequence_did_not_commit_is_not_reused() -> None:
+def test_uncommitted_blocks_of_an_aborted_sequence_are_not_reused() -> None:
     scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=BLOCK, max_waiting=5), Cache()
     first = ask("a", LONG)
     scheduler.add(first)
@@ -249,6 +249,6 @@ def test_what_an_aborted_sequence_did_not_commit_is_not_reused() -> None:
 
 
 @pytest.mark.parametrize(("slots", "batch_tokens"), [(0, 5), (4, 3)])
-def test_settings_that_would_starve_someone_are_refused(slots: int, batch_tokens: int) -> None:
-    with pytest.raises(ConfigError, match=f"slots is {slots}, batch_tokens {batch_tokens}"):
+def test_settings_that_would_starve_a_sequence_are_refused(slots: int, batch_tokens: int) -> None:
+    with pytest.raises(ConfigError, match=f"slots is {slots} and batch_tokens is {batch_tokens}"):
         Scheduler(slots=slots, context=20, batch_tokens=batch_tokens, max_waiting=5)

@@ -1,4 +1,4 @@
-"""Guesses never change a reply: not its ids, not where it ends, not what is counted, nor what others may reuse."""
+"""Guesses never change a reply: its ids, its end, what is counted, or what the prefix cache keeps."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from server.engine.engine import Engine
 from server.engine.sampling.reference import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
-from server.engine.speculation import FIRST, MOST, ROWS, STREAMS, LookUp, choose_look_up
+from server.engine.speculation import FIRST, LONGEST, MOST_ROWS, MOST_SEQUENCES, PromptLookup, choose_look_up
 from server.errors import ConfigError
 from tests.support.fakes import Cells, FakeRunner
 
@@ -39,12 +39,12 @@ class Cache:
         for chunk, text in self.cells.texts(batch):
             assert {skill for skill, _ in text} == {chunk.sequence.skill}
             own = len(text) - chunk.guesses
-            assert [id for _, id in text[:own]] == chunk.sequence.tokens[:own], "another's or a rejected id was read"
+            assert [id for _, id in text[:own]] == chunk.sequence.tokens[:own], "a foreign or rejected id was read"
             rows += [self.row([id for _, id in text[: chunk.end - chunk.rows + 1 + row]]) for row in range(chunk.rows)]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
     def row(self, text: list[int]) -> Tensor:
-        """Mostly what stood one period before, so that texts repeat themselves, and sometimes anything."""
+        """Mostly the id one period before, so that texts repeat themselves."""
         generator = random.Random(repr(text[-9:]))
         logits = torch.tensor([generator.gauss(0, 1) for _ in range(VOCABULARY)])
         if len(text) >= self.period and text[-self.period] != STOP:
@@ -52,7 +52,9 @@ class Cache:
         return logits
 
 
-def serve(sequences: list[Sequence], cache: Cache, look_up: LookUp | None, *, slots: int = 3, spare: int = 40) -> None:
+def serve(
+    sequences: list[Sequence], cache: Cache, look_up: PromptLookup | None, *, slots: int = 3, spare: int = 40
+) -> None:
     scheduler = Scheduler(slots=slots, context=200, batch_tokens=slots + spare, max_waiting=99, look_up=look_up)
     for sequence in sequences:
         scheduler.add(sequence)
@@ -60,15 +62,15 @@ def serve(sequences: list[Sequence], cache: Cache, look_up: LookUp | None, *, sl
         batch = scheduler.schedule()
         assert batch.tokens <= scheduler.batch_tokens
         before = {sequence: sequence.generated for sequence in scheduler.running}
-        taken = scheduler.commit(batch, sample(batch, cache.forward(batch)))
+        accepted = scheduler.commit(batch, sample(batch, cache.forward(batch)))
         for sequence, generated in before.items():
-            assert sequence.generated - generated == sum(one.sequence is sequence for one in taken)
-        for one in taken:
-            assert not one.finish or one is [other for other in taken if other.sequence is one.sequence][-1]
+            assert sequence.generated - generated == sum(one.sequence is sequence for one in accepted)
+        for one in accepted:
+            assert not one.finish or one is [other for other in accepted if other.sequence is one.sequence][-1]
     assert not any(scheduler.blocks.holders)
 
 
-def asked(generator: random.Random, count: int) -> list[Sequence]:
+def random_sequences(generator: random.Random, count: int) -> list[Sequence]:
     made = []
     for number in range(count):
         skill = f"skill {generator.randrange(2)}"
@@ -92,10 +94,10 @@ def asked(generator: random.Random, count: int) -> list[Sequence]:
 @given(
     seed=st.integers(0, 2**32), period=st.integers(1, 12), slots=st.integers(1, 5), spare=st.sampled_from([0, 2, 9, 60])
 )
-def test_replies_are_the_same_ids_with_and_without(seed: int, period: int, slots: int, spare: int) -> None:
-    plain, ahead = (asked(random.Random(seed), 8) for _ in range(2))
+def test_replies_are_the_same_with_and_without_guesses(seed: int, period: int, slots: int, spare: int) -> None:
+    plain, ahead = (random_sequences(random.Random(seed), 8) for _ in range(2))
     serve(plain, Cache(period), None, slots=slots, spare=spare)
-    serve(ahead, Cache(period), LookUp(), slots=slots, spare=spare)
+    serve(ahead, Cache(period), PromptLookup(), slots=slots, spare=spare)
     for one, other in zip(plain, ahead, strict=True):
         assert (one.tokens, one.finish) == (other.tokens, other.finish)
         assert len(one.tokens) <= len(one.prompt) + one.sampling.max_tokens
@@ -107,7 +109,7 @@ def test_a_text_that_repeats_itself_takes_far_fewer_passes() -> None:
         return [Sequence("a", tuple(prompt), Sampling(temperature=0, max_tokens=96))]
 
     passes = []
-    for look_up in (None, LookUp()):
+    for look_up in (None, PromptLookup()):
         cache = Cache(period=10)
         serve(ask(list(range(10)) * 3), cache, look_up)
         passes.append(cache.passes)
@@ -116,18 +118,18 @@ def test_a_text_that_repeats_itself_takes_far_fewer_passes() -> None:
 
 
 def test_guesses_grow_while_right_and_pause_when_wrong() -> None:
-    look_up, sequence = LookUp(), Sequence("a", (*range(20), *range(20), *range(4)), Sampling(max_tokens=99))
+    look_up, sequence = PromptLookup(), Sequence("a", (*range(20), *range(20), *range(4)), Sampling(max_tokens=99))
     first = look_up.guess(sequence, 99)
     assert first == tuple(range(4, 4 + FIRST))
-    look_up.judge(sequence, FIRST, FIRST)
+    look_up.record(sequence, FIRST, FIRST)
     assert look_up.guess(sequence, 99) == tuple(range(4, 4 + 2 * FIRST))
     assert look_up.guess(sequence, 2) == (4, 5)
     for _ in range(5):
-        look_up.judge(sequence, FIRST, FIRST)
-    assert len(look_up.guess(sequence, 99)) == MOST
+        look_up.record(sequence, FIRST, FIRST)
+    assert len(look_up.guess(sequence, 99)) == LONGEST
     pauses = []
     for _ in range(4):
-        look_up.judge(sequence, FIRST, 0)
+        look_up.record(sequence, FIRST, 0)
         start = sequence.generated
         while not look_up.guess(sequence, 99):
             sequence.append((sequence.tokens[-1] + 1) % 20)
@@ -135,22 +137,22 @@ def test_guesses_grow_while_right_and_pause_when_wrong() -> None:
     assert pauses == [1, 2, 4, 8]
 
 
-def test_a_run_at_the_end_of_the_text_is_taken_to_go_on() -> None:
+def test_a_loop_at_the_end_of_the_text_is_continued() -> None:
     sequence = Sequence("a", (7, 8, 1, 2, 1, 2, 1, 2, 1, 2), Sampling(max_tokens=99))
-    assert LookUp().guess(sequence, 99) == (1, 2, 1)
+    assert PromptLookup().guess(sequence, 99) == (1, 2, 1)
 
 
-def test_no_guess_goes_beyond_what_may_be_said() -> None:
+def test_no_guess_goes_beyond_max_tokens() -> None:
     sequence = Sequence("a", (*range(10), *range(4)), Sampling(max_tokens=3))
-    assert LookUp().guess(sequence, 99) == (4, 5)
+    assert PromptLookup().guess(sequence, 99) == (4, 5)
     sequence.append(4)
     sequence.append(5)
-    assert LookUp().guess(sequence, 99) == ()
+    assert PromptLookup().guess(sequence, 99) == ()
 
 
 def guesses_among(slots: int, batch_tokens: int) -> list[int]:
-    """How many ids are guessed for each of so many replies that repeat themselves, in their first pass as replies."""
-    scheduler = Scheduler(slots=slots, context=400, batch_tokens=batch_tokens, max_waiting=99, look_up=LookUp())
+    """Guessed ids of each of `slots` repetitive replies in a decode pass."""
+    scheduler = Scheduler(slots=slots, context=400, batch_tokens=batch_tokens, max_waiting=99, look_up=PromptLookup())
     for number in range(slots):
         scheduler.add(Sequence("a", (*range(9), *range(9), number), Sampling(temperature=0, max_tokens=99)))
     while not all(sequence.generated for sequence in scheduler.running) or scheduler.waiting:
@@ -159,19 +161,19 @@ def guesses_among(slots: int, batch_tokens: int) -> list[int]:
     for _ in range(6):
         batch = scheduler.schedule()
         scheduler.commit(batch, [(row.tokens[-1] + 1) % 9 for row in batch.sampled])
-    assert batch.tokens <= min(batch_tokens, max(ROWS, slots))
+    assert batch.tokens <= min(batch_tokens, max(MOST_ROWS, slots))
     return [chunk.guesses for chunk in batch.chunks]
 
 
-def test_guesses_share_the_room_of_a_pass_and_among_many_replies_there_are_none() -> None:
-    assert guesses_among(1, 500) == [MOST]
-    assert STREAMS < sum(guesses_among(STREAMS, 500)) <= ROWS - STREAMS
-    assert sum(guesses_among(STREAMS, STREAMS + 2)) == 2
-    assert guesses_among(STREAMS + 1, 500) == [0] * (STREAMS + 1)
+def test_guesses_share_the_rows_of_a_pass_and_stop_among_many_replies() -> None:
+    assert guesses_among(1, 500) == [LONGEST]
+    assert MOST_SEQUENCES < sum(guesses_among(MOST_SEQUENCES, 500)) <= MOST_ROWS - MOST_SEQUENCES
+    assert sum(guesses_among(MOST_SEQUENCES, MOST_SEQUENCES + 2)) == 2
+    assert guesses_among(MOST_SEQUENCES + 1, 500) == [0] * (MOST_SEQUENCES + 1)
 
 
 def test_a_prompt_is_not_delayed_by_guesses() -> None:
-    scheduler = Scheduler(slots=2, context=400, batch_tokens=20, max_waiting=9, look_up=LookUp())
+    scheduler = Scheduler(slots=2, context=400, batch_tokens=20, max_waiting=9, look_up=PromptLookup())
     reply, prompt = (Sequence("a", (*range(9), *range(9), n), Sampling(temperature=0)) for n in (0, 1))
     scheduler.add(reply)
     scheduler.commit(scheduler.schedule(), [1])
@@ -181,19 +183,19 @@ def test_a_prompt_is_not_delayed_by_guesses() -> None:
 
 
 class Repeats(FakeRunner):
-    """Says the prompt again and again."""
+    """Repeats the prompt."""
 
     def reply(self, sequence: Sequence) -> int:
         return sequence.prompt[sequence.generated % len(sequence.prompt)]
 
 
 @pytest.mark.parametrize(("max_tokens", "stop", "finish"), [(37, 99, "length"), (64, 8, "stop")])
-def test_a_stream_ends_exactly_where_it_must(max_tokens: int, stop: int, finish: str) -> None:
-    """`stop` is first sampled in the middle of a run of right guesses."""
+def test_a_stream_ends_in_the_middle_of_right_guesses(max_tokens: int, stop: int, finish: str) -> None:
+    """So does a reply that a stop id ends."""
 
     async def main() -> None:
         runner = Repeats(vocabulary=10)
-        engine = Engine(runner, slots=2, context=128, batch_tokens=64, look_up=LookUp())
+        engine = Engine(runner, slots=2, context=128, batch_tokens=64, look_up=PromptLookup())
         engine.start()
         prompt = [1, 2, 3, 4, 5, 6, 7] * 4 + [8, 9]
         sampling = Sampling(temperature=0, max_tokens=max_tokens, stop_ids=frozenset({stop}))
@@ -211,7 +213,7 @@ def test_a_stream_ends_exactly_where_it_must(max_tokens: int, stop: int, finish:
 
 
 def test_an_abort_between_passes_leaves_nothing_behind() -> None:
-    scheduler = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=9, look_up=LookUp())
+    scheduler = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=9, look_up=PromptLookup())
     cache = Cache(period=5)
     sequence = Sequence("a", tuple(range(5)) * 4, Sampling(temperature=0, max_tokens=50))
     scheduler.add(sequence)
@@ -228,9 +230,9 @@ def test_an_abort_between_passes_leaves_nothing_behind() -> None:
     assert not any(scheduler.blocks.holders)
 
 
-def test_what_was_guessed_wrongly_is_never_reused() -> None:
-    """Replies of three rounds become the next prompts; the cache asserts that what they take over is their own."""
-    scheduler = Scheduler(slots=2, context=600, batch_tokens=64, max_waiting=99, look_up=LookUp())
+def test_wrong_guesses_are_never_reused() -> None:
+    """Replies become the next prompts; the cache asserts that reused blocks hold their ids."""
+    scheduler = Scheduler(slots=2, context=600, batch_tokens=64, max_waiting=99, look_up=PromptLookup())
     cache = Cache(period=5)
     texts = [tuple(range(5)) * 5 + (number,) for number in range(4)]
     for round in range(3):
@@ -246,10 +248,10 @@ def test_what_was_guessed_wrongly_is_never_reused() -> None:
 
 
 def test_the_choice_says_why() -> None:
-    assert choose_look_up("auto", True)[1].kernel == "on"
+    assert choose_look_up("auto", True)[1].value == "on"
     look_up, choice = choose_look_up("auto", False)
     assert look_up is None
     assert "replies would change" in choice.reason
     assert choose_look_up("off", True)[0] is None
-    with pytest.raises(ConfigError, match="look_up is on"):
+    with pytest.raises(ConfigError, match='look_up is "on"'):
         choose_look_up("on", False)

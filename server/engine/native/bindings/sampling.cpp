@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <utility>
 
 #include "base/require.hpp"
 #include "bindings/bindings.hpp"
@@ -14,26 +15,26 @@ namespace {
 
 using Ids = Array<const int64_t, 1>;
 using Values = FloatVector;
-using Wishes = Array<const double, 2>;
-using Changes = std::vector<std::optional<std::pair<Ids, Values>>>;
-using Masks = std::vector<std::optional<Ids>>;
+using OptionRows = Array<const double, 2>;
+using ChangesOfRows = std::vector<std::optional<std::pair<Ids, Values>>>;
+using MasksOfRows = std::vector<std::optional<Ids>>;
 
 constexpr int64_t most_ids = int64_t{1} << 28;
 
 template <class Values> auto span_of(const Values& values) { return std::span(values.data(), values.size()); }
 
-Wish wish_of(const Wishes& wishes, size_t row) {
-    const double top_k = wishes(row, 4);
+Options options_of(const OptionRows& rows, size_t row) {
+    const double top_k = rows(row, 4);
     require(top_k >= 0 && top_k <= most_ids, "top_k is 0 to 2^28");
-    const Wish wish{wishes(row, 0), wishes(row, 1), wishes(row, 2), wishes(row, 3), static_cast<int64_t>(top_k)};
-    require(wish.temperature >= 0 && std::isfinite(wish.temperature), "a temperature is 0 or more, and finite");
-    require(wish.top_p > 0, "top_p is more than 0");
-    require(wish.min_p >= 0 && wish.min_p <= 1, "min_p is 0 to 1");
-    require(wish.uniform >= 0 && wish.uniform < 1, "a uniform number is 0 or more, and less than 1");
-    return wish;
+    const Options options{rows(row, 0), rows(row, 1), rows(row, 2), rows(row, 3), static_cast<int64_t>(top_k)};
+    require(options.temperature >= 0 && std::isfinite(options.temperature), "a temperature is finite and at least 0");
+    require(options.top_p > 0, "top_p is more than 0");
+    require(options.min_p >= 0 && options.min_p <= 1, "min_p is 0 to 1");
+    require(options.uniform >= 0 && options.uniform < 1, "a uniform number is at least 0 and less than 1");
+    return options;
 }
 
-Change change_of(const Changes::value_type& change, int64_t vocabulary) {
+LogitChanges changes_of(const ChangesOfRows::value_type& change, int64_t vocabulary) {
     if (!change) return {};
     const auto& [ids, values] = *change;
     require(ids.size() == values.size(), "a change has one value for each id");
@@ -41,29 +42,29 @@ Change change_of(const Changes::value_type& change, int64_t vocabulary) {
     return {span_of(ids), span_of(values)};
 }
 
-std::span<const int64_t> mask_of(const Masks::value_type& mask, int64_t vocabulary) {
+std::span<const int64_t> mask_of(const MasksOfRows::value_type& mask, int64_t vocabulary) {
     if (!mask) return {};
     int64_t before = -1;
     for (int64_t id : span_of(*mask)) {
-        require(id > before && id < vocabulary, "the ids of a mask rise and exist");
+        require(id > before && id < vocabulary, "the ids of a mask are ascending and exist");
         before = id;
     }
     require(before >= 0, "a mask allows at least one id");
     return span_of(*mask);
 }
 
-std::vector<int64_t> sample(FloatRows logits, Wishes wishes, const Changes& changes, const Masks& masks,
+std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesOfRows& changes, const MasksOfRows& masks,
                             const Instructions& set) {
     const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
     require(vocabulary > 0 && vocabulary < size_t{most_ids}, "a vocabulary has 1 to 2^28 ids");
-    require(wishes.shape(0) == rows && wishes.shape(1) == 5, "wishes are [rows, 5]");
+    require(options.shape(0) == rows && options.shape(1) == 5, "options are [rows, 5]");
     require(changes.size() == rows && masks.size() == rows, "each row has one change and one mask, or None");
-    std::vector<Wish> wanted;
-    std::vector<Change> added;
+    std::vector<Options> wanted;
+    std::vector<LogitChanges> added;
     std::vector<std::span<const int64_t>> allowed;
     for (size_t row = 0; row < rows; ++row) {
-        wanted.push_back(wish_of(wishes, row));
-        added.push_back(change_of(changes[row], static_cast<int64_t>(vocabulary)));
+        wanted.push_back(options_of(options, row));
+        added.push_back(changes_of(changes[row], static_cast<int64_t>(vocabulary)));
         allowed.push_back(mask_of(masks[row], static_cast<int64_t>(vocabulary)));
     }
     std::vector<int64_t> drawn(rows);
@@ -75,26 +76,27 @@ std::vector<int64_t> sample(FloatRows logits, Wishes wishes, const Changes& chan
     return drawn;
 }
 
-Scores score(Values logits, int64_t id, int64_t count, const Instructions& set) {
+std::pair<std::vector<int64_t>, std::vector<double>> logprobs(Values logits, int64_t id, int64_t count,
+                                                              const Instructions& set) {
     const size_t vocabulary = logits.size();
     require(vocabulary > 0 && vocabulary < size_t{most_ids}, "a vocabulary has 1 to 2^28 ids");
     require(id >= 0 && id < static_cast<int64_t>(vocabulary) && count >= 0, "the id does not exist");
     nb::gil_scoped_release release;
-    auto result = Sampler(row_kernels(*set.set)).score(span_of(logits), id, count);
-    if (!result.second.empty()) return result;
-    nb::gil_scoped_acquire acquire;
-    throw nb::value_error("the logits are NaN or infinite");
+    Logprobs result = Sampler(row_kernels(*set.set)).logprobs(span_of(logits), id, count);
+    require(!result.values.empty(), "the logits are NaN or infinite");
+    return {std::move(result.top), std::move(result.values)};
 }
 
 }  // namespace
 
 void bind_sampling(nb::module_& module) {
-    module.def("sample", sample, nb::arg("logits"), nb::arg("wishes"), nb::arg("changes"), nb::arg("masks"),
+    module.def("sample", sample, nb::arg("logits"), nb::arg("options"), nb::arg("changes"), nb::arg("masks"),
                nb::arg("set"),
-               "One id per row of logits [rows, vocabulary], -1 where a row is damaged. wishes [rows, 5]: temperature, "
-               "top_p, min_p, a uniform number, top_k. changes: ids and what is added. masks: ids in rising order.");
-    module.def("score", score, nb::arg("logits"), nb::arg("id"), nb::arg("count"), nb::arg("set"),
-               "The `count` most likely ids, and of these and then of `id` the logarithm of the probability.");
+               "Sample one id per row of logits [rows, vocabulary]; -1 if the largest logit is NaN or infinite. "
+               "options [rows, 5]: temperature, top_p, min_p, uniform number, top_k. "
+               "changes: ids and the numbers to add. masks: allowed ids, ascending.");
+    module.def("logprobs", logprobs, nb::arg("logits"), nb::arg("id"), nb::arg("count"), nb::arg("set"),
+               "The `count` most likely ids, and the log probabilities of these, then of `id`.");
 }
 
 }  // namespace secateur

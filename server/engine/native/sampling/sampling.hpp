@@ -1,6 +1,6 @@
-// From a row of logits to the id that is drawn, and to log probabilities; server/engine/sampling/reference.py is the definition.
+// Samples an id from a row of logits, and computes log probabilities, as server/engine/sampling/reference.py defines them.
 //
-// Nothing sorts a vocabulary: groups of logits have their largest, and those that cannot matter are passed over.
+// Nothing sorts a vocabulary: the maxima of groups of logits tell which groups can be skipped.
 #pragma once
 
 #include <cstdint>
@@ -12,61 +12,65 @@
 
 namespace secateur {
 
-struct Wish {
+struct Options {
     double temperature;  // 0: the most likely id
-    double top_p;        // from 1 on: all
+    double top_p;        // 1 or more: all
     double min_p;        // 0: all
-    double uniform;      // in [0, 1)
+    double uniform;      // the random number, in [0, 1)
     int64_t top_k;       // 0: all
 };
 
-struct Change {  // what is added to the logits of some ids
+struct LogitChanges {  // values to add to the logits of some ids
     std::span<const int64_t> ids;
     std::span<const float> values;
 };
 
-struct Logits {
+struct Candidates {
     const float* values;
-    const int32_t* ids;  // of each value; null: its place
+    const int32_t* ids;  // of each value; null: its index
     int64_t size;
 
     int64_t id(int64_t place) const { return ids ? ids[place] : place; }
 };
 
-using Scores = std::pair<std::vector<int64_t>, std::vector<double>>;
+struct Logprobs {
+    std::vector<int64_t> top;    // ids, the most likely first
+    std::vector<double> values;  // natural logarithms of the probabilities of `top`, then of the sampled id
+};
 
-class Sampler {  // its buffers serve one row after another; one thread at a time
+// Its buffers are reused from row to row; one thread at a time.
+class Sampler {
 public:
     explicit Sampler(const RowKernels& kernels) : kernels_(kernels) {}
 
-    // The id drawn among `mask` (ids in rising order; empty: all); -1 where a row holds NaN or infinity at its top.
-    int64_t draw(std::span<const float> logits, const Wish& wish, const Change& change, std::span<const int64_t> mask);
+    // An id among `mask` (ascending; empty: all); -1 if the largest logit is NaN or infinite.
+    int64_t draw(std::span<const float> logits, const Options& options, const LogitChanges& changes,
+                 std::span<const int64_t> mask);
 
-    // The `count` most likely ids, and of these and then of `id` the natural logarithm of the probability; empty where
-    // `draw` gives -1.
-    Scores score(std::span<const float> logits, int64_t id, int64_t count);
+    // For the `count` most likely ids and for `id`; empty if the largest logit is NaN or infinite.
+    Logprobs logprobs(std::span<const float> logits, int64_t id, int64_t count);
 
 private:
-    void look(const Logits& row);
-    void change(Logits& row, const Change& change, std::span<const int64_t> mask);
-    void keep(Logits& row, const Wish& wish);
-    void gather(Logits& row, float bound, int64_t ties);
-    void best(const Logits& row, int64_t count);
-    double total(const Logits& row, double factor);
-    int64_t place_of(const Logits& row, double factor, double uniform);
-    int64_t place_in_nucleus(const Logits& row, double factor, const Wish& wish);
-    int64_t place_in_spans(const Logits& row, double factor, const Wish& wish);
-    void spread(const Logits& row, double factor);
-    void span_of(const Logits& row, double factor, int64_t span);
-    bool climb(const Logits& row, double factor, double from, double limit);
+    void find_maxima(const Candidates& row);
+    void apply(Candidates& row, const LogitChanges& changes, std::span<const int64_t> mask);
+    void keep(Candidates& row, const Options& options);
+    void gather(Candidates& row, float bound, int64_t ties);
+    void rank(const Candidates& row, int64_t count);
+    double total(const Candidates& row, double factor);
+    int64_t place_of(const Candidates& row, double factor, double uniform);
+    int64_t place_in_nucleus(const Candidates& row, double factor, const Options& options);
+    int64_t place_in_wide_nucleus(const Candidates& row, double factor, const Options& options);
+    void fill_spans(const Candidates& row, double factor);
+    void rank_span(const Candidates& row, double factor, int64_t span);
+    bool accumulate(const Candidates& row, double factor, double from, double limit);
 
     const RowKernels& kernels_;
     float top_ = 0;
     double sum_ = 0;                                 // of all weights
-    std::vector<float> maxima_, changed_, values_;   // of groups; the row after changes; what may be drawn
+    std::vector<float> maxima_, changed_, values_;   // of each group; the row after changes; the row after filters
     std::vector<int32_t> allowed_, ids_;
-    std::vector<double> weights_, spans_, reached_;  // of groups; before each span; after each of `order_`
-    std::vector<uint64_t> order_;                    // places, the most likely first
+    std::vector<double> weights_, spans_, reached_;  // of each group; cumulative by span; cumulative along `order_`
+    std::vector<uint64_t> order_;                    // keys, the most likely first
 };
 
 }  // namespace secateur

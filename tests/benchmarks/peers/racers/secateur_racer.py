@@ -30,7 +30,7 @@ def main() -> None:
     )
     engine, choices = load_engine(config, Artifact.open(Path(sys.argv[1])))
     for choice in choices:
-        print(f"{choice.subject}: {choice.kernel}: {choice.reason}", file=sys.stderr)
+        print(f"{choice.subject}: {choice.value}: {choice.reason}", file=sys.stderr)
     engine.start()
 
     async def one(ids: Ids, tokens: int) -> None:

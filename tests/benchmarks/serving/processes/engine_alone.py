@@ -57,7 +57,7 @@ async def replies(model: Model, skill: Skill, questions: list[str], tokens: int)
 
     async def one(number: int) -> int:
         ids, sampling, shared = prompts[number]
-        stream = model.engine.submit(ids, sampling, skill=skill.name, standing=shared)
+        stream = model.engine.submit(ids, sampling, skill=skill.name, shared_prefix=shared)
         return len([token async for token in stream])
 
     begin = time.monotonic()

@@ -60,7 +60,7 @@ def test_the_place_of_weights_follows_from_the_machine(
     memory(tmp_path, monkeypatch, free, huge)
     room, choice = choose_pages(100 << 20, tiles=tiles)
     assert (room is not None) == kernel.startswith("copied")
-    assert (choice.subject, choice.kernel) == ("weights", kernel)
+    assert (choice.subject, choice.value) == ("weights", kernel)
     assert reason in choice.reason
 
 

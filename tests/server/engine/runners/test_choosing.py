@@ -54,7 +54,7 @@ def test_both_runners_compute_the_same_from_one_artifact(tmp_path: Path) -> None
     path = artifact(tmp_path)
     native, native_choice = chosen(path)
     other, other_choice = chosen(path, "transformers")
-    assert (native_choice.kernel, other_choice.kernel) == ("native", "transformers")
+    assert (native_choice.value, other_choice.value) == ("native", "transformers")
     assert native_choice.reason.startswith("the model has a plan; its matrices: ")
     assert "int4, 32 of 64" in native_choice.reason
     assert other_choice.reason == "it was asked for; LlamaForCausalLM on cpu"
@@ -66,19 +66,19 @@ def test_both_runners_compute_the_same_from_one_artifact(tmp_path: Path) -> None
 def test_every_choice_of_the_native_runner_says_why(tmp_path: Path) -> None:
     runner, _ = chosen(artifact(tmp_path), options=Options(slots=1, context=32, threads=2, key_bits=8))
     choices = {choice.subject: choice for choice in runner.choices}
-    assert (choices["threads"].kernel, choices["threads"].reason) == ("2", "it was asked for")
-    assert choices["keys and values"].kernel == "8 bits"
+    assert (choices["threads"].value, choices["threads"].reason) == ("2", "it was asked for")
+    assert choices["keys and values"].value == "8 bits"
     assert "the processor" in choices["instructions"].reason
 
 
 def test_a_model_without_a_plan_runs_with_transformers_and_says_why(tmp_path: Path) -> None:
     _, choice = chosen(artifact(tmp_path, hidden_act="gelu"))
-    assert choice.kernel == "transformers"
+    assert choice.value == "transformers"
     assert choice.reason.startswith("the native runner cannot be used: its activation is gelu; supported are silu")
 
 
 def test_what_was_asked_for_by_name_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="runner is native, which cannot be: its activation is gelu"):
+    with pytest.raises(ConfigError, match='runner = "native" cannot run this model: its activation is gelu'):
         chosen(artifact(tmp_path, hidden_act="gelu"), "native")
 
 
@@ -86,7 +86,7 @@ def test_without_the_build_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "server.engine.native._core", None)
     path = artifact(tmp_path)
     _, choice = chosen(path)
-    assert (choice.kernel, "the C++ runtime was not built" in choice.reason) == ("transformers", True)
+    assert (choice.value, "the C++ runtime was not built" in choice.reason) == ("transformers", True)
     with pytest.raises(ConfigError, match=r"C\+\+ runtime was not built"):
         chosen(path, "native")
 

@@ -63,7 +63,7 @@ def test_every_instruction_set_gives_the_same_logits(how: str, instructions: str
     model = tiny("gemma2")
     packed = Packed(model, how)
     runner = runner_of(packed, instructions=instructions)
-    assert {choice.subject: choice.kernel for choice in runner.choices}["instructions"] == instructions
+    assert {choice.subject: choice.value for choice in runner.choices}["instructions"] == instructions
     assert error(whole(runner, IDS), own_logits(model, IDS)) < TOLERANCES[how.split()[0]]
 
 
@@ -72,7 +72,7 @@ def test_pruned_matrices_are_unpacked_where_that_is_quicker(how: str) -> None:
     packed = Packed(tiny("llama"), how)
     best = core().choose()[0].name
     found, kept = runner_of(packed), runner_of(packed, instructions=best)
-    told = {choice.subject: choice.kernel for choice in found.choices}.get("pruned matrices")
+    told = {choice.subject: choice.value for choice in found.choices}.get("pruned matrices")
     quicker = best != "avx512" and how.startswith("int")
     assert (told is not None) == quicker
     assert "pruned matrices" not in {choice.subject for choice in kept.choices}
@@ -166,7 +166,7 @@ def test_a_context_beyond_the_model_is_refused() -> None:
 
 
 def test_a_cache_that_no_machine_has_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"MB for keys and values of 16777216 texts of 128 positions are more"):
+    with pytest.raises(ConfigError, match=r"MB for keys and values of 16777216 sequences of 128 positions do not fit"):
         runner_of(Packed(tiny("llama")), slots=1 << 24)
 
 

@@ -50,7 +50,7 @@ def test_the_threshold_is_where_it_wins_from_there_on(gains: list[float], expect
             x = torch.randn(rows, 128)
             factor = 2 if rows >= expected else 1
             torch.testing.assert_close(layer(x), nn.functional.linear(x, before.weight * factor, before.bias))
-    assert choices[0].kernel == ("dense" if expected is None else "semi-structured")
+    assert choices[0].value == ("dense" if expected is None else "semi-structured")
 
 
 def test_rows_are_counted_over_all_leading_dimensions() -> None:
@@ -65,7 +65,7 @@ def test_rows_are_counted_over_all_leading_dimensions() -> None:
 def test_shapes_the_kernel_cannot_take_stay_dense_and_say_so(shape: tuple[int, int]) -> None:
     model = nn.Sequential(pruned(*shape))
     (choice,) = install(model, kernels([2] * 5))
-    assert (choice.kernel, type(model[0])) == ("dense", nn.Linear)
+    assert (choice.value, type(model[0])) == ("dense", nn.Linear)
     assert "multiples of 32 rows and 64 columns" in choice.reason
 
 

@@ -129,47 +129,47 @@ def test_damaged_logits_are_an_error(bad: float, place: int, name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("size", SIZES)
-def test_scores_are_log_softmax(size: int, name: str) -> None:
+def test_logprobs_are_log_softmax(size: int, name: str) -> None:
     logits = random_logits(3, size, size, 1, 3.0)
     sampling = Sampling(temperature=0.1, logprobs=20, logit_bias=((0, 9.0),))  # the bias is not seen
     sequences = [Sequence("", (1,), sampling), Sequence("", (1,), Sampling()), Sequence("", (1,), sampling)]
     tokens = [size - 1, 0, size // 2]
-    scores = NativeSampler(name).scores(batch_of(sequences), logits, tokens)
-    expected = TorchSampler().scores(batch_of(sequences), logits, tokens)
-    assert scores[1] is None
+    results = NativeSampler(name).logprobs(batch_of(sequences), logits, tokens)
+    expected = TorchSampler().logprobs(batch_of(sequences), logits, tokens)
+    assert results[1] is None
     for row in (0, 2):
-        score, same, exact = scores[row], expected[row], numpy.exp(logits[row].double().numpy())
-        assert score is not None
+        found, same, exact = results[row], expected[row], numpy.exp(logits[row].double().numpy())
+        assert found is not None
         assert same is not None
         with numpy.errstate(divide="ignore"):
             exact = numpy.log(exact / exact.sum())
-        assert score.logprob == pytest.approx(exact[tokens[row]], abs=1e-12)
+        assert found.sampled == pytest.approx(exact[tokens[row]], abs=1e-12)
         order = sorted(range(size), key=lambda id: (-float(logits[row, id]), id))[:20]
-        assert [id for id, _ in score.best] == order == [id for id, _ in same.best]
-        assert [value for _, value in score.best] == pytest.approx([exact[id] for id in order], abs=1e-12)
-        assert [value for _, value in same.best] == pytest.approx([exact[id] for id in order], abs=1e-12)
+        assert [id for id, _ in found.top] == order == [id for id, _ in same.top]
+        assert [value for _, value in found.top] == pytest.approx([exact[id] for id in order], abs=1e-12)
+        assert [value for _, value in same.top] == pytest.approx([exact[id] for id in order], abs=1e-12)
 
 
 def test_what_is_wrong_is_refused() -> None:
     row = numpy.zeros((1, 9), numpy.float32)
     chosen, _ = core().choose("")
 
-    def drawn(wish: Any = (1.0, 1.0, 0.0, 0.5, 0), change: Any = None, mask: Any = None, rows: int = 1) -> Any:
-        wishes = numpy.array([wish] * rows, numpy.float64)
+    def drawn(options: Any = (1.0, 1.0, 0.0, 0.5, 0), change: Any = None, mask: Any = None, rows: int = 1) -> Any:
+        rows_of_options = numpy.array([options] * rows, numpy.float64)
         masks = [None if mask is None else numpy.array(mask, numpy.int64)]
         changes = [None if change is None else (numpy.array(change[0], numpy.int64), numpy.float32(change[1]))]
-        return core().sample(row, wishes, changes, masks, chosen)
+        return core().sample(row, rows_of_options, changes, masks, chosen)
 
     assert drawn() == [4]
     assert drawn(mask=[7, 8]) == [8]
     refused: tuple[dict[str, Any], ...] = (
         {"rows": 2},
-        {"wish": (-1.0, 1.0, 0.0, 0.5, 0)},
-        {"wish": (math.nan, 1.0, 0.0, 0.5, 0)},
-        {"wish": (1.0, 0.0, 0.0, 0.5, 0)},
-        {"wish": (1.0, 1.0, 1.5, 0.5, 0)},
-        {"wish": (1.0, 1.0, 0.0, 1.0, 0)},
-        {"wish": (1.0, 1.0, 0.0, 0.5, -1)},
+        {"options": (-1.0, 1.0, 0.0, 0.5, 0)},
+        {"options": (math.nan, 1.0, 0.0, 0.5, 0)},
+        {"options": (1.0, 0.0, 0.0, 0.5, 0)},
+        {"options": (1.0, 1.0, 1.5, 0.5, 0)},
+        {"options": (1.0, 1.0, 0.0, 1.0, 0)},
+        {"options": (1.0, 1.0, 0.0, 0.5, -1)},
         {"change": ([9], [1.0])},
         {"change": ([-1], [1.0])},
         {"change": ([1, 2], [1.0])},
@@ -179,13 +179,13 @@ def test_what_is_wrong_is_refused() -> None:
         {"mask": [-1, 3]},
     )
     for wrong in refused:
-        with pytest.raises(ValueError, match=r" (is|has|are|names|rise|allows) "):
+        with pytest.raises(ValueError, match=r" (is|has|are|names|allows) "):
             drawn(**wrong)
     for id in (-1, 9):
         with pytest.raises(ValueError, match="does not exist"):
-            core().score(row[0], id, 3, chosen)
+            core().logprobs(row[0], id, 3, chosen)
     with pytest.raises(ValueError, match="NaN"):
-        core().score(numpy.full(9, math.nan, numpy.float32), 1, 3, chosen)
+        core().logprobs(numpy.full(9, math.nan, numpy.float32), 1, 3, chosen)
 
 
 def test_nothing_possible_is_the_first_of_what_is_allowed() -> None:
@@ -201,7 +201,7 @@ def test_nothing_possible_is_the_first_of_what_is_allowed() -> None:
 def test_the_choice_says_which_and_why() -> None:
     choice = choose_sampler().choice
     assert choice.subject == "sampling"
-    assert choice.kernel.startswith("native, ")
+    assert choice.value.startswith("native, ")
     assert choice.reason
 
 
@@ -209,4 +209,4 @@ def test_without_the_compiled_part_the_definition_serves(monkeypatch: pytest.Mon
     monkeypatch.setattr("server.engine.sampling.sampler.absent", lambda: "no compiler")
     sampler = choose_sampler()
     assert isinstance(sampler, TorchSampler)
-    assert (sampler.choice.kernel, sampler.choice.reason) == ("torch", "no compiler")
+    assert (sampler.choice.value, sampler.choice.reason) == ("torch", "no compiler")

@@ -56,19 +56,18 @@ bool once() {
         values.push_back(static_cast<float>(20 * part() - 10));
     }
     mask.shrink_to_fit(), ids.shrink_to_fit(), values.shrink_to_fit();
-    const Wish wish{one_of({0.0, 1e-320, 1e-9, 0.7, 1.0, 2.0, 1e9}), one_of({1e-12, 0.4, 0.9, 1 - 1e-16, 1.0}),
+    const Options options{one_of({0.0, 1e-320, 1e-9, 0.7, 1.0, 2.0, 1e9}), one_of({1e-12, 0.4, 0.9, 1 - 1e-16, 1.0}),
                     one_of({0.0, 0.0, 1e-9, 0.3, 1.0}), one_of({0.0, part(), 1 - 1e-16}),
                     one_of<int64_t>({0, 0, 1, 7, 300, size, size + 1})};
     int64_t before = -2;
-    Scores scores;
     for (const auto& [name, kernels] : sets) {
         Sampler sampler(*kernels);
-        const int64_t id = sampler.draw(row, wish, {ids, values}, mask), count = pick(0, 25);
+        const int64_t id = sampler.draw(row, options, {ids, values}, mask), count = pick(0, 25);
         const bool exists = id >= 0 && id < size && (mask.empty() || std::ranges::count(mask, id));
-        scores = sampler.score(row, pick(0, size - 1), count);
-        const size_t told = id == -1 ? 0 : 1 + std::min(count, size);
-        if ((exists || id == -1) && (before == -2 || id == before) && scores.second.size() == told) before = id;
-        else return std::printf("%s: id %ld, before %ld, %zu scores\n", name, id, before, scores.second.size()) < 0;
+        const Logprobs logprobs = sampler.logprobs(row, pick(0, size - 1), count);
+        const size_t reported = id == -1 ? 0 : 1 + std::min(count, size);
+        if ((exists || id == -1) && (before == -2 || id == before) && logprobs.values.size() == reported) before = id;
+        else return std::printf("%s: id %ld, before %ld, %zu logprobs\n", name, id, before, logprobs.values.size()) < 0;
     }
     return true;
 }

@@ -1,4 +1,4 @@
-"""How long a prompt may make readers wait: its pieces are as large as there is time for, and never too small."""
+"""Prefill beside replies: chunks fit into the target time, and never become too small."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from server.engine.batch import Batch
 from server.engine.engine import Engine
-from server.engine.pace import LEAST, PASS_SECONDS, Pace
+from server.engine.prefill_budget import LEAST, PASS_SECONDS, PrefillBudget
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from tests.support.fakes import ScriptRunner
@@ -16,40 +16,40 @@ from tests.support.fakes import ScriptRunner
 ID_SECONDS = PASS_SECONDS / 20
 
 
-def test_a_pace_is_what_passes_cost() -> None:
-    pace = Pace()
-    assert pace.room(3, 512) == 512  # nothing is known yet
-    pace.learn(100, 100 * ID_SECONDS * 1.001)
-    assert pace.room(3, 512) == 19
-    assert pace.room(3, 10) == 10
-    assert pace.room(0, 512) == 512  # nobody reads
-    assert pace.room(60, 512) == 60 + LEAST  # however slow it is, prompts go on
-    pace.learn(1, 1.0)
-    assert pace.room(3, 512) == 19
+def test_the_budget_follows_the_cost_of_passes() -> None:
+    budget = PrefillBudget()
+    assert budget.tokens(3, 512) == 512  # nothing is recorded yet
+    budget.record(100, 100 * ID_SECONDS * 1.001)
+    assert budget.tokens(3, 512) == 19
+    assert budget.tokens(3, 10) == 10
+    assert budget.tokens(0, 512) == 512  # nobody reads
+    assert budget.tokens(60, 512) == 60 + LEAST  # no prompt starves
+    budget.record(1, 1.0)
+    assert budget.tokens(3, 512) == 19
     for _ in range(50):
-        pace.learn(100, 100 * ID_SECONDS / 2)
-    assert pace.room(3, 512) in (39, 40)
+        budget.record(100, 100 * ID_SECONDS / 2)
+    assert budget.tokens(3, 512) in (39, 40)
 
 
-def test_a_pass_without_cost_says_nothing() -> None:
-    pace = Pace()
-    pace.learn(100, 0.0)
-    assert pace.room(3, 512) == 512
+def test_a_pass_of_zero_seconds_sets_no_limit() -> None:
+    budget = PrefillBudget()
+    budget.record(100, 0.0)
+    assert budget.tokens(3, 512) == 512
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_prompt_beside_a_reply_comes_in_pieces_that_fit(known: bool) -> None:
+def test_a_prompt_beside_a_reply_is_chunked_to_fit(known: bool) -> None:
     scheduler = Scheduler(slots=2, context=600, batch_tokens=512, max_waiting=5)
     scheduler.add(Sequence("a", (1,), Sampling(max_tokens=40)))
     scheduler.commit(scheduler.schedule(), [3])
     if known:
-        scheduler.pace.learn(100, 100 * ID_SECONDS * 0.999)
+        scheduler.prefill_budget.record(100, 100 * ID_SECONDS * 0.999)
     scheduler.add(Sequence("b", tuple(range(200)), Sampling(max_tokens=1)))
     assert [len(chunk.ids) for chunk in scheduler.schedule().chunks] == ([1, 19] if known else [1, 200])
 
 
 class Slow(ScriptRunner):
-    """Needs its time for each id."""
+    """Takes a fixed time for each id."""
 
     def __init__(self) -> None:
         super().__init__([4], vocabulary=5)
@@ -75,7 +75,7 @@ def test_the_engine_learns_from_its_own_passes() -> None:
         engine.stop()
 
     asyncio.run(main())
-    assert runner.batches[0].tokens == 100  # nobody read meanwhile
+    assert runner.batches[0].tokens == 100  # nobody was reading
     beside = [batch.tokens for batch in runner.batches if len(batch.chunks) == 2]
     assert len(beside) >= 5
     assert max(beside) <= 20
