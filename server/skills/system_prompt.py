@@ -9,7 +9,7 @@ from itertools import product
 import jinja2
 
 from server.errors import ConfigError
-from server.text.budget import Budget, variables
+from server.text.budget import Budget, with_budget
 from server.text.sandbox import Sandbox
 
 MARKS = ("{{", "{%", "{#")
@@ -39,7 +39,7 @@ def render(source: str, *, title: str, person: str, now: datetime | None = None)
     template = environment.from_string(source)
     try:
         known = {"title": title, "person": person, "date": f"{now:%Y-%m-%d}", "weekday": f"{now:%A}"}
-        text = template.render(variables(Budget(), known))
+        text = template.render(with_budget(known, Budget()))
     except jinja2.TemplateError:
         raise
     except Exception as error:  # templates can raise anything

@@ -1,4 +1,4 @@
-"""Text to token ids and back: tokenizers, and chat templates rendered in a sandbox.
+"""Text to token ids and back: tokenizer files, tokenizers, and chat templates rendered in a sandbox.
 
 May import no other room.
 """

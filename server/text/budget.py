@@ -1,4 +1,4 @@
-"""What one rendering of a template may spend: turns, seconds, and characters that it makes."""
+"""Limits of one rendering of a template: loop steps, seconds and characters produced."""
 
 import time
 from collections.abc import Mapping
@@ -9,12 +9,15 @@ from jinja2.exceptions import SecurityError
 MAX_STEPS = 300_000  # over all loops of one rendering
 MAX_SECONDS = 2.0
 MAX_EXTRA = 100_000  # characters a template may add to what it was given
-MAX_COPIES = 16  # how often a template may make all those characters anew: for macros, blocks and filters
-BUDGET = "\0budget"  # no template can write this name
+MAX_COPIES = 16  # how often a template may copy all its characters, as macros, blocks and filters do
+BUDGET = "\0budget"  # a variable name that no template can spell
 
 
 class Budget:
-    """What one rendering may still spend; `characters` is the longest text that it may make."""
+    """What is left for one rendering whose input has `given` characters.
+
+    Every method raises SecurityError once a limit is exceeded.
+    """
 
     def __init__(self, given: int = 0) -> None:
         self.characters = MAX_EXTRA + 2 * given
@@ -22,71 +25,71 @@ class Budget:
         self._steps = MAX_STEPS
         self._deadline = time.monotonic() + MAX_SECONDS
 
-    def step(self, count: int = 1) -> None:
-        """Pay for so many turns of a loop; SecurityError when the budget or the time is spent."""
+    def charge_steps(self, count: int = 1) -> None:
+        """Charge `count` loop steps."""
         self._steps -= count
         if self._steps < 0:
             raise SecurityError("its loops are too long")
-        self.wait()
+        self.check_time()
 
-    def wait(self) -> None:
-        """SecurityError when the time is spent."""
+    def check_time(self) -> None:
+        """Check that there is time left."""
         if time.monotonic() > self._deadline:
             raise SecurityError("it takes too long")
 
     def range(self, *limits: int) -> "range":
-        """The template's `range`; one too long for len() raises OverflowError, which ends the rendering as well."""
+        """The template's `range`, charged in full; OverflowError for one too long for len()."""
         steps = range(*limits)
-        self.step(1 + len(steps))
+        self.charge_steps(1 + len(steps))
         return steps
 
-    def fits(self, size: int) -> None:
-        """SecurityError for a text or list of more than may be made."""
+    def check_size(self, size: int) -> None:
+        """Check that a text or list of `size` is not too long."""
         if size > self.characters:
             raise SecurityError("it writes far more than it was given")
 
-    def makes(self, size: int) -> None:
-        """Pay for so many new characters, which may be copies of others."""
-        self.fits(size)
+    def charge_characters(self, size: int) -> None:
+        """Charge `size` new characters, copies included."""
+        self.check_size(size)
         self._copies -= size
         if self._copies < 0:
             raise SecurityError("it writes far more than it was given")
 
-    def made(self, value: Any) -> Any:
-        """`value`, once it is paid for, and what it holds is measured as if each list within stood there in full."""
-        self.wait()
+    def charged(self, value: Any) -> Any:
+        """`value`, charged; nested lists count at the size they have when written out."""
+        self.check_time()
         if isinstance(value, str):
-            self.makes(len(value))
+            self.charge_characters(len(value))
         elif isinstance(value, list | tuple | dict):
-            self.makes(len(value))
-            self._measure(value)
+            self.charge_characters(len(value))
+            self._check_nested(value)
         return value
 
-    def _measure(self, value: Any) -> None:
-        """SecurityError for a list of lists that would be too long once it is written, compared or hashed."""
-        open_, items, characters = [value], 0, 0
-        while open_:
-            inner = open_.pop()
+    def _check_nested(self, value: Any) -> None:
+        """Check that nested lists are not too long once written, compared or hashed; shared ones count every time."""
+        pending, items, characters = [value], 0, 0
+        while pending:
+            inner = pending.pop()
             if isinstance(inner, str):
                 characters += len(inner)
             elif isinstance(inner, list | tuple | dict):
                 items += len(inner)
-                open_ += inner
+                pending += inner
                 if isinstance(inner, dict):
-                    open_ += inner.values()
-                self.fits(items)
-                self.wait()
-        self.fits(characters)
+                    pending += inner.values()
+                self.check_size(items)
+                self.check_time()
+        self.check_size(characters)
 
 
 def budget_of(context: Any) -> Budget:
-    """The budget of the rendering that `context` belongs to; SecurityError without one."""
+    """The budget of the rendering of `context`; SecurityError where there is none."""
     found = context.parent.get(BUDGET)
     if not isinstance(found, Budget):
         raise SecurityError("there is no budget for loops")
     return found
 
 
-def variables(budget: Budget, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a template is rendered with."""
+def with_budget(values: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+    """The variables `values` of a template, and the budget of its rendering."""
     return {**values, BUDGET: budget}

@@ -15,7 +15,7 @@ from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
 from server.errors import ArtifactError, InvalidRequest
-from server.text.budget import Budget, variables
+from server.text.budget import Budget, with_budget
 from server.text.sandbox import Sandbox
 
 Message = Mapping[str, Any]
@@ -59,10 +59,10 @@ class ChatTemplate:
         }
         pieces, size = [], 0
         try:
-            for piece in self._template.generate(variables(budget, given)):
+            for piece in self._template.generate(with_budget(given, budget)):
                 pieces.append(piece)
                 size += len(piece)
-                budget.fits(size)
+                budget.check_size(size)
         except Refused as error:
             raise InvalidRequest(f"The model's chat template refuses the messages: {error}", param="messages") from None
         except Exception as error:  # a template can raise anything

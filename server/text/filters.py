@@ -1,4 +1,4 @@
-"""The filters and tests that templates have, each of which pays for itself and for what it makes."""
+"""The filters and tests that templates may use; each is charged for its call and its result."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -18,54 +18,54 @@ FILTERS = frozenset(
         *("sum", "title", "tojson", "trim", "unique", "upper"),
     }
 )
-TESTS_OF_NAMES = frozenset({"filter", "test"})  # would tell what this sandbox has
-# Where a filter or test of Jinja wants more than its value.
-FIRST: Mapping[str, Callable[[Any], Any]] = {
+INTROSPECTION = frozenset({"filter", "test"})  # tests that reveal which filters and tests exist
+# The first argument that some of Jinja's filters and tests take before the value.
+PASSED: Mapping[str, Callable[[Any], Any]] = {
     "context": lambda context: context,
     "eval_context": lambda context: context.eval_ctx,
     "environment": lambda context: context.environment,
 }
 
 
-def filters(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of Jinja's filters that templates have."""
+def bounded_filters(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The allowed ones of Jinja's filters `known`, charged; some replaced by bounded versions."""
     kept = {name: known[name] for name in known if name in FILTERS}
     kept |= {"tojson": _tojson, "join": _join, "replace": _replace, "sum": _sum, "round": _round}
-    return {name: _paid(filter) for name, filter in kept.items()}
+    return {name: _charged(filter) for name, filter in kept.items()}
 
 
-def tests(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Likewise of its tests."""
-    return {name: _paid(test) for name, test in known.items() if name not in TESTS_OF_NAMES}
+def bounded_tests(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The allowed ones of Jinja's tests `known`, charged."""
+    return {name: _charged(test) for name, test in known.items() if name not in INTROSPECTION}
 
 
-def _paid(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test that pays for itself and for what it makes; wherever it is named, `map` and blocks included."""
+def _charged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, charged for its call and its result wherever it is used, in `map` and filter blocks too."""
     wants = getattr(function, "jinja_pass_arg", None)
-    first = FIRST[wants.name] if wants is not None else None
+    passed = PASSED[wants.name] if wants is not None else None
 
     @wraps(function)
-    def paid(context: Any, *arguments: Any, **options: Any) -> Any:
-        budget_of(context).step()
-        given = (first(context), *arguments) if first else arguments
-        return budget_of(context).made(function(*given, **options))
+    def charged(context: Any, *arguments: Any, **options: Any) -> Any:
+        budget_of(context).charge_steps()
+        given = (passed(context), *arguments) if passed else arguments
+        return budget_of(context).charged(function(*given, **options))
 
-    return pass_context(paid)
+    return pass_context(charged)
 
 
 @pass_context
 def _join(context: Any, value: Any, d: Any = "") -> str:
-    return str(d).join(map(str, joined(context, str(d), value)))
+    return str(d).join(map(str, joinable(context, str(d), value)))
 
 
 @pass_context
 def _replace(context: Any, text: Any, old: Any, new: Any, count: int | None = None) -> str:
-    replaced(context, str(text), old, new)
+    check_replacement(context, str(text), old, new)
     return str(text).replace(str(old), str(new), -1 if count is None else count)
 
 
 def _sum(values: Any, start: float = 0) -> Any:
-    """Of numbers: the sum of lists copies each of them again and again."""
+    """The sum of numbers only: summing lists copies them quadratically."""
     found = [start, *values]
     if not all(isinstance(value, int | float) for value in found):
         raise SecurityError("`sum` is for numbers")
@@ -73,31 +73,31 @@ def _sum(values: Any, start: float = 0) -> Any:
 
 
 def _round(value: float, precision: int = 0) -> float:
-    """Jinja's other two ways compute a power of ten as large as one likes."""
+    """Plain rounding: Jinja's `ceil` and `floor` compute an unbounded power of ten."""
     return round(float(value), min(max(precision, -20), 20))
 
 
-def joined(context: Any, joint: str, items: Any) -> list[Any]:
-    """The items, once it is known that they fit when they are joined."""
+def joinable(context: Any, joint: str, items: Any) -> list[Any]:
+    """`items` as a list; SecurityError where they are too long once joined by `joint`."""
     found = list(items)
-    budget_of(context).fits(sum(len(str(item)) for item in found) + len(joint) * len(found))
+    budget_of(context).check_size(sum(len(str(item)) for item in found) + len(joint) * len(found))
     return found
 
 
-def replaced(context: Any, text: str, old: Any = "", new: Any = "", *_: Any) -> None:
-    """Measure what a replacement makes."""
+def check_replacement(context: Any, text: str, old: Any = "", new: Any = "", *_: Any) -> None:
+    """SecurityError where `text` is too long once `old` is replaced by `new`."""
     times = text.count(str(old)) if old else len(text) + 1
-    budget_of(context).fits(len(text) + times * len(str(new)))
+    budget_of(context).check_size(len(text) + times * len(str(new)))
 
 
 @pass_context
 def _tojson(context: Any, value: Any, ensure_ascii: bool = False, indent: int | None = None) -> str:
-    """Plain JSON: Jinja's own filter would escape HTML, and models were trained without that."""
+    """Plain JSON, as models were trained on: Jinja's own filter escapes HTML."""
     if indent is not None and not 0 <= indent <= 16:
-        raise SecurityError("`tojson` indents by 16 at most")
+        raise SecurityError("`tojson` takes an indent of 0 to 16")
     pieces, size = [], 0
     for piece in json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent).iterencode(value):
         size += len(piece)
-        budget_of(context).fits(size)
+        budget_of(context).check_size(size)
         pieces.append(piece)
     return "".join(pieces)

@@ -1,7 +1,7 @@
-"""A sandbox in which a template can neither run for long nor fill the memory, whatever it loops over or multiplies.
+"""A Jinja sandbox that also bounds the time and memory of a template.
 
-Every loop, call, filter, test and comparison pays from one budget of steps and seconds, and whatever is made (texts
-that are written, lists that hold lists) is measured in full before it is used. Filters and names are those listed.
+Every loop, call, filter, test and comparison is charged to one `Budget`, and every text and list it produces is
+measured before it is used. Jinja's own sandbox only guards attributes.
 """
 
 from typing import Any
@@ -12,85 +12,88 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from server.text.budget import budget_of
-from server.text.filters import filters, joined, replaced, tests
+from server.text.filters import bounded_filters, bounded_tests, check_replacement, joinable
 
-MAX_SOURCE = 1 << 18  # characters of a template; the longest known have a tenth of it
-WIDENING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "format", "format_map", "translate"})
+MAX_SOURCE = 1 << 18  # characters of a template; ten times the longest known
+UNBOUNDED = frozenset(
+    {"center", "ljust", "rjust", "zfill", "expandtabs", "encode", "format", "format_map", "translate"}
+)
+"""Methods of texts whose result can be longer than any limit."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """Renders with a Budget under the name BUDGET; without one, everything that pays fails."""
+    """Renders templates whose variables come from `with_budget`; without a budget, rendering fails."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.globals.clear()
-        self.filters, self.tests = filters(self.filters), tests(self.tests)
+        self.filters, self.tests = bounded_filters(self.filters), bounded_tests(self.tests)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Jinja's hook before the parser, which takes its time for long texts."""
+        """Jinja's hook before parsing, which is slow for long templates."""
         if len(source) > MAX_SOURCE:
             raise TemplateSyntaxError(f"it has more than {MAX_SOURCE} characters", 1)
         return super()._parse(source, name, filename)
 
     def _generate(self, source: nodes.Template, *arguments: Any, **options: Any) -> str:
-        """Jinja's hook between parsing and compiling: here everything learns to pay."""
-        bounded: nodes.Template = _Bounding().visit(source)
+        """Jinja's hook between parsing and compiling: inserts the charges."""
+        bounded: nodes.Template = _Charging().visit(source)
         return super()._generate(bounded, *arguments, **options)
 
     def step(self, context: Any) -> str:
-        """One turn; the empty text, since it stands where output does."""
-        budget_of(context).step()
+        """Charge one loop step; returns an empty text, since it is compiled as output."""
+        budget_of(context).charge_steps()
         return ""
 
-    def wrote(self, context: Any, size: int) -> str:
-        """Text of the template itself, of so many characters; the empty text likewise."""
-        budget_of(context).makes(size)
+    def charge_literal(self, context: Any, size: int) -> str:
+        """Charge `size` characters of the template's own text; returns an empty text, as `step`."""
+        budget_of(context).charge_characters(size)
         return ""
 
-    def written(self, context: Any, value: Any) -> str:
-        """A value as the text that is written."""
+    def as_text(self, context: Any, value: Any) -> str:
+        """`value` as text for the output, charged."""
         text = value if isinstance(value, str) else str(value)
-        budget_of(context).makes(len(text))
+        budget_of(context).charge_characters(len(text))
         return text
 
-    def made(self, context: Any, value: Any) -> Any:
-        """A list, tuple, dict, slice or comparison, measured."""
-        return budget_of(context).made(value)
+    def charged(self, context: Any, value: Any) -> Any:
+        """`value`, a list, tuple, dict, slice or comparison, charged."""
+        return budget_of(context).charged(value)
 
     def concat_texts(self, context: Any, *values: Any) -> str:
-        """What `~` makes."""
+        """The result of `~`, charged."""
         texts = [str(value) for value in values]
-        budget_of(context).makes(sum(map(len, texts)))
+        budget_of(context).charge_characters(sum(map(len, texts)))
         return "".join(texts)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  (as Jinja has it)
-        """Call what is safe; methods of texts that widen them are not, nor any method of numbers and bytes."""
+        """Call `__obj`, charged; SecurityError for methods of numbers and bytes, and for texts' unbounded ones."""
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if owner is __self:
             return __obj(*args)
-        if isinstance(owner, int | float | bytes) or (isinstance(owner, str) and name in WIDENING):
+        if isinstance(owner, int | float | bytes) or (isinstance(owner, str) and name in UNBOUNDED):
             raise SecurityError(f"{name!r} is not for templates")
         if isinstance(owner, str) and name == "replace":
-            replaced(__context, owner, *args)
+            check_replacement(__context, owner, *args)
         elif isinstance(owner, str) and name == "join" and args:
-            args = (joined(__context, owner, args[0]),)
-        return budget_of(__context).made(super().call(__context, __obj, *args, **kwargs))
+            args = (joinable(__context, owner, args[0]),)
+        return budget_of(__context).charged(super().call(__context, __obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Any:
-        """`format` and `format_map` of a text widen it too; Jinja hands them out by this."""
-        if getattr(value, "__name__", "") in WIDENING and isinstance(getattr(value, "__self__", None), str):
+        """Jinja's hook for `format` and `format_map` of a text, which can widen it without bound."""
+        if getattr(value, "__name__", "") in UNBOUNDED and isinstance(getattr(value, "__self__", None), str):
             raise SecurityError(f"{value.__name__!r} is not for templates")
         return None
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Numbers as ever but for powers; `+` of texts and lists within the budget; SecurityError for anything else."""
+        """Arithmetic on small numbers, but no powers, and charged `+` of texts and lists; else SecurityError."""
         numbers = all(isinstance(side, int | float) for side in (left, right))
         if operator == "+" and not numbers:
             if all(hasattr(side, "__len__") for side in (left, right)):
-                budget_of(context).fits(len(left) + len(right))
-            return budget_of(context).made(left + right)
+                budget_of(context).check_size(len(left) + len(right))
+            return budget_of(context).charged(left + right)
         if not numbers or operator == "**":
             raise SecurityError(f"`{operator}` works on small numbers only")
         if operator == "*" and max(abs(left), abs(right)) > 10**18:
@@ -98,17 +101,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-class _Bounding(NodeTransformer):
-    """Puts a payment at the head of each loop and macro, and around whatever makes or compares values."""
+class _Charging(NodeTransformer):
+    """Inserts a charge at the head of each loop and macro, and around each node that produces or compares values."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  (Jinja's names)
-        return self._paid(node)
+        return self._charged_body(node)
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802
-        return self._paid(node)
+        return self._charged_body(node)
 
     def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:  # noqa: N802
-        return self._paid(node)
+        return self._charged_body(node)
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
@@ -117,33 +120,33 @@ class _Bounding(NodeTransformer):
     def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         plain = sum(len(child.data) for child in node.nodes if isinstance(child, nodes.TemplateData))
-        paid = [child if isinstance(child, nodes.TemplateData) else _method("written", [child]) for child in node.nodes]
-        node.nodes = [*([_method("wrote", [nodes.Const(plain)])] if plain else []), *paid]
+        paid = [child if isinstance(child, nodes.TemplateData) else _method("as_text", [child]) for child in node.nodes]
+        node.nodes = [*([_method("charge_literal", [nodes.Const(plain)])] if plain else []), *paid]
         return node
 
     def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
-        return self._made(node)
+        return self._charged(node)
 
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
-        return self._made(node)
+        return self._charged(node)
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802
-        return self._made(node)
+        return self._charged(node)
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
-        return self._made(node) if node.ctx == "load" else node
+        return self._charged(node) if node.ctx == "load" else node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         if node.ctx == "load" and isinstance(node.arg, nodes.Slice):
-            return self._made(node)
+            return self._charged(node)
         self.generic_visit(node)
         return node
 
-    def _made(self, node: nodes.Expr) -> nodes.Node:
+    def _charged(self, node: nodes.Expr) -> nodes.Node:
         self.generic_visit(node)
-        return _method("made", [node]).set_lineno(node.lineno)
+        return _method("charged", [node]).set_lineno(node.lineno)
 
-    def _paid(self, node: Any) -> nodes.Node:
+    def _charged_body(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
         node.body.insert(0, nodes.Output([_method("step", [])]).set_lineno(node.lineno))
         loop: nodes.Node = node
@@ -151,5 +154,5 @@ class _Bounding(NodeTransformer):
 
 
 def _method(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
-    """A call of the sandbox itself, which no template can shadow."""
+    """A call of the sandbox's own method `name`, which no template can shadow."""
     return nodes.Call(nodes.EnvironmentAttribute(name), [nodes.ContextReference(), *arguments], [], None, None)

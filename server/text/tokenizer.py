@@ -15,7 +15,7 @@ from tokenizers.decoders import DecodeStream
 
 from server.errors import ArtifactError
 from server.text import tokenizer_files
-from server.text.byte_level import Unrecognised, build_encoding, byte_alphabet, wants_nfc
+from server.text.byte_level import Unrecognised, build_encoding, byte_alphabet, needs_nfc
 from server.text.codec import TextCodec
 from server.text.tokenizer_files import TokenizerFiles
 
@@ -28,7 +28,7 @@ class Tokenizer(TextCodec):
         parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
         added = self._plain.get_added_tokens_decoder().values()
         self._ordinary = frozenset(token.content for token in added if not token.special)
-        self._nfc = wants_nfc(parsed)
+        self._nfc = needs_nfc(parsed)
         self.stop_ids = files.stop_ids
         self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
         self.token_bytes = self._token_bytes() if _is_byte_level(parsed) else None

@@ -12,7 +12,7 @@ import msgspec
 
 from server.errors import ExportError
 from server.text import tokenizer_files
-from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, pattern
+from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, split_pattern
 from server.text.tokenizer_files import TokenizerFiles
 
 CUTTERS = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
@@ -50,7 +50,7 @@ def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
             raise Unrecognised("it is no byte-level BPE")
         if not model["merges"]:
             raise Unrecognised("it has no merges, which llama.cpp demands")
-        name = CUTTERS[pattern(parsed["pre_tokenizer"])]
+        name = CUTTERS[split_pattern(parsed["pre_tokenizer"])]
         if bool(model.get("ignore_merges")) != (name == "llama-bpe"):
             raise Unrecognised(f"ignore_merges is not as {name} has it")
     except Unrecognised as error:
