@@ -39,11 +39,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signers: Path | None = None
     """Who may sign: the artifact must be signed by one of them. A model of the registry needs this."""
     host: str = "127.0.0.1"
+    """The public listener's address."""
     port: Port = 8000
     """0 takes a free port."""
     admin_host: str = "127.0.0.1"
     """Where metrics, usage and reloads are; other than loopback only with `admin_keys`."""
     admin_port: Port = 9464
+    """0 takes a free port."""
     admin_keys: Path | None = None
     """The file of keys that open it (`secateur keys create --file FILE --admin metrics|all`); left out, it has none."""
     metrics_compat: Literal["none", "vllm"] = "none"
