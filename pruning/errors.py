@@ -1,13 +1,13 @@
-"""What can go wrong while pruning, as one tree; the text of each is one sentence for the person who reads it.
+"""Every error that pruning raises, as one tree; each message is one sentence for the user.
 
 SecateurError
 └── PruningError
-    ├── RecipeError      a recipe that cannot be read: the file, the path in it, what is wrong, what is allowed
-    ├── SourceMissing    a model or text that a recipe names and that is not there
+    ├── RecipeError      a recipe that cannot be read or does not fit the model
+    ├── SourceMissing    a model, text or package that does not exist
     ├── ModelRefused     a model that cannot be pruned, and why
-    ├── TaskError        a task that cannot be read or does not fit the model, with the item that is wrong
-    ├── DataError        text that is empty, too short or not in a known form
-    └── TeamBroken       one of the processes that train together has ended
+    ├── TaskError        a task that cannot be read or does not fit the model
+    ├── DataError        text that is empty, too short or in no known form
+    └── TeamBroken       a process of a distributed training run has ended
 """
 
 from collections.abc import Iterator
@@ -17,36 +17,36 @@ from server.errors import SecateurError
 
 
 class PruningError(SecateurError):
-    """Base of everything that pruning raises on purpose."""
+    """Base of every error that pruning raises on purpose."""
 
 
 class RecipeError(PruningError):
-    """A recipe that cannot be read or does not fit the model."""
+    """A recipe cannot be read or does not fit the model; names the file, the place and what is allowed."""
 
 
 class TaskError(PruningError):
-    """A task that cannot be read or does not fit the model."""
+    """A task cannot be read or does not fit the model; names the item that is wrong."""
 
 
 class SourceMissing(PruningError):
-    """A file or package that is named and not there."""
+    """A model, text or package that a recipe names does not exist."""
 
 
 class ModelRefused(PruningError):
-    """A model whose blocks cannot be found, replayed or pruned."""
+    """A model cannot be read, or its blocks cannot be found, replayed or pruned."""
 
 
 class DataError(PruningError):
-    """Text from which the token ids that are asked for cannot be drawn."""
+    """A text is empty, too short or in no known form."""
 
 
 class TeamBroken(PruningError):
-    """One of the processes that train together has ended."""
+    """A process of a distributed training run has ended, so the others cannot go on."""
 
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Turn any error of a model's own code or files, but ours and the system's, into a refusal in one sentence."""
+    """Raise ModelRefused, beginning with `what`, for any error within that is neither ours nor the system's."""
     try:
         yield
     except Exception as error:

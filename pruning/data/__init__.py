@@ -1,4 +1,4 @@
-"""Text sources to seeded token ids [sequences, tokens], with the digest of what was drawn.
+"""From text sources, documents and the base itself to seeded token ids [sequences, tokens] with their digest.
 
 May import `model`, `recipe`.
 """

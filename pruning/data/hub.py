@@ -1,6 +1,6 @@
-"""Reads a column of a dataset through the package `datasets`: from a hub, from its cache, or from a local directory.
+"""Reads a column of a dataset with the package `datasets`: from a hub, its cache, or a local directory.
 
-`dataset:NAME[:config][:split][:column]`; a part may be empty, and a split may be sliced as in `train[:1000]`.
+`dataset:NAME[:config][:split][:column]`; parts may be empty, and a split may be a slice such as `train[:1000]`.
 """
 
 import re
@@ -11,11 +11,11 @@ from pruning.errors import DataError
 
 PREFIX = "dataset:"
 COLUMNS = ("text", "messages")
-"""What is taken where no column is named."""
+"""The columns to look for where none is named, in this order."""
 
 
 class DatasetReference(NamedTuple):
-    """What a source names; empty parts are left to the dataset."""
+    """The parts of a dataset source; empty ones get the dataset's default."""
 
     name: str
     config: str = ""
@@ -24,7 +24,7 @@ class DatasetReference(NamedTuple):
 
     @classmethod
     def parse(cls, source: str) -> "DatasetReference":
-        """The parts of `source`; raises DataError where there are too many or the name is missing."""
+        """The parts of `source`; raises DataError for too many parts or a missing name."""
         parts = re.split(r":(?![^\[]*\])", source.removeprefix(PREFIX))
         if len(parts) > 4 or not parts[0]:
             raise DataError(f"{source} is not {PREFIX}NAME[:config][:split][:column]")
@@ -32,7 +32,7 @@ class DatasetReference(NamedTuple):
 
 
 def column(source: str) -> list[Any]:
-    """The values of the column that `source` names; raises DataError where it cannot be had."""
+    """The values of the column that `source` names; raises DataError where it cannot be loaded."""
     wanted = DatasetReference.parse(source)
     rows = _load(wanted, source)
     names = list(rows.column_names)
@@ -43,7 +43,7 @@ def column(source: str) -> list[Any]:
 
 
 def _load(wanted: DatasetReference, source: str) -> Any:
-    """The dataset, or DataError with what went wrong."""
+    """The split as a `datasets.Dataset`; raises DataError with the reason where it cannot be loaded."""
     try:
         import datasets
     except ImportError:
@@ -55,6 +55,6 @@ def _load(wanted: DatasetReference, source: str) -> Any:
         if (folder / "state.json").exists() and not wanted.split:
             return datasets.load_from_disk(str(folder))
         return datasets.load_dataset(wanted.name, wanted.config or None, split=split)
-    except Exception as error:  # the package raises what its many parts raise
+    except Exception as error:  # the package raises errors of all its dependencies
         sentence = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{source} cannot be loaded: {sentence}; is it a dataset here or on a reachable hub?") from None

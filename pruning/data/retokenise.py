@@ -1,7 +1,7 @@
-"""Windows of one tokenizer's ids in the tokens of a smaller one: the same text, so that losses can be compared.
+"""Rewrites one tokenizer's ids in those of a smaller one, so that losses on the same text compare.
 
-A token that is gone is written as the smaller tokenizer would write it alone. Perplexity is then the exponential of the
-text's loss for each token of the first tokenizer, whatever the number of the second's.
+A removed token becomes the smaller tokenizer's encoding of that token alone. Loss stays per token of the first
+tokenizer, however many ids the second needs.
 """
 
 from collections.abc import Iterable
@@ -14,24 +14,27 @@ from torch.nn import functional
 
 
 class RetokenisedWindows(NamedTuple):
-    """Windows in other tokens."""
+    """Windows of text in the ids of the smaller tokenizer."""
 
     ids: Tensor
-    """[windows, longest]; shorter ones are filled up at their end, which a causal model does not see."""
+    """[windows, longest]; shorter ones are padded at the end, which a causal model does not see."""
     predicted: list[slice]
-    """The tokens of each window that its first token before did not become."""
+    """The ids of each window to predict: all but the ones that its first token became."""
     tokens: int
-    """How many tokens those were before."""
+    """The number of predicted tokens of a window under the first tokenizer."""
 
     def loss(self, number: int, logits: Tensor) -> Tensor:
-        """The negative log-likelihood of one window for each of its tokens before; `logits` [longest, words]."""
+        """The mean negative log-likelihood of one window per token of the first tokenizer.
+
+        `logits` [longest, vocabulary] are of the smaller model.
+        """
         span = self.predicted[number]
         given = logits[span.start - 1 : span.stop - 1].float()
         return functional.cross_entropy(given, self.ids[number, span], reduction="sum") / self.tokens
 
 
 class Retokeniser:
-    """The ids of `before` in those of `after`, which has fewer tokens, all of them known to `before`."""
+    """Maps ids of `before` to ids of `after`, whose tokens are a subset of `before`'s."""
 
     def __init__(self, before: Tokenizer, after: Tokenizer) -> None:
         self._before, self._after = before, after
@@ -39,7 +42,7 @@ class Retokeniser:
         self._parts: dict[int, tuple[int, ...]] = {}
 
     def parts(self, id: int) -> tuple[int, ...]:
-        """The ids that one id becomes."""
+        """The ids of `after` that one id of `before` becomes."""
         if id not in self._parts:
             token = self._before.id_to_token(id) or ""
             known = self._known.get(token)
@@ -48,20 +51,20 @@ class Retokeniser:
         return self._parts[id]
 
     def ids(self, ids: Iterable[int]) -> tuple[int, ...]:
-        """All ids of a text."""
+        """Ids of `before` as ids of `after`."""
         return tuple(new for id in ids for new in self.parts(id))
 
     def back(self, ids: Iterable[int]) -> tuple[int, ...]:
-        """Ids of `after` as `before` has them; a row of the embedding without a token is left out."""
+        """Ids of `after` as ids of `before`; ids without a token, padding rows of the embedding, are dropped."""
         found = (self._before.token_to_id(self._after.id_to_token(id) or "") for id in ids)
         return tuple(id for id in found if id is not None)
 
 
 def retokenise(windows: Tensor, before: Tokenizer, after: Tokenizer) -> RetokenisedWindows:
-    """`windows` [n, tokens] of the ids of `before` in those of `after`."""
-    spelling = Retokeniser(before, after)
-    rows = [list(spelling.ids(window)) for window in windows.tolist()]
-    spans = [slice(len(spelling.parts(int(window[0]))), len(row)) for window, row in zip(windows, rows, strict=True)]
+    """`windows` [n, tokens] of `before`'s ids in `after`'s."""
+    retokeniser = Retokeniser(before, after)
+    rows = [list(retokeniser.ids(window)) for window in windows.tolist()]
+    spans = [slice(len(retokeniser.parts(int(window[0]))), len(row)) for window, row in zip(windows, rows, strict=True)]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     return RetokenisedWindows(ids, spans, windows.shape[1] - 1)

@@ -1,9 +1,9 @@
-"""Self-calibration: token ids that the base itself writes, for when there is no text.
+"""Self-calibration: token sequences sampled from the base itself, for when there is no text.
 
 Williams, Chrysostomou and Aletras, Self-calibration for Language Model Quantization and Pruning,
-https://arxiv.org/abs/2410.17170. Sequences start with the token that begins a text and are sampled at temperature 1,
-a batch at a time with a seed of its own, into files beside the base: they are made once, and a killed run goes on. No
-other source takes the whole model into memory, at 16 bits.
+https://arxiv.org/abs/2410.17170. Sequences start with the begin-of-text token and are sampled at temperature 1. Each
+batch has its own seed and is cached in a file beside the base, so a killed run resumes. Unlike other sources it needs
+the whole model in memory, at 16 bits.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from server.storage.lock import locked
 logger = logging.getLogger(__name__)
 
 BATCH = 8
-"""Sequences that are sampled together; whole batches are made, so that fewer sequences are a part of more."""
+"""Sequences sampled together; only whole batches are sampled, so a smaller request is a prefix of a larger one."""
 
 
 def sample_base(base: Artifact, sequences: int, tokens: int, seed: int) -> Tensor:
-    """Ids [sequences, tokens] sampled from `base`, from the files beside it or into them."""
+    """Ids [sequences, tokens] sampled from `base`, cached beside it; raises DataError, ModelRefused or Busy."""
     folder = base.path.with_name(f"{base.path.name}.self") / f"{tokens}-tokens-seed-{seed}"
     files = [folder / f"batch-{number:05}.safetensors" for number in range(ceil(sequences / BATCH))]
     if not all(file.exists() for file in files):
@@ -53,21 +53,22 @@ def _make(base: Artifact, files: list[Path], tokens: int, seed: int) -> None:
 
 
 def first_token(config: dict[str, Any]) -> int:
-    """The id that begins a text, or else the one that ends it; raises DataError where config.json names neither."""
+    """The begin-of-text id, else the end-of-text id; raises DataError where config.json names neither."""
+    words = config.get("vocab_size")
     for key in ("bos_token_id", "eos_token_id"):
         token = config.get(key)
         token = next(iter(token), None) if isinstance(token, list) else token
         if token is None:
             continue
-        if not 0 <= token < config.get("vocab_size", token + 1):
-            raise DataError(f'source = "{SELF}": config.json names {key} = {token}, but {config["vocab_size"]} tokens')
+        if token < 0 or (words is not None and token >= words):
+            raise DataError(f'source = "{SELF}": config.json has {key} = {token}, but vocab_size is {words}')
         return int(token)
-    raise DataError(f'source = "{SELF}": config.json names no token that begins or ends a text to sample')
+    raise DataError(f'source = "{SELF}": config.json has neither bos_token_id nor eos_token_id to start a sample with')
 
 
 @torch.inference_mode()
 def _sample(network: nn.Module, start: int, tokens: int, seed: str, progress: Progress) -> Tensor:
-    """One batch of ids [BATCH, tokens], of which the first is `start`."""
+    """One batch of ids [BATCH, tokens]; each sequence starts with `start`."""
     from pruning.model.base import advance
 
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") >> 1)

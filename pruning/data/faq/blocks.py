@@ -1,8 +1,8 @@
-"""A page as a run of headings and paragraphs, and the questions and answers in it.
+"""Extracts question and answer pairs from a page given as headings and paragraphs.
 
-A page's questions are the headings that end with a question mark, and those of each kind of which at least half ask
-something; what stands between two of them is the answer. Other headings end an answer if they are of its question's
-level or higher, or are part of it.
+A heading is a question if it ends with a question mark, or if at least half of the headings of its kind ask something
+and it asks too or is long. The answer runs to the next question, or to another heading of the question's level or
+higher; lower headings belong to the answer.
 """
 
 import re
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 SHARE = 0.5
-"""The part of a kind's headings that must ask something for all of them to be questions."""
+"""Fraction of a kind's headings that must ask something for the kind to hold questions."""
 
 ASKING = re.compile(r"\?\W*$|^(how|what|why|where|when|who|which|can|do|does|is|are|should|i)\b", re.IGNORECASE)
 NUMBER = re.compile(r"^\s*(?:\(?\d+(?:\.\d+)*[.)]?|[QA]\d*[.:)])\s+")
 LONG = 6
-"""Words of a heading that, among questions, is one too without asking: "SQLite lets me insert a string into ..."."""
+"""Words from which a heading of such a kind is a question without asking: "SQLite lets me insert a string into ..."."""
 
 
 class Block(NamedTuple):
-    """A heading of some kind and level, 1 being the highest, or a paragraph, which has neither."""
+    """A heading with its kind and level, of which 1 is the highest, or a paragraph without either."""
 
     text: str
     kind: str = ""
@@ -35,7 +35,7 @@ class QuestionAnswer(NamedTuple):
 
 
 def pairs(blocks: Sequence[Block]) -> list[QuestionAnswer]:
-    """The questions of a page with their answers; those without an answer are left out."""
+    """The questions of a page with their answers; questions without an answer are dropped."""
     kinds = _asking(blocks)
     found: list[tuple[Block, list[str]]] = []
     current: tuple[Block, list[str]] | None = None
@@ -55,12 +55,12 @@ def pairs(blocks: Sequence[Block]) -> list[QuestionAnswer]:
 
 
 def numberless(heading: str) -> str:
-    """A heading on one line, without the number before it."""
+    """A heading on one line, without its number."""
     return NUMBER.sub("", " ".join(heading.split()))
 
 
 def _is_question(block: Block, kinds: set[str]) -> bool:
-    """Whether a block is a question, where headings of `kinds` are."""
+    """Whether a block is a question, given the `kinds` of headings that hold questions."""
     if not (block.kind and block.text):
         return False
     asking = block.kind in kinds and (_asks(block) or len(block.text.split()) >= LONG)
@@ -73,7 +73,7 @@ def _asks(heading: Block) -> bool:
 
 
 def _asking(blocks: Iterable[Block]) -> set[str]:
-    """The kinds of headings that are questions."""
+    """The kinds of headings that hold questions."""
     asks: dict[str, list[bool]] = defaultdict(list)
     for block in blocks:
         if block.kind and block.text:

@@ -1,4 +1,4 @@
-"""An HTML page as blocks: headings, terms of definition lists, bold paragraphs and text; navigation is left out."""
+"""Reads an HTML page as blocks: headings, definition terms, bold paragraphs and text, without navigation."""
 
 from collections.abc import Iterator
 from warnings import catch_warnings
@@ -13,7 +13,7 @@ CLASSES = {
     "toc", "mini-toc", "contents", "sphinxsidebar", "related", "navheader", "navfooter", "nav-panel", "headerlink",
     "permalink", "copiable-link", "copiable-anchor", "footer", "toplang", "bottomlang", "footnote",
 }  # fmt: skip
-"""Classes of navigation and of link signs, as Sphinx, DocBook, Texinfo and Apache's manual name them."""
+"""Classes of navigation and of heading links in Sphinx, DocBook, Texinfo and Apache's manual."""
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 TERM_LEVEL = 7
 INLINE = {
@@ -24,13 +24,13 @@ INLINE = {
 
 def blocks(page: str) -> list[Block]:
     """The blocks of the page in reading order."""
-    with catch_warnings(action="ignore", category=XMLParsedAsHTMLWarning):  # of XHTML, which is read all the same
-        soup = BeautifulSoup(page, "lxml")  # it ends what a page leaves open, as browsers do
+    with catch_warnings(action="ignore", category=XMLParsedAsHTMLWarning):  # XHTML is read as well
+        soup = BeautifulSoup(page, "lxml")  # closes open tags as browsers do
     return list(_Reader().read(soup.body or soup))
 
 
 class _Reader:
-    """Walks the tree, gathering running text until a block ends."""
+    """Walks the tree and gathers running text until a block ends."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -78,7 +78,7 @@ class _Reader:
             yield from self.read(tag)
 
     def _flush(self) -> Iterator[Block]:
-        """The running text as a paragraph, if there is any."""
+        """The running text gathered so far, as a paragraph."""
         text = " ".join("".join(self._text).split())
         self._text.clear()
         if text:
@@ -86,12 +86,12 @@ class _Reader:
 
 
 def _left_out(tag: Tag) -> bool:
-    """Whether nothing in `tag` is part of the text."""
+    """Whether `tag` and everything in it is navigation, not text."""
     return tag.name in LEFT_OUT or not CLASSES.isdisjoint(tag.get_attribute_list("class"))
 
 
 def _is_bold(tag: Tag) -> bool:
-    """Whether `tag` is a paragraph of nothing but one bold text."""
+    """Whether `tag` is a paragraph that holds a single bold element."""
     if tag.name != "p":
         return False
     inner = [child for child in tag.children if not (isinstance(child, NavigableString) and not child.strip())]
@@ -99,13 +99,13 @@ def _is_bold(tag: Tag) -> bool:
 
 
 def _line(tag: Tag) -> str:
-    """The text of a heading, without the sign of its link."""
+    """The text of a heading, without its link sign."""
     parts = [text for text in tag.strings if not any(_left_out(up) for up in _between(text, tag))]
     return " ".join("".join(parts).split())
 
 
 def _between(text: NavigableString, tag: Tag) -> Iterator[Tag]:
-    """The elements around `text` that are within `tag`."""
+    """The elements between `text` and its ancestor `tag`."""
     for parent in text.parents:
         if parent is tag:
             return

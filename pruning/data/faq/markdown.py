@@ -1,4 +1,4 @@
-"""A Markdown page as blocks: headings, lines that are bold as a whole, and `Q:` lines; fenced code is left as it is."""
+"""Reads a Markdown page as blocks: headings, bold lines, `Q:` lines and paragraphs; fenced code is kept verbatim."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def _read(lines: list[str]) -> Iterator[Block]:
-    """Blocks, line by line."""
+    """The blocks of `lines`."""
     text: list[str] = []
     fenced = False
     for line in lines:
@@ -39,7 +39,7 @@ def _read(lines: list[str]) -> Iterator[Block]:
 
 
 def _heading(line: str, before: list[str]) -> Block | None:
-    """The heading that `line` is, or that it makes of the one line before it, which it takes."""
+    """The heading in `line`, or the one line in `before` that it underlines, which is removed from there."""
     if found := HEADING.match(line):
         return Block(_inline(found[2]), f"h{len(found[1])}", len(found[1]))
     if (found := UNDERLINE.match(line)) and len(before) == 1:
@@ -52,18 +52,18 @@ def _heading(line: str, before: list[str]) -> Block | None:
 
 
 def _paragraph(text: list[str]) -> Iterator[Block]:
-    """The lines gathered so far, which are taken."""
+    """The lines gathered in `text` as a paragraph; empties `text`."""
     if any(line.strip() for line in text):
         yield Block("\n".join(text).strip("\n"))
     text.clear()
 
 
 def _plain(line: str) -> str:
-    """A line of running text without the mark of an answer."""
+    """A line of running text without its `A:` mark."""
     return ANSWERED.sub("", line)
 
 
 def _inline(text: str) -> str:
-    """The text of a heading without emphasis, links and code marks."""
+    """The text of a heading without emphasis, link and code marks."""
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     return re.sub(r"\*\*|__|`|<[^>]+>", "", text).strip()

@@ -1,4 +1,4 @@
-"""A POD page (perlpodspec) as blocks: =head1 to =head4 are headings, formatting codes are resolved to their text."""
+"""Reads a POD page (perlpodspec) as blocks: `=headN` headings and paragraphs, with formatting codes resolved."""
 
 import re
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pruning.data.faq.blocks import Block
 
 CODE = re.compile(r"([A-Z])(?:<<+\s+((?:(?!<<).)*?)\s+>>+|<([^<>]*)>)", re.DOTALL)
-"""An innermost formatting code, in one of its two forms."""
+"""An innermost formatting code, in either of its two forms."""
 ENTITIES = {"lt": "<", "gt": ">", "verbar": "|", "sol": "/"}
 OPEN, CLOSE = "\ue000", "\ue001"
-"""Stand for the signs < and > until all codes are resolved."""
+"""Placeholders for < and > until all codes are resolved."""
 
 
 def blocks(page: str) -> list[Block]:
@@ -18,7 +18,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def _read(paragraphs: list[str]) -> Iterator[Block]:
-    """Blocks, one for each paragraph that has text; perl code and what is for other formats is left out."""
+    """One block for each paragraph with text; Perl code and `=begin` sections are dropped."""
     pod, other = False, False
     for paragraph in (text.strip("\n") for text in paragraphs):
         command = re.match(r"=(\w+)\s*", paragraph)
@@ -35,7 +35,7 @@ def _read(paragraphs: list[str]) -> Iterator[Block]:
 
 
 def resolve(text: str) -> str:
-    """Running text with its formatting codes replaced by what they show, on one line."""
+    """Text on one line, its formatting codes replaced by what they display."""
     before = None
     while before != text:
         before = text
@@ -44,7 +44,7 @@ def resolve(text: str) -> str:
 
 
 def _shown(code: re.Match[str]) -> str:
-    """What a reader sees of one formatting code."""
+    """The text that one formatting code displays."""
     kind, inner = code[1], code[2] if code[2] is not None else code[3]
     if kind in "XZ":
         return ""

@@ -50,7 +50,7 @@ def test_a_conversation_goes_by_what_a_task_of_conversations_knows_it_by(tmp_pat
     assert [text.title for text in found] == [f"answer {n}" for n in range(30)]
     (tmp_path / "task.toml").write_text(f'kind = "chat"\nname = "chats"\nitems = "{file}"\nbuckets = [0, 1, 2]\n')
     task = read_task(tmp_path / "task.toml")
-    assert isinstance(task, tasks.Chat)
+    assert isinstance(task, tasks.ChatTask)
     judged = {item.messages[1].content for item in task.items if isinstance(item, tasks.Transcript)}
     trained = {text.body.removeprefix("today: ") for text in found if text.bucket not in (0, 1, 2)}
     assert len(judged) + len(trained) == 30

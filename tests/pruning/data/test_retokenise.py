@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from pruning.data.retokenise import retokenise
 from tokenizers import Tokenizer, models
+
+from pruning.data.retokenise import retokenise
 
 BEFORE = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4}, merges=[("a", "b"), ("ab", "c")]))
 AFTER = Tokenizer(models.BPE(vocab={"c": 0, "b": 1, "a": 2, "ab": 3}, merges=[("a", "b")]))

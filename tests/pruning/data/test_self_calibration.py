@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruning.data.self_calibration import BATCH, first_token, sample_base
 
 from pruning.commands.__main__ import main
 from pruning.data.draw import ids_digest
+from pruning.data.self_calibration import BATCH, first_token, sample_base
 from pruning.errors import DataError
 from pruning.model import base
 from pruning.progress import Progress
@@ -121,7 +121,7 @@ def test_the_first_token_begins_a_text_or_ends_one() -> None:
     assert first_token({"bos_token_id": None, "eos_token_id": [7, 8]}) == 7
     nothings: tuple[dict[str, list[int]], ...] = ({}, {"eos_token_id": []})
     for nothing in nothings:
-        with pytest.raises(DataError, match="names no token"):
+        with pytest.raises(DataError, match="has neither bos_token_id nor eos_token_id"):
             first_token(nothing)
-    with pytest.raises(DataError, match="names bos_token_id = 257, but 257 tokens"):
+    with pytest.raises(DataError, match="has bos_token_id = 257, but vocab_size is 257"):
         first_token({"bos_token_id": 257, "vocab_size": 257})

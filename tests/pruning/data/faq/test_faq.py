@@ -10,6 +10,7 @@ from pruning.data.faq import html, markdown, pod
 from pruning.data.faq.blocks import QuestionAnswer, pairs
 from pruning.errors import TaskError
 from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.tasks.reading import read_task
 from server.commands.__main__ import main
 from tests.conftest import ROOT
 
@@ -93,8 +94,8 @@ def test_the_command_writes_a_task_that_can_be_read(tmp_path: Path, capsys: pyte
     output = tmp_path / "out" / "my faq.toml"
     assert main(["task", "from-faq", str(pages), "--output", str(output)]) == 0
     assert "4 question/answer pairs from 3 pages" in capsys.readouterr().out
-    task = tasks.read(output)
-    assert isinstance(task, tasks.Pairs)
+    task = read_task(output)
+    assert isinstance(task, tasks.PairsTask)
     assert [(i.question, i.answer) for i in task.items if isinstance(i, tasks.Pair)] == [
         ("What is a?", "The first."),
         ("What is b?", "The second."),
