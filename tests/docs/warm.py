@@ -1,6 +1,6 @@
 """`secateur` for tests of many commands: a process that has imported everything forks for each command.
 
-`python -m tests.docs.warm SOCKET` serves; CLIENT is the script that a shell runs in the place of `secateur`.
+`python -m tests.docs.warm SOCKET` serves; CLIENT is the script that a shell runs instead of `secateur`.
 """
 
 import atexit
