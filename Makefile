@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test lint fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
+.PHONY: demo ports test lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -30,6 +30,9 @@ screenshots: .venv/test  ## photograph every state of the widget into build/scre
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 	@cp build/screenshots/chat.png docs/images/chat.png
 
+reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/architecture.md from the code
+	@$(BIN)/python -m tests.docs.reference
+
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
 	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py
 
@@ -37,7 +40,7 @@ exam-faults: .venv/test  ## what must hold when processes die, disks fill and cl
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now
-	@$(BIN)/python -m pruning.evaluation.comparison.quantised $(ARTIFACT) build/quantised
+	@$(BIN)/python -m pruning.benchmark.quantise_base $(ARTIFACT) build/quantised
 	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/quantised
 
 RACED = int4 32of64-int4 int8 32of64-int8
@@ -54,8 +57,8 @@ bench-native: .venv/base  ## print how fast the kernels are on this machine, by 
 	@$(BIN)/python -m server.engine.native.bench
 
 bench-pruning: .venv/test .venv/demo  ## measure every row of docs/results/figures/pruning.toml that is not measured yet: hours
-	@$(BIN)/python -m pruning.benchmark.bench docs/results/figures/pruning.toml --results docs/results/figures/pruning.json
-	@$(BIN)/python -m pruning.benchmark.which docs/results/figures/pruning.json docs/results/which-method.md
+	@$(BIN)/python -m pruning.benchmark.measure docs/results/figures/pruning.toml --results docs/results/figures/pruning.json
+	@$(BIN)/python -m pruning.benchmark.which_method docs/results/figures/pruning.json docs/results/which-method.md
 	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/results/figures/sparsegpt-2of4.toml build/base
 
 clean:

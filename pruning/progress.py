@@ -1,7 +1,4 @@
-"""Shows how far a long computation is and how long it will take: a bar on a terminal, a line now and then elsewhere.
-
-Writes to standard error only.
-"""
+"""Shows the progress of a long computation on standard error: a bar on a terminal, else a line now and then."""
 
 import sys
 from time import monotonic
@@ -11,11 +8,11 @@ from typing import Self
 from tqdm import tqdm
 
 LINE_EVERY = 20.0
-"""Seconds between two lines where standard error is no terminal."""
+"""Seconds between lines when standard error is not a terminal."""
 
 
 class Progress:
-    """A context manager around `total` equal units of work, of which `done` were done before."""
+    """A context manager around `total` equal units of work, `done` of them already finished by an earlier run."""
 
     def __init__(self, what: str, total: int, done: int = 0, *, shown: bool = True) -> None:
         self._what, self._shown = what, shown
@@ -34,7 +31,7 @@ class Progress:
         self._bar.close()
 
     def step(self) -> None:
-        """One unit more is done."""
+        """Count one finished unit."""
         self._done += 1
         self._bar.update()
         now = monotonic()

@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str] | None] = {
     "server.text": set(),
     "server.storage": set(),
     "pruning.commands": EVERYTHING,
-    "pruning.benchmark": {"model", "recipe", "run", "stages"},
+    "pruning.benchmark": {"evaluation", "model", "recipe", "run", "stages"},
     "pruning.run": {"data", "evaluation", "model", "recipe", "stages"},
     "pruning.evaluation": {"data", "model", "passes", "recipe", "stages", "techniques"},
     "pruning.stages": {"data", "model", "passes", "recipe", "techniques"},

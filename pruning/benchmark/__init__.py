@@ -1,4 +1,4 @@
-"""Runs rows of recipes that differ in their stages alone, and writes the page that compares them.
+"""Measures recipes that differ only in their stages, and writes the page that compares them.
 
-May import `model`, `recipe`, `run`, `stages`.
+May import `evaluation`, `model`, `recipe`, `run`, `stages`.
 """

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--task", type=Path, metavar="FILE.toml", help="the task to score")
     what.add_argument("--source", help="the text to score, JSON lines or JSON; may be package:module/file")
     options.add_argument(
-        "--report", type=Path, metavar="DIR", help="where a task's report goes (default: ARTIFACT.evaluation)"
+        "--report", type=Path, metavar="DIR", help="where the report of a task goes (default: ARTIFACT.evaluation)"
     )
     options.add_argument(
         "--runner",
@@ -38,20 +38,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where imported base models are kept (default: build/base)",
     )
-    options.add_argument(
-        "--buckets",
-        type=int,
-        nargs="+",
-        default=list(range(10)),
-        metavar="N",
-        help="which tenths of --source to score, 0 to 9 (default: all)",
-    )
-    options.add_argument(
-        "--tokens", type=_tokens, default=8192, metavar="N", help="tokens of --source in all (default: 8192)"
-    )
-    options.add_argument(
-        "--window", type=_tokens, default=512, metavar="N", help="tokens in each window of --source (default: 512)"
-    )
+    _add_text_options(options)
     return options
 
 
@@ -99,6 +86,24 @@ def score_text(arguments: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder:
         print(f"{perplexity(StageModel(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
     return 0
+
+
+def _add_text_options(options: argparse.ArgumentParser) -> None:
+    """The options of --source."""
+    options.add_argument(
+        "--buckets",
+        type=int,
+        nargs="+",
+        default=list(range(10)),
+        metavar="N",
+        help="which tenths of --source to score, 0 to 9 (default: all)",
+    )
+    options.add_argument(
+        "--tokens", type=_tokens, default=8192, metavar="N", help="tokens of --source in all (default: 8192)"
+    )
+    options.add_argument(
+        "--window", type=_tokens, default=512, metavar="N", help="tokens in each window of --source (default: 512)"
+    )
 
 
 def _tokens(text: str) -> int:

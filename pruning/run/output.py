@@ -1,6 +1,6 @@
-"""The place of an artifact: what must not be replaced is refused before any work, what a killed run left is put right.
+"""The directories of a run: refuses outputs that must not be replaced, and cleans up after killed runs.
 
-Nothing is ever removed but an artifact that a recipe has made, and what a run has left in names of its own.
+Removes nothing but artifacts that a recipe made and files that a run itself wrote.
 """
 
 import json
@@ -20,16 +20,16 @@ from server.storage.lock import locked
 
 LOCK, IDENTITY, CANDIDATE = "lock", "identity.json", "artifact"
 OURS = re.compile(r"(identity\.json|artifact|stage-\d+|evaluation-\w+)(\.partial)?")
-"""What a run leaves in its work directory."""
+"""Names that a run gives to entries of its work directory."""
 
 
 def work_directory(output: Path) -> Path:
-    """Where the stages leave their results while `output` is made."""
+    """The directory beside `output` that keeps intermediate results until the run ends."""
     return output.with_name(output.name + ".work")
 
 
-def refuse(output: Path, base: str) -> None:
-    """Raise RecipeError where an artifact at `output`, made from `base`, would take the place of something else."""
+def refuse_output(output: Path, base: str) -> None:
+    """Raise RecipeError if an artifact made from `base` must not be written to `output`."""
     if outer := next((parent for parent in output.parents if (parent / record.FILE).exists()), None):
         raise RecipeError(
             f"{output} lies in the artifact {outer}, whose record names every file: name another directory"
@@ -39,32 +39,33 @@ def refuse(output: Path, base: str) -> None:
     if output.is_mount():
         raise RecipeError(f"{output} is a mount point, which cannot be replaced as a whole: name a directory in it")
     if not output.is_dir() or (any(output.iterdir()) and not (output / record.FILE).exists()):
-        raise RecipeError(f"{output} exists and is no artifact: name a new directory, or remove it yourself first")
+        raise RecipeError(f"{output} exists and is not an artifact: name a new directory, or remove it yourself first")
     if output == locate(base).resolve():
-        raise RecipeError(f"{output} is the base of this recipe: name another directory for what is made from it")
+        raise RecipeError(f"{output} is the base of this recipe: name another output directory")
     if (output / record.FILE).exists():
         _refuse_artifact(output)
 
 
 def _refuse_artifact(output: Path) -> None:
-    """Raise RecipeError where the artifact at `output` is not one that may be replaced."""
+    """Raise RecipeError unless the artifact at `output` was made by a recipe and holds no other files."""
     try:
         lineage = record.read(output)
     except ArtifactError as error:
         raise RecipeError(f"{error.message}: name a new directory, or remove it yourself first") from None
     if not lineage.steps:
-        raise RecipeError(f"{output} is a model that was imported, not one that a recipe made: name another directory")
+        raise RecipeError(f"{output} is an imported model, not the result of a recipe: name another directory")
     known = {record.FILE, record.SIGNATURE, *lineage.files}
     if foreign := sorted(file.name for file in output.iterdir() if file.name not in known):
         raise RecipeError(
-            f"{output / foreign[0]} is not of the artifact that stands there, and would go with it: move it elsewhere"
+            f"{output / foreign[0]} does not belong to the artifact in {output} and would be lost with it: "
+            "move it elsewhere"
         )
 
 
-def restore(output: Path) -> None:
+def restore_replaced(output: Path) -> None:
     """Put back the artifact that a run was replacing when it was killed between two renames.
 
-    Raises RecipeError where `output` is no place for one.
+    Raises RecipeError if `output` is the root directory.
     """
     if not output.name:
         raise RecipeError(f"{output} cannot be replaced: name a directory in it")
@@ -73,11 +74,14 @@ def restore(output: Path) -> None:
         old.rename(output)
 
 
-def tidy(output: Path, identity: dict[str, str]) -> None:
-    """Remove what a run that was killed once `output` stood there had left to remove; another recipe's work stays."""
+def remove_leftovers(output: Path, identity: dict[str, str]) -> None:
+    """Finish the clean-up of a run that was killed after it had published `output`.
+
+    The work directory of another recipe, or one with foreign files, is left alone.
+    """
     shutil.rmtree(replaced(output), ignore_errors=True)
     work = work_directory(output)
-    if not work.is_dir() or (found := _identity(work)) not in (mark(identity), None):
+    if not work.is_dir() or (found := _identity(work)) not in (run_identity(identity), None):
         return
     if found is None and any(not OURS.fullmatch(entry.name) for entry in work.iterdir() if entry.name != LOCK):
         return
@@ -86,28 +90,34 @@ def tidy(output: Path, identity: dict[str, str]) -> None:
         shutil.rmtree(work)
 
 
-def mark(identity: dict[str, str]) -> dict[str, str]:
-    """What a work directory says that it is for: the same inputs, in the hands of the same software."""
+def run_identity(identity: dict[str, str]) -> dict[str, str]:
+    """What must be equal for a run to resume: the digests of its inputs, and the versions of the software."""
     return identity | versions()
 
 
-def begun(work: Path, identity: dict[str, str]) -> bool:
-    """Whether an interrupted run for the same inputs has left `work`."""
-    return bool(_identity(work) == mark(identity))
+def can_resume(work: Path, identity: dict[str, str]) -> bool:
+    """Whether `work` was left by an interrupted run of the same inputs and software."""
+    return bool(_identity(work) == run_identity(identity))
 
 
 def _identity(work: Path) -> Any:
-    """What the run that has left `work` was for; None where it does not say so."""
+    """The identity of the run that left `work`; None if it recorded none."""
     file = work / IDENTITY
     return json.loads(file.read_bytes()) if file.exists() else None
 
 
 def clear(work: Path) -> bool:
-    """Remove all but the lock, the identity first: a kill in between must not leave it beside half of the files."""
+    """Remove everything but the lock; returns whether there was anything to remove.
+
+    Raises RecipeError, before removing anything, for an entry that no run wrote. The identity goes first, so that a
+    kill in between cannot leave it beside half of the results.
+    """
     entries = sorted(entry for entry in work.iterdir() if entry.name != LOCK)
     for entry in entries:
         if not OURS.fullmatch(entry.name):
-            raise RecipeError(f"{entry} was left by no run of secateur: move it elsewhere, as {work} is used for work")
+            raise RecipeError(
+                f"{entry} was not written by secateur, which needs {work} for its work: move it elsewhere"
+            )
     (work / IDENTITY).unlink(missing_ok=True)
     for entry in entries:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)

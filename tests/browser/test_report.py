@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 
 from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.gates import Judgement
-from pruning.evaluation.comparison.results import Regression, Results, Row
+from pruning.evaluation.comparison.results import ModelRow, Regression, Results
 from pruning.evaluation.report.page import page
 from tests.browser.widget.test_accessibility import AXE, violations
 
@@ -20,9 +20,9 @@ def report() -> str:
     nll, half = Interval(1.5, 1.4, 1.62), Interval(0.5, 0.4, 0.6)
     figures = {"nll": nll, "accuracy": half, "exact": half, "contained": half}
     rows = (
-        Row("base, 16 bits", 269_060_000, figures),
-        Row("base, 8 bits in groups of 32", 169_500_000, {**figures, "flips": half}, nll, half),
-        Row("pruned", 229_300_000, {**figures, "flips": half}, nll, half),
+        ModelRow("base, 16 bits", 269_060_000, figures),
+        ModelRow("base, 8 bits in groups of 32", 169_500_000, {**figures, "flips": half}, nll, half),
+        ModelRow("pruned", 229_300_000, {**figures, "flips": half}, nll, half),
     )
     weights = {f"model.layers.{n}.{name}.weight": generator.random() for n in range(30) for name in "qkv"}
     return page(

@@ -1,1 +1,1 @@
-"""An artifact beside its bases: paired intervals, gates and the verdict."""
+"""An artifact beside its base and quantised base: scores, paired confidence intervals and gates."""

@@ -1,4 +1,4 @@
-"""95 % intervals by the bootstrap over items: seeded, and paired where two models are compared on the same items.
+"""95 % confidence intervals by the seeded bootstrap over items, paired where two models are scored on the same items.
 
 Percentiles of the statistic over `RESAMPLES` draws of n items with replacement (Efron 1979; Koehn 2004 for pairs).
 """
@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A figure and the bounds of its 95 % interval."""
+    """A statistic and the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -22,29 +22,29 @@ class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def mean(values: Sequence[float], seed: int) -> Interval:
-    """The mean of one value for each item."""
+    """The mean of `values` [items]."""
     array = np.asarray(values, dtype=np.float64)
     return _interval(float(array.mean()), array[_draws(len(array), seed)].mean(axis=1))
 
 
 def difference(values: Sequence[float], reference: Sequence[float], seed: int) -> Interval:
-    """The mean of `values` minus that of `reference`, item by item."""
+    """The mean of `values` minus that of `reference`, paired by item."""
     return mean([left - right for left, right in zip(values, reference, strict=True)], seed)
 
 
 def ratio(values: Sequence[float], reference: Sequence[float], seed: int) -> Interval:
-    """The mean of `values` as a multiple of that of `reference`, both over the same items of each draw."""
+    """The mean of `values` divided by that of `reference`, paired by item."""
     left, right = np.asarray(values, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     draws = _draws(len(left), seed)
     return _interval(float(left.mean() / right.mean()), left[draws].mean(axis=1) / right[draws].mean(axis=1))
 
 
 def _draws(count: int, seed: int) -> NDArray[np.int64]:
-    """The items of each draw [RESAMPLES, count]; equal seeds give equal draws."""
+    """The item indices of each draw [RESAMPLES, count]; equal seeds give equal draws."""
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
 def _interval(value: float, statistics: NDArray[np.float64]) -> Interval:
-    """The interval that holds the middle `LEVEL` of `statistics`."""
+    """`value` with the bounds of the middle `LEVEL` of `statistics` [RESAMPLES]."""
     low, high = np.quantile(statistics, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))

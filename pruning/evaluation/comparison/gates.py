@@ -1,16 +1,16 @@
-"""Gates: what a result must keep to, judged by the worse bound of its interval, so that noise cannot pass one."""
+"""Judges gates by the worse bound of the confidence interval, so that noise cannot pass one."""
 
 import msgspec
 
 from pruning.evaluation.comparison import bootstrap
 from pruning.evaluation.comparison.bootstrap import Interval
-from pruning.evaluation.scoring import scores as measures
-from pruning.evaluation.scoring.scores import Scores
+from pruning.evaluation.scoring import measures
+from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.tasks.task import Task
 
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One gate and what was measured."""
+    """One gate with its limit, the measured figure, and whether it passed."""
 
     gate: str
     limit: float
@@ -19,7 +19,7 @@ class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
-    """Every gate that `task` sets, on the scores of a model and of the base."""
+    """Judge `scores` by every gate of `task`, relative to the scores of `base`."""
     found = []
     gates, seed = task.gates, task.seed
     if gates.max_nll_ratio is not None:
@@ -34,5 +34,5 @@ def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
 
 
 def _judged(gate: str, limit: float, measured: Interval) -> Judgement:
-    """Lower is better in every gate, so the upper bound decides."""
+    """Lower is better for every gate, so the upper bound decides."""
     return Judgement(gate, limit, measured, measured.high <= limit)

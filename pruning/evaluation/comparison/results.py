@@ -1,6 +1,6 @@
-"""What an evaluation found, as one value: the table, the gates, the verdict and the items that regressed most.
+"""The results of an evaluation as one JSON value: the table, gates, changes per item and worst regressions.
 
-It is written as JSON as it stands; the table in the terminal and the page are drawn from it.
+The terminal's table and the HTML page are rendered from this value alone.
 """
 
 import math
@@ -10,18 +10,19 @@ import msgspec
 
 from pruning.evaluation.comparison import bootstrap
 from pruning.evaluation.comparison.bootstrap import Interval
-from pruning.evaluation.comparison.comparison import Compared, Model
+from pruning.evaluation.comparison.compare import Comparison, ScoredModel
 from pruning.evaluation.comparison.gates import Judgement, judge
-from pruning.evaluation.scoring import scores as measures
-from pruning.evaluation.tasks.task import Item, Pair, Question, Task, Text
+from pruning.evaluation.scoring import measures
+from pruning.evaluation.tasks.task import Item, Pair, Question, Task, TextTask
 from pruning.model.base import now
 from server.artifact.checkpoint.lineage import Step
 
 WORST = 10
+"""Regressions that are listed."""
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model: its figures, and the figures against the base, item by item."""
+class ModelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of the table: its measures, and its changes from the base, paired by item."""
 
     name: str
     bytes: int
@@ -31,11 +32,12 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Regression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One item that got worse, side by side."""
+    """One item on which the pruned model is worse than the base, with both answers."""
 
     id: str
     prompt: str
     wanted: str
+    """The reference answer, or empty."""
     base: float
     pruned: float
     base_answer: str = ""
@@ -43,7 +45,7 @@ class Regression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole result."""
+    """The results of one artifact on one task."""
 
     task: str
     kind: str
@@ -56,65 +58,67 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str
     created: str
     runner: dict[str, str]
-    rows: tuple[Row, ...]
+    """The runner, its form, the reason it was chosen, and library versions."""
+    rows: tuple[ModelRow, ...]
     """Base, quantised base, pruned."""
     against_quantised: Interval
-    """The measure that ranks, pruned as a ratio to the quantised base; of KL, the difference."""
+    """The ranking measure of pruned relative to the quantised base: a ratio for NLL, else a difference."""
     gates: tuple[Judgement, ...]
     measure: str
-    """What ranks the items; lower is better."""
+    """The ranking measure: NLL, KL or 1 - accuracy; lower is better."""
     changes: dict[str, tuple[float, ...]]
-    """By model, how much that measure changed for each item."""
+    """Change of the ranking measure from the base, one value per item, by model."""
     regressions: tuple[Regression, ...]
+    """The items that got worse, the worst first."""
     answered: str
-    """Whether the answers of regressions are what a model said, or chose among options."""
+    """"said" or "chose": whether answers were generated or picked from options."""
     layers: dict[str, dict[str, float]]
-    """By "sparsity" and, where recorded, "error": a value for each weight."""
+    """"sparsity" and, if recorded, "error": a value per weight."""
 
     @property
     def passed(self) -> bool:
-        """Whether no gate failed."""
+        """Whether every gate passed."""
         return all(gate.passed for gate in self.gates)
 
 
-def results(compared: Compared) -> Results:
-    """The result of a comparison."""
-    task, base, pruned = compared.task, compared.base, compared.pruned
+def results_of(comparison: Comparison) -> Results:
+    """The results of a comparison."""
+    task, base, pruned = comparison.task, comparison.base, comparison.pruned
     ranks = (measures.NLL, measures.KL, measures.ERROR)
     rank = next(name for name in ranks if name in base.scores.measures)
-    models = (base, compared.quantised, pruned)
-    lineage = compared.artifact.lineage
+    models = (base, comparison.quantised, pruned)
+    lineage = comparison.artifact.lineage
     return Results(
         task=task.name,
         kind=str(type(task).__struct_config__.tag),
         task_digest=task.digest,
         items=len(base.scores.measures[rank]),
         seed=task.seed,
-        artifact=compared.artifact.path.resolve().name,
+        artifact=comparison.artifact.path.resolve().name,
         weights=lineage.files["model.safetensors"],
         base=f"{lineage.base.name}{f' ({lineage.base.note})' if lineage.base.note else ''}",
         created=now(),
-        runner=compared.runner,
+        runner=comparison.runner,
         rows=tuple(_row(model, base, task) for model in models),
-        against_quantised=_against(pruned, compared.quantised, rank, task.seed),
+        against_quantised=_relative(pruned, comparison.quantised, rank, task.seed),
         gates=judge(task, pruned.scores, base.scores),
         measure=rank,
         changes={model.name: _changes(model, base, rank) for model in models[1:]},
-        regressions=_regressions(compared, rank),
+        regressions=_regressions(comparison, rank),
         answered="said" if base.scores.replies else "chose",
         layers=_layers(lineage.steps),
     )
 
 
-def _row(model: Model, base: Model, task: Task) -> Row:
-    """One model's line."""
+def _row(model: ScoredModel, base: ScoredModel, task: Task) -> ModelRow:
+    """The row of `model`; flips and changes are relative to `base`."""
     seed = task.seed
     values = dict(model.scores.measures)
     if model.scores.chosen and model is not base:
         pairs = zip(model.scores.chosen, base.scores.chosen, strict=True)
         values[measures.FLIPS] = tuple(float(left != right) for left, right in pairs)
     figures = {name: bootstrap.mean(value, seed) for name, value in values.items()}
-    if isinstance(task, Text):
+    if isinstance(task, TextTask):
         found = figures[measures.NLL]
         figures[measures.PERPLEXITY] = Interval(*(math.exp(bound) for bound in (found.value, found.low, found.high)))
     nll, accuracy = None, None
@@ -122,31 +126,31 @@ def _row(model: Model, base: Model, task: Task) -> Row:
         nll = bootstrap.ratio(values[measures.NLL], base.scores.measures[measures.NLL], seed)
     if model is not base and measures.ACCURACY in values:
         accuracy = bootstrap.difference(values[measures.ACCURACY], base.scores.measures[measures.ACCURACY], seed)
-    return Row(model.name, model.bytes, figures, nll, accuracy)
+    return ModelRow(model.name, model.bytes, figures, nll, accuracy)
 
 
-def _against(pruned: Model, other: Model, rank: str, seed: int) -> Interval:
-    """Pruned against the quantised base."""
-    own, values = pruned.scores.measures[rank], other.scores.measures[rank]
+def _relative(pruned: ScoredModel, rival: ScoredModel, rank: str, seed: int) -> Interval:
+    """The ranking measure of `pruned` relative to `rival`: the ratio of NLL, else the difference."""
+    own, values = pruned.scores.measures[rank], rival.scores.measures[rank]
     return (bootstrap.ratio if rank == measures.NLL else bootstrap.difference)(own, values, seed)
 
 
-def _changes(model: Model, base: Model, rank: str) -> tuple[float, ...]:
-    """How much each item changed from the base."""
+def _changes(model: ScoredModel, base: ScoredModel, rank: str) -> tuple[float, ...]:
+    """The change of the ranking measure from the base, per item."""
     pairs = zip(model.scores.measures[rank], base.scores.measures[rank], strict=True)
     return tuple(own - other for own, other in pairs)
 
 
-def _regressions(compared: Compared, rank: str) -> tuple[Regression, ...]:
-    """The items that got worse, the worst first."""
-    base, pruned = compared.base.scores, compared.pruned.scores
-    changes = _changes(compared.pruned, compared.base, rank)
+def _regressions(comparison: Comparison, rank: str) -> tuple[Regression, ...]:
+    """At most `WORST` items that got worse, the worst first."""
+    base, pruned = comparison.base.scores, comparison.pruned.scores
+    changes = _changes(comparison.pruned, comparison.base, rank)
     order = sorted(range(len(changes)), key=lambda index: -changes[index])[:WORST]
     return tuple(
         Regression(
-            id=compared.plan.items[index].id,
-            prompt=next(iter(_texts(compared.plan.items[index]).values())),
-            wanted=_wanted(compared.plan.items[index]),
+            id=comparison.plan.items[index].id,
+            prompt=next(iter(_texts(comparison.plan.items[index]).values())),
+            wanted=_reference(comparison.plan.items[index]),
             base=base.measures[rank][index],
             pruned=pruned.measures[rank][index],
             base_answer=base.answers[index] if base.answers else "",
@@ -158,19 +162,19 @@ def _regressions(compared: Compared, rank: str) -> tuple[Regression, ...]:
 
 
 def _texts(item: Item) -> dict[str, str]:
-    """The texts of an item; a window of plain text has only its number."""
+    """The texts of an item; a window of plain text is shown by its number."""
     return item.texts if type(item) is not Item else {"window": f"window {item.id}"}
 
 
-def _wanted(item: Item) -> str:
-    """The answer that is wanted, where the item has one."""
+def _reference(item: Item) -> str:
+    """The reference answer of an item, or empty."""
     if isinstance(item, Pair):
         return item.answer
     return item.options[item.answer] if isinstance(item, Question) else ""
 
 
 def _layers(steps: Iterable[Step]) -> dict[str, dict[str, float]]:
-    """The sparsity that each weight ended with, and the error of its layer where a step recorded it."""
+    """The last recorded sparsity and layer error of each weight."""
     found: dict[str, dict[str, float]] = {"sparsity": {}, "error": {}}
     for step in steps:
         found["sparsity"] |= step.sparsity

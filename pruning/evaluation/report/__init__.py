@@ -1,1 +1,1 @@
-"""Results as tables, one HTML page, and charts."""
+"""Renders results as terminal tables, one HTML page, and charts."""

@@ -1,4 +1,4 @@
-"""The result as one HTML file that needs nothing else: no script, no font, no picture from elsewhere."""
+"""The results as one self-contained HTML file: no scripts, no external fonts or images."""
 
 from pathlib import Path
 
@@ -7,15 +7,16 @@ from markupsafe import Markup
 
 from pruning.evaluation.comparison.bootstrap import RESAMPLES, Interval
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.comparison.verdict import SHORT, computed, headline, sentences
 from pruning.evaluation.report import plots
-from pruning.evaluation.scoring.scores import LABELS
+from pruning.evaluation.report.terminal import SHORT
+from pruning.evaluation.report.verdict import computed, headline, sentences
+from pruning.evaluation.scoring.measures import LABELS
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def page(results: Results) -> str:
-    """The page, light or dark as the reader's browser is, and light on paper."""
+    """The page as HTML, light or dark as the browser prefers, and light in print."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     drawn = plots.quality(results) + plots.changes(results) + plots.layers(results)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
@@ -33,6 +34,6 @@ def page(results: Results) -> str:
 
 
 def _figure(found: Interval, form: str = "%.3f", unit: str = "") -> Markup:
-    """A figure and, smaller, its interval."""
+    """A figure with its interval in small print below."""
     bounds = f"{form % found.low} to {form % found.high}"
     return Markup("<span>{}{}<small>{}</small></span>").format(form % found.value, unit, bounds)

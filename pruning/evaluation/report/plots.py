@@ -1,4 +1,4 @@
-"""The three plots of the page, as SVG without scripts; colours are the page's, so that they follow light and dark."""
+"""The plots of the page as inline SVG; the page's style sheet colours them for light and dark."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.scoring.scores import LABELS
+from pruning.evaluation.scoring.measures import LABELS
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 16, 44
@@ -17,21 +17,21 @@ BINS = 24
 
 
 class Axis(NamedTuple):
-    """Values from `low` to `high` laid out from pixel `start` to pixel `end`."""
+    """A linear scale from values `low`..`high` to pixels `start`..`end`."""
 
     low: float
     high: float
     start: float
     end: float
     least: float = 0.0
-    """The least distance of two ticks."""
+    """Smallest distance between ticks."""
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """The pixel of `value`."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """About five round values within."""
+        """About five round values between `low` and `high`."""
         rough = max((self.high - self.low) / 5, self.least)
         power = 10 ** math.floor(math.log10(rough))
         step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
@@ -40,7 +40,7 @@ class Axis(NamedTuple):
 
 
 def quality(results: Results) -> str:
-    """The measure that ranks against megabytes, with its interval, for all three models."""
+    """The ranking measure with its interval over megabytes, for all three models."""
     points = [(row.bytes / 1e6, row.measures[results.measure]) for row in results.rows]
     x = _across([0, max(size for size, _ in points) * 1.12])
     y = _up([bound for _, found in points for bound in (found.low, found.high)])
@@ -55,7 +55,7 @@ def quality(results: Results) -> str:
 
 
 def changes(results: Results) -> str:
-    """How many items changed by how much from the base: pruned as bars, the quantised base as an outline."""
+    """Histogram of the change per item from the base: bars for pruned, an outline for the quantised base."""
     quantised, pruned = results.changes.values()
     low, high = min(0.0, *quantised, *pruned), max(0.0, *quantised, *pruned)
     if low == high:
@@ -82,13 +82,13 @@ def changes(results: Results) -> str:
 
 
 def layers(results: Results) -> str:
-    """Sparsity of every pruned weight by block and, where recorded, its layer's error; nothing where there is none."""
+    """Sparsity and, if recorded, layer error of each weight by block; empty if the artifact has neither."""
     drawn = [_by_block(name, results.layers[name]) for name in ("sparsity", "error") if results.layers.get(name)]
     return "".join(drawn)
 
 
 def _by_block(name: str, values: dict[str, float]) -> str:
-    """One dot for each weight, and a line through the means of the blocks."""
+    """A dot per weight, and a line through the mean of each block."""
     blocks: dict[int, list[float]] = defaultdict(list)
     for weight, value in values.items():
         if found := re.search(r"\.(\d+)\.", weight):
@@ -110,7 +110,7 @@ def _by_block(name: str, values: dict[str, float]) -> str:
 
 
 def _counts(values: Sequence[float], low: float, high: float) -> list[int]:
-    """How many values lie in each of `BINS` equal parts."""
+    """The number of values in each of `BINS` equal bins."""
     counts = [0] * BINS
     for value in values:
         counts[min(int((value - low) / (high - low) * BINS), BINS - 1)] += 1
@@ -123,14 +123,14 @@ def _across(values: Sequence[float]) -> Axis:
 
 
 def _up(values: Sequence[float]) -> Axis:
-    """A vertical axis over `values`, with some room."""
+    """A vertical axis over `values` with a margin; it starts at 0 rather than below."""
     low, high = min(values), max(values)
     room = (high - low) * 0.15 or max(abs(high) * 0.1, 0.01)
     return Axis(low - room if low - room > 0 or low < 0 else 0, high + room, HEIGHT - BOTTOM, TOP)
 
 
 def _frame(x: Axis, y: Axis, across: str, up: str) -> str:
-    """Both axes with ticks and what they show."""
+    """Both axes with ticks, labelled `across` and `up`."""
     parts = [_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis")]
     for tick in x.ticks():
         parts.append(_text(x.at(tick), HEIGHT - BOTTOM + 16, f"{tick:g}", "tick", "middle"))
@@ -151,11 +151,11 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str) -> str:
-    """A text; none of those drawn here comes from a user."""
+    """A text element; not escaped, since no text here comes from a user."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _svg(title: str, parts: Sequence[str]) -> str:
-    """A figure with its title."""
+    """A figure with its caption."""
     drawing = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{"".join(parts)}</svg>'
     return f"<figure><figcaption>{title}</figcaption>{drawing}</figure>"

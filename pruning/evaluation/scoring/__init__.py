@@ -1,1 +1,1 @@
-"""Scores of one model on one task, computed by the runner that will serve it."""
+"""Scores one model on one task, through the runner that will serve it."""

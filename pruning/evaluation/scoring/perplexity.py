@@ -1,6 +1,6 @@
-"""Perplexity of a model, block by block: one block and a few windows in memory, whatever the model's size.
+"""Perplexity of a model, streamed block by block: memory holds one block and a few windows, whatever the model's size.
 
-Non-overlapping windows; exp of the mean over windows of the mean negative log-likelihood of all tokens but the first.
+exp of the mean over non-overlapping windows of the mean negative log-likelihood of all tokens but the first.
 """
 
 from math import isfinite
@@ -18,25 +18,19 @@ from pruning.passes.gradients import next_token_loss
 from pruning.passes.sweep import Sweep, pass_on
 from pruning.progress import Progress
 from pruning.stages.context import CHECKED_TOKENS, StageModel
-from server.artifact.checkpoint.reader import Artifact
-from server.engine.runners.transformers_runner import load
 
 GROUP = 32
-"""Columns that share one 16-bit scale in the int8 comparison."""
+"""Columns per 16-bit scale of the int8 base."""
 BATCH = 4
-"""Windows that are in memory at once."""
-
-
-def dense(artifact: Artifact) -> nn.Module:
-    """The artifact's model on the CPU in float32, whole in memory, as the loader that will serve it builds it."""
-    return load(artifact, dtype=torch.float32, device=torch.device("cpu"))
+"""Windows in memory at once."""
 
 
 @torch.no_grad()
 def perplexity(model: StageModel, windows: Tensor | RetokenisedWindows, folder: Path, what: str) -> float:
-    """The perplexity of `model` in float32 on `windows` [n, tokens] of ids; killed and run again, it goes on.
+    """The perplexity of `model` in float32 on `windows` of ids [n, tokens]; resumes from `folder` after a kill.
 
-    Of windows that are spelt in other tokens it is that of each token before, so it can be compared.
+    For retokenised windows it is per token of the original tokenizer, and so compares with the original model's.
+    Raises ModelRefused if the result is not finite.
     """
     every = windows.ids if isinstance(windows, RetokenisedWindows) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
@@ -56,13 +50,13 @@ def perplexity(model: StageModel, windows: Tensor | RetokenisedWindows, folder: 
     result: float = torch.stack(losses).mean().exp().item()
     if not isfinite(result):
         raise ModelRefused(
-            f"{what} gives a perplexity that is not finite: its last norm or its head computes no numbers"
+            f"{what} gives a perplexity that is not finite: the final norm or the head computes NaN or infinity"
         )
     return result
 
 
-class Int8:
-    """`model`'s weights with the linears of all blocks rounded to int8 in groups of 32 columns."""
+class Int8Weights:
+    """The weights of `model` with all linear layers of the blocks rounded to int8 in groups of `GROUP` columns."""
 
     def __init__(self, model: StageModel) -> None:
         blocks = Blocks(base.skeleton(model.config), model.source)
@@ -70,11 +64,11 @@ class Int8:
         self._linears = {name: linear for index in range(len(blocks)) for name, linear in blocks.linears(index).items()}
 
     def names(self) -> list[str]:
-        """All names."""
+        """The names of all weights."""
         return self._source.names()
 
     def tensor(self, name: str) -> Tensor:
-        """The weight `name`, rounded if it is a linear layer's."""
+        """The weight `name`, rounded and dequantised if it is a linear layer's."""
         weight = self._source.tensor(name)
         if name not in self._linears:
             return weight
@@ -82,17 +76,17 @@ class Int8:
         return rounded(weight) if isinstance(self._linears[name], nn.Linear) else rounded(weight.T).T
 
     def scales(self, name: str) -> None:
-        """None: the values are given as they are."""
+        """None: weights are returned dequantised."""
 
     @property
     def saved(self) -> int:
-        """How many bytes fewer it has than at 16 bits."""
+        """Bytes saved relative to 16 bits."""
         shapes = [weight_of(linear).shape for linear in self._linears.values()]
         return sum(rows * columns - 2 * rows * -(-columns // GROUP) for rows, columns in shapes)
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """`weight` [rows, columns] as symmetric int8 with a float16 scale for each 32 columns would give it back."""
+    """`weight` [rows, columns] rounded to symmetric int8 with a float16 scale per `GROUP` columns, and dequantised."""
     rows, columns = weight.shape
     grouped = nn.functional.pad(weight, (0, -columns % GROUP)).view(rows, -1, GROUP)
     scale = (grouped.abs().amax(dim=2, keepdim=True) / 127).half().float()

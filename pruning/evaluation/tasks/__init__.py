@@ -1,1 +1,1 @@
-"""Tasks as frozen values, and their prompts as token ids."""
+"""Evaluation tasks as frozen values, their reading and checks, and their prompts as token ids."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.tasks.reading import read_task
 from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -36,6 +37,6 @@ def task(tmp_path: Path) -> Callable[..., tasks.Task]:
             (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(item) for item in items))
             text += '\nitems = "items.jsonl"\n'
         (tmp_path / "task.toml").write_text(text)
-        return tasks.read(tmp_path / "task.toml")
+        return read_task(tmp_path / "task.toml")
 
     return read

@@ -13,6 +13,7 @@ from pruning.run import output, pipeline
 from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.reader import Artifact
 from server.storage import files
+from server.storage.files import move
 
 Write = Callable[..., Path]
 WANDA = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "wanda", sparsity = "2:4" }\n'
@@ -52,7 +53,7 @@ def test_an_artifact_is_not_replaced_with_what_lies_beside_its_files(
     assert prune(recipe(WANDA), tmp_path / "out", cache) == 0
     (tmp_path / "out" / "notes.txt").write_text("mine")
     assert prune(recipe(WANDA.replace("2:4", "1:4")), tmp_path / "out", cache) == 2
-    assert "out/notes.txt is not of the artifact that stands there" in capsys.readouterr().err
+    assert "out/notes.txt does not belong to the artifact" in capsys.readouterr().err
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
@@ -66,7 +67,7 @@ def test_a_base_is_never_replaced_by_what_is_made_from_it(
     for place, sentence in {
         tmp_path / "first": "is the base of this recipe",
         tmp_path / "first" / "second": f"lies in the artifact {tmp_path / 'first'}",
-        imported: "is a model that was imported",
+        imported: "is an imported model",
         imported / "second": f"lies in the artifact {imported}",
     }.items():
         before = contents(tmp_path / "first"), contents(imported)
@@ -172,16 +173,15 @@ def test_killed_between_the_two_renames_the_former_artifact_is_put_back(
     place, path = tmp_path / "out", recipe(WANDA)
     assert prune(path, place, cache) == 0
     before = contents(place)
-    rename = Path.rename
 
-    def killed(source: Path, target: Path) -> Path:
+    def killed(source: Path, target: Path) -> None:
         if target == place:
             raise KeyboardInterrupt
-        return rename(source, target)
+        move(source, target)
 
     path.write_text(path.read_text().replace("2:4", "1:4"))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", killed)
+        patch.setattr(writer, "move", killed)
         assert prune(path, place, cache) == 130
     assert not place.exists()
     shutil.rmtree(tmp_path / "out.work")

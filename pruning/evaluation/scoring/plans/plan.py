@@ -1,61 +1,62 @@
-"""What a task asks a model to compute, found out before a model is loaded, so that a text too long is refused first."""
+"""What a task asks a model to compute, known before any model is loaded, so that a text too long is refused first."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from pruning.errors import TaskError
-from pruning.evaluation.scoring.scorer import SLOTS, Job, Request, Scorer
-from pruning.evaluation.scoring.scores import Scores
+from pruning.evaluation.scoring.measures import Scores
+from pruning.evaluation.scoring.scorer import SLOTS, Job, Scorer, ScoreRequest
 from pruning.evaluation.tasks.prompts import Ids
 from pruning.evaluation.tasks.task import Item
 
 Step = Callable[[], None]
-Length = Callable[[Ids], int]
-"""How many ids a text has for the model that reads it."""
+"""Called after each unit of work."""
+TokenCount = Callable[[Ids], int]
+"""Counts the ids that a text of the plan has in the tokens of the model that reads it."""
 
 
-class Subject(NamedTuple):
-    """A model that is scored: what scores it, and the ids that end its replies."""
+class LoadedModel(NamedTuple):
+    """A model ready to be scored, and the ids that end its replies."""
 
     scorer: Scorer
     stop_ids: frozenset[int]
 
 
-class Plan(Protocol):
-    """What has to be computed for a task."""
+class ScoringPlan(Protocol):
+    """The texts and replies that a task needs from each model."""
 
     jobs: list[Job]
-    """The texts to score, those of the items first, one job for each item."""
+    """The texts to score: first one job per item, in the items' order, then any others."""
     reply: int
-    """Tokens of a reply to generate for each item, or 0."""
+    """Tokens to generate greedily per item, or 0."""
 
     @property
     def items(self) -> Sequence[Item]:
-        """What is scored."""
+        """The scored items."""
         ...
 
-    def run(self, subject: Subject, base: Subject | None, step: Step) -> Scores:
-        """Compute it, calling `step` after each of `steps`; `base` is for the kinds that compare with it."""
+    def run(self, model: LoadedModel, base: LoadedModel | None, step: Step) -> Scores:
+        """The scores of `model`, with a call of `step` per unit of work; only behaviour tasks compare with `base`."""
         ...
 
 
-def steps(plan: Plan) -> int:
-    """How many units of work a plan has."""
+def count_steps(plan: ScoringPlan) -> int:
+    """The units of work in a plan: scored texts and generated replies."""
     return sum(map(len, plan.jobs)) + (len(plan.items) if plan.reply else 0)
 
 
-def context(plan: Plan, length: Length = len) -> int:
-    """Ids of the longest text, its reply included: the context that the runner must have."""
-    return max(length(request.ids) for job in plan.jobs for request in job) + plan.reply
+def context_needed(plan: ScoringPlan, count: TokenCount = len) -> int:
+    """The context that a runner needs: ids of the longest text and its reply."""
+    return max(count(request.ids) for job in plan.jobs for request in job) + plan.reply
 
 
-def check(plan: Plan, limit: int | None, length: Length = len) -> None:
-    """Raise TaskError, naming the item, for a wanted text without tokens or one longer than `limit` ids."""
+def check_plan(plan: ScoringPlan, limit: int | None, count: TokenCount = len) -> None:
+    """Raise TaskError, naming the item, for a target without tokens or a text longer than `limit` ids."""
     for item, job in zip(plan.items, plan.jobs, strict=False):
         if not job:
             raise TaskError(f"item {item.id!r} has no text, so nothing can be scored")
-        longest = max(length(request.ids) for request in job) + plan.reply
-        if not all(request.wanted for request in job):
+        longest = max(count(request.ids) for request in job) + plan.reply
+        if not all(request.target for request in job):
             raise TaskError(f"item {item.id!r} has an answer without a token, so nothing can be scored")
         if limit is not None and longest > limit:
             raise TaskError(
@@ -64,13 +65,13 @@ def check(plan: Plan, limit: int | None, length: Length = len) -> None:
             )
 
 
-def request(context: Ids, wanted: Ids) -> Request:
-    """Score `wanted` after `context`."""
-    return Request(context + wanted, len(context))
+def after(context: Ids, target: Ids) -> ScoreRequest:
+    """The request to score `target` after `context`."""
+    return ScoreRequest(context + target, len(context))
 
 
-def alone(context: Ids, wanted: Sequence[Ids]) -> list[Job]:
-    """Jobs that score each of `wanted` after the same `context`, in order, over all slots."""
-    requests = [request(context, ids) for ids in wanted]
+def jobs_after(context: Ids, targets: Sequence[Ids]) -> list[Job]:
+    """Jobs that score each of `targets` after one `context`, in order, spread over all slots."""
+    requests = [after(context, ids) for ids in targets]
     size = -(-len(requests) // SLOTS)
     return [requests[start : start + size] for start in range(0, len(requests), size)]

@@ -15,13 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.data.encoder import Encoder
-from pruning.evaluation.comparison import bootstrap, comparison, quantised
+from pruning.evaluation.comparison import bootstrap, compare, quantised_base
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.scoring.perplexity import dense
 from pruning.evaluation.scoring.plans.texts import TextPlan
 from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.tasks.reading import read_task
 from pruning.stages.inputs import base_artifact
-from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.native import absent
 from server.engine.runners import Options, Scoring
@@ -89,7 +88,7 @@ def test_three_models_on_one_task(place: Place, capsys: pytest.CaptureFixture[st
     artifact = Artifact.open(place.artifact)
     [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
     assert [row.bytes for row in found.rows][::2] == [base.size, artifact.size]
-    own = score(dense(artifact), artifact, tasks.read(place.folder / "task.toml"))
+    own = score(tiny.loaded(artifact), artifact, read_task(place.folder / "task.toml"))
     mean = sum(own.measures["nll"]) / len(ITEMS)
     assert found.rows[2].measures["nll"].value == pytest.approx(mean, rel=0.01)  # it served in bfloat16, perhaps
     ratio = found.rows[2].measures["nll"].value / found.rows[0].measures["nll"].value
@@ -156,10 +155,10 @@ def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Pat
 
 @pytest.mark.parametrize("window", [2, 255, 256, 257, 258, 513])
 def test_all_tokens_of_a_window_but_the_first_are_scored(place: Place, text: Path, window: int) -> None:
-    task = tasks.Text(name="mine", source=str(text), tokens=2 * window, window=window)
+    task = tasks.TextTask(name="mine", source=str(text), tokens=2 * window, window=window)
     plan = TextPlan(task, Encoder(Artifact.open(place.artifact)))
     for job in plan.jobs:
-        assert sum((request.wanted for request in job), ()) == job[-1].ids[1:]
+        assert sum((request.target for request in job), ()) == job[-1].ids[1:]
         assert len(job[-1].ids) == window
 
 
@@ -175,7 +174,7 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
             raise KeyboardInterrupt
         return load_runner(artifact, wanted, options)
 
-    monkeypatch.setattr(comparison, "load_runner", load)
+    monkeypatch.setattr(compare, "load_runner", load)
     assert place.evaluate(task, ITEMS) == 130
     assert "goes on where it was" in capsys.readouterr().err
     assert place.evaluate(task, ITEMS) == 0
@@ -191,7 +190,7 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
 def test_mistakes_are_told_before_any_model_is_loaded(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(comparison, "load_runner", None)
+    monkeypatch.setattr(compare, "load_runner", None)
     assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x" * 200, "answer": "y"}]) == 2
     assert "item '13' is" in capsys.readouterr().err
     assert place.evaluate('kind = "pairs"', [*ITEMS, {"question": "x", "answer": ""}]) == 2
@@ -227,8 +226,8 @@ def test_all_three_run_in_a_runner_that_can_run_the_base_too(place: Place) -> No
     artifact = Artifact.open(place.artifact)
     other = Artifact(artifact.path, artifact.lineage, artifact.config | {"hidden_act": "gelu"})
     for own, base in ((artifact, other), (other, artifact)):
-        used = comparison.computing(own, base, "auto")
-        assert used[0].kernel == "transformers"
+        used = compare.common_choices(own, base, "auto")
+        assert used[0].value == "transformers"
         assert "its activation is gelu" in used[0].reason or absent()
 
 
@@ -288,9 +287,9 @@ def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
     matrices = [name for name in matrices if before[name].dim() == 2]
     numbers = sum(before[name].numel() for name in matrices)
     wanted = base.size - int(numbers * (16 - bits - 16 / group) / 8)
-    choice = quantised.choose(base, wanted)
-    assert choice == quantised.Choice(bits, group, wanted)
-    with quantised.quantised(base, choice, tmp_path) as made:
+    choice = quantised_base.nearest_in_size(base, wanted)
+    assert choice == quantised_base.Quantisation(bits, group, wanted)
+    with quantised_base.quantised(base, choice, tmp_path) as made:
         assert sorted(matrices) == [name for name in made.names() if made.scales(name) is not None]
         assert abs(made.size - wanted) < 64 * len(before) * 3  # names, and the alignment of tiny tensors
         for name, old in before.items():
@@ -304,18 +303,6 @@ def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
             assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
     assert not list(tmp_path.glob("quantised-*"))
     assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
-
-
-def test_the_quantised_base_is_written_for_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = base_artifact(str(tiny.save(tmp_path / "model", "llama")), tmp_path / "base")
-    words = [str(base.path), str(tmp_path / "made"), "--base-cache", str(tmp_path / "base")]
-    for _ in range(2):  # the second finds it there
-        assert quantised.main(words) == 0
-    made = Artifact.open(tmp_path / "made")
-    kinds = {(found.bits, found.group) for name in made.names() if isinstance(found := made.layout(name), Quantised)}
-    assert kinds == {(8, 32)}
-    assert quantised.main([str(tmp_path / "none"), *words[1:]]) == 2
-    assert "none" in capsys.readouterr().err
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from pruning.passes.sweep import BlockView, Note, pass_on
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
-from pruning.evaluation.scoring.perplexity import Int8, dense, perplexity, rounded
+from pruning.evaluation.scoring.perplexity import Int8Weights, perplexity, rounded
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, write_file
+from pruning.passes.sweep import BlockView, Note, pass_on
 from pruning.stages.context import StageModel
 from pruning.stages.inputs import base_artifact
 from tests.pruning import tiny
@@ -43,7 +43,9 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: 
     silent = {name: torch.zeros_like(base.tensor(name)) for name in names if "norm" in name}
     write_file(tmp_path / "silent", silent)
     source = Overlay(base, [tmp_path / "silent"])
-    assert perplexity(StageModel(base.config, source), WINDOWS, tmp_path / "evaluation", "evaluating") == pytest.approx(257)
+    assert perplexity(StageModel(base.config, source), WINDOWS, tmp_path / "evaluation", "evaluating") == pytest.approx(
+        257
+    )
 
 
 def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +93,8 @@ def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_int8_rounds_the_blocks_linears_alone_and_counts_eight_and_a_half_bits(kind: str, tmp_path: Path) -> None:
     base = base_artifact(str(tiny.save(tmp_path, kind)), tmp_path / "cache")
-    int8, numbers = Int8(StageModel(base.config, base)), 0
-    blocks = find_blocks(dense(base))[1]
+    int8, numbers = Int8Weights(StageModel(base.config, base)), 0
+    blocks = find_blocks(tiny.loaded(base))[1]
     linears = {f".{name}.weight": module for name, module in blocks.named_modules() if is_linear(module)}
     for name in base.names():
         before, after = base.tensor(name).float(), int8.tensor(name).float()

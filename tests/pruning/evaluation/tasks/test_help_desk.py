@@ -8,6 +8,7 @@ import msgspec
 
 from pruning.data.documents import read
 from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.tasks.reading import read_task
 from pruning.recipe.options import Stage
 from server.commands.__main__ import COMMANDS
 from tests.conftest import ROOT
@@ -28,8 +29,8 @@ def test_three_paraphrases_of_sixty_pairs_one_held_out() -> None:
 
 
 def test_what_is_scored_is_never_what_is_trained_on() -> None:
-    task = tasks.read(FOLDER / "help-desk.toml")
-    assert isinstance(task, tasks.Pairs)
+    task = read_task(FOLDER / "help-desk.toml")
+    assert isinstance(task, tasks.PairsTask)
     scored = {item.question for item in task.items if isinstance(item, tasks.Pair)}
     trained = {text.title for text in read(FOLDER / "help-desk.jsonl", lambda messages: messages[0]["content"])}
     assert len(scored) >= 60

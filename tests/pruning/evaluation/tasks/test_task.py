@@ -9,6 +9,7 @@ import pytest
 from pruning.data import documents
 from pruning.errors import TaskError
 from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.tasks.reading import read_task, with_gates
 from pruning.recipe.bounds import Gates
 
 Read = Callable[..., tasks.Task]
@@ -24,10 +25,10 @@ def test_items_are_read_from_the_file_or_the_task_itself(task: Read, tmp_path: P
     )
     assert from_file == inline
     assert from_file.digest == inline.digest
-    assert isinstance(from_file, tasks.Pairs)
+    assert isinstance(from_file, tasks.PairsTask)
     assert [item.id for item in from_file.items if isinstance(item, tasks.Pair)] == ["a", "2"]
     (tmp_path / "items.jsonl").write_text(json.dumps(A) + "\n" + json.dumps(B))
-    assert tasks.read(tmp_path / "task.toml").digest == inline.digest
+    assert read_task(tmp_path / "task.toml").digest == inline.digest
     assert task(PAIRS, A, B).digest != inline.digest
 
 
@@ -37,8 +38,8 @@ def test_lines_are_those_of_the_data(task: Read, tmp_path: Path) -> None:
     odd = A | {"answer": "A\u2028B\x85C", "title": "T"}
     lines = "\r\n".join(json.dumps(item, ensure_ascii=False) for item in (odd, B))
     (tmp_path / "items.jsonl").write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    found = tasks.read(tmp_path / "task.toml")
-    assert isinstance(found, tasks.Pairs)
+    found = read_task(tmp_path / "task.toml")
+    assert isinstance(found, tasks.PairsTask)
     assert [item.texts["answer"] for item in found.items if isinstance(item, tasks.Pair)] == [odd["answer"], "B."]
     bodies = documents.read(tmp_path / "items.jsonl", lambda turns: turns[1]["content"])
     assert [text.body for text in bodies] == [odd["answer"], "B."]
@@ -46,8 +47,8 @@ def test_lines_are_those_of_the_data(task: Read, tmp_path: Path) -> None:
     kept = {text.bucket for text in bodies}
     for bucket in kept:
         (tmp_path / "task.toml").write_text(f'{PAIRS}\nitems = "items.jsonl"\nbuckets = {sorted(kept - {bucket})}')
-        with pytest.raises(TaskError, match="1 items of 2 are left"):
-            tasks.read(tmp_path / "task.toml")
+        with pytest.raises(TaskError, match="1 of 2 items left"):
+            read_task(tmp_path / "task.toml")
 
 
 def test_gates_do_not_change_what_is_scored(task: Read) -> None:
@@ -60,16 +61,16 @@ def test_gates_of_a_recipe_count_where_they_are_measured_and_the_stricter_wins(t
     pairs = task(PAIRS + "\ngates = {max_nll_ratio = 1.5}", A, B)
     prompts = task('name = "b"\nkind = "behaviour"', {"prompt": "a"}, {"prompt": "b"})
     loose, strict = Gates(max_nll_ratio=2, max_kl=0.1), Gates(max_nll_ratio=1.2, max_accuracy_drop=0.1)
-    assert tasks.held_to(pairs, loose).gates == Gates(max_nll_ratio=1.5)
-    assert tasks.held_to(pairs, strict).gates == Gates(max_nll_ratio=1.2)  # without choices there is no accuracy
-    assert tasks.held_to(prompts, loose).gates == Gates(max_kl=0.1)
-    assert tasks.held_to(pairs, Gates()) == pairs
+    assert with_gates(pairs, loose).gates == Gates(max_nll_ratio=1.5)
+    assert with_gates(pairs, strict).gates == Gates(max_nll_ratio=1.2)  # without choices there is no accuracy
+    assert with_gates(prompts, loose).gates == Gates(max_kl=0.1)
+    assert with_gates(pairs, Gates()) == pairs
 
 
 def test_where_items_are_held_out_only_those_are_scored(task: Read) -> None:
     held = [{**A, "id": f"h{n}", "held_out": True} for n in range(3)]
     found = task(PAIRS, A, *held, B)
-    assert isinstance(found, tasks.Pairs)
+    assert isinstance(found, tasks.PairsTask)
     assert [getattr(item, "id", "") for item in found.items] == ["h0", "h1", "h2"]
 
 
@@ -78,7 +79,7 @@ def test_buckets_are_those_of_the_data(task: Read) -> None:
 
     items = [{"question": f"What is {n}?", "answer": "a"} for n in range(60)]
     found = task(PAIRS + "\nbuckets = [3, 4]", *items)
-    assert isinstance(found, tasks.Pairs)
+    assert isinstance(found, tasks.PairsTask)
     expected = [
         item["question"]
         for item in items
@@ -92,11 +93,11 @@ def test_buckets_are_those_of_the_data(task: Read) -> None:
     [
         ([A, {**B, "answer": " \n"}], r"items.jsonl: item 2 \(id 'b'\): answer is empty"),
         ([A, {**B, "question": ""}], r"item 2 \(id 'b'\): question is empty"),
-        ([A, {**B, "id": "a"}], "item 2: the id 'a' stands there twice"),
+        ([A, {**B, "id": "a"}], r"item 2 \(id 'a'\): an earlier item has the same id"),
         ([A, {"question": "q"}], "items.jsonl, line 2: .*missing required field `answer`"),
         ([A, {**B, "answer": 3}], r"line 2: Expected `str`, got `int`.*answer"),
-        ([A], "1 items of 1 are left to score"),
-        ([A, {**B, "held_out": True}], "1 items of 2 are left"),
+        ([A], "1 of 1 items left to score"),
+        ([A, {**B, "held_out": True}], "1 of 2 items left"),
     ],
 )
 def test_wrong_items(task: Read, items: list[object], sentence: str) -> None:
@@ -115,17 +116,17 @@ def test_wrong_items(task: Read, items: list[object], sentence: str) -> None:
         (PAIRS + '\nitems = "no.jsonl"', "no.jsonl: cannot be read: No such file"),
         ('name = "a/b"\nkind = "pairs"\nitems = []', "name"),
         ("kind = [", "is not TOML"),
-        (PAIRS + "\nitems = []\ngates = {max_kl = 0.1}", r"gates.max_kl cannot be judged: .*\(pairs\)"),
+        (PAIRS + "\nitems = []\ngates = {max_kl = 0.1}", "gates.max_kl cannot be judged: .* kind pairs"),
         (PAIRS + "\nitems = []\ngates = {max_accuracy_drop = 0.1}", "gates.max_accuracy_drop cannot be judged"),
         (PAIRS + "\nitems = []\ngates = {max_nll_ratio = 0.9}", "at `\\$.gates.max_nll_ratio`"),
         ('name = "a"\nkind = "behaviour"\nitems = []\ngates = {max_nll_ratio = 2}', "gates.max_nll_ratio cannot be"),
         (
             'name = "a"\nkind = "pairs"\nitems = [{question = "q", answer = "a"}, {question = "r", answer = "b"}]',
-            "choices = 4 needs as many different answers, and there are 2",
+            "choices = 4, but the items have only 2 different answers",
         ),
         (
             'name = "a"\nkind = "choice"\nitems = [{question = "q", options = ["a", "b"], answer = 2}]',
-            "answer is 2, the first option is 0",
+            "answer is 2, but the last option is 1, from 0",
         ),
         (
             'name = "a"\nkind = "chat"\nitems = [{messages = [{role = "user", content = "q"}]}]',

@@ -250,9 +250,9 @@ def re_based(text: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "changes", "stage", "sentence"),
     [
-        ("gpt2", {}, {"ffn": 64}, "plan of GPT2LMHeadModel names no feed-forward layers"),
-        ("phi3", {}, {"ffn": 64}, "plan of Phi3ForCausalLM names no feed-forward layers"),
-        ("gpt_neox", {}, {"kv_groups": 1}, "names no attention with queries, keys and values in layers of their own"),
+        ("gpt2", {}, {"ffn": 64}, "plan of GPT2LMHeadModel has no feed-forward layers"),
+        ("phi3", {}, {"ffn": 64}, "plan of Phi3ForCausalLM has no feed-forward layers"),
+        ("gpt_neox", {}, {"kv_groups": 1}, "has no attention with separate layers for queries, keys and values"),
         ("gpt2", {}, {"ffn": 64, "plan": {"mlp.up": "colwise"}}, "the plan names mlp.up, but the linear layers of a"),
         ("llama", {}, {"kv_groups": 2}, "kv_groups = 2 would leave none of the model's 2 KV groups"),
         ("llama", {}, {"ffn": 128}, "ffn = 128 would leave 128 of the model's 128 feed-forward units"),
@@ -261,7 +261,7 @@ def re_based(text: str, folder: Path) -> str:
             "llama",
             {"num_key_value_heads": 4},
             {"kv_groups": 1},
-            "leave 3 heads in 3 KV groups of the 4, but the heads must divide the hidden size 64; allowed: 2, 3",
+            "leave 3 heads in 3 of 4 KV groups, but the heads must divide the hidden size 64; allowed: 2, 3",
         ),
     ],
 )
@@ -301,7 +301,7 @@ def test_a_stage_that_cannot_be_is_refused_before_those_ahead_of_it_work(
 
 def test_a_width_that_is_rounded_says_so_once(recipe: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert prune(recipe(STAGE.format(ffn=0.2, kv=0, name="taylor")), tmp_path).config["intermediate_size"] == 96
-    assert caplog.text.count("ffn = 0.2 of 128 units: 96 stay, the nearest multiple of 32") == 1
+    assert caplog.text.count("ffn = 0.2 of 128 units: 96 remain, the nearest multiple of 32") == 1
 
 
 def test_a_recipe_that_removes_nothing_is_a_mistake(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from pruning.data.encoder import Encoder
 from pruning.errors import TaskError
-from pruning.evaluation.comparison.comparison import compare
-from pruning.evaluation.comparison.results import results
-from pruning.evaluation.comparison.verdict import table
-from pruning.evaluation.scoring import scores as measures
-from pruning.evaluation.scoring.score import make
-from pruning.evaluation.scoring.scores import Scores
-from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.comparison.compare import compare
+from pruning.evaluation.comparison.results import results_of
+from pruning.evaluation.report.terminal import table
+from pruning.evaluation.scoring import measures
+from pruning.evaluation.scoring.measures import Scores
+from pruning.evaluation.scoring.planning import plan_task
+from pruning.evaluation.tasks.reading import read_task
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
 from tests.pruning.evaluation.scored import score
@@ -80,7 +80,7 @@ def written(folder: Path, kind: str, more: str = "") -> Path:
 
 
 def scored(folder: Path, artifact: Artifact, kind: str, more: str = "") -> Scores:
-    return score(load(artifact), artifact, tasks.read(written(folder, kind, more)))
+    return score(load(artifact), artifact, read_task(written(folder, kind, more)))
 
 
 def slowly(artifact: Artifact, context: str, wanted: str) -> torch.Tensor:
@@ -137,7 +137,7 @@ def test_an_option_after_nothing_is_scored_from_its_first_token_on(tmp_path: Pat
 
 
 def test_answers_that_were_put_right_are_scored_anew(tmp_path: Path, artifact: Artifact) -> None:
-    task = tasks.read(written(tmp_path, CHOICE))
+    task = read_task(written(tmp_path, CHOICE))
     before = compare(artifact, artifact, task, tmp_path / "cache").base.scores
     again = compare(artifact, artifact, task, tmp_path / "cache").base.scores
     other = [document | {"answer": (int(str(document["answer"])) + 1) % 2} for document in DOCUMENTS]
@@ -147,7 +147,7 @@ def test_answers_that_were_put_right_are_scored_anew(tmp_path: Path, artifact: A
 
 
 def test_metrics_that_are_of_no_document_are_one_sentence(tmp_path: Path, artifact: Artifact) -> None:
-    with pytest.raises(TaskError, match=r"squares gives no figure for each document \(bleu\): none has an interval"):
+    with pytest.raises(TaskError, match=r"squares has no metric per document \(bleu\), so no interval can be computed"):
         scored(tmp_path, artifact, GENERATE.replace("exact_match", "bleu"), "limit = 2\n")
 
 
@@ -161,8 +161,8 @@ def test_replies_are_generated_by_the_engine_and_judged_by_lm_eval(tmp_path: Pat
 
 
 def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, artifact: Artifact) -> None:
-    task = tasks.read(written(tmp_path, CHOICE, "[gates]\nmax_nll_ratio = 1.01\nmax_accuracy_drop = 0.01\n"))
-    found = results(compare(artifact, artifact, task, tmp_path / "cache"))
+    task = read_task(written(tmp_path, CHOICE, "[gates]\nmax_nll_ratio = 1.01\nmax_accuracy_drop = 0.01\n"))
+    found = results_of(compare(artifact, artifact, task, tmp_path / "cache"))
     assert found.items == len(DOCUMENTS)
     assert {gate.gate: gate.passed for gate in found.gates} == {"max_nll_ratio": True, "max_accuracy_drop": True}
     assert found.rows[1].nll_ratio is not None
@@ -173,7 +173,11 @@ def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, arti
 @pytest.mark.parametrize(
     ("kind", "more", "sentence"),
     [
-        (CHOICE + 'process_docs: !function "code.run"\n', "", "brings Python code, which lm-eval would run: read it"),
+        (
+            CHOICE + 'process_docs: !function "code.run"\n',
+            "",
+            "contains Python code, which lm-eval would run: review it",
+        ),
         (CHOICE.replace("options", "optons", 1), "", "lm-eval cannot carry out the task squares"),
         (GENERATE, "[gates]\nmax_nll_ratio = 1.1\n", "max_nll_ratio cannot be judged: squares generates"),
         (
@@ -187,14 +191,14 @@ def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, arti
             "",
             "item '0' has no text, so nothing can be scored",
         ),
-        (CHOICE, "[gates]\nmax_kl = 0.1\n", "gates.max_kl cannot be judged: a task of this kind (lm-eval)"),
+        (CHOICE, "[gates]\nmax_kl = 0.1\n", "gates.max_kl cannot be judged: a task of kind lm-eval"),
     ],
 )
 def test_what_cannot_be_scored_is_one_sentence(
     tmp_path: Path, artifact: Artifact, kind: str, more: str, sentence: str
 ) -> None:
     with pytest.raises(TaskError) as refusal:
-        make(tasks.read(written(tmp_path, kind, more)), artifact)
+        plan_task(read_task(written(tmp_path, kind, more)), artifact)
     assert sentence in refusal.value.message
 
 
@@ -202,4 +206,4 @@ def test_a_task_that_is_not_there(tmp_path: Path, artifact: Artifact) -> None:
     file = written(tmp_path, CHOICE)
     file.write_text(file.read_text().replace('task = "squares"', 'task = "cubes"'))
     with pytest.raises(TaskError, match="cannot carry out the task cubes: KeyError"):
-        make(tasks.read(file), artifact)
+        plan_task(read_task(file), artifact)

@@ -1,6 +1,6 @@
-"""The before and after table: bytes, parameters, zeros and perplexity of the base, of equal bytes, and of the result.
+"""The table that `secateur prune` prints: bytes, parameters, zeros and perplexity before and after.
 
-Every figure comes from the lineage or from the artifact itself.
+Every figure comes from the lineage or the artifact itself.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ LABELS = {"dense": "base, 16 bits", "int8": "base, int8 in groups of 32", "prune
 
 
 def table(artifact: Artifact, source: Path) -> str:
-    """The table of `artifact`, which was made from `source`, as lines of text."""
+    """The table of `artifact`, with the size of `source`, the base as found, if that is a single file."""
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     total, zeros = parameters(artifact)

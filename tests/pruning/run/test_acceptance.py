@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from pruning.evaluation.comparison.comparison import compare
 
 from pruning.commands.__main__ import main
+from pruning.evaluation.comparison.compare import compare
 from pruning.recipe.recipe import read
-from pruning.run import proof
+from pruning.run import acceptance
 from server.artifact.checkpoint.lineage import FILE, SIGNATURE, GateResult
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.signing import keys
@@ -100,7 +100,7 @@ def test_an_artifact_that_was_replaced_while_it_was_judged_is_not_marked(
         (artifact.path / FILE).write_bytes(msgspec.json.encode(lineage))
         return found
 
-    monkeypatch.setattr(proof, "compare", replacing)
+    monkeypatch.setattr(acceptance, "compare", replacing)
     assert prune(50.0) == 2
     assert "was replaced while its tasks were judged: run this command again" in capsys.readouterr().err
     assert gates(tmp_path / "out") == ()
@@ -122,7 +122,7 @@ def test_without_hard_links_gates_are_recorded_all_the_same(
     ("task", "sentence"),
     [
         ("nowhere.toml", "nowhere.toml: cannot be read"),
-        ('kind = "text"\nname = "a"\nsource = "nowhere.txt"\n', "nowhere.txt is not there"),
+        ('kind = "text"\nname = "a"\nsource = "nowhere.txt"\n', "nowhere.txt does not exist"),
         ('kind = "text"\nname = "a"\nsource = "{text}"\nwindow = 4096\n', "are needed"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from pruning.commands.__main__ import main
-from pruning.evaluation.report.chart import svg
-from pruning.evaluation.report.explain import NOTHING, explanation, grids, reason
+from pruning.evaluation.report.layer_chart import svg
+from pruning.evaluation.report.layer_losses import NOTHING, explanation, grids, reason
 from pruning.run import pipeline
 from server.artifact.checkpoint.lineage import Loss, Step
 from server.artifact.checkpoint.reader import Artifact
@@ -113,11 +113,11 @@ def loss(error: float, removed: float, rank: float = 0.5) -> Loss:
 
 def test_the_reason_is_whichever_factor_is_further_above_the_median() -> None:
     others = [loss(0.02, 0.05), loss(0.02, 0.05), loss(0.02, 0.05)]
-    assert "20.0% of |W| x input was in what was removed (median 5.0%)" in reason(loss(0.08, 0.2), others)
+    assert "20.0% of |W| x input was removed (median 5.0%)" in reason(loss(0.08, 0.2), others)
     made_up = reason(loss(0.045, 0.05, rank=0.9), others)
-    assert made_up == "the rest makes up for 10% of what was removed (median 60%); effective rank 0.90 of its inputs"
+    assert made_up == "remaining weights compensate 10% of the loss (median 60%); effective rank 0.90 of its inputs"
     added = reason(loss(0.06, 0.05), others)
-    assert added.startswith("what was removed adds up: the error is 1.20 x its share (median 0.40)")
+    assert added.startswith("removed parts add up: the error is 1.20 x their share (median 0.40)")
     assert "this is rounding; 1.0% of its weights are outliers" in reason(loss(0.01, 0.0), others)
 
 

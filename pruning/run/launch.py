@@ -1,7 +1,7 @@
-"""Starts the processes that train together, and joins those that another launcher started; the first one leads.
+"""Starts the processes of a team, or joins those that torchrun or `accelerate launch` started.
 
-Ranks and addresses are the environment variables that torchrun and `accelerate launch` set, and accelerate reads them.
-The leader is the process that the user has started: where it ends, however that is, the others find out and end too.
+Ranks and addresses are passed in the environment variables of torchrun, which accelerate reads. The process that the
+user started is the leader; when it ends, for whatever reason, the others notice and end too.
 """
 
 import os
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
     from pruning.stages.team import Team
 
 PATIENCE = timedelta(days=30)
-"""How long a process waits for another one, which may be pruning for hours; one that has ended is found out at once."""
+"""Timeout of a collective operation: the leader may prune for hours, and a dead process is noticed at once anyway."""
 GRACE = 10.0
-"""Seconds in which the others may end by themselves."""
+"""Seconds that a process gets to end by itself."""
 
 
 @contextmanager
-def team_of(count: int, arguments: Sequence[str]) -> Iterator["Team"]:
-    """This process among all that carry out `secateur` with `arguments`; `count` of them are started, if more than 1.
+def launched_team(count: int, arguments: Sequence[str]) -> Iterator["Team"]:
+    """This process in its team; starts `count` - 1 others, which run `secateur` with the same `arguments`.
 
-    Raises RecipeError where there are fewer GPUs, and TeamBroken, with what became of it, where one of them has ended.
+    Raises RecipeError if there are fewer GPUs than processes, and TeamBroken with the cause if one of them ends.
     """
     with _followers(count, arguments) as followers:
         try:
             with _joined() as team:
                 yield team
         except TeamBroken as error:
-            ended = [(code, rank) for rank, process in followers.items() if (code := _code(process))]
+            ended = [(code, rank) for rank, process in followers.items() if (code := _exit_code(process))]
             if not ended:
                 raise
-            code, rank = min(ended)  # one that was killed, rather than those which ended since they lacked it
+            code, rank = min(ended)  # a signal is negative: the process that was killed, not one that missed it
             what = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             raise TeamBroken(
                 f"process {rank + 1} of {count} {what}: run the same command again, and it goes on where it was"
             ) from error
 
 
-def launched() -> bool:
-    """Whether a launcher, which may be this module, has started several processes, of which this is one."""
+def is_launched() -> bool:
+    """Whether this process is one of several that a launcher, or this module, started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def _followers(count: int, arguments: Sequence[str]) -> Iterator[dict[int, "subprocess.Popen[bytes]"]]:
-    """Start all processes but this one, the first; they are ended with the context."""
+    """Start the processes of rank 1 and above, by rank; they end with the context."""
     if count == 1:
         yield {}
         return
@@ -71,7 +71,7 @@ def _followers(count: int, arguments: Sequence[str]) -> Iterator[dict[int, "subp
     try:
         yield processes
         for process in processes.values():
-            _code(process)
+            _exit_code(process)
     finally:
         for process in processes.values():
             process.kill()
@@ -82,16 +82,16 @@ def _followers(count: int, arguments: Sequence[str]) -> Iterator[dict[int, "subp
 
 @contextmanager
 def _joined() -> Iterator["Team"]:
-    """This process in its team."""
+    """This process in its team, with the collective operations set up."""
     import torch
 
     from pruning.stages.team import Team
 
     gpus = torch.cuda.device_count()
-    if not launched():
+    if not is_launched():
         yield Team(device=torch.device("cuda" if gpus else "cpu"))
         return
-    from accelerate import PartialState  # takes a second, for nothing where the process is alone
+    from accelerate import PartialState  # late: takes a second, which a single process need not spend
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if gpus and local > gpus:
@@ -109,15 +109,15 @@ def _joined() -> Iterator["Team"]:
 
 
 def _free_port() -> int:
-    """A port on which the processes can meet."""
+    """A free local port for the team's rendezvous."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
 
 
-def _code(process: "subprocess.Popen[bytes]") -> int | None:
-    """The exit code of a process that is about to end; None where it is not."""
+def _exit_code(process: "subprocess.Popen[bytes]") -> int | None:
+    """The exit code of a process that ends within `GRACE` seconds, else None."""
     try:
         return process.wait(GRACE)
     except subprocess.TimeoutExpired:

@@ -1,11 +1,11 @@
-"""The page of methods and goals: it says what the rows say, and the one in docs/ is made from the rows in docs/."""
+"""The page "which method for which goal" shows the rows' figures; the one in docs/ is generated from docs/' rows."""
 
 from pathlib import Path
 
 import pytest
 
-from pruning.benchmark.measured import Result, read, write
-from pruning.benchmark.which import main, page
+from pruning.benchmark.results import RowResult, read, write
+from pruning.benchmark.which_method import main, page
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs" / "results"
@@ -13,11 +13,11 @@ DOCS = ROOT / "docs" / "results"
 
 def row(
     name: str, group: str, perplexity: float, size: int = 100, seconds: float = 10, seed: int = 0, threads: int = 1
-) -> Result:
+) -> RowResult:
     perplexities = {"dense": 10.0, "int8": 10.1, "pruned": perplexity}
     sizes = {"dense": 269 * 10**6, "int8": 170 * 10**6, "pruned": size * 10**6}
     digest = f"{group} {name} {seed}"
-    return Result(group, name, seed, digest, perplexities, sizes, 1000, seconds, threads, peak_mb=900.0)
+    return RowResult(group, name, seed, digest, perplexities, sizes, 1000, seconds, threads, peak_mb=900.0)
 
 
 ROWS = [
@@ -61,7 +61,7 @@ def test_a_group_is_ordered_by_perplexity_with_the_range_over_seeds() -> None:
 
 
 def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
-    text = page([*ROWS, row("big", "int4", 16, 150)]).split("at once\n")[1]
+    text = page([*ROWS, row("big", "int4", 16, 150)]).split("frontier of bytes and perplexity\n")[1]
     assert text.splitlines()[1:] == [
         "- 113.0 MB: int4, gptq (17.00)",
         "- 150.0 MB: int4, big (16.00)",

@@ -1,7 +1,7 @@
-"""What each layer of an artifact lost and why some are sensitive, from the figures in its lineage: nothing is computed.
+"""Explains the losses of each layer from the figures in an artifact's lineage; recomputes nothing.
 
-A layer's error is what was removed of it times what the rest did not make up for. The layer is called sensitive for
-whichever of the two is further above the median of all layers.
+A layer's error is the removed share times the part of it that the remaining weights do not compensate. The reason given
+for a high error is whichever factor is further above the median of all layers.
 """
 
 import re
@@ -18,12 +18,12 @@ MEASURES = {
     "weights": "change of the weights alone: the technique looks at no inputs",
 }
 NOTHING = "nothing to explain: no stage changed weights layer by layer, or an older version made the artifact"
-LEAST = 1e-12
-"""What a share is taken for where it is 0, so that its logarithm exists."""
+SMALLEST = 1e-12
+"""Lower bound of a share, so that its logarithm exists."""
 
 
 class Layers(NamedTuple):
-    """The losses of one step in a grid: blocks by matrices."""
+    """The losses of one step as a grid of blocks by matrices."""
 
     title: str
     blocks: tuple[int, ...]
@@ -33,12 +33,12 @@ class Layers(NamedTuple):
 
 
 def grids(lineage: Lineage) -> list[Layers]:
-    """One grid for each step that changed weights layer by layer, in order."""
+    """One grid per step that recorded layer losses, in order."""
     return [_grid(number, step) for number, step in enumerate(lineage.steps, 1) if step.losses]
 
 
 def explanation(lineage: Lineage) -> str:
-    """The table as lines of text."""
+    """The table of every step as text; `NOTHING` if no step recorded losses."""
     shown = {layers.title: layers for layers in grids(lineage)}
     if not shown:
         return NOTHING
@@ -55,30 +55,27 @@ def explanation(lineage: Lineage) -> str:
 
 
 def reason(loss: Loss, others: Sequence[Loss]) -> str:
-    """Why the error of `loss` is what it is, beside the median of `others`."""
+    """One sentence that explains the error of `loss` relative to the median of `others`."""
     removed = median(other.removed for other in others)
     if loss.removed < loss.error / 2:
         return f"hardly anything was removed: this is rounding; {loss.outliers:.1%} of its weights are outliers"
-    left = median(_left(other) for other in others)
-    heavy, stiff = log(max(loss.removed, LEAST) / max(removed, LEAST)), log(_left(loss) / left)
+    left = median(_uncompensated(other) for other in others)
+    heavy, stiff = log(max(loss.removed, SMALLEST) / max(removed, SMALLEST)), log(_uncompensated(loss) / left)
     if heavy >= stiff:
-        return (
-            f"{loss.removed:.1%} of |W| x input was in what was removed (median {removed:.1%}); "
-            f"outliers {loss.outliers:.1%}"
-        )
+        return f"{loss.removed:.1%} of |W| x input was removed (median {removed:.1%}); outliers {loss.outliers:.1%}"
     rank = "" if loss.rank is None else f"; effective rank {loss.rank:.2f} of its inputs"
-    if _left(loss) > 1:
-        return f"what was removed adds up: the error is {_left(loss):.2f} x its share (median {left:.2f}){rank}"
-    return f"the rest makes up for {1 - _left(loss):.0%} of what was removed (median {1 - left:.0%}){rank}"
+    if _uncompensated(loss) > 1:
+        return f"removed parts add up: the error is {_uncompensated(loss):.2f} x their share (median {left:.2f}){rank}"
+    return f"remaining weights compensate {1 - _uncompensated(loss):.0%} of the loss (median {1 - left:.0%}){rank}"
 
 
-def _left(loss: Loss) -> float:
-    """The error as a share of what was removed: 1 where nothing makes up for it."""
-    return max(loss.error, LEAST) / max(loss.removed, LEAST)
+def _uncompensated(loss: Loss) -> float:
+    """The uncompensated part: error relative to the removed share, 1 without compensation."""
+    return max(loss.error, SMALLEST) / max(loss.removed, SMALLEST)
 
 
 def _grid(number: int, step: Step) -> Layers:
-    """The losses of `step` by block and matrix."""
+    """The grid of `step`."""
     places = {name: _place(name) for name in step.losses}
     short = _shortened(dict.fromkeys(matrix for _, matrix in places.values()))
     cells = {name: (block, short[matrix]) for name, (block, matrix) in places.items()}
@@ -92,24 +89,24 @@ def _grid(number: int, step: Step) -> Layers:
 
 
 def _title(number: int, step: Step) -> str:
-    """How a step is called."""
+    """The label of a step."""
     return f"step {number}, {step.technique}"
 
 
 def _place(name: str) -> tuple[int, str]:
-    """The block's number and the matrix in `model.layers.3.mlp.up_proj.weight`."""
+    """Block number and matrix name: (3, "mlp.up_proj") of "model.layers.3.mlp.up_proj.weight"."""
     match = re.fullmatch(r".*?\.(\d+)\.(.+)\.weight", name)
     return (int(match[1]), match[2]) if match else (0, name)
 
 
 def _shortened(names: Mapping[str, None]) -> dict[str, str]:
-    """The last part of each name, or the whole name where two would be called the same."""
+    """The last part of each name, or the whole name if that is ambiguous."""
     last = [name.rsplit(".", 1)[-1] for name in names]
     return {name: part if last.count(part) == 1 else name for name, part in zip(names, last, strict=True)}
 
 
 def _table(layers: Layers) -> list[str]:
-    """One line a block: its zeros, the error of each matrix, and why the worst is what it is if it is above median."""
+    """One line per block: zeros, the error of each matrix, and the reason for the worst if that is above the median."""
     measure = next(iter(layers.losses.values())).measure
     widths = {matrix: max(len(matrix), 7) + 2 for matrix in layers.matrices}
     head = "".join(f"{matrix:>{widths[matrix]}}" for matrix in layers.matrices)
@@ -127,5 +124,5 @@ def _table(layers: Layers) -> list[str]:
 
 
 def _percent(loss: Loss | None) -> str:
-    """The error, or a dash where the block has no such matrix."""
+    """The error, or a dash for a block without the matrix."""
     return "-" if loss is None else f"{loss.error:.3%}"

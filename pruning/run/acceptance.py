@@ -1,6 +1,6 @@
-"""The tasks that a recipe names, at the end of its run: the artifact is judged by them, and its record says how.
+"""Judges a recipe's artifact by the recipe's tasks and records the outcome in the artifact.
 
-An artifact that fails is kept, so that what went wrong can be looked at; the registry does not promote it as it is.
+An artifact that fails is kept for inspection, but the registry does not promote it without a signed override.
 """
 
 import logging
@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 
 from pruning.errors import TaskError
-from pruning.evaluation.comparison.comparison import compare
+from pruning.evaluation.comparison.compare import compare
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.report.report import GATE_FAILED, beside, reported
-from pruning.evaluation.scoring.score import make, refuse_fewer_tokens
-from pruning.evaluation.tasks import task as tasks
+from pruning.evaluation.report.report import GATE_FAILED, report_folder, write_report
+from pruning.evaluation.scoring.planning import plan_task, refuse_pruned_vocabulary
+from pruning.evaluation.tasks.reading import read_task, unmeasured_gates, with_gates
 from pruning.evaluation.tasks.task import Task
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Recipe
-from pruning.run.pipeline import documented
+from pruning.run.record import write_record
 from server.artifact.checkpoint import bom, card
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.lineage import GateResult
@@ -33,30 +33,30 @@ logger = logging.getLogger(__name__)
 REWRITTEN = (card.FILE, bom.FILE, record.FILE, record.SIGNATURE)
 
 
-class Proof:
-    """The tasks of one recipe, read and found to fit the base; raises TaskError otherwise."""
+class AcceptanceTasks:
+    """The tasks of a recipe, checked against its base before any work; raises TaskError."""
 
     def __init__(self, recipe: Recipe, base: Artifact, cache: Path) -> None:
         self._base, self._cache = base, cache
-        given = [tasks.read(Path(file)) for file in recipe.tasks]
+        given = [read_task(Path(file)) for file in recipe.tasks]
         _check_gates(recipe, given)
-        self._tasks = [tasks.held_to(task, recipe.gates) for task in given]
+        self._tasks = [with_gates(task, recipe.gates) for task in given]
         names = [task.name for task in self._tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise TaskError(f"two tasks of the recipe are called {twice[0]}: their reports would overwrite each other")
         for task in self._tasks:
-            make(task, base)
+            plan_task(task, base)
             if any(isinstance(stage, Vocabulary) for stage in recipe.stages):
-                refuse_fewer_tokens(task)
+                refuse_pruned_vocabulary(task)
 
     def judge(self, artifact: Artifact) -> int:
-        """Print and write the result of every task, mark the artifact, and return 0, or 3 where a gate failed."""
+        """Report every task and record its gates in `artifact`; returns 0, or `GATE_FAILED` if a gate failed."""
         found = []
         for task in self._tasks:
             print()
-            found.append(reported(compare(artifact, self._base, task, self._cache), beside(artifact)))
-        gates = tuple(_gate(one) for one in found if one.gates)
-        mark(artifact, gates)
+            found.append(write_report(compare(artifact, self._base, task, self._cache), report_folder(artifact)))
+        gates = tuple(_gate_result(results) for results in found if results.gates)
+        record_gates(artifact, gates)
         if all(gate.passed for gate in gates):
             return 0
         failed = ", ".join(gate.task for gate in gates if not gate.passed)
@@ -64,10 +64,10 @@ class Proof:
         return GATE_FAILED
 
 
-def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
-    """Put the results into the record of `artifact` and the documents made from it; whole, or not at all.
+def record_gates(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
+    """Replace `artifact` atomically by one whose record and documents hold `gates`.
 
-    A signature over another record than this is dropped, since it would not hold.
+    Drops a signature, which covered the old record; raises Busy if another run replaced the artifact meanwhile.
     """
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
@@ -80,16 +80,16 @@ def mark(artifact: Artifact, gates: tuple[GateResult, ...]) -> None:
     marked.mkdir()
     for file in artifact.path.iterdir():
         if file.name not in REWRITTEN:
-            _linked(file, marked / file.name)
+            _link_or_copy(file, marked / file.name)
     if record.read(artifact.path) != artifact.lineage:
         shutil.rmtree(marked)
         raise Busy(f"{artifact.path} was replaced while its tasks were judged: run this command again")
     lineage = msgspec.structs.replace(artifact.lineage, evaluation=msgspec.structs.replace(evaluation, gates=gates))
-    publish(documented(Artifact(marked, lineage, artifact.config), lineage).path, artifact.path)
+    publish(write_record(Artifact(marked, lineage, artifact.config), lineage).path, artifact.path)
 
 
-def _linked(file: Path, target: Path) -> None:
-    """The file under another name too; a copy, where the file system has no such links."""
+def _link_or_copy(file: Path, target: Path) -> None:
+    """Hard-link `file` to `target`, or copy it if the file system has no hard links."""
     try:
         os.link(file, target)
     except OSError:
@@ -97,15 +97,15 @@ def _linked(file: Path, target: Path) -> None:
 
 
 def _check_gates(recipe: Recipe, given: Sequence[Task]) -> None:
-    """Refuse a gate of the recipe that none of its tasks can be judged by."""
-    lacking = set.intersection(*(tasks.unmeasured(task) for task in given))
+    """Raise TaskError for a gate of the recipe that none of its tasks measures."""
+    lacking = set.intersection(*(unmeasured_gates(task) for task in given))
     for gate in sorted(lacking):
         if getattr(recipe.gates, gate) is not None:
             raise TaskError(f"gates.{gate} of the recipe cannot be judged: none of its tasks measures it")
 
 
-def _gate(found: Results) -> GateResult:
-    """What the record keeps of a result: the worse bound of each gate, and its limit."""
+def _gate_result(found: Results) -> GateResult:
+    """The part of a task's results that the record keeps: the worse bound and the limit of each gate."""
     figures = {gate.gate: gate.measured.high for gate in found.gates}
     limits = {f"{gate.gate} limit": gate.limit for gate in found.gates}
     return GateResult(found.task, found.passed, figures | limits)

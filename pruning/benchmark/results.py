@@ -1,4 +1,4 @@
-"""What rows of `make bench-pruning` came to, as a JSON file keeps it."""
+"""The figures of measured benchmark rows, and the JSON file that keeps them."""
 
 from pathlib import Path
 
@@ -9,38 +9,40 @@ from server.artifact.checkpoint.lineage import Recovery
 from server.storage.files import write_atomically
 
 
-class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one row came to with one seed."""
+class RowResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The figures of one row with one seed."""
 
     group: str
     name: str
     seed: int
     recipe: str
-    """SHA-256 of the recipe without what it leaves at the defaults."""
+    """SHA-256 of the recipe without defaults."""
     perplexity: dict[str, float]
+    """Of "dense", "int8" and "pruned"."""
     bytes: dict[str, int]
+    """Of "dense", "int8" and "pruned"."""
     parameters: int
     seconds: float
-    """Spent in the stages, on `threads` processors that other rows may have shared."""
+    """Wall time of the stages on `threads` cores, which other rows may have shared."""
     threads: int
     peak_mb: float
-    """The largest resident memory of the process that carried it out."""
+    """Peak resident memory of the process."""
     recoveries: tuple[Recovery, ...] = ()
 
 
-def read(path: Path) -> dict[str, Result]:
-    """The results in `path` by their recipes' digests, none where there is no such file; raises DataError."""
+def read(path: Path) -> dict[str, RowResult]:
+    """The results in `path` by the digest of their recipe, empty if there is no file; raises DataError."""
     if not path.exists():
         return {}
     try:
-        results = msgspec.json.decode(path.read_bytes(), type=list[Result])
+        results = msgspec.json.decode(path.read_bytes(), type=list[RowResult])
     except (OSError, msgspec.DecodeError) as error:
         raise DataError(f"{path} holds no measured rows: {error}") from None
     return {result.recipe: result for result in results}
 
 
-def write(path: Path, results: dict[str, Result]) -> None:
-    """Write all results, in an order of their own."""
+def write(path: Path, results: dict[str, RowResult]) -> None:
+    """Write all results, sorted by group, name and seed."""
     ordered = sorted(results.values(), key=lambda result: (result.group, result.name, result.seed, result.recipe))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, msgspec.json.format(msgspec.json.encode(ordered), indent=1) + b"\n")

@@ -1,17 +1,17 @@
-"""Draws what each layer lost as one SVG file: no scripts, no fonts of its own, readable in light and in dark."""
+"""Draws the losses of each layer as one SVG file without scripts or fonts, for light and dark backgrounds."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pruning.evaluation.report.explain import MEASURES, Layers
+from pruning.evaluation.report.layer_losses import MEASURES, Layers
 
 WIDTH, PANEL, BAR_AREA, LEFT, TOP = 860, 46, 330, 130, 64
-"""Pixels: the drawing, one row of bars, one column of panels, the names at the left, the heading of a step."""
+"""Pixels: drawing width, height of a row of bars, width of a column, left margin for names, height of a heading."""
 
 TICK = 22
-"""Pixels that a block's number takes, three digits with the space around them."""
+"""Pixels of a block's number: three digits and a margin."""
 APART = (1, 2, 5, 10, 20, 50, 100)
-"""Blocks from one number to the next."""
+"""Steps between numbered blocks."""
 
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f; }
@@ -26,7 +26,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f; }
 
 
 def svg(name: str, grids: list[Layers]) -> str:
-    """The sparsity and the relative output error of every matrix of every block of the artifact `name`."""
+    """Bars of the sparsity and relative output error of each matrix in each block of the artifact `name`."""
     parts, y = [], 44
     for layers in grids:
         parts.append(_step(layers, y))
@@ -44,7 +44,7 @@ def svg(name: str, grids: list[Layers]) -> str:
 
 
 def _step(layers: Layers, y: int) -> str:
-    """One step: two columns of panels, which share their scales from top to bottom."""
+    """One step: a column of sparsity and one of errors, each with a common scale."""
     errors = {cell: loss.error for cell, loss in layers.losses.items()}
     most = max(errors.values()) or 1.0
     measure = next(iter(layers.losses.values())).measure
@@ -65,12 +65,12 @@ def _step(layers: Layers, y: int) -> str:
 
 
 def _row(layers: Layers, matrix: str, values: Mapping[tuple[int, str], float]) -> dict[str, float | None]:
-    """The values of one matrix by what each bar is called."""
+    """The values of one matrix by the label of their bar; None for a block without the matrix."""
     return {f"{matrix}, block {block}": values.get((block, matrix)) for block in layers.blocks}
 
 
 def _bars(x: int, base: int, values: Mapping[str, float | None], most: float, kind: str) -> str:
-    """Bars of `values` upward from `base`, as high as the panel for `most`; each says its value when pointed at."""
+    """Bars of `values` upward from `base`, full height at `most`, each with its value as a tooltip."""
     step = BAR_AREA / len(values)
     bars = [f'<line class="axis" x1="{x}" y1="{base}.5" x2="{x + BAR_AREA}" y2="{base}.5"/>\n']
     for number, (name, value) in enumerate(values.items()):
@@ -84,7 +84,7 @@ def _bars(x: int, base: int, values: Mapping[str, float | None], most: float, ki
 
 
 def _ticks(x: int, y: int, blocks: Sequence[int]) -> str:
-    """The number of every block below its bar, or of every so manyth where there is no room."""
+    """The number of each block below its bar, or of every n-th block if space is short."""
     step = BAR_AREA / len(blocks)
     apart = next(count for count in APART if count * step >= TICK)
     return "".join(
@@ -95,5 +95,5 @@ def _ticks(x: int, y: int, blocks: Sequence[int]) -> str:
 
 
 def _text(x: int, y: int, content: str, kind: str = "label") -> str:
-    """A line of text."""
+    """A text element, escaped."""
     return f'<text class="{kind}" x="{x}" y="{y}">{escape(content)}</text>\n'

@@ -1,7 +1,6 @@
-"""The page "which method for which goal", written from measured rows alone.
+"""Writes the page "which method for which goal" from measured rows alone; `make bench-pruning` runs it.
 
-`python -m pruning.benchmark.which docs/results/figures/pruning.json docs/results/which-method.md`; `make bench-pruning`
-measures the rows.
+python -m pruning.benchmark.which_method docs/results/figures/pruning.json docs/results/which-method.md
 """
 
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from pruning.benchmark.measured import Result, read
+from pruning.benchmark.results import RowResult, read
 from pruning.errors import DataError
 from server.storage.files import write_atomically
 
@@ -23,47 +22,47 @@ GOALS = (
     ("a deployment's own language, with smaller embeddings", r"fewer tokens"),
     ("the smallest file", r".*int\d.*"),
 )
-"""Each goal and the groups of rows that serve it."""
+"""Each goal with a pattern of the groups of rows that serve it."""
 UNPRUNED = {"dense": "16 bits", "int8": "8 bits in groups of 32"}
-"""The models that no row made, by their keys in a result."""
+"""Labels of the unpruned models, by their keys in a result."""
 NEAR = 1.05
-"""Of two methods whose perplexities differ by less than this factor, the quicker one is worth a look."""
+"""Ratio of perplexities below which a quicker method is shown beside the best."""
 
 
 class Method(NamedTuple):
-    """The rows of one name and group at all seeds."""
+    """One method of a group: its rows with all seeds, and their means over seeds."""
 
     group: str
     name: str
-    rows: tuple[Result, ...]
+    rows: tuple[RowResult, ...]
 
     @property
     def perplexity(self) -> float:
-        """The mean over seeds."""
+        """Perplexity of the pruned model."""
         return mean(row.perplexity["pruned"] for row in self.rows)
 
     @property
     def ratio(self) -> float:
-        """The mean over seeds of perplexity over that of the dense model in the same run."""
+        """Perplexity relative to the dense model of the same run."""
         return mean(row.perplexity["pruned"] / row.perplexity["dense"] for row in self.rows)
 
     @property
     def seconds(self) -> float:
-        """Of one core: the mean over seeds."""
+        """Core seconds: wall time times threads."""
         return mean(row.seconds * row.threads for row in self.rows)
 
     @property
     def bytes(self) -> float:
-        """The mean over seeds."""
+        """Bytes of the pruned model."""
         return mean(row.bytes["pruned"] for row in self.rows)
 
 
-def page(rows: Sequence[Result]) -> str:
-    """The page in Markdown: goals with what served each best, then every group."""
+def page(rows: Sequence[RowResult]) -> str:
+    """The page in Markdown: the best method for each goal, all methods by group, and the Pareto frontier."""
     head = [
         "# Which method for which goal",
         "",
-        "Generated from `docs/results/figures/pruning.json` by `python -m pruning.benchmark.which`; do not edit it by hand.",
+        "Generated from `docs/results/figures/pruning.json` by `make bench-pruning`; do not edit it by hand.",
     ]
     if not rows:
         return "\n".join([*head, "", "Nothing has been measured yet: run `make bench-pruning`.", ""])
@@ -71,23 +70,24 @@ def page(rows: Sequence[Result]) -> str:
     groups = list(dict.fromkeys(method.group for method in methods))
     lines = [
         *head,
-        "Perplexities compare within this page alone: one model, one text. Seconds are of cores, each of which other",
+        "Perplexities compare only within this page: one model, one text. Seconds are core seconds on cores that other",
+        "jobs may have shared: use them to rank methods only.",
+        _unpruned(rows[0]),
     ]
-    lines += ["work may have shared: they rank methods, no more.", _beside(rows[0])]
     lines += ["", *_goals(methods, groups)]
     for group in groups:
         lines += ["", f"## {group}", "", *_table([method for method in methods if method.group == group])]
     return "\n".join([*lines, "", *_frontier(methods, rows[0]), ""])
 
 
-def _beside(row: Result) -> str:
-    """What every row has to be held against: the dense model, and the same at 8 bits."""
+def _unpruned(row: RowResult) -> str:
+    """The reference of every row: the dense model at 16 and at 8 bits."""
     parts = [f"{name}: {row.perplexity[key]:.2f}, {row.bytes[key] / 1e6:.1f} MB" for key, name in UNPRUNED.items()]
     return f"Unpruned, {'; '.join(parts)}."
 
 
-def _methods(rows: Sequence[Result]) -> list[Method]:
-    """The rows by group, in the order in which groups were measured, and by name, the least perplexity first."""
+def _methods(rows: Sequence[RowResult]) -> list[Method]:
+    """The rows as methods: groups in the order of `rows`, methods by ascending perplexity."""
     keys = list(dict.fromkeys((row.group, row.name) for row in rows))
     methods = [Method(*key, tuple(row for row in rows if (row.group, row.name) == key)) for key in keys]
     order = {group: number for number, group in enumerate(dict.fromkeys(row.group for row in rows))}
@@ -95,7 +95,7 @@ def _methods(rows: Sequence[Result]) -> list[Method]:
 
 
 def _goals(methods: Sequence[Method], groups: Sequence[str]) -> list[str]:
-    """For each goal and each group that serves it, the method of least perplexity, and a quicker one that is near."""
+    """For each goal and each of its groups: the method of lowest perplexity, and the quickest one within `NEAR`."""
     lines = [
         "| goal | group | best | perplexity, of dense | MB | quicker and within 5 % |",
         "|---|---|---|---|---|---|",
@@ -113,7 +113,7 @@ def _goals(methods: Sequence[Method], groups: Sequence[str]) -> list[str]:
 
 
 def _table(methods: Sequence[Method]) -> list[str]:
-    """One group, the least perplexity first."""
+    """The table of one group, by ascending perplexity, with the range over seeds."""
     lines = ["| method | perplexity | of dense | MB | seconds | seeds |", "|---|---|---|---|---|---|"]
     for method in methods:
         values = [row.perplexity["pruned"] for row in method.rows]
@@ -123,29 +123,29 @@ def _table(methods: Sequence[Method]) -> list[str]:
     return lines
 
 
-def _frontier(methods: Sequence[Method], row: Result) -> list[str]:
-    """Every method, and the unpruned models, that nothing beats in bytes and perplexity at once."""
+def _frontier(methods: Sequence[Method], row: RowResult) -> list[str]:
+    """The Pareto frontier of bytes and perplexity over all methods and the unpruned models."""
     points = [(method.bytes, method.perplexity, f"{method.group}, {method.name}") for method in methods]
     points += [(row.bytes[key], row.perplexity[key], f"unpruned, {name}") for key, name in UNPRUNED.items()]
     best = [one for one in points if not any(_beats(other, one) for other in points)]
     names = [f"- {size / 1e6:.1f} MB: {name} ({perplexity:.2f})" for size, perplexity, name in sorted(best)]
-    return ["## What nothing else beats in bytes and perplexity at once", "", *names]
+    return ["## The Pareto frontier of bytes and perplexity", "", *names]
 
 
 def _beats(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
-    """Whether `one` is no worse in both and better in one."""
+    """Whether `one` dominates `other`: no worse in bytes and perplexity, and better in one of them."""
     return one[:2] != other[:2] and one[0] <= other[0] and one[1] <= other[1]
 
 
 def _size(method: Method) -> str:
-    """Megabytes."""
+    """Megabytes with one decimal."""
     return f"{method.bytes / 1e6:.1f}"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the page; returns the exit code."""
+    """Write the page; returns 2 for wrong arguments or an unreadable file of rows."""
     if len(arguments) != 2:
-        print("usage: python -m pruning.benchmark.which ROWS.json PAGE.md", file=sys.stderr)
+        print("usage: python -m pruning.benchmark.which_method ROWS.json PAGE.md", file=sys.stderr)
         return 2
     try:
         write_atomically(Path(arguments[1]), page(list(read(Path(arguments[0])).values())).encode())

@@ -1,0 +1,126 @@
+"""Reads a task from TOML and its items from JSON Lines; every error names the file, the place and what is allowed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pruning.data.documents import Document
+from pruning.errors import TaskError
+from pruning.evaluation.tasks.task import (
+    BehaviourTask,
+    ChatTask,
+    ChoiceTask,
+    HarnessTask,
+    Item,
+    Pair,
+    PairsTask,
+    Prompt,
+    Question,
+    Task,
+    TextTask,
+    Transcript,
+)
+from pruning.recipe.bounds import Gates
+from pruning.recipe.recipe import read_as
+
+ITEMS: dict[type[Task], type[Item]] = {
+    PairsTask: Pair,
+    ChoiceTask: Question,
+    ChatTask: Transcript,
+    BehaviourTask: Prompt,
+}
+"""The type of the items of each kind of task that has items."""
+
+
+def read_task(path: Path) -> Task:
+    """The task in the TOML file `path`, with the items to score; raises TaskError before any model is loaded."""
+    task: Task = read_as(Task, path, TaskError)
+    _check_gates(path, task)
+    if isinstance(task, HarnessTask):
+        folder = str((path.parent / task.folder).resolve()) if task.folder else ""
+        return msgspec.structs.replace(task, folder=folder)
+    if isinstance(task, TextTask):
+        return task
+    place = path
+    if isinstance(task.items, str):
+        place = path.parent / task.items
+        items: Sequence[Item] = _read_items(place, ITEMS[type(task)])
+    else:
+        items = task.items
+    return msgspec.structs.replace(task, items=_scored_items(place, task, items))
+
+
+def unmeasured_gates(task: Task) -> set[str]:
+    """The gates whose figure this kind of task does not measure."""
+    accuracy = isinstance(task, PairsTask | ChoiceTask | HarnessTask) and getattr(task, "choices", 2) > 0
+    lacks = {
+        "max_nll_ratio": isinstance(task, BehaviourTask),
+        "max_accuracy_drop": not accuracy,
+        "max_kl": not isinstance(task, BehaviourTask),
+    }
+    return {gate for gate, lacking in lacks.items() if lacking}
+
+
+def with_gates(task: Task, gates: Gates) -> Task:
+    """`task` held also to those of `gates` that it measures; the stricter of two limits wins."""
+    limits = {}
+    for gate in gates.__struct_fields__:
+        given = [getattr(task.gates, gate), None if gate in unmeasured_gates(task) else getattr(gates, gate)]
+        limits[gate] = min((limit for limit in given if limit is not None), default=None)
+    held: Task = msgspec.structs.replace(task, gates=Gates(**limits))
+    return held
+
+
+def _check_gates(path: Path, task: Task) -> None:
+    """Raise TaskError for a gate on a figure that this kind of task does not measure."""
+    for gate in sorted(unmeasured_gates(task)):
+        if getattr(task.gates, gate) is not None:
+            kind = type(task).__struct_config__.tag
+            raise TaskError(f"{path}: gates.{gate} cannot be judged: a task of kind {kind} does not measure it")
+
+
+def _read_items(path: Path, kind: type[Item]) -> list[Item]:
+    """The items in a JSON Lines file."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # as `pruning.data.documents` splits the same file
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    items = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                items.append(msgspec.json.decode(line, type=kind))
+            except msgspec.DecodeError as error:
+                raise TaskError(f"{path}, line {number}: {error}") from None
+    return items
+
+
+def _scored_items(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, ...]:
+    """The items to score, each with an id; raises TaskError for an empty text, a repeated id, or too few items."""
+    seen: set[str] = set()
+    items = [msgspec.structs.replace(item, id=item.id or str(number)) for number, item in enumerate(given, 1)]
+    for number, item in enumerate(items, 1):
+        where = f"{place}: item {number} (id {item.id!r})"
+        empty = [name for name, text in item.texts.items() if not text.strip()]
+        if empty:
+            raise TaskError(f"{where}: {empty[0]} is empty")
+        if item.id in seen:
+            raise TaskError(f"{where}: an earlier item has the same id; ids must differ")
+        if isinstance(item, Question) and item.answer >= len(item.options):
+            raise TaskError(f"{where}: answer is {item.answer}, but the last option is {len(item.options) - 1}, from 0")
+        seen.add(item.id)
+    only = any(item.held_out for item in items)
+    kept = [item for item in items if item.held_out or not only]
+    kept = [item for item in kept if _bucket(item) in task.buckets]
+    if len(kept) < 2:
+        raise TaskError(f"{place}: {len(kept)} of {len(items)} items left to score; an interval needs at least 2")
+    if isinstance(task, PairsTask) and task.choices > (count := len({item.texts["answer"] for item in kept})):
+        raise TaskError(f"{place}: choices = {task.choices}, but the items have only {count} different answers")
+    return tuple(kept)
+
+
+def _bucket(item: Item) -> int:
+    """The bucket of an item, 0 to 9: the same as when its line is read as text for training."""
+    return Document(item.title or next(iter(item.texts.values())), "").bucket
