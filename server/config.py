@@ -195,6 +195,7 @@ def _explain(message: str, kind: type) -> str:
     """msgspec's message, with the field's path always shown and the known names where one is unknown."""
     where = "" if "`$" in message else " - at `$`"
     if "unknown field" in message:
-        own_first = dict.fromkeys((*kind.__annotations__, *kind.__struct_fields__))
+        fields = [field.name for field in msgspec.structs.fields(kind)]
+        own_first = dict.fromkeys((*kind.__annotations__, *fields))
         return f"{message}{where}; known fields are {', '.join(own_first)}"
     return message.replace(" | null", "") + where  # TOML has no null

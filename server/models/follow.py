@@ -1,12 +1,12 @@
-"""Follows a version of the registry: `registry:NAME@production` is looked up now and then, checked, and loaded.
+"""Follows `registry:NAME@production`: looks the alias up regularly, verifies a new version's signature and loads it.
 
-A version that cannot be served leaves the one before where it is, and the log says why.
+If the new version cannot be served, the old one stays and the log says why.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from server.artifact.checkpoint.lineage import Lineage, address
 from server.artifact.registry import rules
@@ -18,75 +18,75 @@ from server.models.rollout import Model
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
-    """Where versions come from and who must have signed them."""
+class SignedReference(NamedTuple):
+    """A reference to a version in a registry, and who may sign it."""
 
     url: str
     reference: str
     """NAME@ALIAS or NAME@NUMBER."""
     signers: Path
-    """The file of who may sign, read each time, so that a line that was taken out counts at once."""
+    """File of the allowed signers; read each time, so that a removed signer is refused at once."""
+
+    def resolve(self) -> Version:
+        """The version that the reference names now; raises RegistryError."""
+        with Registry.open(self.url) as registry:
+            return registry.resolve(self.reference)
 
     def verify(self, version: Version) -> None:
-        """Raise SecateurError unless the version is whole and signed by one of those."""
+        """Raise SecateurError unless the version's files are intact and signed by an allowed signer."""
         rules.verify(version, Signers.read(self.signers))
 
 
 class Follower:
-    """Remembers which version is served; `load` makes a model of an artifact's directory and a name for it."""
+    """Loads each new version of a reference; `load` makes a model from an artifact's directory and a name."""
 
-    def __init__(self, source: Source, load: Callable[[Path, str], Model]) -> None:
+    def __init__(self, source: SignedReference, load: Callable[[Path, str], Model], version: Version) -> None:
+        self.version = version
+        """The latest version that the reference named, whether it could be served or not."""
         self._source = source
         self._load = load
-        self._seen: Version | None = None
-        self._handed: dict[str, Version] = {}
+        self._loaded = {version.name: version}
         self._unreachable = False
 
-    def first(self) -> Version:
-        """The version to begin with; raises RegistryError or ArtifactError where it cannot be trusted."""
-        self._seen = self._look()
-        self._source.verify(self._seen)
-        self._handed[self._seen.name] = self._seen
-        return self._seen
+    @classmethod
+    def open(cls, source: SignedReference, load: Callable[[Path, str], Model]) -> Self:
+        """Begin at the current version, verified but not loaded; raises RegistryError or ArtifactError."""
+        version = source.resolve()
+        source.verify(version)
+        return cls(source, load, version)
 
     def next(self) -> Model | None:
-        """Another version's model, loaded, if the registry names another one since the last call."""
-        assert self._seen is not None, "`first` comes first"
+        """The loaded model of a new version, or None if the reference is unchanged or cannot be served."""
         try:
-            found = self._look()
-        except Exception as error:  # nothing may end the following
+            found = self._source.resolve()
+        except Exception as error:  # following must go on
             if not self._unreachable:
-                logger.error("%s; what was served before goes on", reason(error))
+                logger.error("%s; the old version stays", reason(error))
             self._unreachable = True
             return None
         self._unreachable = False
-        if found.address == self._seen.address:
+        if found.address == self.version.address:
             return None
-        self._seen = found  # one that fails is not tried again until the alias moves
+        self.version = found  # if it fails, it is not tried again until the alias moves
         try:
             self._source.verify(found)
             model = self._load(found.path, found.name)
             self.confirm(model.lineage)
-            self._handed[found.name] = found
+            self._loaded[found.name] = found
             return model
-        except Exception as error:  # whatever it was, the model that runs goes on
-            logger.error("%s cannot be served: %s; what was served before goes on", found.name, reason(error))
+        except Exception as error:  # whatever failed, the running model stays
+            logger.error("%s cannot be served: %s; the old version stays", found.name, reason(error))
             return None
 
     def confirm(self, lineage: Lineage) -> None:
-        """Raise RegistryError unless what was loaded is what was looked up: the files may have changed in between."""
-        assert self._seen is not None, "`first` comes first"
-        if address(lineage) != self._seen.address:
-            raise RegistryError(f"{self._seen.path} was exchanged while {self._seen.name} was loaded")
+        """Raise RegistryError if the files were exchanged between verification and loading."""
+        if address(lineage) != self.version.address:
+            raise RegistryError(f"{self.version.path} was exchanged while {self.version.name} was loaded")
 
     def began(self, skills: Sequence[str], name: str) -> None:
-        """Record that the version of this `name`, which was handed out, answers these skills now."""
+        """Record in the registry that the loaded version `name` answers these skills now."""
         try:
             with Registry.open(self._source.url) as registry:
-                registry.bind(skills, self._handed[name])
+                registry.bind(skills, self._loaded[name])
         except SecateurError as error:
-            logger.warning("that %s answers %s is not recorded: %s", name, ", ".join(skills), error)
-
-    def _look(self) -> Version:
-        with Registry.open(self._source.url) as registry:
-            return registry.resolve(self._source.reference)
+            logger.warning("The registry does not record that %s answers %s: %s", name, ", ".join(skills), error)

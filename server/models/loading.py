@@ -1,4 +1,4 @@
-"""Opens the models that skills name, directories or versions of the registry: trusted, then read, then loaded."""
+"""Loads the models that skills name, from directories or the registry: verify the signature, read, then load."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from server.artifact.signing.keys import Signers
 from server.config import Config, registered
 from server.engine.choice import Choice
 from server.errors import ArtifactError, ConfigError
-from server.models.follow import Follower, Source
-from server.models.rollout import Answering, Engine, Model
+from server.models.follow import Follower, SignedReference
+from server.models.rollout import CurrentModel, Engine, Model
 from server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Opened(Struct, frozen=True):
-    """A model that may be loaded; `name` is what labels call it."""
+    """A verified artifact, its weights not loaded yet; `name` is its label in metrics and the ledger."""
 
     name: str
     artifact: "Artifact"
@@ -30,23 +30,25 @@ class Opened(Struct, frozen=True):
 
 
 class Loader:
-    """Makes models of what skills call them, as the configuration says."""
+    """Loads models by reference: a directory, or `registry:NAME@ALIAS`."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         if config.signers:
-            Signers.read(config.signers)  # a damaged file is told before any model is read
+            Signers.read(config.signers)  # report a damaged file before any model is read
 
     def open(self, reference: str) -> Opened:
-        """The artifact of that reference; raises RegistryError or ArtifactError for what cannot be trusted or chat."""
+        """Verify and read an artifact and its tokenizer, without weights.
+
+        Raises RegistryError or ArtifactError if it is not trusted, damaged, or no chat model.
+        """
         path, name, follower = Path(reference), Path(reference).resolve().name, None
         version, signers, signed = registered(reference), self._config.signers, None
         if version is not None:
             if signers is None:
                 raise ConfigError(f"{reference}: a model of the registry must be signed: name the file of `signers`")
-            follower = Follower(Source(self._config.registry, version, signers), self._load)
-            first = follower.first()
-            path, name = first.path, first.name
+            follower = Follower.open(SignedReference(self._config.registry, version, signers), self._load)
+            path, name = follower.version.path, follower.version.name
         elif signers is not None:
             signed = envelope.signed_record(path, Signers.read(signers))
         artifact, tokenizer = open_model(path)
@@ -56,11 +58,11 @@ class Loader:
             raise ArtifactError(f"{path} was exchanged while it was loaded: try again")
         return Opened(name, artifact, tokenizer, follower)
 
-    def load(self, opened: Opened) -> Answering:
-        """A model ready to answer, but for its thread, and who says what follows it."""
+    def load(self, opened: Opened) -> CurrentModel:
+        """Load the weights into an engine, which is not started yet."""
         engine, choices = load_engine(self._config, opened.artifact)
         model = Model(opened.name, engine, opened.tokenizer, opened.artifact.lineage, choices)
-        return Answering(model, opened.follower)
+        return CurrentModel(model, opened.follower)
 
     def _load(self, path: Path, name: str) -> Model:
         artifact, tokenizer = open_model(path)
@@ -68,19 +70,17 @@ class Loader:
 
 
 def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":
-    """The artifact and its tokenizer; raises ArtifactError for what cannot chat."""
-    from server.artifact.checkpoint.reader import (
-        Artifact,  # late: torch takes seconds, and a mistake in TOML is told at once
-    )
+    """The artifact and its tokenizer; raises ArtifactError for a damaged artifact or one without a chat template."""
+    from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds, TOML errors should not
 
     artifact = Artifact.open(path)
     tokenizer = Tokenizer.load(path)
-    tokenizer.chat([{"role": "user", "content": "Hello"}])  # a model without a chat template is refused here
+    tokenizer.chat([{"role": "user", "content": "Hello"}])  # raises without a chat template
     return artifact, tokenizer
 
 
 def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[Choice]]:
-    """The engine with the model loaded, and what was chosen for it."""
+    """An engine with the weights loaded, and the automatic choices of runner, kernels and sampler."""
     from server.engine import engine
     from server.engine.runners import Options
     from server.engine.runners.choosing import load_runner
@@ -107,11 +107,11 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
 
 
 def check_names(names: Mapping[str, str]) -> None:
-    """Raise ConfigError where two directories would be one model in labels and in the ledger; `names` by reference."""
+    """Raise ConfigError if two models would have one name in metrics and the ledger; `names` maps references."""
     taken: dict[str, str] = {}
     for reference, name in names.items():
         other = taken.setdefault(name, reference)
-        # Two aliases of the registry may well stand at one version, and are told apart again when one of them moves.
+        # Two registry aliases may name one version for a while.
         if other != reference and (registered(reference) is None or registered(other) is None):
             raise ConfigError(
                 f"the models {other!r} and {reference!r} would both be called {name!r} in metrics and in the ledger: "

@@ -1,8 +1,6 @@
-"""Which models answer, each for the skills that name it.
+"""The models that answer now. A new one takes the next request; the old one is unloaded after its last reply.
 
-A new one takes the next request, and the one before ends once its last reply has.
-
-Belongs to the asyncio loop: only the numbers for metrics are read from elsewhere.
+Belongs to the asyncio loop; other threads may only read the numbers for metrics.
 """
 
 import asyncio
@@ -22,16 +20,19 @@ from server.metering.metrics import EngineState
 from server.text.tokenizer import Tokenizer
 
 POLL_SECONDS = 0.05
-AGAIN_SECONDS = 1
+RETRY_SECONDS = 1
 
 
 class Engine(EngineState, Protocol):
-    """What is used of an engine."""
+    """The engine's interface."""
 
     context: int
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str, standing: int = 0) -> Stream:
-        """Queue a prompt; raises Overloaded or InvalidRequest."""
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0) -> Stream:
+        """Queue a prompt, whose first `shared_prefix` ids stay in the prefix cache.
+
+        Raises Overloaded, InvalidRequest or EngineFailed.
+        """
         ...
 
     def start(self) -> None:
@@ -42,11 +43,11 @@ class Engine(EngineState, Protocol):
 
     @property
     def failure(self) -> str | None:
-        """Why the engine does not run, or None while it does."""
+        """Why the engine stopped, or None while it runs."""
 
 
 class Model(Struct, frozen=True, eq=False, weakref=True):
-    """One loaded artifact; `name` is what labels call it."""
+    """A loaded artifact; `name` is its label in metrics and the ledger."""
 
     name: str
     engine: Engine
@@ -56,89 +57,89 @@ class Model(Struct, frozen=True, eq=False, weakref=True):
 
 
 class Successors(Protocol):
-    """Says which model is to answer next."""
+    """Finds new versions of a model."""
 
     def next(self) -> Model | None:
-        """Another model, loaded, if there is to be one; called in a thread."""
+        """A new version, loaded, or None; called in a worker thread."""
 
     def began(self, skills: Sequence[str], name: str) -> None:
-        """The first model, or one that `next` handed out, of this `name` answers these skills now."""
+        """Record that the version `name` answers these skills now; called in a worker thread."""
 
 
-class Answering(Struct, frozen=True, eq=False):
-    """A model, and who says which one follows it; nobody where it is a directory."""
+class CurrentModel(Struct, frozen=True, eq=False):
+    """A model that answers now, and the finder of its next versions; None for a plain directory."""
 
     model: Model
     successors: Successors | None = None
 
 
 class Rollout:
-    """The current models by what skills call them, and those replaced that still have replies under way.
+    """The current models by reference, and replaced ones with live replies.
 
-    `own` is the server's model, which answers the skills that name none.
+    A reference is a skill's `model` setting; `own` is the server's, for skills that leave it out.
     """
 
-    def __init__(self, answering: Mapping[str, Answering], own: str) -> None:
-        self._answering = dict(answering)
+    def __init__(self, current: Mapping[str, CurrentModel], own: str) -> None:
+        self._current = dict(current)
         self._own = own
-        self._names = {wanted: (found.model.name,) for wanted, found in answering.items()}
+        self._names = {wanted: (found.model.name,) for wanted, found in current.items()}
         self._retired: tuple[Model, ...] = ()
         self._users: Counter[Model] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reference(self, wanted: str) -> str:
-        """What a skill that wants this is answered by: the server's own model where it wants none."""
+        """The reference for a skill's `model` setting: itself, or the server's own model if empty."""
         return wanted or self._own
 
     def references(self, wanted: Iterable[str]) -> tuple[str, ...]:
-        """The models that skills want, each once."""
+        """The distinct references for these settings, in order."""
         return tuple(dict.fromkeys(map(self.reference, wanted)))
 
-    def find(self, reference: str) -> Answering | None:
-        """What answers there now, if anything does."""
-        return self._answering.get(reference)
+    def find(self, reference: str) -> CurrentModel | None:
+        """The current model of a reference, or None."""
+        return self._current.get(reference)
 
     def of(self, wanted: str) -> Model:
-        """The current model of a skill that wants this; raises Overloaded where a reload has just taken it away."""
+        """The current model for a skill's `model` setting; raises Overloaded if a reload has just removed it."""
         found = self.find(self.reference(wanted))
         if found is None:
             raise Overloaded(
-                "The skill was given another model just now.", retry_after=AGAIN_SECONDS, reason="draining"
+                "The skill was given another model just now.", retry_after=RETRY_SECONDS, reason="draining"
             )
         return found.model
 
     def use(self, wanted: str) -> Model:
-        """The same, which is kept until `release`."""
+        """The same, kept loaded until `release`."""
         model = self.of(wanted)
         self._users[model] += 1
         return model
 
     def release(self, model: Model) -> None:
-        """One user less."""
+        """End one use of a model."""
         self._users[model] -= 1
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """The current ones."""
-        return tuple(found.model for found in list(self._answering.values()))
+        """The current models."""
+        return tuple(found.model for found in list(self._current.values()))
 
     @property
     def successors(self) -> Mapping[str, Successors]:
-        """Who says what follows, by the model's reference."""
-        return {wanted: found.successors for wanted, found in self._answering.items() if found.successors}
+        """The finders of new versions, by reference."""
+        return {wanted: found.successors for wanted, found in self._current.items() if found.successors}
 
     def names(self, wanted: str) -> tuple[str, ...]:
-        """Every model that has answered such skills since the server started."""
+        """Names of every model that has answered this setting since the server started."""
         return self._names.get(self.reference(wanted), ())
 
     @property
     def engines(self) -> Sequence[tuple[str, Engine]]:
-        """Each engine that runs and its model's name, those replaced included."""
+        """Model name and engine of every loaded model, replaced ones included."""
         return [(model.name, model.engine) for model in (*self.models, *self._retired)]
 
     @property
     def failure(self) -> str | None:
-        """Why a current engine does not run, or None while all do."""
+        """Why a current engine stopped, or None while all run."""
         return next((model.engine.failure for model in self.models if model.engine.failure), None)
 
     def start(self) -> None:
@@ -152,26 +153,26 @@ class Rollout:
             engine.stop()
 
     def replace(self, reference: str, successors: Successors, model: Model) -> bool:
-        """Let `model` answer from now on; not, where `successors` no longer say what answers there."""
+        """Let `model` answer from now on; returns False if a reload has replaced `successors` meanwhile."""
         old = self.find(reference)
         if old is None or old.successors is not successors:
             return False
-        self._place(reference, Answering(model, successors))
+        self._place(reference, CurrentModel(model, successors))
         self._retire(old.model)
         return True
 
-    def arrange(self, wanted: Iterable[str], more: Mapping[str, Answering]) -> None:
-        """Let these models answer and no others, of which `more` are new; those that are not wanted go."""
+    def arrange(self, wanted: Iterable[str], new: Mapping[str, CurrentModel]) -> None:
+        """Keep exactly the models for these settings: add the `new` ones, retire the ones no longer wanted."""
         references = self.references(wanted)
-        for reference, answering in more.items():
-            self._place(reference, answering)
-        for reference in [name for name in self._answering if name not in references]:
-            self._retire(self._answering.pop(reference).model)
+        for reference, current in new.items():
+            self._place(reference, current)
+        for reference in [name for name in self._current if name not in references]:
+            self._retire(self._current.pop(reference).model)
 
-    def _place(self, reference: str, answering: Answering) -> None:
-        answering.model.engine.start()
-        self._answering[reference] = answering
-        self._names[reference] = tuple(dict.fromkeys((*self._names.get(reference, ()), answering.model.name)))
+    def _place(self, reference: str, current: CurrentModel) -> None:
+        current.model.engine.start()
+        self._current[reference] = current
+        self._names[reference] = tuple(dict.fromkeys((*self._names.get(reference, ()), current.model.name)))
 
     def _retire(self, old: Model) -> None:
         self._retired += (old,)
@@ -180,7 +181,7 @@ class Rollout:
         task.add_done_callback(self._tasks.discard)
 
     async def _end(self, old: Model) -> None:
-        """Wait until the last reply of `old` has ended, then stop it and let go of its memory."""
+        """Stop `old` and free its memory after its last reply."""
         while self._users[old]:
             await asyncio.sleep(POLL_SECONDS)
         await to_thread.run_sync(old.engine.stop)

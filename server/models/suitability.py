@@ -1,4 +1,4 @@
-"""Whether a model can answer a skill: its template takes the skill's turns, and they leave room for a reply."""
+"""Checks that a model can answer a skill: its chat template accepts the skill's turns, and they leave room."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from server.skills.skill import Skill
 from server.skills.turns import conversation
 
 
-def suits(skill: Skill, model: Model) -> Iterator[str]:
-    """What is allowed and yet seldom meant, for a skill that this model answers.
+def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
+    """Warnings about token limits too small for any reply.
 
-    Raises ConfigError where it can answer nobody: its template refuses the skill's turns, or they leave no room.
+    Raises ConfigError if the model can never answer: its template refuses the skill's turns, or they fill the context.
     """
     try:
         own = len(model.tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
@@ -27,6 +27,6 @@ def suits(skill: Skill, model: Model) -> Iterator[str]:
         limit = getattr(skill, f"tokens_per_{period}")
         if limit is not None and limit < tokens:
             yield (
-                f"the skill {skill.name!r} may use {limit} tokens a {period} and a reply needs {tokens}, "
-                f"of which {own} are its own prompt: it can answer nobody"
+                f"the skill {skill.name!r} may use {limit} tokens a {period}, but a reply needs {tokens}, "
+                f"{own} of them for its own prompt: it cannot answer"
             )

@@ -14,8 +14,6 @@ from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills.api_keys import KEY_ID, Keys, digest
 from server.skills.skill import Skill
 
-__all__ = ["Caller", "Grant", "Skill", "Skills"]
-
 
 class Caller(Struct, frozen=True):
     """A program with a known API key."""

@@ -19,8 +19,10 @@ from server.engine.engine import Engine
 from server.engine.speculation import LookUp
 from server.metering.ledger.ledger import Ledger
 from server.models.loading import Loader
-from server.models.rollout import Answering, Model, Rollout
-from server.skills.catalogue import Skill, Skills, digest
+from server.models.rollout import CurrentModel, Model, Rollout
+from server.skills.api_keys import digest
+from server.skills.catalogue import Skills
+from server.skills.skill import Skill
 from server.text.tokenizer import Tokenizer as ServerTokenizer
 from server.web.app import Apps, Parts, build
 from server.web.http.protocol import ConnectionLimits
@@ -128,7 +130,7 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting, look_up=look_up)
     words = tokenizer(folder / "tiny")
     ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
-    rollout = Rollout({config.model: Answering(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)
+    rollout = Rollout({config.model: CurrentModel(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)
     return Parts(config, Skills(skills), ledger, rollout, Loader(config))
 
 

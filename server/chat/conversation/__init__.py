@@ -1,1 +1,1 @@
-"""The widget's conversations: history, replies in progress, session tokens and ratings; no HTTP."""
+"""The widget's conversations without HTTP: history, running replies, session tokens and ratings."""

@@ -1,6 +1,6 @@
-"""A reply that is made whether or not anybody reads it, as numbered events that any number of readers can follow.
+"""A widget reply as numbered events, generated whether or not anybody reads it; any number of readers can follow.
 
-Event 0 is `start`; then one `text` for each piece; then `citations`, if there are any, and `end` or `error`.
+Event 0 is `start`, then one `text` for each piece, `citations` if there are any, and `end` or `error`.
 """
 
 import asyncio
@@ -30,25 +30,25 @@ class Event(NamedTuple):
 
 
 class Citation(Struct, frozen=True):
-    """Something that a reply may be read up in; `url` is http or https."""
+    """A reference shown below the reply; `url` is http or https."""
 
     title: str
     url: str
 
 
 class Recording:
-    """Records `reply` in a task of its own; `start` begins it. Belongs to one asyncio loop."""
+    """Generates `reply` in a task of its own, from `start` on. Belongs to one asyncio loop."""
 
     def __init__(self, id: str, conversation: str, reply: Reply, sources: Sequence[Source]) -> None:
         self.id = id
         self.text = ""
         self.finish: str | None = None
-        """Why it ended, or None while it is made."""
+        """Why it ended, or None while it is generated."""
         self.citations: tuple[Citation, ...] = ()
         self._conversation = conversation
         self._reply = reply
         self._sources = sources
-        self._ends = array("I")  # where each piece ends in `text`: a list of pieces would take ten times as much
+        self._ends = array("I")  # end of each piece in `text`; a list of strings takes ten times the memory
         self._last: tuple[tuple[str, Any], ...] = ()
         self._grown = asyncio.Event()
         self._scope = anyio.CancelScope()
@@ -57,23 +57,23 @@ class Recording:
 
     @property
     def next(self) -> int:
-        """The id of the event after those that exist."""
+        """The id of the next event."""
         return 1 + len(self._ends) + len(self._last)
 
     def start(self, seconds: float, ended: Callable[[], None]) -> None:
-        """Make the reply, for at most so many seconds; `ended` is called once, after the last event."""
+        """Generate for at most `seconds`; `ended` is called once, after the last event."""
         self._task = asyncio.create_task(self._record(seconds))
         self._task.add_done_callback(lambda _: ended())
 
     async def stop(self) -> None:
-        """End the reply with what it has, and wait until it has ended; nothing happens if it has."""
+        """End the reply with the text so far and wait for its last event; does nothing after it."""
         self._stopped = True
         self._scope.cancel()
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def follow(self, first: int) -> AsyncIterator[Event]:
-        """The events from id `first` on, as they come, to the last one."""
+        """The events from id `first` to the last, as they come."""
         while True:
             grown, ready, ended = self._grown, self.next, self.finish is not None
             for id in range(first, ready):
@@ -97,12 +97,12 @@ class Recording:
         except SecateurError as error:
             self._fail(error)
         except Exception as error:
-            # Its text may hold a visitor's words; its kind and the id are enough to find the cause.
+            # Without its text, which may contain a visitor's words.
             logger.error("%s: %s", self.id, type(error).__name__)
             self._fail(BUG)
 
     async def _write(self, seconds: float) -> None:
-        """Every piece, and how it ended; raises what the reply raises."""
+        """Record every piece and how the reply ended; raises what the reply raises."""
         try:
             with self._scope:
                 self._scope.deadline = anyio.current_time() + seconds

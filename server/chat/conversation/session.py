@@ -1,7 +1,7 @@
-"""Signed tokens of the widget: one for a quarter of an hour at most, and one that resumes the conversation later.
+"""Signed tokens of the widget: `session` for at most 15 minutes, and `resume` to continue the conversation later.
 
-Both are bound to skill, origin, conversation and person. The key is made at start and never written: conversations live
-in this process's memory, so a token of another process would open nothing.
+Both are bound to skill, origin, conversation and person. The signing key is random and never stored: conversations live
+in this process's memory, so tokens need not outlive it.
 """
 
 import secrets
@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from server.errors import Unauthorized
 
-LONGEST_TOKEN = 4096  # characters: more is not looked at
+LONGEST_TOKEN = 4096  # characters; longer ones are refused unread
 Kind = Literal["session", "resume"]
 
 
 class Session(Struct, frozen=True):
-    """What a token says of its bearer."""
+    """The claims of a token; `person` is the verified visitor, if any."""
 
     skill: str
     origin: str
@@ -27,7 +27,7 @@ class Session(Struct, frozen=True):
 
 
 class Sessions:
-    """Signs and reads tokens; `token_seconds` is the life of a session, `resume_seconds` of the way back to it."""
+    """Signs and reads tokens, valid for `token_seconds` (session) and `resume_seconds` (resume)."""
 
     def __init__(self, *, token_seconds: int, resume_seconds: int, key: bytes | None = None) -> None:
         assert 0 < token_seconds <= 900
@@ -36,7 +36,7 @@ class Sessions:
         self._key = key or secrets.token_bytes(32)
 
     def sign(self, session: Session, kind: Kind) -> str:
-        """A token for `session`."""
+        """A signed token of this kind."""
         now = int(time.time())
         lifetime = self.token_seconds if kind == "session" else self._resume_seconds
         claims: dict[str, Any] = {
@@ -51,7 +51,7 @@ class Sessions:
         return jwt.encode(claims, self._key, algorithm="HS256")
 
     def read(self, token: str, kind: Kind) -> Session | None:
-        """What `token` says, or None if it is forged, expired or of the other kind."""
+        """The claims of `token`, or None if it is forged, expired or of the other kind."""
         if len(token) > LONGEST_TOKEN:
             return None
         try:
@@ -68,5 +68,5 @@ class Sessions:
 
 
 def expired() -> Unauthorized:
-    """One answer for every token that opens nothing."""
+    """The same error for every refused token, so that it reveals nothing."""
     return Unauthorized("The session has ended: ask for a new one.", code="session_expired")

@@ -19,7 +19,7 @@ from openai import OpenAI
 from server.artifact.checkpoint.lineage import FILE, encoded, read
 from server.commands.__main__ import COMMANDS, main
 from server.metering.ledger.ledger import Ledger
-from server.skills.catalogue import digest
+from server.skills.api_keys import digest
 from tests.support.harness import KEY, LINEAGE, until
 from tests.support.tiny_llama import tiny_llama
 
@@ -149,7 +149,7 @@ def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, 
                 model = client.models.retrieve("help").model_dump()
                 reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
             server.terminate()
-            assert server.wait(30) == 0
+            assert server.wait(120) == 0
         finally:
             server.kill()
     assert f'src="{url.removesuffix("/v1")}/widget.js"' in html  # the port that was had, though 0 was asked
@@ -194,12 +194,12 @@ def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
             with OpenAI(base_url=url, api_key=KEY) as client:
                 assert artifact_behind(client) == "tiny@1"
                 assert main([*promote, "tiny@2"]) == 0
-                until(lambda: artifact_behind(client) == "tiny@2", 30)
+                until(lambda: artifact_behind(client) == "tiny@2")
                 assert main([*registry, "rollback", "tiny", "--signers", str(signers)]) == 0
-                until(lambda: artifact_behind(client) == "tiny@1", 30)
+                until(lambda: artifact_behind(client) == "tiny@1")
                 reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
             server.terminate()
-            assert server.wait(30) == 0
+            assert server.wait(120) == 0
         finally:
             server.kill()
     assert reply.usage

@@ -23,8 +23,8 @@ from server.config import load
 from server.engine.engine import Engine
 from server.errors import ArtifactError, ConfigError
 from server.models import loading
-from server.models.follow import Follower, Source
-from server.models.rollout import Answering, Model, Rollout
+from server.models.follow import Follower, SignedReference
+from server.models.rollout import CurrentModel, Model, Rollout
 from server.text.tokenizer import Tokenizer
 from tests.server.artifact.signing.artifacts import make
 from tests.server.web.test_lifecycle import STREAM, everything, get, ledger_of, received, send
@@ -63,11 +63,11 @@ class House:
 
     @contextmanager
     def served(self) -> Iterator[Served]:
-        follower = Follower(Source(self.url, "tiny@production", self.signers), self.load)
-        version = follower.first()
+        follower = Follower.open(SignedReference(self.url, "tiny@production", self.signers), self.load)
+        version = follower.version
         made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
         model = self.load(version.path, version.name)
-        rollout = Rollout({"registry:tiny@production": Answering(model, follower)}, "registry:tiny@production")
+        rollout = Rollout({"registry:tiny@production": CurrentModel(model, follower)}, "registry:tiny@production")
         made = msgspec.structs.replace(made, rollout=rollout)
         with served(made, ScriptRunner([0], 258)) as server:
             yield server
@@ -93,7 +93,7 @@ def artifact(server: Served) -> str:
 
 def ask(url: str, path: str) -> socket.socket:
     address = urlsplit(url)
-    connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=10)
+    connection = socket.create_connection((str(address.hostname), address.port or 0), timeout=120)
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n\r\n"
     connection.sendall(head.encode())
     return connection
@@ -210,8 +210,8 @@ def test_a_directory_that_is_exchanged_while_it_is_read_is_refused(
 
 
 def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> None:
-    found = Follower(Source(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
-    first = found.first()
+    found = Follower.open(SignedReference(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    first = found.version
     house("promote", "tiny@2", "--signers", str(house.signers))
     assert found.next() is None
     found.began(["help"], first.name)
@@ -231,7 +231,7 @@ def test_nothing_ends_the_following(house: House, caplog: pytest.LogCaptureFixtu
             return original()
 
         own.next = odd  # type: ignore[method-assign]
-        until(lambda: "Not followed: " in caplog.text)
+        until(lambda: "Following failed: " in caplog.text)
         house("promote", "tiny@2", "--signers", str(house.signers))
         until(lambda: artifact(server) == "tiny@2")
 
@@ -288,12 +288,12 @@ def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House)
 
         def slow(path: Path, name: str) -> Model:
             loading.set()
-            assert go_on.wait(10)
+            assert go_on.wait(120)
             return house.load(path, name)
 
         follower(server)._load = slow
         house("promote", "tiny@2")
-        assert loading.wait(10)
+        assert loading.wait(120)
         assert received(send(server.url, STREAM))[0] == "1" * 40
         go_on.set()
         until(lambda: artifact(server) == "tiny@2")

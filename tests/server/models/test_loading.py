@@ -21,10 +21,11 @@ from server.artifact.registry.store import Registry
 from server.commands.usage import main as ledger_command
 from server.engine.engine import Engine
 from server.errors import ConfigError
-from server.models.follow import Follower, Source
+from server.models.follow import Follower, SignedReference
 from server.models.loading import Loader, Opened, check_names
-from server.models.rollout import Answering, Model, Rollout
-from server.skills.catalogue import Skills, digest
+from server.models.rollout import CurrentModel, Model, Rollout
+from server.skills.api_keys import digest
+from server.skills.catalogue import Skills
 from server.text.tokenizer import Tokenizer
 from tests.server.models.test_follow import House
 from tests.server.web.test_lifecycle import STREAM, get, ledger_of, received, rows, send
@@ -145,10 +146,10 @@ class Scripts(Loader):
     def open(self, reference: str) -> Opened:
         return Opened(reference, None, tokenizer(self.folder / "tiny"))  # type: ignore[arg-type]
 
-    def load(self, opened: Opened) -> Answering:
+    def load(self, opened: Opened) -> CurrentModel:
         if opened.name == "broken":
             raise RuntimeError("its weights are")
-        return Answering(self.model(opened.name, opened.tokenizer))
+        return CurrentModel(self.model(opened.name, opened.tokenizer))
 
     def model(self, name: str, words: Tokenizer) -> Model:
         script = [*words.encode(name[0] * 40), next(iter(words.stop_ids))]
@@ -158,7 +159,7 @@ class Scripts(Loader):
 
 
 @contextmanager
-def scripted(folder: Path, models: dict[str, str], **more: Answering) -> Iterator[tuple[Served, Scripts]]:
+def scripted(folder: Path, models: dict[str, str], **more: CurrentModel) -> Iterator[tuple[Served, Scripts]]:
     """A server whose skills have these models, read from a folder of files."""
     for name, model in models.items():
         write(folder, name, model)
@@ -227,9 +228,9 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_promotion_moves_the_skills_of_that_model_only_and_cuts_nobody(tmp_path: Path) -> None:
     house = House(tmp_path)
-    follower = Follower(Source(house.url, "tiny@production", house.signers), house.load)
-    first = follower.first()
-    followed = Answering(house.load(first.path, first.name), follower)
+    follower = Follower.open(SignedReference(house.url, "tiny@production", house.signers), house.load)
+    first = follower.version
+    followed = CurrentModel(house.load(first.path, first.name), follower)
     models = {"help": "apple", "other": "registry:tiny@production"}
     with scripted(tmp_path, models, **{"registry:tiny@production": followed}) as (server, loader):
         streams = [send(server.url, {**STREAM, "model": name}) for name in ("help", "other")]

@@ -1,12 +1,14 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills import api_keys, catalogue
 from server.skills.api_keys import Keys, digest
-from server.skills.catalogue import Grant, Skill, Skills
+from server.skills.catalogue import Grant, Skills
+from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.server.web.test_listeners import call
 from tests.support.harness import HELP, KEY, OTHER, Serve
@@ -64,12 +66,23 @@ def test_a_skill_without_keys_and_origins_is_closed_to_all() -> None:
         assert not CLOSED.admits(origin)
 
 
+def watch_hashes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys that are hashed from now on."""
+    hashed: list[str] = []
+
+    def watched(key: str) -> str:
+        hashed.append(key)
+        return digest(key)
+
+    monkeypatch.setattr(catalogue, "digest", watched)
+    return hashed
+
+
 def test_a_key_is_hashed_once_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.json"
     shown, key = api_keys.create(file, ["a", "closed"], "")
     skills = Skills([A, B, C, CLOSED], Keys(file))
-    hashed: list[str] = []
-    monkeypatch.setattr(catalogue, "digest", lambda key: hashed.append(key) or digest(key))
+    hashed = watch_hashes(monkeypatch)
     caller = skills.recognise(shown)
     assert {name for name in skills.names if name in caller.skills} == {"a", "closed"}
     assert [skills.authorise(name, caller).key_id for name in ("a", "closed")] == [key.id, key.id]
@@ -85,8 +98,7 @@ def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
 
 def test_a_request_hashes_its_key_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     served = serve("ok", skills=(HELP, OTHER))
-    hashed: list[str] = []
-    monkeypatch.setattr(catalogue, "digest", lambda key: hashed.append(key) or digest(key))
+    hashed = watch_hashes(monkeypatch)
     ask = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
     for path, body in (("/v1/models", None), ("/v1/models/help", None), ("/v1/chat/completions", ask)):
         assert call(served.url, path, body, Authorization=f"Bearer {KEY}").status == 200
@@ -95,8 +107,9 @@ def test_a_request_hashes_its_key_once(serve: Serve, monkeypatch: pytest.MonkeyP
 
 def test_who_has_no_key_learns_nothing_of_which_skills_there_are(serve: Serve) -> None:
     served = serve("ok", skills=(HELP,))
-    for key in ({}, {"Authorization": "Bearer wrong"}):
-        told = {call(served.url, f"/v1/models/{name}", **key).json["error"]["message"] for name in ("help", "nobody")}
+    shown: tuple[dict[str, Any], ...] = ({}, {"Authorization": "Bearer wrong"})
+    for headers in shown:
+        told = {call(served.url, f"/v1/models/{n}", **headers).json["error"]["message"] for n in ("help", "nobody")}
         assert len(told) == 1
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from server.chat.conversation.feedback import Feedback, FeedbackUnavailable, Opinion
-from server.chat.conversation.store import GONE_SECONDS, Conversations, Turn
+from server.chat.conversation.store import GONE_SECONDS, Conversations, Turn, history
 
 
 class Clock:
@@ -73,11 +73,11 @@ def test_history_is_the_latest_that_fits_in_order() -> None:
     for question in ("1", "22", "333"):
         kept.add(turn(question, answer="x" * len(question)), 9)
     kept.add(turn("4", answer=" "), 9)  # one that was stopped before its first word
-    assert [m["content"] for m in kept.history(9, 99, len)] == ["1", "x", "22", "xx", "333", "xxx"]
-    assert [m["content"] for m in kept.history(9, 10, len)] == ["22", "xx", "333", "xxx"]
-    assert [m["content"] for m in kept.history(1, 99, len)] == ["333", "xxx"]
-    assert kept.history(0, 99, len) == []
-    assert kept.history(9, -1, len) == []
+    assert [m["content"] for m in history(kept.turns, 9, 99, len)] == ["1", "x", "22", "xx", "333", "xxx"]
+    assert [m["content"] for m in history(kept.turns, 9, 10, len)] == ["22", "xx", "333", "xxx"]
+    assert [m["content"] for m in history(kept.turns, 1, 99, len)] == ["333", "xxx"]
+    assert history(kept.turns, 0, 99, len) == []
+    assert history(kept.turns, 9, -1, len) == []
 
 
 def test_turns_beyond_the_bound_are_dropped() -> None:
