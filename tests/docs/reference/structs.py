@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,7 @@ def default(item: msgspec.structs.FieldInfo) -> str:
     if value is None:
         return "none"
     if isinstance(value, Struct):
-        return "its own"
+        return "empty"
     return f"`{msgspec.json.encode(value, enc_hook=str).decode()}`"
 
 
@@ -151,7 +152,7 @@ def described(kind: kinds.Type, called: str) -> str:
         case kinds.UnionType(types=options):
             return " or ".join(described(option, called) for option in options if option != kinds.NoneType())
         case kinds.VarTupleType(item_type=item) | kinds.ListType(item_type=item):
-            return f"list of {described(item, called)}{lengths(kind)}"
+            return f"list of {plural(described(item, called))}{lengths(kind)}"
         case kinds.DictType(value_type=value):
             return f"table of {described(value, called)}"
         case kinds.StructType():
@@ -172,6 +173,10 @@ def simple(kind: kinds.Type) -> str:
         case kinds.StrType():
             return f"text{lengths(kind)}" + (f" like `{kind.pattern}`" if kind.pattern else "")
     return {kinds.BoolType: "`true`, `false`", kinds.CustomType: "path"}[type(kind)]
+
+
+def plural(text: str) -> str:
+    return re.sub(r"^(whole number|number|text|path)\b", r"\1s", text)
 
 
 def bounds(kind: Any) -> str:
