@@ -1,7 +1,4 @@
-"""Puts the parts together: which paths each listener answers, and what starts and stops with the server.
-
-The one place that knows every part; it decides nothing that a configuration file does not say.
-"""
+"""Builds the ASGI apps from the opened parts: their routes, and what starts and stops with them."""
 
 import asyncio
 from collections import Counter
@@ -22,6 +19,7 @@ from server.chat.conversation.feedback import Feedback
 from server.chat.conversation.session import Sessions
 from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
+from server.chat.idempotent_replies import IdempotentReplies
 from server.chat.reply import Replies
 from server.config import Config
 from server.errors import SecateurError
@@ -36,26 +34,26 @@ from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.web.api import assets
-from server.web.api.admin import Admin
-from server.web.api.chat import Chat
+from server.web.api.admin import AdminPage
+from server.web.api.chat import ChatEndpoint
 from server.web.api.demo_page import page as demo_page
-from server.web.api.health import Health, Metrics
-from server.web.api.models import Models
+from server.web.api.health import HealthEndpoints, MetricsEndpoint
+from server.web.api.models import ModelEndpoints
 from server.web.api.registry import RegistryEndpoint
-from server.web.api.reload import Reload
+from server.web.api.reload import ReloadEndpoint
 from server.web.api.usage import UsageEndpoint
-from server.web.api.widget import Visits
+from server.web.api.widget import WidgetEndpoints
 from server.web.http import problems
-from server.web.http.frame import Frame
-from server.web.http.guard import Guard
+from server.web.http.guard import AdminGuard
+from server.web.http.middleware import PublicMiddleware
 from server.web.http.traces import Traces, open_traces
-from server.web.metrics import Labels, observe
+from server.web.metrics import Labels, register_collectors
 
 ASSETS = Path(__file__).parent / "assets"
 
 
 class Parts(Struct, frozen=True):
-    """Everything that is made before the server can be built; `loader` makes the models that a reload asks for."""
+    """What is opened before the apps are built; `loader` loads the models that a reload adds."""
 
     config: Config
     skills: Skills
@@ -65,54 +63,25 @@ class Parts(Struct, frozen=True):
 
 
 class Apps(NamedTuple):
-    """The applications of the listeners, and the replies that all of them share."""
+    """One ASGI app per listener, and the parts that they share."""
 
     public: ASGIApp
     admin: ASGIApp
     page: ASGIApp | None
+    """The demo page, if configured."""
     replies: Replies
     reloader: Reloader
     running: AbstractAsyncContextManager[None]
-    """Entered before the listeners open, left after they are closed: the engine's thread, the ledger's last write."""
+    """Enter before the listeners open, leave after they close: starts the engines, and closes the ledger last."""
 
 
 class Closing(NamedTuple):
-    """What is closed after the last reply."""
+    """What closes after the last reply."""
 
     feedback: Feedback
     rate_limits: RateLimits
     traces: Traces
     webhook: Webhook | None
-
-
-def build(parts: Parts) -> Apps:
-    """The applications for these parts."""
-    registry = CollectorRegistry()
-    rollout, reloader = parts.rollout, Reloader(parts.config, parts.skills, parts.rollout, parts.loader)
-    rate_limits = RateLimits(parts.config.rate_limits)
-    feedback = Feedback(parts.config.feedback_file)
-    labels = Labels(parts.skills, rollout)
-    replies = Replies(
-        rollout, Meter(parts.ledger, observe(parts.config, parts.ledger, feedback, labels, registry)), rate_limits
-    )
-    health = Health(replies, lambda: rollout.failure)
-    models = Models(parts.skills, rollout)
-    talk = Talk(
-        conversations(parts), replies, lambda skill: rollout.of(skill.model), seconds=parts.config.reply_seconds
-    )
-    visits = visitors(parts, talk, feedback, rate_limits)
-    routes = [*public_routes(parts, replies, models, health), *visits.routes()]
-    public = Starlette(routes=routes, exception_handlers=HANDLERS)
-    watched = [Route("/metrics", Metrics(registry).scrape), *admin_routes(parts, labels, reloader), *probes(health)]
-    admin_keys = Keys(parts.config.admin_keys) if parts.config.admin_keys else None
-    admin = Guard(Starlette(routes=watched, exception_handlers=HANDLERS), admin_keys)
-    page = host_page(parts)
-    traces = open_traces(parts.config.traces)
-    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry))
-    refusals = Refusals(lambda: parts.skills.names)
-    registry.register(refusals)
-    framed = Frame(public, parts.skills, routes, traces, refusals.count)
-    return Apps(framed, admin, page, replies, reloader, running(parts, reloader, closing))
 
 
 HANDLERS = {
@@ -122,49 +91,80 @@ HANDLERS = {
 }
 
 
-def conversations(parts: Parts) -> Conversations:
-    """The widget's conversations, none yet."""
-    return Conversations(seconds=parts.config.conversation_seconds, most=parts.config.conversations)
+def build(parts: Parts) -> Apps:
+    """The apps for these parts; call it once."""
+    config, registry = parts.config, CollectorRegistry()
+    rate_limits, feedback = RateLimits(config.rate_limits), Feedback(config.feedback_file)
+    labels = Labels(parts.skills, parts.rollout)
+    observers = register_collectors(registry, config, parts.ledger, feedback, labels)
+    replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits)
+    reloader = Reloader(config, parts.skills, parts.rollout, parts.loader)
+    health = HealthEndpoints(replies, lambda: parts.rollout.failure)
+    widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
+    traces, refusals = open_traces(config.traces), Refusals(lambda: parts.skills.names)
+    registry.register(refusals)
+    routes = [*public_routes(parts, replies), *widget.routes(), *probes(health)]
+    watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
+    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry))
+    return Apps(
+        public=PublicMiddleware(starlette(routes), parts.skills, routes, traces, refusals.count),
+        admin=AdminGuard(starlette(watched), Keys(config.admin_keys) if config.admin_keys else None),
+        page=host_page(parts),
+        replies=replies,
+        reloader=reloader,
+        running=running(parts, reloader, closing),
+    )
 
 
-def visitors(parts: Parts, talk: Talk, feedback: Feedback, rate_limits: RateLimits) -> Visits:
-    """The widget's endpoints."""
+def starlette(routes: list[Route]) -> Starlette:
+    """An application whose errors have OpenAI's shape."""
+    return Starlette(routes=routes, exception_handlers=HANDLERS)
+
+
+def sessions_of(config: Config) -> Sessions:
+    """The widget's sessions."""
+    return Sessions(token_seconds=config.token_seconds, resume_seconds=config.conversation_seconds)
+
+
+def talk_of(parts: Parts, replies: Replies) -> Talk:
+    """The widget's conversations."""
     config = parts.config
-    sessions = Sessions(token_seconds=config.token_seconds, resume_seconds=config.conversation_seconds)
-    return Visits(parts.skills, sessions, talk, feedback, rate_limits)
+    conversations = Conversations(seconds=config.conversation_seconds, most=config.conversations)
+    return Talk(conversations, replies, lambda skill: parts.rollout.of(skill.model), seconds=config.reply_seconds)
 
 
-def public_routes(parts: Parts, replies: Replies, models: Models, health: Health) -> list[Route]:
-    """What the world sees."""
-    chat = Chat(parts.skills, replies, max_body=parts.config.max_body)
+def public_routes(parts: Parts, replies: Replies) -> list[Route]:
+    """OpenAI's API and the widget's files."""
+    chat = ChatEndpoint(parts.skills, IdempotentReplies(replies), max_body=parts.config.max_body)
+    models = ModelEndpoints(parts.skills, parts.rollout)
     return [
         Route("/v1/chat/completions", chat.complete, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{name}", models.one),
         Route("/v1/skills/{name}", models.skill),
         *assets.routes(ASSETS / "widget"),
-        *probes(health),
     ]
 
 
-def admin_routes(parts: Parts, labels: Labels, reloader: Reloader) -> list[Route]:
-    """What operators look at, and may change while the server runs."""
-    dashboard = Admin(parts.ledger, labels.limits, lambda: parts.rollout.engines)
+def admin_routes(parts: Parts, registry: CollectorRegistry, labels: Labels, reloader: Reloader) -> list[Route]:
+    """Metrics, usage, reloads, the registry and the admin page."""
+    page = AdminPage(parts.ledger, labels.limits, lambda: parts.rollout.engines)
     return [
+        Route("/metrics", MetricsEndpoint(registry).scrape),
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
-        Route("/admin/reload", Reload(reloader).reload, methods=["POST"]),
+        Route("/admin/reload", ReloadEndpoint(reloader).reload, methods=["POST"]),
         Route("/admin/registry", RegistryEndpoint(parts.config.registry, parts.skills, parts.rollout).get),
-        *dashboard.routes(ASSETS),
+        *page.routes(ASSETS),
     ]
 
 
-def probes(health: Health) -> list[Route]:
-    """Liveness and readiness, the same on both listeners."""
+def probes(health: HealthEndpoints) -> list[Route]:
+    """Liveness and readiness, on the public and the admin listener."""
     return [Route("/healthz", health.alive), Route("/readyz", health.ready)]
 
 
 def host_page(parts: Parts) -> ASGIApp | None:
-    """The page that embeds the widget of the first skill, where one is asked for; counts what its models made."""
+    """The demo page with the first skill's widget and its token counts; None unless `page_port` is set."""
     if parts.config.page_port is None:
         return None
     first = next(iter(parts.skills))
@@ -178,13 +178,13 @@ def host_page(parts: Parts) -> ASGIApp | None:
             counts["requests"] += n if name == skill and model in names else 0
         return counts
 
-    host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # no browser can open those
+    host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # browsers cannot open those
     host = f"[{host}]" if ":" in host else host
     return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
 
 
 def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
-    """Who sends settled replies to the configured address, if there is one."""
+    """The sender of settled replies, with its metrics registered; None unless `webhook` is set."""
     if not parts.config.webhook:
         return None
     secret = parts.config.webhook_secret
@@ -195,7 +195,7 @@ def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
 
 @asynccontextmanager
 async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIterator[None]:
-    """The engines run and the ledger is open within; all are stopped after, the ledger last."""
+    """Run the engines, the webhook and the registry's follower; on exit stop them and close the ledger."""
     parts.rollout.start()
     if closing.webhook is not None:
         closing.webhook.start()
@@ -205,7 +205,7 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     finally:
         following.cancel()
         await asyncio.wait([following])
-        await to_thread.run_sync(parts.rollout.stop)  # not on the loop, which a second signal must reach
+        await to_thread.run_sync(parts.rollout.stop)  # in a thread: the loop must hear a second signal
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)
         await to_thread.run_sync(parts.ledger.close)

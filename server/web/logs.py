@@ -1,6 +1,6 @@
-"""What the process writes to its log: text or JSON lines, with request ids, and never a word of a prompt or reply.
+"""The process's log on standard error, as text or JSON lines; never with text of prompts or replies.
 
-Facts of a record travel in `extra={"facts": {...}}`, so that they are fields in JSON and name=value in text.
+A record's facts, passed as `extra={"facts": {...}}`, become fields in JSON and name=value in text.
 """
 
 import json
@@ -12,25 +12,25 @@ from typing import Any
 from server.config import Format, Level
 
 SELDOM_SECONDS = 60.0
-QUIET = ("sse_starlette", "httpcore", "httpx", "urllib3", "asyncio")  # some of these write what they carry at DEBUG
+QUIET = ("sse_starlette", "httpcore", "httpx", "urllib3", "asyncio")  # some log bodies at DEBUG
 
 
 class Text(logging.Formatter):
-    """One readable line, and the traceback of an error below it."""
+    """One line per record, with an error's traceback below it."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        """The message, then its facts."""
+        """The message, followed by its facts."""
         return " ".join([super().formatMessage(record), *(f"{name}={value}" for name, value in _facts(record).items())])
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line, tracebacks included."""
+    """One JSON object per line, with tracebacks as a field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as an object; line breaks within it are escaped, so that no message can forge a line."""
+        """The record as JSON, which escapes line breaks: no message can forge a line."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -43,29 +43,29 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class Seldom(logging.Filter):
-    """Lets each warning through once a minute: requests that are no HTTP would fill a disk with theirs."""
+class OncePerMinute(logging.Filter):
+    """Passes each warning once a minute: a port scanner's invalid requests could fill a disk."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is another level, or was not said lately."""
+        """Whether to log the record: another level, or not logged within SELDOM_SECONDS."""
         if record.levelno != logging.WARNING:
             return True
-        if record.created - self._said.get(record.msg, 0.0) < SELDOM_SECONDS:
+        if record.created - self._logged.get(record.msg, 0.0) < SELDOM_SECONDS:
             return False
-        self._said[record.msg] = record.created
+        self._logged[record.msg] = record.created
         return True
 
 
 def configure(form: Format, level: Level) -> None:
-    """Send this process's log to the standard error, in this form, from this level on."""
+    """Log to standard error in this form, from this level up; replaces earlier handlers."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("uvicorn.error").filters = [Seldom()]
+    logging.getLogger("uvicorn.error").filters = [OncePerMinute()]
     quieten()
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus is shown of a server: its ledger, its engine, its ratings, and how long replies take."""
+"""The Prometheus metrics of a server: ledger, engines, ratings, and the durations of replies."""
 
 from collections.abc import Iterable
 
@@ -16,25 +16,25 @@ from server.skills.catalogue import Skills
 
 
 class Labels:
-    """What metrics may be labelled with: the configured skills, and the models loaded since the start."""
+    """The label values of metrics, bounded: the configured skills, and the models loaded since the start."""
 
     def __init__(self, skills: Skills, rollout: Rollout) -> None:
         self.skills = skills
         self.rollout = rollout
 
     def limits(self) -> dict[str, Limits]:
-        """The budgets by skill."""
+        """Each skill's token budgets."""
         return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self.skills}
 
     def answered(self) -> Iterable[tuple[str, str]]:
-        """Each skill with every model that has answered it since the start."""
+        """Pairs of a skill and a model that has answered it since the start."""
         return [(skill.name, name) for skill in self.skills for name in self.rollout.names(skill.model)]
 
 
-def observe(
-    config: Config, ledger: Ledger, feedback: Feedback, labels: Labels, registry: CollectorRegistry
+def register_collectors(
+    registry: CollectorRegistry, config: Config, ledger: Ledger, feedback: Feedback, labels: Labels
 ) -> Observers:
-    """Fill `registry`; returns what is to be told of each reply that ended."""
+    """Register every collector but the webhook's and the refusals'; returns the observers of ended replies."""
     rollout, skills = labels.rollout, labels.skills
     registry.register(LedgerCollector(ledger, labels))
     registry.register(EngineCollector(lambda: rollout.engines, lambda: [described(model) for model in rollout.models]))
@@ -46,7 +46,7 @@ def observe(
 
 
 def described(model: Model) -> Described:
-    """What secateur_model_info and secateur_runtime_info say of a model."""
+    """The labels of a model's secateur_model_info and secateur_runtime_info."""
     lineage = model.lineage
     labels = {
         "model": model.name,

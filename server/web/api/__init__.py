@@ -1,1 +1,1 @@
-"""Endpoints, one file each: parse a request, call the room behind it, write its answer."""
+"""Endpoints, one file each: parse a request, call a room, write the response; they keep no state."""

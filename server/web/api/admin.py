@@ -1,6 +1,6 @@
-"""The admin page: use, budgets, outcomes and latencies, drawn from the ledger; for the admin listener only.
+"""The admin page, on the admin listener: usage, budgets, outcomes and latencies from the ledger.
 
-It loads nothing from elsewhere, and its policy forbids that it could.
+Its Content-Security-Policy forbids loading anything from another origin.
 """
 
 import time
@@ -44,28 +44,27 @@ HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"
 
 
 class Live(Struct, frozen=True):
-    """What changes by the second."""
+    """The state of the server at `now`, in seconds since 1970."""
 
     models: tuple[str, ...]
     instance: str
     running: int
     waiting: int
     kv_used_ratio: float
-    """Of the fullest."""
+    """Used share of the fullest model's KV cache."""
     writable: bool
     now: float
-    """Seconds since 1970."""
 
 
-class Page(Struct, frozen=True):
-    """The page's figures."""
+class Figures(Struct, frozen=True):
+    """The JSON that the page draws."""
 
     live: Live
     summary: Summary
 
 
-class Admin:
-    """The page's routes; `limits` are the skills' budgets."""
+class AdminPage:
+    """The page's routes; `limits` gives each skill's token budgets."""
 
     def __init__(self, ledger: Ledger, limits: Callable[[], Mapping[str, Limits]], engines: Engines) -> None:
         self._ledger = ledger
@@ -73,12 +72,12 @@ class Admin:
         self._engines = engines
 
     def routes(self, assets: Path) -> list[Route]:
-        """The page, its two files, and its figures."""
+        """The page with its style and scripts, and /admin/summary."""
         files = [_static(path, (assets / name).read_bytes(), kind) for path, name, kind in FILES]
         return [*files, Route("/admin/summary", self.summary)]
 
     async def summary(self, _: Request) -> Response:
-        """The figures of this moment, as JSON."""
+        """The current figures as JSON; raises LedgerUnavailable."""
         now, ledger = time.time(), self._ledger
         try:
             summary = await run_in_threadpool(summarise, ledger, self._limits(), now)
@@ -95,7 +94,7 @@ class Admin:
             now,
         )
         headers = {**HEADERS, "Cache-Control": "no-store"}
-        return Response(msgspec.json.encode(Page(live, summary)), headers=headers, media_type="application/json")
+        return Response(msgspec.json.encode(Figures(live, summary)), headers=headers, media_type="application/json")
 
 
 def _static(path: str, body: bytes, media_type: str) -> Route:

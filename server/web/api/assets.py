@@ -1,10 +1,8 @@
-"""The widget's files, read and compressed once when the app is built and served from memory.
+"""The widget's files, read and compressed when the app is built, and served from memory.
 
-Brotli's bytes are the build's, in a folder beside the files; gzip's are made here.
-
-`/widget.js` is short-lived and revalidated by its ETag; `/assets/app-<hash>.js` never changes;
-`/v/<version>/widget.js` is the whole widget in one file, whose digest for an `integrity` attribute stands in
-`/v/<version>/sri.json`.
+`/widget.js` is cached briefly and revalidated by its ETag; `/assets/app-<hash>.js` is cached for ever.
+`/v/<version>/widget.js` is the whole widget in one file; `/v/<version>/sri.json` has its digest for `integrity`.
+Brotli files come from the widget's build; gzip is done here.
 """
 
 import gzip
@@ -34,7 +32,7 @@ LATEST = "latest"
 
 
 class File(Struct, frozen=True):
-    """One file in each encoding, the smallest first, with a strong ETag for each."""
+    """One file by content encoding, smallest first; `digest` is the basis of each encoding's strong ETag."""
 
     bodies: dict[str, bytes]
     digest: str
@@ -42,7 +40,7 @@ class File(Struct, frozen=True):
 
     @classmethod
     def read(cls, path: Path) -> "File":
-        """The file at `path`; the compressed bytes depend on nothing but its content."""
+        """The file at `path`; compression is deterministic, so that replicas agree on ETags."""
         plain = path.read_bytes()
         beside = path.parent / "brotli" / f"{path.name}.br"
         bodies = {"br": beside.read_bytes()} if beside.is_file() else {}
@@ -50,7 +48,7 @@ class File(Struct, frozen=True):
         return cls(bodies, sha256(plain).hexdigest()[:32], TYPES[path.suffix])
 
     def response(self, request: Request, cache: str) -> Response:
-        """The file in the best encoding that the client takes, or 304 if it has it."""
+        """The smallest encoding that the client accepts, or 304 if If-None-Match names it."""
         wanted = request.headers.get("Accept-Encoding", "")
         encoding = next(name for name in self.bodies if not name or accepts(name, wanted))
         etag = f'"{self.digest}{encoding and "-" + encoding}"'
@@ -63,7 +61,7 @@ class File(Struct, frozen=True):
 
 
 def routes(assets: Path) -> list[Route]:
-    """The routes of the widget's files in `assets`; raises ConfigError if they are not there."""
+    """Routes for the built widget in the folder `assets`; raises ConfigError if it is incomplete."""
     paths = {path.name: path for path in assets.iterdir() if path.suffix in TYPES} if assets.is_dir() else {}
     apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
     if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
@@ -77,7 +75,7 @@ def routes(assets: Path) -> list[Route]:
         return loader.response(request, BRIEF)
 
     async def serve_part(request: Request) -> Response:
-        # A cached loader may ask for the app of an earlier release, and that for its language: the present ones serve.
+        # A cached loader may name the app of an earlier release, and that app its language: serve the current files.
         name = f"app-{request.path_params['name']}"
         if known := parts.get(name):
             return known.response(request, FOREVER)
@@ -99,7 +97,7 @@ def routes(assets: Path) -> list[Route]:
 
 
 def accepts(encoding: str, header: str) -> bool:
-    """Whether an Accept-Encoding header takes an encoding, by name or by `*`, and does not refuse it with q=0."""
+    """Whether an Accept-Encoding header accepts `encoding`, by name or by `*`, with a quality above 0."""
     qualities: dict[str, float] = {}
     for part in header.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -112,6 +110,6 @@ def accepts(encoding: str, header: str) -> bool:
 
 
 def matches(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header names this ETag; weak comparison, as RFC 9110 has it."""
+    """Whether an If-None-Match header lists `etag`, by weak comparison (RFC 9110, 13.1.2)."""
     names = [name.strip().removeprefix("W/") for name in header.split(",")]
     return "*" in names or etag in names

@@ -1,7 +1,7 @@
-"""A reply in OpenAI's format: the chunks of a stream and the whole; knows neither requests nor the engine.
+"""Replies as JSON in OpenAI's format: the chunks of a stream, and the whole.
 
-One addition: where the server ended a reply, the finish_reason is `length`, since the protocol knows no better word,
-and a field `outcome` beside the choices says `budget` or `server_shutdown`; its usage is told whether asked for or not.
+One addition: a reply that the server ended has the finish_reason `length`, the nearest word of the protocol, and beside
+the choices an `outcome`, `budget` or `server_shutdown`; the last chunk then has its usage even if not asked for.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,17 @@ from server.metering.ledger.records import Outcome, Usage
 from server.web.api.schema import ChatRequest
 
 
-class Form:
-    """How one request is answered: what all its chunks have in common, and whether they come as a stream."""
+class CompletionFormat:
+    """What all chunks of one response share: id, time, model, and whether logprobs and usage are included."""
 
     def __init__(self, wanted: ChatRequest, request_id: str, created: int) -> None:
-        self.created = created
-        self.stream = wanted.stream
         self.logprobs = wanted.logprobs
         self.include_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
         self.head = {"id": f"chatcmpl-{request_id.removeprefix('req_')}", "created": created, "model": wanted.model}
 
 
 class Ended(Protocol):
-    """What is told of a reply that ended."""
+    """A reply that ended: a `Reply` or a `KeptReply`."""
 
     @property
     def usage(self) -> Usage:
@@ -35,25 +33,25 @@ class Ended(Protocol):
 
     @property
     def finish(self) -> Finish | None:
-        """Why it ended, in OpenAI's words."""
+        """OpenAI's finish_reason."""
 
     @property
     def ended_by_server(self) -> Outcome | None:
-        """Why the server ended it, or None."""
+        """Why the server ended it, or None if the model or the caller did."""
 
 
-def opening(form: Form) -> str:
-    """The first chunk."""
+def opening(form: CompletionFormat) -> str:
+    """The first chunk, with the role and no text."""
     return chunk(form, {"role": "assistant", "content": "", "refusal": None})
 
 
-def text_chunk(form: Form, text: str, scores: Sequence[TokenLogprob] = ()) -> str:
-    """A piece of text, with its tokens' scores where they are wanted."""
-    return chunk(form, {"content": text}, scores=logprobs(form, scores))
+def text_chunk(form: CompletionFormat, text: str, tokens: Sequence[TokenLogprob] = ()) -> str:
+    """A chunk of text, with its tokens' logprobs if wanted."""
+    return chunk(form, {"content": text}, logprobs=logprobs_of(tokens, form))
 
 
-def ending(reply: Ended, form: Form) -> list[str]:
-    """The chunk with the finish reason, and the usage where it is wanted or the server ended the reply."""
+def ending(reply: Ended, form: CompletionFormat) -> list[str]:
+    """The last chunks: the finish reason, then the usage if wanted."""
     more: dict[str, Any] = {}
     if reply.ended_by_server:
         more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage)}
@@ -67,34 +65,34 @@ def ending(reply: Ended, form: Form) -> list[str]:
 
 
 def chunk(
-    form: Form,
+    form: CompletionFormat,
     delta: dict[str, Any],
     finish: str | None = None,
     more: dict[str, Any] | None = None,
-    scores: dict[str, Any] | None = None,
+    logprobs: dict[str, Any] | None = None,
 ) -> str:
-    """One event of a stream."""
-    choice = {"index": 0, "delta": delta, "logprobs": scores, "finish_reason": finish}
+    """One chunk; `more` adds fields beside the choices."""
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
     extra = {"usage": None} if form.include_usage else {}
     return encode({**form.head, "object": "chat.completion.chunk", "choices": [choice], **extra, **(more or {})})
 
 
-def logprobs(form: Form, scores: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    """What OpenAI's field of that name holds."""
-    return {"content": scores, "refusal": None} if form.logprobs else None
+def logprobs_of(tokens: Sequence[TokenLogprob], form: CompletionFormat) -> dict[str, Any] | None:
+    """OpenAI's `logprobs` object, or None if not wanted."""
+    return {"content": tokens, "refusal": None} if form.logprobs else None
 
 
-def complete(text: str, scores: Sequence[TokenLogprob], reply: Ended, form: Form) -> str:
-    """The answer in one piece."""
+def complete(text: str, tokens: Sequence[TokenLogprob], reply: Ended, form: CompletionFormat) -> str:
+    """The whole response."""
     message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": logprobs(form, scores), "finish_reason": reply.finish}
+    choice = {"index": 0, "message": message, "logprobs": logprobs_of(tokens, form), "finish_reason": reply.finish}
     more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
     body = {**form.head, "object": "chat.completion", "choices": [choice], "usage": usage(reply.usage), **more}
     return encode(body)
 
 
 def usage(tokens: Usage) -> dict[str, Any]:
-    """OpenAI's usage object, from the same counts that the ledger has."""
+    """OpenAI's `usage` object, from the ledger's counts."""
     return {
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.output,

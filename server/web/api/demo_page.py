@@ -1,6 +1,6 @@
-"""The demo's host page: a plain page of ours, on an origin of its own, that embeds the widget as a customer would.
+"""The demo page: a host page on its own origin that embeds the widget as a customer's page does.
 
-Its policy is as strict as a host's can be, so that whoever opens it sees that the widget needs no more.
+Its Content-Security-Policy is the strictest under which the widget works.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,9 +23,9 @@ FRESH = {"Cache-Control": "no-store"}
 
 
 def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -> Starlette:
-    """An app that serves the page for `skill`; `widget_url` is the address of widget.js.
+    """An app that serves the page for `skill`; `widget_url` is the URL of widget.js.
 
-    `totals`, called in a thread, gives the skill's tokens so far: input, of which cached, output, and the requests.
+    `totals`, called in a thread, returns the skill's counts by KINDS; `cached` tokens are part of `input`.
     """
     line = f'<script async src="{escape(widget_url)}" data-skill="{escape(skill)}"></script>'
     html = Template((ASSETS / "page.html").read_text("utf-8"))
@@ -35,7 +35,7 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
 
     async def tokens(_: Request) -> Response:
         try:
-            counts = await run_in_threadpool(totals)  # the ledger's disk may be slow, and the replies share this loop
+            counts = await run_in_threadpool(totals)  # the disk may be slow
         except StorageError:
             return Response(status_code=503, headers=FRESH)
         return JSONResponse({kind: counts.get(kind, 0) for kind in KINDS}, headers=FRESH)
@@ -49,7 +49,7 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
 
 
 def policy(widget_url: str) -> str:
-    """The page's Content-Security-Policy: two directives name the widget's origin, and nothing else is for it."""
+    """The page's Content-Security-Policy; the widget needs its origin in `script-src` and `connect-src`."""
     origin = origin_of(widget_url)
     return "; ".join(
         [
@@ -68,12 +68,12 @@ def policy(widget_url: str) -> str:
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port, as a policy names them."""
+    """The origin of `url`: scheme, host and port."""
     return "{0.scheme}://{0.netloc}".format(urlsplit(url))
 
 
 def static(path: str, body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Route:
-    """A route that always answers with these bytes."""
+    """A route that serves `body`."""
     always = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache", **(headers or {})}
 
     async def serve(_: Request) -> Response:

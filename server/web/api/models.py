@@ -1,4 +1,4 @@
-"""GET /v1/models: the skills the caller may use, each with what its model was made from; GET /v1/skills/{name}."""
+"""GET /v1/models: the caller's skills, each with its model's lineage; GET /v1/skills/{name}: a skill's texts."""
 
 from datetime import datetime
 from typing import Any
@@ -14,26 +14,25 @@ from server.skills.skill import Skill
 from server.web.http.requests import bearer
 
 
-class Models:
-    """The endpoints, for these skills and the artifacts that answer them now."""
+class ModelEndpoints:
+    """The endpoints for these skills; each is shown with the model that answers it now."""
 
     def __init__(self, skills: Skills, rollout: Rollout) -> None:
         self._skills = skills
         self._rollout = rollout
-        self._shown: dict[Model, dict[str, Any]] = {}
 
     async def list(self, request: Request) -> Response:
-        """Every skill the caller may use."""
+        """Every skill that the caller may use."""
         grants = self._skills.usable(self._caller(request))
         return reply({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
 
     async def one(self, request: Request) -> Response:
-        """One of them."""
+        """One skill."""
         grant = self._skills.authorise(request.path_params["name"], self._caller(request))
         return reply(self._model(grant.skill))
 
     async def skill(self, request: Request) -> Response:
-        """What the widget shows before the first word."""
+        """A skill's name, title and greeting."""
         skill = self._skills.authorise(request.path_params["name"], self._caller(request)).skill
         return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
 
@@ -41,24 +40,23 @@ class Models:
         return self._skills.recognise(bearer(request.headers))
 
     def _model(self, skill: Skill) -> dict[str, Any]:
+        """OpenAI's model object, with the skill's name as its id."""
         model = self._rollout.of(skill.model)
-        if model not in self._shown:
-            self._shown = {known: details(known) for known in self._rollout.models}
-        return {"id": skill.name, "object": "model", "owned_by": "secateur", **self._shown[model]}
+        return {"id": skill.name, "object": "model", "owned_by": "secateur", **details(model)}
 
 
 def details(model: Model) -> dict[str, Any]:
-    """What every skill says of the artifact behind it."""
+    """A model's lineage and automatic choices, and when it was made."""
     return {
         "created": timestamp(model.lineage.created),
         "artifact": model.name,
         "lineage": summary(model.lineage),
-        "runtime": [{"subject": c.subject, "kernel": c.kernel, "reason": c.reason} for c in model.choices],
+        "runtime": [{"subject": c.subject, "kernel": c.value, "reason": c.reason} for c in model.choices],
     }
 
 
 def summary(lineage: Lineage) -> dict[str, Any]:
-    """The lineage and its parents, without per-layer figures and file digests."""
+    """The lineage and, recursively, its parents; without per-layer figures and file digests."""
     evaluation = lineage.evaluation
     return {
         "address": address(lineage),
@@ -83,7 +81,7 @@ def summary(lineage: Lineage) -> dict[str, Any]:
 
 
 def timestamp(created: str) -> int:
-    """Unix seconds of an ISO 8601 time; 0 if it is none."""
+    """Unix seconds of an ISO 8601 time, or 0 if it is malformed."""
     try:
         return int(datetime.fromisoformat(created).timestamp())
     except ValueError:
@@ -91,6 +89,6 @@ def timestamp(created: str) -> int:
 
 
 def reply(value: dict[str, Any], *, no_store: bool = False) -> Response:
-    """JSON; `no_store` keeps it out of every cache."""
+    """`value` as JSON; `no_store` forbids caching it."""
     headers = {"Cache-Control": "no-store"} if no_store else {}
     return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

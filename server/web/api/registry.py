@@ -1,4 +1,4 @@
-"""GET /admin/registry: which models answer which skills now, and the versions of those that the registry keeps."""
+"""GET /admin/registry: which model answers each skill now, and every version of the models that the registry has."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from server.web.api.models import reply
 
 
 class RegistryEndpoint:
-    """The endpoint, for the registry at `url`; it only reads."""
+    """The endpoint, for the registry at `url`, which it only reads."""
 
     def __init__(self, url: str, skills: Skills, rollout: Rollout) -> None:
         self._url = url
@@ -25,7 +25,7 @@ class RegistryEndpoint:
         self._rollout = rollout
 
     async def get(self, _: Request) -> Response:
-        """Both lists; raises RegistryError where the registry cannot be read."""
+        """`answering` and `versions`; raises RegistryError if the registry cannot be read."""
         references = self._rollout.references(skill.model for skill in self._skills)
         followed = [name for name in map(registered, references) if name is not None]
         versions = await to_thread.run_sync(self._versions, sorted({name.split("@")[0] for name in followed}))
@@ -44,7 +44,7 @@ class RegistryEndpoint:
         }
 
     def _versions(self, models: Sequence[str]) -> list[dict[str, Any]]:
-        """Every version of these models, with its aliases and whether it passed its gates."""
+        """Every version of `models`, with its aliases and gate results."""
         if not models:
             return []
         found = []

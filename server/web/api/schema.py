@@ -1,6 +1,6 @@
-"""The body of POST /v1/chat/completions, checked whole before anything else happens.
+"""The body of POST /v1/chat/completions, validated before anything is generated.
 
-Every fault is an InvalidRequest that names the field; a field that cannot be honoured is refused, never ignored.
+Every fault raises InvalidRequest with the field; an unsupported field is refused, never ignored.
 """
 
 import json
@@ -15,7 +15,7 @@ from server.engine.sequence import RequestedSampling, SamplingOptions
 from server.errors import InvalidRequest
 
 Fields = TypeVar("Fields")
-# OpenAI's fields that this server does not have, with the values that ask for nothing; null is always fine.
+# OpenAI's unsupported fields, with the values that change nothing and are accepted, as null always is.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "tools": ([],),
@@ -33,7 +33,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
 }
-# Notes of the caller to itself; they change no reply, and are neither kept nor logged.
+# The caller's own notes: they change no reply, and are neither stored nor logged.
 IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -41,29 +41,29 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of a message; images and sound are not understood."""
+    """A text part of a message; other kinds are refused."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of the conversation."""
+    """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """Who of several speaks, by OpenAI's rule; a template may write it, and most do not."""
+    """The speaker among several; most chat templates ignore it."""
 
     def plain(self) -> dict[str, str]:
-        """Role, text and the speaker's name, where there is one, as chat templates know them."""
+        """The message as chat templates read it: `role`, `content` and, if given, `name`."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         named = {"name": self.name} if self.name else {}
         return {"role": "system" if self.role == "developer" else self.role, "content": content, **named}
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a stream tells beside the text."""
+    """What a stream contains beside the text."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
@@ -81,7 +81,7 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
     seed: int | None = None
     logprobs: bool = False
-    """Those that the model gives, before temperature, penalties and biases."""
+    """Of the model itself, before temperature, penalties and biases."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
 
@@ -106,7 +106,7 @@ def parse(body: bytes) -> ChatRequest:
     """The request in `body`; raises InvalidRequest naming the field."""
     fields = decode(body)
     if isinstance(fields, dict):
-        fields = asked_for(fields)
+        fields = supported(fields)
     try:
         request = msgspec.convert(fields, ChatRequest, str_keys=True)
     except msgspec.ValidationError as error:
@@ -124,7 +124,7 @@ def read_fields(body: bytes, kind: type[Fields]) -> Fields:
 
 
 def decode(body: bytes) -> Any:
-    """Strict JSON: UTF-8, no key twice, nothing nested without end."""
+    """Strictly decode JSON: UTF-8, no duplicate keys, bounded nesting and numbers; raises InvalidRequest."""
     try:
         return json.loads(body.decode(), object_pairs_hook=unique)
     except UnicodeDecodeError:
@@ -132,25 +132,25 @@ def decode(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
     except ValueError:
-        raise InvalidRequest("The body holds a number of too many digits.") from None
+        raise InvalidRequest("The body has a number with too many digits.") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.") from None
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different."""
+    """A JSON object from its members; raises InvalidRequest for a duplicate or invalid key."""
     fields: dict[str, Any] = {}
     for name, value in pairs:
         if not unicode(name):
             raise InvalidRequest("A lone surrogate is not text.", param=name[:64])
         if name in fields:
-            raise InvalidRequest(f"The field {name[:64]!r} stands twice in one object.", param=name[:64])
+            raise InvalidRequest(f"The field {name[:64]!r} appears twice in one object.", param=name[:64])
         fields[name] = value
     return fields
 
 
-def asked_for(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` without nulls and without what asks for nothing; raises InvalidRequest for what is not supported."""
+def supported(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without nulls, neutral and ignored ones; raises InvalidRequest for an unsupported one."""
     for name, values in NEUTRAL.items():
         value = fields.get(name)
         if value is not None and value not in values:
@@ -166,14 +166,14 @@ def asked_for(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_nulls(message: Any) -> Any:
-    """The official client sends a reply back with `refusal: null` and the like."""
+    """`message` without null fields: the official client returns replies with `refusal: null` and others."""
     if not isinstance(message, dict):
         return message
     return {name: value for name, value in message.items() if value is not None}
 
 
 def explain(message: str) -> InvalidRequest:
-    """msgspec's message with its path as `param`; the caller's own values are not repeated."""
+    """The error for msgspec's message, with the field's path as `param` and without the caller's values."""
     what, _, place = message.replace(" - at `key` in `$", " - at `$").partition(" - at `$")
     path = place.rstrip("`").removeprefix(".")
     if field := re.search(r"(?:unknown|required) field `(.*)`$", what, re.DOTALL):
@@ -193,7 +193,7 @@ ALLOWED = {
 
 
 def check(request: ChatRequest) -> None:
-    """What types cannot say: the order of the roles, and text that is no Unicode."""
+    """Validate what types cannot: valid Unicode, the order of roles, and fields that depend on each other."""
     for index, message in enumerate(request.messages):
         if not unicode(message.plain()["content"]):
             raise InvalidRequest("A lone surrogate is not text.", param=f"messages[{index}].content")
@@ -209,7 +209,7 @@ def check(request: ChatRequest) -> None:
 
 
 def check_roles(roles: list[str]) -> None:
-    """A system message may come first; then user and assistant take turns, and the user has the last word."""
+    """Raise InvalidRequest unless roles are: optionally system, then user and assistant in turn, ending with user."""
     turns = roles[1:] if roles[0] == "system" else roles
     offset = len(roles) - len(turns)
     for index, role in enumerate(turns):
@@ -222,7 +222,7 @@ def check_roles(roles: list[str]) -> None:
 
 
 def unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8."""
+    """Whether `text` can be encoded as UTF-8: it has no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""GET /admin/usage: sums or rows of the ledger, as CSV or JSON lines; for the admin listener only."""
+"""GET /admin/usage on the admin listener: sums or rows of the ledger, as CSV or JSON lines."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ KNOWN = ("by", "since", "until", "after", "limit", "format")
 
 
 class UsageEndpoint:
-    """`?by=skill,day` sums; `?after=N` lists rows numbered above N, at most `limit`; `since` and `until` bound both."""
+    """`by=skill,day` sums; `after=N` lists up to `limit` rows numbered above N; `since` and `until` bound the days."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     async def get(self, request: Request) -> Response:
-        """The text, and for rows X-Next-After: what to ask for next."""
+        """The text; for rows, X-Next-After is the next request's `after`. Raises InvalidRequest, LedgerUnavailable."""
         form = format_of(request.query_params)
         try:
             names, values = await run_in_threadpool(self._read, dict(request.query_params))
@@ -53,7 +53,7 @@ class UsageEndpoint:
 
 
 def format_of(query: Mapping[str, str]) -> Format:
-    """`csv` or, by default, `jsonl`."""
+    """The query's format: csv, or by default jsonl."""
     match query.get("format", "jsonl"):
         case "csv":
             return "csv"
@@ -63,7 +63,7 @@ def format_of(query: Mapping[str, str]) -> Format:
 
 
 def number(query: Mapping[str, str], name: str, default: int) -> int:
-    """A whole number from 0 on; `limit` at most MOST_ROWS."""
+    """A parameter as a whole number from 0 up; `limit` is capped at MOST_ROWS."""
     try:
         value = sequence(query.get(name, str(default)))
     except ValueError:

@@ -1,6 +1,7 @@
-"""What the widget asks for, under /v1/widget/, as docs/reference/widget-protocol.md has it; a page sends only new text.
+"""The widget's API under /v1/widget/, described in docs/reference/widget-protocol.md.
 
-The server owns history and system prompt, and every refusal of a session reads the same, so that it tells nothing.
+A page sends only new text: the server keeps the history and the system prompt. All refusals of a session look alike,
+so that they reveal nothing about the skill.
 """
 
 import hmac
@@ -24,15 +25,15 @@ from server.skills.limits import RateLimits
 from server.skills.skill import Skill
 from server.web.api.models import reply as answer
 from server.web.api.schema import read_fields
-from server.web.http.events import RecordingStream
-from server.web.http.requests import address, bearer, note, read_body, request_id
+from server.web.http.events import EventStream, numbered
+from server.web.http.requests import RequestState, address, bearer, read_body
 
 MAX_BODY = 32 * 1024
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class SessionBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What opens a session, or refreshes one."""
+    """Opens or refreshes a session."""
 
     skill: Word
     key: Annotated[str, Meta(max_length=200)] | None = None
@@ -50,7 +51,7 @@ class QuestionBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a visitor thought of a reply; no rating takes it back."""
+    """A visitor's rating of a reply; null withdraws it."""
 
     reply: Word
     rating: Literal["up", "down"] | None = None
@@ -58,14 +59,14 @@ class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Visitor(Struct, frozen=True):
-    """Who holds a valid token, and the skill as it is now."""
+    """The holder of a valid session token, and the current skill."""
 
     session: Session
     skill: Skill
 
 
-class Visits:
-    """The endpoints, for these skills."""
+class WidgetEndpoints:
+    """The endpoints for these skills."""
 
     def __init__(
         self, skills: Skills, sessions: Sessions, talk: Talk, feedback: Feedback, rate_limits: RateLimits
@@ -77,7 +78,7 @@ class Visits:
         self._rate_limits = rate_limits
 
     def routes(self) -> list[Route]:
-        """Every path; the GETs are POSTs too, since browsers name no origin in a same-origin GET."""
+        """The routes; each GET is a POST too, since browsers omit Origin from a same-origin GET."""
         both = ["GET", "POST"]
         return [
             Route("/v1/widget/session", self.session, methods=["POST"]),
@@ -90,11 +91,10 @@ class Visits:
         ]
 
     async def session(self, request: Request) -> Response:
-        """A token for a new conversation, or for the one that `resume` names."""
+        """A token for a new conversation, or for the one that the token `resume` names."""
         body = read_fields(await read_body(request, MAX_BODY), SessionBody)
         origin, skill = request.headers.get("origin"), self._skills.get(body.skill)
-        if skill is not None:
-            note(request, skill=skill.name)
+        RequestState.of(request.scope).name_skill(skill)
         if skill is None or origin is None or not skill.admits(origin) or not _opens(skill, body.key):
             raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
         if self._talk.draining:
@@ -121,7 +121,7 @@ class Visits:
         )
 
     async def conversation(self, request: Request) -> Response:
-        """Every turn that is kept, and how far the running reply is."""
+        """The kept turns, and the id of the reply that is being generated."""
         visitor = self._visitor(request)
         kept = self._talk.find(visitor.session.conversation)
         running = kept.running if kept else None
@@ -134,32 +134,34 @@ class Visits:
         return answer(shown, no_store=True)
 
     async def ask(self, request: Request) -> Response:
-        """The stream of a new reply, which goes on when this request does not."""
+        """The stream of a new reply, which is generated to its end even if the client leaves."""
         visitor = self._visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
         await self._rate_limits.message(visitor.skill, visitor.session.conversation, address(request))
         question = Question(body.text, body.message, body.context, body.replace)
-        recording = await self._talk.ask(request_id(request), visitor.skill, visitor.session, question)
-        return RecordingStream(recording.follow(0))
+        recording = await self._talk.ask(
+            RequestState.of(request.scope).request_id, visitor.skill, visitor.session, question
+        )
+        return EventStream(numbered(recording.follow(0)))
 
     async def follow(self, request: Request) -> Response:
-        """The events of a reply from an id on."""
+        """The events of a reply from an event id on, as they come."""
         recording = self._turn(request)[1].recording
         first = _first(request)
         if first > recording.next:
             raise InvalidRequest(f"The reply has {recording.next} events so far.", param="from")
-        return RecordingStream(recording.follow(first))
+        return EventStream(numbered(recording.follow(first)))
 
     async def stop(self, request: Request) -> Response:
-        """End a reply; answered once it has ended."""
+        """End a reply, and wait until it has ended."""
         recording = self._turn(request)[1].recording
         await recording.stop()
         return answer({"reply": recording.id, "finish": recording.finish})
 
     async def rate(self, request: Request) -> Response:
-        """Store what the visitor thought of a reply."""
+        """Store a visitor's rating of a reply."""
         visitor = self._visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
         _bounded("comment", body.comment, MOST_COMMENT)
@@ -171,42 +173,41 @@ class Visits:
         return Response(status_code=204)
 
     async def reset(self, request: Request) -> Response:
-        """Forget the conversation, and stop what runs."""
+        """Delete the conversation, and end its running reply."""
         await self._talk.forget(self._visitor(request).session.conversation)
         return Response(status_code=204)
 
     def _visitor(self, request: Request) -> Visitor:
-        """Who asks; raises Unauthorized or Forbidden."""
+        """The visitor with the request's session token; raises Unauthorized or Forbidden."""
         session = self._sessions.read(bearer(request.headers) or "", "session")
         if session is None or session.origin != request.headers.get("origin") or self._talk.gone(session.conversation):
             raise expired()
         skill = self._skills.get(session.skill)
-        if skill is not None:
-            note(request, skill=skill.name)
+        RequestState.of(request.scope).name_skill(skill)
         if skill is None or not skill.admits(session.origin):
             raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed", reason="origin")
         return Visitor(session, skill)
 
     def _turn(self, request: Request) -> tuple[Visitor, Turn]:
-        """Who asks, and the turn of the reply in the path."""
+        """The visitor, and the turn of the reply whose id is in the path; raises NotFound too."""
         visitor = self._visitor(request)
         return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
 
     def _earlier(self, shown: Session | None, person: str | None) -> Session | None:
-        """The session that is shown to be gone on with: of the same person, and still kept."""
+        """`shown` if it can be resumed: the same person's, and its conversation still kept."""
         if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
             return None
         return shown
 
 
 def _opens(skill: Skill, key: str | None) -> bool:
-    """Whether the site key is one of the skill's, where it has any."""
+    """Whether `key` is one of the skill's site keys; True if it has none."""
     shown = (key or "").encode(errors="replace")
     return not skill.site_keys or sum(hmac.compare_digest(shown, known.encode()) for known in skill.site_keys) > 0
 
 
 def _shown(skill: Skill) -> dict[str, object]:
-    """What the widget shows before the first word."""
+    """What the widget shows before the first message."""
     return {
         "name": skill.name,
         "title": skill.title or skill.name,
@@ -217,7 +218,7 @@ def _shown(skill: Skill) -> dict[str, object]:
 
 
 def _turn(turn: Turn) -> dict[str, object]:
-    """A turn as the widget restores it."""
+    """A turn as the widget restores it after a page load."""
     made = turn.recording
     shown = {
         "id": made.id,
@@ -238,7 +239,7 @@ def _reply_of(conversation: Conversation | None, id: str) -> Turn:
 
 
 def _first(request: Request) -> int:
-    """The first event that is wanted, by the query or by the header that EventSource sends."""
+    """The first event id wanted: `from` in the query, or the one after EventSource's Last-Event-ID; default 0."""
     asked, last = request.query_params.get("from"), request.headers.get("last-event-id")
     shown = asked if asked is not None else last
     if shown is None:
@@ -249,7 +250,7 @@ def _first(request: Request) -> int:
 
 
 def _bounded(name: str, text: str, most: int) -> None:
-    """Raise InvalidRequest unless `text` is Unicode of at most so many bytes."""
+    """Raise InvalidRequest unless `text` is valid Unicode of at most `most` bytes."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError:

@@ -1,1 +1,1 @@
-"""The transport: deadlines for slow peers, CORS, error bodies, request bodies, server-sent events and traces."""
+"""HTTP below the endpoints: connection deadlines, middleware, errors, request bodies, server-sent events, traces."""

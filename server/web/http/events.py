@@ -1,13 +1,11 @@
-"""Server-sent events by sse-starlette, with what its defaults get wrong for metered replies put right.
+"""Server-sent events, by sse-starlette: keep-alive comments, proxy headers, cancellation when the client leaves.
 
-1. Its shutdown watcher cuts live streams at SIGTERM; our listeners keep the signals to themselves, so it never fires.
-2. A client that leaves before the first event never starts the generator, whose `finally` then never runs: the reply
-   is closed here, in any case.
-3. It logs every chunk at DEBUG: `server.web.logs` keeps it at WARNING.
+Its shutdown watcher never ends a stream here: it reacts to uvicorn's signal handlers, and `Listener` installs none.
+`Replies.interrupt` ends streams at the drain's deadline instead, each with its last event.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 from sse_starlette.event import ServerSentEvent
@@ -22,30 +20,33 @@ KEEP_ALIVE_SECONDS = 15
 logger = logging.getLogger(__name__)
 
 
-class ReplyStream(EventSourceResponse):
-    """Sends `events` as they are made by `event`; whatever happens, `reply` is closed, then `ended` called."""
+class EventStream(EventSourceResponse):
+    """Streams `events`, with a comment every KEEP_ALIVE_SECONDS so that proxies keep the connection."""
 
-    def __init__(self, events: AsyncIterator[bytes], reply: Reply, ended: Callable[[], None]) -> None:
-        super().__init__(
-            events, headers=reply.headers, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n"
-        )
+    def __init__(self, events: AsyncIterator[ServerSentEvent], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(events, headers=headers, ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n")
+
+
+class ReplyStream(EventStream):
+    """Streams the `events` of a reply, closes it however the stream ends, and calls `ended`."""
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], reply: Reply, ended: Callable[[], None]) -> None:
+        super().__init__(events, reply.headers)
         self._reply = reply
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream until the end or until the client leaves."""
+        """Stream until the last event, or until the client leaves."""
         try:
             await super().__call__(scope, receive, send)
-        finally:
+        finally:  # not in the iterator: it never starts if the client leaves before the first event
             await leave(self._reply)
             self._ended()
 
 
-class RecordingStream(EventSourceResponse):
-    """Sends numbered events; whoever leaves only leaves, and the reply goes on."""
-
-    def __init__(self, events: AsyncIterator[Event]) -> None:
-        super().__init__(numbered(events), ping=KEEP_ALIVE_SECONDS, ping_message_factory=keep_alive, sep="\n")
+def event(data: str) -> ServerSentEvent:
+    """An event with only data."""
+    return ServerSentEvent(data, sep="\n")
 
 
 async def numbered(events: AsyncIterator[Event]) -> AsyncIterator[ServerSentEvent]:
@@ -54,19 +55,14 @@ async def numbered(events: AsyncIterator[Event]) -> AsyncIterator[ServerSentEven
         yield ServerSentEvent(msgspec.json.encode(data).decode(), event=name, id=str(id), sep="\n")
 
 
-def event(data: str) -> bytes:
-    """One line of JSON as a `data:` event, in bytes: sse-starlette's own encoder costs more than the JSON does."""
-    return f"data: {data}\n\n".encode()
+def keep_alive() -> ServerSentEvent:
+    """A comment, which clients ignore."""
+    return ServerSentEvent(comment="keep-alive", sep="\n")
 
 
 async def leave(reply: Reply) -> None:
-    """Close a reply that nobody reads any more; nothing happens if it ended before."""
+    """Close a reply whose client left; does nothing if it has ended."""
     try:
         await reply.close("client_gone")
     except LedgerUnavailable as error:
         logger.error("%s It will be tried again.", error)
-
-
-def keep_alive() -> ServerSentEvent:
-    """A comment, which clients skip and proxies see as life."""
-    return ServerSentEvent(comment="keep-alive", sep="\n")

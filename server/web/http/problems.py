@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients know them: {"error": {message, type, param, code}}, with a hint when to come back."""
+"""Errors in OpenAI's shape, {"error": {message, type, param, code}}, with Retry-After where a retry can succeed."""
 
 from typing import Any
 
@@ -8,13 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.errors import BudgetExceeded, NotFound, RateLimited, RequestError, SecateurError, TooLarge, TooSlow
+from server.web.http.requests import RequestState
 
 RETRY_SECONDS = 5
+MAX_CHARACTERS = 500
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
 
 
 def body(error: SecateurError) -> dict[str, Any]:
-    """The error object; what a caller sent may be repeated in it, so it is kept short and made valid text."""
+    """The response body for `error`, as a JSON object."""
     return {
         "error": {
             "message": clean(error.message),
@@ -26,16 +28,16 @@ def body(error: SecateurError) -> dict[str, Any]:
 
 
 def clean(text: str) -> str:
-    """At most 500 characters that UTF-8 can carry."""
-    return text[:500].encode(errors="replace").decode()
+    """At most MAX_CHARACTERS of `text` as valid UTF-8: messages may repeat what a client sent."""
+    return text[:MAX_CHARACTERS].encode(errors="replace").decode()
 
 
 def response(error: SecateurError, *, close: bool = False) -> Response:
-    """The reply for `error`; `close` ends the connection with it."""
+    """The response for `error`; `close` closes the connection after it."""
     headers: dict[str, str] = {}
     if error.status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
-        headers["x-should-retry"] = "false" if isinstance(error, BudgetExceeded) else "true"  # that takes hours
+        headers["x-should-retry"] = "false" if isinstance(error, BudgetExceeded) else "true"  # budgets reset in hours
     if isinstance(error, RateLimited):
         headers.update(error.headers)
     if error.status == 401:
@@ -46,15 +48,14 @@ def response(error: SecateurError, *, close: bool = False) -> Response:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """For what was raised on purpose; the frame learns why."""
+    """Starlette's handler for SecateurError; records why the request was refused."""
     assert isinstance(error, SecateurError)
-    if error.reason is not None and "facts" in request.scope.get("state", {}):
-        request.scope["state"]["facts"]["refused"] = error.reason
+    RequestState.of(request.scope).refused = error.reason
     return response(error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """For what the router refuses: unknown paths and methods."""
+    """Starlette's handler for the router's errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return response(NotFound("There is nothing at this path.", code="not_found"))
@@ -66,5 +67,5 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_bug(_: Request, __: Exception) -> Response:
-    """For everything else; the message says nothing of the inside."""
+    """Starlette's handler for any other exception; reveals nothing about it."""
     return response(BUG)

@@ -1,6 +1,6 @@
-"""A span for each request of the public listener, sent by OTLP over HTTP where the settings name an address.
+"""OpenTelemetry spans of the public listener's requests, exported by OTLP over HTTP; needs the extra `otel`.
 
-Needs the extra `otel`. Spans hold ids, names, counts and times; never a word of a prompt or reply, a key or a token.
+Spans hold ids, names, counts and times, never text of prompts or replies, keys or tokens.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
 
 
 class Traces(Protocol):
-    """Where spans go."""
+    """A destination of spans."""
 
     def span(self, name: str, headers: Mapping[str, str]) -> Any:
-        """A context that is one span; within, a dict whose entries become its attributes."""
+        """A context manager for one span; it yields a dict whose entries become the span's attributes."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
 
 
 class NoTraces:
-    """Nowhere."""
+    """Discards spans."""
 
     @contextmanager
     def span(self, name: str, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """Attributes that nobody reads."""
+        """Yield a dict that is discarded."""
         yield {}
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Do nothing."""
 
 
 class OpenTelemetry:
-    """Sends spans by `exporter`, in batches and in a thread; a caller's `traceparent` is their parent."""
+    """Exports spans in batches from a thread; a client's `traceparent` header becomes their parent."""
 
     def __init__(self, exporter: "SpanExporter") -> None:
         from opentelemetry.sdk.resources import Resource
@@ -53,8 +53,8 @@ class OpenTelemetry:
 
     @contextmanager
     def span(self, name: str, headers: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-        """A server span; an exception's name is noted, its text is not."""
-        # Of what a caller sends along only the two numbers are passed on: `tracestate` is text.
+        """A server span, renamed to the attribute `name` at its end; exceptions are not recorded."""
+        # `tracestate` is not passed on: it is the client's own text.
         parent = self._propagator.extract({"traceparent": headers.get("traceparent", "")})
         attributes: dict[str, Any] = {}
         with self._tracer.start_as_current_span(
@@ -67,12 +67,12 @@ class OpenTelemetry:
                 span.set_attributes(attributes)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
 
 def open_traces(endpoint: str | None) -> Traces:
-    """Where spans go for this setting; raises ConfigError if the extra is not installed."""
+    """Spans for the setting `traces`, discarded if it is None; raises ConfigError without the extra."""
     if endpoint is None:
         return NoTraces()
     try:

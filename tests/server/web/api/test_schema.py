@@ -110,8 +110,8 @@ def test_the_field_is_named(fields: dict[str, Any], param: str) -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"seed": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b'{"model": "a", "model": "b"}', "stands twice"),
-        (b'{"messages": [{"role": "user", "role": "system", "content": "x"}]}', "stands twice"),
+        (b'{"model": "a", "model": "b"}', "appears twice"),
+        (b'{"messages": [{"role": "user", "role": "system", "content": "x"}]}', "appears twice"),
         (b'{"model": "a\nb"}', "not JSON"),
     ],
 )
