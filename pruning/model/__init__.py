@@ -1,4 +1,4 @@
-"""A model's weights and blocks: imported, streamed from disk, and replayed bit for bit or refused.
+"""Importing a base model, reading weights one at a time, and replaying blocks bit-identically.
 
 May import no other room.
 """

@@ -1,6 +1,6 @@
-"""Turns what a recipe calls its base into a base artifact, once, and builds a model's skeleton without weights.
+"""Imports a base model as an artifact, and builds models: skeletons without weights, or loaded from a source.
 
-The one file of this package that imports transformers; it runs no code that comes with a model.
+The one file of this package that imports transformers; code that comes with a model is never run.
 """
 
 import logging
@@ -39,7 +39,7 @@ FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def import_base(path: Path, digest: str, target: Path) -> None:
-    """Write the model at `path` as a base artifact at `target`; raises ModelRefused in one sentence."""
+    """Write the Hugging Face directory or GGUF file at `path` as a base artifact at `target`; raises ModelRefused."""
     if path.is_dir() or path.suffix == ".gguf":
         with refusing(f"{path} cannot be read as a model"):
             (_import_directory if path.is_dir() else _import_gguf)(path, digest, target)
@@ -48,16 +48,19 @@ def import_base(path: Path, digest: str, target: Path) -> None:
 
 
 def skeleton(config: Mapping[str, Any]) -> nn.Module:
-    """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers real."""
+    """The model that `config` describes, in evaluation mode: parameters on the meta device, buffers computed.
+
+    Raises ModelRefused for anything but an unquantised causal language model that transformers knows.
+    """
     _refuse_config(config)
     values = {key: value for key, value in _without_choices(config).items() if key != "model_type"}
     try:
         settings = AutoConfig.for_model(config["model_type"], **values)
         with _EmptyOnMeta():
             model: nn.Module = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)  # type: ignore[no-untyped-call]
-    except (ValueError, StrictDataclassError) as error:  # the sentence is in the last line
+    except (ValueError, StrictDataclassError) as error:  # the last line has the reason
         reason = str(error).splitlines()[-1].strip().removeprefix("ValueError: ")
-        raise ModelRefused(f"transformers refuses what config.json says: {reason}") from error
+        raise ModelRefused(f"transformers refuses config.json: {reason}") from error
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and not parameter.is_meta:
@@ -65,12 +68,12 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
     stored = model.state_dict().keys()
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta and name not in stored]
     if lost:
-        raise ModelRefused(f"a {config['model_type']} model cannot be built without its weights: {lost[0]} is computed")
+        raise ModelRefused(f"a {config['model_type']} model cannot be built without weights: {lost[0]} depends on them")
     return model.eval().requires_grad_(False)
 
 
 def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype) -> nn.Module:
-    """The model that `config` describes with every parameter of `source` in memory; tied ones stay tied."""
+    """The model that `config` describes with all weights of `source` in memory as `dtype`; tied ones stay tied."""
     network = skeleton(config)
     loaded: dict[int, nn.Parameter] = {}
     for name, empty in list(network.named_parameters(remove_duplicate=False)):
@@ -83,13 +86,16 @@ def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype) ->
 
 
 def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """The logits [batch, tokens, words] of the next tokens `ids` [batch, tokens], and the cache; None starts one."""
+    """Decode `ids` [batch, tokens]: logits [batch, tokens, vocabulary], and the KV cache for the next call.
+
+    A `cache` of None starts a new one.
+    """
     output = model(input_ids=ids, use_cache=True, **({} if cache is None else {"cache": cache}))
     return output.logits, output.cache
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Sends uninitialised memory, which is what weights start as, to the meta device; computed buffers stay real."""
+    """Puts uninitialised tensors, as weights are at first, on the meta device; computed buffers stay real."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         device = {"device": "meta"} if func is torch.empty else {}
@@ -97,7 +103,7 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def _refuse_config(config: Mapping[str, Any]) -> None:
-    """Raise ModelRefused for what is no causal language model, needs its own code or is quantised."""
+    """Raise ModelRefused for a model that brings code, is quantised or is not a causal language model."""
     kind = config.get("model_type")
     if "auto_map" in config:
         raise ModelRefused(f"the model brings its own code ({kind}), which is never run here")
@@ -110,7 +116,7 @@ def _refuse_config(config: Mapping[str, Any]) -> None:
 
 
 def _without_choices(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` without what chooses a kernel: that may name code on a hub, which transformers would fetch and run."""
+    """`config` without kernel choices, which may name code on a hub that transformers would download and run."""
     return {
         key: _without_choices(value) if isinstance(value, dict) else value
         for key, value in config.items()
@@ -119,7 +125,7 @@ def _without_choices(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_files(path: Path) -> None:
-    """Raise ModelRefused unless `path` holds what a Hugging Face directory does."""
+    """Raise ModelRefused unless `path` holds safetensors, config.json, tokenizer.json, and valid JSON files."""
     if not list(path.glob("*.safetensors")):
         if list(path.glob("*.bin")):
             raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
@@ -132,14 +138,14 @@ def _refuse_files(path: Path) -> None:
 
 
 def _import_directory(path: Path, digest: str, target: Path) -> None:
-    """Copy a Hugging Face directory, tensor by tensor and under the names of today, into a base artifact."""
+    """Copy a Hugging Face directory into a base artifact, tensor by tensor, under current tensor names."""
     _refuse_files(path)
     config = read_settings(path / "config.json")
     artifact = (path / record.FILE).exists()
     source: WeightSource = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
     _refuse_endless(config, len(source.names()))
     model = skeleton(config)
-    prunable_blocks(model)  # refused before anything is copied
+    prunable_blocks(model)  # refuse before copying
     found = _renamed(model, source.names())
     _refuse_constants(model, found, source)
     _refuse_untied(model, found, source)
@@ -163,7 +169,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
 
 
 def _rounded(kinds: set[torch.dtype]) -> str:
-    """What a reader must know where tensors have more bits than artifacts store, which is said too."""
+    """The lineage's note, also logged, that tensors were rounded to bfloat16; empty if none was."""
     if not (others := sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.bfloat16})):
         return ""
     logger.info("the base is rounded to bfloat16 from %s", ", ".join(others))
@@ -171,7 +177,7 @@ def _rounded(kinds: set[torch.dtype]) -> str:
 
 
 def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
-    """The model's own names of stored tensors, old names and lacking prefixes put right as transformers does it."""
+    """The stored name of each tensor by its name in `model`; transformers' renaming rules map old names."""
     assert isinstance(model, PreTrainedModel)
     renamings = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
     prefix, own = model.base_model_prefix, model.state_dict()
@@ -179,22 +185,22 @@ def _renamed(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_endless(config: Mapping[str, Any], tensors: int) -> None:
-    """Raise ModelRefused for more blocks than there are tensors, which it would take for ever to build."""
+    """Raise ModelRefused for more blocks than tensors: a damaged config that would take for ever to build."""
     for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
         if isinstance(config.get(key), int) and config[key] > tensors:
             raise ModelRefused(f"config.json says {key} = {config[key]}, but the files hold {tensors} tensors in all")
 
 
 def _refuse_constants(model: nn.Module, found: Mapping[str, str], source: WeightSource) -> None:
-    """Raise ModelRefused for a stored buffer that differs from the model's own: an artifact holds weights alone."""
+    """Raise ModelRefused for a stored buffer that differs from the computed one, as artifacts keep weights only."""
     state = model.state_dict()
     for name in sorted(found.keys() & state.keys() - dict(model.named_parameters(remove_duplicate=False)).keys()):
         if state[name].is_meta or not torch.equal(state[name], source.tensor(found[name]).to(state[name])):
-            raise ModelRefused(f"the files hold {name}, a constant that an artifact would not keep")
+            raise ModelRefused(f"the files hold a changed constant, {name}, which an artifact cannot keep")
 
 
 def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: WeightSource) -> None:
-    """Raise ModelRefused where tensors that config.json ties differ; say which ones have no place in the model."""
+    """Raise ModelRefused where tensors tied by config.json differ; warn of tensors without a place in the model."""
     assert isinstance(model, PreTrainedModel)
     first: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -213,9 +219,9 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: WeightSou
 
 
 def _import_gguf(path: Path, digest: str, target: Path) -> None:
-    """Dequantise a GGUF file into a base artifact; the whole model is in memory, at 16 bits."""
+    """Dequantise a GGUF file into a base artifact; holds the whole model in memory, at 16 bits."""
     header = Header(path)
-    with redirect_stderr(StringIO()):  # its progress bars know no terminal from a log file
+    with redirect_stderr(StringIO()):  # its progress bars would fill a log file
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -245,30 +251,30 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
 
 
 def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
-    """Add the configuration and the lineage."""
+    """Write config.json and the lineage, and finish the artifact."""
     writer.text("config.json", json_text({**config, "dtype": "bfloat16"}))
     writer.finish(lineage)
 
 
 def _lineage(base: record.Base) -> record.Lineage:
-    """The record of a base, which has no steps."""
+    """The lineage of an imported base: no steps."""
     return record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions())
 
 
 def _own(artifact: Artifact, digest: str) -> record.Lineage:
-    """The record of a base that is itself an artifact: all of its own record is kept."""
+    """The lineage of a base that is an artifact itself; its own lineage becomes the parent."""
     parent = artifact.lineage
     base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
     return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601."""
+    """The current time, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _stored(name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
-    """`tensor` as artifacts store it, bfloat16; raises ModelRefused unless it has `shape` and finite numbers."""
+    """`tensor` as bfloat16, as artifacts store it; raises ModelRefused unless it is a finite float of `shape`."""
     if tensor.shape != shape:
         raise ModelRefused(f"the tensor {name} is {list(tensor.shape)}, but config.json asks for {list(shape)}")
     if tensor.dtype not in FLOATS:

@@ -1,6 +1,7 @@
-"""Finds the blocks of a model and runs them one at a time, bit for bit as the model itself would, or refuses it.
+"""Finds the blocks of a model and runs them one at a time, bit-identical to the model's own forward.
 
-Knows no architecture: the blocks are the outermost module list with the most weights, and the proof is a replay.
+Knows no architecture: the blocks are the outermost `nn.ModuleList` with the most weights, and `Blocks.check` compares
+a replay with the model's own forward; a model that differs is refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,50 +15,53 @@ from pruning.errors import ModelRefused, refusing
 from pruning.model.weights import WeightSource
 
 LINEAR_SHARE = 0.8
-"""Less of a block's weights than this in linear layers means that most are elsewhere, in fused experts for instance."""
+"""Minimum fraction of a block's weights in linear layers; models with fused experts, for instance, have less."""
 
 
 class Call(NamedTuple):
-    """How the model called one block, all but the hidden state, which is the first argument."""
+    """The arguments with which the model called one block, without the hidden state, which is the first."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @classmethod
     def split(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, "Call"]:
-        """The hidden state [B, T, hidden] and the rest of a call."""
+        """The hidden state [B, T, hidden] and the other arguments of a call."""
         if args:
             return args[0], cls(args[1:], kwargs)
         return kwargs["hidden_states"], cls((), {k: v for k, v in kwargs.items() if k != "hidden_states"})
 
 
 class Blocks:
-    """The blocks of `model`, whose weights are on the meta device until they are loaded from `source`."""
+    """The blocks of `model`, a skeleton on the meta device whose weights are loaded from `source` when needed.
+
+    Raises ModelRefused where there are no prunable blocks or `source` lacks weights.
+    """
 
     def __init__(self, model: nn.Module, source: WeightSource) -> None:
         self.model = model
         self.path, self._stack = prunable_blocks(model)
         self._source = source
         self._names = _source_names(model, source)
-        self._extras: list[tuple[Any, ...] | None] = [None] * len(self._stack)  # what a block returns beside the state
+        self._extras: list[tuple[Any, ...] | None] = [None] * len(self._stack)  # outputs of a block beside the state
 
     def __len__(self) -> int:
         return len(self._stack)
 
     def linears(self, index: int) -> dict[str, nn.Module]:
-        """The linear layers of one block by the full names of their weights."""
+        """The linear layers of one block, by the full names of their weights."""
         modules = self._stack[index].named_modules(prefix=f"{self.path}.{index}")
         return {f"{name}.weight": module for name, module in modules if is_linear(module)}
 
     @contextmanager
     def loaded(self, index: int) -> Iterator[nn.Module]:
-        """One block with its weights in memory, float32, for as long as the context lasts."""
+        """Context manager: one block with its weights in memory, float32."""
         prefix = f"{self.path}.{index}."
         with self._placed(name for name in self._names if name.startswith(prefix)):
             yield self._stack[index]
 
     def capture(self, ids: Tensor) -> tuple[Tensor, list[Call]]:
-        """What the model hands to its blocks for `ids` [B, T]: the first hidden state and one call for each block."""
+        """Embed `ids` [B, T]: the hidden state [B, T, hidden] before block 0, and the call of each block."""
         states: list[Tensor] = []
         calls: list[Call] = []
 
@@ -77,15 +81,15 @@ class Blocks:
         return states[0], calls
 
     def run(self, index: int, states: Tensor, call: Call, *, graph: bool = False) -> Tensor:
-        """Run one loaded block on `states` [B, T, hidden]; returns the states after it, with their graph if asked."""
+        """The states after one loaded block, from `states` [B, T, hidden] before it; `graph` records gradients."""
         with torch.set_grad_enabled(graph):
             return _state(self._stack[index](states, *call.args, **call.kwargs))
 
     @contextmanager
     def ending(self) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """What the model makes of `states` [B, T, hidden] after its last block, for `ids` [B, T]: logits [B, T, words].
+        """Context manager: a function from `states` [B, T, hidden] after the last block to logits [B, T, vocabulary].
 
-        The weights outside the blocks are in memory for as long as the context lasts.
+        Its second argument is the `ids` [B, T] of the states. Holds the weights outside the blocks in memory.
         """
         last: list[Tensor] = []
 
@@ -104,15 +108,15 @@ class Blocks:
         with self._wrapped(passer):
             yield logits
 
-    def learn(self, ids: Tensor) -> None:
-        """Find out on `ids` [1, T] what each block returns beside the state, which `capture` and `ending` hand on."""
+    def learn_extras(self, ids: Tensor) -> None:
+        """Record on `ids` [1, T] what each block returns beside the state, for `capture` and `ending` to return too."""
         self._own_states(ids)
 
     def check(self, ids: Tensor) -> None:
-        """Prove on `ids` [2, T] that replaying the blocks equals the model's own forward, or raise ModelRefused."""
+        """Compare a replay of the blocks on `ids` [2, T] with the model's own forward; ModelRefused if they differ."""
         own = self._own_states(ids[:1])
         states, _ = self.capture(ids[:1])
-        _, calls = self.capture(ids[1:])  # of other tokens: a call that depends on the tokens must not pass
+        _, calls = self.capture(ids[1:])  # from other tokens, to catch calls that depend on the tokens
         for index, expected in enumerate(own):
             with self.loaded(index), refusing(f"{self.path}.{index} cannot be run alone"):
                 states = self.run(index, states, calls[index])
@@ -126,7 +130,7 @@ class Blocks:
                 )
 
     def _own_states(self, ids: Tensor) -> list[Tensor]:
-        """The states after each block in the model's own forward, with one block in memory at a time."""
+        """The states after each block in the model's own forward, one block in memory at a time."""
         states: list[Tensor] = []
         order: list[int] = []
 
@@ -150,13 +154,13 @@ class Blocks:
         return states
 
     def _forward(self, ids: Tensor, wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Run the model's own forward with the `forward` of each block wrapped."""
+        """Run the model's own forward with each block's `forward` replaced by `wrap(index, forward)`."""
         with self._wrapped(wrap), torch.no_grad():
             self.model(input_ids=ids, use_cache=False)
 
     @contextmanager
     def _wrapped(self, wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-        """Wrap the `forward` of each block, and have all weights but theirs in memory."""
+        """Context manager: each block's `forward` wrapped, and the weights outside the blocks in memory."""
         for index, block in enumerate(self._stack):
             block.forward = wrap(index, block.forward)
         try:
@@ -168,7 +172,7 @@ class Blocks:
 
     @contextmanager
     def _placed(self, names: Iterable[str]) -> Iterator[None]:
-        """Put tensors in memory under `names`, tied ones once, and put the meta tensors back afterwards."""
+        """Context manager: the tensors `names` in memory, tied ones shared; afterwards they are meta tensors again."""
         before = {name: _tensor_at(self.model, name) for name in names}
         loaded: dict[str, Tensor] = {}
         for name in before:
@@ -176,7 +180,7 @@ class Blocks:
             if origin not in loaded:
                 tensor = self._source.tensor(origin)
                 kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
-                loaded[origin] = tensor.to(kind, copy=True)  # never the source's own memory
+                loaded[origin] = tensor.to(kind, copy=True)  # a copy, as blocks are written to
             _place(self.model, name, loaded[origin])
         loaded.clear()
         try:
@@ -187,7 +191,7 @@ class Blocks:
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The path and the modules of the outermost module list with the most weights; raises ModelRefused without one."""
+    """The path and modules of the outermost `nn.ModuleList` with the most weights; ModelRefused if there is none."""
     lists = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module)
     }
@@ -198,7 +202,7 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def prunable_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """What `find_blocks` finds; raises ModelRefused where most weights of a block are outside linear layers."""
+    """As `find_blocks`; raises ModelRefused where too many weights of a block are outside linear layers."""
     path, stack = find_blocks(model)
     for index, block in enumerate(stack):
         _refuse_other_weights(block, f"{path}.{index}")
@@ -206,7 +210,7 @@ def prunable_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether `module` is a linear layer: torch's, or the transposed one of GPT-2's family, known by its name."""
+    """Whether `module` is torch's linear layer, or `Conv1D`, the transposed one of the GPT-2 family."""
     return isinstance(module, nn.Linear) or (type(module).__name__ == "Conv1D" and hasattr(module, "nf"))
 
 
@@ -217,11 +221,11 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 class _Captured(BaseException):
-    """Ends a forward once the last block has been called; no model catches it as an error of its own."""
+    """Ends a forward at the last block; a BaseException, so that no model code catches it."""
 
 
 def _state(output: Any) -> Tensor:
-    """The hidden state in what a block returned."""
+    """The hidden state in a block's output."""
     state = output[0] if isinstance(output, tuple) else output
     if not isinstance(state, Tensor):
         raise ModelRefused(f"its blocks return {type(state).__name__} where a hidden state was expected")
@@ -229,12 +233,12 @@ def _state(output: Any) -> Tensor:
 
 
 def _with_extras(state: Tensor, extras: tuple[Any, ...] | None) -> Any:
-    """`state` in the form in which the block would have returned it."""
+    """`state` as the block would return it."""
     return state if extras is None else (state, *extras)
 
 
 def _source_names(model: nn.Module, source: WeightSource) -> dict[str, str]:
-    """Each tensor of `model` and the name that `source` has it under; tied ones share one."""
+    """The name in `source` of each tensor of `model`; tied tensors share one. ModelRefused where any is missing."""
     first: dict[int, str] = {}
     names = {}
     for name, tensor in model.named_parameters(remove_duplicate=False):
@@ -248,7 +252,7 @@ def _source_names(model: nn.Module, source: WeightSource) -> dict[str, str]:
 
 
 def _refuse_other_weights(block: nn.Module, path: str) -> None:
-    """Raise ModelRefused where most weights of `block` are outside linear layers."""
+    """Raise ModelRefused where less than LINEAR_SHARE of the weights of `block` are in linear layers."""
     linear = sum(module.get_parameter("weight").numel() for module in block.modules() if is_linear(module))
     total = sum(parameter.numel() for parameter in block.parameters())
     if linear < LINEAR_SHARE * total:
@@ -269,7 +273,7 @@ def _tensor_at(model: nn.Module, name: str) -> Tensor:
 
 
 def _place(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put `tensor` in place of the parameter or buffer `name`."""
+    """Replace the parameter or buffer `name` by `tensor`."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     if leaf in module._buffers:

@@ -1,4 +1,4 @@
-"""The header of a GGUF file: whose model it is, and what transformers reads of it without a word as another model."""
+"""Reads the header of a GGUF file, and refuses what transformers would silently convert to another model."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from pruning.model.settings import json_text
 from server.artifact.checkpoint.lineage import Base
 
 SCALED = ("rope_freqs", "rope_factors")
-"""Tensors by which llama.cpp stretches rotations."""
+"""Prefixes of tensors with which llama.cpp scales rotary embeddings."""
 REMEDY = "start from the model's Hugging Face directory"
 DIGIT_SPLITTERS = ("smollm", "starcoder", "refact", "command-r")
-"""GGUF pre-tokenizers that take digits one by one, which the converted tokenizer forgets."""
+"""GGUF pre-tokenizers that split digits one by one, which transformers' conversion loses."""
 
 
 class Header:
-    """What the file `path` says before its tensors; raises ModelRefused where rotations are scaled.
+    """Metadata and tensor names of the GGUF file `path`.
 
-    transformers does not read that from GGUF, and would compute with other angles.
+    Raises ModelRefused for a damaged header, and for scaled rotary embeddings, which transformers does not read from
+    GGUF: it would compute with other angles.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,22 +40,22 @@ class Header:
             raise ModelRefused(f"{path} scales its rotations (by {found}), which is not read from GGUF: {REMEDY}")
 
     def refuse_left_out(self, places: int) -> None:
-        """Raise ModelRefused where there are more tensors than `places` in the model that was made of them."""
+        """Raise ModelRefused where the file has more tensors than the converted model has `places` for."""
         if len(self._tensors) > places:
             raise ModelRefused(
-                f"{self._path} holds {len(self._tensors)} tensors, and the model that transformers makes of it has "
-                f"{places}: what it leaves out, such as biases that its config does not name, would be lost; {REMEDY}"
+                f"{self._path} holds {len(self._tensors)} tensors, but the model that transformers converts it to has "
+                f"{places}: tensors without a place, such as undeclared biases, would be lost; {REMEDY}"
             )
 
     def base(self, digest: str) -> Base:
-        """Whose model it is, and in what form."""
+        """The lineage's record of this base: name, digest, quantisation and licence."""
         known = "general.file_type" in self._fields
         kind = LlamaFileType(self._fields["general.file_type"].contents()).name if known else "GGUF"
         note = f"{kind.removeprefix('MOSTLY_').removeprefix('ALL_')}, dequantised"
         return Base(self._path.stem, digest, note, self._text("general.license") or "unknown")
 
     def tokenizer_files(self, converted: Any) -> dict[str, str]:
-        """The files of transformers' `converted` tokenizer, with digits split one by one where the file does that."""
+        """The files of transformers' `converted` tokenizer by name, with its digit splitting repaired."""
         tokenizer: Tokenizer = converted.backend_tokenizer
         if self._text("tokenizer.ggml.pre") in DIGIT_SPLITTERS:
             digits, rest = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)
@@ -65,5 +66,5 @@ class Header:
         return {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json_text(settings)}
 
     def _text(self, name: str) -> str:
-        """A text, or nothing."""
+        """The text field `name`, or an empty string."""
         return str(self._fields[name].contents()) if name in self._fields else ""

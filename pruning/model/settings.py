@@ -1,4 +1,4 @@
-"""Reads what lies beside a model's weights: JSON files, and the model card's header."""
+"""Reads and writes the JSON files beside a model's weights, and reads the licence from its model card."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from pruning.errors import ModelRefused
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in the file `path`, or an empty one where there is none; raises ModelRefused for other content."""
+    """The JSON object in `path`, empty if there is no such file; raises ModelRefused for any other content."""
     if not path.exists():
         return {}
     try:
@@ -23,13 +23,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
-    """How many positions a model has; None where its configuration does not say."""
+    """The number of positions that a model supports; None where its configuration does not say."""
     count = config.get("max_position_embeddings") or config.get("n_positions")
     return count if isinstance(count, int) else None
 
 
 def license_of(folder: Path) -> str:
-    """The licence that the header of the model card in `folder` names, or "unknown"."""
+    """The licence named in the header of the model card in `folder`, or "unknown"."""
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.exists() else ""
     match = re.search(r"^license:\s*(\S+)", text, re.MULTILINE)
@@ -37,5 +37,5 @@ def license_of(folder: Path) -> str:
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """The text of a configuration file."""
+    """`values` as the text of a configuration file, with sorted keys."""
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,8 +1,8 @@
-"""Which software a result was computed by."""
+"""The software versions that a result depends on."""
 
 from importlib.metadata import version
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: others may compute other figures."""
+    """Versions of the packages that compute figures; other versions may give other figures."""
     return {name: version(name) for name in ("secateur", "torch", "transformers")}

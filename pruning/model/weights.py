@@ -1,6 +1,6 @@
-"""Where weights come from by name: an artifact, or an artifact seen through the stages that have changed it.
+"""Sources of weights by name: files, memory, and views that rename, replace or cut another source's weights.
 
-One tensor is in memory at a time; nothing here writes to the model it reads.
+Tensors are read one at a time; no source changes what it reads from.
 """
 
 import json
@@ -18,18 +18,18 @@ from server.storage.files import write_atomically
 
 
 class WeightSource(Protocol):
-    """Hands out the weights of a model one by one, under their Hugging Face names."""
+    """The weights of a model, read one at a time under their Hugging Face names."""
 
     def names(self) -> list[str]:
         """All names."""
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """The weight `name`, dense, in the dtype it is stored in."""
+        """The weight `name`, dense, in its stored dtype."""
         ...
 
     def scales(self, name: str) -> Tensor | None:
-        """The scales of `name` [rows, groups] where it is quantised: its values are then integers times these."""
+        """The scales [rows, groups] of a quantised weight, whose values are integers times scales; else None."""
         return None
 
 
@@ -50,12 +50,12 @@ class Shards:
             return tensor
 
     def scales(self, name: str) -> Tensor | None:
-        """The tensor `NAME.scales` beside the weight, if there is one."""
+        """The tensor `NAME.scales` beside the weight, or None."""
         return self.tensor(f"{name}.scales") if f"{name}.scales" in self._files else None
 
 
 class Overlay:
-    """`source` with the tensors of some safetensors files in place of its own."""
+    """`source` with some weights replaced by the tensors in `files`, safetensors files."""
 
     def __init__(self, source: WeightSource, files: Sequence[Path]) -> None:
         self._source = source
@@ -71,7 +71,7 @@ class Overlay:
         return self._of(name).tensor(name)
 
     def scales(self, name: str) -> Tensor | None:
-        """The scales of the same weight: one that was replaced by an unquantised one has none."""
+        """The scales of that same weight; None if it was replaced by an unquantised one."""
         return self._of(name).scales(name)
 
     def _of(self, name: str) -> WeightSource:
@@ -79,7 +79,7 @@ class Overlay:
 
 
 class InMemory(WeightSource):
-    """Tensors that are in memory."""
+    """Tensors in memory."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -94,11 +94,11 @@ class InMemory(WeightSource):
 
 
 class RenamedWeights:
-    """`source` under other names; what `names` leaves out is gone."""
+    """`source` under new names; `names` maps each new name to the old one, and weights missing there are left out."""
 
     def __init__(self, source: WeightSource, names: Mapping[str, str]) -> None:
         self._source = source
-        self._names = names  # new name -> name in the source
+        self._names = names
 
     def names(self) -> list[str]:
         """The new names."""
@@ -114,7 +114,7 @@ class RenamedWeights:
 
 
 class Rows:
-    """`source` with only the given `rows`, their numbers in order, of the tensors `names`."""
+    """`source` with only the `rows`, ascending indices, of the tensors in `names`; the others are whole."""
 
     def __init__(self, source: WeightSource, names: Collection[str], rows: Sequence[int]) -> None:
         self._source = source
@@ -126,7 +126,7 @@ class Rows:
         return self._source.names()
 
     def tensor(self, name: str) -> Tensor:
-        """The source's weight, or the rows of it that are left."""
+        """The source's weight, or its remaining rows."""
         tensor = self._source.tensor(name)
         return tensor[self._rows] if name in self._cut else tensor
 
@@ -137,7 +137,7 @@ class Rows:
 
 
 class Unrounded:
-    """`source` with its quantised weights as they were before the stage that quantised them, where it is known."""
+    """`source` with quantised weights as they were before quantisation, where an earlier source still has them."""
 
     def __init__(self, source: WeightSource) -> None:
         self._source = source
@@ -147,7 +147,7 @@ class Unrounded:
         return self._source.names()
 
     def tensor(self, name: str) -> Tensor:
-        """The weight before it was quantised."""
+        """The weight before quantisation."""
         source = self._source
         while isinstance(source, RenamedWeights | Overlay):
             if isinstance(source, RenamedWeights):
@@ -163,16 +163,16 @@ class Unrounded:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face directory: those that its index names, else `model.safetensors`, or all.
+    """The safetensors files of a Hugging Face directory: the index's, else `model.safetensors`, else all.
 
-    Raises ModelRefused for a damaged index, a file that it names and is not there, or two files of one tensor.
+    Raises ModelRefused for a damaged index, a missing file, or a tensor that is in two files.
     """
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.exists():
         with refusing(f"{index} is damaged"):
             files = sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
         if missing := next((file for file in files if not file.exists()), None):
-            raise ModelRefused(f"{missing} is not there, which {index.name} names: copy the model again")
+            raise ModelRefused(f"{missing}, which {index.name} names, does not exist: copy the model again")
         return files
     if whole.exists():
         return [whole]
@@ -180,12 +180,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
     for file in every:
         for name in _index([file]):
             if (other := seen.setdefault(name, file)) != file:
-                raise ModelRefused(f"{name} is in {other.name} and in {file.name}: leave one of the two models there")
+                raise ModelRefused(f"{name} is in {other.name} and in {file.name}: keep the files of one model only")
     return every
 
 
 def _index(files: Sequence[Path]) -> dict[str, Path]:
-    """Each tensor's name and the file it is in."""
+    """The file of each tensor, by the tensor's name."""
     names: dict[str, Path] = {}
     for path in files:
         try:
@@ -197,12 +197,12 @@ def _index(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file atomically: whole after a kill at any moment, or not there."""
+    """Write a safetensors file atomically: after a kill it is complete or absent."""
     write_atomically(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
 def parameters(source: WeightSource) -> tuple[int, int]:
-    """The number of parameters in `source`, and how many of them are exactly zero."""
+    """The number of parameters in `source`, and the number that are exactly zero."""
     total = zeros = 0
     for name in source.names():
         tensor = source.tensor(name)

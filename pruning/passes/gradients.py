@@ -1,8 +1,8 @@
-"""The pass backward, block by block: the gradients of the loss, with one block and one sequence in memory.
+"""A backward pass, block by block: gradients of the loss, with one block and one sequence in memory.
 
-A pass forward leaves the states before every block in mapped files. They cost disk, which goes as soon as the pass is
-over; recomputing them from fewer would cost a third more time. Then blocks are visited from the last to the first: each
-is run again with its graph, and the gradient of the states before it is left for the block before.
+A forward pass keeps the states at every block boundary in mapped files, deleted at the end; checkpointing fewer would
+take a third more time. Then each block, from the last to the first, is run again with its graph, and the gradient with
+respect to the states before it is passed to the block before.
 """
 
 import json
@@ -27,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 class BackwardView:
-    """One loaded block, the states before it, and the gradients of those after it."""
+    """One loaded block, the states before it, and the loss gradients with respect to the states after it."""
 
     def __init__(self, backward: "Backward", index: int) -> None:
         self._backward = backward
         self.index = index
 
     def sequences(self) -> Iterator[dict[str, Tensor]]:
-        """The gradients of each sequence's loss by the block's linear weights, as they are stored, by full name.
+        """For each sequence, the loss gradients with respect to the block's linear weights, by full name, as stored.
 
-        Leaves the gradients by the states before the block; must be read to its end.
+        Must be iterated to the end: it also computes the gradients with respect to the states before the block.
         """
         weights = {
             name: linear.get_parameter("weight").requires_grad_()
@@ -53,7 +53,10 @@ Visit = Callable[[BackwardView], Note]
 
 
 class Backward:
-    """A resumable pass backward of the mean next-token loss of each of `ids` [sequences, tokens], files in `folder`."""
+    """A resumable backward pass of each sequence's mean next-token loss over `ids` [sequences, tokens].
+
+    Its files are in `folder`.
+    """
 
     def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
         self.blocks = blocks
@@ -66,9 +69,9 @@ class Backward:
         self._step: Callable[[], None] = lambda: None
 
     def visit(self, visit: Visit) -> list[Note]:
-        """Call `visit` once for each block, the last first, skipping those a killed pass did.
+        """Call `visit` for each block, the last first, but for the blocks that a killed pass finished.
 
-        Returns the notes of the way to the loss, which are its seconds, and then of the blocks, the last first.
+        Returns a note with the seconds of the forward pass and the loss, then the blocks' notes, the last block first.
         """
         notes: list[Note] = json.loads(self._journal.read_bytes()) if self._journal.exists() else []
         if len(notes) > len(self.blocks):
@@ -77,7 +80,7 @@ class Backward:
         shape = tuple(self._sweep.states(0).shape)
         paths = [self._folder / f"gradients-{number}" for number in range(2)]
         if notes and not all(path.exists() for path in paths):
-            logger.warning("files of the gradients are gone from %s: starting anew", self._folder)
+            logger.warning("gradient files are missing in %s: starting anew", self._folder)
             notes = []
         self._files = [mapped(path, shape) for path in paths]
         unit = self.count
@@ -92,11 +95,11 @@ class Backward:
         return notes
 
     def gradients(self, index: int) -> Tensor:
-        """The gradients of each sequence's loss by the states [sequences, tokens, hidden] before block `index`."""
+        """The loss gradients with respect to the states before block `index`, [sequences, tokens, hidden]."""
         return torch.from_numpy(self._files[index % 2])
 
     def through(self, index: int, number: int) -> None:
-        """Take one sequence back through a loaded block."""
+        """Backpropagate one sequence through a loaded block."""
         rows = slice(number, number + 1)
         states = self._sweep.states(index)[rows].clone().requires_grad_()
         call = self._sweep.calls[1][index]
@@ -107,7 +110,7 @@ class Backward:
         self._step()
 
     def _end(self) -> float:
-        """The gradients of the loss by the states after the last block; returns the seconds it took."""
+        """Compute the loss gradients with respect to the states after the last block; returns the seconds."""
         start, last = monotonic(), len(self.blocks)
         with self.blocks.ending() as logits:
             for number, ids in enumerate(self._ids):
@@ -120,21 +123,21 @@ class Backward:
         return monotonic() - start
 
     def _note(self, notes: list[Note], note: Note) -> None:
-        """Make durable the gradients that were left last, and add `note` to `notes`."""
+        """Make the latest gradients durable and journal `note`."""
         for file in self._files:
             file.flush()
         notes.append(note)
         write_atomically(self._journal, json.dumps(notes).encode())
 
     def _tidy(self) -> None:
-        """Remove the files of the states; a full journal says that they are not needed again."""
+        """Remove the files of states and gradients, not needed once the journal is complete."""
         for pattern in ("states-*", "gradients-*"):
             for path in self._folder.glob(pattern):
                 path.unlink()
 
 
 class Moments:
-    """Means over the sequences of powers of the gradients of a model's weights, read from files."""
+    """E[g^p] of the gradients g of a model's weights over the sequences, read from files."""
 
     def __init__(self, files: list[Path], powers: tuple[int, ...], seconds: float) -> None:
         self._shards = Shards(files)
@@ -143,7 +146,10 @@ class Moments:
         self.seconds = seconds
 
     def of(self, name: str, linear: nn.Module) -> dict[int, Tensor]:
-        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p; ModelRefused where it has none."""
+        """E[g^p] of the weight `name` of `linear`, [outputs, inputs], float32, by p.
+
+        Raises ModelRefused where the weight got no gradients or they are not finite.
+        """
         if any(f"{name}.{power}" not in self._names for power in self._powers):
             raise ModelRefused(
                 f"{name} is never reached by the calibration data, so it has no gradient to be judged by"
@@ -155,19 +161,19 @@ class Moments:
 
 
 def moments(blocks: Blocks, ids: Tensor, folder: Path, powers: tuple[int, ...]) -> Moments:
-    """Measure E[g^p] over `ids` [sequences, tokens] of each linear weight, where g is of one sequence's mean loss."""
+    """Measure E[g^p] of each linear weight over `ids` [sequences, tokens]; g is a sequence's gradient."""
     notes = Backward(blocks, ids, folder).visit(_Measure(folder, powers))
     files = [_file(folder, index) for index in range(len(blocks))]
     return Moments(files, powers, sum(note["seconds"] for note in notes))
 
 
 def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """The mean over `ids` [tokens] but the first of their negative log-likelihood under `logits` [tokens, words]."""
+    """Mean negative log-likelihood of `ids` [tokens], but the first, under `logits` [tokens, vocabulary]."""
     return nn.functional.cross_entropy(logits[:-1].float(), ids[1:])
 
 
 class _Measure:
-    """A visit that leaves the moments of each block's gradients in a file."""
+    """A visit that writes the moments of a block's gradients to a file."""
 
     def __init__(self, folder: Path, powers: tuple[int, ...]) -> None:
         self._folder = folder
@@ -188,5 +194,5 @@ class _Measure:
 
 
 def _file(folder: Path, index: int) -> Path:
-    """Where the moments of block `index` lie."""
+    """The file of the moments of block `index`."""
     return folder / f"moments-{index:04}.safetensors"

@@ -1,4 +1,4 @@
-"""Collects the statistics of the inputs of linear layers while their block runs; layers with one input share them."""
+"""Collects statistics of the inputs of linear layers while their block runs; layers with one input share them."""
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from pruning.passes.sweep import BlockView, Enough
 
 
 def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, InputStatistics]:
-    """The statistics of all layers of a block; it runs once for each batch if any are needed."""
+    """The input statistics of every linear layer of a block; runs it once per batch, unless `needs` is empty."""
     linears = view.linears
     if not needs:
         return {name: InputStatistics((), weight_of(linear).shape[1]) for name, linear in linears.items()}
@@ -25,7 +25,7 @@ def observe(view: BlockView, needs: tuple[type[Statistic], ...]) -> dict[str, In
 
 
 def count_groups(blocks: Blocks, ids: Tensor) -> int:
-    """How many groups of linears that share an input the first block has; what `ids` [B, T] say does not matter."""
+    """The number of groups of linear layers with one input in the first block; any `ids` [B, T] will do."""
     states, calls = blocks.capture(ids)
     with blocks.loaded(0):
 
@@ -39,9 +39,9 @@ def count_groups(blocks: Blocks, ids: Tensor) -> int:
 def observe_groups(
     linears: Mapping[str, nn.Module], needs: tuple[type[Statistic], ...], run: Callable[[], None]
 ) -> Iterator[dict[str, InputStatistics]]:
-    """The statistics of one group of linears that share an input after another, in the order of their calls.
+    """The statistics of each group of linear layers that share an input, in the order in which they are called.
 
-    `run` calls the block, and is called again once the caller has pruned a group.
+    `run` runs the block; it is called once per group, so that the caller may prune a group before the next.
     """
     rest = dict(linears)
     while rest:
@@ -54,7 +54,7 @@ def observe_groups(
 
 
 def refuse_unreached(linears: Mapping[str, nn.Module], observed: Mapping[str, InputStatistics]) -> None:
-    """Raise ModelRefused for a layer that the data never reaches."""
+    """Raise ModelRefused for a layer without statistics: no token was routed to it."""
     for name in linears:
         if name not in observed:
             raise ModelRefused(f"{name} is never reached by the calibration data, so it cannot be pruned")
@@ -66,10 +66,10 @@ def observing(
     needs: tuple[type[Statistic], ...],
     until: Literal["all", "one input", "end"] = "all",
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Collect the statistics of each layer's inputs while the context lasts; layers with one input share them.
+    """Context manager: collects the statistics of each layer's inputs by layer; layers with one input share them.
 
-    A batch ends with Enough once all layers have seen their input, or once those have that share the first input met,
-    which are then the only ones, or it runs to its end.
+    `until` says when a batch ends early, by raising Enough: once "all" layers were called, once the layers of the
+    first "one input" were, which are then the only ones observed, or not before its "end".
     """
     observer = _Observer(needs, {"all": len(linears), "one input": None, "end": 0}[until])
     hooks = [linear.register_forward_pre_hook(observer.hook(name)) for name, linear in linears.items()]
@@ -81,16 +81,16 @@ def observing(
 
 
 class _Observer:
-    """Gives each linear layer its statistics; the first layer that sees an input updates them for all that share it."""
+    """Assigns statistics to linear layers; of layers that share an input, the first called updates them."""
 
     def __init__(self, needs: tuple[type[Statistic], ...], expected: int | None) -> None:
         self.observed: dict[str, InputStatistics] = {}
         self._needs = needs
-        self._expected = expected  # layers to be seen before a batch ends; None: those that share the first input
-        self._complete = False  # without a number: every layer that shares the input is known
-        self._last = ""  # the layer that is called after all others
+        self._expected = expected  # layers before a batch ends; None: those of the first input
+        self._complete = False  # with None: all layers of the first input are known
+        self._last = ""  # the layer called last
         self._leaders: set[str] = set()
-        self._seen: list[tuple[weakref.ref[Tensor], InputStatistics]] = []  # inputs of the first batch that still live
+        self._seen: list[tuple[weakref.ref[Tensor], InputStatistics]] = []  # live inputs of the first batch
 
     def hook(self, name: str) -> Any:
         def see(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -104,7 +104,7 @@ class _Observer:
         return see
 
     def _meet(self, name: str, inputs: Tensor) -> None:
-        """Find the statistics that are kept of these very inputs, or start new ones."""
+        """Assign to `name` the statistics of this very tensor, or new ones."""
         shared = next((observed for seen, observed in self._seen if seen() is inputs), None)
         if shared is None:
             if self._expected is None and self.observed:

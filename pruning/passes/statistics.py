@@ -1,6 +1,6 @@
-"""What a pass can observe: of a linear layer's inputs, InputNorm, InputMean and Gram; of a block, BlockInfluence.
+"""Statistics of a pass: InputNorm, InputMean and Gram of a linear layer's inputs, and BlockInfluence of a block.
 
-Each holds sums alone, so its memory does not grow with the data; linears that share an input share the statistic.
+Each keeps running sums only, so memory does not grow with the data; layers that share an input share them.
 """
 
 import logging
@@ -16,16 +16,16 @@ from pruning.errors import ModelRefused
 logger = logging.getLogger(__name__)
 
 MAX_DAMPING = 10.0
-
+"""The damping at which a Gram matrix that cannot be inverted is refused."""
 STRIPE = 384
-"""Columns that are multiplied at once with those from them on; the other triangle is their mirror image."""
+"""Rows of the Gram matrix computed at once, from the diagonal on; the lower triangle follows by symmetry."""
 
 
 class Statistic:
     """Accumulates over the inputs of one linear layer with `columns` input features."""
 
     layer = "a layer"
-    """The first layer that has these inputs, for messages."""
+    """The first layer with these inputs, for messages."""
 
     def __init__(self, columns: int) -> None:
         raise NotImplementedError
@@ -36,7 +36,7 @@ class Statistic:
 
 
 class InputNorm(Statistic):
-    """The norm of each input feature: sqrt of the mean over sequences of the sum over tokens of x squared."""
+    """The norm of each input feature: sqrt(mean over sequences of the sum over tokens of x^2)."""
 
     def __init__(self, columns: int) -> None:
         self._squares = torch.zeros(columns)
@@ -56,7 +56,7 @@ class InputNorm(Statistic):
 
     @property
     def root_mean_square(self) -> Tensor:
-        """The norms for one token [columns]: on one scale for layers that see sequences and those that see tokens."""
+        """The norms per token [columns], comparable between layers that see sequences and layers that see tokens."""
         return (_finite(self._squares) / self._tokens).sqrt()
 
 
@@ -88,16 +88,16 @@ class InputMean(Statistic):
 
 
 class Spectrum(NamedTuple):
-    """A Gram matrix whose features have unit norm, plus damping: `vectors` diag(`values`) `vectors`^T."""
+    """Eigendecomposition of a normalised Gram matrix plus damping: `vectors` diag(`values`) `vectors`^T."""
 
     scale: Tensor
-    """The norm of each feature, sqrt(H_jj) [columns]; 1 where that is 0."""
+    """The norm of each feature, sqrt(H_jj), [columns]; 1 where it is 0."""
     values: Tensor
     vectors: Tensor
 
     @property
     def matrix(self) -> Tensor:
-        """The matrix itself [columns, columns]."""
+        """The matrix [columns, columns]."""
         return self.vectors * self.values @ self.vectors.T
 
 
@@ -105,7 +105,7 @@ class Gram(Statistic):
     """H = (2 / n) sum over the n sequences of X^T X, [columns, columns], accumulated in float32."""
 
     def __init__(self, columns: int) -> None:
-        self._sum = torch.zeros(columns, columns)  # its upper triangle; below the stripes stays zero
+        self._sum = torch.zeros(columns, columns)  # upper triangle; zero below the stripes
         self._sequences = self._tokens = 0
         self._factors: dict[float, Tensor] = {}
         self._spectra: dict[float, Spectrum] = {}
@@ -129,7 +129,7 @@ class Gram(Statistic):
         return upper + upper.triu(1).T
 
     def only(self, features: Tensor) -> "Gram":
-        """The matrix of the `features` alone, a mask [columns]."""
+        """The Gram matrix of the features in the mask `features` [columns] only."""
         part = Gram(int(features.sum()))
         part._sum = self._sum[features][:, features]
         part._sequences, part._tokens, part.layer = self._sequences, self._tokens, self.layer
@@ -137,14 +137,15 @@ class Gram(Statistic):
 
     @property
     def dead(self) -> Tensor:
-        """True for the input features [columns] that were zero in all the data."""
+        """True for input features [columns] that were zero in all the data."""
         return self._sum.diagonal() == 0
 
     def inverse_factor(self, damping: float) -> Tensor:
         """The upper Cholesky factor U of the inverse of H + damping * mean(diag H) * I; U^T U = H^-1.
 
-        The mean is of the features that are not dead, and takes the place of the zero of those that are. Where the sum
-        is not positive definite in float32, the damping is raised tenfold and the log says so.
+        The mean is over features that are not dead; it replaces the zero diagonal of dead ones. Where the sum is not
+        positive definite in float32, the damping is raised tenfold with a warning, up to MAX_DAMPING; ModelRefused
+        beyond.
         """
         if damping not in self._factors:
             self._factors[damping] = self._factor(damping)
@@ -156,7 +157,7 @@ class Gram(Statistic):
         return factor.T @ factor * (2 * self._tokens / self._sequences)
 
     def spectrum(self, damping: float) -> Spectrum:
-        """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with ones for the dead on the diagonal."""
+        """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with a diagonal of 1 for dead features."""
         if damping not in self._spectra:
             gram = self.value
             gram.diagonal()[self.dead] = 1
@@ -169,14 +170,14 @@ class Gram(Statistic):
     def _factor(self, damping: float) -> Tensor:
         gram, dead = self.value, self.dead
         mean = 1.0 if dead.all() else float(gram.diagonal()[~dead].mean())
-        gram.diagonal()[dead] = mean  # so that what they get does not depend on the scale of the others
+        gram.diagonal()[dead] = mean  # so that dead features do not depend on the scale of the others
         unit = torch.eye(len(gram)) * mean
         while damping <= MAX_DAMPING:
             factor = _inverse_factor(gram + damping * unit)
             if factor is not None:
                 return factor
             logger.warning(
-                "the Gram matrix of the %d inputs of %s is singular with damping %g; trying tenfold",
+                "the Gram matrix of the %d inputs of %s is singular with damping %g; trying ten times that",
                 len(gram),
                 self.layer,
                 damping,
@@ -186,14 +187,14 @@ class Gram(Statistic):
 
 
 def _finite(sums: Tensor) -> Tensor:
-    """`sums` [columns] of squares, or ModelRefused where they are not finite."""
+    """`sums` of squares [columns]; raises ModelRefused unless they are finite."""
     if not sums.isfinite().all():
         raise ModelRefused(f"the inputs of a layer of {len(sums)} columns are not finite, so it cannot be pruned")
     return sums
 
 
 def _inverse_factor(gram: Tensor) -> Tensor | None:
-    """The upper Cholesky factor of the inverse of `gram`, or None where that is not positive definite."""
+    """The upper Cholesky factor of the inverse of `gram`; None where `gram` is not positive definite."""
     lower, failed = torch.linalg.cholesky_ex(gram)
     if failed:
         return None
@@ -202,7 +203,10 @@ def _inverse_factor(gram: Tensor) -> Tensor | None:
 
 
 class BlockInfluence:
-    """How much a block changes the hidden state: 1 - the mean over tokens of cos(state before, state after)."""
+    """How much a block changes the hidden state: 1 - mean over tokens of cos(before, after).
+
+    Men et al., ShortGPT, https://arxiv.org/abs/2403.03853.
+    """
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -216,7 +220,7 @@ class BlockInfluence:
 
     @property
     def value(self) -> float:
-        """The influence: 0 for a block that changes no direction, at most 2."""
+        """The influence: 0 where no token's direction changes, at most 2."""
         return 1 - self._sum / self._tokens
 
 
@@ -224,14 +228,14 @@ S = TypeVar("S", bound=Statistic)
 
 
 class InputStatistics:
-    """The statistics of the inputs of one linear layer, by their type: `observed[Gram].value`."""
+    """The statistics of the inputs of one linear layer, by type: `statistics[Gram].value`."""
 
     def __init__(self, needs: tuple[type[Statistic], ...], columns: int, layer: str = Statistic.layer) -> None:
         self._statistics = {need: need(columns) for need in needs}
         for statistic in self._statistics.values():
             statistic.layer = layer
         self.moments: Mapping[int, Tensor] = {}
-        """E[g^p] over the sequences of the weight's gradient, [outputs, inputs], by p."""
+        """E[g^p] of the weight's gradient g over the sequences, [outputs, inputs], by p."""
 
     def __getitem__(self, need: type[S]) -> S:
         return cast(S, self._statistics[need])
@@ -240,12 +244,12 @@ class InputStatistics:
         return need in self._statistics
 
     def update(self, inputs: Tensor) -> None:
-        """Show one batch of inputs [..., tokens, columns] to every statistic."""
+        """Take one batch of inputs [..., tokens, columns] into every statistic."""
         for statistic in self._statistics.values():
             statistic.update(inputs)
 
     def with_moments(self, moments: Mapping[int, Tensor]) -> "InputStatistics":
-        """These very statistics, which layers may share, and the moments of one layer's own gradients."""
+        """These same statistics, which layers may share, with the moments of one layer's own gradients."""
         observed = copy(self)
         observed.moments = moments
         return observed

@@ -1,8 +1,7 @@
-"""One pass over the data, block by block: the weights of one block and one batch of states are in memory, no more.
+"""A forward pass over the calibration data, block by block, with one block and one batch of states in memory.
 
-Hidden states lie in two memory-mapped files in turn, or in one for each block boundary where they are kept, and a
-journal is written after each block: killed at any moment and run again, a pass repeats at most one block and ends with
-the same result, bit for bit.
+Hidden states are in memory-mapped files, two in alternation, or one for each block boundary with `keep`. A journal is
+written after each block: a killed pass, run again, repeats at most one block and gives a bit-identical result.
 """
 
 import json
@@ -26,15 +25,15 @@ from server.storage.files import write_atomically
 logger = logging.getLogger(__name__)
 
 Note = dict[str, Any]
-"""What a visit wants remembered of its block; plain values."""
+"""A visit's result for its block, kept in the journal: plain JSON values."""
 
 
 class Enough(BaseException):
-    """Ends the forward of a batch once its hooks have seen what they came for; no model catches it as its own error."""
+    """Raised by a hook to end the forward of a batch early; a BaseException, so that no model code catches it."""
 
 
 class BlockView:
-    """One loaded block and the states of all batches before it."""
+    """One loaded block, and the states of all batches before and after it."""
 
     def __init__(self, sweep: "Sweep", index: int) -> None:
         self._sweep = sweep
@@ -42,7 +41,7 @@ class BlockView:
 
     @property
     def linears(self) -> dict[str, nn.Module]:
-        """The block's linear layers by the full names of their weights."""
+        """The block's linear layers, by the full names of their weights."""
         return self._sweep.blocks.linears(self.index)
 
     @property
@@ -56,25 +55,25 @@ class BlockView:
         return self._sweep.rows[0]
 
     def sample(self) -> Tensor:
-        """The states [sequences, tokens, hidden] that the block makes of the first batch."""
+        """The states [sequences, tokens, hidden] after the block for the first batch; nothing is kept."""
         rows = self.first
         call = self._sweep.calls[rows.stop - rows.start][self.index]
         return self._sweep.blocks.run(self.index, self._sweep.states(self.index)[rows].clone(), call)
 
     def run(self, then: Callable[[slice], None] = lambda rows: None) -> None:
-        """Let hooks `see` every batch; after each, `then` is given which sequences it was of."""
+        """Run the block on every batch for hooks to see its inputs; calls `then` with the rows after each."""
         for rows in self._sweep.rows:
             self.see(rows)
             then(rows)
             self._sweep.step()
 
     def see(self, rows: slice) -> None:
-        """Run the block on one batch and drop the result: for hooks to see its inputs, which may raise Enough."""
+        """Run the block on one batch for hooks to see its inputs; they may raise Enough. The result is dropped."""
         with suppress(Enough):
             self._forward(rows)
 
     def keep(self, rows: slice) -> None:
-        """Run the block on one batch and keep the states for the next block."""
+        """Run the block on one batch and store the states for the next block."""
         self._sweep.states(self.index + 1)[rows] = self._forward(rows)
 
     def before(self, rows: slice) -> Tensor:
@@ -82,7 +81,10 @@ class BlockView:
         return self._sweep.states(self.index)[rows]
 
     def advance(self, see: Callable[[Tensor, Tensor], None] | None = None) -> None:
-        """Run the block on every batch and keep the states for the next block; show `see` those before and after."""
+        """Run the block on every batch and store the states for the next block.
+
+        `see` is called with the states of each batch before and after, [sequences, tokens, hidden].
+        """
         before, after = self._sweep.states(self.index), self._sweep.states(self.index + 1)
         for rows in self._sweep.rows:
             after[rows] = output = self._forward(rows)
@@ -91,15 +93,13 @@ class BlockView:
             self._sweep.step()
 
     def _forward(self, rows: slice) -> Tensor:
-        """The states of one batch after the block; raises ModelRefused where they are not finite."""
+        """The states of one batch after the block; raises ModelRefused unless they are finite."""
         states = self._sweep.states(self.index)[rows].clone()  # a block may write into its input
         output = self._sweep.blocks.run(self.index, states, self._sweep.calls[rows.stop - rows.start][self.index])
         if not output.isfinite().all():
             given = self._sweep.states(self.index)[rows].isfinite().all()
-            what = (
-                "makes states that are not finite of those" if given else "is given states that are not finite, those"
-            )
-            raise ModelRefused(f"{self._sweep.blocks.path}.{self.index} {what} of sequence {rows.start} and on")
+            what = "computes states that are not finite from" if given else "gets states that are not finite from"
+            raise ModelRefused(f"{self._sweep.blocks.path}.{self.index} {what} sequence {rows.start} and on")
         return output
 
 
@@ -107,17 +107,16 @@ Visit = Callable[[BlockView], Note]
 
 
 class Sweep:
-    """A resumable pass over `ids` [sequences, tokens] in batches, which keeps its files in `folder`.
+    """A resumable pass over `ids` [sequences, tokens] in batches, with its files in `folder`.
 
-    With `keep`, the states before every block and after the last can be read once the pass is over; with `last`, those
-    after the last.
+    After the pass, `keep` leaves the states at every block boundary to read, `last` only those after the last block.
     """
 
     def __init__(
         self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False, last: bool = False
     ) -> None:
         self.blocks = blocks
-        self.calls: dict[int, list[Call]] = {}  # by the number of sequences in the batch
+        self.calls: dict[int, list[Call]] = {}  # by the number of sequences in a batch
         self.rows = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
         self._ids = ids
         self._folder = folder
@@ -128,7 +127,10 @@ class Sweep:
         self.step: Callable[[], None] = lambda: None
 
     def visit(self, visit: Visit, what: str, runs: int) -> list[Note]:
-        """Call `visit` once for each block in order, skipping those a killed pass did; `runs` is forwards a batch."""
+        """Call `visit` for each block in order, but for the blocks that a killed pass finished; returns all notes.
+
+        `runs` is the number of forwards per batch, for the progress bar labelled `what`.
+        """
         notes = self._begin()
         unit = len(self.rows) * runs
         with Progress(what, len(self.blocks) * unit, len(notes) * unit) as progress:
@@ -141,16 +143,16 @@ class Sweep:
         return notes
 
     def states(self, index: int) -> Tensor:
-        """The hidden states [sequences, tokens, hidden] before block `index`, as a view of the mapped file."""
+        """The states [sequences, tokens, hidden] before block `index`, a view of the mapped file."""
         return torch.from_numpy(self._files[index % self._count])
 
     def _begin(self) -> list[Note]:
-        """Capture the calls; on a first start also the states before block 0. Returns the notes of blocks done."""
+        """Capture the blocks' calls and, unless resuming, the states before block 0; returns the finished notes."""
         self._folder.mkdir(parents=True, exist_ok=True)
         notes: list[Note] | None = json.loads(self._journal.read_bytes()) if self._journal.exists() else None
         needed = self._read_after or len(notes or []) < len(self.blocks)
         if notes is not None and needed and not self._there():
-            logger.warning("files of the states are gone from %s: starting anew", self._folder)
+            logger.warning("state files are missing in %s: starting anew", self._folder)
             notes = None
         for rows in self.rows:
             if notes is None or rows.stop - rows.start not in self.calls:
@@ -166,16 +168,16 @@ class Sweep:
         return notes or []
 
     def _map(self, shape: tuple[int, ...]) -> None:
-        """Map the files of the states."""
+        """Map the state files."""
         self._files += [mapped(self._folder / f"states-{number}", shape) for number in range(self._count)]
 
     def _there(self) -> bool:
-        """Whether all files of the states are there, as they are from before the journal's first entry."""
+        """Whether all state files exist, as they do once there is a journal."""
         return all((self._folder / f"states-{number}").exists() for number in range(self._count))
 
 
 class FollowingSweep(Sweep):
-    """Another model's states, which follow a pass over the same ids block by block, and survive a kill as it does."""
+    """Another model's states over the same ids, computed block by block beside a pass; as resumable as the pass."""
 
     def __init__(self, blocks: Blocks, ids: Tensor, batch: int, folder: Path) -> None:
         super().__init__(blocks, ids, batch, folder)
@@ -185,17 +187,17 @@ class FollowingSweep(Sweep):
         self._done = len(self._begin())
 
     def reach(self, index: int) -> None:
-        """See to it that the states before block `index` are there; that takes time only where files were lost."""
-        if self._done > index + 1:  # those before it are overwritten
+        """Compute the states before block `index` unless they exist; that takes time only where files were lost."""
+        if self._done > index + 1:  # the wanted states are overwritten
             self._journal.unlink()
             self._done = len(self._begin())
         if self._done < index:
-            logger.warning("states were lost from %s: computing them again up to block %d", self._folder, index)
+            logger.warning("states are missing in %s: computing them again up to block %d", self._folder, index)
         for number in range(self._done, index):
             self.after(number)
 
     def after(self, index: int) -> Tensor:
-        """Compute the states [sequences, tokens, hidden] after block `index`, from those before it, which are kept."""
+        """The states [sequences, tokens, hidden] after block `index`, computed from those before it, which are kept."""
         self.reach(index)
         with self.blocks.loaded(index):
             BlockView(self, index).advance()
@@ -203,21 +205,21 @@ class FollowingSweep(Sweep):
         return self.states(index + 1)
 
     def flush(self, index: int) -> None:
-        """Write the states before block `index` out, as those before `index` - 1 are given up with the next block."""
+        """Make the states before block `index` durable, before the next block overwrites those before `index` - 1."""
         self._files[index % 2].flush()
         write_atomically(self._journal, json.dumps([{}] * index).encode())
         self._done = index
 
 
 def pass_on(view: BlockView) -> Note:
-    """A visit that only runs the block; notes the seconds."""
+    """A visit that only runs the block and notes the seconds."""
     start = monotonic()
     view.advance()
     return {"seconds": monotonic() - start}
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> "numpy.memmap[Any, Any]":
-    """A file of float32 in memory; its bytes are claimed now, as a full disk met in a mapping kills the process."""
+    """A memory-mapped file of float32; reserves its disk space now, since a full disk would kill the process later."""
     with path.open("ab") as file:
         os.posix_fallocate(file.fileno(), 0, 4 * int(numpy.prod(shape)))
     return numpy.memmap(path, dtype=numpy.float32, mode="r+", shape=shape)

@@ -34,7 +34,7 @@ def perplexity(model: StageModel, windows: Tensor | RetokenisedWindows, folder: 
     """
     every = windows.ids if isinstance(windows, RetokenisedWindows) else windows
     blocks = Blocks(base.skeleton(model.config), model.source)
-    blocks.learn(every[:1, :CHECKED_TOKENS])
+    blocks.learn_extras(every[:1, :CHECKED_TOKENS])
     sweep = Sweep(blocks, every, BATCH, folder, last=True)
     sweep.visit(pass_on, what, 1)
     states = sweep.states(len(blocks))

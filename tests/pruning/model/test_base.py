@@ -45,7 +45,9 @@ def test_a_directory_of_several_files_is_read_as_one_and_refused_without_one_of_
     artifact = base_artifact(str(folder), tmp_path / "cache")
     assert all(torch.equal(artifact.tensor(name), parameter) for name, parameter in stock.named_parameters())
     shards[1].unlink()
-    with pytest.raises(ModelRefused, match=rf"{shards[1].name} is not there, which model.safetensors.index.json names"):
+    with pytest.raises(
+        ModelRefused, match=rf"{shards[1].name}, which model.safetensors.index.json names, does not exist"
+    ):
         base_artifact(str(folder), tmp_path / "cache")
     (folder / "model.safetensors.index.json").unlink()
     with pytest.raises(ModelRefused, match=r"has no tensor .*, which a llama model needs"):
@@ -145,7 +147,7 @@ DOWN, HEAD = "model.layers.1.mlp.down_proj.weight", "lm_head.weight"
             r"down_proj\.weight is stored as int8: start from weights of 16",
         ),
         (with_tensor(DOWN, lambda w: w.to(torch.float8_e4m3fn)), r"down_proj\.weight is stored as float8_e4m3fn: "),
-        (edit(num_attention_heads="four"), r"transformers refuses what config.json says: .*expected int, got str"),
+        (edit(num_attention_heads="four"), r"transformers refuses config.json: .*expected int, got str"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(tmp_path: Path, change: Callable[[Path], None], sentence: str) -> None:
@@ -303,7 +305,7 @@ def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
         (lambda w: w.add_tensor("rope_freqs.weight", numpy.ones(8, "f4")), r"its rotations \(by rope_freqs.weight\)"),
         (
             lambda w: [w.add_tensor(f"blk.0.attn_{n}.bias", numpy.ones(32, "f4")) for n in ("k", "v")],
-            r"holds 13 tensors, and the model that transformers makes of it has 12: what it leaves out, such as biases",
+            r"holds 13 tensors, but the model that transformers converts it to has 12: tensors without a place, such as undec",
         ),
     ],
 )
@@ -344,7 +346,7 @@ def test_of_several_files_those_of_the_index_are_read_or_the_one_of_the_usual_na
     found = base_artifact(str(path), tmp_path / "cache")
     assert torch.equal(found.tensor(name).float(), other[name].bfloat16().float())
     for content, sentence in (
-        (json.dumps({"weight_map": {name: "gone.safetensors"}}), r"gone.safetensors is not there, which .* names"),
+        (json.dumps({"weight_map": {name: "gone.safetensors"}}), r"gone.safetensors, which .* names, does not exist"),
         ("{}", r"index.json is damaged: KeyError"),
     ):
         (path / "model.safetensors.index.json").write_text(content)

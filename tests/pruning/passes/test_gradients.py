@@ -160,7 +160,7 @@ def test_without_its_files_it_starts_anew(tmp_path: Path, lost: str, caplog: pyt
     for path in (tmp_path / "cut").glob(lost):
         path.unlink()
     notes = Backward(blocks_of(artifact), IDS, tmp_path / "cut").visit(visit)
-    assert "are gone from" in caplog.text
+    assert "are missing in" in caplog.text
     assert [note["sum"] for note in notes[1:]] == [note["sum"] for note in whole.visit(visit)[1:]]
 
 

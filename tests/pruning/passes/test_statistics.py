@@ -100,7 +100,7 @@ def test_damping_grows_aloud_where_the_matrix_is_singular(caplog: pytest.LogCapt
     gram.update(torch.ones(1, 2, 64) * torch.linspace(1, 1e6, 64))
     with caplog.at_level(logging.WARNING):
         assert gram.inverse_factor(1e-9).isfinite().all()
-    assert "singular with damping 1e-09; trying tenfold" in caplog.text
+    assert "singular with damping 1e-09; trying ten times that" in caplog.text
     caplog.clear()
     gram.layer = "model.layers.3.mlp.down_proj.weight"
     gram.only(torch.ones(64, dtype=torch.bool)).inverse_factor(1e-9)

@@ -71,17 +71,17 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ),
         (
             stage('kind = "layerwise"\ntechnique = { name = "magnitude", sparsity = 0.5 }'),
-            "model.layers.0 is given states that are not finite",
+            "model.layers.0 gets states that are not finite",
         ),
         (
             stage('kind = "layerwise"\ntechnique = { name = "obd", sparsity = 0.5 }'),
-            "model.layers.0 is given states that are not finite",
+            "model.layers.0 gets states that are not finite",
         ),
-        (stage('kind = "depth"\nremove = 1'), "model.layers.0 is given states that are not finite"),
-        (stage('kind = "depth"\nremove = 1\nby = "angle"'), "model.layers.0 is given states that are not finite"),
+        (stage('kind = "depth"\nremove = 1'), "model.layers.0 gets states that are not finite"),
+        (stage('kind = "depth"\nremove = 1\nby = "angle"'), "model.layers.0 gets states that are not finite"),
         (stage('kind = "depth"\nremove = 1\nby = "perplexity"\nsequences = 12'), "is not finite, whichever block is"),
-        (stage('kind = "round"'), "model.layers.0 is given states that are not finite"),
-        (stage('kind = "reconstruct"\nheld_out = 2\nsteps = 2'), "model.layers.0 is given states that are not finite"),
+        (stage('kind = "round"'), "model.layers.0 gets states that are not finite"),
+        (stage('kind = "reconstruct"\nheld_out = 2\nsteps = 2'), "model.layers.0 gets states that are not finite"),
     ],
 )
 def test_states_of_a_few_tokens_name_where_they_are_met(

@@ -277,7 +277,7 @@ def test_what_cannot_be_cut_is_refused_before_any_work(
     ("changes", "sentence"),
     [
         ({"num_attention_heads": 8, "num_key_value_heads": 3}, "8 heads do not divide into its 3 KV groups"),
-        ({"num_attention_heads": 6}, "refuses what config.json says: The hidden size .64. is not a multiple of"),
+        ({"num_attention_heads": 6}, "refuses config.json: The hidden size .64. is not a multiple of"),
     ],
 )
 def test_heads_that_do_not_divide_are_refused_in_a_sentence(changes: dict[str, int], sentence: str) -> None:
