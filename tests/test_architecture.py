@@ -3,9 +3,12 @@
 import ast
 import re
 import subprocess
+import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -132,6 +135,25 @@ def test_every_folder_is_a_room_and_none_is_crowded() -> None:
             entries["/".join(parts[:depth])].add(parts[depth])
     seen = {folder: [e for e in names if e != "__init__.py" and e[0] != "."] for folder, names in entries.items()}
     assert not {folder: len(names) for folder, names in seen.items() if len(names) > MOST_ENTRIES}
+
+
+def test_every_library_is_declared() -> None:
+    """Each third-party import belongs to a distribution of pyproject.toml, in `dependencies` or in an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {distribution(line) for line in lines}
+    owners = packages_distributions()
+    missing = {}
+    for module in MODULES:
+        for top in {name.partition(".")[0] for name in imports(module)} - sys.stdlib_module_names - SHARED.keys():
+            if not declared & {distribution(owner) for owner in owners.get(top, [top])}:
+                missing[top] = module
+    assert not missing
+
+
+def distribution(requirement: str) -> str:
+    """The normalised name of a requirement's distribution."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", requirement)[0]).lower()
 
 
 def test_torch_and_http_stay_apart() -> None:
