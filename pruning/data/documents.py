@@ -73,7 +73,7 @@ def read(path: Path, render: Render) -> list[Document]:
         documents = list(_READERS.get(path.suffix.lower(), _paragraphs)(content, render))
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{error}){_line_of(error)}"
-        raise DataError(f"{path} is in no known form ({reason}: see the README for the three that are") from None
+        raise DataError(f"{path} is in no known form ({reason}: docs/guide/prune.md describes the known ones") from None
     except (OSError, ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a lone surrogate
         raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}{_line_of(error)}") from None
     return [document for document in documents if document.body.strip()]
