@@ -4,7 +4,7 @@ from pruning import progress
 from pruning.progress import Progress
 
 
-def test_where_there_is_no_terminal_a_line_appears_now_and_then(
+def test_without_a_terminal_occasional_lines_appear(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter([0.0, 1.0, 30.0, 31.0, 60.0])

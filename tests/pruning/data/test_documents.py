@@ -15,7 +15,7 @@ def no_chat(_: Messages) -> str:
     raise AssertionError
 
 
-def test_the_three_forms(tmp_path: Path) -> None:
+def test_plain_text_json_lines_and_a_json_object_are_read(tmp_path: Path) -> None:
     plain, lines, titled = tmp_path / "a.txt", tmp_path / "b.jsonl", tmp_path / "c.json"
     plain.write_text("one\ntwo\n\nthree\n\n \n\n")
     lines.write_text('{"text": "one"}\n\n{"messages": [{"role": "user", "content": "two"}], "title": "T"}\n')
@@ -27,7 +27,7 @@ def test_the_three_forms(tmp_path: Path) -> None:
     assert read(titled, no_chat) == [Document("A", "one"), Document("B", "two")]
 
 
-def test_a_line_without_a_title_of_its_own_goes_by_its_question_or_text(tmp_path: Path) -> None:
+def test_without_a_title_the_question_or_text_is_the_title(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     values = [
         {"text": "one", "title": None},
@@ -38,7 +38,7 @@ def test_a_line_without_a_title_of_its_own_goes_by_its_question_or_text(tmp_path
     assert [text.title for text in read(lines, lambda _: "chat")] == ["one", "two", "q"]
 
 
-def test_a_conversation_goes_by_what_a_task_of_conversations_knows_it_by(tmp_path: Path) -> None:
+def test_a_conversation_has_the_same_title_as_in_a_chat_task(tmp_path: Path) -> None:
     chats = [
         [("system", "be kind"), ("user", f"question {n}"), ("assistant", f"answer {n}"), ("assistant", "more")]
         for n in range(30)
@@ -74,7 +74,7 @@ def test_a_bucket_is_the_sha1_of_the_title_modulo_ten() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json"])
-def test_a_mark_of_byte_order_and_carriage_returns_are_no_part_of_a_text(tmp_path: Path, name: str) -> None:
+def test_a_byte_order_mark_and_carriage_returns_are_dropped(tmp_path: Path, name: str) -> None:
     content = {
         "a.txt": "x y\r\n\r\nz",
         "a.jsonl": '{"text": "x y"}\r\n{"text": "z"}\r\n',
@@ -84,7 +84,7 @@ def test_a_mark_of_byte_order_and_carriage_returns_are_no_part_of_a_text(tmp_pat
     assert [text.body for text in read(tmp_path / name, no_chat)] == ["x y", "z"]
 
 
-def test_a_line_of_json_ends_where_json_says_it_does(tmp_path: Path) -> None:
+def test_unicode_line_separators_do_not_end_a_json_line(tmp_path: Path) -> None:
     body = "a\u2028b\u2029c\x85d"
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": body}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert [text.body for text in read(tmp_path / "a.jsonl", no_chat)] == [body]
@@ -96,7 +96,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
         read(tmp_path / "a.txt", no_chat)
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"cannot be read as \.txt"):
         read(tmp_path / "a.txt", no_chat)

@@ -40,7 +40,7 @@ def test_buckets_do_not_share_texts(text: Path, encoder: Encoder) -> None:
 
 
 def sentences(ids: torch.Tensor) -> set[tuple[int, ...]]:
-    """The texts between ends, the last one, which may be cut, left out."""
+    """The texts between end-of-sequence ids, without the last one, which may be cut."""
     found: set[tuple[int, ...]] = set()
     current: list[int] = []
     for token in ids.flatten().tolist():

@@ -1,4 +1,4 @@
-"""Texts of datasets without a network: saved directories, files in a directory, and names that nobody answers for."""
+"""Datasets without a network: saved directories, directories of files, and unknown names."""
 
 import builtins
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def no_chat(_: Messages) -> str:
     raise AssertionError
 
 
-def test_the_parts_of_a_reference() -> None:
+def test_a_dataset_reference_is_parsed() -> None:
     assert DatasetReference.parse("dataset:a/b") == DatasetReference("a/b")
     assert DatasetReference.parse("dataset:a/b:c:train[10:20]:body") == DatasetReference(
         "a/b", "c", "train[10:20]", "body"

@@ -1,4 +1,4 @@
-"""Windows in the tokens of a smaller vocabulary, against counting by hand."""
+"""Windows in the ids of a smaller vocabulary, against counts by hand."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ AFTER = Tokenizer(models.BPE(vocab={"c": 0, "b": 1, "a": 2, "ab": 3}, merges=[("
 WITHOUT = Tokenizer(models.BPE(vocab={"c": 0, "b": 1, "a": 2}, merges=[]))
 
 
-def test_what_is_gone_is_written_in_what_stays_and_what_the_first_token_became_is_not_predicted() -> None:
+def test_a_removed_token_becomes_kept_ones_and_those_of_the_first_are_not_predicted() -> None:
     windows = torch.tensor([[4, 0, 1], [2, 3, 4]])
     spelt = retokenise(windows, BEFORE, AFTER)
     assert spelt.ids.tolist() == [[3, 0, 2, 1], [0, 3, 3, 0]]
@@ -20,7 +20,7 @@ def test_what_is_gone_is_written_in_what_stays_and_what_the_first_token_became_i
     assert retokenise(windows, BEFORE, WITHOUT).ids.tolist()[0][:5] == [2, 1, 0, 2, 1]
 
 
-def test_the_loss_is_for_each_token_before() -> None:
+def test_the_loss_is_per_token_of_the_first_tokenizer() -> None:
     spelt = retokenise(torch.tensor([[4, 0, 1], [2, 3, 4]]), BEFORE, AFTER)
     logits = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
     chances = logits.double().softmax(dim=-1)

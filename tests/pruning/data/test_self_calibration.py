@@ -1,4 +1,4 @@
-"""Self-calibration against plain sampling without a cache, and through a recipe that has no text to calibrate on."""
+"""Self-calibration against plain sampling without a KV cache, and in a recipe without text."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +24,7 @@ def artifact(model: Path, tmp_path: Path) -> Artifact:
     return base_artifact(str(model), tmp_path / "base")
 
 
-def test_they_are_what_plain_sampling_without_a_cache_gives(
-    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_samples_equal_plain_sampling_without_a_cache(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.Tensor] = []
 
     def likeliest(probabilities: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
@@ -53,7 +51,9 @@ def test_temperature_is_one(artifact: Artifact) -> None:
     assert likely[ids].float().mean().item() == pytest.approx(expected[likely].sum().item(), abs=0.08)
 
 
-def test_they_are_made_once_and_fewer_are_a_part_of_more(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_made_once_and_fewer_are_a_prefix_of_more(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = sample_base(artifact, 5, 10, 1)
     many = sample_base(artifact, BATCH + 3, 10, 1)
     assert many.shape == (BATCH + 3, 10)
@@ -64,7 +64,7 @@ def test_they_are_made_once_and_fewer_are_a_part_of_more(artifact: Artifact, mon
     assert torch.equal(sample_base(artifact, BATCH + 3, 10, 1), many)
 
 
-def test_stopped_it_goes_on_with_the_next_batch(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_with_the_next_batch(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sample_base(artifact, 3 * BATCH, 6, 3)
     for file in artifact.path.parent.rglob("batch-*"):
         file.unlink()
@@ -83,7 +83,7 @@ def test_stopped_it_goes_on_with_the_next_batch(artifact: Artifact, monkeypatch:
     assert len(steps) == 100 + 2 * 6
 
 
-def test_a_recipe_without_a_text_calibrates_and_distils_on_them(
+def test_a_recipe_without_text_calibrates_and_distils_on_samples(
     recipe: Callable[[str], Path], text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -116,7 +116,7 @@ def test_perplexity_on_what_the_model_wrote_is_refused(
     assert 'source "self" is for calibration' in capsys.readouterr().err
 
 
-def test_the_first_token_begins_a_text_or_ends_one() -> None:
+def test_the_first_token_is_the_begin_else_the_end_of_text() -> None:
     assert first_token({"bos_token_id": 5, "eos_token_id": 6}) == 5
     assert first_token({"bos_token_id": None, "eos_token_id": [7, 8]}) == 7
     nothings: tuple[dict[str, list[int]], ...] = ({}, {"eos_token_id": []})

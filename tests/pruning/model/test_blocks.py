@@ -39,7 +39,7 @@ class Plain(nn.Module):
 
 
 class Memory(WeightSource):
-    """A source that keeps everything in memory and counts what it was asked for."""
+    """A source in memory that counts reads."""
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -110,7 +110,7 @@ def test_only_one_block_is_in_memory_and_tied_weights_are_read_once() -> None:
     assert "head.weight" not in source.asked
 
 
-def test_what_is_changed_in_a_loaded_block_is_not_changed_in_the_source() -> None:
+def test_changing_a_loaded_block_leaves_the_source_unchanged() -> None:
     blocks, source = blocks_of(Tiny(Plain))
     before = source.tensors["blocks.0.linear.weight"].clone()
     with blocks.loaded(0):
@@ -134,7 +134,7 @@ class Random(Plain):
 
 
 class Peeking(Tiny):
-    """Hands its blocks something that depends on the tokens."""
+    """Calls its blocks with an argument that depends on the tokens."""
 
     def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
         states = self.embed(input_ids)
@@ -173,9 +173,7 @@ DIFFERS = "blocks.0 run alone differs from the model's own forward"
         (Tiny, Broken, "the model's own forward fails: RuntimeError: no such thing"),
     ],
 )
-def test_what_cannot_be_replayed_is_refused_in_a_sentence(
-    kind: type[Tiny], block: type[nn.Module], sentence: str
-) -> None:
+def test_a_model_that_cannot_be_replayed_is_refused(kind: type[Tiny], block: type[nn.Module], sentence: str) -> None:
     model = kind(block)
     blocks, _ = blocks_of(model)
     with pytest.raises(ModelRefused, match=sentence):
@@ -211,7 +209,7 @@ class Conv1D(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2, 3))
 
 
-def test_a_transposed_linear_is_seen_as_outputs_by_inputs() -> None:
+def test_the_weight_of_a_transposed_linear_is_viewed_as_outputs_by_inputs() -> None:
     module = Conv1D()
     assert is_linear(module)
     weight_of(module)[2, 0] = 5
@@ -219,6 +217,6 @@ def test_a_transposed_linear_is_seen_as_outputs_by_inputs() -> None:
     assert not is_linear(nn.Embedding(2, 2))
 
 
-def test_linears_go_by_the_full_names_of_their_weights() -> None:
+def test_linears_are_named_by_their_full_weight_names() -> None:
     blocks, _ = blocks_of(Tiny(Plain))
     assert list(blocks.linears(1)) == ["blocks.1.linear.weight"]

@@ -48,7 +48,7 @@ def test_scales_go_with_their_weight_until_it_is_replaced(shards: Shards, tmp_pa
     assert Overlay(quantised, [tmp_path / "second"]).scales("b") is None
 
 
-def test_views_are_written_as_they_look(tmp_path: Path) -> None:
+def test_views_are_written_with_their_visible_values(tmp_path: Path) -> None:
     write_file(tmp_path / "file", {"t": torch.arange(6.0).view(2, 3).T})
     assert load_file(tmp_path / "file")["t"].tolist() == [[0, 3], [1, 4], [2, 5]]
 

@@ -1,4 +1,4 @@
-"""The pass backward against torch's autograd of the whole model, and killed in the middle."""
+"""The backward pass against torch's autograd of the whole model, and after a kill."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +56,7 @@ def autograd(artifact: Artifact, kind: str, **changes: Any) -> list[dict[str, Te
         ("bloom", {}),
     ],
 )
-def test_gradients_are_those_of_the_whole_model(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_gradients_equal_those_of_the_whole_model(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
     artifact = imported(kind, tmp_path, **changes)
     blocks = blocks_of(artifact)
     expected = autograd(artifact, kind, **changes)
@@ -95,7 +95,7 @@ class Killed(Exception):
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, when: int) -> Callable[[], int]:
-    """Let the pass die at its `when`-th step through a block; returns the count of steps taken."""
+    """Kill the pass at its `when`-th step through a block; returns the number of steps taken."""
     original, steps = Backward.through, []
 
     def through(self: Backward, index: int, number: int) -> None:

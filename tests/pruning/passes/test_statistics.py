@@ -86,7 +86,7 @@ def test_the_spectrum_is_that_of_the_damped_matrix_of_unit_norm_features() -> No
     assert gram.spectrum(0.01) is not spectrum
 
 
-def test_a_dead_feature_is_known_and_does_no_harm() -> None:
+def test_a_dead_feature_is_detected_and_harmless() -> None:
     gram = Gram(12)
     batch = batches()[0]
     batch[..., 5] = 0
@@ -95,7 +95,7 @@ def test_a_dead_feature_is_known_and_does_no_harm() -> None:
     assert gram.inverse_factor(0.01).isfinite().all()
 
 
-def test_damping_grows_aloud_where_the_matrix_is_singular(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_singular_matrix_raises_the_damping_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     gram = Gram(64)
     gram.update(torch.ones(1, 2, 64) * torch.linspace(1, 1e6, 64))
     with caplog.at_level(logging.WARNING):

@@ -1,4 +1,4 @@
-"""Every example recipe, stage by stage as it stands, on a tiny model, a short text and few tokens."""
+"""Every example recipe, with its stages unchanged, on a tiny model, a short text and few tokens."""
 
 import tomllib
 from pathlib import Path
@@ -22,7 +22,7 @@ SMALL_STAGES = {
 
 
 def small(path: Path, model: Path, text: Path) -> Recipe:
-    """The recipe in `path` with another base and text, and less of everything."""
+    """The recipe in `path` with a tiny base, a short text and few tokens."""
     values: dict[str, Any] = tomllib.loads(path.read_text())
     values["base"] = str(model)
     values["calibration"] |= {"source": str(text)} | SMALL
@@ -31,7 +31,7 @@ def small(path: Path, model: Path, text: Path) -> Recipe:
     return msgspec.convert(values, Recipe)
 
 
-def test_there_are_five_at_most_and_each_says_what_it_is_for() -> None:
+def test_there_are_at_most_five_recipes_and_each_states_its_purpose() -> None:
     assert 0 < len(RECIPES) <= 5
     for path in RECIPES:
         assert path.read_text().startswith("# "), path

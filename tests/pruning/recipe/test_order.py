@@ -1,4 +1,4 @@
-"""What a recipe's stages undo is said before any work, and is what they then do undo."""
+"""The warning about undone quantisation comes before any work, and is right."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +20,12 @@ KINDS = ("wanda", "gptq", "width by second_order", "reconstruct", "distill codes
 
 
 def sentences(text: str) -> list[str]:
-    """What is said of a recipe with these stages."""
+    """The warnings about a recipe with these stages."""
     return list(undone_quantisations(msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_said_before_is_what_happens(
+def test_a_warned_stage_does_undo_the_quantisation(
     recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     own = STAGES[kind].split("\n[[stages]]\n")[-1]  # without the stage that prunes first

@@ -104,11 +104,11 @@ def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
     assert "\n" not in str(caught.value)
 
 
-def test_a_mark_of_byte_order_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + DEFAULT.read_bytes())
     assert read(tmp_path / "marked.toml") == read(DEFAULT)
 
 
-def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"none\.toml: cannot be read: No such file or directory"):
         read(tmp_path / "none.toml")

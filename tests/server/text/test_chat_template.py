@@ -1,4 +1,4 @@
-"""Chat templates: what honest ones use is there, and hostile ones end in a sentence."""
+"""Chat templates: common features work, and hostile templates end in one sentence."""
 
 from datetime import datetime
 
@@ -49,12 +49,12 @@ def test_a_hostile_template_ends_in_a_sentence(template: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["center", "format", "indent", "pprint", "wordwrap", "xmlattr", "urlize"])
-def test_filters_that_widen_are_refused_at_load(name: str) -> None:
+def test_unbounded_filters_are_refused_at_load(name: str) -> None:
     with pytest.raises(ArtifactError, match="not valid"):
         ChatTemplate(f"{{{{ 'x' | {name} }}}}", {})
 
 
-def test_names_that_widen_are_not_there() -> None:
+def test_unbounded_globals_do_not_exist() -> None:
     for name in ("lipsum", "cycler", "joiner"):
         with pytest.raises(ArtifactError, match="failed"):
             ChatTemplate(f"{{{{ {name}(n=10) }}}}", {}).render([])
@@ -66,7 +66,7 @@ def test_a_template_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch
         ChatTemplate("{% for m in messages %}x{% endfor %}", {}).render([{"role": "user", "content": "x"}])
 
 
-def test_what_templates_use_is_there() -> None:
+def test_common_template_features_work() -> None:
     template = (
         "{%- set ns = namespace(n=0) -%}{{ bos_token }}{% for m in messages %}{% if loop.index > 2 %}{% break %}"
         "{% endif %}{% set ns.n = ns.n + 2 * 3 %}{% generation %}{{ m | tojson }}{% endgeneration %}{% endfor %}"

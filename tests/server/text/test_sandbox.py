@@ -1,4 +1,4 @@
-"""Templates that mean to fill the memory or to run for ever, each in a process that may do neither."""
+"""Hostile templates that would fill the memory or never end, run in a process with limits on both."""
 
 import json
 import subprocess
@@ -66,7 +66,7 @@ for name, template in json.load(sys.stdin).items():
 """
 
 
-def test_each_ends_in_a_sentence_and_in_little_memory() -> None:
+def test_each_hostile_template_ends_in_one_sentence_with_little_memory() -> None:
     templates = json.dumps({name: SET + template for name, template in HOSTILE.items()})
     run = subprocess.run([sys.executable, "-c", PROGRAM], input=templates, capture_output=True, text=True, check=False)
     ended = {name: (text, peak) for name, text, peak in map(json.loads, run.stdout.splitlines())}
@@ -77,7 +77,7 @@ def test_each_ends_in_a_sentence_and_in_little_memory() -> None:
         assert peak < 300, name
 
 
-def test_a_template_of_a_megabyte_is_not_even_parsed() -> None:
+def test_an_oversized_template_is_refused_before_parsing() -> None:
     with pytest.raises(Exception, match="more than 262144 characters"):
         ChatTemplate("{{ 1 }}" * 100_000, {})
 
@@ -101,7 +101,7 @@ def test_a_template_of_a_megabyte_is_not_even_parsed() -> None:
         ("{{ namespace(a=1) }}{{ nothing is defined }}", "<namespace>False"),
     ],
 )
-def test_what_honest_templates_do_is_as_in_jinja(template: str, expected: str) -> None:
+def test_harmless_templates_render_as_in_jinja(template: str, expected: str) -> None:
     assert ChatTemplate(template, {}).render([{"role": "user", "content": "hi"}]) == expected
 
 

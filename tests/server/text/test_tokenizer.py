@@ -1,4 +1,4 @@
-"""Our tokenizer against transformers' own, tiktoken against both, and templates that mean harm."""
+"""Our tokenizer against transformers' own, and tiktoken against both."""
 
 import json
 import random
@@ -155,7 +155,7 @@ def test_the_real_vocabulary_too(base_artifact: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [" " * 300_000, "\n" * 300_000, "a" * 300_000])
-def test_monstrous_runs_are_counted_and_soon(base_artifact: Path, text: str) -> None:
+def test_very_long_runs_are_counted_fast(base_artifact: Path, text: str) -> None:
     tokenizer = Tokenizer.load(base_artifact)
     assert tokenizer.count(text) == len(tokenizer.encode(text))
 
@@ -228,7 +228,7 @@ def test_special_tokens_that_a_user_writes_stay_text(library: Library, tmp_path:
         (normalizers.Lowercase(), "<|TASK|>"),
     ],
 )
-def test_letters_that_a_normalizer_makes_a_special_token_of_stay_text(
+def test_text_that_a_normalizer_turns_into_a_special_token_stays_text(
     tmp_path: Path, normalizer: normalizers.Normalizer, content: str
 ) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -262,7 +262,7 @@ def test_a_template_may_refuse_the_messages(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_stream_of_any_ids_joins_to_the_text_of_all(library: Library, tmp_path: Path, seed: int) -> None:
+def test_a_stream_of_any_ids_joins_to_their_decoded_text(library: Library, tmp_path: Path, seed: int) -> None:
     tokenizer = Tokenizer.load(save(tmp_path, library))
     generator = random.Random(seed)
     ids = [generator.randrange(tokenizer.vocabulary + 5) for _ in range(60)]

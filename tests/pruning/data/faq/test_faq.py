@@ -21,7 +21,7 @@ def found(reader: object, page: str) -> dict[str, str]:
     return dict(pairs(reader.blocks(page)))  # type: ignore[attr-defined]
 
 
-def test_headings_of_html_and_what_is_no_text_of_the_page() -> None:
+def test_headings_of_html_without_navigation() -> None:
     page = """<html><head><title>What is this?</title></head><body><nav><h3>Where am I?</h3></nav>
     <h1>All about pears</h1><p>Preface.</p>
     <div class="toc"><dl><dt>1.1. What is a pear?</dt></dl></div>
@@ -49,7 +49,7 @@ def test_terms_and_bold_paragraphs_of_html() -> None:
     assert found(html, page) == {"Why?": "Because I say so.", "How?": "So."}
 
 
-def test_tags_that_html_lets_one_omit() -> None:
+def test_omitted_html_tags() -> None:
     assert found(html, "<dl><dt>Why?<dd>Because.<dt>How?<dd>So.</dl>") == {"Why?": "Because.", "How?": "So."}
     assert found(html, "<p><b>Why?</b><p>Because.<p><b>How?</b><p>So.") == {"Why?": "Because.", "How?": "So."}
     many = "<h2>Why?</h2>" + "<p>Because." * 2000  # each of which was within the one before
@@ -116,7 +116,9 @@ def test_the_command_writes_a_task_that_can_be_read(tmp_path: Path, capsys: pyte
         ("a.md", "# Why?\nSo.", "x.jsonl", "name it .*x.toml"),
     ],
 )
-def test_what_gives_no_task(tmp_path: Path, name: str, page: str, output: str, sentence: str) -> None:
+def test_pages_without_a_usable_task_are_refused(
+    tmp_path: Path, name: str, page: str, output: str, sentence: str
+) -> None:
     (tmp_path / name).write_text(page)
     with pytest.raises(TaskError, match=sentence):
         from_faq([tmp_path / name], tmp_path / "out" / output)

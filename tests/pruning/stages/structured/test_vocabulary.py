@@ -321,7 +321,7 @@ def changed(folder: Path, target: Path, name: str, **values: Any) -> Path:
         ("config.json", {}, STAGE + "keep = 256\n", "keep = 256 is too small: 268 tokens are single bytes, special"),
         ("config.json", {}, STAGE + "keep = 300\n", "Expected `int` that's a multiple of 64"),
         ("config.json", {}, STAGE + DEPTH, "vocabulary must be the last stage"),
-        ("config.json", {}, STAGE + 'source = "none.txt"\n', "none.txt is not there"),
+        ("config.json", {}, STAGE + 'source = "none.txt"\n', "none.txt does not exist"),
     ],
 )
 def test_it_is_refused_before_any_work(

@@ -226,7 +226,7 @@ def test_too_few_texts_in_a_domain_are_one_sentence(halved: StageModel, inputs: 
             '[{ name = "a", sorce = "x" }]',
             "unknown field `sorce` - at `$.stages[0].domains[0]`; allowed: buckets, name",
         ),
-        ('[{ name = "a", source = "none.txt" }]', "none.txt is not there"),
+        ('[{ name = "a", source = "none.txt" }]', "none.txt does not exist"),
     ],
 )
 def test_a_mistake_in_the_domains_is_one_sentence(
