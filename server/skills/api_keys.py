@@ -132,9 +132,7 @@ def revoke(path: Path, id: str) -> Key:
     with _changing(path) as file:
         found = [key for key in file.keys if key.id == id and not key.revoked]
         if not found:
-            raise ConfigError(
-                f"{path} has no valid key {id!r}; `secateur keys list` shows all, revoked ones too"
-            )
+            raise ConfigError(f"{path} has no valid key {id!r}; `secateur keys list` shows all, revoked ones too")
         gone = msgspec.structs.replace(found[0], revoked=_now())
         _write(path, KeyFile(tuple(gone if key is found[0] else key for key in file.keys)))
     return gone

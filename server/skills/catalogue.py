@@ -6,7 +6,6 @@ Denied by default: without keys no program can use a skill, without origins no p
 import hmac
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
 
 from msgspec import Struct
 
@@ -37,11 +36,6 @@ class Skills:
     def __init__(self, skills: Iterable[Skill], keys: Keys | None = None) -> None:
         self._skills = {skill.name: skill for skill in skills}
         self._keys = keys or Keys(None)
-
-    @classmethod
-    def load(cls, path: Path, keys: Keys | None = None) -> Self:
-        """Read one TOML file, or every one in a folder; raises ConfigError naming file and field."""
-        return cls(cls.read(path), keys)
 
     @staticmethod
     def read(path: Path) -> list[Skill]:

@@ -46,9 +46,6 @@ class MemoryWindows:
         self._windows: OrderedDict[tuple[Unit, str], _Window] = OrderedDict()
         """The one spent from least recently is first."""
 
-    def __len__(self) -> int:
-        return len(self._windows)
-
     async def spend(self, unit: Unit, owner: str, cost: int, limit: int) -> Spent:
         """Spend `cost` if at most `limit` is then spent within the window."""
         now = self._clock()

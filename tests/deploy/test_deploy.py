@@ -174,7 +174,7 @@ def test_the_settings_for_kubernetes_are_read_and_its_probes_answer(serve: Serve
     for name, text in objects["ConfigMap", "secateur"]["data"].items():
         (tmp_path / name).write_text(text)
     settings = config.load(tmp_path / "server.toml")
-    assert Skills.load(tmp_path / settings.skills.name).names == ("help",)
+    assert Skills(Skills.read(tmp_path / settings.skills.name)).names == ("help",)
     pod = objects["Deployment", "secateur"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

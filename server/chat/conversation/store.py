@@ -79,9 +79,6 @@ class Conversations:
         self._kept: OrderedDict[str, Conversation] = OrderedDict()
         self._gone: OrderedDict[str, float] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def gone(self, id: str) -> bool:
         """Whether the conversation was reset while a token of it may still be valid."""
         self._expire()

@@ -1,4 +1,4 @@
-"""Which scores leave with which text, for random text, stop strings and ends, against the definition on the whole."""
+"""Which logprobs are sent with which text, for random texts, stop strings and ends, compared with the whole text."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ LETTERS = "abü🌱"
 
 
 class Known:
-    """A stream of tokens that are known, and a ledger that counts nothing: only what a reply asks of either."""
+    """A stream of known tokens and a reservation that counts nothing."""
 
     cached = sampled = ready = 0
     waited = None
@@ -67,7 +67,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     finish=st.sampled_from(["stop", "length"]),
     lost=st.integers(0, 3),
 )
-def test_a_token_is_told_with_its_first_character(
+def test_a_token_is_reported_with_its_first_character(
     words: Tokenizer, text: str, stops: list[str], finish: Finish, lost: int
 ) -> None:
     ids = words.encode(text)
@@ -88,7 +88,7 @@ def test_a_token_is_told_with_its_first_character(
     assert [score.bytes for piece in read for score in piece.logprobs] == [(raw[-int(place)],) for place in told]
 
 
-def test_a_token_without_text_is_told_too(words: Tokenizer) -> None:
+def test_a_token_without_text_is_reported_too(words: Tokenizer) -> None:
     mark = words.vocabulary - 2
     tokens = [Token(id, None, Position(-1.0, ((mark, -math.inf),))) for id in (mark, *words.encode("a"), mark)]
     tokens.append(Token(next(iter(words.stop_ids)), "stop", Position(-1.0, ())))
@@ -101,7 +101,7 @@ def test_a_token_without_text_is_told_too(words: Tokenizer) -> None:
     assert read[0].logprobs[1].top_logprobs[0].logprob == LEAST  # JSON has no infinity
 
 
-def test_without_scores_nothing_is_told(words: Tokenizer) -> None:
+def test_without_logprobs_nothing_is_reported(words: Tokenizer) -> None:
     logprobs = PendingLogprobs(words)
     logprobs.add(Token(3, None), "a")
     assert logprobs.take("a", last=True) == ()

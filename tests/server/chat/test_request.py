@@ -46,7 +46,7 @@ def test_the_request_wins_over_the_skill_and_the_skill_over_the_neutral_value(na
     assert getattr(resolved(unset, **{name: other}), name) == other
 
 
-def test_the_options_of_a_request_alone_are_kept() -> None:
+def test_options_of_requests_alone_are_kept() -> None:
     asked = {"seed": 0, "logit_bias": ((3, -1.0),), "max_tokens": 3}
     sampling = resolved(Skill(name="help"), **asked)
     assert {name: getattr(sampling, name) for name in asked} == asked

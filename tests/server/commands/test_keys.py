@@ -179,7 +179,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
     write(folder, title="Before", keys=list(HELP.keys))
     prepared = parts(tmp_path, runner, skills=[], **{})
     config = msgspec.structs.replace(prepared.config, skills=folder)
-    prepared = msgspec.structs.replace(prepared, config=config, skills=Skills.load(folder))
+    prepared = msgspec.structs.replace(prepared, config=config, skills=Skills(Skills.read(folder)))
     with served(prepared, runner) as server:
         before = call(server.admin, "/admin/reload", b"").json["skills"]["help"]
         write(folder, title="After", keys=list(HELP.keys))

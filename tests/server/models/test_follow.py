@@ -1,4 +1,4 @@
-"""A promotion while replies are under way: the real server, a real registry, and models whose words are known."""
+"""Promotions while replies are running: the real server, a real registry, and scripted models."""
 
 import json
 import socket
@@ -79,14 +79,14 @@ def house(tmp_path: Path) -> House:
 
 
 def follower(server: Served) -> Follower:
-    """Of its only model."""
+    """The follower of its only model."""
     [found] = server.parts.rollout.successors.values()
     assert isinstance(found, Follower)
     return found
 
 
 def artifact(server: Served) -> str:
-    """What /v1/models says is served."""
+    """The artifact that /v1/models names."""
     raw = everything(ask(server.url, "/v1/models/help"))
     return str(json.loads(raw.split(b"\r\n\r\n", 1)[1])["artifact"])
 
@@ -99,7 +99,7 @@ def ask(url: str, path: str) -> socket.socket:
     return connection
 
 
-def test_a_stream_that_runs_during_a_promotion_ends_whole_on_the_old_version(house: House) -> None:
+def test_a_stream_running_during_a_promotion_is_finished_by_the_old_version(house: House) -> None:
     with house.served() as server:
         running = send(server.url, STREAM)
         until(lambda: house.engines["tiny@1"].running == 1)
@@ -147,7 +147,7 @@ def fail(sentence: str, *_: object) -> Never:
 
 
 @pytest.mark.parametrize("what", ["changed", "unsigned", "unloadable", "gone", "narrow", "speechless"])
-def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_one_goes_on(
+def test_an_untrusted_or_unloadable_version_is_refused_and_the_old_one_stays(
     house: House, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = house.folder / "model-2"
@@ -183,7 +183,7 @@ def test_a_version_that_cannot_be_trusted_or_loaded_is_not_served_and_the_old_on
     assert reasons[what] in caplog.text
 
 
-def test_a_signer_who_was_taken_out_signs_nothing_more(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_removed_signer_is_refused_at_once(house: House, caplog: pytest.LogCaptureFixture) -> None:
     with house.served() as server:
         house.signers.write_text(keys.Signer("bob", keys.create(house.folder / "bob.pem", elliptic=False)).line)
         house("promote", "tiny@2")
@@ -192,9 +192,7 @@ def test_a_signer_who_was_taken_out_signs_nothing_more(house: House, caplog: pyt
         assert artifact(server) == "tiny@1"
 
 
-def test_a_directory_that_is_exchanged_while_it_is_read_is_refused(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_exchanged_while_it_is_read_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     make(house.folder / "unsigned", 3.0, gates=PASSED)
     opened = loading.open_model
 
@@ -209,7 +207,7 @@ def test_a_directory_that_is_exchanged_while_it_is_read_is_refused(
         loading.Loader(made).open(made.model)
 
 
-def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> None:
+def test_a_refused_version_is_never_recorded_as_answering(house: House) -> None:
     found = Follower.open(SignedReference(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
     first = found.version
     house("promote", "tiny@2", "--signers", str(house.signers))
@@ -219,7 +217,7 @@ def test_a_version_that_was_refused_is_never_said_to_answer(house: House) -> Non
         assert registry.bindings("tiny")["help"][0] == 1
 
 
-def test_nothing_ends_the_following(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_error_ends_the_following(house: House, caplog: pytest.LogCaptureFixture) -> None:
     with house.served() as server:
         own = follower(server)
         original, calls = own.next, []
@@ -282,7 +280,7 @@ def test_what_cannot_be_trusted_is_refused_at_start(
     assert not (house.folder / "usage.sqlite3").exists()
 
 
-def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House) -> None:
+def test_requests_do_not_wait_while_a_version_is_loaded(house: House) -> None:
     with house.served() as server:
         loading, go_on = threading.Event(), threading.Event()
 
@@ -300,7 +298,7 @@ def test_a_new_request_waits_for_nothing_while_a_version_is_loaded(house: House)
 
 
 def test_prepare_opens_what_the_registry_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for the weights, which are no real model's."""
+    """Everything but the weights, which are fakes."""
     monkeypatch.setattr(loading, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
     made = prepare(load(config(house, f'model = "registry:tiny@production"\nsigners = "{house.signers}"')))
     made.ledger.close()

@@ -80,7 +80,7 @@ def artifacts(client: OpenAI) -> dict[str, str]:
 
 
 def alone(folder: Path, model: Path) -> str:
-    """What a server with this model only says."""
+    """The reply of a server with this model alone."""
     folder.mkdir()
     skill(folder, "help")
     with running(folder, model) as server, OpenAI(base_url=server.url, api_key=KEY) as client:
@@ -88,7 +88,7 @@ def alone(folder: Path, model: Path) -> str:
 
 
 def test_two_real_models_in_one_server_with_openais_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each says what it says when it is alone; rows, metrics and models name the one that answered."""
+    """Each replies as it does alone; ledger, metrics and /v1/models name the one that answered."""
     one, two, three = (tiny_llama(tmp_path / name, seed) for seed, name in enumerate(("one", "two", "three")))
     skill(tmp_path, "first")
     skill(tmp_path, "second", two)
@@ -136,7 +136,7 @@ def gauges(server: Running) -> set[str]:
 
 
 class Scripts(Loader):
-    """In the place of the real loader: a model says the first letter of its name; one called `broken` fails."""
+    """A fake loader: a model repeats the first letter of its name; one called `broken` fails."""
 
     def __init__(self, folder: Path, config: Any) -> None:
         super().__init__(config)
@@ -189,7 +189,7 @@ def post(url: str, path: str) -> bytes:
     return answer
 
 
-def test_a_reload_that_takes_a_model_away_cuts_no_stream_of_it(tmp_path: Path) -> None:
+def test_a_reload_that_removes_a_model_cuts_none_of_its_streams(tmp_path: Path) -> None:
     with scripted(tmp_path, {"help": "apple", "other": "berry"}) as (server, loader):
         streams = [send(server.url, {**STREAM, "model": name}) for name in ("help", "other")]
         until(lambda: loader.engines["apple"].running == loader.engines["berry"].running == 1)
@@ -226,7 +226,7 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
         assert get(server.admin, "/readyz")[0] == 503
 
 
-def test_a_promotion_moves_the_skills_of_that_model_only_and_cuts_nobody(tmp_path: Path) -> None:
+def test_a_promotion_moves_only_the_skills_of_that_model_and_cuts_no_stream(tmp_path: Path) -> None:
     house = House(tmp_path)
     follower = Follower.open(SignedReference(house.url, "tiny@production", house.signers), house.load)
     first = follower.version
@@ -261,7 +261,7 @@ def test_two_directories_of_one_name_are_refused_and_two_aliases_are_not() -> No
     check_names({"registry:tiny@candidate": "tiny@2", "registry:tiny@production": "tiny@2", "a/tiny": "tiny"})
 
 
-def test_a_skill_may_name_the_registry_only_where_signers_are(tmp_path: Path) -> None:
+def test_a_skill_can_name_the_registry_only_with_signers(tmp_path: Path) -> None:
     write(tmp_path, "help", "registry:tiny@production")
     made = parts(tmp_path, says(tmp_path, "unused"))
     made = msgspec.structs.replace(made, config=msgspec.structs.replace(made.config, skills=tmp_path / "skills"))

@@ -1,4 +1,4 @@
-"""Reloads that fail half-way, come at once, or bring a skill that its model cannot answer: nothing changes, and why."""
+"""Reloads that fail half-way, coincide, or bring a skill that its model cannot answer: nothing changes."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ from tests.support.harness import HELP, KEY, TEMPLATE, Serve, parts, says, serve
 
 
 def write(folder: Path, name: str, **fields: object) -> None:
-    """A skill's file, put in its place at once, as a careful deployment does."""
+    """Replace a skill's file atomically, as a careful deployment does."""
     folder.mkdir(exist_ok=True)
     lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": name, "keys": [digest(KEY)], **fields}.items()]
     beside = folder / f".{name}.{threading.get_ident()}"
@@ -32,7 +32,7 @@ def write(folder: Path, name: str, **fields: object) -> None:
     beside.replace(folder / f"{name}.toml")
 
 
-def test_a_reload_that_its_model_cannot_answer_changes_nothing_and_says_why(tmp_path: Path) -> None:
+def test_a_skill_that_its_model_cannot_answer_is_not_reloaded(tmp_path: Path) -> None:
     folder = tmp_path / "skills"
     runner = says(tmp_path, "Good day.")
     made = parts(tmp_path, runner)
@@ -54,8 +54,8 @@ def test_a_reload_that_its_model_cannot_answer_changes_nothing_and_says_why(tmp_
             assert ask(server, ASK).json["choices"][0]["message"]["content"] == "Good day."
 
 
-def test_reloads_that_come_at_once_leave_one_whole_state(tmp_path: Path) -> None:
-    """While another program writes both files again and again, and requests go on."""
+def test_concurrent_reloads_leave_one_consistent_state(tmp_path: Path) -> None:
+    """While another program keeps rewriting both files, and requests go on."""
     folder = tmp_path / "skills"
     runner = says(tmp_path, "Good day.")
     made = parts(tmp_path, runner, slots=8, max_waiting=64)
@@ -86,7 +86,7 @@ def test_reloads_that_come_at_once_leave_one_whole_state(tmp_path: Path) -> None
         assert last == {skill.name: skill.revision for skill in Skills.read(folder)}
 
 
-def test_a_signal_that_comes_while_a_model_is_loaded_waits_and_then_reloads(tmp_path: Path) -> None:
+def test_a_signal_during_loading_reloads_afterwards(tmp_path: Path) -> None:
     """Orchestrators send it when a file changes, whether the server listens already or not."""
     write(tmp_path / "skills", "help")
     (tmp_path / "server.toml").write_text(
@@ -116,8 +116,8 @@ sys.exit(serve.main([{str(tmp_path / "server.toml")!r}]))
         assert server.wait(120) == 0
 
 
-def test_a_template_that_takes_no_system_message_is_told_before_anybody_asks(tmp_path: Path) -> None:
-    """As Gemma's: it raises for every request, so the skill could answer nobody."""
+def test_a_template_without_system_messages_is_reported_before_any_request(tmp_path: Path) -> None:
+    """Such as Gemma's: it raises for every request."""
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     runner = says(tmp_path, "Good day.")
     made = parts(tmp_path, runner)
@@ -133,7 +133,7 @@ def test_a_template_that_takes_no_system_message_is_told_before_anybody_asks(tmp
 
 
 @pytest.mark.parametrize("limit", ["tokens_per_minute", "tokens_per_day", "tokens_per_month"])
-def test_a_limit_that_no_reply_fits_is_warned_of(tmp_path: Path, limit: str) -> None:
+def test_a_limit_too_small_for_any_reply_is_warned_about(tmp_path: Path, limit: str) -> None:
     made = parts(tmp_path, says(tmp_path, "Good day."))
     [model] = made.rollout.models
     made.ledger.close()
@@ -153,7 +153,7 @@ def test_no_reply_is_longer_than_the_skill_allows(serve: Serve, ceiling: int, as
         assert answer.json["usage"]["completion_tokens"] == (asked or ceiling)
 
 
-def test_a_skills_own_values_draw_unless_a_caller_asks_for_others(
+def test_a_skills_sampling_options_hold_unless_the_caller_sets_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"temperature": 0.3, "top_p": 0.8, "top_k": 40, "min_p": 0.1, "frequency_penalty": 0.5,

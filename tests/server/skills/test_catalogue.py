@@ -35,7 +35,7 @@ def test_a_key_opens_its_skills_only() -> None:
     "origin",
     ["https://a.example:443", "http://a.example", "https://a.example.evil", "https://A.example", "null", "*", "", None],
 )
-def test_an_origin_is_admitted_exactly_or_not_at_all(origin: str | None) -> None:
+def test_an_origin_must_match_exactly(origin: str | None) -> None:
     assert A.admits("https://a.example")
     assert not A.admits(origin)
     assert not CLOSED.admits(origin)
@@ -90,10 +90,10 @@ def test_a_key_is_hashed_once_a_request(tmp_path: Path, monkeypatch: pytest.Monk
     assert hashed == [shown]
 
 
-def test_what_browsers_send_is_an_origin(tmp_path: Path) -> None:
+def test_origins_as_browsers_send_them_are_accepted(tmp_path: Path) -> None:
     origins = ["https://xn--bcher-kva.example", "http://[::1]:8001", "http://127.0.0.1", "https://x.example:80", "*"]
     (tmp_path / "a.toml").write_text(f'name = "a"\norigins = {origins}')
-    assert Skills.load(tmp_path).get("a") is not None
+    assert Skills(Skills.read(tmp_path)).get("a") is not None
 
 
 def test_a_request_hashes_its_key_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_a_request_hashes_its_key_once(serve: Serve, monkeypatch: pytest.MonkeyP
     assert hashed == [KEY] * 3
 
 
-def test_who_has_no_key_learns_nothing_of_which_skills_there_are(serve: Serve) -> None:
+def test_without_a_key_an_unknown_skill_looks_like_a_known_one(serve: Serve) -> None:
     served = serve("ok", skills=(HELP,))
     shown: tuple[dict[str, Any], ...] = ({}, {"Authorization": "Bearer wrong"})
     for headers in shown:
@@ -122,8 +122,8 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "2.toml").write_text('name = "first"')
     (tmp_path / "1.toml").write_text('name = "second"')
     (tmp_path / "notes.txt").write_text("not a skill")
-    assert Skills.load(tmp_path).names == ("second", "first")
-    assert Skills.load(tmp_path / "2.toml").names == ("first",)
+    assert Skills(Skills.read(tmp_path)).names == ("second", "first")
+    assert Skills(Skills.read(tmp_path / "2.toml")).names == ("first",)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
         ('name = "a"\ntemperature = 3', r"<= 2.0 - at `\$.temperature`"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_names_file_field_and_remedy(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "a.toml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message) as caught:
-        Skills.load(tmp_path)
+        Skills(Skills.read(tmp_path))
     assert str(file) in str(caught.value)
     assert "sk-plain" not in str(caught.value)
 
@@ -184,10 +184,10 @@ def test_two_skills_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("1.toml", "2.toml"):
         (tmp_path / name).write_text('name = "same"')
     with pytest.raises(ConfigError, match=r"2\.toml.*'same'.*is taken by .*1\.toml"):
-        Skills.load(tmp_path)
+        Skills(Skills.read(tmp_path))
 
 
-def test_a_prompt_is_read_from_below_its_folder_only_and_within_bounds(tmp_path: Path) -> None:
+def test_a_prompt_file_must_lie_below_the_skills_folder_and_within_bounds(tmp_path: Path) -> None:
     """As Kubernetes mounts a ConfigMap: every file is a link within the folder."""
     folder, secret = tmp_path / "skills", tmp_path / "secret.txt"
     (folder / "..data").mkdir(parents=True)
@@ -211,7 +211,7 @@ def test_a_prompt_is_read_from_below_its_folder_only_and_within_bounds(tmp_path:
         Skills.read(folder)
 
 
-def test_every_file_that_is_wrong_is_named_and_an_editors_notes_are_no_skills(tmp_path: Path) -> None:
+def test_every_faulty_file_is_named_and_hidden_files_are_ignored(tmp_path: Path) -> None:
     for name, text in (("1", 'name = "a"'), ("2", "name = "), ("3", 'name = "c"\ntop_p = 2'), (".#1", "nonsense")):
         (tmp_path / f"{name}.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -223,11 +223,11 @@ def test_every_file_that_is_wrong_is_named_and_an_editors_notes_are_no_skills(tm
 
 def test_a_folder_without_skills_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no skill"):
-        Skills.load(tmp_path)
+        Skills(Skills.read(tmp_path))
 
 
 def test_the_demo_skill_lets_the_demo_page_in_and_nobody_else() -> None:
-    skills = Skills.load(ROOT / "examples/demo/skills")
+    skills = Skills(Skills.read(ROOT / "examples/demo/skills"))
     assert skills.names == ("help",)
     (demo,) = skills
     assert demo.admits("http://127.0.0.1:8001")

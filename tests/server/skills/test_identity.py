@@ -1,4 +1,4 @@
-"""Who a visitor is: tokens of three algorithms, made by the page's server, and all that must not pass for one."""
+"""Identity tokens of visitors: three algorithms, and every forgery that must be refused."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def skill(identity: Identity) -> Skill:
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "RS256", "EdDSA"])
-def test_a_person_is_known_by_a_token_of_the_configured_key(
+def test_a_token_signed_with_the_configured_key_identifies_its_visitor(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, algorithm: Any
 ) -> None:
     private: Any = SECRET
@@ -102,7 +102,7 @@ def test_every_other_token_is_refused_alike(serve: Serve, token: str) -> None:
     assert json.dumps(opened.json) == json.dumps(Visitor(served, identity="x").opened.json)
 
 
-def test_a_public_key_is_no_secret_of_hs256(serve: Serve) -> None:
+def test_a_public_key_is_not_accepted_as_an_hs256_secret(serve: Serve) -> None:
     private = rsa.generate_private_key(65537, 2048)
     served = serve(skills=(skill(Identity("RS256", public(private))),))
     head, body = (_base64(part) for part in ({"alg": "HS256", "typ": "JWT"}, claims()))
@@ -124,7 +124,7 @@ def _raw(value: bytes) -> str:
     return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
 
 
-def test_where_it_is_required_nobody_comes_without(serve: Serve) -> None:
+def test_a_required_token_must_be_there(serve: Serve) -> None:
     served = serve(skills=(skill(Identity("HS256", SECRET, required=True)),))
     assert Visitor(served).opened.status == 401
     assert Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256")).opened.status == 200
@@ -142,7 +142,7 @@ def test_a_conversation_belongs_to_its_person(serve: Serve) -> None:
     assert again.opened.json["resumed"]
 
 
-def test_a_page_that_holds_on_to_its_token_goes_on_with_its_own_conversation_only(serve: Serve) -> None:
+def test_an_expired_token_resumes_only_its_own_conversation(serve: Serve) -> None:
     """A session ends after ten minutes, and the token with which the page began after five at most."""
     served = serve("ok", skills=(skill(Identity("HS256", SECRET, required=True)), OTHER_SKILL))
     ada = Visitor(served, identity=jwt.encode(claims(), SECRET, "HS256"))
@@ -160,7 +160,7 @@ def test_a_page_that_holds_on_to_its_token_goes_on_with_its_own_conversation_onl
     assert Visitor(served, resume=resume).opened.status == 401
 
 
-def test_the_key_may_lie_in_a_file(tmp_path: Path) -> None:
+def test_the_key_can_be_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET + "\n")
     file = tmp_path / "a.toml"
     file.write_text('name = "a"\n[identity]\nalgorithm = "HS256"\nkey_file = "secret"')

@@ -1,4 +1,4 @@
-"""Limits of a skill, counted in memory and in a real Redis; the official client waits as it is told."""
+"""Rate limits in memory and in a real Redis, with headers that the official client obeys."""
 
 import shutil
 import socket
@@ -24,7 +24,7 @@ ASK: Any = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[str]:
-    """A Redis of its own, by its URL."""
+    """The URL of a Redis server started for this test."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed: tests/install")
@@ -62,7 +62,7 @@ def limited(**fields: Any) -> Any:
     return msgspec.structs.replace(HELP, **fields)
 
 
-def test_requests_a_minute_are_exact_and_say_when_to_come_back(serve: Serve, store: str) -> None:
+def test_requests_a_minute_are_exact_with_retry_after(serve: Serve, store: str) -> None:
     served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits=store)
     with connect(served) as client:
         for left in (2, 1, 0):
@@ -78,9 +78,7 @@ def test_requests_a_minute_are_exact_and_say_when_to_come_back(serve: Serve, sto
     assert served.parts.ledger.totals().requests == {("help", "tiny", "stop"): 3}
 
 
-def test_the_official_client_waits_as_long_as_it_is_told(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, store: str
-) -> None:
+def test_the_official_client_waits_for_retry_after(serve: Serve, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     monkeypatch.setattr("server.skills.windows.WINDOW_SECONDS", 2)
     served = serve("ok", skills=(limited(requests_per_minute=1),), rate_limits=store)
     with connect(served, max_retries=2) as client:
@@ -104,13 +102,13 @@ def test_tokens_a_minute_count_the_prompt_and_the_longest_reply(serve: Serve, st
         assert caught.value.response.headers["x-ratelimit-limit-tokens"] == "300"
 
 
-def test_what_can_never_fit_is_said_at_once(serve: Serve) -> None:
+def test_a_request_above_the_limit_of_a_whole_minute_is_invalid(serve: Serve) -> None:
     small = serve("ok", skills=(limited(tokens_per_minute=50),))
     with connect(small) as client, pytest.raises(openai.BadRequestError, match="allows 50 a minute"):
         client.chat.completions.create(model="help", messages=ASK)
 
 
-def test_replies_at_once_are_bounded_and_the_place_comes_back(serve: Serve) -> None:
+def test_concurrent_replies_are_bounded_and_each_frees_its_place(serve: Serve) -> None:
     served = serve("0123456789", delay=0.03, skills=(limited(concurrent_replies=1),))
     with connect(served) as client:
         for _ in range(3):
@@ -158,7 +156,7 @@ def test_ratings_have_the_limit_of_messages(serve: Serve) -> None:
     assert visitor.ask("two")
 
 
-def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> None:
+def test_an_ipv6_network_shares_its_sessions(serve: Serve) -> None:
     served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["127.0.0.0/8"])
 
     def opened(*addresses: str) -> int:
@@ -176,14 +174,14 @@ def test_neighbours_of_one_network_of_ipv6_share_its_sessions(serve: Serve) -> N
     assert opened("198.51.100.7, 192.0.2.1") == 429
 
 
-def test_nobody_is_believed_who_is_no_proxy(serve: Serve) -> None:
+def test_forwarded_addresses_are_believed_from_trusted_proxies_only(serve: Serve) -> None:
     served = serve("ok", skills=(limited(sessions_per_minute=2),), trusted_proxies=["192.0.2.0/24"])
     visitor = Visitor(served)
     shown = [visitor.post("session", {"skill": "help"}, X_Forwarded_For=f"198.51.100.{n}").status for n in range(2)]
     assert shown == [200, 429]
 
 
-def test_without_its_redis_nothing_is_let_in_and_nothing_hangs(serve: Serve) -> None:
+def test_without_redis_requests_are_refused_and_none_hangs(serve: Serve) -> None:
     served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits="redis://127.0.0.1:1/0")
     with connect(served) as client, pytest.raises(openai.InternalServerError, match="cannot be counted") as caught:
         client.chat.completions.create(model="help", messages=ASK)
@@ -191,13 +189,13 @@ def test_without_its_redis_nothing_is_let_in_and_nothing_hangs(serve: Serve) -> 
     assert served.parts.ledger.totals().requests == {}
 
 
-def test_a_store_that_cannot_be_is_refused_without_its_password() -> None:
+def test_a_malformed_redis_url_is_refused_without_showing_its_password() -> None:
     with pytest.raises(ConfigError) as caught:
         RateLimits("redis://:secret@host:notaport/0")
     assert "secret" not in str(caught.value)
 
 
-def test_a_stopped_reply_gives_its_place_back(serve: Serve) -> None:
+def test_a_stopped_reply_frees_its_place(serve: Serve) -> None:
     served = serve("x" * 60, delay=0.05, skills=(limited(concurrent_replies=1),))
     visitor = Visitor(served)
     with closing(visitor.stream("go")) as response:
