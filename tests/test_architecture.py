@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str] | None] = {
     "server.web": {"artifact", "chat", "engine", "metering", "models", "skills", "storage"},
     "server.chat": {"engine", "metering", "models", "skills", "storage", "text"},
     "server.models": {"artifact", "engine", "metering", "skills", "text"},
-    "server.skills": {"engine", "storage", "text"},
+    "server.skills": {"engine", "storage", "text"},  # engine: its sampling options are keys of a skill's file
     "server.engine": {"artifact"},
     "server.metering": {"storage"},
     "server.artifact": {"storage", "text"},
