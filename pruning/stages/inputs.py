@@ -79,7 +79,7 @@ def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
         sentence = f"{name} = {length} is beyond the {limit} positions of the model"
         if not any("rope" in key or key == "rotary_pct" for key in config):
             raise RecipeError(f"{sentence}: take {limit} or less")
-        logger.warning("%s, so it was never trained on that", sentence)
+        logger.warning("%s, which was never trained at that length", sentence)
 
 
 def _lengths(recipe: Recipe) -> dict[str, int]:
@@ -104,11 +104,11 @@ def reusable(output: Path, inputs: Inputs) -> Artifact | None:
     try:
         artifact = Artifact.open(output)
     except ArtifactError as error:
-        logger.info("%s; making it anew", error)
+        logger.info("%s; starting over", error)
         return None
     same = artifact.lineage.inputs == inputs.identity and artifact.lineage.evaluation is not None
     if not same:
-        logger.info("%s was made with another recipe or other data: making it anew", output)
+        logger.info("%s was made with another recipe or other data: starting over", output)
     return artifact if same else None
 
 
@@ -119,10 +119,10 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
     target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
     if found := _imported(target):
         return found
-    from pruning.model.base import import_base  # brings transformers, which takes seconds
+    from pruning.model.base import import_base  # imports transformers, which takes seconds
 
     with locked(cache / ".lock", f"importing a model into {cache}"):
-        if found := _imported(target):  # another process was faster, and may be reading it
+        if found := _imported(target):  # another process imported it meanwhile, and may be reading it
             return found
         logger.info("importing %s", path)
         import_base(path, digest, target)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 NEAR = 1e-2
-"""Relative tolerance of the comparison: float32 beside the massive activations of some tokens."""
+"""Relative tolerance of the comparison, for float32 in the presence of massive activations."""
 
 
 def stream_writers(linears: Mapping[str, nn.Module], states: Tensor, run: Callable[[], Tensor]) -> tuple[str, ...]:

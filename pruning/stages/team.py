@@ -32,8 +32,8 @@ class Team(NamedTuple):
         if batch % self.size:
             fitting = max(batch // self.size, 1) * self.size
             raise RecipeError(
-                f"batch = {batch} of the stage {kind} cannot be shared out equally among {self.size} processes: "
-                f"take a multiple of {self.size}, such as {fitting}"
+                f"batch = {batch} of the stage {kind} does not divide among {self.size} processes: "
+                f"choose a multiple of {self.size}, such as {fitting}"
             )
 
     def part(self, sequences: Tensor) -> Tensor:
@@ -87,6 +87,5 @@ def _reporting_lost_process() -> Iterator[None]:
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise TeamBroken(
-            f"another process of this run has ended, so it cannot go on ({reason}): run the same command again, and it "
-            "goes on where it was"
+            f"another process of this run has ended ({reason}): run the same command again to resume"
         ) from error

@@ -39,6 +39,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("model") / "tiny", num_hidden_layers=6)
 
 
+@pytest.fixture(scope="session")
+def base_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A --base-cache shared by all tests of a process, so that a base is imported and evaluated once."""
+    return tmp_path_factory.mktemp("base-cache")
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, model: Path, text: Path) -> Callable[[str], Path]:
     """Writes a recipe with the given stages."""

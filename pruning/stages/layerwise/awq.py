@@ -79,7 +79,7 @@ def _say_unscaled(names: list[str]) -> None:
     """Warn of layers that were rounded without scaling."""
     if names:
         logger.warning(
-            "the inputs of %d layers, %s for instance, come from where no scale folds into: they are rounded unscaled",
+            "%d layers, such as %s, are rounded unscaled: no module before them can be scaled down",
             len(names), names[0],
         )  # fmt: skip
 

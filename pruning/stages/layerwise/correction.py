@@ -90,7 +90,7 @@ class ForwardTrace:
 
 
 class Correction:
-    """Runs each block beside the same block of the unpruned model, and corrects its weights by `strength`.
+    """Runs each block alongside the unpruned model's, and corrects its weights by `strength`.
 
     With `sequential`, each group of layers that share an input sees the earlier groups pruned; otherwise all are
     observed at once. The unpruned model's states are journalled in `originals`.
@@ -170,7 +170,7 @@ def recording(
 
     def see(name: str, inputs: Tensor) -> None:
         if name in record.inputs:
-            raise ModelRefused(f"{name} is called more than once: take correction = 0")
+            raise ModelRefused(f"{name} is called more than once in a block: use correction = 0")
         record.inputs[name] = inputs
         if len(record.inputs) == len(names) and not whole:
             raise Enough
@@ -209,6 +209,6 @@ def input_groups(view: BlockView) -> list[list[str]]:
     for name in view.linears:
         if name not in record.inputs or record.inputs[name].shape[:-1].numel() != tokens:
             raise ModelRefused(
-                f"{name} does not see every token, so there is nothing to compare it with: take correction = 0"
+                f"{name} does not see every token, so it cannot be compared with the unpruned model: use correction = 0"
             )
     return list(groups.values())

@@ -92,8 +92,8 @@ def check(stage: Layerwise, config: dict[str, Any], context: StageContext) -> di
         for level, groups in patterns.items():
             if columns % groups.columns:
                 raise RecipeError(
-                    f'"{level}" asks for whole groups of {groups.columns} columns, but {name} has {columns} inputs: '
-                    "choose groups of a size that divides them, or a fraction such as 0.5"
+                    f'"{level}" needs whole groups of {groups.columns} columns, but {name} has {columns} inputs: '
+                    "choose a group size that divides them, or a fraction such as 0.5"
                 )
     return config
 
@@ -103,7 +103,7 @@ def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
     columns, name = max((weight_of(linear).shape[1], name) for name, linear in blocks.linears(0).items())
     if tokens < TOKENS_PER_COLUMN * columns:
         logger.warning(
-            "%d tokens of calibration are few for the %d inputs of %s: %d or more give a steadier result",
+            "%d calibration tokens are few for the %d inputs of %s: %d or more give a more stable result",
             tokens, columns, name, TOKENS_PER_COLUMN * columns,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from typing import Any
 from pruning.errors import ModelRefused, RecipeError
 
 MULTIPLE = 64
-"""The number of kept tokens is a multiple of this, for the sake of every runtime's kernels."""
+"""The number of kept tokens is a multiple of this, which suits the kernels of all runtimes."""
 
 
 class Merges:
@@ -21,7 +21,7 @@ class Merges:
     def __init__(self, model: Mapping[str, Any]) -> None:
         affixes = any(model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix"))
         if "merges" not in model or affixes:
-            raise ModelRefused("the tokenizer is no plain byte pair encoding, so tokens cannot be taken out of it")
+            raise ModelRefused("the tokenizer is not a plain byte-pair encoding, so no token can be removed")
         self._ranks = {pair: rank for rank, pair in enumerate(map(pair_of, model["merges"]))}
 
     def parts(self, token: str) -> tuple[str, ...]:

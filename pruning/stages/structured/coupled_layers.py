@@ -39,7 +39,7 @@ def feed_forward(blocks: Blocks, named: Mapping[str, str]) -> CoupledLayers:
         columns = weight_of(linears[rowwise]).shape[1]
         if len(colwise) < QKV and all(weight_of(linears[name]).shape[0] == columns for name in colwise):
             return CoupledLayers(colwise, rowwise, columns)
-    raise ModelRefused(_lacking(blocks, "feed-forward layers, whose widths agree"))
+    raise ModelRefused(_lacking(blocks, "feed-forward layers of one width"))
 
 
 def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any]) -> CoupledLayers:
@@ -51,12 +51,12 @@ def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any
     heads = config.get("num_attention_heads") or 0
     units = config.get("num_key_value_heads") or heads
     if units and heads % units:
-        raise ModelRefused(f"config.json's {heads} heads do not divide into its {units} KV groups, so none can go")
+        raise ModelRefused(f"config.json's {heads} heads do not divide into its {units} KV groups: none can be removed")
     for colwise, rowwise in _pairs(blocks, named):
         rows = [weight_of(linears[name]).shape[0] for name in colwise]
         if len(colwise) == QKV and units and not any(count % units for count in rows):
             return CoupledLayers(colwise, rowwise, units)
-    raise ModelRefused(_lacking(blocks, "attention with queries, keys and values in layers of their own"))
+    raise ModelRefused(_lacking(blocks, "attention with separate layers for queries, keys and values"))
 
 
 def _pairs(blocks: Blocks, named: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:

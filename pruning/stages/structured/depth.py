@@ -151,7 +151,7 @@ def shortened(config: Mapping[str, Any], removed: Sequence[int], blocks: int) ->
     """`config` with the block count and all per-block lists shortened; raises ModelRefused if it has no block count."""
     counts = [key for key in COUNT_KEYS if config.get(key) == blocks]
     if not counts:
-        raise ModelRefused(f"config.json does not say that the model has {blocks} blocks, so none can be removed")
+        raise ModelRefused(f"config.json does not state the number of blocks, {blocks}, so none can be removed")
     result = dict(config)
     for key, value in config.items():
         if isinstance(value, list) and len(value) == blocks:

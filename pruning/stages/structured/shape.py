@@ -65,7 +65,7 @@ def find_structure(blocks: Blocks, named: Mapping[str, str], config: Mapping[str
     """The structure of a model; raises ModelRefused if its configuration or plan does not show it."""
     hidden = config.get("hidden_size")
     if hidden is None:
-        raise ModelRefused("config.json names no hidden_size, so the residual stream cannot be cut")
+        raise ModelRefused("config.json has no hidden_size, so the residual stream cannot be cut")
     groups = {"kv_groups": attention(blocks, named, config), "ffn": feed_forward(blocks, named)}
     linears = local_linears(blocks, 0)
     rows = {name: weight_of(linears[name]).shape[0] for group in groups.values() for name in group.colwise}
@@ -158,7 +158,7 @@ class TargetShape(NamedTuple):
 
 
 def _cuts(structure: Structure, kept: Mapping[str, Tensor]) -> Iterator[Cut]:
-    """The cut of every module, from what is `kept` of each kind."""
+    """The cut of every module, from the numbers `kept` of each kind."""
     hidden = kept.get("hidden")
     for index, prefix in structure.blocks():
         for kind, group in structure.groups.items():

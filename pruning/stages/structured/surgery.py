@@ -41,7 +41,7 @@ def with_width(config: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
     keys = keys or [key for key in WIDTH_KEYS if key in config and config[key] is None]  # GPT-2: None means 4 x hidden
     if keys:
         return {**config, **dict.fromkeys(keys, new)}
-    raise ModelRefused(f"config.json does not say that the feed-forward layers have {old} units, so none can be cut")
+    raise ModelRefused(f"config.json does not state the {old} units of the feed-forward layers, so none can be cut")
 
 
 def with_heads(config: Mapping[str, Any], columns: int, old: int, new: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def with_heads(config: Mapping[str, Any], columns: int, old: int, new: int) -> d
     allowed = [old - count for count in range(1, old) if hidden % (heads // old * count) == 0]
     if old - new not in allowed:
         raise RecipeError(
-            f"kv_groups = {old - new} would leave {heads // old * new} heads in {new} KV groups of the {old}, but the "
+            f"kv_groups = {old - new} would leave {heads // old * new} heads in {new} of {old} KV groups, but the "
             f"heads must divide the hidden size {hidden}; allowed: {', '.join(map(str, sorted(allowed))) or 'none'}"
         )
     changed = {"num_attention_heads": heads // old * new, "head_dim": columns // heads}

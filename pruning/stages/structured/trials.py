@@ -68,7 +68,7 @@ class RemovalTrials:
         losses = [self._loss(states[trial]) for trial in range(1, len(alive) + 1)]
         best = min(range(len(losses)), key=lambda trial: losses[trial] if isfinite(losses[trial]) else inf)
         if not isfinite(losses[best]):
-            raise ModelRefused("the loss on the calibration text is not finite, whichever block is left out")
+            raise ModelRefused("the loss on the calibration text is not finite, whichever block is removed")
         perplexity = torch.tensor(losses[best]).exp().item()
         return {"block": alive[best], "perplexity": perplexity, "seconds": monotonic() - start}
 

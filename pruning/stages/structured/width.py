@@ -32,7 +32,7 @@ from server.artifact.checkpoint.lineage import Step
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 32
-"""Feed-forward widths are multiples of this, for the sake of every runtime's kernels."""
+"""Feed-forward widths are multiples of this, which suits the kernels of all runtimes."""
 
 
 def apply(stage: Width, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:

@@ -45,7 +45,7 @@ class TrainingData(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """A text and the buckets that are read of it."""
+    """A text and the buckets to read."""
 
     source: str
     buckets: tuple[int, ...]
@@ -148,7 +148,7 @@ def _ids(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> Dra
     if len(held_out) < stage.held_out * stage.length or len(ids) < (wanted if again else stage.length):
         raise DataError(
             f"{source} has {len(texts)} texts in the buckets {sorted(buckets)}: too few to hold out "
-            f"{stage.held_out} x {stage.length} tokens and to train on others"
+            f"{stage.held_out} x {stage.length} tokens and train on the others"
         )
     return DrawnIds(ids, held_out, len(once))
 
@@ -189,7 +189,7 @@ def _repeat(once: list[int], texts: list[Document], count: int, seed: int, encod
     if count > MOST_READINGS * len(once) > 0:
         raise DataError(
             f"the budget of {count} tokens would read the {len(once)} tokens of the texts more than {MOST_READINGS} "
-            "times: name a smaller one, or more text"
+            "times: choose a smaller budget, or more text"
         )
     ids, readings = once, 1
     while 0 < len(ids) < count:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pruning.model.weights import Shards
 from pruning.stages.training.mixture import DomainMixture
-from server.artifact.checkpoint.safetensors_file import SafetensorsFile
+from server.artifact.checkpoint.safetensors_file import SafetensorsWriter
 from server.storage.files import replacing
 
 ENTRY = "state"
@@ -86,7 +86,7 @@ class Journal:
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Stream `tensors` into a temporary file and rename it to `path`; leaves nothing half written."""
     with replacing(path) as partial:
-        file = SafetensorsFile(partial)
+        file = SafetensorsWriter(partial)
         try:
             for name, tensor in tensors.items():
                 file.add(name, tensor.cpu())

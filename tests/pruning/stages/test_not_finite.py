@@ -125,9 +125,9 @@ def test_a_perplexity_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_training_that_cannot_begin_is_refused(
     recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Distillation, "_judge", lambda *_: float("nan"))
+    monkeypatch.setattr(Distillation, "_measure", lambda *_: float("nan"))
     assert prune(recipe(stage(DISTILL)), tmp_path) == 2
-    sentence = "distilling cannot begin: the model's score on the held-out texts is not finite"
+    sentence = "distilling cannot start: the model's score on the held-out texts is not finite"
     assert capsys.readouterr().err.splitlines()[-1] == f"secateur: {sentence}"
     assert not (tmp_path / "out").exists()
 
@@ -136,7 +136,7 @@ def test_training_that_diverges_is_rolled_back_and_says_what_to_do(
     recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     scores = itertools.chain([1.0], itertools.repeat(float("nan")))
-    monkeypatch.setattr(Distillation, "_judge", lambda *_: next(scores))
+    monkeypatch.setattr(Distillation, "_measure", lambda *_: next(scores))
     assert prune(recipe(stage(DISTILL)), tmp_path) == 0
     said = [record.message for record in caplog.records]
     sentence = "the held-out score after step 2 is not finite; choose a learning_rate below 0.5"

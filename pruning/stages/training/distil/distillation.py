@@ -119,7 +119,7 @@ class Distillation(TrainingRun):
 
 
 def build(task: Task, precision: Precision) -> Student:
-    """The student that the stage asks for: with adapters, quantised, or plain."""
+    """The student of the stage's options: with adapters, quantised, or plain."""
     stage, network = task.stage, load(task.student, precision.dtype, precision.device)
     if stage.lora:
         return LoRAStudent(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)

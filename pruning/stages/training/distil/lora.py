@@ -1,4 +1,4 @@
-"""The student of distillation with LoRA: low-rank adapters beside frozen weights, merged to score and store them.
+"""The student of distillation with LoRA: low-rank adapters on frozen weights, merged to score and store them.
 
 Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, https://arxiv.org/abs/2106.09685, equation 3.
 """
@@ -17,7 +17,7 @@ from pruning.stages.training.student import Student, TrainedParameters, block_li
 class LoRAStudent(Student):
     """Trains adapters of the linear layers; stored weights are merged, and zero wherever the base weight is zero.
 
-    `merged` is a second copy of the network, which is scored with the merged weights.
+    `merged` is a second copy of the network, which holds the merged weights while they are scored.
     """
 
     def __init__(self, network: nn.Module, merged: nn.Module, lora: LoRA, seed: int) -> None:

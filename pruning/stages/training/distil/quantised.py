@@ -37,7 +37,7 @@ class QuantisedStudent(Student):
         self._again: list[str] = []  # already quantised, with other codes
         self._scales = {name: self._start(name, source.scales(name)) for name in linears}
         if self._again:
-            what = f"{self._bits} bits in groups of {self._group}, {self._again[0]} for instance"
+            what = f"{self._bits} bits in groups of {self._group}, such as {self._again[0]}"
             logger.warning("%d weights quantised to another format are rounded again, to %s", len(self._again), what)
         self.settle()
 

@@ -36,7 +36,9 @@ def halves_of(block: nn.Module, states: Tensor, call: Call) -> Halves:
         if not any(value is not None and value.any() for value in found.values()):
             continue  # unused, or without effect, as a norm whose weight is zero
         if unused := [name for name, value in found.items() if value is None]:
-            raise ModelRefused(_sentence(block, f"{unused[0]} is after the attention, and the rest of {part} before"))
+            raise ModelRefused(
+                _sentence(block, f"{unused[0]} is used after the attention, the rest of {part} before it")
+            )
         first |= found.keys()
     if not any(f"{name}.weight" in first for name, module in block.named_modules() if is_linear(module)):
         raise ModelRefused(_sentence(block, f"all its linear layers lead to {last}"))

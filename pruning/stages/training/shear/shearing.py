@@ -142,6 +142,6 @@ def prove(model: StageModel, shape: TargetShape, ids: Tensor) -> None:
         target = ", ".join(f"{kind} = {size}" for kind, size in shape.target.items())
         raise ModelRefused(
             f"a {model.config['model_type']} model cannot be cut to {target}: its logits would differ by "
-            f"{difference:.0%} from those with masks, as if norms subtract the mean or embeddings are scaled by the "
+            f"{difference:.0%} from those with masks, as if norms subtracted the mean or embeddings were scaled by the "
             "hidden size: leave out hidden, or use width and depth"
         )

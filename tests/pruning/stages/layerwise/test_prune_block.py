@@ -143,7 +143,7 @@ def test_few_tokens_for_a_gram_matrix_are_said_once(
     recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stage = '[[stages]]\nkind = "layerwise"\ntechnique = {{ name = "{}", sparsity = "2:4" }}\n'
-    few = ["384 tokens of calibration are few for the 128 inputs of model."]
+    few = ["384 calibration tokens are few for the 128 inputs of model."]
     corrected = stage.replace("technique", "correction = 0.5\ntechnique")
     for name, toml, expected in (("wanda", stage, []), ("sparsegpt", stage, few), ("wanda", corrected, few)):
         caplog.clear()

@@ -65,7 +65,7 @@ def test_every_list_of_one_value_a_block_is_cut() -> None:
     config = {"num_hidden_layers": 4, "layer_types": ["a", "b", "a", "c"], "eos_token_id": [1, 2], "hidden_size": 4}
     short = depth.shortened(config, (1,), 4)
     assert short == config | {"num_hidden_layers": 3, "layer_types": ["a", "a", "c"]}
-    with pytest.raises(ModelRefused, match="does not say that the model has 5 blocks"):
+    with pytest.raises(ModelRefused, match="does not state the number of blocks, 5"):
         depth.shortened(config, (1,), 5)
 
 

@@ -215,7 +215,7 @@ def test_with_fewer_tokens_than_the_text_uses_perplexity_is_for_each_token_of_th
     assert evaluation is not None
     expected = float(torch.tensor(losses).mean().exp())
     assert evaluation.perplexity["pruned"] == pytest.approx(expected, rel=1e-4)
-    assert "its loss for each token of the base's vocabulary" in capsys.readouterr().out
+    assert "its loss is per token of the base's vocabulary" in capsys.readouterr().out
 
 
 def test_quantised_weights_stay_so(folder: Path, tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_bytes_to_fall_back_on_stay(tmp_path: Path) -> None:
     [
         (toy(LETTERS, [("a", "b")] * 1), None, RecipeError, "would remove none of the 61 tokens"),
         (toy(LETTERS * 1 + "".join(map(chr, range(0x100, 0x130))), [("a", "b")] * 20), 64, RecipeError, "at least 128"),
-        (toy(LETTERS, []) | {"pre_tokenizer": None}, 64, ModelRefused, "the tokenizer knows no bytes"),
-        ({"model": {"type": "WordLevel", "vocab": {}}}, 64, ModelRefused, "is no plain byte pair encoding"),
+        (toy(LETTERS, []) | {"pre_tokenizer": None}, 64, ModelRefused, "the tokenizer has no byte tokens"),
+        ({"model": {"type": "WordLevel", "vocab": {}}}, 64, ModelRefused, "is not a plain byte-pair encoding"),
     ],
 )
 def test_what_cannot_be_made_smaller_is_refused(
@@ -315,8 +315,8 @@ def changed(folder: Path, target: Path, name: str, **values: Any) -> Path:
     [
         ("generation_config.json", {"pad_token_id": 630}, STAGE, "names the token id 630, which tokenizer.json lacks"),
         ("generation_config.json", {"eos_token_id": [0, {}]}, STAGE, "names the token id {}, which tokenizer.json"),
-        ("tokenizer_config.json", {"added_tokens_decoder": [0]}, STAGE, "no object whose keys are ids of tokens"),
-        ("tokenizer_config.json", {"added_tokens_decoder": {"630": {}}}, STAGE, "no object whose keys are ids of"),
+        ("tokenizer_config.json", {"added_tokens_decoder": [0]}, STAGE, "not an object whose keys are ids of tokens"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"630": {}}}, STAGE, "not an object whose keys are ids of"),
         ("config.json", {"max_position_embeddings": 33}, STAGE + "keep = 320\n", "choose a window below 32"),
         ("config.json", {}, STAGE + "keep = 256\n", "keep = 256 is too small: 268 tokens are single bytes, special"),
         ("config.json", {}, STAGE + "keep = 300\n", "Expected `int` that's a multiple of 64"),

@@ -14,7 +14,7 @@ DEPTH = 'kind = "depth"\nremove = 1\n'
 NARROWER = f'kind = "shear"\nhidden = 32\n{TRAINED}\n'
 RECONSTRUCT = 'kind = "reconstruct"\n'
 HOARDING = TRAINED.replace("held_out = 2", "held_out = 4000")
-SCARCE = "too few to hold out 4000 x 16 tokens and to train on others"
+SCARCE = "too few to hold out 4000 x 16 tokens and train on the others"
 
 
 def refused(recipe: Callable[[str], Path], folder: Path, first: str, second: str) -> None:
@@ -27,13 +27,13 @@ def refused(recipe: Callable[[str], Path], folder: Path, first: str, second: str
 @pytest.mark.parametrize(
     ("first", "second", "sentence"),
     [
-        (WANDA, f"{RECONSTRUCT}held_out = 11", "needs as many sequences, but the calibration has 12"),
+        (WANDA, f"{RECONSTRUCT}held_out = 11", "needs 13 sequences, but the calibration has 12"),
         (DEPTH, RECONSTRUCT + "held_out = 2", "needs the base's 3 blocks, but the model has 2: use distill"),
         (NARROWER, RECONSTRUCT + "held_out = 2", "needs the base's hidden size 64, but the model has 32: use distill"),
         (WANDA, f'kind = "distill"\n{HOARDING}', SCARCE),
         (WANDA, f'kind = "continue"\ndomains = [{{ name = "all" }}]\n{HOARDING}', SCARCE),
         (WANDA, f'kind = "shear"\nffn = 96\n{HOARDING}', SCARCE),
-        (WANDA, f'kind = "distill"\nlora = {{}}\nembeddings = true\n{TRAINED}', "embeddings = true has nothing to"),
+        (WANDA, f'kind = "distill"\nlora = {{}}\nembeddings = true\n{TRAINED}', "embeddings = true has no effect"),
     ],
 )
 def test_it_is_refused_before_any_work(

@@ -189,16 +189,14 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
 
 def test_domains_that_share_texts_are_a_mistake(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = msgspec.structs.replace(STAGE, domains=(Domain("all"), Domain("some", buckets=(2, 9))))
-    with pytest.raises(
-        RecipeError, match=r"the domains all and some share texts of .*: give them buckets that are apart"
-    ):
+    with pytest.raises(RecipeError, match=r"the domains all and some share texts of .*: give them disjoint buckets"):
         apply(stage, halved, StageContext(inputs, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("buckets", "sentence"),
-    [("buckets = [0, 1]", "share texts of .*: give them buckets that are apart"), ('source = "self"', "other sources")],
+    [("buckets = [0, 1]", "share texts of .*: give them disjoint buckets"), ('source = "self"', "other sources")],
 )
 def test_they_are_refused_before_the_stages_ahead_of_them_work(
     buckets: str, sentence: str, recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -50,7 +50,7 @@ def test_a_budget_beyond_the_texts_reads_them_again_in_another_order(
 ) -> None:
     data = draw_training_data(Distill(tokens=8192, length=32, batch=4, held_out=6), inputs)
     assert data.training.numel() == 8192
-    assert "the budget of 8192 tokens reads the" in caplog.text
+    assert "the budget of 8192 tokens repeats the" in caplog.text
     ids = data.training.flatten().tolist()
     assert [at for at in range(len(ids) - 63) if ids[at : at + 64] == ids[:64]] == [0]
 
@@ -88,5 +88,5 @@ def test_another_source_and_other_buckets(inputs: Inputs, tmp_path: Path, caplog
 
 @pytest.mark.parametrize("held_out", [80, 200])
 def test_too_few_texts_are_one_sentence(inputs: Inputs, held_out: int) -> None:
-    with pytest.raises(DataError, match=rf"too few to hold out {held_out} x 64 tokens and to train on others"):
+    with pytest.raises(DataError, match=rf"too few to hold out {held_out} x 64 tokens and train on the others"):
         draw_training_data(Distill(tokens=64, length=64, batch=1, held_out=held_out), inputs)

@@ -231,6 +231,6 @@ def test_blocks_of_different_sizes_are_refused(made: tuple[Blocks, Artifact, Pat
     search.refuse_unequal(blocks)
     original = blocks.linears
     blocks.linears = lambda index: dict(list(original(index).items())[index == 1 :])  # type: ignore[method-assign]
-    with pytest.raises(RecipeError, match=r"the blocks have from [\d,]+ to [\d,]+ weights"):
+    with pytest.raises(RecipeError, match=r"the blocks have between [\d,]+ and [\d,]+ weights"):
         search.refuse_unequal(blocks)
     blocks.linears = original  # type: ignore[method-assign]

@@ -161,7 +161,10 @@ def test_codes_of_another_kind_are_rounded_again_and_it_is_said(
     quantised: StageModel, inputs: Inputs, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounded = student(quantised, inputs)
-    assert "21 weights that are quantised otherwise are rounded again, to 3 bits in groups of 32, model." in caplog.text
+    assert (
+        "21 weights quantised to another format are rounded again, to 3 bits in groups of 32, such as model."
+        in caplog.text
+    )
     groups = rounded.weights()[UP].float().view(128, 2, 32)
     assert max(len(group.unique()) for row in groups for group in row) <= 8
     assert max(len(group.unique()) for row in quantised.source.tensor(UP).view(128, 2, 32) for group in row) > 8

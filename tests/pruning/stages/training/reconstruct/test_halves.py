@@ -71,10 +71,10 @@ class Experts(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("block", "why"), [(Mixer(), "all its linear layers lead to out"), (Experts(), "mlp.1.weight is after the")]
+    ("block", "why"), [(Mixer(), "all its linear layers lead to out"), (Experts(), "mlp.1.weight is used after the")]
 )
 def test_a_block_without_two_halves_is_refused(block: nn.Module, why: str) -> None:
-    with pytest.raises(ModelRefused, match=f'cannot be told apart .{why}.*: use unit = "block"'):
+    with pytest.raises(ModelRefused, match=f'cannot be separated .{why}.*: use unit = "block"'):
         halves_of(block, torch.randn(2, 3, 4), Call((), {}))
 
 

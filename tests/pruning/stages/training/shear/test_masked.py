@@ -106,11 +106,15 @@ def test_without_masks_the_network_is_the_model() -> None:
 @pytest.mark.parametrize(
     ("kind", "target", "sentence"),
     [
-        ("gemma", {"hidden": 48}, "a gemma model cannot be cut to hidden = 48: its logits would be .* off those with"),
+        (
+            "gemma",
+            {"hidden": 48},
+            "gemma model cannot be cut to hidden = 48: its logits would differ by .* from those with",
+        ),
         ("starcoder2", {"hidden": 48}, "a starcoder2 model cannot be cut to hidden = 48"),
         ("olmo", {"hidden": 48, "ffn": 64}, "an? olmo model cannot be cut to hidden = 48, ffn = 64"),
-        ("phi3", {"layers": 2}, "plan of Phi3ForCausalLM names no attention with queries, keys and values"),
-        ("gpt2", {"layers": 2}, "config.json names no hidden_size"),
+        ("phi3", {"layers": 2}, "plan of Phi3ForCausalLM has no attention with separate layers"),
+        ("gpt2", {"layers": 2}, "config.json has no hidden_size"),
     ],
 )
 def test_an_architecture_that_does_not_fit_is_refused_before_any_work(
@@ -126,13 +130,16 @@ def test_an_architecture_that_does_not_fit_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ({"layers": 3}, "layers = 3 is to stay of the model's 3 layers: name a smaller number, or leave layers out"),
-        ({"hidden": 64}, "hidden = 64 is to stay of the model's 64 hidden dimensions"),
-        ({"kv_groups": 2}, "kv_groups = 2 is to stay of the model's 2 KV groups"),
-        ({"ffn": 160}, "ffn = 160 is to stay of the model's 128 feed-forward units"),
+        (
+            {"layers": 3},
+            "layers = 3 removes none of the model's 3 layers: choose a smaller number, or leave layers",
+        ),
+        ({"hidden": 64}, "hidden = 64 removes none of the model's 64 hidden dimensions"),
+        ({"kv_groups": 2}, "kv_groups = 2 removes none of the model's 2 KV groups"),
+        ({"ffn": 160}, "ffn = 160 removes none of the model's 128 feed-forward units"),
         (
             {"hidden": 50},
-            "hidden = 50 with 4 heads in 2 KV groups: transformers asks that the heads divide the hidden size; "
+            "hidden = 50 with 4 heads in 2 KV groups: transformers requires the heads to divide the hidden size; "
             "allowed: a multiple of 4 for hidden, or for kv_groups 1",
         ),
         ({"hidden": 49, "kv_groups": 1}, "allowed: a multiple of 2 for hidden, or for kv_groups none"),
@@ -150,7 +157,7 @@ def test_what_is_called_by_keyword_is_refused_in_a_sentence() -> None:
     model, _ = given("llama")
     network = load(model, torch.float32)
     MaskHooks(network, shape_of(model, **ALL).structure)
-    with pytest.raises(ModelRefused, match="norms are called by keyword, so that their inputs cannot be masked"):
+    with pytest.raises(ModelRefused, match="norms are called by keyword, so their inputs cannot be masked"):
         network.get_submodule("model.norm")(hidden_states=torch.ones(1, 1, 64))
 
 

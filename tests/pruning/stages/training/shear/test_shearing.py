@@ -73,7 +73,7 @@ def test_a_target_that_cannot_be_is_refused_before_the_stages_ahead_of_it_work(
     path = recipe(f'[[stages]]\nkind = "depth"\nremove = 1\n{RECIPE}'.replace("layers = 2", "layers = 5"))
     arguments = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
     assert main(arguments) == 2
-    assert "layers = 5 is to stay of the model's 2 layers" in capsys.readouterr().err
+    assert "layers = 5 removes none of the model's 2 layers" in capsys.readouterr().err
     assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
