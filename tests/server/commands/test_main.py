@@ -1,5 +1,6 @@
 """The console script, in processes of its own."""
 
+import argparse
 import hashlib
 import os
 import re
@@ -7,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 from subprocess import PIPE
@@ -62,6 +65,24 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         main([command, "--help"])
     assert left.value.code == 0
     assert f"secateur {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_option_has_help(command: str) -> None:
+    top: argparse.ArgumentParser = import_module(COMMANDS[command].module).parser()
+    assert top.prog == f"secateur {command}"
+    assert top.description
+    assert not [f"{parser.prog} {action.dest}" for parser, action in options(top) if not action.help]
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+    """Every option and argument of a command and its subcommands."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from options(below)
+        else:
+            yield parser, action
 
 
 def test_keys_create_prints_a_key_once_and_the_line_to_paste(capsys: pytest.CaptureFixture[str]) -> None:
