@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from msgspec.structs import asdict
 from prometheus_client import CollectorRegistry
 
 from server.chat.conversation.feedback import Feedback
@@ -54,4 +53,5 @@ def described(model: Model) -> Described:
         "technique": "+".join(step.technique for step in lineage.steps) or "none",
         "digest": lineage.files.get("model.safetensors", ""),
     }
-    return Described(labels, [asdict(choice) for choice in model.choices])
+    choices = [{"subject": one.subject, "kernel": one.value, "reason": one.reason} for one in model.choices]
+    return Described(labels, choices)
