@@ -1,4 +1,4 @@
-// Draws: stacked bars of days, and histograms with their quantiles. Nothing here fetches or keeps anything.
+// Stacked bars of days and histograms with quantiles, as SVG; pure functions of their arguments.
 const SVG = "http://www.w3.org/2000/svg";
 
 export function html(name, attributes = {}, ...children) {
@@ -28,7 +28,7 @@ export function seconds(value) {
   return `${value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 })} s`;
 }
 
-/** Round steps for an axis from 0 to at least `most`. */
+/** Round tick values from 0 to at least `most`. */
 export function ticks(most) {
   const rough = Math.max(most, 1) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -38,7 +38,7 @@ export function ticks(most) {
 
 const date = (day, options) => new Date(`${day}T00:00Z`).toLocaleDateString("en", { timeZone: "UTC", ...options });
 
-/** One bar for each day, stacked by skill, `width` pixels wide; `use` maps day to skill to tokens. */
+/** A bar per day, stacked by skill, in `width` pixels; `use` maps day to skill to tokens. */
 export function stacked(days, skills, use, { color, width }) {
   const [height, left, bottom, top] = [width < 600 ? 200 : 250, 44, 24, 10];
   const every = width < 600 ? 10 : 5;
@@ -77,7 +77,7 @@ export function stacked(days, skills, use, { color, width }) {
   return root;
 }
 
-/** How often each duration came, on a logarithmic axis, with lines at the median and the 95th percentile. */
+/** A histogram of durations on a logarithmic axis, with lines at the median and the 95th percentile. */
 export function histogram(values, quantiles, { label, width }) {
   const [height, bottom, top, bins] = [118, 20, 16, 40];
   const low = Math.log10(Math.max(values[0], 1e-4)) - 0.02;

@@ -1,12 +1,12 @@
-// Shows what /admin/summary says, and asks again every two seconds while the page is seen.
+// Draws the figures of /admin/summary, and polls it every two seconds while the page is visible.
 import { compact, histogram, html, seconds, stacked } from "/admin/charts.js";
 
 const PERIOD = 2000;
 const SPEED_SECONDS = 20;
-const COLORS = 7; // more skills than that are drawn as one
+const COLORS = 7; // further skills share one colour
 const OTHERS = "others";
 const ENDS = ["stop", "length", "client_gone", "budget", "rejected", "server_shutdown", "recovered", "error"];
-const ranks = []; // skills by their use when they were first seen: a colour stays while the page is open
+const ranks = []; // skills ordered by their use when first seen, so that colours never change while the page is open
 const WORDS = {
   stop: "ended by itself", length: "at the longest allowed", budget: "at the budget", client_gone: "reader left",
   server_shutdown: "server stopped", recovered: "server died", rejected: "refused", error: "failed",
@@ -40,7 +40,7 @@ function signIn() {
   find("sign-in").hidden = false;
 }
 
-/** A link cannot show a key, so a file is asked for as the figures are. */
+/** Fetch a linked file: a plain link cannot send the admin key. */
 async function download(event) {
   if (!sessionStorage.getItem(KEY)) return;
   event.preventDefault();
@@ -68,7 +68,7 @@ function show({ live, summary }) {
 function draw() {
   const summary = latest;
   const unchanged = JSON.stringify([summary, find("days").clientWidth]);
-  if (unchanged === drawn) return; // what a reader has opened or selected stays
+  if (unchanged === drawn) return; // keeps what the reader has opened or selected
   drawn = unchanged;
   const color = colors(summary);
   drawDays(summary, color);

@@ -1,4 +1,4 @@
-// Shows the skill's totals, asks for them again every two seconds while the page is seen, and has the chat ask questions.
+// Polls the skill's totals every two seconds while the page is visible, and sends example questions to the chat.
 const cells = document.querySelectorAll("[data-total]");
 const freshness = document.querySelector("#freshness");
 const usual = freshness.textContent;
