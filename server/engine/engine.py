@@ -35,7 +35,6 @@ class Engine:
         max_waiting: int = 64,
         look_up: PromptLookup | None = None,
     ) -> None:
-        self.slots = slots
         self.context = context
         self.sampler = choose_sampler()
         self._runner = runner

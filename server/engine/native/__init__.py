@@ -1,6 +1,6 @@
-"""The CPU runtime in C++: packed weights, and products with them.
+"""The CPU runtime in C++: forward passes on packed weights, and sampling.
 
-The compiled part is optional: `absent()` says in a sentence why it is not there.
+The compiled module is optional; `absent()` gives the reason if it is missing.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def absent() -> str | None:
-    """Why the compiled part cannot be used, or None where it can."""
+    """Why the compiled module cannot be used, or None if it can."""
     try:
         import_module("server.engine.native._core")
     except ImportError as error:
@@ -22,5 +22,5 @@ def absent() -> str | None:
 
 
 def core() -> Any:
-    """The compiled module; raises ImportError where `absent` gives a reason."""
+    """The compiled module; raises ImportError if it is absent."""
     return import_module("server.engine.native._core")

@@ -1,8 +1,8 @@
-"""`python -m server.engine.native.bench`: tokens a second of the linear layers of a model, for each layout and batch.
+"""`python -m server.engine.native.bench`: tokens a second of a model's linear layers, by layout and batch size.
 
-Random weights in the shapes of SmolLM2-135M, runs of all layouts in turns, the fastest of each counts; no attention and
-no sampling, so this is a bound for the engine and not its speed. One thread is measured in processor time, so that
-other processes that share the core disturb little; several are measured by the clock.
+Random weights in the shapes of SmolLM2-135M, without attention and sampling: an upper bound of the engine's speed. The
+layouts run in turns and the fastest run of each counts. One thread is measured in processor time, which other processes
+on the core disturb little; several threads by the clock.
 """
 
 import argparse
@@ -22,11 +22,13 @@ Array = NDArray[Any]
 
 
 class Storage(NamedTuple):
-    """How the weights of a row of the table are stored."""
+    """A weight layout."""
 
     kind: str
     keep: int
+    """Values kept of every 64 columns; 64: dense, 0: unstructured."""
     group: int = 64
+    """Columns that share a scale."""
 
 
 STORAGES = {
@@ -44,11 +46,13 @@ STORAGES = {
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m server.engine.native.bench", description=__doc__)
-    parser.add_argument("--storage", action="append", choices=STORAGES, help="only this one; can be repeated")
+    parser.add_argument(
+        "--storage", action="append", choices=STORAGES, help="measure only this layout; can be repeated"
+    )
     parser.add_argument("--batch", type=int, action="append", help="rows of input; can be repeated; default 1, 8, 16")
     parser.add_argument("--instructions", default="", help="avx512, avx2 or portable; default: the best")
     parser.add_argument(
-        "--as-stored", action="store_true", help="not in tiles, nor in pages of 2 MB: as a mapped file is"
+        "--as-stored", action="store_true", help="neither in tiles nor in pages of 2 MB, like a mapped file"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--layers", type=int, default=30)
@@ -57,7 +61,7 @@ def main() -> None:
     if options.threads == 1:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     chosen, reason = core().choose(options.instructions)
-    print(f"{chosen.name}: {reason}; {options.threads} threads; memory is read at {bandwidth():.1f} GB/s by one")
+    print(f"{chosen.name}: {reason}; {options.threads} threads; one reads memory at {bandwidth():.1f} GB/s")
     print(f"{'weights':18} {'MB':>6} {'batch':>5} {'tokens/s':>9} {'median':>9} {'slowest':>9} {'GB/s':>6}")
     pages = Pages() if chosen.tiles and not options.as_stored else None
     models = {name: Model(STORAGES[name], options.layers, pages) for name in options.storage or STORAGES}
@@ -87,14 +91,14 @@ class Model:
         self.bytes = 0
         self._layers = []
 
-        def laid_out(weight: Any) -> Any:
+        def placed(weight: Any) -> Any:
             return weight.tiled(pages.take(weight.tiled_bytes)) if pages else weight
 
         for together in shapes:
             arrays = [_random(generator, storage, *shape) for shape in together]
             self.bytes += sum(a.nbytes for parts in arrays for a in parts.values() if a is not None)
             weights = [
-                laid_out(
+                placed(
                     core().Weight(
                         kind=storage.kind, rows=rows, columns=columns, keep=storage.keep, group=storage.group, **parts
                     )
@@ -115,7 +119,7 @@ class Model:
 
 
 def _random(generator: numpy.random.Generator, storage: Storage, rows: int, columns: int) -> dict[str, Array | None]:
-    """The arrays of a random matrix in this storage."""
+    """The arrays of a random matrix in this layout."""
     runs = columns // 64
     scales = None if storage.kind == "bf16" else numpy.full(rows * -(-columns // storage.group), 0x2000, numpy.uint16)
     mask = offsets = None
@@ -133,7 +137,7 @@ def _random(generator: numpy.random.Generator, storage: Storage, rows: int, colu
 
 
 def _masks(generator: numpy.random.Generator, keep: int, count: int) -> NDArray[numpy.uint64]:
-    """Random masks with `keep` bits, or each bit with a chance of one half where `keep` is 0."""
+    """Random masks of `keep` bits each; if 0, each bit with probability one half."""
     if keep == 0:
         return generator.integers(0, 2**64, count, dtype=numpy.uint64)
     some = numpy.zeros((4096, 64), bool)
@@ -143,7 +147,7 @@ def _masks(generator: numpy.random.Generator, keep: int, count: int) -> NDArray[
 
 
 def bandwidth() -> float:
-    """GB/s of reading 256 MB with one thread: the sum of float64 by numpy, the fastest of five."""
+    """GB/s at which one thread reads 256 MB, as numpy sums float64: the fastest of five runs."""
     values = numpy.ones(32 << 20)
     times = []
     for _ in range(5):

@@ -1,6 +1,6 @@
-"""Memory for weights in pages of 2 MB: with those of 4 KB, a third of the memory's speed goes into finding addresses.
+"""Copies weights into huge pages of 2 MB: with pages of 4 KB, TLB misses cost a third of the memory bandwidth.
 
-A mapped file has pages of 4 KB on most file systems, so weights are copied where there is room.
+Most file systems map files in pages of 4 KB, so weights are copied if they fit into memory.
 """
 
 import mmap
@@ -21,14 +21,14 @@ MEMORY = Path("/proc/meminfo")
 
 
 class Pages:
-    """Copies arrays behind each other, each onto a multiple of 64 bytes; an array keeps what it lies in alive."""
+    """An arena of huge pages; each array starts at a multiple of 64 bytes and keeps its memory alive."""
 
     def __init__(self) -> None:
         self._block = numpy.empty(0, numpy.uint8)
         self._used = 0
 
     def keep(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The same values, in large pages."""
+        """Copy an array into the arena."""
         place = self.take(array.nbytes).view(array.dtype)
         place[:] = array
         return place
@@ -45,15 +45,15 @@ class Pages:
 
 def _block(size: int) -> NDArray[numpy.uint8]:
     memory = mmap.mmap(-1, -(-size // PAGE) * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE") and HUGE_PAGES.exists():  # elsewhere the pages are those there are
+    if hasattr(mmap, "MADV_HUGEPAGE") and HUGE_PAGES.exists():  # else the system's own page size
         memory.madvise(mmap.MADV_HUGEPAGE)
     return numpy.frombuffer(memory, numpy.uint8)
 
 
 def choose_pages(size: int, *, tiles: bool, beside: int = 0) -> tuple[Pages | None, Choice]:
-    """Where weights of `size` bytes lie while they are used, and why, where `beside` more bytes will be needed.
+    """An arena for weights of `size` bytes, or None to use the mapped file, and the reason.
 
-    `tiles`: in another order.
+    `tiles`: the kernels read another order than the file's. `beside`: bytes needed for the KV cache.
     """
     mapped = "mapped from the file"
     free = available()
@@ -63,16 +63,14 @@ def choose_pages(size: int, *, tiles: bool, beside: int = 0) -> tuple[Pages | No
             "weights", mapped, f"{size >> 20} MB are too much to copy where {free >> 20} MB are free{keys}"
         )
     if tiles:
-        return Pages(), Choice(
-            "weights", "copied into tiles", "so they are read in the order in which they are computed"
-        )
+        return Pages(), Choice("weights", "copied into tiles", "so they are read in the order of the computation")
     if not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text():
         return None, Choice("weights", mapped, "this system has no pages of 2 MB")
-    return Pages(), Choice("weights", "copied", "pages of 2 MB are read faster than a mapped file's of 4 KB")
+    return Pages(), Choice("weights", "copied", "pages of 2 MB are read faster than a mapped file's pages of 4 KB")
 
 
 def available() -> int:
-    """Bytes that could be had without swapping, in this control group; no end of them where the system does not say."""
+    """Bytes available without swapping, in this control group; practically unlimited if the system does not say."""
     allowed = resources.memory_allowed()
     free = 1 << 62 if allowed is None else max(0, allowed)
     for line in MEMORY.read_text().splitlines() if MEMORY.exists() else ():

@@ -1,6 +1,6 @@
-"""What this process may use, by its affinity and its control group: cores, memory, and the threads that follow.
+"""The cores and memory that this process may use, by its CPU affinity and its control group (version 1 or 2).
 
-Outside of one, the group's own directory counts, as a systemd unit's does; the groups above it are not looked at.
+Only the process's own group counts, such as a container's or a systemd unit's; groups above it are ignored.
 """
 
 import math
@@ -13,7 +13,7 @@ OWN = Path("/proc/self/cgroup")
 
 
 def cores_allowed(root: Path = ROOT, own: Path = OWN) -> float | None:
-    """The cores that may be used, by the quota; None where there is no limit."""
+    """The CPU quota in cores; None without a limit."""
     for group in _groups(root, own, ""):
         quota, _, period = _text(group / "cpu.max").partition(" ")
         if quota:
@@ -26,18 +26,18 @@ def cores_allowed(root: Path = ROOT, own: Path = OWN) -> float | None:
 
 
 def memory_allowed(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """Bytes that may still be had; pages of files that were read once give way, so they do not count as used."""
+    """Bytes below the memory limit, not counting reclaimable file pages as used; None without a limit."""
     for group in _groups(root, own, ""):
         if limit := _text(group / "memory.max"):
             return None if limit == "max" else int(limit) - _used(group, "memory.current", "inactive_file")
     for group in _groups(root / "memory", own, "memory"):
-        if limit := _text(group / "memory.limit_in_bytes"):  # some 2^63 where there is none
+        if limit := _text(group / "memory.limit_in_bytes"):  # about 2^63 without a limit
             return int(limit) - _used(group, "memory.usage_in_bytes", "total_inactive_file")
     return None
 
 
 def choose_threads(wanted: int | None = None) -> tuple[int, str]:
-    """The number of threads, and why."""
+    """The number of threads of a runner, and the reason."""
     if wanted is not None:
         return wanted, "it was asked for"
     cores = len(os.sched_getaffinity(0))
@@ -50,7 +50,7 @@ def choose_threads(wanted: int | None = None) -> tuple[int, str]:
 
 
 def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Where the process's group may be seen: by its name, or as the root; `controller` is empty in version 2."""
+    """Directories that may be the process's group: by its name, then the root; `controller` is empty in version 2."""
     for line in _text(own).splitlines():
         _, controllers, name = line.split(":", 2)
         if controller in controllers.split(","):
@@ -64,7 +64,7 @@ def _used(group: Path, current: str, inactive: str) -> int:
 
 
 def _text(file: Path) -> str:
-    """What stands in the file; nothing where there is none."""
+    """The file's contents, stripped; empty if it cannot be read."""
     try:
         return file.read_text().strip()
     except OSError:

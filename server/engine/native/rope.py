@@ -1,6 +1,6 @@
-"""The angles by which queries and keys are turned at each position, from what `config.json` says of them.
+"""Rotary embedding frequencies, in radians per position, from a `config.json`.
 
-Frequencies are radians a position. Types that change with the length of the text are refused: keys are kept.
+Types that depend on the length of the text are refused, because keys are cached.
 """
 
 import math
@@ -11,21 +11,21 @@ from msgspec import Struct
 
 
 class Refused(Exception):
-    """The native step has no plan for a model; the message says why."""
+    """The native step cannot run a model; the message gives the reason."""
 
 
 class Rope(Struct, frozen=True):
-    """Turns the first 2 * len(frequencies) values of a head, and multiplies them by `factor`."""
+    """Rotates the first 2 * len(frequencies) values of a head, and scales them by `factor`."""
 
     frequencies: tuple[float, ...]
     factor: float = 1.0
 
 
 def rope_of(values: Mapping[str, Any], width: int, layers: str) -> Rope:
-    """The rope of the `layers` of one type, for heads of `width` values; raises Refused."""
+    """The rope of layers of type `layers`, for heads of `width` values; raises Refused."""
     settings = _settings(values, layers)
     if float(settings.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise Refused("it turns only a part of each head, which its kind of model does not")
+        raise Refused("its partial_rotary_factor is not 1, which is not supported")
     kind = str(settings.get("rope_type") or settings.get("type") or "default")
     base = float(settings["rope_theta"])
     plain = tuple(base ** (-index / width) for index in range(0, width, 2))
@@ -39,18 +39,18 @@ def rope_of(values: Mapping[str, Any], width: int, layers: str) -> Rope:
         if kind == "yarn":
             return _yarn(plain, base, values, settings)
     except KeyError as missing:
-        raise Refused(f"rope type {kind} needs {missing}") from None
-    raise Refused(f"rope type {kind} has no plan; there is one for default, linear, llama3 and yarn")
+        raise Refused(f"its rope type {kind} needs {missing}") from None
+    raise Refused(f"its rope type {kind} is not supported; default, linear, llama3 and yarn are")
 
 
 def _settings(values: Mapping[str, Any], layers: str) -> dict[str, Any]:
-    """The settings in force for the layers of a type, whether the configuration is written the new way or the old."""
+    """The rope settings of a type of layers, in the current or the older form of `config.json`."""
     local = layers == "sliding_attention"
     theta = values.get("rope_local_base_freq" if local else "rope_theta") or 10000.0
     found = values.get("rope_parameters") or {}
     if layers in found or "full_attention" in found:
         found = found.get(layers) or {}
-    elif not found and not local:  # the old way scales the layers that see all
+    elif not found and not local:  # the older form scales only full attention
         found = values.get("rope_scaling") or {}
     elif local:
         found = {}
@@ -58,7 +58,7 @@ def _settings(values: Mapping[str, Any], layers: str) -> dict[str, Any]:
 
 
 def _llama3(frequency: float, settings: Mapping[str, Any]) -> float:
-    """Long waves are stretched by `factor`, short ones stay, and those between go over smoothly."""
+    """Llama 3.1's scaling: low frequencies divided by `factor`, high ones kept, interpolated between."""
     factor, low, high = (float(settings[name]) for name in ("factor", "low_freq_factor", "high_freq_factor"))
     turns = float(settings["original_max_position_embeddings"]) * frequency / (2 * math.pi)
     if turns < low:
@@ -70,7 +70,7 @@ def _llama3(frequency: float, settings: Mapping[str, Any]) -> float:
 
 
 def _yarn(plain: tuple[float, ...], base: float, values: Mapping[str, Any], settings: Mapping[str, Any]) -> Rope:
-    """YaRN: interpolates frequencies that turn seldom within the original context, keeps those that turn often."""
+    """YaRN (arXiv 2309.00071): interpolates frequencies of few turns in the original context, keeps the others."""
     width = 2 * len(plain)
     original = float(settings.get("original_max_position_embeddings") or values["max_position_embeddings"])
     factor = float(settings["factor"])
@@ -91,7 +91,7 @@ def _yarn(plain: tuple[float, ...], base: float, values: Mapping[str, Any], sett
 
 
 def _yarn_factor(factor: float, settings: Mapping[str, Any]) -> float:
-    """By how much queries and keys grow."""
+    """YaRN's attention factor, by which queries and keys are scaled."""
 
     def grown(scale: float) -> float:
         return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0

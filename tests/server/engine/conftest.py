@@ -1,4 +1,4 @@
-"""One thread for tensors: these tests are many tiny models, which a second thread only slows."""
+"""One thread for torch: a second one only slows these tiny models."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Given back, since other tests of the process compare sums with those of new processes, bit for bit."""
+    """Restored afterwards, since other tests compare sums with those of new processes bit for bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

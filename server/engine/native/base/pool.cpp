@@ -1,9 +1,10 @@
+// Rounds are announced by an atomic counter, on which idle threads spin briefly before they sleep.
 #include "base/pool.hpp"
 
 namespace secateur {
 namespace {
 
-constexpr int SPINS = 2000;  // tens of microseconds: longer than between two products of a step, shorter than a turn
+constexpr int SPINS = 2000;  // tens of microseconds: longer than the gap between two products of a step
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -11,7 +12,7 @@ inline void pause() {
 #endif
 }
 
-// Returns once `value` is no longer `old`: looks for a while, then sleeps until it is told.
+// Waits until `value` differs from `old`, and returns it: spins, then sleeps.
 uint32_t await(const std::atomic<uint32_t>& value, uint32_t old) {
     for (int spin = 0; spin < SPINS; ++spin) {
         uint32_t now = value.load(std::memory_order_acquire);

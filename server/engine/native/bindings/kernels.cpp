@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <span>
+#include <stdexcept>
 
 #include "base/require.hpp"
 #include "bindings/bindings.hpp"
@@ -20,13 +21,13 @@ Kind kind_of(const std::string& name) {
     if (name == "bf16") return Kind::bf16;
     if (name == "int8") return Kind::int8;
     if (name == "int4") return Kind::int4;
-    throw nb::value_error(("no weights are stored as " + name).c_str());
+    throw std::invalid_argument("no weights are stored as " + name + ": choose bf16, int8 or int4");
 }
 
 constexpr int64_t LARGEST = int64_t{1} << 28;
 
 void check(const Matrix& matrix, const Weight& weight) {
-    require(matrix.rows >= 0 && matrix.columns >= 1, "a matrix has at least one column, and no fewer than 0 rows");
+    require(matrix.rows >= 0 && matrix.columns >= 1, "a matrix has at least one column and 0 rows");
     require(matrix.rows < LARGEST && matrix.columns < LARGEST, "a matrix is larger than 2^28 rows or columns");
     require(matrix.keep >= 0 && matrix.keep <= RUN, "keep is 0 to 64");
     require(matrix.keep != 0 || matrix.kind != Kind::int4, "unstructured weights are bf16 or int8");
@@ -70,7 +71,7 @@ void multiply(Multiplier& self, const std::vector<const Weight*>& weights, Float
     std::vector<float*> places;
     for (size_t i = 0; i < weights.size(); ++i) {
         const Matrix& matrix = weights[i]->matrix;
-        require(int64_t(input.shape(1)) == matrix.columns, "the input's columns are not the weight's");
+        require(int64_t(input.shape(1)) == matrix.columns, "the input has another number of columns than the weight");
         require(outputs[i].shape(0) == input.shape(0) && int64_t(outputs[i].shape(1)) == matrix.rows,
                 "an output is not [tokens, rows]");
         matrices.push_back(matrix);
@@ -93,16 +94,10 @@ Weight tiled(const Weight& weight, Array<uint8_t, 1> room) {
     return {matrix, Bytes(room), {}, {}, {}};
 }
 
-void unpack_row_to(const Weight& weight, int64_t index, Array<float, 1> out) {
-    require(index >= 0 && index < weight.matrix.rows, "there is no such row");
-    require(int64_t(out.shape(0)) == weight.matrix.columns, "the output is not [columns]");
-    unpack_row(weight.matrix, index, out.data());
-}
-
 }  // namespace
 
 void bind_kernels(nb::module_& module) {
-    nb::class_<Weight>(module, "Weight", "A view of one packed matrix; it keeps the arrays that hold it alive.")
+    nb::class_<Weight>(module, "Weight", "A view of one packed matrix; it keeps its arrays alive.")
         .def("__init__", build, nb::kw_only(), nb::arg("kind"), nb::arg("rows"), nb::arg("columns"), nb::arg("keep"),
              nb::arg("group"), nb::arg("values"), nb::arg("mask").none(), nb::arg("scales").none(),
              nb::arg("offsets").none())
@@ -110,25 +105,25 @@ void bind_kernels(nb::module_& module) {
         .def_prop_ro("columns", [](const Weight& weight) { return weight.matrix.columns; })
         .def_prop_ro("tiled_bytes", [](const Weight& weight) { return tiled_bytes(weight.matrix); },
                      "Size of the room that `tiled` needs.")
-        .def("tiled", tiled, nb::arg("room"), "Copy the weight into `room`, laid out for instruction sets that read tiles.")
-        .def("row", unpack_row_to, nb::arg("index"), nb::arg("out"), "Write one row as float32 [columns] to `out`.");
+        .def("tiled", tiled, nb::arg("room"), "Copy the weight into `room` in tiles, for kernels that read them.");
     nb::class_<Pool>(module, "Pool", "Threads that share out work; the caller is one of them.")
         .def(nb::init<int>(), nb::arg("threads"))
         .def_prop_ro("threads", &Pool::threads);
-    nb::class_<Instructions>(module, "InstructionSet", "The instructions that kernels use.")
+    nb::class_<Instructions>(module, "InstructionSet", "The kernels of one instruction set.")
         .def_prop_ro("name", [](const Instructions& set) { return std::string(set.set->name); })
-        .def_prop_ro("tiles", [](const Instructions& set) { return set.set->tiles; }, "Whether it wants tiles.");
+        .def_prop_ro("tiles", [](const Instructions& set) { return set.set->tiles; }, "Whether they read tiles.");
     module.def("available", [] {
         std::vector<std::string> names;
         for (const InstructionSet* set : available()) names.emplace_back(set->name);
         return names;
-    }, "The instruction sets that this build and this processor have, best first.");
+    }, "The instruction sets of this build that this processor supports, best first.");
     module.def("choose", [](const std::string& wanted) {
         std::string reason;
         const InstructionSet& set = choose(wanted, reason);
         return std::pair(Instructions{&set}, reason);
-    }, nb::arg("wanted") = "", "An instruction set and why: the best, or the one `wanted`, or ValueError.");
-    nb::class_<Multiplier>(module, "Multiplier", "Multiplies weights on a pool's threads; keeps its scratch between calls.")
+    }, nb::arg("wanted") = "",
+       "An instruction set and the reason: the best, or the one named `wanted`; ValueError if it is unavailable.");
+    nb::class_<Multiplier>(module, "Multiplier", "Products on a pool's threads; keeps its scratch between calls.")
         .def("__init__",
              [](Multiplier* self, Pool& pool, const Instructions& set) { new (self) Multiplier(pool, *set.set); },
              nb::arg("pool"), nb::arg("set"), nb::keep_alive<1, 2>())

@@ -53,8 +53,8 @@ std::span<const int64_t> mask_of(const MasksOfRows::value_type& mask, int64_t vo
     return span_of(*mask);
 }
 
-std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesOfRows& changes, const MasksOfRows& masks,
-                            const Instructions& set) {
+std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesOfRows& changes,
+                            const MasksOfRows& masks,                            const Instructions& set) {
     const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
     require(vocabulary > 0 && vocabulary < size_t{most_ids}, "a vocabulary has 1 to 2^28 ids");
     require(options.shape(0) == rows && options.shape(1) == 5, "options are [rows, 5]");

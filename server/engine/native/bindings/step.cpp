@@ -49,7 +49,7 @@ void bind_step(nb::module_& module) {
              nb::arg("eight_bits"), nb::arg("pool"), nb::arg("set"), nb::keep_alive<1, 6>())
         .def_prop_ro("cache_bytes", [](const BoundStep& self) { return self.step.cache_bytes(); })
         .def("run", run, nb::arg("ids"), nb::arg("chunks"), nb::arg("tables"), nb::arg("logits"),
-             "Compute a batch and write float32 logits [sum of wanted, vocabulary]; ValueError before anything is computed.");
+             "Compute a batch and write float32 logits [sum of wanted, vocabulary]; ValueError if it is invalid.");
 }
 
 }  // namespace secateur

@@ -8,8 +8,8 @@ namespace {
 
 struct Candidate {
     const InstructionSet* set;
-    bool here;
-    const char* what;
+    bool supported;
+    const char* features;
 };
 
 std::vector<Candidate> candidates() {
@@ -39,7 +39,7 @@ std::vector<Candidate> candidates() {
 std::vector<const InstructionSet*> available() {
     std::vector<const InstructionSet*> sets;
     for (const Candidate& candidate : candidates())
-        if (candidate.here) sets.push_back(candidate.set);
+        if (candidate.supported) sets.push_back(candidate.set);
     return sets;
 }
 
@@ -47,14 +47,14 @@ const InstructionSet& choose(std::string_view wanted, std::string& reason) {
     std::string lacking;
     for (const Candidate& candidate : candidates()) {
         bool named = wanted == candidate.set->name;
-        if (candidate.here && (named || wanted.empty())) {
-            reason = named ? "it was asked for" : std::string("the processor has ") + candidate.what;
+        if (candidate.supported && (named || wanted.empty())) {
+            reason = named ? "it was asked for" : std::string("the processor has ") + candidate.features;
             if (candidate.set == &PORTABLE && !named) reason = "the processor lacks " + lacking;
             else if (!lacking.empty() && !named) reason += " and lacks " + lacking;
             return *candidate.set;
         }
-        if (named) throw std::invalid_argument(std::string("this processor lacks ") + candidate.what);
-        if (!candidate.here) lacking += (lacking.empty() ? "" : ", and ") + std::string(candidate.what);
+        if (named) throw std::invalid_argument(std::string("this processor lacks ") + candidate.features);
+        if (!candidate.supported) lacking += (lacking.empty() ? "" : ", and ") + std::string(candidate.features);
     }
     throw std::invalid_argument("no instruction set is called " + std::string(wanted) +
                                 ": choose avx512, avx2 or portable");

@@ -184,7 +184,8 @@ int64_t Sampler::place_of(const Candidates& row, double factor, double uniform) 
 int64_t Sampler::place_in_nucleus(const Candidates& row, double factor, const Options& options) {
     sum_ = total(row, factor);
     rank(row, head);
-    if (!accumulate(row, factor, 0, options.top_p) && row.size > head) return place_in_wide_nucleus(row, factor, options);
+    if (!accumulate(row, factor, 0, options.top_p) && row.size > head)
+        return place_in_wide_nucleus(row, factor, options);
     const double target = options.uniform * reached_.back();
     const auto found = std::ranges::upper_bound(reached_, target);
     return place_of_key(order_[std::min<size_t>(found - reached_.begin(), reached_.size() - 1)]);

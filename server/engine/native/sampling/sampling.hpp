@@ -1,4 +1,4 @@
-// Samples an id from a row of logits, and computes log probabilities, as server/engine/sampling/reference.py defines them.
+// Samples ids from logits and computes log probabilities, as server/engine/sampling/reference.py defines them.
 //
 // Nothing sorts a vocabulary: the maxima of groups of logits tell which groups can be skipped.
 #pragma once

@@ -24,7 +24,7 @@ void require_size(const Vector& vector, int64_t size, const char* name) {
 void check_layer(const Model& model, const Layer& layer) {
     const int64_t width = model.head_width, queries = layer.query.rows, keys = layer.key.rows;
     require(queries > 0 && keys > 0 && queries % width == 0 && keys % width == 0 && queries % keys == 0,
-            "heads do not fit each other");
+            "heads, key heads and their width do not fit each other");
     require_shape(layer.query, queries, model.hidden, "query");
     require_shape(layer.key, keys, model.hidden, "key");
     require_shape(layer.value, keys, model.hidden, "value");
@@ -41,9 +41,10 @@ void check_layer(const Model& model, const Layer& layer) {
     for (const Vector* vector : {&layer.output_bias, &layer.down_bias, &layer.before_attention, &layer.after_attention,
                                  &layer.before_mlp, &layer.after_mlp})
         require_size(*vector, model.hidden, "norm or bias");
-    require(!layer.before_attention.empty() && !layer.before_mlp.empty(), "a norm is missing");
+    require(!layer.before_attention.empty() && !layer.before_mlp.empty(),
+            "a norm is missing: a layer needs before_attention and before_mlp");
     require(layer.window >= 0 && layer.rope >= -1 && layer.rope < static_cast<int32_t>(model.ropes.size()),
-            "window or rope is out of range");
+            "a layer's window or rope is out of range");
 }
 
 }  // namespace
@@ -58,7 +59,7 @@ Model checked(Model model) {
         const auto size = static_cast<size_t>(model.positions) * (rope.width / 2);
         require(rope.width > 0 && rope.width % 2 == 0 && rope.width <= model.head_width && rope.cosines.size() == size &&
                     rope.sines.size() == size,
-                "a rope does not fit the heads");
+                "a rope does not fit the heads or the positions");
     }
     for (const Layer& layer : model.layers) check_layer(model, layer);
     return model;

@@ -20,7 +20,7 @@ struct Rope {              // rotary embedding, tabulated: [positions, width / 2
 struct Layer {
     Matrix query, key, value, output, gate, up, down;
     Vector query_bias, key_bias, value_bias, output_bias, gate_bias, up_bias, down_bias;
-    Vector before_attention, after_attention, before_mlp, after_mlp;  // norms; `after`: of what is added to the residual
+    Vector before_attention, after_attention, before_mlp, after_mlp;  // norms; `after`: of the residual's addend
     Vector query_norm, key_norm;                                      // of each head
     int32_t window = 0;                                               // positions a query attends to; 0: all
     int32_t rope = -1;                                                // index into Model::ropes; -1: none

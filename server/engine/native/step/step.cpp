@@ -11,8 +11,8 @@
 namespace secateur {
 namespace {
 
-constexpr int64_t rows_at_once = 8;     // that a thread takes of norms and the like
-constexpr int64_t worth_sharing = 32768;  // values; below that, waking threads costs more
+constexpr int64_t rows_at_once = 8;       // rows of norms and the like that a thread takes
+constexpr int64_t worth_sharing = 32768;  // values; with fewer, waking threads costs more
 
 // Keys, values and scales of one layer's cache, in elements.
 struct CacheSizes {
@@ -117,7 +117,7 @@ void Step::check(const Batch& batch) const {
     int64_t count = 0;
     for (const Chunk& chunk : batch.chunks) {
         require(chunk.start >= 0 && chunk.count > 0 && chunk.wanted >= 0 && chunk.wanted <= chunk.count,
-                "a chunk's numbers are out of range");
+                "a chunk's start, count or wanted is out of range");
         const int64_t end = int64_t{chunk.start} + chunk.count;
         require(end <= model_.positions, "a chunk ends beyond the context");
         const int64_t needed = (end + block_positions - 1) / block_positions;
@@ -126,8 +126,8 @@ void Step::check(const Batch& batch) const {
             require(block >= 0 && block < limits_.blocks, "a block is outside the cache");
         count += chunk.count;
     }
-    require(count == static_cast<int64_t>(batch.ids.size()), "the chunks do not hold as many ids as there are");
-    require(count <= limits_.tokens, "the batch is larger than this step was made for");
+    require(count == static_cast<int64_t>(batch.ids.size()), "the chunks' counts do not add up to the number of ids");
+    require(count <= limits_.tokens, "the batch is larger than this step supports");
     for (const int32_t id : batch.ids)
         if (id < 0 || id >= model_.vocabulary)
             throw std::invalid_argument("token id " + std::to_string(id) + " is outside the vocabulary");
@@ -185,7 +185,7 @@ void Step::attention(const Layer& layer, const Cache& cache, const Batch& batch)
     add_to_residual(layer.after_attention);
 }
 
-// Biases, norms and rotation of a row's heads, and its key and value into the cache.
+// Applies biases, norms and rope to a row's heads, and stores its key and value in the cache.
 void Step::rotate_and_store(const Layer& layer, const Cache& cache, const Batch& batch, int64_t i) {
     const int32_t width = model_.head_width, position = positions_[i];
     float* query = query_ + i * layer.query.rows;

@@ -36,7 +36,7 @@ struct Limits {
 
 class Step {
 public:
-    // Throws std::invalid_argument if shapes do not fit each other. `model`'s matrices, `pool` and `set` must outlive it.
+    // Throws std::invalid_argument if shapes do not fit each other. The matrices, `pool` and `set` must outlive it.
     Step(Model model, Limits limits, Pool& pool, const InstructionSet& set);
 
     // Writes logits [sum of wanted, vocabulary]. Throws std::invalid_argument before computing anything if an id, a
@@ -69,7 +69,8 @@ private:
     std::vector<Cache> caches_;
     Mapping keys_and_values_;
     Mapping activations_;
-    float *residual_, *normed_, *query_, *key_, *value_, *mixed_, *gate_, *up_, *added_;  // [tokens, ...] in activations_
+    // [tokens, ...] each, in activations_
+    float *residual_, *normed_, *query_, *key_, *value_, *mixed_, *gate_, *up_, *added_;
     int32_t count_ = 0;                     // ids of the batch
     std::vector<int32_t> positions_, owners_;  // position and chunk of each id
     std::vector<int32_t> ends_;                // of each chunk, in ids of the batch

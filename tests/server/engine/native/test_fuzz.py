@@ -1,6 +1,6 @@
-"""Random plans and random batches, right and wrong ones, for SECATEUR_FUZZ_SECONDS: no crash, and no wrong row.
+"""Random plans and random batches, valid and invalid, for SECATEUR_FUZZ_SECONDS.
 
-What is valid must give, bit for bit, the rows of the text computed alone; what is not must be refused.
+A valid batch must have, bit for bit, the logits of each text computed alone; an invalid one must be refused.
 """
 
 import os
@@ -57,7 +57,7 @@ def random_runner(generator: random.Random) -> NativeRunner:
 
 
 def random_batch(generator: random.Random, runner: NativeRunner, texts: list[list[int]], done: list[int]) -> Batch:
-    """Some ids of some texts; in one of four, with something wrong."""
+    """Some ids of some texts; one in four batches is invalid."""
     chunks = []
     for slot, text in enumerate(texts):
         count = min(generator.choice((0, 1, 1, 40)), len(text) - done[slot])
@@ -81,7 +81,7 @@ def random_batch(generator: random.Random, runner: NativeRunner, texts: list[lis
 
 
 def is_wrong(batch: Batch) -> bool:
-    """Whether some chunk is not what its text has there, or lies where it may not."""
+    """Whether a chunk differs from its text or has an invalid place."""
 
     def wrong(chunk: Chunk) -> bool:
         own = tuple(chunk.sequence.tokens[chunk.start : chunk.end]) == chunk.ids
@@ -91,7 +91,7 @@ def is_wrong(batch: Batch) -> bool:
 
 
 def play(generator: random.Random, runner: NativeRunner) -> int:
-    """A few texts in random pieces; returns how many batches were refused."""
+    """Compute a few texts in random chunks; returns the number of refused batches."""
     texts = [[generator.randrange(runner.vocabulary) for _ in range(generator.randint(1, CONTEXT))] for _ in range(3)]
     expected = []
     for text in texts:

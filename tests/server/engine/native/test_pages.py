@@ -1,4 +1,4 @@
-"""Where weights lie while they are used, and that a copy is one."""
+"""Where weights are kept, and copies into the arena."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_arrays_are_copied_onto_lines_and_do_not_overlap() -> None:
     assert all(copy.ctypes.data % ALIGNMENT == 0 for copy in kept)
 
 
-def test_an_array_that_is_larger_than_a_block_gets_one_of_its_own() -> None:
+def test_an_array_larger_than_a_block_gets_its_own_block() -> None:
     room = Pages()
     large = room.take(BLOCK + 1)
     large[-1] = 7
@@ -39,7 +39,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, huge: str
 
 
 @pytest.mark.parametrize(
-    ("free", "huge", "tiles", "kernel", "reason"),
+    ("free", "huge", "tiles", "value", "reason"),
     [
         (210 << 20, "always [madvise] never", True, "copied into tiles", "in the order"),
         (210 << 20, None, True, "copied into tiles", "in the order"),
@@ -55,12 +55,12 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, huge: str
     ],
 )
 def test_the_place_of_weights_follows_from_the_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, huge: str | None, tiles: bool, kernel: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, huge: str | None, tiles: bool, value: str, reason: str
 ) -> None:
     memory(tmp_path, monkeypatch, free, huge)
     room, choice = choose_pages(100 << 20, tiles=tiles)
-    assert (room is not None) == kernel.startswith("copied")
-    assert (choice.subject, choice.value) == ("weights", kernel)
+    assert (room is not None) == value.startswith("copied")
+    assert (choice.subject, choice.value) == ("weights", value)
     assert reason in choice.reason
 
 
@@ -72,8 +72,6 @@ def test_keys_and_values_need_room_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert choice.reason.endswith("where 300 MB are free, of which keys and values take 110")
 
 
-def test_a_system_that_does_not_say_what_is_free_is_believed_to_have_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_meminfo_memory_is_unlimited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "MEMORY", tmp_path / "none")
     assert available() > 1 << 40

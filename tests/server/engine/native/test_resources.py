@@ -1,4 +1,4 @@
-"""What a container or a systemd unit may use, read from trees of files as kernels write them."""
+"""Cores and memory of a container or a systemd unit, read from files as kernels write them."""
 
 import os
 from pathlib import Path
@@ -70,9 +70,7 @@ def test_memory(tmp_path: Path, files: dict[str, str], own: str, left: int | Non
     assert resources.memory_allowed(*tree(tmp_path, files, own)) == left
 
 
-def test_a_limit_below_what_the_machine_has_free_is_what_there_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_smaller_of_limit_and_free_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemAvailable: 1000 kB\n")
     monkeypatch.setattr(pages, "MEMORY", tmp_path / "meminfo")
     for allowed, free in ((None, 1000 << 10), (5000 << 10, 1000 << 10), (7 << 10, 7 << 10), (-1, 0)):
@@ -80,7 +78,7 @@ def test_a_limit_below_what_the_machine_has_free_is_what_there_is(
         assert pages.available() == free
 
 
-def test_a_quota_is_why_there_are_fewer_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quota_lowers_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     for quota, chosen in (
         (None, (7, "8 cores; one is left for HTTP")),

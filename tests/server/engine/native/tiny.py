@@ -1,4 +1,4 @@
-"""Tiny random models of every family that has a plan, packed in any layout, and transformers' own logits."""
+"""Tiny random models of every supported family, packed in any layout, and transformers' own logits."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def tiny(name: str, **options: Any) -> PreTrainedModel:
-    """A random model in float32 whose values are those of bfloat16, its norms and biases random too."""
+    """A random float32 model with bfloat16 values; its norms and biases are random too."""
     torch.manual_seed(0)
     kind = name.split(",")[0]
     config = CONFIG_MAPPING[kind].from_dict({"model_type": kind, **SHAPE, **MODELS.get(name, {}), **options})
@@ -79,16 +79,16 @@ def tiny(name: str, **options: Any) -> PreTrainedModel:
 
 
 def own_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """The model's own answer for a whole text [ids, vocabulary]."""
+    """The model's own logits [ids, vocabulary] of a whole text."""
     with torch.no_grad():
         logits: Tensor = model(torch.tensor([ids]), use_cache=False).logits[0]
     return logits
 
 
 class Packed:
-    """What a runner uses of an artifact, for a `model` in memory whose matrices are stored as `how` says.
+    """An artifact in memory whose matrices are stored in layout `how`.
 
-    The model's own weights become what the layout holds, so that its logits are those to be met.
+    The model's own weights are rounded to that layout, so its logits are the expected ones.
     """
 
     def __init__(self, model: PreTrainedModel, how: str = "bf16") -> None:
@@ -138,7 +138,7 @@ def store(weight: Tensor, kept: str) -> tuple[Layout, dict[str, Tensor]]:
 
 
 def prune(weight: Tensor, keep: int | None) -> Tensor:
-    """Random masks: `keep` values of every 64 columns, or a third wherever they are but one run that stays whole."""
+    """Keep `keep` random values of every 64 columns; None: a third of all values, and the whole first row."""
     generator = torch.Generator().manual_seed(weight.numel())
     noise = torch.rand(weight.shape, generator=generator)
     if keep is None:
@@ -149,12 +149,12 @@ def prune(weight: Tensor, keep: int | None) -> Tensor:
 
 
 def runs(matrix: Tensor, width: int) -> list[Tensor]:
-    """`matrix` in pieces of so many columns; the last may have fewer."""
+    """`matrix` in pieces of `width` columns; the last may have fewer."""
     return [matrix[:, start : start + width] for start in range(0, matrix.shape[1], width)]
 
 
 def quantise(weight: Tensor, bits: int, group: int = 32) -> tuple[Tensor, Tensor]:
-    """The nearest codes times their scales, and the scales [rows, groups]."""
+    """The values rounded to the nearest codes, and the scales [rows, groups]."""
     top = 2 ** (bits - 1) - 1
     scales = torch.stack([run.abs().amax(1) / top for run in runs(weight, group)], dim=1).half()
     steps = scales.float().repeat_interleave(group, dim=1)[:, : weight.shape[1]]

@@ -1,4 +1,4 @@
-"""Which runner is chosen for an artifact on disk, with which reason, and what is refused before that."""
+"""The runner that is chosen for an artifact on disk, and the reason."""
 
 import json
 import sys
@@ -77,12 +77,12 @@ def test_a_model_without_a_plan_runs_with_transformers_and_says_why(tmp_path: Pa
     assert choice.reason.startswith("the native runner cannot be used: its activation is gelu; supported are silu")
 
 
-def test_what_was_asked_for_by_name_is_not_replaced(tmp_path: Path) -> None:
+def test_a_runner_asked_for_by_name_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='runner = "native" cannot run this model: its activation is gelu'):
         chosen(artifact(tmp_path, hidden_act="gelu"), "native")
 
 
-def test_without_the_build_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiled_module_the_reason_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "server.engine.native._core", None)
     path = artifact(tmp_path)
     _, choice = chosen(path)
@@ -99,7 +99,7 @@ def test_a_truncated_file_is_refused_before_anything_native_sees_it(tmp_path: Pa
         load_runner(Artifact.open(path, verify=False), "auto", OPTIONS)
 
 
-def test_a_layout_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     path = artifact(tmp_path)
     whole = (path / WEIGHTS).read_bytes()
     (path / WEIGHTS).write_bytes(whole.replace(b'\\"bits\\":4', b'\\"bits\\":3'))

@@ -1,4 +1,4 @@
-"""The native runner against transformers' float32 logits on the same weights, and against itself in other batches."""
+"""The native runner against transformers' float32 logits, and against itself in other batches."""
 
 import random
 from typing import Any
@@ -32,13 +32,13 @@ def runner_of(packed: Packed, *, slots: int = 4, context: int = 128, **options: 
 
 
 def whole(runner: NativeRunner, ids: list[int], slot: int = 0) -> torch.Tensor:
-    """Logits of every id of a text computed at once."""
+    """Logits of every id of a text, computed at once."""
     chunk = Chunk(Sequence("", tuple(ids), Sampling()), slot, 0, tuple(ids), True)
     return runner.last(Batch((chunk,)), [len(ids)])
 
 
 def error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of all logits together, relative."""
+    """Relative error, as a norm over all logits."""
     return float((got - expected).norm() / expected.norm())
 
 
@@ -68,13 +68,13 @@ def test_every_instruction_set_gives_the_same_logits(how: str, instructions: str
 
 
 @pytest.mark.parametrize("how", ["bf16", "bf16 20:64", "bf16 any", "int4 24:64", "int8 32:64", "int8 any"])
-def test_pruned_matrices_are_unpacked_where_that_is_quicker(how: str) -> None:
+def test_pruned_matrices_are_unpacked_where_that_is_faster(how: str) -> None:
     packed = Packed(tiny("llama"), how)
     best = core().choose()[0].name
     found, kept = runner_of(packed), runner_of(packed, instructions=best)
-    told = {choice.subject: choice.value for choice in found.choices}.get("pruned matrices")
-    quicker = best != "avx512" and how.startswith("int")
-    assert (told is not None) == quicker
+    unpacked = {choice.subject: choice.value for choice in found.choices}.get("pruned matrices")
+    faster = best != "avx512" and how.startswith("int")
+    assert (unpacked is not None) == faster
     assert "pruned matrices" not in {choice.subject for choice in kept.choices}
     if how.startswith("int"):
         assert torch.equal(whole(found, IDS), whole(kept, IDS))  # sums of integers are exact in any order
@@ -82,12 +82,12 @@ def test_pruned_matrices_are_unpacked_where_that_is_quicker(how: str) -> None:
         assert error(whole(found, IDS), whole(kept, IDS)) < 1e-2
 
 
-def test_keys_and_values_of_eight_bits_cost_little() -> None:
+def test_an_int8_cache_changes_logits_little() -> None:
     model = tiny("qwen3")
     packed = Packed(model)
     full, small = (runner_of(packed, key_bits=bits) for bits in (16, 8))
     assert error(whole(small, IDS), own_logits(model, IDS)) < 0.025
-    assert error(whole(small, IDS), whole(full, IDS)) > 0  # or it was not used
+    assert error(whole(small, IDS), whole(full, IDS)) > 0  # else it was not used
 
 
 @pytest.mark.parametrize("how", ["bf16", "int8", "int4 32:64"])
@@ -143,7 +143,7 @@ def test_greedy_replies_are_what_the_logits_of_transformers_allow(name: str) -> 
             assert logits[place].max() - logits[place][token] < 0.03 * logits[place].abs().max()
 
 
-def test_what_is_wrong_with_a_batch_is_said_before_it_is_computed() -> None:
+def test_an_invalid_batch_is_refused() -> None:
     runner = runner_of(Packed(tiny("llama")), slots=2, context=40)
     with pytest.raises(ValueError, match="vocabulary of 96"):
         whole(runner, [1, 96])
@@ -165,7 +165,7 @@ def test_a_context_beyond_the_model_is_refused() -> None:
         runner_of(Packed(tiny("llama")), context=129)
 
 
-def test_a_cache_that_no_machine_has_is_one_sentence() -> None:
+def test_a_cache_beyond_memory_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"MB for keys and values of 16777216 sequences of 128 positions do not fit"):
         runner_of(Packed(tiny("llama")), slots=1 << 24)
 
@@ -195,14 +195,14 @@ def test_a_weight_of_the_wrong_shape_is_named(name: str, weight: str, shape: tup
         runner_of(packed)
 
 
-def test_damaged_weights_are_found_before_anyone_is_served() -> None:
+def test_damaged_weights_fail_at_load() -> None:
     packed = Packed(tiny("llama"))
     packed._parts["model.layers.0.mlp.up_proj.weight"]["values"][3, 5] = float("nan")
     with pytest.raises(ArtifactError, match="NaN"):
         runner_of(packed)
 
 
-def test_weights_that_do_not_lie_on_64_bytes_are_copied_and_right() -> None:
+def test_unaligned_weights_are_copied() -> None:
     model = tiny("llama")
     packed = Packed(model)
     for parts in packed._parts.values():
@@ -214,7 +214,7 @@ def test_weights_that_do_not_lie_on_64_bytes_are_copied_and_right() -> None:
 
 
 def perplexity(logits: list[torch.Tensor], texts: list[list[int]]) -> float:
-    """Of all ids but the first of each text."""
+    """Over all ids but the first of each text."""
     losses = [
         torch.nn.functional.cross_entropy(rows[:-1].double(), torch.tensor(ids[1:]), reduction="none")
         for rows, ids in zip(logits, texts, strict=True)

@@ -1,4 +1,4 @@
-"""The choice of 2:4 kernels with an injected clock; with CUDA at hand, the kernels themselves."""
+"""The choice of 2:4 kernels with an injected clock; on CUDA, the kernels themselves."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from server.engine.runners.semi_structured import ROW_COUNTS, Kernels, SemiStruc
 
 
 def pruned(rows: int, columns: int) -> nn.Linear:
-    """A linear layer of which the first and third of every four columns are zero."""
+    """A linear layer whose first and third of every four columns are zero."""
     linear = nn.Linear(columns, rows)
     with torch.no_grad():
         linear.weight.view(rows, -1, 4)[:, :, ::2] = 0
@@ -17,7 +17,7 @@ def pruned(rows: int, columns: int) -> nn.Linear:
 
 
 def kernels(gains: list[float]) -> Kernels:
-    """Compression that doubles the weight, to tell it apart, and a clock on which it is `gains` times as fast."""
+    """Compression that doubles the weight, to be recognisable, and a clock on which it is `gains` times as fast."""
 
     def seconds(weight: Tensor, rows: int) -> float:
         return 1.0 if isinstance(weight, nn.Parameter) else 1.0 / gains[ROW_COUNTS.index(rows)]
@@ -35,7 +35,7 @@ def kernels(gains: list[float]) -> Kernels:
         ([2.0, 2.0, 2.0, 2.0, 0.9], None),
     ],
 )
-def test_the_threshold_is_where_it_wins_from_there_on(gains: list[float], expected: int | None) -> None:
+def test_the_threshold_is_where_two_of_four_wins_from_there_on(gains: list[float], expected: int | None) -> None:
     model = nn.Sequential(pruned(64, 128), nn.Linear(128, 64), pruned(64, 128))
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
     choices = install(model, kernels(gains))
@@ -69,7 +69,7 @@ def test_shapes_the_kernel_cannot_take_stay_dense_and_say_so(shape: tuple[int, i
     assert "multiples of 32 rows and 64 columns" in choice.reason
 
 
-def test_what_is_not_two_of_four_is_left_alone() -> None:
+def test_other_layers_are_left_alone() -> None:
     layer = pruned(64, 128)
     with torch.no_grad():
         layer.weight[63, 124:127] = 1.0

@@ -1,4 +1,4 @@
-"""The runner against the models' own full forward: tiny random models, chunks and decode rows mixed, reused slots."""
+"""The runner against the models' own forward passes: tiny random models, mixed chunks and decode rows, reused slots."""
 
 import random
 from pathlib import Path
@@ -50,7 +50,7 @@ def tiny(name: str, **options: Any) -> PreTrainedModel:
 
 
 def own_logits(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
-    """The model's own answer for a whole text [ids, vocabulary], with its own attention and no cache."""
+    """The model's own logits [ids, vocabulary] of a whole text, with its own attention and no cache."""
     model.set_attn_implementation("eager")
     with torch.no_grad():
         logits: torch.Tensor = model(torch.tensor([ids]), use_cache=False).logits[0]
@@ -113,7 +113,7 @@ def test_greedy_replies_equal_generate_also_when_prefixes_are_reused(name: str) 
     assert sum(sequence.cached for sequence in sequences) >= 32 * (len(prompts) - 4)
 
 
-def test_what_the_cache_cannot_compute_is_refused_in_a_sentence() -> None:
+def test_models_that_the_cache_cannot_compute_are_refused() -> None:
     with pytest.raises(ArtifactError, match="softcap"):
         TransformersRunner(tiny("gemma2"), slots=1, context=16)
     with pytest.raises(ArtifactError, match="does not support custom attention"):
@@ -129,7 +129,7 @@ def test_what_the_cache_cannot_compute_is_refused_in_a_sentence() -> None:
         TransformersRunner(tiny("llama"), slots=1, context=129)
 
 
-def test_two_of_four_layers_are_found_and_the_choices_are_told() -> None:
+def test_two_of_four_layers_appear_in_the_choices() -> None:
     model = tiny("llama")
     with torch.no_grad():
         model.get_parameter("model.layers.0.mlp.up_proj.weight").view(-1, 4)[:, 1:3] = 0
@@ -148,7 +148,7 @@ def test_a_model_whose_logits_differ_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 class FakeArtifact:
-    """What `load` uses of an artifact."""
+    """The part of an artifact that `load` needs."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.path = Path("somewhere")
@@ -185,7 +185,7 @@ def test_a_weight_that_is_missing_unexpected_or_misshapen_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "bert-of-mine", "t5"])
-def test_a_config_that_is_no_causal_model_is_refused(kind: str) -> None:
+def test_a_config_of_another_kind_of_model_is_refused(kind: str) -> None:
     artifact: Any = FakeArtifact(tiny("llama"))
     artifact.config["model_type"] = kind
     with pytest.raises(ArtifactError, match="not a known causal language model"):

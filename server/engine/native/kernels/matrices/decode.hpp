@@ -1,4 +1,4 @@
-// One row of a matrix as plain values, in plain C++: what every other way to read a matrix is compared with.
+// Reads rows of a packed matrix in plain C++: the reference for every other reader.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace secateur {
 
-// Bytes between two rows of `values`, where all have the same length.
+// Bytes of a row of `values`, if all rows have the same length.
 inline int64_t stride(const Matrix& weight) {
     int64_t runs = weight.runs(), keep = weight.keep;
     switch (weight.kind) {
@@ -21,7 +21,7 @@ inline int64_t stride(const Matrix& weight) {
     return 0;
 }
 
-// Which scale of a row is that of a span; the last one for a span past the last column, whose input is 0.
+// Index of the scale of a span; the last one for a span of padding, whose input is 0.
 class GroupOf {
 public:
     explicit GroupOf(const Matrix& weight)
@@ -34,7 +34,7 @@ private:
     int64_t last_;
 };
 
-// The value `index` of a row that starts at `values`, as the integer or the bits that are stored.
+// The value `index` of a row that starts at `values`: an integer, or bf16 bits.
 inline int32_t stored(Kind kind, const uint8_t* values, int64_t index) {
     if (kind == Kind::int8) return static_cast<int8_t>(values[index]);
     if (kind == Kind::int4) return ((values[index / 2] >> (index % 2 * 4) & 15) ^ 8) - 8;
@@ -43,7 +43,7 @@ inline int32_t stored(Kind kind, const uint8_t* values, int64_t index) {
     return bits;
 }
 
-// Calls `visit(column, value)` for each stored value of a row, in the order of the columns.
+// Calls `visit(column, value)` for each stored value of a row, by ascending column.
 template <typename Visit> void for_each(const Matrix& weight, int64_t index, Visit visit) {
     if (weight.dense()) {
         const uint8_t* values = weight.values + index * stride(weight);

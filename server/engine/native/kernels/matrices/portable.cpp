@@ -1,4 +1,4 @@
-// The products in plain C++: slow, and right on any processor.
+// Products in plain C++: slow, for any processor.
 #include <cmath>
 #include <vector>
 
@@ -22,7 +22,8 @@ void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64
             for (int64_t span = 0; span < spans; ++span) {
                 int32_t sum = 0;
                 for (int64_t i = span * SPAN; i < (span + 1) * SPAN; ++i) sum += row[i] * x[i];
-                float scale = from_half(weight.scales[scale_place(weight, index, group(span))]) * input.scales.get()[token * input.runs * 2 + span];
+                float scale = from_half(weight.scales[scale_place(weight, index, group(span))]) *
+                              input.scales.get()[token * input.runs * 2 + span];
                 total = std::fma(static_cast<float>(sum), scale, total);
             }
             output[token * weight.rows + index] = total;

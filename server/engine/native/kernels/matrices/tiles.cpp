@@ -1,3 +1,4 @@
+// Lays matrices out in tiles.
 #include "kernels/matrices/tiles.hpp"
 
 #include <algorithm>
@@ -6,11 +7,11 @@
 namespace secateur {
 namespace {
 
-constexpr int64_t SPARE = 64;  // bytes that a load of the last values may read
+constexpr int64_t SPARE = 64;  // bytes that a load of the last values may read past them
 
 int64_t whole(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// A block of rows as plain values, and which of them are kept.
+// A block of rows as plain values, with masks of the kept ones.
 class Block {
 public:
     explicit Block(const Matrix& from)
@@ -25,7 +26,7 @@ public:
             });
     }
 
-    // What sizes need, without a look at the values; a mask may name columns that there are not.
+    // Enough to compute sizes. A mask may name columns of padding, which are dropped.
     void read_masks(int64_t block) {
         if (from_.dense()) return;
         const int64_t runs = from_.runs(), over = runs * RUN - from_.columns;
@@ -36,7 +37,7 @@ public:
         }
     }
 
-    // Of a tile: the value in a lane, and a bit for each lane that is kept.
+    // A tile's value in a lane, and its mask of kept lanes.
     uint16_t value(int64_t run, int64_t tile, int64_t lane) const {
         const int64_t width = tile_columns(from_.kind), row = tile % PARTS * TILE_ROWS + lane / width;
         return values_[row * width_ + run * RUN + tile / PARTS * width + lane % width];
@@ -53,7 +54,7 @@ public:
         return mask;
     }
 
-    // Of a line.
+    // Bytes of a line.
     int64_t bytes(int64_t run, int64_t line) const {
         const Kind kind = from_.kind;
         return kept_bytes(kind, mask(run, tile_of(kind, line, 0)),
@@ -91,7 +92,7 @@ Sizes sizes(const Matrix& from) {
     return {all_kept_bytes(from), runs * 32 * 8, runs * 8, scales};
 }
 
-// Writes the lines of a run and the masks of its tiles, if they are wanted; returns where the next run's values go.
+// Writes the lines of a run, and the masks of its tiles unless `masks` is null; returns the end of the lines.
 uint8_t* write_run(const Block& block, Kind kind, int64_t run, uint64_t* masks, uint8_t* to) {
     for (int64_t line = 0; line < lines(kind); ++line) {
         const int64_t bytes = block.bytes(run, line);

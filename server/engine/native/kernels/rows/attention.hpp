@@ -1,24 +1,24 @@
-// Attention of a few queries over the blocks of one sequence, with the softmax that is corrected as it goes on.
-// Included by row_kernels.hpp only, once for each instruction set.
+// Attention of a few queries over the blocks of one sequence, with an online softmax (FlashAttention).
+// Included by build.hpp only.
 //
-// The queries of a tile share each block's keys and values while these lie in the first-level cache. A query passes over
-// blocks of which it sees nothing, so its sums are those it would have alone.
+// The queries of a tile share each block's keys and values in the first-level cache. A query skips blocks outside its
+// window, so its sums are the same as alone.
 
 namespace secateur::SECATEUR_SET {
 namespace {
 
-constexpr int32_t tile = 32;                               // most queries that share a block
+constexpr int32_t tile = 32;                               // the most queries that share a block
 constexpr int32_t block_vectors = block_positions / lanes;
-constexpr int32_t at_once = lanes / 4;                     // queries: eight accumulators with the vectors of a block
+constexpr int32_t at_once = lanes / 4;                     // queries whose accumulators fit the registers
 
-struct Tile {  // the state of all queries, on the stack
+struct Tile {  // the queries' state, on the stack
     const float* query[tile];
     float* output[tile];
     int32_t position[tile];
     float maximum[tile], total[tile];
     float scores[tile][block_positions];
     float sums[tile][widest_head];
-    float keys[widest_head * block_positions];    // a block widened to float, where many queries share it
+    float keys[widest_head * block_positions];    // a block widened to float, if many queries share it
     float values[widest_head * block_positions];
 };
 
@@ -30,7 +30,8 @@ SECATEUR_INLINE void score(Tile& state, int32_t from, const Element* keys, int32
         Floats key[block_vectors];
         for (int32_t v = 0; v < block_vectors; ++v) key[v] = load(keys + i * block_positions + v * lanes);
         for (int32_t q = 0; q < count; ++q)
-            for (int32_t v = 0; v < block_vectors; ++v) sums[q][v] = fused(all(state.query[from + q][i]), key[v], sums[q][v]);
+            for (int32_t v = 0; v < block_vectors; ++v)
+                sums[q][v] = fused(all(state.query[from + q][i]), key[v], sums[q][v]);
     }
     for (int32_t q = 0; q < count; ++q)
         for (int32_t v = 0; v < block_vectors; ++v) store(state.scores[from + q] + v * lanes, sums[q][v]);
@@ -54,7 +55,7 @@ SECATEUR_INLINE void gather(Tile& state, int32_t from, const Element* values, in
         for (int32_t v = 0; v < vectors; ++v) store(state.sums[from + q] + at + v * lanes, sums[q][v]);
 }
 
-// Turns the raw scores of query q into weights, 0 outside [low, high]; false if it sees nothing of the block.
+// Turns the scores of query q into softmax weights, 0 outside its window; false if the block is outside its window.
 bool soften(Tile& state, int32_t q, const Attention& what, int32_t start, const float* key_scales,
             const float* value_scales) {
     const int32_t seen = what.window ? std::max(0, state.position[q] - what.window + 1) : 0;

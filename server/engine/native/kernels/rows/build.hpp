@@ -1,4 +1,4 @@
-// Norms, rotations and activations of one row; compiled once for each instruction set (see rows_*.cpp).
+// The row kernels, compiled once for each instruction set by avx2.cpp, avx512.cpp and portable.cpp.
 #include <algorithm>
 #include <cmath>
 
@@ -71,7 +71,7 @@ void rotate(float* head, const float* cosines, const float* sines, int32_t width
     }
 }
 
-// The scale of `values` at 8 bits: the largest becomes 127.
+// The int8 scale of `values`: the largest magnitude becomes 127.
 float step_of(const float* values, int32_t width) {
     float most = 0;
     for (int32_t i = 0; i < width; ++i) most = std::max(most, std::fabs(values[i]));

@@ -1,6 +1,6 @@
-// As many floats at a time as a register holds, in the compiler's own vectors: one source for each instruction set.
+// Vectors of floats in the compiler's own vector types, so that one source serves each instruction set.
 //
-// Everything here is inline in a namespace named after the set, so that no two builds of it are ever mixed.
+// Everything is inline in a namespace of the instruction set, so that builds are never mixed.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 #error "define SECATEUR_SET, the namespace of this build"
 #endif
 
-#pragma GCC diagnostic ignored "-Wpsabi"  // nothing here is ever called: all of it is inlined
+#pragma GCC diagnostic ignored "-Wpsabi"  // about calls, and all of this is inlined
 
 namespace secateur::SECATEUR_SET {
 
@@ -33,8 +33,8 @@ using Bytes = int8_t __attribute__((vector_size(lanes)));
 
 #define SECATEUR_INLINE inline __attribute__((always_inline))
 
-// a * b + c, one rounding where the set has it. Named, for a compiler that contracts by itself decides in each inlined copy
-// anew, and a row's bits would depend on how many share its loop.
+// a * b + c, rounded once where the set can. Explicit, since automatic contraction differs between inlined copies, and
+// a row's bits would depend on its batch.
 SECATEUR_INLINE Floats fused(Floats a, Floats b, Floats c) {
 #if !defined(SECATEUR_FUSES)
     return a * b + c;
@@ -69,7 +69,7 @@ SECATEUR_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, 
 
 SECATEUR_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-SECATEUR_INLINE float sum(Floats values) {  // pairwise, in the same order everywhere
+SECATEUR_INLINE float sum(Floats values) {  // pairwise, in a fixed order
     float parts[lanes];
     store(parts, values);
     for (int width = lanes / 2; width; width /= 2)
@@ -85,7 +85,7 @@ SECATEUR_INLINE float largest(Floats values) {
     return parts[0];
 }
 
-// e^x to about 2 units in the last place; 0 below -87, and e^88 from there on.
+// e^x to about 2 units in the last place; 0 below -87, e^88 above 88.
 SECATEUR_INLINE Floats exponential(Floats x) {
     const Words tiny = x < all(-87.0f);
     x = x > all(88.0f) ? all(88.0f) : x;

@@ -1,7 +1,6 @@
-// What a decoder does beside matrix products: norms, rotations, activations, attention over blocks of a cache, and what
-// drawing a token needs.
+// Everything but matrix products: norms, rotary embeddings, activations, paged attention, and the softmax of sampling.
 //
-// Each result depends on its own row only, computed in one order, so that a reply is the same whatever is beside it.
+// Each result depends on its own row only, in a fixed order of operations, so a reply does not depend on its batch.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +11,13 @@ struct InstructionSet;
 
 constexpr int32_t block_positions = 32;  // positions in a block of the cache
 constexpr int32_t widest_head = 256;
-constexpr int32_t draw_group = 64;  // logits whose largest is known together
+constexpr int32_t draw_group = 64;  // logits that share a maximum
 
-inline int32_t padded(int32_t width) { return (width + 15) / 16 * 16; }  // to the widest register
+inline int32_t padded(int32_t width) { return (width + 15) / 16 * 16; }  // to a multiple of the widest register
 
-struct Cache {  // keys and values of one layer, for all blocks
-    // Keys are [block, head, width, position], values [block, head, position, padded width]: so both products of
-    // attention run along a register. bf16, or int8 with one scale for each head and position.
+struct Cache {  // keys and values of one layer
+    // Keys are [block, head, width, position] and values [block, head, position, padded width], so both products of
+    // attention run along a register. bf16, or int8 with one scale per head and position.
     bool eight_bits = false;
     int32_t heads = 0, width = 0;
     void *keys = nullptr, *values = nullptr;
@@ -31,14 +30,14 @@ struct Cache {  // keys and values of one layer, for all blocks
     int64_t scale_offset(int64_t block, int64_t head) const { return (block * heads + head) * block_positions; }
 };
 
-struct Attention {  // consecutive rows of one sequence, for the query heads that share one key head
+struct Attention {  // some consecutive queries of one sequence, for the query heads of one key head
     const Cache* cache;
-    const int32_t* blocks;  // the sequence's table
-    const float* query;     // of the first row and head; heads lie beside each other
-    float* output;          // likewise
-    int64_t stride;         // floats from row to row, of both
+    const int32_t* blocks;  // the sequence's block table
+    const float* query;     // of the first row and head; heads are contiguous
+    float* output;          // in the same layout
+    int64_t stride;         // floats from row to row
     int32_t first, rows;    // position of the first row
-    int32_t head, group;    // key head, and query heads on it
+    int32_t head, group;    // key head, and its number of query heads
     int32_t window;         // 0: all
     float scale, cap;
 };
@@ -52,12 +51,12 @@ struct RowKernels {
     // gate = activation(gate) * up
     void (*gate)(float* gate, const float* up, int64_t size, bool gelu);
     void (*rotate)(float* head, const float* cosines, const float* sines, int32_t width);
-    // Writes one head's key and value [width] at `place` of `block`.
+    // Writes one head's key and value [width] at position `place` of `block`.
     void (*store)(const Cache& cache, int64_t block, int32_t head, int32_t place, const float* key, const float* value);
     void (*attend)(const Attention& what);
-    // The largest of each `draw_group` values, NaN where one of them is; to out [size / draw_group, rounded up].
+    // out[i] = the maximum of the i-th `draw_group` values, NaN if one of them is.
     void (*maxima)(const float* values, int64_t size, float* out);
-    // out = e^((values - top) * factor), their sum returned; at most `draw_group` of them, and out has room for all.
+    // out [draw_group] = e^((values - top) * factor) for at most `draw_group` values; returns their sum.
     double (*weigh)(const float* values, int64_t size, float top, double factor, double* out);
 };
 

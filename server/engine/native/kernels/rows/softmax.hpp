@@ -1,5 +1,5 @@
-// What drawing needs of a row of logits: the largest of each group, and weights in double precision.
-// Included by row_kernels.hpp only, once for each instruction set.
+// Maxima and softmax weights of a row of logits, in double precision.
+// Included by build.hpp only.
 #pragma once
 
 #include <limits>
@@ -11,7 +11,7 @@ namespace secateur::SECATEUR_SET {
 namespace {
 
 constexpr int32_t wide = lanes / 2;  // doubles in a register
-constexpr int32_t together = 8;      // doubles at a time, so that sums have the same order everywhere
+constexpr int32_t together = 8;      // doubles at a time, so that sums have the same order in every set
 using Doubles = double __attribute__((vector_size(8 * wide)));
 using Longs = int64_t __attribute__((vector_size(8 * wide)));
 using Singles = float __attribute__((vector_size(4 * wide)));
@@ -41,7 +41,7 @@ SECATEUR_INLINE Doubles exponential(Doubles x) {
     const Doubles count = turns - shift;
     const Doubles rest = fused(count, Doubles{} - 1.90821492927058770002e-10,
                                fused(count, Doubles{} - 6.93147180369123816490e-01, x));
-    Doubles power = Doubles{} + 1.0 / 6227020800.0;  // Taylor's series to the 13th power: what is left is below 4e-18
+    Doubles power = Doubles{} + 1.0 / 6227020800.0;  // Taylor series to the 13th power: the rest is below 4e-18
     for (const double factorial : {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0,
                                    6.0, 2.0, 1.0, 1.0})
         power = fused(power, rest, Doubles{} + 1.0 / factorial);

@@ -1,5 +1,5 @@
-// The AVX-512 instructions that the kernels use, in plain C++, for processors that lack them and for sanitizers.
-// Written from the definitions in Intel's manual; what it cannot show is whether a compiler and a processor agree.
+// The AVX-512 instructions of the kernels in plain C++, for processors that lack them and for sanitizers.
+// Written from Intel's manual; it cannot show whether compiler and processor agree.
 #pragma once
 
 #include <immintrin.h>

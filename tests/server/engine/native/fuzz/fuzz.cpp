@@ -1,5 +1,5 @@
 // Random matrices of every layout through every instruction set, against sums in double precision.
-// Buffers have exactly the size that the format gives them, so an address sanitizer sees each read past their ends.
+// Buffers have exactly the size of the format, so that AddressSanitizer sees each read past their ends.
 // usage: fuzz SECONDS SEED
 #include <chrono>
 #include <cmath>

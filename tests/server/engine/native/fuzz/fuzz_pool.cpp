@@ -1,5 +1,5 @@
-// Rounds of few and tiny parts, one straight after the other, so that late threads meet the next round: every part is
-// done once, and nobody waits for ever.
+// Rounds of few tiny parts in quick succession, so that late threads meet the next round: every part runs once, and no
+// run hangs.
 #include <unistd.h>
 
 #include <atomic>
@@ -13,7 +13,7 @@
 int main(int count, char** arguments) {
     const double seconds = count > 1 ? std::atof(arguments[1]) : 1;
     std::mt19937_64 generator(count > 2 ? std::atoll(arguments[2]) : 0);
-    alarm(static_cast<unsigned>(seconds) + 60);  // who still waits then is killed
+    alarm(static_cast<unsigned>(seconds) + 60);  // a hang ends here
     secateur::Pool pool(4);
     constexpr int64_t MOST = 9;
     std::atomic<int> done[MOST];

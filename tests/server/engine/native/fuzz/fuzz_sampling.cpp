@@ -1,5 +1,5 @@
-// Random rows of logits through the sampler: every instruction set draws the same id, one that is allowed.
-// Rows, masks and changes have exactly their size, so an address sanitizer sees each read past their ends.
+// Random rows of logits through the sampler: every instruction set draws the same allowed id.
+// Rows, masks and changes have no spare memory, so that AddressSanitizer sees each read past their ends.
 // usage: fuzz_sampling SECONDS SEED
 #include <algorithm>
 #include <chrono>

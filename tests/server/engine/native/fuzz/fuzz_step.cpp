@@ -1,6 +1,6 @@
-// Random decoders and batches through the whole step: decoding rows, chunks and rejected guesses beside each other.
-// Each row must have the bits that it has when its text is computed alone, which are compared with double precision.
-// Tables and batches have exactly the size that is needed, so an address sanitizer sees each access past their ends.
+// Random decoders and batches through the whole step: decode rows, prefill chunks and wrong guesses in one batch.
+// Each row must have the same bits as alone; texts alone are compared with double precision.
+// Tables and batches have no spare memory, so that AddressSanitizer sees each access past their ends.
 // usage: fuzz_step SECONDS SEED, for at least LEAST decoders
 #include <chrono>
 #include <cstdio>
@@ -16,12 +16,12 @@ using namespace secateur;
 
 namespace {
 
-constexpr long LEAST = 15;  // on a busy machine the seconds are over before anything was tried
+constexpr long LEAST = 15;  // decoders, even on a machine too busy for them in SECONDS
 
 struct Text {
     std::vector<int32_t> ids, blocks;
     std::vector<float> alone;  // [ids, vocabulary]
-    int32_t after = 0;         // so many positions of the text before it are its own too
+    int32_t after = 0;         // leading positions shared with the text before it
     int32_t done = 0;
 
     int32_t left() const { return static_cast<int32_t>(ids.size()) - done; }
@@ -29,7 +29,7 @@ struct Text {
 
 struct Piece {
     int32_t text;
-    int32_t start, right;  // so many of its ids are those of the text; the others are guesses that were wrong
+    int32_t start, right;  // leading ids that are the text's; the others are wrong guesses
     std::vector<int32_t> ids;
     int32_t wanted;
     std::vector<int32_t> blocks;
@@ -75,7 +75,7 @@ public:
         Step step(made_.model, {tokens_, blocks_, made_.eight_bits}, pool_, set_);
         while (std::ranges::any_of(texts_, [](const Text& text) { return text.left() > 0; })) {
             const std::vector<Piece> pieces = plan();
-            if (pick(0, 3) == 0 && !is_refused(step, pieces)) return failed("a wrong batch was computed");
+            if (pick(0, 3) == 0 && !is_refused(step, pieces)) return failed("an invalid batch was computed");
             run(step, pieces, logits_);
             if (!is_same(pieces)) return failed("a row has other bits than alone");
             for (const Piece& piece : pieces) texts_[piece.text].done = piece.start + piece.right;
@@ -86,7 +86,7 @@ public:
 private:
     int32_t random_id() const { return static_cast<int32_t>(pick(0, made_.model.vocabulary - 1)); }
 
-    // Texts that use all blocks of a cache; some begin with whole blocks of the one before.
+    // Makes texts that use all blocks of a cache; some share leading blocks with the one before.
     void make_texts() {
         const int64_t count = pick(1, 3);
         for (int64_t i = 0; i < count; ++i) {
@@ -119,7 +119,7 @@ private:
         run(step, {{0, 0, size, text.ids, size, blocks}}, text.alone);
     }
 
-    // All logits together, since one value that is rounded the other way changes the rows after it a little.
+    // Compares all logits together, since one value rounded differently changes later rows a little.
     bool is_right(const Text& text) const {
         Reference reference(made_);
         double error = 0, size = 0;
@@ -131,7 +131,7 @@ private:
             }
         close += error <= 1e-10 * size;
         if (error <= tolerance * tolerance * size) return true;
-        far += made_.eight_bits;  // a code of 8 bits that is rounded the other way is a 127th: seldom, that is more
+        far += made_.eight_bits;  // an int8 code rounded differently is off by 1/127, which may exceed the tolerance
         if (made_.eight_bits && error <= 25 * tolerance * tolerance * size) return true;
         std::printf("relative error %g\n", std::sqrt(error / size));
         return false;
@@ -153,7 +153,7 @@ private:
         return pieces;
     }
 
-    // A text begins with blocks of the one before, which may itself wait for those of the one before that.
+    // Whether shared blocks of the text before, or of those before it, are not computed yet.
     bool waits_for_another(size_t i) const {
         const Text& text = texts_[i];
         return text.after > 0 && (texts_[i - 1].done < text.after || waits_for_another(i - 1));
@@ -166,11 +166,11 @@ private:
         if (pick(0, 2) == 0) made.right = static_cast<int32_t>(pick(1, count)), made.wanted = count;
         for (int32_t i = made.right; i < count; ++i) made.ids[i] = random_id();
         made.blocks.assign(text.blocks.begin(), text.blocks.begin() + blocks_of(text.done + count));
-        if (pick(0, 1)) made.blocks.push_back(-1);  // a table may go on
+        if (pick(0, 1)) made.blocks.push_back(-1);  // a table may have spare entries
         return made;
     }
 
-    // A row of a right id must be that of the text alone.
+    // Rows of right ids must equal those of the text alone.
     bool is_same(const std::vector<Piece>& pieces) const {
         const int64_t width = made_.model.vocabulary;
         const float* row = logits_.data();
@@ -209,8 +209,8 @@ private:
     static constexpr double tolerance = 0.02;
 
 public:
-    inline static long far = 0;    // and those that are further off than one rounding mostly is
-    inline static long close = 0;  // decoders whose logits are those of double precision, nothing rounded otherwise
+    inline static long far = 0;    // decoders beyond the tolerance, because of int8 rounding
+    inline static long close = 0;  // decoders that round every value as double precision does
 
 private:
     const RandomModel& made_;

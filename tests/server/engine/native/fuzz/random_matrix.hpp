@@ -1,4 +1,4 @@
-// Random matrices of every layout, on buffers of exactly the size that the format gives them, and what they stand for.
+// Random matrices of every layout in buffers of exactly the format's size, with their dense values.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/matrices/matrix.hpp"
 #include "base/half_precision.hpp"
+#include "kernels/matrices/matrix.hpp"
 #include "kernels/matrices/tiles.hpp"
 
 namespace secateur {
@@ -20,7 +20,7 @@ inline std::mt19937_64 generator;
 inline int64_t pick(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
 inline float normal() { return std::normal_distribution<float>()(generator); }
 
-// A copy on the heap of just this size.
+// A heap copy without spare capacity.
 template <typename T> std::unique_ptr<T[]> exact(const std::vector<T>& from) {
     std::unique_ptr<T[]> copy(new T[from.size()]);
     std::copy(from.begin(), from.end(), copy.get());
@@ -44,7 +44,7 @@ inline uint64_t random_mask(int32_t keep) {
 
 class Builder {
 public:
-    // Scales of every size; with `gentle`, values of about 1 / sqrt(columns), so that a product is as large as its input.
+    // Scales of any magnitude; with `gentle`, values of about 1 / sqrt(columns), which keep the magnitude of the input.
     Builder(Kind kind, int64_t rows, int64_t columns, int32_t keep, int32_t group, bool gentle = false)
         : size_(gentle ? 1 / std::sqrt(static_cast<float>(columns)) : 1) {
         made_.matrix = {kind, rows, columns, keep, group, nullptr, nullptr, nullptr, nullptr};
@@ -72,7 +72,7 @@ public:
     }
 
 private:
-    // float16 bits within a quarter of the float32 whose bits are given
+    // float16 bits within a quarter of the given float32 bits
     static uint16_t near(int64_t bits) {
         return static_cast<uint16_t>(((bits - 0x38000000) >> 13) + pick(-256, 256));
     }
@@ -124,7 +124,7 @@ inline Case in_tiles(Case from) {
     return from;
 }
 
-// A matrix of any layout, as it is stored or in tiles.
+// A matrix of any layout, stored or in tiles.
 inline Case random_matrix(int64_t rows, int64_t columns, bool gentle) {
     auto kind = static_cast<Kind>(pick(0, 2));
     int32_t keep = pick(0, 2) == 0 ? 64 : pick(0, 2) == 0 ? (kind == Kind::int4 ? 32 : 0) : int32_t(pick(1, 64));
@@ -133,7 +133,7 @@ inline Case random_matrix(int64_t rows, int64_t columns, bool gentle) {
     return pick(0, 1) ? in_tiles(std::move(made)) : std::move(made);
 }
 
-// Rows of input as the kernels round them, in double precision.
+// Rows of input, rounded as the kernels round them, in double precision.
 inline std::vector<double> rounded(const Matrix& matrix, const std::vector<float>& input, int64_t tokens) {
     std::vector<double> out(input.size());
     for (int64_t t = 0; t < tokens; ++t)

@@ -1,12 +1,12 @@
-// Random small decoders, and their logits in double precision: one position after another, nothing shared with the step.
+// Random small decoders, and their logits in double precision, computed independently of the step.
 #pragma once
 
 #include <deque>
 #include <vector>
 
-#include "step/model.hpp"
-#include "random_matrix.hpp"
 #include "kernels/rows/row_kernels.hpp"
+#include "random_matrix.hpp"
+#include "step/model.hpp"
 
 namespace secateur {
 
@@ -14,7 +14,7 @@ using Doubles = std::vector<double>;
 
 struct RandomModel {
     Model model;
-    std::deque<Case> cases;  // what the model's matrices are views of
+    std::deque<Case> cases;  // the memory of the model's matrices
     bool eight_bits;
 
     const Case& of(const Matrix& matrix) const {
@@ -26,7 +26,7 @@ struct RandomModel {
 
 class Maker {
 public:
-    // `wide`: with so many values a row that the step shares out norms and the like among threads.
+    // `wide`: rows long enough that the step shares out norms and the like among threads.
     RandomModel make(bool wide) {
         Model& model = made_.model;
         made_.eight_bits = pick(0, 1);
@@ -74,7 +74,7 @@ private:
 
     void add_layer(int64_t widest) {
         const int64_t hidden = made_.model.hidden, width = made_.model.head_width;
-        const bool many = width <= 20 && pick(0, 9) == 0;  // more heads on one key than attention takes at once
+        const bool many = width <= 20 && pick(0, 9) == 0;  // more query heads per key head than an attention tile
         const int64_t keys = (many ? 1 : pick(1, 3)) * width, inner = pick(1, widest);
         const int64_t queries = keys * (many ? pick(30, 40) : pick(1, 4));
         Layer layer;
@@ -99,7 +99,7 @@ class Reference {
 public:
     explicit Reference(const RandomModel& made) : made_(made), model_(made.model), cache_(model_.layers.size()) {}
 
-    // The logits after one more id.
+    // Appends an id and returns its logits.
     Doubles next(int32_t id) {
         const Case& embedding = made_.of(model_.embedding);
         const auto from = embedding.dense.begin() + int64_t{id} * model_.hidden;
@@ -170,7 +170,7 @@ private:
         }
     }
 
-    // As the cache keeps it, head by head.
+    // Rounded as the cache stores it, head by head.
     Doubles kept(const Doubles& heads) const {
         Doubles out(heads);
         for (size_t at = 0; at < heads.size(); at += model_.head_width) {

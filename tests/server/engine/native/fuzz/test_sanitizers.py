@@ -1,7 +1,7 @@
-"""The C++ runtime under sanitizers, some seconds each: random matrices, and random decoders with random batches.
+"""The C++ runtime under sanitizers: random matrices, random decoders and batches, random sampling.
 
-Where the processor has no AVX-512 it is emulated (emulate.hpp), so every kernel is run on every machine.
-`make fuzz` takes a minute for each.
+AVX-512 is emulated where the processor lacks it (emulate.hpp), so every kernel runs on every machine. Each test takes
+some seconds; with `make fuzz`, a minute.
 """
 
 import os
@@ -29,7 +29,7 @@ AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]
 HAS_AVX512 = {f"avx512{part}" for part in AVX512} <= set(Path("/proc/cpuinfo").read_text().replace("_", "").split())
 WIDE = ["-DSECATEUR_AVX2", "-DSECATEUR_AVX512", "-mavx2", "-mfma", "-mf16c", "-mbmi2", "-mpopcnt"]
 WIDE += [] if HAS_AVX512 else ["-DSECATEUR_EMULATE"]
-# Emulated, the row kernels are plain vectors, which the compiler splits in two.
+# Without AVX-512 the row kernels still use vectors of 16 lanes, which the compiler splits.
 SIXTEEN_LANES = [f"-mavx512{part}" for part in AVX512] if HAS_AVX512 else ["-D__AVX512F__"]
 SECONDS = os.environ.get("SECATEUR_FUZZ_SECONDS", "3")
 SEED = os.environ.get("SECATEUR_FUZZ_SEED", "1")
@@ -39,7 +39,7 @@ Build = Callable[[str, Iterable[str], list[str], str], Path]
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compiles a program with the sources of the runtime that it needs, each source once for each sanitizer."""
+    """Compiles fuzzers with the runtime's sources, each source once per sanitizer."""
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None or platform.machine() != "x86_64":
         pytest.skip("there is no C++ compiler for x86-64")
@@ -55,7 +55,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return str(target)
 
     def build(program: str, names: Iterable[str], flags: list[str], sanitizer: str) -> Path:
-        # The program itself is not checked, nor are its slow sums: what it hands over is allocated all the same.
+        # The program and its slow reference are not instrumented; the buffers that they pass on are still checked.
         sanitized = [f"-fsanitize={sanitizer}"] if sanitizer else ["-O2"]
         checked = [*flags, *sanitized, "-fno-sanitize-recover=all"]
         jobs = [(NATIVE / f"{name}.cpp", checked) for name in names] + [(HERE / f"{program}.cpp", flags)]
@@ -69,7 +69,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 def run(program: Path) -> str:
-    # GCC 12 puts vectors of 64 bytes where they are misaligned once it looks for uses after a return (its bug 110027).
+    # GCC 12 misaligns vectors of 64 bytes with use-after-return detection (its bug 110027).
     options = {"ASAN_OPTIONS": "detect_stack_use_after_return=0"}
     done = subprocess.run([program, SECONDS, SEED], capture_output=True, text=True, env={**os.environ, **options})
     assert done.returncode == 0, f"seed {SEED}: {done.stdout}{done.stderr}"

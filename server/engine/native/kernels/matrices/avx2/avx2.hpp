@@ -1,4 +1,4 @@
-// What the files of the AVX2 kernels share.
+// Shared by the AVX2 kernels.
 #pragma once
 
 #include <immintrin.h>
@@ -9,21 +9,21 @@
 
 namespace secateur::avx2 {
 
-constexpr int64_t TILE = 16;  // rows that are unpacked together
+constexpr int64_t TILE = 16;  // rows unpacked together
 
 inline __m256i load(const void* place) { return _mm256_loadu_si256(static_cast<const __m256i*>(place)); }
 inline void store(void* place, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(place), value); }
 
-// Scales of 8 rows as float32 [groups, 8]; rows past `last` are the one before it.
+// Scales of 8 rows as float32 [groups, 8]; rows from `last` on repeat the one before.
 void transpose_scales(const Matrix& weight, int64_t first, int64_t last, float* out);
 
-// Products with one row of input, and with several.
-void codes_line(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
-void codes_batch(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+// Integer products with one row of input, and with several.
+void codes_gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+void codes_gemm(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
 
 void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
 
-// 8 x 8 elements of 32 bits, rows to columns.
+// Transposes 8 x 8 elements of 32 bits.
 inline void transpose(const __m256i* in, __m256i* out) {
     __m256i a[8], b[8];
     for (int i = 0; i < 4; ++i) {

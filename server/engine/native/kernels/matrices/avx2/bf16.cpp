@@ -1,5 +1,5 @@
-// bfloat16 products with AVX2: both sides become float32, 8 columns a register. Each output is one chain of fused
-// additions in the order of the columns and one fixed sum across its register, so that it does not depend on the batch.
+// bfloat16 products with AVX2: both operands become float32, 8 columns to a register. Each output is one chain of fused
+// additions by ascending column and a fixed sum across its register, so it does not depend on the batch.
 #include "kernels/matrices/avx2/avx2.hpp"
 #include "kernels/matrices/avx2/spread.hpp"
 
@@ -12,20 +12,20 @@ struct Scratch {
     Buffer<float> input, weight;
 };
 
-// 16 bfloat16 values as two registers: even and odd columns, without any move between lanes.
+// The even and the odd columns of 16 bfloat16 values, without moves between lanes.
 inline __m256 even(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
 inline __m256 odd(__m256i pairs) {
     return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
-// (0 + 2) + (1 + 3) of the lower half, plus the same of the upper.
+// ((0 + 2) + (1 + 3)) of the lower half plus that of the upper half.
 inline float sum(__m256 value) {
     __m256 pairs = _mm256_add_ps(value, _mm256_permute_ps(value, 0b01001110));
     __m256 four = _mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0b10110001));
     return _mm_cvtss_f32(_mm_add_ss(_mm256_castps256_ps128(four), _mm256_extractf128_ps(four, 1)));
 }
 
-// Rows of input as float32: for dense weights, of each 16 columns first the even ones; else in order.
+// Rows of input as float32; for dense weights the even columns of each 16 come first.
 template <bool DENSE> void widen(const uint16_t* halves, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i += 16) {
         __m256i pairs = load(halves + i);
@@ -41,7 +41,7 @@ template <bool DENSE> void widen(const uint16_t* halves, int64_t count, float* o
     }
 }
 
-// Eight columns as float32: the values that the lowest 8 bits of `mask` name. Moves on to the next eight columns.
+// The next eight columns as float32, zero where `mask` has no bit; advances both arguments.
 inline __m256 eight(uint64_t& mask, const uint8_t*& values) {
     uint64_t part = mask & 255;
     __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
@@ -50,10 +50,10 @@ inline __m256 eight(uint64_t& mask, const uint8_t*& values) {
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, load(CONTROLS.of[part])));
 }
 
-void line_dense(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
-    constexpr int ROWS = 8;  // as many sums as hide the latency of fma
+void gemv_dense(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
+    constexpr int ROWS = 8;  // independent sums that hide the latency of fma
     for (int64_t row = first; row < last; row += ROWS) {
-        Stored<ROWS> stored(weight, row, last);
+        PackedRows<ROWS> stored(weight, row, last);
         __m256 total[ROWS];
         for (int i = 0; i < ROWS; ++i) total[i] = _mm256_setzero_ps();
         for (int64_t run = 0; run < runs; ++run) {
@@ -73,17 +73,17 @@ void line_dense(const Matrix& weight, const float* input, int64_t runs, int64_t 
     }
 }
 
-void line_sparse(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
-    constexpr int ROWS = 4;  // 4 masks and 4 places are as many as the general registers hold
+void gemv_sparse(const Matrix& weight, const float* input, int64_t runs, int64_t first, int64_t last, float* output) {
+    constexpr int ROWS = 4;  // 4 masks and 4 pointers fill the general registers
     for (int64_t row = first; row < last; row += ROWS) {
-        Stored<ROWS> stored(weight, row, last);
+        PackedRows<ROWS> stored(weight, row, last);
         __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
         for (int64_t run = 0; run < runs; ++run) {
             uint64_t of_a = stored.mask(0, run), of_b = stored.mask(1, run), of_c = stored.mask(2, run),
                      of_d = stored.mask(3, run);
             const uint8_t *at_a = stored.run(0, run), *at_b = stored.run(1, run), *at_c = stored.run(2, run),
                           *at_d = stored.run(3, run);
-#pragma GCC unroll 1  // or the compiler takes all parts of the masks out first, and keeps them on the stack
+#pragma GCC unroll 1  // else the compiler spills the parts of all masks to the stack
             for (const float* x = input + run * RUN; x < input + (run + 1) * RUN; x += 8) {
                 __m256 columns = _mm256_loadu_ps(x);
                 a = _mm256_fmadd_ps(eight(of_a, at_a), columns, a);
@@ -97,7 +97,7 @@ void line_sparse(const Matrix& weight, const float* input, int64_t runs, int64_t
     }
 }
 
-// ROWS rows of weight times COUNT rows of input, all float32 of the same order.
+// ROWS rows of weight times COUNT rows of input, both float32 in the same order of columns.
 template <int ROWS, int COUNT>
 inline void block(const float* weight, const float* input, int64_t width, float* output, int64_t next) {
     __m256 total[ROWS][COUNT];
@@ -129,8 +129,8 @@ void blocks(const float* weight, const float* input, int64_t count, int64_t widt
     }
 }
 
-// One run of one row as 64 float32, in the order that `widen` gives the input.
-template <bool DENSE> inline void unpack(Stored<3>& stored, int64_t row, int64_t run, float* out) {
+// One run of one row as 64 float32, in the order of `widen`.
+template <bool DENSE> inline void unpack(PackedRows<3>& stored, int64_t row, int64_t run, float* out) {
     const uint8_t* values = stored.run(row, run);
     if (DENSE) return widen<true>(reinterpret_cast<const uint16_t*>(values), RUN, out);
     uint64_t mask = stored.mask(row, run);
@@ -139,11 +139,11 @@ template <bool DENSE> inline void unpack(Stored<3>& stored, int64_t row, int64_t
 }
 
 template <bool DENSE>
-void batch(const Matrix& weight, const float* input, int64_t tokens, int64_t runs, int64_t first, int64_t last,
+void gemm(const Matrix& weight, const float* input, int64_t tokens, int64_t runs, int64_t first, int64_t last,
            float* wide, float* output) {
     constexpr int64_t ROWS = 3;  // 3 x 4 sums, 4 inputs: all 16 registers
     for (int64_t row = first; row < last; row += ROWS) {
-        Stored<ROWS> stored(weight, row, last);
+        PackedRows<ROWS> stored(weight, row, last);
         for (int64_t run = 0; run < runs; ++run)
             for (int64_t i = 0; i < ROWS; ++i) unpack<DENSE>(stored, i, run, wide + (i * runs + run) * RUN);
         float* out = output + row;
@@ -165,10 +165,10 @@ void product(const Matrix& weight, const RoundedInput& input, int64_t first, int
         widen<DENSE>(input.bf16.get() + token * width, count * width, x);
         float* out = output + token * weight.rows;
         if (count == 1) {
-            (DENSE ? line_dense : line_sparse)(weight, x, input.runs, first, last, out);
+            (DENSE ? gemv_dense : gemv_sparse)(weight, x, input.runs, first, last, out);
         } else {
             float* wide = scratch.weight.grow(3 * width);
-            batch<DENSE>(weight, x, count, input.runs, first, last, wide, out);
+            gemm<DENSE>(weight, x, count, input.runs, first, last, wide, out);
         }
     }
 }
@@ -186,8 +186,8 @@ namespace secateur {
 namespace {
 
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
-    input.tokens == 1 ? avx2::codes_line(weight, input, first, last, output)
-                      : avx2::codes_batch(weight, input, first, last, output);
+    input.tokens == 1 ? avx2::codes_gemv(weight, input, first, last, output)
+                      : avx2::codes_gemm(weight, input, first, last, output);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Integer products of several rows of input with AVX2. A run of 64 columns of 16 rows is unpacked and turned once, so
-// that a register holds 8 rows and no sum across a register is needed, and is then used for all rows of the input.
+// Integer products of several rows of input with AVX2. A run of 64 columns of 16 rows is unpacked and transposed once,
+// so that a register holds 8 rows and needs no sum across its lanes, and is then used for all rows of input.
 #include <type_traits>
 
 #include "kernels/matrices/avx2/unpack.hpp"
@@ -7,15 +7,15 @@
 namespace secateur::avx2 {
 namespace {
 
-constexpr int64_t TOKENS = 64;  // rows of input that go through one run together: their codes stay in the cache
-constexpr int64_t TOGETHER = 4; // and in registers
+constexpr int64_t TOKENS = 64;  // rows of input that share a run: their codes stay in the cache
+constexpr int64_t TOGETHER = 4; // rows of input whose sums fit the registers
 
 struct Scratch {
     Buffer<float> scales, totals;
     Buffer<int16_t> wide;
 };
 
-// One run of 16 rows, turned. 4 bits: element [half][j][block] holds columns 4j .. 4j + 3 of 8 rows, code + 8.
+// One run of 16 rows, transposed. 4 bits: element [half][j][block] holds columns 4j .. 4j + 3 of 8 rows, code + 8.
 // 8 bits: [half][j][part][block] holds columns 4j, 4j + 2 (part 0) or 4j + 1, 4j + 3 (part 1), widened to 16 bits.
 template <Kind KIND> struct Tile {
     static constexpr int PARTS = KIND == Kind::int4 ? 1 : 2;
@@ -39,8 +39,8 @@ template <Kind KIND> struct Tile {
     }
 };
 
-// The input's codes for one chunk of rows, as a Tile's columns want them: bytes, or for each 32 columns the even pairs
-// (0, 2), (4, 6) ... then the odd ones, in 16 bits.
+// Widens the input's codes to 16 bits in the order of a Tile: of each 32 columns the even pairs (0, 2), (4, 6) ...,
+// then the odd ones.
 void widen(const int8_t* codes, int64_t count, int16_t* out) {
     for (int64_t i = 0; i < count; i += 32) {
         __m256i four = load(codes + i);
@@ -87,8 +87,8 @@ inline void half_sums(const Tile<KIND>& tile, int half, const void* const* input
                                                 : total[block][t];
 }
 
-struct Span {  // what is needed to add one span to the totals of COUNT rows of input
-    const float* scales;       // of 8 rows, and of the next 8 `next` floats on
+struct Span {  // scales to add the sums of a span to the totals of COUNT rows of input
+    const float* scales;       // of 8 rows; those of the next 8 are `next` floats on
     int64_t next;
     const float* input_scales; // of the first token; the next token's is `spans` on
     const int32_t* bias;       // likewise
@@ -147,7 +147,7 @@ template <Kind KIND> struct Chunk {
 };
 
 template <Kind KIND, bool DENSE>
-void batch(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
+void gemm(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     int64_t groups = weight.groups(), width = input.runs * RUN;
     float* scales = scratch.scales.grow(2 * groups * 8);
@@ -178,9 +178,9 @@ void batch(const Matrix& weight, const RoundedInput& input, int64_t first, int64
 
 }  // namespace
 
-void codes_batch(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
+void codes_gemm(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
     with_unpacked(weight, [&]<Kind KIND, bool DENSE>() {
-        batch<KIND, DENSE>(weight, input, first, last, output);
+        gemm<KIND, DENSE>(weight, input, first, last, output);
     });
 }
 

@@ -1,13 +1,13 @@
-// Integer products of one row of input with AVX2: dot products along the rows of the weight, 8 rows summed together.
+// Integer products of one row of input with AVX2: dot products along the rows of the weight, 8 rows at a time.
 //
 // 4 bits: code + 8 is unsigned, vpmaddubsw multiplies it exactly, and sixteen products fit 16 bits; the sum of the
-// inputs takes the 8 away again. 8 bits: vpmaddubsw would saturate, so |code| is multiplied with sign(code) * input.
+// input corrects for the 8. 8 bits: vpmaddubsw would saturate, so |code| is multiplied with sign(code) * input.
 #include "kernels/matrices/avx2/unpack.hpp"
 
 namespace secateur::avx2 {
 namespace {
 
-// Sums of 8 rows: over the first and the second 32 columns of a run.
+// Sums of 8 rows over the first and the second 32 columns of a run.
 struct Sums {
     __m256i first, second;
 };
@@ -16,7 +16,7 @@ inline Sums halves_of(__m256i front, __m256i back) {
     return {_mm256_permute2x128_si256(front, back, 0x20), _mm256_permute2x128_si256(front, back, 0x31)};
 }
 
-// Within each half of the registers, adds up eight vectors of 32-bit groups: out[0] has vectors 0 .. 3, out[1] 4 .. 7.
+// Within each half of the registers, sums eight vectors by 32-bit groups: out[0] has vectors 0 .. 3, out[1] 4 .. 7.
 template <typename Add> inline void fold(const __m256i* in, __m256i* out, Add add) {
     __m256i pairs[4];
     for (int i = 0; i < 4; ++i)
@@ -33,7 +33,7 @@ inline Sums fold_16(const __m256i* part) {  // at most 16 * 15 * 127 in each ele
     return halves_of(_mm256_madd_epi16(out[0], one), _mm256_madd_epi16(out[1], one));
 }
 
-// Dense codes of 4 bits need no order of the columns: two to a byte are even and odd columns after one shift.
+// Dense 4-bit codes: one shift separates even and odd columns, and the input is reordered to match.
 class Pairs {
 public:
     static constexpr int64_t LAG = 0;
@@ -54,7 +54,7 @@ public:
     }
 
 private:
-    Stored<8> stored_;
+    PackedRows<8> stored_;
 };
 
 template <Kind KIND, bool DENSE> class InOrder {
@@ -101,7 +101,7 @@ inline void even_first(const int8_t* in, int64_t runs, int8_t* out) {
 }
 
 template <typename Reader>
-void line(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
+void gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
     thread_local Scratch scratch;
     const int8_t* codes = input.codes.get();
     if (Reader::EVEN_FIRST) {
@@ -166,10 +166,10 @@ void transpose_scales(const Matrix& weight, int64_t first, int64_t last, float* 
     }
 }
 
-void codes_line(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
-    if (weight.kind == Kind::int4 && weight.dense()) return line<Pairs>(weight, input, first, last, output);
+void codes_gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
+    if (weight.kind == Kind::int4 && weight.dense()) return gemv<Pairs>(weight, input, first, last, output);
     with_unpacked(weight, [&]<Kind KIND, bool DENSE>() {
-        line<InOrder<KIND, DENSE>>(weight, input, first, last, output);
+        gemv<InOrder<KIND, DENSE>>(weight, input, first, last, output);
     });
 }
 

@@ -1,4 +1,4 @@
-// Spreads the stored values of a run to its 64 columns, for processors without vpexpand: pdep and tables.
+// Spreads the kept values of a run over its 64 columns, for processors without vpexpand: pdep and tables.
 #pragma once
 
 #include <immintrin.h>
@@ -13,7 +13,7 @@
 
 namespace secateur::avx2 {
 
-// For 8 bits of a mask: the bytes that pdep fills.
+// For each 8 bits of a mask, the bytes that pdep fills.
 inline constexpr std::array<uint64_t, 256> BYTES = [] {
     std::array<uint64_t, 256> table{};
     for (int mask = 0; mask < 256; ++mask)
@@ -22,7 +22,7 @@ inline constexpr std::array<uint64_t, 256> BYTES = [] {
     return table;
 }();
 
-// For 8 bits of a mask: the control of vpshufb that makes 8 floats of up to 8 bfloat16 values, zero where there is none.
+// For each 8 bits of a mask, the vpshufb control that spreads bfloat16 values to 8 floats, zero where none is kept.
 struct alignas(64) Controls {
     uint8_t of[256][32];
 };
@@ -46,14 +46,14 @@ inline uint64_t word(const uint8_t* place) {
     return value;
 }
 
-// Where the values of ROWS rows lie. Rows that are asked for past the last one are the last one again, so kernels need
-// no other code for the end; rows near the end of the values are read from a padded copy.
-template <int ROWS> class Stored {
+// Reads the packed values of ROWS rows, run by run. Rows past the last one repeat it, so kernels need no code for the
+// remainder; rows near the end of the values are read from a padded copy.
+template <int ROWS> class PackedRows {
 public:
-    static constexpr int64_t SPARE = 128;  // a kernel may read so many bytes past the end of a row's values
-    static constexpr int64_t AHEAD = 16;   // rows: what is asked of the memory so early has come when it is needed
+    static constexpr int64_t SPARE = 128;  // bytes that a kernel may read past a row's values
+    static constexpr int64_t AHEAD = 16;   // rows to prefetch ahead
 
-    Stored(const Matrix& weight, int64_t first, int64_t last)
+    PackedRows(const Matrix& weight, int64_t first, int64_t last)
         : size_(weight.kind == Kind::bf16 ? 2 : 1),
           step_(weight.kind == Kind::int4 ? (weight.keep + 1) / 2 : weight.keep * size_),
           length_(stride(weight)),
@@ -73,8 +73,7 @@ public:
 
     uint64_t mask(int64_t row, int64_t run) const { return mask_[row][run]; }
 
-    // Where the values of a run begin. Unstructured rows must be asked for run after run, since each says where the
-    // next begins.
+    // The values of a run. Unstructured rows must be read in the order of the runs.
     const uint8_t* run(int64_t row, int64_t run) {
         const uint8_t* place = at_[row];
         if (step_) place += run * step_;
@@ -107,18 +106,18 @@ private:
     std::array<const uint64_t*, ROWS> mask_;
 };
 
-// 64 columns of bytes from the values that `mask` names; reads up to 7 bytes past the last one.
+// Spreads bytes over the 64 columns of `mask`; reads up to 7 bytes past the last value.
 inline void spread_bytes(const uint8_t* values, uint64_t mask, uint8_t* out) {
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i, mask >>= 8) {
-        asm("" : "+r"(mask));  // or the compiler takes all parts out first, and keeps them on the stack
+        asm("" : "+r"(mask));  // else the compiler spills all parts to the stack
         uint64_t part = mask & 255, eight = _pdep_u64(word(values), BYTES[part]);
         std::memcpy(out + 8 * i, &eight, 8);
         values += _mm_popcnt_u64(part);
     }
 }
 
-// 64 codes of 4 bits, as stored, to bytes 0 .. 15 in the order of the columns.
+// Unpacks 64 codes of 4 bits to bytes 0 .. 15 in the order of the columns.
 inline void split_bytes(const uint8_t* values, uint8_t* out) {
     const __m256i low = _mm256_set1_epi8(15);
     __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));

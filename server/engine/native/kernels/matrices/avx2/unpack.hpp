@@ -1,4 +1,4 @@
-// The codes of up to 16 rows, one run of 64 columns after another, as bytes in the order of the columns.
+// Unpacks the codes of several rows to bytes, run by run.
 #pragma once
 
 #include "kernels/matrices/avx2/avx2.hpp"
@@ -6,9 +6,8 @@
 
 namespace secateur::avx2 {
 
-// Codes of 8 bits are signed bytes; codes of 4 bits are bytes 0 .. 15 in two's complement, so that 0 is a zero.
-// Work runs ahead: after prepare(step), the run step - LAG can be read. A wide load right after narrow stores to the
-// same bytes would wait for them.
+// 8-bit codes are signed bytes; 4-bit codes are bytes 0 .. 15 in two's complement, so 0 is zero.
+// After prepare(step), run step - LAG can be read: a wide load right after narrow stores to its bytes would stall.
 template <Kind KIND, bool DENSE, int ROWS> class Unpacked {
 public:
     static constexpr int64_t LAG = (KIND == Kind::int4) + !DENSE;
@@ -36,14 +35,14 @@ public:
     }
 
 private:
-    Stored<ROWS> stored_;
+    PackedRows<ROWS> stored_;
     int64_t runs_;
     const uint8_t* place_[ROWS] = {};
-    alignas(64) uint8_t split_[2][ROWS][128];          // 64 bytes, and room for reads past them
+    alignas(64) uint8_t split_[2][ROWS][128];          // 64 bytes, and padding for reads past them
     alignas(64) uint8_t bytes_[ROWS][128 + 64];
 };
 
-// Calls function(type) with the Unpacked that fits the matrix.
+// Calls function<KIND, DENSE>() with the parameters of the matrix.
 template <typename Function> void with_unpacked(const Matrix& weight, Function function) {
     if (weight.kind == Kind::int8 && weight.dense()) function.template operator()<Kind::int8, true>();
     else if (weight.kind == Kind::int8) function.template operator()<Kind::int8, false>();

@@ -1,9 +1,9 @@
-// What the files of the AVX-512 kernels share: the tiles of a block in registers, whatever their layout.
+// Shared by the AVX-512 kernels: the tiles of a block in registers, in any layout.
 #pragma once
 
 #include <immintrin.h>
 #if defined(SECATEUR_EMULATE)
-#include "emulate.hpp"  // tests/native: the same kernels where the processor has no AVX-512
+#include "emulate.hpp"  // of the fuzzers, for processors without AVX-512
 #endif
 
 #include <algorithm>
@@ -15,13 +15,13 @@
 
 namespace secateur::avx512 {
 
-constexpr int TOGETHER = 4;     // rows of input whose sums and totals fit the registers
-constexpr int64_t CHUNK = 128;  // rows of input that pass over an unpacked block, from the second-level cache
+constexpr int TOGETHER = 4;     // rows of input whose sums fit the registers
+constexpr int64_t CHUNK = 128;  // rows of input that share an unpacked block in the second-level cache
 
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
 void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
 
-// The tiles of a block from left to right, two and two; codes are unsigned, and those that are not kept are the bias.
+// The tiles of a block from left to right; codes are unsigned, pruned ones equal the bias.
 template <Kind KIND, bool DENSE> class Tiles {
 public:
     Tiles(const Matrix& weight, int64_t block) {
@@ -30,7 +30,7 @@ public:
         mask_ = DENSE ? nullptr : reinterpret_cast<const uint8_t*>(weight.mask + run * 32);
     }
 
-    // Both tiles of the next j, and of the one after it.
+    // Both tiles of the next columns, and of the columns after these.
     void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS]) {
         if constexpr (KIND == Kind::int4) {
             for (int i = 0; i < PARTS; ++i) halves_of_bytes(i, even[i], odd[i]);
@@ -86,12 +86,12 @@ private:
     const uint8_t *values_, *mask_;
 };
 
-// Bytes of a block that is unpacked: codes of 8 bits, or bf16, of all columns.
+// Bytes of an unpacked block: 8-bit codes, or bf16.
 template <Kind KIND> int64_t unpacked_bytes(const Matrix& weight) {
     return weight.runs() * run_bytes(KIND == Kind::int4 ? Kind::int8 : KIND);
 }
 
-// The tiles of a block that lies unpacked.
+// The tiles of an unpacked block.
 template <Kind KIND> class Unpacked {
 public:
     explicit Unpacked(const uint8_t* place) : place_(place) {}
@@ -122,7 +122,7 @@ inline __m512i four_bytes(const void* place) {
     return _mm512_set1_epi32(value);
 }
 
-// Writes those of 16 rows from `row` on that are wanted.
+// Writes 16 rows from `row` on, without those from `last` on.
 inline void put(__m512 sums, int64_t row, int64_t last, float* output) {
     const int64_t count = std::min(TILE_ROWS, last - row);
     if (count <= 0) return;
@@ -132,7 +132,7 @@ inline void put(__m512 sums, int64_t row, int64_t last, float* output) {
     std::copy_n(some, count, output + row);
 }
 
-// Multiplies rows of weight with all rows of input. `Product<KIND>` has
+// Multiplies blocks of the weight with all rows of input. `Product<KIND>` has
 //     static void run<COUNT>(tiles, weight, block, input, token, sums[PARTS][COUNT]).
 template <template <Kind> class Product, Kind KIND, bool DENSE> class Passes {
 public:

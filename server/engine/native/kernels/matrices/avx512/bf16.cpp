@@ -1,5 +1,5 @@
-// bfloat16 products with AVX-512: vdpbf16ps on tiles. Each output is two chains in the order of the columns, of the tiles
-// that have an even and an odd number, so that it does not depend on the batch.
+// bfloat16 products with AVX-512: vdpbf16ps on tiles. Each output is the sum of two chains, over even and odd pairs of
+// columns, so it does not depend on the batch.
 #include "kernels/matrices/avx512/avx512.hpp"
 
 namespace secateur::avx512 {
@@ -45,7 +45,7 @@ void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
 namespace secateur {
 namespace {
 
-// What is not in tiles, where there was no memory to copy it, is read as it lies.
+// Weights that did not fit into memory twice are not in tiles.
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
     (weight.tiled ? avx512::codes : AVX2.codes)(weight, input, first, last, output);
 }

@@ -1,11 +1,11 @@
-// Integer products with AVX-512: vpdpbusd on tiles, so that each element of a register is one row's sum.
+// Integer products with AVX-512: vpdpbusd on tiles; each element of a register is the sum of one row.
 #include "kernels/matrices/avx512/avx512.hpp"
 
 namespace secateur::avx512 {
 namespace {
 
-// total + the products of unsigned `a` and signed `b`, four to an element. Between the types of the intrinsic GCC 12 moves
-// each sum twice in every turn of a loop; the bare instruction updates it in place.
+// total + products of unsigned `a` and signed `b`, four to an element. With the intrinsic, GCC 12 moves each sum twice
+// per iteration; the bare instruction updates it in place.
 inline __m512i dot(__m512i total, __m512i a, __m512i b) {
 #if defined(SECATEUR_EMULATE)
     return _mm512_dpbusd_epi32(total, a, b);
@@ -33,7 +33,8 @@ template <Kind KIND> struct Product {
                 __m512i even[PARTS], odd[PARTS];
                 tiles.next(even, odd);
                 for (int t = 0; t < COUNT; ++t) {
-                    const __m512i low = four_bytes(x + t * spans * SPAN + j), high = four_bytes(x + t * spans * SPAN + j + 4);
+                    const int8_t* row = x + t * spans * SPAN + j;
+                    const __m512i low = four_bytes(row), high = four_bytes(row + 4);
                     for (int i = 0; i < PARTS; ++i) sums[i][t] = dot(dot(sums[i][t], even[i], low), odd[i], high);
                 }
             }
@@ -41,7 +42,8 @@ template <Kind KIND> struct Product {
                 const uint16_t* scales = weight.scales + (block * groups + group(span)) * BLOCK_ROWS + i * TILE_ROWS;
                 const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
                 for (int t = 0; t < COUNT; ++t) {
-                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(input.scales.get()[place + span + t * spans]));
+                    const float of_input = input.scales.get()[place + span + t * spans];
+                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(of_input));
                     totals[i][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][t]), both, totals[i][t]);
                 }
             }
