@@ -25,15 +25,15 @@ class SamplingOptions(Struct, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     """Divides the logits: 0 is greedy, 1 the model's own distribution, more is more random."""
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    """Nucleus sampling: only the fewest most likely tokens whose probabilities reach this sum; 1 keeps all."""
+    """Nucleus: only the fewest most likely tokens whose probabilities reach this sum; 1, the default, keeps all."""
     top_k: Annotated[int, Meta(ge=0)] | None = None
-    """Only the k most likely tokens; 0 keeps all."""
+    """Only the k most likely tokens; 0, the default, keeps all."""
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """Only tokens at least this fraction as likely as the most likely one; 0 keeps all."""
+    """Only tokens at least this fraction as likely as the most likely one; 0, the default, keeps all."""
     frequency_penalty: Penalty | None = None
-    """Subtracted from a token's logit for each time that the reply contains it; 0 is none."""
+    """Subtracted from a token's logit for each time that the reply contains it; by default 0."""
     presence_penalty: Penalty | None = None
-    """Subtracted once from the logit of each token that the reply contains; 0 is none."""
+    """Subtracted once from the logit of each token that the reply contains; by default 0."""
 
     def merged_over(self, below: "SamplingOptions") -> Self:
         """These options, the unset ones of this class taken from `below`."""

@@ -14,7 +14,9 @@ from server.artifact.checkpoint.layouts import RUN, Balanced, Dense, Layout, Qua
 from server.artifact.checkpoint.quantised import with_zeros
 from server.engine.native import core
 from server.engine.native.pages import Pages
-from server.engine.native.plan import LayerPlan, Plan, Refused, Rope
+from server.engine.native.plan import Refused
+from server.engine.native.plan.decoder import LayerPlan, Plan
+from server.engine.native.plan.rope import Rope
 from server.errors import ArtifactError
 
 ALIGNMENT = 64

@@ -13,7 +13,8 @@ from server.artifact.checkpoint.lineage import digest_of
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.choice import Choice
 from server.engine.native import absent, core
-from server.engine.native.plan import Plan, Refused, plan_of
+from server.engine.native.plan import Refused
+from server.engine.native.plan.decoder import Plan, plan_of
 from server.engine.runners import Options, Scoring
 from server.engine.runners.native_runner import NativeRunner
 from server.errors import ConfigError

@@ -16,7 +16,7 @@ from server.engine.blocks import BLOCK, CacheSize
 from server.engine.choice import Choice
 from server.engine.native import core
 from server.engine.native.pages import choose_pages
-from server.engine.native.plan import Plan
+from server.engine.native.plan.decoder import Plan
 from server.engine.native.resources import choose_threads
 from server.engine.native.weights import Loader, Weights
 from server.engine.runners import Options

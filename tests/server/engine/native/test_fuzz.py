@@ -16,7 +16,7 @@ pytest.importorskip("server.engine.native._core")
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK
 from server.engine.native import core
-from server.engine.native.plan import plan_of
+from server.engine.native.plan.decoder import plan_of
 from server.engine.runners import Options
 from server.engine.runners.native_runner import NativeRunner
 from server.engine.sequence import Sampling, Sequence

@@ -7,8 +7,10 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from server.engine.native.plan import FAMILIES, Plan, Refused, plan_of
-from server.engine.native.rope import rope_of
+from server.engine.native.plan import Refused
+from server.engine.native.plan.decoder import Plan, plan_of
+from server.engine.native.plan.families import FAMILIES
+from server.engine.native.plan.rope import rope_of
 from tests.server.engine.native.tiny import MODELS, Packed, tiny
 
 TINY = {name: Packed(tiny(name)) for name in ("llama", "qwen2", "gemma3_text")}

@@ -9,9 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
-
-class Refused(Exception):
-    """The native step cannot run a model; the message gives the reason."""
+from server.engine.native.plan import Refused
 
 
 class Rope(Struct, frozen=True):

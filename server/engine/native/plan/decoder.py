@@ -7,12 +7,12 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
-from server.engine.native.rope import Refused, Rope, rope_of
-
-__all__ = ["LayerPlan", "Numbers", "Plan", "Refused", "Rope", "plan_of"]
+from server.engine.native.plan import Refused
+from server.engine.native.plan.families import FAMILIES, Family
+from server.engine.native.plan.layer_types import has_rope, windows_of
+from server.engine.native.plan.rope import Rope, rope_of
 
 WIDEST_HEAD = 256
 ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
@@ -30,59 +30,6 @@ PROJECTIONS = {
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
-}
-NORMS = {"before_attention": "input_layernorm", "before_mlp": "post_attention_layernorm"}
-FOUR_NORMS = {
-    "before_attention": "input_layernorm",
-    "after_attention": "post_attention_layernorm",
-    "before_mlp": "pre_feedforward_layernorm",
-    "after_mlp": "post_feedforward_layernorm",
-}
-HEAD_NORMS = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-
-
-class Family(Struct, frozen=True):
-    """Defaults and architecture of one `model_type`."""
-
-    defaults: Mapping[str, Any] = {}
-    """Settings that a `config.json` may omit."""
-    norms: Mapping[str, str] = msgspec.field(default_factory=NORMS.copy)
-    one_plus: bool = False
-    """Norms multiply by 1 + weight."""
-    scaled_embedding: bool = False
-    """Embeddings are multiplied by the square root of their width."""
-    biases: tuple[str, ...] = ()
-    """Projections that always have a bias, whatever the configuration says."""
-    windows: Literal["none", "all", "typed", "switched"] = "none"
-    """Which layers have a sliding window: `typed` follows `layer_types`; `switched` too, if `use_sliding_window`."""
-    local_rope: bool = False
-    """Layers with a window have their own rope."""
-
-
-GEMMA = {"hidden_act": "gelu_pytorch_tanh", "head_dim": 256, "tie_word_embeddings": True}
-GEMMA_TYPED = {**GEMMA, "sliding_window": 4096, "query_pre_attn_scalar": 256}
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family(),
-    "mistral": Family({"sliding_window": 4096, "num_key_value_heads": 8}, windows="all"),
-    "qwen2": Family({"sliding_window": 4096}, biases=("query", "key", "value"), windows="switched"),
-    "qwen3": Family({"sliding_window": 4096, "head_dim": 128}, {**NORMS, **HEAD_NORMS}, windows="switched"),
-    "smollm3": Family({"rope_theta": 2e6, "tie_word_embeddings": True, "num_key_value_heads": 4}, windows="switched"),
-    "gemma": Family(GEMMA, one_plus=True, scaled_embedding=True),
-    "gemma2": Family(
-        {**GEMMA_TYPED, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0, "num_key_value_heads": 4},
-        FOUR_NORMS,
-        one_plus=True,
-        scaled_embedding=True,
-        windows="typed",
-    ),
-    "gemma3_text": Family(
-        {**GEMMA_TYPED, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "num_key_value_heads": 4},
-        {**FOUR_NORMS, **HEAD_NORMS},
-        one_plus=True,
-        scaled_embedding=True,
-        windows="typed",
-        local_rope=True,
-    ),
 }
 
 
@@ -231,8 +178,8 @@ def _activation(values: Mapping[str, Any]) -> Literal["silu", "gelu_tanh"]:
 
 def _layers(values: Mapping[str, Any], family: Family) -> tuple[LayerPlan, ...]:
     count = _count(values, "num_hidden_layers")
-    windows = _windows(values, family, count)
-    turns = _turns(values, count)
+    windows = windows_of(values, family, count)
+    ropes = has_rope(values, count)
     biased = {*family.biases}
     biased |= {*ATTENTION} if values.get("attention_bias") else set()
     biased |= {*FEED_FORWARD} if values.get("mlp_bias") else set()
@@ -246,58 +193,10 @@ def _layers(values: Mapping[str, Any], family: Family) -> tuple[LayerPlan, ...]:
                 norms={use: f"{prefix}{name}.weight" for use, name in family.norms.items()},
                 biases={f"{use}_bias": f"{prefix}{PROJECTIONS[use]}.bias" for use in PROJECTIONS if use in biased},
                 window=windows[index],
-                rope=int(local) if turns[index] else -1,
+                rope=int(local) if ropes[index] else -1,
             )
         )
     return tuple(layers)
-
-
-def _windows(values: Mapping[str, Any], family: Family, count: int) -> list[int]:
-    """The sliding window of each layer; 0: none."""
-    width = int(values.get("sliding_window") or 0)
-    types = values.get("layer_types")
-    if family.windows == "none":
-        if width or "sliding_attention" in (types or ()):
-            raise Refused("it has a sliding window, which models of its type do not")
-        return [0] * count
-    if family.windows == "all":
-        if types:
-            raise Refused("it has layer_types, which models of its type do not")
-        return [width] * count
-    if family.windows == "switched" and not values.get("use_sliding_window"):
-        return [0] * count
-    types = types or _default_types(values, family, count)
-    if len(types) != count:
-        raise Refused(f"layer_types has {len(types)} entries for {count} layers")
-    if not width and "sliding_attention" in types:
-        raise Refused("it has layers with a sliding window but no sliding_window")
-    return [width if name == "sliding_attention" else 0 for name in types]
-
-
-def _default_types(values: Mapping[str, Any], family: Family, count: int) -> list[str]:
-    """The default of `layer_types`."""
-    if values["model_type"] == "smollm3":
-        turns = _turns(values, count)
-        sliding = [not turn for turn in turns]
-    elif family.windows == "switched":
-        first = int(values.get("max_window_layers", 28))
-        sliding = [index >= first for index in range(count)]
-    else:
-        every = 6 if family.local_rope else 2
-        every = int(values.get("sliding_window_pattern") or values.get("_sliding_window_pattern") or every)
-        sliding = [bool((index + 1) % every) for index in range(count)]
-    return ["sliding_attention" if slides else "full_attention" for slides in sliding]
-
-
-def _turns(values: Mapping[str, Any], count: int) -> list[bool]:
-    """Which layers have a rope."""
-    if values["model_type"] != "smollm3":
-        return [True] * count
-    every = int(values.get("no_rope_layer_interval") or 4)
-    turns = values.get("no_rope_layers") or [(index + 1) % every for index in range(count)]
-    if len(turns) != count:
-        raise Refused(f"no_rope_layers has {len(turns)} entries for {count} layers")
-    return [bool(turn) for turn in turns]
 
 
 def _compare(plan: Plan, names: set[str]) -> None:
