@@ -39,7 +39,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     """Seeds the order of the documents, or the sampling of "self"."""
     batch: Count = 8
-    """Sequences in memory at once; changes memory and speed only."""
+    """Sequences in memory at once: more are faster and need more memory."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
