@@ -1,4 +1,4 @@
-"""A recipe's tasks: what fails is kept, marked, shown side by side, and not promoted."""
+"""The tasks of a recipe: a failed artifact is kept, marked, reported, and not promoted."""
 
 import errno
 import json
@@ -18,22 +18,24 @@ from server.artifact.checkpoint.lineage import FILE, SIGNATURE, GateResult
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.signing import keys
 from server.commands.__main__ import main as secateur
+from tests.pruning.run.conftest import Prune
 
 Write = Callable[[str], Path]
+DEPTH = '[[stages]]\nkind = "depth"\nremove = 3\n'
 
 
 @pytest.fixture
-def prune(tmp_path: Path, recipe: Write, text: Path) -> Callable[..., int]:
-    """Carries out a recipe whose task allows so much more NLL than the base's; `more` ends the recipe."""
+def judged(tmp_path: Path, prune: Prune, recipe: Write, text: Path) -> Callable[..., int]:
+    """Carries out a recipe whose task allows `limit` times the base's NLL; `more` is appended to the recipe."""
 
     def run(limit: float, more: str = "") -> int:
-        task, path = tmp_path / "task.toml", recipe('[[stages]]\nkind = "depth"\nremove = 3\n')
+        task, path = tmp_path / "task.toml", recipe(DEPTH)
         task.write_text(
             f'kind = "text"\nname = "paragraphs"\nsource = "{text}"\ntokens = 256\nwindow = 32\n'
             f"[gates]\nmax_nll_ratio = {limit}\n"
         )
         path.write_text(f'tasks = ["{task}"]\n{path.read_text()}{more}')
-        return main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")])
+        return prune(path, tmp_path / "out")
 
     return run
 
@@ -44,10 +46,10 @@ def gates(folder: Path) -> tuple[GateResult, ...]:
     return evaluation.gates
 
 
-def test_what_fails_is_kept_and_marked_and_not_promoted(
-    tmp_path: Path, prune: Callable[[float], int], capsys: pytest.CaptureFixture[str]
+def test_a_failed_artifact_is_kept_and_marked_and_not_promoted(
+    tmp_path: Path, judged: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prune(1.0) == 3
+    assert judged(1.0) == 3
     printed = capsys.readouterr().out
     assert "Failed: 1 of 1 gates" in printed
     assert "became" in printed  # the worst items, before and after
@@ -72,27 +74,27 @@ def test_what_fails_is_kept_and_marked_and_not_promoted(
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.evaluation"]
 
 
-def test_another_gate_is_judged_anew_on_the_same_artifact(
-    tmp_path: Path, prune: Callable[[float], int], capsys: pytest.CaptureFixture[str]
+def test_a_changed_gate_is_judged_on_the_same_artifact(
+    tmp_path: Path, judged: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prune(1.0) == 3
+    assert judged(1.0) == 3
     made = Artifact.open(tmp_path / "out").lineage
     signer = tmp_path / "alice.pem"
     keys.create(signer, elliptic=False)
     assert secateur(["sign", str(tmp_path / "out"), "--key", str(signer)]) == 0
-    assert prune(1.0) == 3
+    assert judged(1.0) == 3
     assert (tmp_path / "out" / SIGNATURE).exists()  # nothing changed, so it holds
-    assert prune(50.0) == 0
+    assert judged(50.0) == 0
     assert [gate.passed for gate in gates(tmp_path / "out")] == [True]
     assert Artifact.open(tmp_path / "out").lineage.created == made.created
     assert not (tmp_path / "out" / SIGNATURE).exists()
     assert "every gate holds" in capsys.readouterr().out
 
 
-def test_an_artifact_that_was_replaced_while_it_was_judged_is_not_marked(
-    tmp_path: Path, prune: Callable[[float], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_artifact_replaced_meanwhile_is_not_marked(
+    tmp_path: Path, judged: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By a run of another recipe with the same output, which has ended in between."""
+    """Another recipe with the same output has finished in between."""
 
     def replacing(artifact: Artifact, *given: Any) -> Any:
         found = compare(artifact, *given)
@@ -101,20 +103,20 @@ def test_an_artifact_that_was_replaced_while_it_was_judged_is_not_marked(
         return found
 
     monkeypatch.setattr(acceptance, "compare", replacing)
-    assert prune(50.0) == 2
+    assert judged(50.0) == 2
     assert "was replaced while its tasks were judged: run this command again" in capsys.readouterr().err
     assert gates(tmp_path / "out") == ()
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_without_hard_links_gates_are_recorded_all_the_same(
-    tmp_path: Path, prune: Callable[[float], int], monkeypatch: pytest.MonkeyPatch
+def test_without_hard_links_gates_are_recorded_too(
+    tmp_path: Path, judged: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    assert prune(50.0) == 0
+    assert judged(50.0) == 0
     assert [gate.passed for gate in gates(tmp_path / "out")] == [True]
 
 
@@ -126,29 +128,35 @@ def test_without_hard_links_gates_are_recorded_all_the_same(
         ('kind = "text"\nname = "a"\nsource = "{text}"\nwindow = 4096\n', "are needed"),
     ],
 )
-def test_a_task_that_cannot_be_carried_out_is_refused_before_any_work(
-    tmp_path: Path, recipe: Write, text: Path, capsys: pytest.CaptureFixture[str], task: str, sentence: str
+def test_an_unusable_task_is_refused_before_any_work(
+    tmp_path: Path,
+    prune: Prune,
+    recipe: Write,
+    text: Path,
+    capsys: pytest.CaptureFixture[str],
+    task: str,
+    sentence: str,
 ) -> None:
-    path, file = recipe('[[stages]]\nkind = "depth"\nremove = 3\n'), tmp_path / "task.toml"
+    path, file = recipe(DEPTH), tmp_path / "task.toml"
     if "\n" in task:
         file.write_text(task.replace("{text}", str(text)))
     path.write_text(f'tasks = ["{file if file.exists() else task}"]\n{path.read_text()}')
-    assert main(["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]) == 2
+    assert prune(path, tmp_path / "out") == 2
     assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("out*"))
 
 
 def test_gates_of_the_recipe_are_judged_on_its_tasks(
-    tmp_path: Path, prune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, base_cache: Path, judged: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert prune(50.0) == 0
-    scores = {file: file.stat().st_mtime_ns for file in (tmp_path / "base" / "evaluations").iterdir()}
-    assert prune(50.0, "\n[gates]\nmax_nll_ratio = 1.0\n") == 3
+    assert judged(50.0) == 0
+    scores = {file: file.stat().st_mtime_ns for file in (base_cache / "evaluations").iterdir()}
+    assert judged(50.0, "\n[gates]\nmax_nll_ratio = 1.0\n") == 3
     assert "max_nll_ratio does not hold" in capsys.readouterr().out
     assert {gate.figures["max_nll_ratio limit"] for gate in gates(tmp_path / "out")} == {1.0}
-    # Neither the artifact nor a score is made again for another gate.
-    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "base" / "evaluations").iterdir()} == scores
-    assert prune(50.0, "\n[gates]\nmax_kl = 1.0\n") == 2
+    # another gate remakes neither the artifact nor its scores
+    assert {file: file.stat().st_mtime_ns for file in (base_cache / "evaluations").iterdir()} == scores
+    assert judged(50.0, "\n[gates]\nmax_kl = 1.0\n") == 2
     assert "gates.max_kl of the recipe cannot be judged" in capsys.readouterr().err
 
 
@@ -159,7 +167,7 @@ def test_gates_without_a_task_are_refused(recipe: Write, capsys: pytest.CaptureF
 
 
 def test_tasks_do_not_change_what_a_recipe_makes(recipe: Write) -> None:
-    path = recipe('[[stages]]\nkind = "depth"\nremove = 3\n')
+    path = recipe(DEPTH)
     plain = read(path)
     path.write_text(f'tasks = ["a.toml"]\n{path.read_text()}\n[gates]\nmax_nll_ratio = 1.1\n')
     assert read(path).digest == plain.digest

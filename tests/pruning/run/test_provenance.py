@@ -1,4 +1,4 @@
-"""What the pipeline leaves of where a model came from: the chain, the model card and the bill of materials."""
+"""The provenance that the pipeline records: digest chain, model card and bill of materials."""
 
 import json
 from collections.abc import Callable
@@ -12,39 +12,40 @@ import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from pruning.commands.__main__ import main
+from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint import card, chain
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.files import write_atomically
 from tests.pruning.conftest import RECIPE, SPARSEGPT
+from tests.pruning.run.conftest import Prune
 
 Write = Callable[[str], Path]
 DISTILL = '[[stages]]\nkind = "distill"\ntokens = 64\nlength = 16\nbatch = 2\nheld_out = 2\n'
 GPTQ = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "gptq" }\n'
 
 
-def prune(recipe: Path, folder: Path, name: str = "out") -> Artifact:
-    assert main(["prune", str(recipe), "--output", str(folder / name), "--base-cache", str(folder / "base")]) == 0
-    return Artifact.open(folder / name)
-
-
 @pytest.fixture(scope="module")
-def generations(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -> tuple[Artifact, Artifact]:
-    """A pruned and recovered artifact, and another that was quantised from it."""
+def generations(
+    tmp_path_factory: pytest.TempPathFactory, prune: Prune, model: Path, text: Path
+) -> tuple[Artifact, Artifact]:
+    """A pruned and recovered artifact, and one quantised from it."""
     folder = tmp_path_factory.mktemp("generations")
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE.format(model=model, text=text, stages=SPARSEGPT + DISTILL))
-    parent = prune(recipe, folder, "parent")
+    assert prune(recipe, folder / "parent") == 0
     recipe.write_text(RECIPE.format(model=folder / "parent", text=text, stages=GPTQ))
-    return parent, prune(recipe, folder, "child")
+    assert prune(recipe, folder / "child") == 0
+    return Artifact.open(folder / "parent"), Artifact.open(folder / "child")
 
 
-def test_every_step_links_the_weights_it_began_with_to_those_it_made(generations: tuple[Artifact, Artifact]) -> None:
+def test_every_step_records_the_digests_of_weights_before_and_after(
+    generations: tuple[Artifact, Artifact], model: Path, base_cache: Path
+) -> None:
     parent, child = generations
     pruned, recovered = parent.lineage.steps
-    base = Artifact.open(next((parent.path.parent / "base").glob("tiny-*")))
+    base = base_artifact(str(model), base_cache)
     assert pruned.parent_digest == weights_digest(base)
     assert pruned.digest == recovered.parent_digest
     assert recovered.digest == weights_digest(parent)
@@ -125,8 +126,8 @@ def test_the_bill_of_materials_is_valid_cyclonedx(generations: tuple[Artifact, A
         assert validator.validate_str(text.replace('"bomFormat"', '"bomFromat"')) is not None
 
 
-def test_killed_between_the_documents_and_the_record_it_puts_the_artifact_together_again(
-    recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_killed_between_the_documents_and_the_record_it_assembles_the_artifact_again(
+    recipe: Write, prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
 
@@ -139,8 +140,8 @@ def test_killed_between_the_documents_and_the_record_it_puts_the_artifact_togeth
     path = recipe(SPARSEGPT)
     with monkeypatch.context() as patch:
         patch.setattr("pruning.run.record.write_atomically", killed)
-        command = ["prune", str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
-        assert main(command) == 130
+        assert prune(path, tmp_path / "out") == 130
     assert written[-2:] == ["README.md", "bom.cdx.json"]
     assert not (tmp_path / "out").exists()
-    prune(path, tmp_path)
+    assert prune(path, tmp_path / "out") == 0
+    Artifact.open(tmp_path / "out")

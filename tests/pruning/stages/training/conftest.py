@@ -1,9 +1,5 @@
-"""A tiny model with larger weights than random ones have, so that pruning it does harm and training helps."""
+"""A tiny model with weights larger than random initialisation, so pruning does harm and training helps."""
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +13,7 @@ from pruning.stages.inputs import Inputs, prepare
 from pruning.stages.training.run import TrainingRun
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE, SPARSEGPT
+from tests.pruning.killed import kill_when
 
 
 @pytest.fixture(scope="session")
@@ -59,14 +56,7 @@ def halved(inputs: Inputs) -> StageModel:
 
 def kill_once(file: Path, arguments: list[str]) -> None:
     """Start the command and kill it, without a chance to tidy up, once `file` is there."""
-    process = subprocess.Popen([sys.executable, "-m", "pruning.commands", *arguments], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not file.exists():
-        assert process.poll() is None, process.stderr and process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_when(file.exists, arguments, file.parents[2] / "errors.txt")
 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, run: type[TrainingRun], when: int) -> list[int]:
