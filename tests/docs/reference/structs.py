@@ -80,7 +80,9 @@ def heading(kind: type[Struct], title: str) -> str:
 
 
 def fields(kind: type[Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    return msgspec.structs.fields(kind)
+    """The fields of a struct, its own before inherited ones, as in the errors for unknown fields."""
+    found = {item.name: item for item in msgspec.structs.fields(kind)}
+    return tuple(found[name] for name in dict.fromkeys((*kind.__annotations__, *found)) if name in found)
 
 
 def nested(kind: type[Struct]) -> Iterator[tuple[type[Struct], str]]:
