@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str] | None] = {
     "server.commands": EVERYTHING,
     "server.web": {"artifact", "chat", "engine", "metering", "models", "skills", "storage"},
     "server.chat": {"engine", "metering", "models", "skills", "storage", "text"},
-    "server.models": {"artifact", "engine", "metering", "skills", "text"},
+    "server.models": {"artifact", "engine", "metering", "skills", "storage", "text"},
     "server.skills": {"engine", "storage", "text"},  # engine: its sampling options are keys of a skill's file
     "server.engine": {"artifact"},
     "server.metering": {"storage"},

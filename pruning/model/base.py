@@ -31,6 +31,7 @@ from pruning.model.weights import InMemory, Shards, WeightSource, checkpoint_fil
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
+from server.storage.digests import FileDigests
 from server.text import tokenizer_files
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,15 @@ logger = logging.getLogger(__name__)
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def import_base(path: Path, digest: str, target: Path) -> None:
-    """Write the Hugging Face directory or GGUF file at `path` as a base artifact at `target`; raises ModelRefused."""
+def import_base(path: Path, digest: str, target: Path, digests: FileDigests | None = None) -> None:
+    """Write the Hugging Face directory or GGUF file at `path` as a base artifact at `target`; raises ModelRefused.
+
+    `digests` remembers the digests of its files.
+    """
     if path.is_dir() or path.suffix == ".gguf":
         with refusing(f"{path} cannot be read as a model"):
-            (_import_directory if path.is_dir() else _import_gguf)(path, digest, target)
+            writer = CheckpointWriter(target, packed=False, digests=digests)
+            (_import_directory if path.is_dir() else _import_gguf)(path, digest, writer)
     else:
         raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
 
@@ -137,7 +142,7 @@ def _refuse_files(path: Path) -> None:
         read_settings(path / name)
 
 
-def _import_directory(path: Path, digest: str, target: Path) -> None:
+def _import_directory(path: Path, digest: str, target: CheckpointWriter) -> None:
     """Copy a Hugging Face directory into a base artifact, tensor by tensor, under current tensor names."""
     _refuse_files(path)
     config = read_settings(path / "config.json")
@@ -150,7 +155,7 @@ def _import_directory(path: Path, digest: str, target: Path) -> None:
     _refuse_constants(model, found, source)
     _refuse_untied(model, found, source)
     kinds: set[torch.dtype] = set()
-    with CheckpointWriter(target, packed=False) as writer:
+    with target as writer:
         for name, parameter in model.named_parameters():
             if name not in found:
                 raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
@@ -218,7 +223,7 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: WeightSou
         logger.warning("tensors without a place in the model are left out: %d, %s for instance", len(extra), extra[0])
 
 
-def _import_gguf(path: Path, digest: str, target: Path) -> None:
+def _import_gguf(path: Path, digest: str, target: CheckpointWriter) -> None:
     """Dequantise a GGUF file into a base artifact; holds the whole model in memory, at 16 bits."""
     header = Header(path)
     with redirect_stderr(StringIO()):  # its progress bars would fill a log file
@@ -239,7 +244,7 @@ def _import_gguf(path: Path, digest: str, target: Path) -> None:
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     _refuse_constants(skeleton(config), {name: name for name in state}, InMemory(state))
-    with CheckpointWriter(target, packed=False) as writer:
+    with target as writer:
         for name, parameter in model.named_parameters():
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}

@@ -38,6 +38,7 @@ from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter, publish
 from server.errors import ArtifactError
+from server.storage.digests import FileDigests
 from server.storage.files import write_atomically
 from server.storage.lock import locked
 
@@ -77,15 +78,15 @@ def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False, team: 
 
     Raises Busy if another process makes the same output, RecipeError if the work directory holds foreign files.
     """
-    work = work_directory(output)
+    work, digests = work_directory(output), FileDigests()
     with locked(work / LOCK, f"making {output}"):
         begin(work, inputs)
-        candidate = _candidate(work, inputs, team)
+        candidate = _candidate(work, inputs, team, digests)
         publish(evaluate(candidate, inputs, cache, work).path, output)
         if not keep:
             clear(work)
             shutil.rmtree(work)
-    return Artifact.open(output)
+    return Artifact.open(output, digests=digests)
 
 
 def follow(inputs: Inputs, output: Path, team: Team) -> None:
@@ -94,7 +95,7 @@ def follow(inputs: Inputs, output: Path, team: Team) -> None:
     All other stages are done by the leader; this process waits for them and reads their results.
     """
     work = work_directory(output)
-    if _assembled(work, inputs, team) is None:
+    if _assembled(work, inputs, team, FileDigests()) is None:
         _run_stages(work, inputs, team)
 
 
@@ -106,13 +107,13 @@ def begin(work: Path, inputs: Inputs) -> None:
         write_atomically(work / IDENTITY, json.dumps(run_identity(inputs.identity)).encode())
 
 
-def _candidate(work: Path, inputs: Inputs, team: Team) -> Artifact:
+def _candidate(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> Artifact:
     """The pruned model as an artifact in the work directory, not yet evaluated."""
-    if done := _assembled(work, inputs, team):
+    if done := _assembled(work, inputs, team, digests):
         return done
     model, steps = _run_stages(work, inputs, team)
     path = work / CANDIDATE
-    with CheckpointWriter(path) as writer:
+    with CheckpointWriter(path, digests=digests) as writer:
         for name in model.source.names():
             writer.add(name, model.source.tensor(name), model.source.scales(name))
         writer.text("config.json", json.dumps(model.config, indent=2, sort_keys=True) + "\n")
@@ -122,16 +123,16 @@ def _candidate(work: Path, inputs: Inputs, team: Team) -> Artifact:
         for name, text in model.files.items():
             writer.text(name, text)
         writer.finish(_lineage(inputs, steps))
-    return Artifact.open(path)
+    return Artifact.open(path, digests=digests)
 
 
-def _assembled(work: Path, inputs: Inputs, team: Team) -> Artifact | None:
+def _assembled(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> Artifact | None:
     """The candidate that an interrupted run assembled, if any; else None, after the preflight of all stages."""
     path = work / CANDIDATE
     with team.first():
         if path.exists():
             try:
-                return Artifact.open(path)
+                return Artifact.open(path, digests=digests)
             except ArtifactError as error:  # killed while its record was written
                 logger.info("%s; assembling it again", error)
                 shutil.rmtree(path)

@@ -23,6 +23,7 @@ from pruning.recipe.training import Training
 from server.artifact.checkpoint import lineage
 from server.artifact.checkpoint.reader import Artifact
 from server.errors import ArtifactError
+from server.storage.digests import FileDigests
 from server.storage.lock import locked
 
 logger = logging.getLogger(__name__)
@@ -125,8 +126,9 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
         if found := _imported(target):  # another process imported it meanwhile, and may be reading it
             return found
         logger.info("importing %s", path)
-        import_base(path, digest, target)
-    return Artifact.open(target)
+        digests = FileDigests()
+        import_base(path, digest, target, digests)
+    return Artifact.open(target, digests=digests)
 
 
 def _imported(target: Path) -> Artifact | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
+from server.storage.digests import FileDigests
 
 if TYPE_CHECKING:
     from server.artifact.checkpoint.reader import Artifact
@@ -20,15 +21,15 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 
 def main(argv: Sequence[str]) -> int:
     """Write one export; returns 0. Raises ExportError, ArtifactError or SignatureError, leaving no files behind."""
-    arguments = parser().parse_args(argv)
+    arguments, digests = parser().parse_args(argv), FileDigests()
     if arguments.signers:
-        envelope.verify(arguments.artifact, Signers.read(arguments.signers))
+        envelope.verify(arguments.artifact, Signers.read(arguments.signers), digests)
     from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds
     from server.artifact.export import link, output
 
     target: Path = arguments.output.absolute()
     with output.fresh(target) as folder:
-        artifact = Artifact.open(arguments.artifact)
+        artifact = Artifact.open(arguments.artifact, digests=digests)
         artifact.check_last_link()
         made = write(artifact, folder, arguments.to, arguments.shard_size)
         link.write(folder, artifact, made)

@@ -68,9 +68,9 @@ def check(path: Path) -> str:
         record.verify(path, lineage)
         verify_chain(path, lineage)
         return f"{held}; its weights are in a form for other software ({form}) and were not compared; {signed}"
-    from server.artifact.checkpoint.reader import whole  # late: imports torch, and the chain is printed first
+    from server.artifact.checkpoint.reader import verified_record  # late: imports torch, and the chain is printed first
 
-    whole(path)
+    verified_record(path)
     return f"{held}, the weights are those of its last step; {signed}"
 
 

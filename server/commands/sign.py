@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope, openssf
 from server.artifact.signing.keys import hint, read_private
+from server.storage.digests import FileDigests
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,12 +31,15 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     directory: Path = arguments.artifact.resolve()
     key = read_private(arguments.key)
-    from server.artifact.checkpoint.reader import whole  # late: imports torch, and a wrong key should fail at once
+    from server.artifact.checkpoint.reader import (
+        verified_record,  # late: torch takes seconds, a wrong key fails at once
+    )
 
-    whole(directory)
+    digests = FileDigests()
+    verified_record(directory, digests)
     if isinstance(key, Ed25519PrivateKey):
         kind = "Ed25519"
-        content = envelope.seal(envelope.statement(directory.name, envelope.digests(directory)), key)
+        content = envelope.seal(envelope.statement(directory.name, envelope.file_digests(directory, digests)), key)
     else:
         kind = "OpenSSF model-signing"
         with TemporaryDirectory() as folder:

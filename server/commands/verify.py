@@ -7,6 +7,7 @@ from pathlib import Path
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
+from server.storage.digests import FileDigests
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,9 +30,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Check the signature, then the files against the lineage; returns 0. Raises SignatureError or ArtifactError."""
     arguments = parser().parse_args(argv)
-    signer = envelope.verify(arguments.artifact, Signers.read(arguments.signers))
-    from server.artifact.checkpoint.reader import whole  # late: imports torch, and a bad signature should fail at once
+    digests = FileDigests()
+    signer = envelope.verify(arguments.artifact, Signers.read(arguments.signers), digests)
+    from server.artifact.checkpoint.reader import verified_record  # late: torch takes seconds
 
-    address = record.address(whole(arguments.artifact))
+    address = record.address(verified_record(arguments.artifact, digests))
     print(f"signed by {signer.name}; record {address}; every file is as it was signed")
     return 0

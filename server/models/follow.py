@@ -14,6 +14,7 @@ from server.artifact.registry.store import Registry, Version
 from server.artifact.signing.keys import Signers
 from server.errors import RegistryError, SecateurError, reason
 from server.models.rollout import Model
+from server.storage.digests import FileDigests
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,9 @@ class SignedReference(NamedTuple):
         with Registry.open(self.url) as registry:
             return registry.resolve(self.reference)
 
-    def verify(self, version: Version) -> None:
+    def verify(self, version: Version, digests: FileDigests | None = None) -> None:
         """Raise SecateurError unless the version's files are intact and signed by an allowed signer."""
-        rules.verify(version, Signers.read(self.signers))
+        rules.verify(version, Signers.read(self.signers), digests)
 
 
 class Follower:
@@ -49,10 +50,15 @@ class Follower:
         self._unreachable = False
 
     @classmethod
-    def open(cls, source: SignedReference, load: Callable[[Path, str], Model]) -> Self:
-        """Begin at the current version, verified but not loaded; raises RegistryError or ArtifactError."""
+    def open(
+        cls, source: SignedReference, load: Callable[[Path, str], Model], digests: FileDigests | None = None
+    ) -> Self:
+        """Begin at the current version, verified but not loaded; raises RegistryError or ArtifactError.
+
+        `digests` remembers the digests of its files.
+        """
         version = source.resolve()
-        source.verify(version)
+        source.verify(version, digests)
         return cls(source, load, version)
 
     def next(self) -> Model | None:

@@ -14,6 +14,7 @@ from server.engine.choice import Choice
 from server.errors import ArtifactError, ConfigError
 from server.models.follow import Follower, SignedReference
 from server.models.rollout import CurrentModel, Engine, Model
+from server.storage.digests import FileDigests
 from server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ class Loader:
         """
         path, name, follower = Path(reference), Path(reference).resolve().name, None
         version, signers, signed = registered(reference), self._config.signers, None
+        digests = FileDigests()  # so that the signature and the record are verified in one reading
         if version is not None:
             if signers is None:
                 raise ConfigError(f"{reference}: a model of the registry must be signed: name the file of `signers`")
-            follower = Follower.open(SignedReference(self._config.registry, version, signers), self._load)
+            follower = Follower.open(SignedReference(self._config.registry, version, signers), self._load, digests)
             path, name = follower.version.path, follower.version.name
         elif signers is not None:
-            signed = envelope.signed_record(path, Signers.read(signers))
-        artifact, tokenizer = open_model(path)
+            signed = envelope.signed_record(path, Signers.read(signers), digests)
+        artifact, tokenizer = open_model(path, digests)
         if follower is not None:
             follower.confirm(artifact.lineage)
         if signed is not None and address(artifact.lineage) != address(signed):
@@ -69,11 +71,11 @@ class Loader:
         return self.load(Opened(name, artifact, tokenizer)).model
 
 
-def open_model(path: Path) -> "tuple[Artifact, Tokenizer]":
+def open_model(path: Path, digests: FileDigests | None = None) -> "tuple[Artifact, Tokenizer]":
     """The artifact and its tokenizer; raises ArtifactError for a damaged artifact or one without a chat template."""
     from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds, TOML errors should not
 
-    artifact = Artifact.open(path)
+    artifact = Artifact.open(path, digests=digests)
     tokenizer = Tokenizer.load(path)
     tokenizer.chat([{"role": "user", "content": "Hello"}])  # raises without a chat template
     return artifact, tokenizer

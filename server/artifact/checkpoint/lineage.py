@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from server.errors import ArtifactError
+from server.storage.digests import FileDigests
 
 FILE = "lineage.json"
 WEIGHTS = "model.safetensors"
@@ -196,29 +197,30 @@ def address(lineage: Lineage) -> str:
     return hashlib.sha256(msgspec.json.encode(lineage, order="sorted")).hexdigest()
 
 
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; raises ArtifactError for what may not be read, or is no file."""
+def digest_of(path: Path, digests: FileDigests | None = None) -> str:
+    """SHA-256 of a file, in hexadecimal, from `digests` if that knows it; raises ArtifactError if it cannot be read."""
     if path.exists() and not path.is_file():
         raise ArtifactError(f"{path} is no file; remove it, or make the artifact again")
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return (digests or FileDigests()).of(path)
     except PermissionError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def verify(directory: Path, lineage: Lineage) -> None:
-    """Compare every file of `directory` with `lineage`; raises ArtifactError naming the first that differs.
+def verify(directory: Path, lineage: Lineage, digests: FileDigests | None = None) -> None:
+    """Raise ArtifactError, naming the file, unless `directory` holds exactly the files that `lineage` records.
 
-    A file that the record does not name is refused too: a planted chat template would speak for the model.
+    A file that the record does not name is refused too: a planted chat template would speak for the model. Files that
+    `digests` knows are not read again.
     """
+    digests = digests or FileDigests()
     present = {path.name for path in directory.iterdir()} - {FILE, SIGNATURE}
     for name in sorted(present | lineage.files.keys()):
         if name not in lineage.files:
             raise ArtifactError(f"{directory / name} is not named in {FILE}; remove it, or make the artifact again")
         if name not in present:
             raise ArtifactError(f"{directory / name} is missing, though {FILE} names it; copy the artifact again")
-        if digest_of(directory / name) != lineage.files[name]:
+        if digest_of(directory / name, digests) != lineage.files[name]:
             raise ArtifactError(f"{directory / name} was changed: its SHA-256 is not the one that {FILE} records")
 
 

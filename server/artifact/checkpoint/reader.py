@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from server.artifact.checkpoint import chain
@@ -18,7 +18,9 @@ from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packe
 from server.artifact.checkpoint.lineage import WEIGHTS, Lineage
 from server.artifact.checkpoint.packing import unpack, unpack_unstructured
 from server.artifact.checkpoint.quantised import unpack_codes, unpack_quantised
+from server.artifact.checkpoint.safetensors_file import SafetensorsReader, identity
 from server.errors import ArtifactError
+from server.storage.digests import FileDigests
 
 
 class Artifact:
@@ -29,22 +31,24 @@ class Artifact:
         self.lineage = lineage
         self.config = config
         try:
-            self._file = _mapped(path / WEIGHTS)
-            self._identity = _identity(path / WEIGHTS)
-            self._layouts = LayoutTable.read(self._file.metadata()).layouts
+            self._file = SafetensorsReader(path / WEIGHTS)
+            self._layouts = LayoutTable.read(self._file.metadata).layouts
         except (OSError, SafetensorError, ValueError) as error:
             raise ArtifactError(f"{path / WEIGHTS} cannot be read: {error}") from None
         for name, layout in self._layouts.items():
             self._check(name, layout)
 
     @classmethod
-    def open(cls, path: Path, *, verify: bool = True) -> Self:
-        """Open the artifact in the directory `path`; raises ArtifactError naming the file that is wrong."""
+    def open(cls, path: Path, *, verify: bool = True, digests: FileDigests | None = None) -> Self:
+        """Open the artifact in the directory `path`; raises ArtifactError naming the file that differs from the record.
+
+        Files that `digests` knows are not read again.
+        """
         lineage = record.read(path)
         if form := chain.exported(lineage):
             raise ArtifactError(f"{path} is an export for other software ({form}): name the artifact it was made from")
         if verify:
-            record.verify(path, lineage)
+            record.verify(path, lineage, digests)
             chain.check(path, lineage)
         try:
             config = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
@@ -62,7 +66,7 @@ class Artifact:
     def names(self) -> list[str]:
         """The Hugging Face names of all weights."""
         parts = {f"{name}.{part}": name for name, layout in self._layouts.items() for part in layout.parts}
-        return sorted({parts.get(key, key) for key in self._file.keys()})  # noqa: SIM118
+        return sorted({parts.get(key, key) for key in self._file.entries})
 
     def layout(self, name: str) -> Layout:
         """How the weight `name` is stored."""
@@ -72,9 +76,9 @@ class Artifact:
         """The shape of the weight `name`, without reading it."""
         layout = self.layout(name)
         if isinstance(layout, Dense):
-            return tuple(self._file.get_slice(name).get_shape())
+            return self._file.entries[name].shape
         part = next(part for part, expected in layout.parts.items() if expected.rows is None)
-        rows = self._file.get_slice(f"{name}.{part}").get_shape()[0]
+        rows = self._file.entries[f"{name}.{part}"].shape[0]
         turned = isinstance(layout, Quantised) and layout.transposed
         return (layout.columns, rows) if turned else (rows, layout.columns)
 
@@ -130,13 +134,11 @@ class Artifact:
             raise ArtifactError(f"{self.path / WEIGHTS} does not hold {made}; copy the artifact again")
 
     def _stored(self, key: str) -> Tensor:
-        """The tensor `key` of the file, in a mapping of its own: one for all would keep every page ever read."""
+        """The tensor `key` of the file; raises ArtifactError if another file lies at its path by now."""
         path = self.path / WEIGHTS
         try:
-            file = _mapped(path)
-            if _identity(path) == self._identity:
-                tensor: Tensor = file.get_tensor(key)
-                return tensor
+            if identity(path.stat()) == self._file.identity:
+                return self._file.tensor(key)
         except OSError as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from None
         raise ArtifactError(f"{path} was replaced while it was read: start again with what is there now")
@@ -145,10 +147,9 @@ class Artifact:
         """Raise ArtifactError unless the parts of `name` are there as its layout says."""
         rows = None
         for part, expected in layout.parts.items():
-            if f"{name}.{part}" not in self._file.keys():  # noqa: SIM118
+            if (stored := self._file.entries.get(f"{name}.{part}")) is None:
                 raise self._refusal(name, f"{name}.{part} is missing")
-            stored = self._file.get_slice(f"{name}.{part}")
-            shape, dtype = stored.get_shape(), stored.get_dtype()
+            shape, dtype = list(stored.shape), stored.dtype
             if rows is None and expected.rows is None:
                 rows = next(iter(shape), 0)
             wanted_shape = [expected.rows or rows, expected.columns]
@@ -161,17 +162,18 @@ class Artifact:
         return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
 
 
-def whole(path: Path) -> Lineage:
-    """The record of the artifact or export in `path`; raises ArtifactError naming the file or link that does not hold.
+def verified_record(path: Path, digests: FileDigests | None = None) -> Lineage:
+    """The record of the artifact or export in `path`; raises ArtifactError naming the file or step that does not match.
 
-    The weights themselves are compared with the last link, but for an export, whose weights other software reads.
+    The weights of an artifact are also compared with its last step; those of an export only other software reads.
+    Files that `digests` knows are not read again for their digests.
     """
     lineage = record.read(path)
     if chain.exported(lineage):
-        record.verify(path, lineage)
+        record.verify(path, lineage, digests)
         chain.check(path, lineage)
     else:
-        Artifact.open(path).check_last_link()
+        Artifact.open(path, digests=digests).check_last_link()
     return lineage
 
 
@@ -185,14 +187,3 @@ def find_base(cache: Path, digest: str) -> Artifact:
         if found == digest:
             return Artifact.open(file.parent)
     raise ArtifactError(f"the dense base is not in {cache}: run `secateur prune` again, or name it with --base-cache")
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another one of the same name."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _mapped(path: Path) -> Any:
-    """Map a safetensors file; `Any`, since the library has no annotations."""
-    return safe_open(path, framework="pt")

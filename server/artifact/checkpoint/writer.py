@@ -15,7 +15,8 @@ from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Unstructured
 from server.artifact.checkpoint.packing import choose_layout, pack, pack_unstructured
 from server.artifact.checkpoint.quantised import pack_quantised, with_zeros
-from server.artifact.checkpoint.safetensors_file import SafetensorsFile
+from server.artifact.checkpoint.safetensors_file import SafetensorsWriter
+from server.storage.digests import FileDigests
 from server.storage.files import move, sync_folder
 
 
@@ -27,8 +28,11 @@ class CheckpointWriter:
     as software that knows nothing of sparsity has it. An artifact that stands at `path` is replaced on `finish`.
     """
 
-    def __init__(self, path: Path, *, packed: bool = True, zeros: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, packed: bool = True, zeros: bool = False, digests: FileDigests | None = None
+    ) -> None:
         self.path = path
+        self._digests = digests or FileDigests()
         self.packed = packed
         self.zeros = zeros
         self._partial = path.with_name(path.name + ".partial")
@@ -37,7 +41,7 @@ class CheckpointWriter:
     def __enter__(self) -> Self:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._weights = SafetensorsFile(self._partial / record.WEIGHTS)
+        self._weights = SafetensorsWriter(self._partial / record.WEIGHTS)
         return self
 
     def __exit__(
@@ -72,7 +76,7 @@ class CheckpointWriter:
     def finish(self, lineage: record.Lineage) -> record.Lineage:
         """Close the weights, record the digest of every file, and rename; returns the record as written."""
         self._weights.close(LayoutTable.of(self._layouts).metadata())
-        files = {path.name: record.digest_of(path) for path in sorted(self._partial.iterdir())}
+        files = {path.name: record.digest_of(path, self._digests) for path in sorted(self._partial.iterdir())}
         complete = msgspec.structs.replace(lineage, files=files)
         (self._partial / record.FILE).write_bytes(record.encoded(complete))
         sync_folder(self._partial)

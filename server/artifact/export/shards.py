@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from server.artifact.checkpoint.lineage import WEIGHTS
-from server.artifact.checkpoint.safetensors_file import SafetensorsFile
+from server.artifact.checkpoint.safetensors_file import SafetensorsWriter
 
 INDEX = "model.safetensors.index.json"
 METADATA = {"format": "pt"}
@@ -18,7 +18,7 @@ class Shards:
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
         self._shards: list[list[str]] = []
-        self._file: SafetensorsFile | None = None
+        self._file: SafetensorsWriter | None = None
         self._size = 0
         self.bytes = 0
         """Bytes of all tensors so far."""
@@ -54,7 +54,7 @@ class Shards:
         self._end()
         self._shards.append([])
         self._size = 0
-        self._file = SafetensorsFile(self._path(len(self._shards)))
+        self._file = SafetensorsWriter(self._path(len(self._shards)))
 
     def _end(self) -> None:
         if self._file is not None:

@@ -17,6 +17,7 @@ from server.artifact.registry.store import Approval, Kind, Move, Registry, Versi
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import PrivateKey, Signers, hint, sign
 from server.errors import RegistryError
+from server.storage.digests import FileDigests
 
 
 class Statement(Struct, frozen=True):
@@ -68,32 +69,27 @@ def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
 
     if form := chain.exported(record.read(path)):
         raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
-    lineage = reader.whole(path)
+    lineage = reader.verified_record(path)
     gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
     gates += [found for file in results if (found := _results(file, lineage))]
     return Candidate(path.resolve(), lineage, tuple(gates))
 
 
-def whole(path: Path) -> Lineage:
-    """The record of the artifact at `path`; raises ArtifactError unless every file and link is as recorded.
+def verify(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> str:
+    """Check that the version's files are intact, and with `signers` also signed; returns the signer's name or "".
 
-    That its weights are those of the last link was found when a version was added, whose address holds their digest.
+    Raises RegistryError or ArtifactError. Each file is read once, and not again if `digests` knows it. That the weights
+    are those of the last step was checked when the version was added, whose address holds their digest.
     """
-    lineage = record.read(path)
-    record.verify(path, lineage)
-    chain.check(path, lineage)
-    return lineage
-
-
-def verify(version: Version, signers: Signers | None) -> str:
-    """Who signed the artifact, or nothing where nobody is asked for; raises RegistryError or ArtifactError."""
+    digests = digests or FileDigests()
     if record.address(version.lineage) != version.address:
         raise RegistryError(f"the registry's record of {version.name} was changed: it is not what its address says")
     lineage = record.read(version.path)
     if record.address(lineage) != version.address:
         raise RegistryError(f"{version.path / record.FILE} is not the record of {version.name}: it was exchanged")
-    whole(version.path)
-    return envelope.verify(version.path, signers).name if signers else ""
+    record.verify(version.path, lineage, digests)
+    chain.check(version.path, lineage)
+    return envelope.verify(version.path, signers, digests).name if signers else ""
 
 
 def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: PrivateKey) -> Approval:

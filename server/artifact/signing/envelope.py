@@ -14,6 +14,7 @@ from msgspec import Meta
 from server.artifact.checkpoint.lineage import FILE, SIGNATURE, Lineage, decoded, digest_of
 from server.artifact.signing.keys import PrivateKey, Signer, Signers, hint, sign
 from server.errors import SignatureError
+from server.storage.digests import FileDigests
 from server.storage.files import replacing
 
 PAYLOAD = "application/vnd.in-toto+json"
@@ -89,9 +90,10 @@ class Bundle(msgspec.Struct, frozen=True, rename="camel"):
     dsse_envelope: Envelope
 
 
-def digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file but the signature, in order of their names."""
-    return {path.name: digest_of(path) for path in sorted(directory.iterdir()) if path.name != SIGNATURE}
+def file_digests(directory: Path, known: FileDigests | None = None) -> dict[str, str]:
+    """SHA-256 of every file but the signature, in order of their names; files that are `known` are not read again."""
+    known = known or FileDigests()
+    return {path.name: digest_of(path, known) for path in sorted(directory.iterdir()) if path.name != SIGNATURE}
 
 
 def statement(name: str, files: Mapping[str, str]) -> bytes:
@@ -110,23 +112,26 @@ def seal(payload: bytes, key: PrivateKey) -> bytes:
     return msgspec.json.encode(Bundle(BUNDLE, Material(KeyHint(hint(key.public_key()))), envelope))
 
 
-def verify(directory: Path, signers: Signers) -> Signer:
-    """Who signed the artifact in `directory` as it is; raises SignatureError naming the file that differs."""
-    return _verified(directory, signers)[0]
+def verify(directory: Path, signers: Signers, digests: FileDigests | None = None) -> Signer:
+    """The signer of the artifact in `directory`; raises SignatureError naming the first file that differs.
+
+    Files that `digests` knows are not read again.
+    """
+    return _verified(directory, signers, digests)[0]
 
 
-def signed_record(directory: Path, signers: Signers) -> Lineage:
-    """The record that was signed, of an artifact that `verify` holds good, whatever lies in `directory` afterwards."""
+def signed_record(directory: Path, signers: Signers, digests: FileDigests | None = None) -> Lineage:
+    """The record that was signed, verified like `verify`: compare it with what is loaded from `directory` later."""
     path = directory / FILE
-    _, signed = _verified(directory, signers)
+    _, signed = _verified(directory, signers, digests)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != signed.get(FILE):
         raise SignatureError(f"{path} was exchanged while the signature was verified; try again")
     return decoded(content, path)
 
 
-def _verified(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, str]]:
-    """Who signed, and the SHA-256 of each file that was signed and is there."""
+def _verified(directory: Path, signers: Signers, known: FileDigests | None) -> tuple[Signer, Mapping[str, str]]:
+    """The signer, and the SHA-256 of each file as it was signed and is present."""
     path = directory / SIGNATURE
     bundle = _read(path)
     signer = signers.find(bundle.verification_material.public_key.hint, path)
@@ -134,7 +139,7 @@ def _verified(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, s
     if not any(signer.signed(_authenticated(envelope.payload), one.sig) for one in envelope.signatures):
         raise SignatureError(f"{path} was changed: it names the key of {signer.name}, who did not sign this")
     signed = {resource.name: resource.digest for resource in _resources(path, envelope)}
-    present = digests(directory)
+    present = file_digests(directory, known)
     for name in sorted(signed.keys() | present.keys()):
         if name not in signed:
             raise SignatureError(f"{directory / name} was added after {signer.name} signed; remove it, or sign again")

@@ -25,6 +25,7 @@ from server.errors import ArtifactError, ConfigError
 from server.models import loading
 from server.models.follow import Follower, SignedReference
 from server.models.rollout import CurrentModel, Model, Rollout
+from server.storage.digests import FileDigests
 from server.text.tokenizer import Tokenizer
 from tests.server.artifact.signing.artifacts import make
 from tests.server.web.test_lifecycle import STREAM, everything, get, ledger_of, received, send
@@ -196,10 +197,10 @@ def test_a_directory_exchanged_while_it_is_read_is_refused(house: House, monkeyp
     make(house.folder / "unsigned", 3.0, gates=PASSED)
     opened = loading.open_model
 
-    def exchanging(path: Path) -> object:
+    def exchanging(path: Path, digests: FileDigests) -> object:
         path.rename(house.folder / "signed")
         (house.folder / "unsigned").rename(path)
-        return opened(path)
+        return opened(path, digests)
 
     monkeypatch.setattr(loading, "open_model", exchanging)
     made = load(config(house, f'model = "{house.folder}/model-1"\nsigners = "{house.signers}"'))

@@ -1,9 +1,11 @@
 """Writer and reader together, on real files, and with the stock safetensors library as witness."""
 
 import gc
+import hashlib
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from server.artifact.checkpoint.lineage import Base, Lineage
 from server.artifact.checkpoint.reader import Artifact, find_base
 from server.artifact.checkpoint.writer import CheckpointWriter
 from server.errors import ArtifactError
+from server.storage.digests import FileDigests
 
 RECORD = Lineage(created="2026-11-24T00:00:00Z", base=Base(name="tiny", digest="0"), recipe={}, steps=(), versions={})
 
@@ -222,3 +225,70 @@ def test_an_error_leaves_nothing_and_keeps_what_stood_there(tmp_path: Path) -> N
 
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     assert write(tmp_path / "one") == write(tmp_path / "two")
+
+
+def descriptors() -> list[str]:
+    """The files that this process has open."""
+    return [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+
+
+def test_the_weights_are_opened_once_and_closed_with_the_artifact(tmp_path: Path) -> None:
+    write(tmp_path / "model")
+    file = str(tmp_path / "model" / "model.safetensors")
+    artifact = Artifact.open(tmp_path / "model")
+    tensors = dict(artifact.tensors())
+    assert descriptors().count(file) == 1
+    del artifact
+    gc.collect()
+    assert file not in descriptors()
+    assert torch.equal(tensors["b.weight"], weights()["b.weight"])  # a tensor outlives the artifact
+
+
+def test_empty_and_scalar_tensors_are_read(tmp_path: Path) -> None:
+    written = {"empty": torch.empty(0, 3), "one": torch.tensor(7), "codes": torch.arange(3, dtype=torch.int8)}
+    with CheckpointWriter(tmp_path / "model") as writer:
+        writer.text("config.json", "{}")
+        for name, tensor in written.items():
+            writer.add(name, tensor)
+        writer.finish(RECORD)
+    read = dict(Artifact.open(tmp_path / "model").tensors())
+    assert {name: (t.dtype, t.shape) for name, t in read.items()} == {n: (t.dtype, t.shape) for n, t in written.items()}
+    assert all(torch.equal(read[name], tensor) for name, tensor in written.items())
+
+
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fills with the name of each file that is hashed from now on."""
+    names: list[str] = []
+    original = hashlib.file_digest
+
+    def watched(file: IO[bytes], name: str) -> object:
+        names.append(Path(file.name).name)
+        return original(file, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashlib, "file_digest", watched)
+    return names
+
+
+def test_a_file_is_hashed_again_only_where_it_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests, names = FileDigests(), hashed(monkeypatch)
+    with CheckpointWriter(tmp_path / "made", digests=digests) as writer:
+        writer.text("config.json", "{}")
+        writer.add("a.weight", weights()["a.weight"])
+        writer.finish(RECORD)
+    Artifact.open(tmp_path / "made", digests=digests)
+    (tmp_path / "made").rename(tmp_path / "model")
+    Artifact.open(tmp_path / "model", digests=digests)
+    assert sorted(names) == ["config.json", "model.safetensors"]
+    path = tmp_path / "model" / "model.safetensors"
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[-1] ^= 1
+    with path.open("r+b") as file:  # in place, of the same size, and with its old times
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ArtifactError, match=r"model\.safetensors was changed"):
+        Artifact.open(tmp_path / "model", digests=digests)
+    content[-1] ^= 1
+    (tmp_path / "other").write_bytes(content)
+    (tmp_path / "other").rename(path)
+    Artifact.open(tmp_path / "model", digests=digests)  # another file of the same content, read again
+    assert names.count("model.safetensors") == 3
