@@ -58,10 +58,8 @@ def choose_pages(size: int, *, tiles: bool, beside: int = 0) -> tuple[Pages | No
     mapped = "mapped from the file"
     free = available()
     if 2 * size + beside > free:
-        keys = f", of which keys and values take {beside >> 20}" if beside else ""
-        return None, Choice(
-            "weights", mapped, f"{size >> 20} MB are too much to copy where {free >> 20} MB are free{keys}"
-        )
+        keys = f", of which keys and values need {beside >> 20}" if beside else ""
+        return None, Choice("weights", mapped, f"{size >> 20} MB cannot be copied: {free >> 20} MB are free{keys}")
     if tiles:
         return Pages(), Choice("weights", "copied into tiles", "so they are read in the order of the computation")
     if not HUGE_PAGES.exists() or "[never]" in HUGE_PAGES.read_text():

@@ -50,7 +50,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, huge: str
             "[always] madvise never",
             True,
             "mapped from the file",
-            "100 MB are too much to copy where 190 MB are free",
+            "100 MB cannot be copied: 190 MB are free",
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_keys_and_values_need_room_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert choose_pages(100 << 20, tiles=True, beside=90 << 20)[0] is not None
     room, choice = choose_pages(100 << 20, tiles=True, beside=110 << 20)
     assert room is None
-    assert choice.reason.endswith("where 300 MB are free, of which keys and values take 110")
+    assert choice.reason.endswith("300 MB are free, of which keys and values need 110")
 
 
 def test_without_meminfo_memory_is_unlimited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_ids_forbidden_by_minus_infinity_are_never_drawn() -> None:
 
 
 def slow_allowed(logits: list[float], temperature: float, top_k: int, min_p: float, top_p: float) -> set[int]:
-    """What may be drawn, by the definitions in turn."""
+    """The ids that may be drawn, by the definitions in turn."""
     weights = {id: math.exp((logit - max(logits)) / temperature) for id, logit in enumerate(logits)}
     kept = {id for id, weight in weights.items() if weight >= min_p * (1 - 1e-9)}
     if top_k:
@@ -134,7 +134,7 @@ def slow_allowed(logits: list[float], temperature: float, top_k: int, min_p: flo
     min_p=st.sampled_from([0.0, 0.11, 0.52, 1.0]),
     top_p=st.sampled_from([0.33, 0.77, 1.0]),
 )
-def test_top_k_and_min_p_leave_what_their_definitions_say(
+def test_top_k_and_min_p_keep_what_their_definitions_say(
     seed: int, size: int, top_k: int, min_p: float, top_p: float
 ) -> None:
     generator = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Native sampling against its definition, the same ids whatever is asked, and against frequencies."""
+"""Native sampling against the reference, id by id, and against frequencies."""
 
 import math
 from collections import Counter
@@ -62,7 +62,7 @@ def samplings(draw: Any) -> Sampling:
     spread=st.sampled_from([0.0, 0.3, 3.0, 30.0]),
     masked=st.lists(st.floats(0, 1), min_size=4, max_size=4),
 )
-def test_every_id_is_the_definitions(
+def test_every_id_is_that_of_the_reference(
     wanted: list[Sampling], size: int, seed: int, digits: int | None, spread: float, masked: list[float]
 ) -> None:
     sequences = [Sequence("", (1,), sampling) for sampling in wanted]
@@ -81,7 +81,7 @@ def test_every_id_is_the_definitions(
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
 @pytest.mark.parametrize("top_p", [0.02, 0.5, 0.9, 0.9999])
-def test_a_wide_nucleus_is_the_definitions(top_p: float, temperature: float) -> None:
+def test_a_wide_nucleus_is_that_of_the_reference(top_p: float, temperature: float) -> None:
     logits = torch.randn(40, 20_000, generator=torch.Generator().manual_seed(3)) * 2
     sequences = [Sequence("", (1,), Sampling(temperature=temperature, top_p=top_p, seed=seed)) for seed in range(40)]
     expected = TorchSampler().sample(batch_of(sequences), logits)
@@ -105,7 +105,7 @@ def test_frequencies_are_the_probabilities(top_p: float, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_row_does_not_know_its_batch(name: str) -> None:
+def test_a_row_does_not_depend_on_its_batch(name: str) -> None:
     logits = torch.randn(9, 3000, generator=torch.Generator().manual_seed(5))
     kinds = (Sampling(temperature=0), Sampling(top_p=0.9, seed=4), Sampling(top_k=9, logit_bias=((2, 5.0),), seed=5))
     sequences = [Sequence("", (1,), kinds[row % 3]) for row in range(9)]
@@ -150,7 +150,7 @@ def test_logprobs_are_log_softmax(size: int, name: str) -> None:
         assert [value for _, value in same.top] == pytest.approx([exact[id] for id in order], abs=1e-12)
 
 
-def test_what_is_wrong_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     row = numpy.zeros((1, 9), numpy.float32)
     chosen, _ = core().choose("")
 
@@ -188,7 +188,7 @@ def test_what_is_wrong_is_refused() -> None:
         core().logprobs(numpy.full(9, math.nan, numpy.float32), 1, 3, chosen)
 
 
-def test_nothing_possible_is_the_first_of_what_is_allowed() -> None:
+def test_if_all_ids_are_impossible_the_first_allowed_one_is_drawn() -> None:
     logits = torch.zeros(2, 9)
     logits[:, 4:] = -math.inf
     mask = torch.tensor([5, 7])
@@ -205,7 +205,7 @@ def test_the_choice_says_which_and_why() -> None:
     assert choice.reason
 
 
-def test_without_the_compiled_part_the_definition_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_compiled_module_torch_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.engine.sampling.sampler.absent", lambda: "no compiler")
     sampler = choose_sampler()
     assert isinstance(sampler, TorchSampler)
