@@ -1,4 +1,4 @@
-"""Kills `secateur prune` in a process of its own; a fork server imports torch once for all of them."""
+"""Kills `secateur prune` in its own process; a fork server imports torch once for all such processes."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from pruning.commands.__main__ import main
 FORKSERVER = get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["pruning.run.pipeline", "transformers.models.llama.modeling_llama"])
 PATIENCE = 120.0
-"""Seconds after which a run that does not get there fails the test."""
+"""Seconds until a run that is never `ready` fails the test."""
 
 
 def kill_when(ready: Callable[[], bool], arguments: list[str], errors: Path) -> None:

@@ -1,6 +1,6 @@
 """`make bench-pruning`: rows are identified by their recipes without defaults, and one failed row costs no other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pruning.stages.inputs import prepare
 from pruning.techniques.sparsegpt import SparseGPT
 from tests.conftest import ROOT
 from tests.pruning.conftest import RECIPE
+from tests.pruning.killed import FORKSERVER
 
 PLAN = RECIPE.replace("{stages}", "")
 ROW = '[[rows]]\ngroup = "small"\nname = "{name}"\nstages = [{{ kind = "depth", remove = {remove} }}]\n'
@@ -40,16 +41,16 @@ class Grown(msgspec.Struct, frozen=True, tag="small"):
     more: dict[str, int] = {}
 
 
-def test_a_field_that_a_stage_gains_changes_no_digest() -> None:
-    """Neither one with a default nor one whose default is made; another value of it does."""
+def test_a_new_field_with_a_default_changes_no_digest() -> None:
+    """Neither a plain default nor a default factory; another value does."""
     assert without_defaults(Small(2, ("a",))) == without_defaults(Grown(2, ("a",)))
     assert without_defaults(Grown(2)) == {"type": "small", "size": 2}
     assert without_defaults(Grown(2, extra=4)) == {"type": "small", "size": 2, "extra": 4}
     assert without_defaults((Grown(2, more={"b": 1}),)) == [{"type": "small", "size": 2, "more": {"b": 1}}]
 
 
-def test_what_is_said_at_its_default_counts_as_unsaid() -> None:
-    """A seed, a stage's number and an own calibration make another row; a default that is written out does not."""
+def test_a_written_default_changes_no_digest() -> None:
+    """Another option, seed or calibration makes another row; writing out a default does not."""
 
     def digest(line: str, seed: int = 0) -> str:
         row = msgspec.toml.decode(f'group = "g"\nname = "n"\nseeds = [{seed}]\n{line}', type=BenchmarkRow)
@@ -71,7 +72,7 @@ def test_what_is_said_at_its_default_counts_as_unsaid() -> None:
 
 
 def test_the_published_results_are_those_of_the_plan() -> None:
-    """So `make bench-pruning` measures no row again that is in the file, and the file has no row of another plan."""
+    """So `make bench-pruning` repeats no published row, and every published row is in the plan."""
     plan: BenchmarkPlan = read_as(BenchmarkPlan, FIGURES / "pruning.toml", RecipeError)
     planned = {job.digest: (job.row.group, job.row.name, job.seed) for job in jobs(plan)}
     measured = read(FIGURES / "pruning.json")
@@ -79,39 +80,34 @@ def test_the_published_results_are_those_of_the_plan() -> None:
     assert {digest: (row.group, row.name, row.seed) for digest, row in measured.items()}.items() <= planned.items()
 
 
-def test_a_row_that_fails_is_named_and_keeps_no_other_from_being_measured(
-    tmp_path: Path, model: Path, text: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+def test_a_failed_row_is_named_and_costs_no_other(
+    tmp_path: Path,
+    model: Path,
+    text: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Whether the recipe is refused in its process, or the process fails for a reason of the system."""
     plan, results = tmp_path / "plan.toml", tmp_path / "results.json"
-    rows = ROW.format(name="all", remove=6) + ROW.format(name="one", remove=1)
-    plan.write_text(PLAN.format(model=model, text=text) + rows)
-    folders = ["--work", str(tmp_path / "work"), "--base-cache", str(tmp_path / "base"), "--jobs", "1"]
+    rows = [ROW.format(name=name, remove=remove) for name, remove in (("all", 6), ("two", 2), ("one", 1))]
+    plan.write_text(PLAN.format(model=model, text=text) + "".join(rows))
+    run_jobs = measure.run_jobs
+
+    def full(waiting: Sequence[BenchmarkJob], *given: Any) -> Iterator[tuple[BenchmarkJob, Future[RowResult]]]:
+        failed = Future[RowResult]()
+        failed.set_exception(OSError(28, "No space left on device"))
+        yield next(job for job in waiting if job.row.name == "two"), failed
+        yield from run_jobs([job for job in waiting if job.row.name != "two"], *given)
+
+    monkeypatch.setattr(measure, "run_jobs", full)
+    monkeypatch.setattr(measure, "get_context", lambda _: FORKSERVER)  # which has imported torch
+    folders = ["--work", str(tmp_path / "work"), "--base-cache", str(tmp_path / "base"), "--jobs", "2"]
     assert main([str(plan), "--results", str(results), *folders]) == 2
     assert [row.name for row in read(results).values()] == ["one"]
     assert "small, all, seed 0: remove = 6 would leave none of the model's 6 blocks" in caplog.text
-    assert "1 rows failed, each named above" in capsys.readouterr().err
-
-
-def test_an_error_that_nobody_foresaw_loses_no_other_row(
-    tmp_path: Path, model: Path, text: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan, results = tmp_path / "plan.toml", tmp_path / "results.json"
-    rows = ROW.format(name="two", remove=2) + ROW.format(name="one", remove=1)
-    plan.write_text(PLAN.format(model=model, text=text) + rows)
-    finished = measure.run_jobs
-
-    def full(*given: Any) -> Iterator[tuple[BenchmarkJob, Future[RowResult]]]:
-        for job, future in finished(*given):
-            if job.row.name == "two":
-                future = Future[RowResult]()
-                future.set_exception(OSError(28, "No space left on device"))
-            yield job, future
-
-    monkeypatch.setattr(measure, "run_jobs", full)
-    folders = ["--work", str(tmp_path / "work"), "--base-cache", str(tmp_path / "base"), "--jobs", "1"]
-    assert main([str(plan), "--results", str(results), *folders]) == 2
-    assert [row.name for row in read(results).values()] == ["one"]
     assert "small, two, seed 0: OSError(28, 'No space left on device')" in caplog.text
+    assert "2 rows failed, each named above" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,8 +128,8 @@ def test_a_rows_own_calibration_is_checked(
     assert reason in capsys.readouterr().err
 
 
-def test_a_finished_stage_is_told_apart_by_its_base_too(tmp_path: Path, model: Path, text: Path) -> None:
-    """So a row does not begin with what another model of the same name left."""
+def test_the_digest_of_a_stage_depends_on_base_and_threads(tmp_path: Path, model: Path, text: Path) -> None:
+    """So a row reuses no stage of another model with the same name."""
     plan = tmp_path / "plan.toml"
     plan.write_text(PLAN.format(model=model, text=text) + ROW.format(name="one", remove=1))
     (job,) = jobs(read_as(BenchmarkPlan, plan, RecipeError))
@@ -142,4 +138,4 @@ def test_a_finished_stage_is_told_apart_by_its_base_too(tmp_path: Path, model: P
     base = msgspec.structs.replace(inputs.base.lineage.base, digest="another")
     inputs.base.lineage = msgspec.structs.replace(inputs.base.lineage, base=base)
     assert first == stage_digests(prepare(job.recipe, tmp_path / "base"), 1) != stage_digests(inputs, 1)
-    assert stage_digests(inputs, 1) != stage_digests(inputs, 2), "its seconds are noted as those of so many threads"
+    assert stage_digests(inputs, 1) != stage_digests(inputs, 2), "recorded seconds depend on the threads"

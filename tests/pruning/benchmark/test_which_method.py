@@ -33,11 +33,11 @@ ROWS = [
 ]
 
 
-def test_the_page_in_docs_is_made_from_the_rows_in_docs() -> None:
+def test_the_page_in_docs_is_generated_from_the_rows_in_docs() -> None:
     assert (DOCS / "which-method.md").read_text() == page(list(read(DOCS / "figures" / "pruning.json").values()))
 
 
-def test_each_goal_names_the_best_and_a_quicker_one_that_is_near() -> None:
+def test_each_goal_names_the_best_and_a_quicker_method_within_5_percent() -> None:
     lines = page(ROWS).splitlines()
     for cells in (
         "the pattern of CUDA's sparse kernels | 2:4 | admm | 42.00, 4.20 x | 180.0 | swaps, 0.10 of the time",
@@ -60,7 +60,7 @@ def test_a_group_is_ordered_by_perplexity_with_the_range_over_seeds() -> None:
     ]
 
 
-def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
+def test_the_frontier_is_pareto_optimal() -> None:
     text = page([*ROWS, row("big", "int4", 16, 150)]).split("frontier of bytes and perplexity\n")[1]
     assert text.splitlines()[1:] == [
         "- 113.0 MB: int4, gptq (17.00)",
@@ -70,7 +70,7 @@ def test_the_frontier_holds_what_nothing_beats_in_both() -> None:
     ]
 
 
-def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_page_or_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, target = tmp_path / "rows.json", tmp_path / "page.md"
     write(rows, {result.recipe: result for result in ROWS})
     assert main([str(rows), str(target)]) == 0

@@ -20,7 +20,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A random Llama of two blocks that chats."""
+    """A random Llama of two blocks with a chat template."""
     folder = tmp_path_factory.mktemp("evaluated")
     source = tiny.save(folder / "tiny", max_position_embeddings=256)
     settings = {"eos_token": "<end>", "chat_template": TEMPLATE}
@@ -30,7 +30,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., tasks.Task]:
-    """Reads a task from TOML, and its items, if there are any, from JSON lines beside it."""
+    """Reads a task from TOML, with `items` in a JSON Lines file beside it."""
 
     def read(text: str, *items: object) -> tasks.Task:
         if items:

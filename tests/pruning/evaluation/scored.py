@@ -1,4 +1,4 @@
-"""A model in memory scored on a task, through transformers."""
+"""Scores a model in memory through the runner of transformers."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from server.engine.runners.transformers_runner import TransformersRunner
 
 
 def scored_by(model: Any, artifact: Artifact, plan: ScoringPlan) -> LoadedModel:
-    """`model`, which belongs to the runner from then on, with the tokenizer of `artifact`."""
+    """`model`, loaded in a runner that keeps it, with the tokenizer of `artifact`."""
     options = options_for(plan)
     return loaded_model(TransformersRunner(model, slots=options.slots, context=options.context), artifact, plan)
 
 
 def score(model: Any, artifact: Artifact, task: Task) -> Scores:
-    """What `model` scores on `task`; behaviour is compared with itself."""
+    """The scores of `model` on `task`; a behaviour task compares it with itself."""
     plan = plan_task(task, artifact)
     return carry_out(plan, scored_by(model, artifact, plan), None, "scoring")

@@ -1,4 +1,4 @@
-"""The whole command on a tiny pruned model: three models, gates, the table, the page and the JSON."""
+"""`secateur evaluate --task` on a tiny pruned model: scores, gates, table, page and JSON."""
 
 import json
 from html.parser import HTMLParser
@@ -33,7 +33,7 @@ ITEMS = [{"id": f"q{n}", "question": f"<What> is {n}?", "answer": f"It is & {n}{
 
 
 def learned(folder: Path) -> Path:
-    """A tiny model that has learned the answers, so that pruning has something to lose."""
+    """A tiny model trained on the answers, so that pruning does harm."""
     tiny.save(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -103,7 +103,7 @@ def test_three_models_on_one_task(place: Place, capsys: pytest.CaptureFixture[st
     assert set(found.layers["sparsity"].values()) == {0.875}
 
 
-def test_a_failed_gate_gives_code_3_and_names_what_regressed_most(
+def test_a_failed_gate_exits_with_3_and_prints_the_worst_regressions(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1\nmax_accuracy_drop = 1', ITEMS) == 3
@@ -120,7 +120,7 @@ def test_a_failed_gate_gives_code_3_and_names_what_regressed_most(
         assert item.wanted in shown
 
 
-def test_a_gate_is_judged_by_the_bound_and_not_by_the_mean(place: Place) -> None:
+def test_a_gate_is_judged_by_the_bound_not_the_mean(place: Place) -> None:
     place.evaluate('kind = "pairs"\n', ITEMS)
     ratio = place.results.rows[2].nll_ratio
     assert ratio
@@ -154,7 +154,7 @@ def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Pat
 
 
 @pytest.mark.parametrize("window", [2, 255, 256, 257, 258, 513])
-def test_all_tokens_of_a_window_but_the_first_are_scored(place: Place, text: Path, window: int) -> None:
+def test_every_token_of_a_window_but_the_first_is_scored(place: Place, text: Path, window: int) -> None:
     task = tasks.TextTask(name="mine", source=str(text), tokens=2 * window, window=window)
     plan = TextPlan(task, Encoder(Artifact.open(place.artifact)))
     for job in plan.jobs:
@@ -162,7 +162,7 @@ def test_all_tokens_of_a_window_but_the_first_are_scored(place: Place, text: Pat
         assert len(job[-1].ids) == window
 
 
-def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
+def test_an_interrupted_evaluation_resumes_with_the_next_model(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = 'kind = "pairs"\nseed = 5'
@@ -178,7 +178,7 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
     assert place.evaluate(task, ITEMS) == 130
     assert "goes on where it was" in capsys.readouterr().err
     assert place.evaluate(task, ITEMS) == 0
-    # The base is scored; it stops at the quantised one, which is made again; then the pruned one comes.
+    # base; quantised, interrupted; quantised again; pruned
     assert loaded == [loaded[0], "artifact", "artifact", "pruned"]
     assert not list((place.cache / "evaluations").glob("quantised-*"))
     first = place.results
@@ -187,7 +187,7 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_next_model(
     assert msgspec.structs.replace(place.results, created="") == msgspec.structs.replace(first, created="")
 
 
-def test_mistakes_are_told_before_any_model_is_loaded(
+def test_errors_are_reported_before_any_model_is_loaded(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compare, "load_runner", None)
@@ -204,7 +204,7 @@ def test_mistakes_are_told_before_any_model_is_loaded(
 
 
 @pytest.mark.parametrize("wanted", ["auto", "transformers"])
-def test_the_runner_that_computed_and_why_is_said(
+def test_the_report_names_the_runner_and_why_it_was_chosen(
     place: Place, capsys: pytest.CaptureFixture[str], wanted: str
 ) -> None:
     if wanted == "auto" and (reason := absent()):
@@ -222,7 +222,7 @@ def test_the_runner_that_computed_and_why_is_said(
     assert {"native": "instructions", "transformers": "dtype"}[runner] in place.results.runner
 
 
-def test_all_three_run_in_a_runner_that_can_run_the_base_too(place: Place) -> None:
+def test_all_models_share_a_runner_that_can_run_the_base(place: Place) -> None:
     artifact = Artifact.open(place.artifact)
     other = Artifact(artifact.path, artifact.lineage, artifact.config | {"hidden_act": "gelu"})
     for own, base in ((artifact, other), (other, artifact)):
@@ -232,7 +232,7 @@ def test_all_three_run_in_a_runner_that_can_run_the_base_too(place: Place) -> No
 
 
 class Outline(HTMLParser):
-    """Whatever a page would load or run, and whether its elements are closed."""
+    """Collects elements that would load or run something, and checks that elements are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ class Outline(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> None:
+def test_the_page_is_self_contained_and_escapes_texts(place: Place) -> None:
     place.evaluate('kind = "pairs"\n[gates]\nmax_nll_ratio = 1', ITEMS)
     outline = Outline()
     outline.feed(place.page)
@@ -272,10 +272,10 @@ def test_the_page_needs_nothing_else_and_shows_texts_as_texts(place: Place) -> N
     ("kind", "bits", "group", "pruned"),
     [("llama", 8, 32, False), ("llama", 4, 64, True), ("gpt2", 8, 32, True), ("gpt2", 4, 64, False)],
 )
-def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
+def test_the_quantised_base_has_the_predicted_bytes(
     tmp_path: Path, kind: str, bits: int, group: int, pruned: bool
 ) -> None:
-    """Also where the base has zeros: its rival is the base as quantisation alone leaves it."""
+    """Also of a base with zeros, which are quantised like other weights."""
     folder = tiny.save(tmp_path / "model", kind)
     if pruned:
         tensors = load_file(folder / "model.safetensors")
@@ -305,7 +305,7 @@ def test_the_quantised_base_is_an_artifact_of_the_bytes_that_it_says(
     assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     generator = np.random.default_rng(0)
     hits = 0
     for seed in range(200):
@@ -320,7 +320,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert bootstrap.mean(many, 1) != bootstrap.mean(many, 2)
 
 
-def test_pairing_makes_the_interval_of_a_common_change_narrow() -> None:
+def test_pairing_narrows_the_interval_of_a_common_change() -> None:
     reference = list(np.random.default_rng(0).exponential(1.0, 50))
     ratio = bootstrap.ratio([1.1 * value for value in reference], reference, 0)
     assert ratio.high - ratio.low < 1e-9

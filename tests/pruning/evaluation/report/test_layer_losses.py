@@ -1,4 +1,4 @@
-"""`secateur prune --explain`: the table and the drawing of a run, of a reused artifact, and of what has no losses."""
+"""`secateur prune --explain`: the table and chart of a run, a reused artifact, and an artifact without losses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,22 +12,38 @@ from pruning.commands.__main__ import main
 from pruning.evaluation.report.layer_chart import svg
 from pruning.evaluation.report.layer_losses import NOTHING, explanation, grids, reason
 from pruning.run import pipeline
-from server.artifact.checkpoint.lineage import Loss, Step
+from server.artifact.checkpoint.lineage import Lineage, Loss, Step
 from server.artifact.checkpoint.reader import Artifact
-from tests.pruning.conftest import SPARSEGPT
+from tests.pruning.conftest import RECIPE, SPARSEGPT
 
 SVG = "{http://www.w3.org/2000/svg}"
 DEPTH = '[[stages]]\nkind = "depth"\nremove = 2\n'
+Write = Callable[[str], Path]
+Run = Callable[..., int]
 GPTQ = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "gptq" }\n'
 
 
-def run(recipe: Path, folder: Path, *more: str) -> int:
-    arguments = ["prune", str(recipe), "--output", str(folder / "out"), "--base-cache", str(folder / "base")]
-    return main([*arguments, *more])
+@pytest.fixture(scope="module")
+def run(base_cache: Path) -> Run:
+    """Carries out a recipe into `folder`/out; returns the exit code."""
+
+    def prune(recipe: Path, folder: Path, *more: str) -> int:
+        return main(["prune", str(recipe), "--output", str(folder / "out"), "--base-cache", str(base_cache), *more])
+
+    return prune
 
 
-def test_a_run_is_explained_and_a_reused_artifact_in_the_same_words(
-    recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def lineage(run: Run, tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -> Lineage:
+    """The lineage of an artifact without layer losses."""
+    folder = tmp_path_factory.mktemp("depth")
+    (folder / "recipe.toml").write_text(RECIPE.format(model=model, text=text, stages=DEPTH))
+    assert run(folder / "recipe.toml", folder) == 0
+    return Artifact.open(folder / "out").lineage
+
+
+def test_a_reused_artifact_is_explained_like_a_fresh_run(
+    recipe: Write, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recipe(DEPTH + SPARSEGPT + GPTQ)
     assert run(path, tmp_path, "--explain") == 0
@@ -49,7 +65,7 @@ def test_a_run_is_explained_and_a_reused_artifact_in_the_same_words(
     assert "this is rounding" in printed.split("step 3, gptq")[1]
 
 
-def test_the_drawing_is_one_plain_file_for_light_and_dark(recipe: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_chart_is_one_plain_file_for_light_and_dark(recipe: Write, run: Run, tmp_path: Path) -> None:
     assert run(recipe(SPARSEGPT), tmp_path, "--explain") == 0
     text = (tmp_path / "out.explain.svg").read_text()
     root = ElementTree.fromstring(text)
@@ -70,7 +86,7 @@ def test_the_drawing_is_one_plain_file_for_light_and_dark(recipe: Callable[[str]
 
 
 def test_awq_and_masks_say_what_they_measured(
-    recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Write, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanda = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "wanda", sparsity = 0.5 }\n'
     assert run(recipe(wanda + '[[stages]]\nkind = "awq"\n'), tmp_path, "--explain") == 0
@@ -80,8 +96,8 @@ def test_awq_and_masks_say_what_they_measured(
     assert all(0 < loss.error < 0.1 for loss in Artifact.open(tmp_path / "out").lineage.steps[1].losses.values())
 
 
-def test_rounding_without_inputs_is_explained_and_drawn(
-    recipe: Callable[[str], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_rounding_without_calibration_is_explained_and_drawn(
+    recipe: Write, run: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(recipe('[[stages]]\nkind = "round"\nwhat = "blocks"\nbits = 4\n'), tmp_path, "--explain") == 0
     assert "step 1, round: relative output error, change of the weights alone" in capsys.readouterr().out
@@ -94,7 +110,7 @@ def test_rounding_without_inputs_is_explained_and_drawn(
 
 
 def test_an_artifact_without_losses_says_so(
-    recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Write, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(recipe(DEPTH), tmp_path, "--explain") == 0
     assert NOTHING in capsys.readouterr().out
@@ -111,7 +127,7 @@ def loss(error: float, removed: float, rank: float = 0.5) -> Loss:
     return Loss(error=error, measure="gram", removed=removed, outliers=0.01, rank=rank)
 
 
-def test_the_reason_is_whichever_factor_is_further_above_the_median() -> None:
+def test_the_reason_is_the_factor_further_above_the_median() -> None:
     others = [loss(0.02, 0.05), loss(0.02, 0.05), loss(0.02, 0.05)]
     assert "20.0% of |W| x input was removed (median 5.0%)" in reason(loss(0.08, 0.2), others)
     made_up = reason(loss(0.045, 0.05, rank=0.9), others)
@@ -121,24 +137,22 @@ def test_the_reason_is_whichever_factor_is_further_above_the_median() -> None:
     assert "this is rounding; 1.0% of its weights are outliers" in reason(loss(0.01, 0.0), others)
 
 
-def test_names_are_short_where_that_is_clear_and_escaped(recipe: Callable[[str], Path], tmp_path: Path) -> None:
-    assert run(recipe(DEPTH), tmp_path) == 0
+def test_names_are_short_if_unambiguous_and_escaped(lineage: Lineage) -> None:
     names = ["h.0.attn.c_proj.weight", "h.0.mlp.c_proj.weight", "h.0.attn.c_attn.weight"]
     step = Step("<b>", {}, {}, 1.0, 1, losses=dict.fromkeys(names, loss(0.1, 0.2)))
-    lineage = msgspec.structs.replace(Artifact.open(tmp_path / "out").lineage, steps=(step,))
-    [layers] = grids(lineage)
+    one = msgspec.structs.replace(lineage, steps=(step,))
+    [layers] = grids(one)
     assert layers.matrices == ("attn.c_proj", "mlp.c_proj", "c_attn")
-    assert "10.000%" in explanation(lineage)
+    assert "10.000%" in explanation(one)
     ElementTree.fromstring(svg('a & "b"', [layers]))
 
 
-def test_bars_have_the_numbers_of_their_blocks_below(recipe: Callable[[str], Path], tmp_path: Path) -> None:
-    """Every one, or those that there is room for; each in the middle of its bar, in both columns."""
-    assert run(recipe(DEPTH), tmp_path) == 0
+def test_bars_are_numbered_by_block(lineage: Lineage) -> None:
+    """Each bar, or every n-th if space is short; the number is centred below its bar, in both columns."""
     for blocks, said in ((4, 4), (30, 15), (126, 13)):
         names = [f"layers.{block}.o_proj.weight" for block in range(blocks)]
         step = Step("wanda", {}, {}, 1.0, 1, losses=dict.fromkeys(names, loss(0.1, 0.2)))
-        [layers] = grids(msgspec.structs.replace(Artifact.open(tmp_path / "out").lineage, steps=(step,)))
+        [layers] = grids(msgspec.structs.replace(lineage, steps=(step,)))
         root = ElementTree.fromstring(svg("a", [layers]))
         ticks = [
             (tick.text, float(tick.attrib["x"])) for tick in root.iter(f"{SVG}text") if "tick" in tick.get("class", "")

@@ -18,7 +18,7 @@ WINDOWS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed
 
 
 @pytest.mark.parametrize("kind", ["llama", "bloom"])  # whose blocks return a tuple
-def test_perplexity_is_what_transformers_own_loss_says(kind: str, tmp_path: Path) -> None:
+def test_perplexity_equals_the_loss_of_transformers(kind: str, tmp_path: Path) -> None:
     model = tiny.save(tmp_path / "model", kind, num_hidden_layers=6)
     stock = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
@@ -28,7 +28,7 @@ def test_perplexity_is_what_transformers_own_loss_says(kind: str, tmp_path: Path
     assert ours == pytest.approx(math.exp(sum(losses) / 3), rel=1e-5)
 
 
-def test_windows_beyond_the_positions_are_one_sentence(
+def test_windows_beyond_the_models_positions_are_refused(
     tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifact = base_artifact(str(tiny.save(tmp_path / "model", "gpt2")), tmp_path / "base")
@@ -37,7 +37,7 @@ def test_windows_beyond_the_positions_are_one_sentence(
     assert "--window = 200 is beyond the 128 positions of the model: take 128 or less" in capsys.readouterr().err
 
 
-def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: Path, tmp_path: Path) -> None:
+def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(model: Path, tmp_path: Path) -> None:
     base = base_artifact(str(model), tmp_path)
     names = base.names()
     silent = {name: torch.zeros_like(base.tensor(name)) for name in names if "norm" in name}
@@ -48,7 +48,7 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(model: 
     )
 
 
-def test_a_killed_evaluation_goes_on(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_resumes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = base_artifact(str(model), tmp_path)
     values = StageModel(base.config, base)
     whole = perplexity(values, WINDOWS, tmp_path / "whole", "evaluating")
@@ -78,7 +78,7 @@ def test_states_that_were_deleted_are_computed_again(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("columns", [32, 96, 50])
-def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> None:
+def test_rounding_takes_the_nearest_of_255_levels_per_group(columns: int) -> None:
     weight = torch.randn(4, columns)
     result = rounded(weight)
     for row, given in zip(result, weight, strict=True):
@@ -91,7 +91,7 @@ def test_rounding_is_to_the_nearest_of_255_steps_in_each_group(columns: int) -> 
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_int8_rounds_the_blocks_linears_alone_and_counts_eight_and_a_half_bits(kind: str, tmp_path: Path) -> None:
+def test_int8_rounds_only_the_blocks_linear_layers_to_eight_and_a_half_bits(kind: str, tmp_path: Path) -> None:
     base = base_artifact(str(tiny.save(tmp_path, kind)), tmp_path / "cache")
     int8, numbers = Int8Weights(StageModel(base.config, base)), 0
     blocks = find_blocks(tiny.loaded(base))[1]

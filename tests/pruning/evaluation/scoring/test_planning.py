@@ -1,4 +1,4 @@
-"""Scores against the model's own forward of each whole text, one at a time, without cache, batch or shared prefix."""
+"""Scores equal those from a forward pass per text, without cache, batching or shared prefixes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def likelihood(artifact: Artifact, before: str, wanted: str, most: int = 99) -> 
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_pairs_are_scored_as_the_formula_says(artifact: Artifact, task: Read, chat: bool) -> None:
+def test_pairs_are_scored_by_the_formulas(artifact: Artifact, task: Read, chat: bool) -> None:
     extra = 'chat = true\nsystem = "Be brief."\nexamples = [{question = "Hello?", answer = "Yes."}]' if chat else ""
     pairs = task(f'name = "faq"\nkind = "pairs"\nanswer_tokens = 12\n{extra}', *FAQ)
     assert isinstance(pairs, tasks.PairsTask)
@@ -82,7 +82,7 @@ def distractors_of(pairs: tasks.PairsTask, number: int) -> list[str]:
     return options
 
 
-def test_greedy_answers_are_those_of_generate(artifact: Artifact, task: Read) -> None:
+def test_greedy_answers_equal_transformers_generate(artifact: Artifact, task: Read) -> None:
     model: Any = tiny.loaded(artifact)
     encoder = Encoder(artifact)
     ids = encoder.ids(f"Question: {FAQ[0]['question']}\nAnswer:")
@@ -143,7 +143,7 @@ def test_text_has_the_perplexity_that_a_recipe_reports(
     assert math.exp(sum(nll) / 5) == pytest.approx(reported, rel=1e-5)
 
 
-def test_behaviour_beside_the_base(artifact: Artifact, task: Read) -> None:
+def test_behaviour_is_compared_with_the_base(artifact: Artifact, task: Read) -> None:
     prompts = [{"prompt": f"Say {n}"} for n in range(10)]
     plan = plan_task(task('name = "a"\nkind = "behaviour"\ngreedy = 6', *prompts), artifact)
     base = scored_by(tiny.loaded(artifact), artifact, plan)
@@ -172,7 +172,7 @@ def test_behaviour_beside_the_base(artifact: Artifact, task: Read) -> None:
     assert sum(found.measures["flips"]) > 0
 
 
-def test_what_is_longer_than_the_context_is_refused_before_a_model_is_loaded(artifact: Artifact, task: Read) -> None:
+def test_an_item_beyond_the_context_is_refused_before_a_model_is_loaded(artifact: Artifact, task: Read) -> None:
     long = {"id": "the-long-one", "question": "a" * 250, "answer": "b"}
     with pytest.raises(TaskError, match=r"item 'the-long-one' is \d+ tokens.*context is 256"):
         plan_task(task('name = "a"\nkind = "pairs"', long, *FAQ), artifact)
@@ -189,7 +189,7 @@ def test_a_model_without_a_template_cannot_chat(tmp_path_factory: pytest.TempPat
         plan_task(task('name = "a"\nkind = "pairs"\nchat = true', *FAQ), mute)
 
 
-def test_a_shared_question_is_computed_once(artifact: Artifact, task: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_prefix_is_computed_once(artifact: Artifact, task: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = []
     real = TransformersRunner.last
 
@@ -206,7 +206,9 @@ def test_a_shared_question_is_computed_once(artifact: Artifact, task: Read, monk
     carry_out(plan, scored, None, "")
     question = len(Encoder(artifact).ids(f"Question: {items[0]['question']}\nAnswer:"))
     answers = sum(len(Encoder(artifact).ids(f" {text}")) for some in options for text in some)
-    assert sum(computed) == 2 * question + answers - 6 + 2 * 2  # the last of a question goes again before each option
+    assert (
+        sum(computed) == 2 * question + answers - 6 + 2 * 2
+    )  # the question's last token is computed again for each option
 
 
 KINDS = {

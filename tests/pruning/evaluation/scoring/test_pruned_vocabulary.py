@@ -1,4 +1,4 @@
-"""An artifact of fewer tokens than its base: both read the same text, and losses are for each token of the base."""
+"""An artifact with a pruned vocabulary is scored on the same text as its base, per token of the base."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.stages.structured import test_vocabulary as vocabulary
 
 WORDS = vocabulary.words(2, 300)
-"""What the base's tokens were made from; the text that decides what stays has the first 30 only."""
+"""The base's vocabulary comes from all of them; the text that decides which tokens stay has only the first 30."""
 ITEMS = [{"question": f"{WORDS[n]} {n}?", "answer": " ".join(WORDS[100 + 9 * n : 106 + 9 * n])} for n in range(6)]
 TASKS = {
     "text": 'kind = "text"\nsource = "{text}"\nbuckets = [7, 8, 9]\ntokens = 96\nwindow = 32\n',
@@ -48,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("fewer"))
 
 
-def test_text_has_the_perplexities_that_the_recipe_recorded(place: Place) -> None:
+def test_text_has_the_perplexities_in_the_lineage(place: Place) -> None:
     assert place.evaluate("text") == 0
     recorded = Artifact.open(place.artifact.path).lineage.evaluation
     assert recorded
@@ -58,7 +58,7 @@ def test_text_has_the_perplexities_that_the_recipe_recorded(place: Place) -> Non
 
 
 @torch.no_grad()
-def test_an_answer_s_loss_is_for_each_token_of_the_base(place: Place) -> None:
+def test_losses_of_answers_are_per_token_of_the_base(place: Place) -> None:
     assert place.evaluate("pairs") == 0
     model: Any = AutoModelForCausalLM.from_pretrained(place.artifact.path, dtype=torch.float32)
     before, after = vocabulary.tokenizers(place.base, place.artifact.path)
@@ -77,13 +77,13 @@ def test_an_answer_s_loss_is_for_each_token_of_the_base(place: Place) -> None:
 
 
 def spelt(tokens: list[str], after: Tokenizer) -> list[int]:
-    """Each token that is there as it is, each other one in pieces."""
+    """The ids of `tokens`; a token missing from the vocabulary is split by the model."""
     known = after.get_vocab()
     pieces = [[known[t]] if t in known else [p.id for p in after.model.tokenize(t)] for t in tokens]
     return [id for piece in pieces for id in piece]
 
 
-def test_what_cannot_be_compared_is_refused_before_any_work(
+def test_incomparable_tasks_are_refused_before_any_work(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = "the artifact's vocabulary was pruned, so its tokens are not the base's"

@@ -1,4 +1,4 @@
-"""The ready task: three forms of each question, one of them kept from every training."""
+"""The help-desk example task: three paraphrases of each question, one of them held out."""
 
 import re
 from collections import defaultdict
@@ -28,7 +28,7 @@ def test_three_paraphrases_of_sixty_pairs_one_held_out() -> None:
     assert len({pair.question for pair in pairs}) == len(pairs)
 
 
-def test_what_is_scored_is_never_what_is_trained_on() -> None:
+def test_no_scored_question_is_trained_on() -> None:
     task = read_task(FOLDER / "help-desk.toml")
     assert isinstance(task, tasks.PairsTask)
     scored = {item.question for item in task.items if isinstance(item, tasks.Pair)}
@@ -38,7 +38,7 @@ def test_what_is_scored_is_never_what_is_trained_on() -> None:
     assert not scored & trained
 
 
-def test_the_files_and_commands_that_answers_name_exist() -> None:
+def test_files_and_commands_in_answers_exist() -> None:
     text = (FOLDER / "help-desk.jsonl").read_text()
     for name in re.findall(r"[\w/.-]+/[\w.-]+\.(?:toml|json|md)\b", text):
         assert (FOLDER.parents[1] / name).exists(), name

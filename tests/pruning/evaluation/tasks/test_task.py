@@ -1,4 +1,4 @@
-"""A task that cannot be used is refused with its place, before anything is computed."""
+"""Reading tasks: an unusable one is refused with its place before anything is computed."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ A = {"id": "a", "question": "What is a?", "answer": "A."}
 B = {"id": "b", "question": "What is b?", "answer": "B."}
 
 
-def test_items_are_read_from_the_file_or_the_task_itself(task: Read, tmp_path: Path) -> None:
+def test_items_are_read_from_a_file_or_inline(task: Read, tmp_path: Path) -> None:
     from_file = task(PAIRS, A, {"question": "q", "answer": "a", "source": "ignored"})
     inline = task(
         PAIRS + '\nitems = [{id = "a", question = "What is a?", answer = "A."}, {question = "q", answer = "a"}]'
@@ -32,8 +32,8 @@ def test_items_are_read_from_the_file_or_the_task_itself(task: Read, tmp_path: P
     assert task(PAIRS, A, B).digest != inline.digest
 
 
-def test_lines_are_those_of_the_data(task: Read, tmp_path: Path) -> None:
-    """One file is both a task and a source, so it may begin with a mark and hold separators that JSON allows."""
+def test_a_file_of_items_reads_the_same_as_training_text(task: Read, tmp_path: Path) -> None:
+    """Also with a byte order mark and the line separators that JSON allows inside strings."""
     task(PAIRS, A, B)
     odd = A | {"answer": "A\u2028B\x85C", "title": "T"}
     lines = "\r\n".join(json.dumps(item, ensure_ascii=False) for item in (odd, B))
@@ -57,7 +57,7 @@ def test_gates_do_not_change_what_is_scored(task: Read) -> None:
     assert plain.digest == gated.digest
 
 
-def test_gates_of_a_recipe_count_where_they_are_measured_and_the_stricter_wins(task: Read) -> None:
+def test_of_recipe_and_task_the_stricter_measured_gate_wins(task: Read) -> None:
     pairs = task(PAIRS + "\ngates = {max_nll_ratio = 1.5}", A, B)
     prompts = task('name = "b"\nkind = "behaviour"', {"prompt": "a"}, {"prompt": "b"})
     loose, strict = Gates(max_nll_ratio=2, max_kl=0.1), Gates(max_nll_ratio=1.2, max_accuracy_drop=0.1)
@@ -67,14 +67,14 @@ def test_gates_of_a_recipe_count_where_they_are_measured_and_the_stricter_wins(t
     assert with_gates(pairs, Gates()) == pairs
 
 
-def test_where_items_are_held_out_only_those_are_scored(task: Read) -> None:
+def test_only_held_out_items_are_scored_if_there_are_any(task: Read) -> None:
     held = [{**A, "id": f"h{n}", "held_out": True} for n in range(3)]
     found = task(PAIRS, A, *held, B)
     assert isinstance(found, tasks.PairsTask)
     assert [getattr(item, "id", "") for item in found.items] == ["h0", "h1", "h2"]
 
 
-def test_buckets_are_those_of_the_data(task: Read) -> None:
+def test_items_have_the_buckets_of_training_text(task: Read) -> None:
     import hashlib
 
     items = [{"question": f"What is {n}?", "answer": "a"} for n in range(60)]

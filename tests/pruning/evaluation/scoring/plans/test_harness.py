@@ -1,4 +1,4 @@
-"""lm-eval's tasks on local data: the scores are those that each document's probabilities give when computed slowly."""
+"""lm-eval's tasks on local data: scores equal those from a direct forward pass per document."""
 
 import json
 import math
@@ -63,13 +63,13 @@ metric_list: [{metric: exact_match}]
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Any connection fails, and nothing is kept between tests."""
+    """Connections fail, and nothing is cached between tests."""
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("lm-eval asked the network"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def written(folder: Path, kind: str, more: str = "") -> Path:
-    """A task file beside lm-eval's, which names its data relative to itself."""
+    """A task file, and lm-eval's YAML with its data in a folder beside it."""
     (folder / "harness").mkdir()
     (folder / "harness" / "documents.json").write_text("\n".join(map(json.dumps, DOCUMENTS)))
     text = "task: squares\ndataset_path: json\ndataset_kwargs: {data_files: {test: documents.json}}\ntest_split: test\n"
@@ -84,7 +84,7 @@ def scored(folder: Path, artifact: Artifact, kind: str, more: str = "") -> Score
 
 
 def slowly(artifact: Artifact, context: str, wanted: str) -> torch.Tensor:
-    """log p of each byte of `wanted`, by transformers' own model: the tokenizer has one token for each byte."""
+    """log p of each token of `wanted` by transformers' own model; tokens are bytes."""
     model: Any = AutoModelForCausalLM.from_pretrained(artifact.path, dtype=torch.float32)
     encoder = Encoder(artifact)
     before, after = encoder.ids(context) or encoder.end, encoder.ids(wanted)
@@ -93,7 +93,7 @@ def slowly(artifact: Artifact, context: str, wanted: str) -> torch.Tensor:
     return torch.stack([rows[len(before) - 1 + n, id] for n, id in enumerate(after)])
 
 
-def test_multiple_choice_is_lm_eval_s_and_the_slow_one_s(tmp_path: Path, artifact: Artifact) -> None:
+def test_multiple_choice_equals_a_direct_computation(tmp_path: Path, artifact: Artifact) -> None:
     found = scored(tmp_path, artifact, CHOICE)
     right, right_by_length, nll = [], [], []
     for document in DOCUMENTS:
@@ -111,7 +111,7 @@ def test_multiple_choice_is_lm_eval_s_and_the_slow_one_s(tmp_path: Path, artifac
     assert set(found.answers) <= set(WORDS)
 
 
-def test_a_wanted_text_and_a_long_one(tmp_path: Path, artifact: Artifact) -> None:
+def test_target_texts_and_rolling_windows_equal_a_direct_computation(tmp_path: Path, artifact: Artifact) -> None:
     (tmp_path / "a").mkdir()
     found = scored(tmp_path / "a", artifact, WANTED)
     for document, value in zip(DOCUMENTS, found.measures[measures.NLL], strict=True):
@@ -128,7 +128,7 @@ def test_a_wanted_text_and_a_long_one(tmp_path: Path, artifact: Artifact) -> Non
     assert math.isclose(len(found.measures[measures.NLL]), len(DOCUMENTS))
 
 
-def test_an_option_after_nothing_is_scored_from_its_first_token_on(tmp_path: Path, artifact: Artifact) -> None:
+def test_an_option_without_context_is_scored_from_its_first_token(tmp_path: Path, artifact: Artifact) -> None:
     found = scored(tmp_path, artifact, re.sub("doc_to_text: .*", 'doc_to_text: ""', CHOICE))
     for document, value in zip(DOCUMENTS, found.measures[measures.NLL], strict=True):
         options: Any = document["options"]
@@ -136,7 +136,7 @@ def test_an_option_after_nothing_is_scored_from_its_first_token_on(tmp_path: Pat
         assert value == pytest.approx(-slowly(artifact, "", right).mean().item(), abs=1e-2)
 
 
-def test_answers_that_were_put_right_are_scored_anew(tmp_path: Path, artifact: Artifact) -> None:
+def test_corrected_answers_are_scored_anew(tmp_path: Path, artifact: Artifact) -> None:
     task = read_task(written(tmp_path, CHOICE))
     before = compare(artifact, artifact, task, tmp_path / "cache").base.scores
     again = compare(artifact, artifact, task, tmp_path / "cache").base.scores
@@ -146,7 +146,7 @@ def test_answers_that_were_put_right_are_scored_anew(tmp_path: Path, artifact: A
     assert before.measures[measures.NLL] == again.measures[measures.NLL] != after.measures[measures.NLL]
 
 
-def test_metrics_that_are_of_no_document_are_one_sentence(tmp_path: Path, artifact: Artifact) -> None:
+def test_a_task_without_metrics_per_document_is_refused(tmp_path: Path, artifact: Artifact) -> None:
     with pytest.raises(TaskError, match=r"squares has no metric per document \(bleu\), so no interval can be computed"):
         scored(tmp_path, artifact, GENERATE.replace("exact_match", "bleu"), "limit = 2\n")
 
@@ -160,7 +160,7 @@ def test_replies_are_generated_by_the_engine_and_judged_by_lm_eval(tmp_path: Pat
     assert measures.NLL not in found.measures
 
 
-def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, artifact: Artifact) -> None:
+def test_documents_are_compared_with_base_and_quantised(tmp_path: Path, artifact: Artifact) -> None:
     task = read_task(written(tmp_path, CHOICE, "[gates]\nmax_nll_ratio = 1.01\nmax_accuracy_drop = 0.01\n"))
     found = results_of(compare(artifact, artifact, task, tmp_path / "cache"))
     assert found.items == len(DOCUMENTS)
@@ -194,7 +194,7 @@ def test_it_is_compared_with_base_and_quantised_by_document(tmp_path: Path, arti
         (CHOICE, "[gates]\nmax_kl = 0.1\n", "gates.max_kl cannot be judged: a task of kind lm-eval"),
     ],
 )
-def test_what_cannot_be_scored_is_one_sentence(
+def test_unusable_tasks_are_refused_in_one_sentence(
     tmp_path: Path, artifact: Artifact, kind: str, more: str, sentence: str
 ) -> None:
     with pytest.raises(TaskError) as refusal:
@@ -202,7 +202,7 @@ def test_what_cannot_be_scored_is_one_sentence(
     assert sentence in refusal.value.message
 
 
-def test_a_task_that_is_not_there(tmp_path: Path, artifact: Artifact) -> None:
+def test_an_unknown_task_is_refused(tmp_path: Path, artifact: Artifact) -> None:
     file = written(tmp_path, CHOICE)
     file.write_text(file.read_text().replace('task = "squares"', 'task = "cubes"'))
     with pytest.raises(TaskError, match="cannot carry out the task cubes: KeyError"):
