@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -19,6 +19,9 @@ prune: .venv/demo
 test: .venv/test .venv/demo  ## install what the tests need, then run all of them
 	@tests/install
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10
+
+test-quick: .venv/test .venv/demo  ## the tests that are not marked slow: what one runs while editing, in a minute and a half
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m 'not slow'
 
 lint: .venv/test
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""Fixtures that several parts share, and the rule that CI skips nothing."""
+"""Shared fixtures, the folders whose tests are slow, and the rule that CI skips nothing."""
 
 import os
 from collections.abc import Generator
@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+SLOW = ("tests/benchmarks", "tests/browser", "tests/deploy", "tests/exams", "tests/server/engine/native/fuzz")
+"""Folders whose every test is marked `slow`; elsewhere a file or a test is marked by itself."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(ROOT / folder) for folder in SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)
