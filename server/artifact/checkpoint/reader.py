@@ -39,7 +39,7 @@ class Artifact:
             self._check(name, layout)
 
     @classmethod
-    def open(cls, path: Path, *, verify: bool = True, digests: FileDigests | None = None) -> Self:
+    def open(cls, path: Path, *, digests: FileDigests | None = None) -> Self:
         """Open the artifact in the directory `path`; raises ArtifactError naming the file that differs from the record.
 
         Files that `digests` knows are not read again.
@@ -47,9 +47,8 @@ class Artifact:
         lineage = record.read(path)
         if form := chain.exported(lineage):
             raise ArtifactError(f"{path} is an export for other software ({form}): name the artifact it was made from")
-        if verify:
-            record.verify(path, lineage, digests)
-            chain.check(path, lineage)
+        record.verify(path, lineage, digests)
+        chain.check(path, lineage)
         try:
             config = msgspec.json.decode((path / "config.json").read_bytes(), type=dict[str, Any])
         except (OSError, msgspec.DecodeError) as error:

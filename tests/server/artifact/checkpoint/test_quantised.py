@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from server.artifact.checkpoint.layouts import Quantised, size_of
-from server.artifact.checkpoint.lineage import Base, Lineage
+from server.artifact.checkpoint.lineage import Base, Lineage, read
 from server.artifact.checkpoint.quantised import codes_of, dequantise, pack_quantised, unpack_codes, unpack_quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
@@ -202,4 +202,4 @@ def test_a_malformed_table_or_part_is_refused_by_file_and_tensor(tmp_path: Path,
     write(tmp_path / "model")
     damage(tmp_path / "model", change)
     with pytest.raises(ArtifactError, match=rf"model\.safetensors.*{sentence}"):
-        dict(Artifact.open(tmp_path / "model", verify=False).tensors())
+        dict(Artifact(tmp_path / "model", read(tmp_path / "model"), {}).tensors())

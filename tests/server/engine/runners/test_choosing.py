@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("server.engine.native._core")
 
-from server.artifact.checkpoint.lineage import WEIGHTS
+from server.artifact.checkpoint.lineage import WEIGHTS, read
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
 from server.engine.batch import Batch, Chunk
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_refused_before_anything_native_sees_it(tmp_path: Pa
     whole = (path / WEIGHTS).read_bytes()
     (path / WEIGHTS).write_bytes(whole[:-100])
     with pytest.raises(ArtifactError, match=WEIGHTS):
-        load_runner(Artifact.open(path, verify=False), "auto", OPTIONS)
+        load_runner(Artifact(path, read(path), {}), "auto", OPTIONS)
 
 
 def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
@@ -104,4 +104,4 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     whole = (path / WEIGHTS).read_bytes()
     (path / WEIGHTS).write_bytes(whole.replace(b'\\"bits\\":4', b'\\"bits\\":3'))
     with pytest.raises(ArtifactError, match=r"layout of .* is malformed"):
-        load_runner(Artifact.open(path, verify=False), "auto", OPTIONS)
+        load_runner(Artifact(path, read(path), {}), "auto", OPTIONS)

@@ -18,7 +18,6 @@ from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable, Opening, Outcome, Settlement, Usage
 from server.metering.meter import Meter
-from server.metering.reconcile import differences
 
 
 @pytest.fixture
@@ -265,46 +264,13 @@ def test_any_history_keeps_totals_equal_to_the_sum_of_closed_rows(
     ledger.close()
 
 
-OLD_SCHEMA = """
-CREATE TABLE requests (
-  request_id TEXT PRIMARY KEY, skill TEXT NOT NULL, model TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('open', 'final', 'recovered')), outcome TEXT, opened_at REAL NOT NULL,
-  closed_at REAL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL DEFAULT 0,
-  output_tokens INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE INDEX open_requests ON requests (state) WHERE state = 'open';
-CREATE TABLE tokens (
-  skill TEXT, model TEXT, type TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, type)) WITHOUT ROWID;
-CREATE TABLE outcomes (
-  skill TEXT, model TEXT, outcome TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, model, outcome)) WITHOUT ROWID;
-INSERT INTO requests VALUES ('r2', 'help', 'tiny', 'final', 'stop', 1764000000, 1764000002, 10, 4, 3);
-INSERT INTO requests VALUES ('r1', 'help', 'tiny', 'final', 'length', 1763900000, 1763899999, 20, 0, 5);
-INSERT INTO requests VALUES ('r3', 'help', 'tiny', 'open', NULL, 1764000001, NULL, 30, 0, 0);
-INSERT INTO tokens VALUES ('help', 'tiny', 'input', 30), ('help', 'tiny', 'cached', 4), ('help', 'tiny', 'output', 8);
-INSERT INTO outcomes VALUES ('help', 'tiny', 'stop', 1), ('help', 'tiny', 'length', 1);
-"""
-
-
-def test_a_ledger_of_the_first_version_is_carried_over_once(path: Path) -> None:
+def test_a_database_of_another_program_is_refused(path: Path) -> None:
     path.parent.mkdir()
     database = sqlite3.connect(path)
-    database.executescript(OLD_SCHEMA)
+    database.execute("CREATE TABLE requests (id)")
     database.close()
-    for recovered in (1, 0):
-        ledger = Ledger(path)
-        assert ledger.recovered == recovered
-        assert ledger.totals().tokens["help", "tiny", "input"] == 30
-        assert ledger.totals().tokens["help", "tiny", "output"] == 8
-        assert sum(ledger.totals().requests.values()) == 3
-        ledger.close()
-    with snapshot(str(path)) as read:
-        assert differences(read) == []
-        rows = read.execute("SELECT sequence, request_id, state, day, closed_at >= opened_at FROM requests ORDER BY id")
-    assert rows == [
-        (1, "r1", "final", "2025-11-23", 1),
-        (2, "r2", "final", "2025-11-24", 1),
-        (3, "r3", "recovered", "2025-11-24", 1),
-    ]
+    with pytest.raises(ConfigError, match="is another program's database"):
+        Ledger(path)
 
 
 def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
