@@ -1,4 +1,4 @@
-"""`python -m tests.support.fake_server FOLDER DELAY [SETTING=NUMBER ...]`: the real server in a process of its own."""
+"""`python -m tests.support.fake_server FOLDER DELAY [SETTING=NUMBER ...]`: the real server with a fake runner."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runners without a model, for tests of everything above one: each says in advance which ids it will produce."""
+"""Runners without a model, for tests of everything above: each produces predictable token ids."""
 
 import time
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from server.engine.sequence import Sequence
 
 
 class Cells:
-    """A cache that holds which skill's which id stands at each place of each block."""
+    """A KV cache of (skill, token id) for each place of each block."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], tuple[str, int]] = {}
 
     def texts(self, batch: Batch) -> Iterator[tuple[Chunk, list[tuple[str, int]]]]:
-        """Write each chunk; yields it with all that it reads, up to its own last id."""
+        """Write each chunk; yields it with every entry that it attends to, up to its last id."""
         written: set[tuple[int, int]] = set()
         for chunk in batch.chunks:
             places = [(chunk.blocks[position // BLOCK], position % BLOCK) for position in range(chunk.end)]
@@ -32,7 +32,7 @@ class Cells:
 
 
 class FakeRunner:
-    """Makes `reply(sequence)` the next id by far; `delay` seconds a step; raises after `fail_after` steps."""
+    """Makes `reply(sequence)` the likeliest id; sleeps `delay` seconds a step, fails after `fail_after` steps."""
 
     def __init__(self, vocabulary: int, *, delay: float = 0.0, fail_after: int | None = None) -> None:
         self.vocabulary = vocabulary
@@ -57,7 +57,7 @@ class FakeRunner:
 
 
 class ScriptRunner(FakeRunner):
-    """Replies to everyone with the ids of `script`, the last of them for ever."""
+    """Replies with the ids of `script`, then repeats its last id for ever."""
 
     def __init__(self, script: Ids[int], vocabulary: int, *, delay: float = 0.0, fail_after: int | None = None) -> None:
         super().__init__(vocabulary, delay=delay, fail_after=fail_after)
@@ -68,7 +68,7 @@ class ScriptRunner(FakeRunner):
 
 
 class EchoRunner(FakeRunner):
-    """Replies with the prompt's own ids from the first, then with `stop_id`."""
+    """Repeats the prompt's ids, then stops with `stop_id`."""
 
     def __init__(self, stop_id: int, vocabulary: int, *, delay: float = 0.0, fail_after: int | None = None) -> None:
         super().__init__(vocabulary, delay=delay, fail_after=fail_after)

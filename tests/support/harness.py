@@ -1,4 +1,4 @@
-"""The real server on free ports, in a thread of the test, with a fake runner where the model would be."""
+"""The real server on free ports, in a thread of the test, with a fake runner instead of a model."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from server.artifact.checkpoint.lineage import Base, Lineage, Step
 from server.config import Config
 from server.engine.engine import Engine
-from server.engine.speculation import LookUp
+from server.engine.speculation import PromptLookup
 from server.metering.ledger.ledger import Ledger
 from server.models.loading import Loader
 from server.models.rollout import CurrentModel, Model, Rollout
@@ -61,7 +61,7 @@ LINEAGE = Lineage(
 
 
 def tokenizer(folder: Path) -> ServerTokenizer:
-    """One token for each byte and the two marks of ChatML, read by the server's own tokenizer."""
+    """A tokenizer with one token per byte and ChatML's two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -95,7 +95,7 @@ class Served(NamedTuple):
 
 
 class Stop:
-    """Tells the server's loop to stop, as SIGTERM would."""
+    """Stops the server from another thread, as SIGTERM does."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
@@ -126,7 +126,7 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
         Config,
         dec_hook=lambda kind, value: Path(value),
     )
-    look_up = LookUp() if config.look_up == "on" else None  # each pass of a fake is one token unless a test asks
+    look_up = PromptLookup() if config.look_up == "on" else None  # each pass of a fake is one token unless a test asks
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting, look_up=look_up)
     words = tokenizer(folder / "tiny")
     ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
@@ -165,7 +165,7 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
 
 
 def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait until `condition` holds; another thread makes it so."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
@@ -173,7 +173,7 @@ def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
 
 
 def says(folder: Path, text: str, *, delay: float = 0.0) -> ScriptRunner:
-    """A runner that replies `text` to everyone, byte by byte, and stops."""
+    """A runner that replies `text`, one token per byte, and stops."""
     words = tokenizer(folder / "tiny")
     return ScriptRunner([*words.encode(text), next(iter(words.stop_ids))], words.vocabulary, delay=delay)
 

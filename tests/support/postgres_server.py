@@ -1,4 +1,4 @@
-"""A real PostgreSQL, where the machine has one, for whatever keeps its rows there."""
+"""A real PostgreSQL server for tests, if the machine has one installed."""
 
 import os
 import shutil
@@ -14,14 +14,14 @@ import pytest
 
 
 def binary(name: str) -> str | None:
-    """A program of PostgreSQL, which Debian keeps out of the path."""
+    """The path of a PostgreSQL program: Debian keeps them out of PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(found[-1]) if found else shutil.which(name)
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The folder of the socket of a PostgreSQL server of our own."""
+    """The socket folder of a PostgreSQL server that runs for the session."""
     with running() as folder:
         if folder is None:
             pytest.skip("PostgreSQL is not installed: tests/install does it")
@@ -30,7 +30,7 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def running() -> Iterator[str | None]:
-    """Such a server, which trusts everybody; None where it is not installed."""
+    """Run a server without passwords; yields its socket folder, or None if PostgreSQL is not installed."""
     initdb, pg_ctl = binary("initdb"), binary("pg_ctl")
     if not initdb or not pg_ctl:
         yield None
@@ -56,7 +56,7 @@ def running() -> Iterator[str | None]:
 
 
 def new_database(folder: str) -> str:
-    """The URL of an empty database of the server whose socket is in `folder`; its password is for tests of messages."""
+    """The URL of a new database; its password, which the server ignores, is for tests of error messages."""
     name = f"r{os.urandom(6).hex()}"
     with psycopg.connect(host=folder, user="secateur", dbname="postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload, unused-ignore]

@@ -1,4 +1,4 @@
-"""Artifacts that the real loader reads and the real engine runs: a llama of two layers with random weights."""
+"""A Llama of two layers with random weights, as an artifact that the real loader and engine run."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.harness import LINEAGE, tokenizer
 
 
 def tiny_llama(path: Path, seed: int = 0) -> Path:
-    """Half of its weights pruned and packed, and a tokenizer of bytes; returns `path`."""
+    """Write the artifact with half of its weights pruned, and a tokenizer of bytes; returns `path`."""
     words = path.parent / "tokenizer"
     tokenizer(words)
     settings: dict[str, Any] = {"vocab_size": 258, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}

@@ -1,4 +1,4 @@
-"""A visitor of a page, as the widget speaks for one, over a real socket; an SSE reader of its own."""
+"""A page visitor who speaks the widget's protocol over a real socket."""
 
 import http.client
 import json
@@ -23,11 +23,11 @@ class Event(NamedTuple):
 
 
 class Visitor:
-    """Opens a session at once; `ask` reads a whole reply, `stream` gives the response to be read or left."""
+    """Opens a session when made; `ask` reads a whole reply, `stream` returns the open response."""
 
     @classmethod
     def at(cls, url: str) -> Self:
-        """A visitor of a server that is known by its address only."""
+        """A visitor of the server at `url`."""
         return cls(None, url=url)
 
     def __init__(
@@ -74,7 +74,7 @@ class Visitor:
 
 
 def events(response: http.client.HTTPResponse) -> Iterator[Event]:
-    """Each event as it arrives; comments are passed over."""
+    """Each event as it arrives; skips comments."""
     fields: dict[str, str] = {}
     while line := response.readline():
         name, _, value = line.decode().rstrip("\n").partition(": ")

@@ -30,13 +30,13 @@ def complete(server: Served, key: str, model: str = "help") -> Answer:
     return call(server.url, "/v1/chat/completions", {**ASK, "model": model}, Authorization=f"Bearer {key}")
 
 
-def test_a_digest_that_is_none_is_a_damaged_file(tmp_path: Path) -> None:
+def test_a_malformed_digest_is_a_damaged_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text('{"keys": [{"digest": "\u20ac", "skills": ["help"], "created": ""}]}')
     assert Keys(file).find("\u20ac") is None
 
 
-def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
+def test_sighup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
     skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
     os.mkfifo(skills)
     file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
@@ -51,7 +51,7 @@ def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
     assert server.returncode == 2
 
 
-def test_a_server_that_is_told_to_end_while_it_starts_ends(tmp_path: Path) -> None:
+def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
     skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
     os.mkfifo(skills)
     file.write_text(f'model = "m"\nskills = "{skills}"\nledger = "{tmp_path / "l"}"\n')
@@ -61,7 +61,7 @@ def test_a_server_that_is_told_to_end_while_it_starts_ends(tmp_path: Path) -> No
         assert server.wait(120) == 128 + signal.SIGTERM  # by itself, as the first process of a container must
 
 
-def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Path) -> None:
+def test_unusable_key_files_are_refused_at_the_start(tmp_path: Path) -> None:
     api_keys.check(None)
     api_keys.check(tmp_path / "none.json")  # it may be made later
     damaged = tmp_path / "keys.json"
@@ -81,7 +81,7 @@ def test_files_of_keys_that_let_nobody_in_are_refused_at_the_start(tmp_path: Pat
             serve_check(load(config))
 
 
-def test_a_file_of_keys_stays_readable_for_whom_it_was(tmp_path: Path) -> None:
+def test_a_rewritten_key_file_keeps_its_owner_and_mode(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     _, key = api_keys.create(file, ["help"], "")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -96,7 +96,7 @@ def test_a_file_of_keys_stays_readable_for_whom_it_was(tmp_path: Path) -> None:
     assert now.st_ino != owner.st_ino
 
 
-def test_keys_whose_owner_cannot_be_kept_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_file_whose_owner_cannot_be_kept_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys.json"
     api_keys.create(file, ["help"], "")
     before = file.read_bytes()
@@ -144,7 +144,7 @@ def test_a_key_is_shown_once_opens_its_skills_and_is_revoked_at_once(
         assert "revoked" in capsys.readouterr().err
 
 
-def test_a_damaged_or_missing_file_lets_nobody_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_or_missing_key_file_admits_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys.json"
     keys = Keys(file)
     assert keys.find(digest("sk-x")) is None
@@ -163,7 +163,7 @@ def test_a_damaged_or_missing_file_lets_nobody_in(tmp_path: Path, caplog: pytest
         api_keys.read(file)
 
 
-def test_a_key_of_no_skill_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_opens_nothing_is_not_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--file", str(tmp_path / "keys.json")]) == 2
     assert "--skill NAME" in capsys.readouterr().err
 
@@ -198,7 +198,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         assert call(server.url, "/admin/reload", b"").status == 404
 
 
-def test_sighup_reads_the_skills_again(tmp_path: Path) -> None:
+def test_sighup_reloads_the_skills(tmp_path: Path) -> None:
     authorised: dict[str, Any] = {"Authorization": "Bearer sk-test-of-help"}
     with process(tmp_path) as server:
         assert call(server.url, "/v1/skills/help", **authorised).json["title"] == "Help desk"
@@ -207,7 +207,7 @@ def test_sighup_reads_the_skills_again(tmp_path: Path) -> None:
         until(lambda: call(server.url, "/v1/skills/help", **authorised).json["title"] == "Two")
 
 
-def test_check_says_what_is_wrong_or_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_prints_mistakes_or_skills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "skills"
     write(folder, origins=["*"])
     assert main(["skills", "check", str(folder)]) == 0
@@ -219,7 +219,7 @@ def test_check_says_what_is_wrong_or_what_is_there(tmp_path: Path, capsys: pytes
     assert "unknown field `greting`" in capsys.readouterr().err
 
 
-def test_the_revision_follows_what_is_said_and_not_who_may_ask(tmp_path: Path) -> None:
+def test_the_revision_depends_on_content_and_not_on_access(tmp_path: Path) -> None:
     folder = tmp_path / "skills"
     write(folder, system_file="prompt.txt")
     (folder / "prompt.txt").write_text("Be kind.")

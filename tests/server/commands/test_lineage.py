@@ -1,4 +1,4 @@
-"""`secateur lineage`: the whole chain in the terminal, and whether it holds."""
+"""`secateur lineage`: the whole chain in the terminal, and whether it verifies."""
 
 from pathlib import Path
 

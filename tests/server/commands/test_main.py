@@ -1,4 +1,4 @@
-"""The console script, in processes of its own."""
+"""The console script, in its own processes."""
 
 import argparse
 import hashlib
@@ -49,7 +49,7 @@ def test_an_unknown_command_is_one_sentence() -> None:
     assert done.stderr == f"secateur: there is no command 'prun'; there are {', '.join(COMMANDS)}\n"
 
 
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     Ledger(tmp_path / "usage.sqlite3").close()
     read, write = os.pipe()
     os.close(read)
@@ -97,7 +97,7 @@ def test_keys_create_prints_a_key_once_and_the_line_to_paste(capsys: pytest.Capt
     assert len(keys) == 2
 
 
-def test_serve_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
+def test_serve_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:
     config, skill = tmp_path / "server.toml", tmp_path / "skill.toml"
     settings = f'model = "{tmp_path}/none"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\n'
     skill.write_text('name = "help"')
@@ -134,7 +134,7 @@ def test_serve_check_tries_the_files_and_the_ports_and_loads_nothing(tmp_path: P
     "module",
     ["web.app", "web.listeners", "metering.meter", "skills.catalogue", "chat.reply", "text.tokenizer"],
 )
-def test_what_speaks_http_loads_no_torch(module: str) -> None:
+def test_http_modules_load_no_torch(module: str) -> None:
     program = (
         f"import sys, server.{module}; sys.exit(bool({{'torch', 'transformers', 'pruning'}} & sys.modules.keys()))"
     )
@@ -227,7 +227,7 @@ def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
     assert reply.usage.completion_tokens >= 1
 
 
-def test_serve_refuses_an_artifact_that_was_changed(artifact: Path, tmp_path: Path) -> None:
+def test_serve_refuses_a_modified_artifact(artifact: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(artifact, tmp_path / "changed")
     with (changed / "tokenizer_config.json").open("a") as file:
         file.write(" ")

@@ -1,4 +1,4 @@
-"""Budgets and Idempotency-Key as clients meet them, over the real server."""
+"""Budgets and Idempotency-Key over HTTP."""
 
 import http.client
 import json
@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from server.chat.idempotency import KeptReplies
 from tests.support.harness import HELP, KEY, Serve, Served, until
 
 ASK = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
@@ -60,7 +59,7 @@ def test_a_stream_ends_at_the_token_that_reaches_the_budget(serve: Serve) -> Non
     assert outcomes(served) == [("budget", prompt + 7), ("rejected", 0)]
 
 
-def test_guesses_neither_pass_the_budget_nor_are_counted_twice(serve: Serve) -> None:
+def test_speculated_tokens_neither_pass_the_budget_nor_count_twice(serve: Serve) -> None:
     text = "0123456789" * 6
     prompt = ask(serve(text), ASK).json["usage"]["prompt_tokens"]
     served = serve(text, skills=[replace(HELP, tokens_per_day=2 * prompt + 70)], ledger="day.sqlite3", look_up="on")
@@ -74,7 +73,7 @@ def test_guesses_neither_pass_the_budget_nor_are_counted_twice(serve: Serve) -> 
     assert outcomes(served) == [("length", prompt + 27), ("budget", prompt + 43)]
 
 
-def test_what_was_sampled_in_one_step_with_a_stop_string_is_counted(serve: Serve) -> None:
+def test_tokens_sampled_in_the_step_of_a_stop_string_are_counted(serve: Serve) -> None:
     served = serve("0123456789" * 6, look_up="on")
     answer = ask(served, {**ASK, "stop": ["12345678901234567890123"]}).json
     assert answer["choices"][0]["message"]["content"] == "0"
@@ -83,7 +82,7 @@ def test_what_was_sampled_in_one_step_with_a_stop_string_is_counted(serve: Serve
     assert answer["usage"]["completion_tokens"] == counted - prompt
 
 
-def test_the_usage_is_told_once_where_it_is_asked_for(serve: Serve) -> None:
+def test_requested_usage_is_sent_once(serve: Serve) -> None:
     served = serve("0123456789" * 3, skills=[replace(HELP, tokens_per_month=60)])
     events = ask(served, {**STREAM, "stream_options": {"include_usage": True}}).events
     assert [event["outcome"] for event in events[:-1] if "outcome" in event] == ["budget"]
@@ -92,7 +91,7 @@ def test_the_usage_is_told_once_where_it_is_asked_for(serve: Serve) -> None:
     assert (whole["outcome"], whole["usage"]["total_tokens"]) == ("budget", 60)
 
 
-def test_many_at_once_never_exceed_the_budget(serve: Serve) -> None:
+def test_concurrent_requests_never_exceed_the_budget(serve: Serve) -> None:
     served = serve("0123456789" * 3, skills=[replace(HELP, tokens_per_day=500)], slots=8, max_waiting=64)
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda _: ask(served, ASK), range(40)))
@@ -101,7 +100,7 @@ def test_many_at_once_never_exceed_the_budget(serve: Serve) -> None:
     assert sum(tokens for _, tokens in outcomes(served)) == used <= 500
 
 
-def test_a_repeated_key_gets_the_same_reply_and_makes_no_token(serve: Serve) -> None:
+def test_a_repeated_key_gets_the_same_reply_without_new_tokens(serve: Serve) -> None:
     served = serve("Good day.")
     first = ask(served, ASK, "k1")
     again = ask(served, ASK, "k1")
@@ -123,7 +122,7 @@ def text_of(answer: Answer) -> str:
     return "".join(event["choices"][0]["delta"].get("content", "") for event in answer.events[:-1])
 
 
-def test_a_key_under_way_or_forgotten_is_a_conflict_that_says_how_it_ended(serve: Serve) -> None:
+def test_a_running_or_forgotten_key_is_a_conflict_that_says_how_it_ended(serve: Serve) -> None:
     served = serve("x" * 40, delay=0.05)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(ask, served, ASK, "k1")
@@ -143,20 +142,3 @@ def test_after_a_restart_the_ledger_still_knows_the_key(serve: Serve) -> None:
     answer = ask(serve("Good day."), ASK, "k1")
     assert (answer.status, answer.json["error"]["code"]) == (409, "idempotency_reply_gone")
     assert f"{usage['completion_tokens']} completion tokens" in answer.json["error"]["message"]
-
-
-def test_what_is_kept_is_bounded_in_bytes_and_time() -> None:
-    from server.chat.idempotency import KeptReply
-    from server.metering.ledger.records import Usage
-
-    now = [0.0]
-    replies = KeptReplies(seconds=10, most=5000, clock=lambda: now[0])
-    for index in range(20):
-        replies.keep(f"k{index}", KeptReply("body", "r", 0, "x" * 100, "stop", None, Usage()))
-    kept = [index for index in range(20) if replies.find(f"k{index}", "body")]
-    assert kept == list(range(20 - len(kept), 20))
-    assert len(kept) == 5000 // (512 + 400)
-    now[0] = 11
-    assert replies.find("k19", "body") is None
-    replies.keep("large", KeptReply("body", "r", 0, "x" * 9000, "stop", None, Usage()))
-    assert replies.find("large", "body") is None

@@ -1,4 +1,4 @@
-"""Nothing that a request holds makes the server ask anybody or start anything."""
+"""No content of a request makes the server open a connection or start a process."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ URL = "http://127.0.0.1:9/latest/meta-data"
 
 
 def asked(folder: Path, **settings: object) -> list[str]:
-    """What the server said of itself, after addresses were planted wherever a caller can write."""
+    """The outgoing connections that the server logged after URLs were planted in every field of a request."""
     server = Server(folder, settings, "tests.exams.servers.watched_server")
     try:
         server.ready()
@@ -46,16 +46,16 @@ def asked(folder: Path, **settings: object) -> list[str]:
     return [line for line in server.output if line.startswith("asked")]
 
 
-def test_the_server_asks_nobody(tmp_path: Path) -> None:
+def test_the_server_makes_no_outgoing_request(tmp_path: Path) -> None:
     assert asked(tmp_path) == []
 
 
-def test_whom_its_settings_name_is_seen_to_be_asked(tmp_path: Path) -> None:
+def test_a_configured_webhook_is_seen_by_the_watcher(tmp_path: Path) -> None:
     assert [line for line in asked(tmp_path, webhook="http://127.0.0.1:9/usage") if "'127.0.0.1', 9" in line]
 
 
 @pytest.mark.parametrize("module", ["http.client", "urllib.request", "httpx", "requests", "aiohttp"])
-def test_only_these_can_ask(module: str) -> None:
+def test_only_these_files_import_an_http_client(module: str) -> None:
     root = ROOT / "server"
     found = {
         str(path.relative_to(root)) for path in root.rglob("*.py") if f"import {module}\n" in path.read_text() + "\n"

@@ -1,4 +1,4 @@
-"""Secrets planted wherever a caller can plant them are in no log, metric, span, ledger or error; ids and counts are."""
+"""Secrets planted in every field of a request reach no log, metric, span, ledger or error; ids and counts do."""
 
 import gzip
 import http.server
@@ -26,7 +26,7 @@ ASK = {"model": "help", "messages": [{"role": "user", "content": f"hi {SECRET}"}
 
 
 def plant(served: Any) -> list[bytes]:
-    """Every way into a server with a `url`; returns what came back where it must not come back."""
+    """Send SECRET in every field of every request; returns the bodies that must not repeat it."""
     visitor = Visitor(served)
     visitor.ask(f"hello {SECRET}", context=SECRET)
     answers = [
@@ -96,7 +96,7 @@ def test_a_message_cannot_forge_a_line() -> None:
     assert "\n" not in JsonLines().format(record)
 
 
-def test_what_is_no_request_is_said_once_a_minute_and_errors_always() -> None:
+def test_invalid_requests_are_logged_once_a_minute_and_errors_always() -> None:
     program = """
 import logging
 from server.web import logs
@@ -126,7 +126,7 @@ def test_the_settings_choose_form_and_level() -> None:
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """A receiver of OTLP over HTTP; gives its address and what it was sent."""
+    """A receiver of OTLP over HTTP: its URL, and the bodies it received."""
     received: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -149,7 +149,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
-def test_spans_arrive_with_their_parent_and_without_a_word(serve: Serve, tmp_path: Path) -> None:
+def test_spans_arrive_with_their_parent_and_without_text(serve: Serve, tmp_path: Path) -> None:
     service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     parent = "0af7651916cd43dd8448eb211c80319c"

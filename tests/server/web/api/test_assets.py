@@ -26,7 +26,7 @@ def client() -> TestClient:
 
 
 @pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in PARTS)])
-def test_any_page_may_load_it_and_nothing_guesses_its_type(client: TestClient, path: str) -> None:
+def test_any_page_may_load_the_files_and_no_browser_sniffs_their_type(client: TestClient, path: str) -> None:
     response = client.get(path, headers=PLAIN)
     assert response.content == (ASSETS / path.rsplit("/")[-1]).read_bytes()
     assert response.headers["content-type"] == "text/javascript; charset=utf-8"
@@ -42,14 +42,14 @@ def test_the_loader_is_cached_briefly_and_the_app_for_ever(client: TestClient) -
     assert client.get(APP).headers["cache-control"] == "public, max-age=31536000, immutable"
 
 
-def test_the_app_of_an_earlier_release_is_the_present_one_and_not_kept(client: TestClient) -> None:
+def test_an_earlier_releases_app_is_answered_with_the_current_one_uncached(client: TestClient) -> None:
     response = client.get("/assets/app-000000000000.js", headers=PLAIN)
     assert response.content == client.get(APP, headers=PLAIN).content
     assert response.headers["cache-control"] == "no-store"
 
 
-def test_a_language_of_an_earlier_release_is_the_present_one_and_not_kept(client: TestClient) -> None:
-    """An app that is still open, or that a cache gave, asks for the texts it was built with."""
+def test_an_earlier_releases_language_is_answered_with_the_current_one_uncached(client: TestClient) -> None:
+    """An open or cached app asks for the texts of its own build."""
     languages = [name for name in PARTS if name.count("-") == 2]
     assert len(languages) == 5
     for name in languages:
@@ -73,7 +73,7 @@ def test_an_etag_saves_the_body(client: TestClient, path: str, encoding: str) ->
 
 
 @pytest.mark.parametrize("path", [LOADER, APP, "/v/latest/widget.js"])
-def test_each_encoding_has_its_etag_and_the_same_content(client: TestClient, path: str) -> None:
+def test_each_encoding_has_its_own_etag_and_the_same_content(client: TestClient, path: str) -> None:
     asked = {"": "identity", "gzip": "gzip, br;q=0", "br": "gzip, deflate, br, zstd"}
     got = {}
     for encoding, header in asked.items():
@@ -86,7 +86,7 @@ def test_each_encoding_has_its_etag_and_the_same_content(client: TestClient, pat
     assert all(int(headers["content-length"]) == len(body) for body, headers in got.values())
 
 
-def test_without_the_brotli_of_the_build_it_is_gzip(tmp_path: Path) -> None:
+def test_without_brotli_files_gzip_is_served(tmp_path: Path) -> None:
     for file in ASSETS.iterdir():
         if file.suffix in (".js", ".json"):
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -145,7 +145,7 @@ def test_if_none_match(header: str, expected: bool) -> None:
     assert matches(header, '"a"') is expected
 
 
-def test_the_whole_in_one_file_has_the_digest_that_is_published(client: TestClient) -> None:
+def test_the_single_file_has_the_published_digest(client: TestClient) -> None:
     published = client.get("/v/latest/sri.json").json()
     path = f"/{published['file']}"
     response = client.get(path, headers=PLAIN)

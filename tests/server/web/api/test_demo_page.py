@@ -1,4 +1,4 @@
-"""The demo's host page: the line it shows is the line it uses, its policy is strict, and nothing is left unescaped."""
+"""The demo page: it shows the line that it uses, its policy is strict, and every value is escaped."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ def client(skill: str = "help", url: str = URL) -> TestClient:
     return TestClient(page(skill, url, lambda: {"input": 5, "output": 2, "requests": 1, "secret": 9}))
 
 
-def test_the_line_that_is_shown_is_the_line_that_is_used() -> None:
+def test_the_shown_line_is_the_used_line() -> None:
     html = client().get("/").text
     shown = unescape(re.findall(r'<code id="embed">(.*?)</code>', html)[0])
     assert shown == f'<script async src="{URL}" data-skill="help"></script>'
@@ -28,7 +28,7 @@ def test_the_line_that_is_shown_is_the_line_that_is_used() -> None:
     assert html.index(shown) < html.index("</head>")
 
 
-def test_values_cannot_leave_their_place() -> None:
+def test_values_are_escaped() -> None:
     html = client('"><script>alert(1)</script>&', 'https://x.example/"><img src=x>').get("/").text
     assert "<script>alert(1)" not in html
     assert "<img" not in html
@@ -47,7 +47,7 @@ def test_the_policy_allows_the_server_and_nothing_else() -> None:
     assert "unsafe" not in policy(URL)
 
 
-def test_nothing_inline_stands_in_the_page() -> None:
+def test_the_page_has_no_inline_code() -> None:
     html = client().get("/").text
     assert not re.findall(r"<script(?![^>]* src=)|<style| on\w+=| style=", html)
 
@@ -60,7 +60,7 @@ def test_the_totals_are_the_four_that_the_page_shows() -> None:
     assert set(re.findall(r'data-total="(\w+)"', html)) == response.json().keys()
 
 
-def test_a_ledger_that_cannot_be_read_is_no_error_of_the_server() -> None:
+def test_an_unreadable_ledger_is_a_503() -> None:
     def fails() -> dict[str, int]:
         raise StorageError("disk I/O error")
 

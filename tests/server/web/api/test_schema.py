@@ -115,12 +115,12 @@ def test_the_field_is_named(fields: dict[str, Any], param: str) -> None:
         (b'{"model": "a\nb"}', "not JSON"),
     ],
 )
-def test_what_is_no_request_at_all(raw: bytes, message: str) -> None:
+def test_bodies_that_are_no_json_object(raw: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         parse(raw)
 
 
-def test_what_the_official_client_sends_is_understood() -> None:
+def test_the_official_clients_request_is_valid() -> None:
     request = parse(
         body(
             messages=[
@@ -159,13 +159,13 @@ names = st.sampled_from(["model", "messages", "stream", "stop", "seed", "tempera
 
 @settings(deadline=None)
 @given(st.dictionaries(names, values) | values)
-def test_any_json_is_a_request_or_a_named_mistake(value: Any) -> None:
+def test_any_json_parses_or_names_its_mistake(value: Any) -> None:
     with suppress(InvalidRequest):
         parse(json.dumps(value).encode())
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_request_or_a_mistake(raw: bytes) -> None:
+def test_any_bytes_parse_or_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidRequest):
         parse(raw)

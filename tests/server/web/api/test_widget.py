@@ -24,7 +24,7 @@ def ledger(served: Served) -> list[Any]:
 
 
 def watch_prompts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every conversation that the model is given from now on."""
+    """Records the messages of every prompt from now on."""
     seen: list[Any] = []
     chat = served.tokenizer.chat
 
@@ -36,7 +36,7 @@ def watch_prompts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_a_session_tells_what_to_show_and_no_more(serve: Serve) -> None:
+def test_a_session_returns_what_to_show_and_nothing_else(serve: Serve) -> None:
     skill = msgspec.structs.replace(HELP, starters=("How?",), image_origins=("https://i.example",))
     opened = Visitor(serve(skills=(skill,))).opened
     assert opened.status == 200
@@ -56,13 +56,13 @@ def test_a_session_tells_what_to_show_and_no_more(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("origin", ["", "null", "https://evil.example", ORIGIN + ":1", ORIGIN.upper(), "*"])
-def test_another_origin_or_none_opens_nothing(serve: Serve, origin: str) -> None:
+def test_another_origin_or_none_opens_no_session(serve: Serve, origin: str) -> None:
     opened = Visitor(serve(), origin=origin).opened
     assert (opened.status, opened.json["error"]["code"]) == (403, "session_refused")
     assert "Access-Control-Allow-Origin" not in opened.headers
 
 
-def test_every_refusal_of_a_session_reads_the_same(serve: Serve) -> None:
+def test_all_refusals_of_a_session_look_alike(serve: Serve) -> None:
     served = serve(skills=(msgspec.structs.replace(HELP, site_keys=(SITE_KEY,)),))
     refusals = [
         Visitor(served).opened,
@@ -74,7 +74,7 @@ def test_every_refusal_of_a_session_reads_the_same(serve: Serve) -> None:
     assert Visitor(served, key=SITE_KEY).opened.status == 200
 
 
-def test_a_star_lets_every_origin_in_and_nobody_without_one(serve: Serve) -> None:
+def test_a_star_admits_every_origin_but_not_a_missing_one(serve: Serve) -> None:
     served = serve(skills=(msgspec.structs.replace(HELP, origins=("*",)),))
     assert Visitor(served, origin="https://any.example").opened.status == 200
     for origin in ("", "null"):
@@ -134,7 +134,7 @@ def test_a_token_ends_and_is_refreshed_for_the_same_conversation(serve: Serve, m
     assert [turn["question"] for turn in again.get("conversation").json["turns"]] == ["one"]
 
 
-def test_resume_of_another_skill_or_origin_begins_anew(serve: Serve) -> None:
+def test_resuming_from_another_skill_or_origin_starts_a_new_conversation(serve: Serve) -> None:
     second = msgspec.structs.replace(HELP, name="second", origins=(ORIGIN, "https://second.example"))
     served = serve("Hi", skills=(HELP, second))
     visitor = Visitor(served)
@@ -195,7 +195,7 @@ def test_history_is_bounded_in_turns_and_tokens(serve: Serve, monkeypatch: pytes
     assert kept["turns"] == []
 
 
-def test_history_never_costs_the_reply_its_room(serve: Serve) -> None:
+def test_history_leaves_room_for_the_reply(serve: Serve) -> None:
     served = serve("x" * 60, context=400)
     visitor = Visitor(served)
     for _ in range(6):
@@ -204,7 +204,7 @@ def test_history_never_costs_the_reply_its_room(serve: Serve) -> None:
         assert received[-1].data["finish"] == "stop"
 
 
-def test_a_reply_goes_on_without_its_reader_and_is_resumed_exactly(serve: Serve) -> None:
+def test_a_reply_continues_without_its_reader_and_resumes_exactly(serve: Serve) -> None:
     served = serve("0123456789" * 3, delay=0.02)
     visitor = Visitor(served)
     response = visitor.stream("hello")
@@ -243,7 +243,7 @@ def test_after_a_reload_the_conversation_and_the_running_reply_are_there(serve: 
         assert text_of(list(stream)).endswith("789")
 
 
-def test_stop_is_the_only_stop_and_frees_the_slot(serve: Serve) -> None:
+def test_only_stop_ends_a_reply_and_frees_its_slot(serve: Serve) -> None:
     served = serve("x" * 60, delay=0.05)
     visitor, stranger = Visitor(served), Visitor(served)
     with closing(visitor.stream("go")) as response:
@@ -309,8 +309,8 @@ def test_reset_forgets_and_stops(serve: Serve) -> None:
     assert again.opened.json["conversation"] != visitor.opened.json["conversation"]
 
 
-def test_after_a_reset_the_old_secret_still_says_whose_page_it_is(serve: Serve) -> None:
-    """The page's token has run out by then; without the secret it would open nothing."""
+def test_after_a_reset_the_resume_token_still_identifies_the_visitor(serve: Serve) -> None:
+    """The session token has expired by then."""
     key = "a secret of the page's own server"
     served = serve("ok", skills=(msgspec.structs.replace(HELP, identity=Identity("HS256", key, required=True)),))
 
@@ -329,7 +329,7 @@ def test_after_a_reset_the_old_secret_still_says_whose_page_it_is(serve: Serve) 
     assert kept.opened.json["resumed"], "the new conversation is the same person's"
 
 
-def test_replies_of_others_are_not_there(serve: Serve) -> None:
+def test_another_visitors_replies_are_not_found(serve: Serve) -> None:
     served = serve("secret")
     visitor, stranger = Visitor(served), Visitor(served)
     reply = visitor.ask("hello")[0].data["reply"]
@@ -355,7 +355,7 @@ def test_sources_are_cited_where_the_reply_has_their_words(serve: Serve) -> None
     assert visitor.get("conversation").json["turns"][0]["reply"]["citations"] == expected
 
 
-def test_feedback_is_stored_counted_and_taken_back(serve: Serve) -> None:
+def test_feedback_is_stored_counted_and_withdrawn(serve: Serve) -> None:
     served = serve("ok")
     visitor = Visitor(served)
     reply = visitor.ask("one")[0].data["reply"]
@@ -395,7 +395,7 @@ def _metrics(served: Served) -> str:
     import http.client
     from urllib.parse import urlsplit
 
-    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=120)) as connection:
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()
 

@@ -38,7 +38,7 @@ def spelt(scores: list[Any]) -> str:
 
 
 def ids_of(served: Served) -> dict[tuple[str, tuple[int, ...] | None], int]:
-    """What each token is called in a reply."""
+    """Each token's text in a reply."""
     found = {}
     for id in range(WORDS):
         token, raw = served.tokenizer.spelling(id)
@@ -52,7 +52,7 @@ def named(score: Any) -> tuple[str, tuple[int, ...] | None]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("options", [{"temperature": 0, "top_logprobs": 5}, {"seed": 3, "top_p": 0.9}])
-def test_they_are_the_log_softmax_of_the_models_logits(serve: Serve, stream: bool, options: dict[str, Any]) -> None:
+def test_logprobs_are_the_log_softmax_of_the_models_logits(serve: Serve, stream: bool, options: dict[str, Any]) -> None:
     shape = {"vocab_size": WORDS, "max_position_embeddings": 512}
     runner: Any = TransformersRunner(tiny("llama", **shape), slots=2, context=512)
     served = serve(runner=runner)
@@ -74,7 +74,7 @@ def test_they_are_the_log_softmax_of_the_models_logits(serve: Serve, stream: boo
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("stop", [None, "world", "🌱", "o, w", "ö"])
-def test_there_is_one_for_each_token_of_the_text(serve: Serve, stop: str | None, stream: bool) -> None:
+def test_each_token_of_the_text_has_a_logprob(serve: Serve, stop: str | None, stream: bool) -> None:
     with connect(serve(TEXT)) as client:
         options = {"stop": stop} if stop else {}
         text, scores = answer(client, stream=stream, logprobs=True, top_logprobs=2, **options)
@@ -85,7 +85,7 @@ def test_there_is_one_for_each_token_of_the_text(serve: Serve, stop: str | None,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_character_that_is_cut_keeps_its_tokens(serve: Serve, stream: bool) -> None:
+def test_a_cut_character_keeps_its_tokens(serve: Serve, stream: bool) -> None:
     with connect(serve(TEXT)) as client:
         text, scores = answer(client, stream=stream, logprobs=True, max_tokens=15)
     assert text == "Hello, world! \N{REPLACEMENT CHARACTER}"
@@ -94,7 +94,7 @@ def test_a_character_that_is_cut_keeps_its_tokens(serve: Serve, stream: bool) ->
     assert scores[-1].top_logprobs == []
 
 
-def test_nothing_is_there_where_it_is_not_asked_for(serve: Serve) -> None:
+def test_no_logprobs_unless_requested(serve: Serve) -> None:
     with connect(serve(TEXT)) as client:
         choice = client.chat.completions.create(model="help", messages=ASK, logprobs=False, top_logprobs=0).choices[0]
         assert choice.logprobs is None
@@ -102,7 +102,7 @@ def test_nothing_is_there_where_it_is_not_asked_for(serve: Serve) -> None:
             assert chunk.choices[0].logprobs is None
 
 
-def test_a_skill_can_refuse_them(serve: Serve) -> None:
+def test_a_skill_can_forbid_logprobs(serve: Serve) -> None:
     served = serve(TEXT)
     served.parts.skills.replace([replace(HELP, logprobs=False)])
     with connect(served) as client, pytest.raises(openai.BadRequestError, match="does not allow logprobs") as caught:
@@ -111,7 +111,7 @@ def test_a_skill_can_refuse_them(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_repeated_request_has_the_same(serve: Serve, stream: bool) -> None:
+def test_a_repeated_request_has_the_same_logprobs(serve: Serve, stream: bool) -> None:
     with connect(serve(TEXT), KEY, default_headers={"Idempotency-Key": "one"}) as client:
         first = answer(client, stream=stream, logprobs=True, top_logprobs=3)
         assert answer(client, stream=stream, logprobs=True, top_logprobs=3) == first

@@ -1,4 +1,4 @@
-"""The usage that clients are told, the ledger's rows and what Prometheus scrapes are one count."""
+"""The usage sent to clients, the ledger's rows and the scraped metrics agree."""
 
 import http.client
 import random
@@ -20,7 +20,7 @@ from tests.support.harness import KEY, OTHER_KEY, Serve, Served
 
 
 def scrape(served: Served, accept: str = "text/plain") -> str:
-    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.admin).netloc, timeout=120)) as connection:
         connection.request("GET", "/metrics", headers={"Accept": accept})
         response = connection.getresponse()
         assert response.status == 200
@@ -84,25 +84,25 @@ TYPES = ("input", "cached", "output")
 
 
 def ask(client: OpenAI, options: dict[str, Any], *, stream: bool) -> Any:
-    """The usage that the client is told."""
+    """The usage that the client received."""
     if not stream:
         return client.chat.completions.create(**options).usage
     chunks = list(client.chat.completions.create(**options, stream=True, stream_options={"include_usage": True}))
     return chunks[-1].usage
 
 
-def test_the_page_shows_the_same_count(serve: Serve) -> None:
+def test_the_demo_page_shows_the_same_count(serve: Serve) -> None:
     served = serve("0123")
     with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
         usage = ask(client, {"model": "help", "messages": [{"role": "user", "content": "x"}]}, stream=False)
-    with closing(http.client.HTTPConnection(urlsplit(served.page).netloc, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection(urlsplit(served.page).netloc, timeout=120)) as connection:
         connection.request("GET", "/tokens")
         shown = connection.getresponse().read().decode()
     expected = f'{{"input":{usage.prompt_tokens},"cached":0,"output":{usage.completion_tokens},"requests":1}}'
     assert shown == expected
 
 
-def test_skills_are_there_from_the_start_at_zero_and_the_rest_says_what_runs(serve: Serve) -> None:
+def test_counters_start_at_zero_and_info_metrics_describe_the_server(serve: Serve) -> None:
     served = serve()
     scraped = samples(served)
     for skill in ("help", "other"):
@@ -116,7 +116,7 @@ def test_skills_are_there_from_the_start_at_zero_and_the_rest_says_what_runs(ser
     assert scraped["secateur_runtime_info", "fake", "tiny", "no model is needed above it", "runner"] == 1
 
 
-def test_the_buckets_are_the_conventions(serve: Serve) -> None:
+def test_buckets_follow_opentelemetrys_conventions(serve: Serve) -> None:
     """OpenTelemetry's advice for gen_ai.server.request.duration and gen_ai.server.time_to_first_token."""
     assert [round(bound, 2) for bound in DURATION] == [
         0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
@@ -139,7 +139,7 @@ def test_open_metrics_is_offered(serve: Serve) -> None:
     assert scrape(serve(), "application/openmetrics-text; version=1.0.0").endswith("# EOF\n")
 
 
-def test_promtool_finds_nothing_to_say(serve: Serve) -> None:
+def test_promtool_has_no_complaint(serve: Serve) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
@@ -162,7 +162,7 @@ STOCK = (
 )  # fmt: skip
 
 
-def test_a_wait_for_a_slot_is_told_apart_from_the_prompt(serve: Serve) -> None:
+def test_queueing_and_prefill_are_timed_apart(serve: Serve) -> None:
     served = serve("0123456789", metrics_compat="vllm", slots=1, delay=0.02)
     with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client, ThreadPoolExecutor(2) as pool:
         question = {"model": "help", "messages": [{"role": "user", "content": "x"}]}
@@ -173,8 +173,8 @@ def test_a_wait_for_a_slot_is_told_apart_from_the_prompt(serve: Serve) -> None:
     assert scraped["vllm:request_queue_time_seconds_bucket", "0.08", "tiny"] == 1
 
 
-def test_a_ledger_that_cannot_be_read_takes_its_counters_along_and_nothing_else(serve: Serve) -> None:
-    """Or the alert for just that, and every gauge of the engine, would be gone with it."""
+def test_an_unreadable_ledger_hides_only_its_own_counters(serve: Serve) -> None:
+    """The alert for it, and the engine's gauges, must stay."""
     served = serve("0123", metrics_compat="vllm", webhook="http://127.0.0.1:9/")
     served.parts.ledger.where += ".gone"
     scraped = samples(served)
@@ -195,7 +195,7 @@ def test_a_ledger_that_cannot_be_read_takes_its_counters_along_and_nothing_else(
     assert scraped["secateur_tokens_total", "tiny", "help", "input"] == 0
 
 
-def test_vllm_names_say_the_same_where_they_are_asked_for(serve: Serve) -> None:
+def test_vllm_names_have_the_same_values_if_configured(serve: Serve) -> None:
     served = serve("0123456789", metrics_compat="vllm")
     with OpenAI(base_url=f"{served.url}/v1", api_key=KEY) as client:
         usage = ask(client, {"model": "help", "messages": [{"role": "user", "content": "x"}]}, stream=True)

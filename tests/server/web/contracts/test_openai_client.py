@@ -42,7 +42,7 @@ def test_whole(client: OpenAI) -> None:
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
 
-def test_keys_that_the_schema_requires_are_there_even_when_null(client: OpenAI) -> None:
+def test_required_keys_are_present_even_when_null(client: OpenAI) -> None:
     raw: Any = client.chat.completions.with_raw_response.create(model="help", messages=ASK).http_response.json()
     assert raw["choices"][0]["logprobs"] is None
     assert raw["choices"][0]["message"]["refusal"] is None
@@ -102,14 +102,14 @@ def test_length(client: OpenAI, name: str, stream: bool) -> None:
     assert ask(client, stream=stream, **{name: 15}) == ("Hello, world! \N{REPLACEMENT CHARACTER}", "length")
 
 
-def test_a_conversation_goes_on_with_the_clients_own_objects(client: OpenAI) -> None:
+def test_a_conversation_continues_with_the_clients_own_objects(client: OpenAI) -> None:
     messages: Any = [{"role": "system", "content": "More."}, *ASK]
     for _ in range(3):
         reply = client.chat.completions.create(model="help", messages=messages)
         messages += [reply.choices[0].message, {"role": "user", "content": "And?"}]
 
 
-def test_seed_and_temperature_are_taken(client: OpenAI) -> None:
+def test_seed_and_temperature_are_accepted(client: OpenAI) -> None:
     text, _ = ask(client, seed=7, temperature=0, top_p=0.5, stream=False)
     assert text == "Hello, world! Ünïcödé 🌱"
 
@@ -155,7 +155,7 @@ def test_errors_are_the_clients_own_exceptions(serve: Serve) -> None:
         assert set(body["error"]) == {"message", "type", "param", "code"}
 
 
-def test_limits_say_the_numbers(serve: Serve) -> None:
+def test_limits_are_reported_in_headers_and_errors(serve: Serve) -> None:
     with connect(serve(context=100)) as client:
         with pytest.raises(openai.BadRequestError, match=r"max_tokens is 65; the skill 'help' allows at most 64"):
             client.chat.completions.create(model="help", messages=ASK, max_tokens=65)
@@ -174,7 +174,7 @@ def test_limits_say_the_numbers(serve: Serve) -> None:
         assert refused.value.status_code == 413
 
 
-def test_overload_is_503_and_the_client_comes_back_by_itself(serve: Serve) -> None:
+def test_overload_is_503_and_the_client_retries(serve: Serve) -> None:
     served = serve("slow reply", delay=0.02, slots=1, max_waiting=0)
     with connect(served) as busy, connect(served) as impatient, connect(served, max_retries=3) as patient:
         running = busy.chat.completions.create(model="help", messages=ASK, stream=True)
@@ -204,7 +204,7 @@ def test_an_engine_that_fails_in_mid_stream_is_an_api_error(serve: Serve, tmp_pa
 
 
 def ask(client: OpenAI, *, stream: bool, **options: Any) -> tuple[str, str | None]:
-    """The text and the reason of its end."""
+    """The text and the finish reason."""
     if not stream:
         choice = client.chat.completions.create(model="help", messages=ASK, **options).choices[0]
         return choice.message.content or "", choice.finish_reason
@@ -212,7 +212,7 @@ def ask(client: OpenAI, *, stream: bool, **options: Any) -> tuple[str, str | Non
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks), chunks[-1].choices[0].finish_reason
 
 
-def test_biases_penalties_and_what_other_servers_have_reach_the_sampler(serve: Serve) -> None:
+def test_biases_penalties_top_k_and_min_p_reach_the_sampler(serve: Serve) -> None:
     with connect(serve("aaaa")) as client:
 
         def said(**options: Any) -> str | None:

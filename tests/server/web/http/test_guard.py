@@ -1,4 +1,4 @@
-"""The admin listener: closed to all without a key, or to everything but this machine's own questions."""
+"""The admin listener: open to admin keys or, without any, to this machine."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ def key_of(file: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def status(server: Served, path: str, key: str = "", **headers: str) -> int:
-    """Of a request to the admin listener."""
+    """The status of a request to the admin listener."""
     shown = {"Authorization": f"Bearer {key}"} if key else {}
     method = "POST" if path == "/admin/reload" else "GET"
     return int(call(server.admin, path, b"" if method == "POST" else None, method, **shown, **headers).status)
@@ -87,7 +87,7 @@ def test_an_admin_key_opens_no_skill(serve: Serve, tmp_path: Path, capsys: pytes
         ({"Host": "localhost", "Origin": "http://localhost"}, 200),
     ],
 )
-def test_without_keys_a_page_elsewhere_cannot_ask_through_a_browser_here(
+def test_without_keys_a_foreign_page_cannot_ask_through_a_local_browser(
     serve: Serve, headers: dict[str, str], expected: int
 ) -> None:
     assert status(serve(), "/metrics", **headers) == expected
@@ -108,10 +108,10 @@ def test_beyond_loopback_there_must_be_keys(tmp_path: Path, host: str, capsys: p
     assert config.load(file).admin_keys is None
 
 
-def test_reconcile_and_a_real_prometheus_show_their_keys(
+def test_reconcile_and_a_real_prometheus_send_their_keys(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commented line of deploy/prometheus/prometheus.yml, in use."""
+    """Uses the commented line of deploy/prometheus/prometheus.yml."""
     from tests.deploy.test_prometheus import CONFIG, by_type, prometheus
 
     file, shown = tmp_path / "admin.json", tmp_path / "key"
@@ -127,6 +127,6 @@ def test_reconcile_and_a_real_prometheus_show_their_keys(
     assert line in CONFIG.read_text()
     text = CONFIG.read_text().replace(line, f"authorization: {{credentials_file: {shown}}}")
     with prometheus(server.admin, tmp_path, text) as port:
-        until(lambda: by_type(port) == {"input": 0.0, "cached": 0.0, "output": 0.0}, 60)
+        until(lambda: by_type(port) == {"input": 0.0, "cached": 0.0, "output": 0.0})
     (tmp_path / "checked.yml").write_text(text.replace("rule_files: [alerts.yml]", ""))
     subprocess.run(["promtool", "check", "config", str(tmp_path / "checked.yml")], check=True, capture_output=True)

@@ -17,7 +17,7 @@ from tests.support.harness import KEY, Serve, until
 from tests.support.visitor import Visitor
 
 
-def test_a_head_without_end_is_cut_and_others_are_served(serve: Serve) -> None:
+def test_an_endless_head_is_cut_and_others_are_served(serve: Serve) -> None:
     served = serve("ok", head_seconds=0.5)
     with peers.slow_heads(served.url, 20) as connections:
         assert complete(served, ASK).status == 200
@@ -42,7 +42,7 @@ def test_a_body_that_trickles_after_its_answer_is_cut(serve: Serve) -> None:
         until(lambda: peers.cut(connection))
 
 
-def test_a_body_that_does_not_end_is_refused_in_time_and_its_connection_closed(
+def test_an_endless_body_is_refused_in_time_and_its_connection_closed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.web.http.requests.BODY_SECONDS", 0.3)
@@ -57,12 +57,12 @@ def test_a_body_that_does_not_end_is_refused_in_time_and_its_connection_closed(
         assert b'"body_too_slow"' in answer
 
 
-def test_a_reply_that_takes_longer_than_a_head_may_is_not_cut(serve: Serve) -> None:
+def test_a_reply_may_take_longer_than_a_heads_deadline(serve: Serve) -> None:
     served = serve("0123456789", delay=0.1, head_seconds=0.3)
     assert complete(served, ASK).json["choices"][0]["message"]["content"] == "0123456789"
 
 
-def test_a_body_that_is_cut_short_is_no_error_of_ours(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_body_logs_no_error(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     served = serve("ok")
     with peers.connect(served.url) as connection:
         connection.sendall(peers.HEAD + b"Content-Length: 100\r\n\r\n{")
@@ -70,7 +70,7 @@ def test_a_body_that_is_cut_short_is_no_error_of_ours(serve: Serve, caplog: pyte
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-def test_connections_beyond_the_limit_are_closed_and_make_room(serve: Serve) -> None:
+def test_connections_beyond_the_limit_replace_waiting_ones(serve: Serve) -> None:
     served = serve("ok", connections=5, head_seconds=1)
     with peers.slow_heads(served.url, 20) as connections:
         assert peers.closed(connections, 0.5) >= 15
@@ -87,7 +87,7 @@ def test_a_flood_of_slow_heads_does_not_keep_out_a_request(serve: Serve) -> None
                 assert kept.getresponse().read()
 
 
-def test_a_reply_under_way_is_not_what_makes_room(serve: Serve) -> None:
+def test_a_running_reply_is_never_evicted(serve: Serve) -> None:
     served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=60)
     with send(served.url, STREAM) as running:
         until(lambda: served.engine.running == 1)
@@ -96,13 +96,11 @@ def test_a_reply_under_way_is_not_what_makes_room(serve: Serve) -> None:
         assert received(running)[0] == "0123456789" * 3
 
 
-@pytest.mark.parametrize(
-    ("files", "room"), [("-Sn 200", "-Hn"), ("-n 200", "At most 100 connections instead of 300")]
-)
-def test_few_descriptors_are_made_more_or_kept_for_what_needs_them(
+@pytest.mark.parametrize(("files", "room"), [("-Sn 200", "-Hn"), ("-n 200", "At most 100 connections instead of 300")])
+def test_the_file_limit_is_raised_or_connections_are_capped(
     tmp_path: Path, files: str, room: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A shell and systemd give 1,024, which so many slow connections would have for themselves."""
+    """A shell and systemd allow 1,024 files, which slow connections could use up."""
     settings = ("connections=300", "head_seconds=60")
     with process(tmp_path, *settings, files=files) as server, peers.slow_heads(server.url, 400):
         assert peers.answers(server.url)
@@ -119,8 +117,8 @@ def test_large_headers_and_bodies_cost_nothing(serve: Serve) -> None:
     assert complete(served, ASK).status == 200
 
 
-def test_a_length_that_is_told_twice_is_refused_and_what_follows_is_not_heard(serve: Serve) -> None:
-    """A proxy that goes by Content-Length passes on as one request what would be two here."""
+def test_two_lengths_are_refused_and_what_follows_is_not_parsed(serve: Serve) -> None:
+    """A proxy that trusts Content-Length forwards two requests as one (request smuggling)."""
     served = serve("ok")
     hidden = b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
     for url in (served.url, served.admin, served.page):
@@ -132,7 +130,7 @@ def test_a_length_that_is_told_twice_is_refused_and_what_follows_is_not_heard(se
         assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_the_body_of_a_stranger_is_not_read(serve: Serve) -> None:
+def test_an_unauthorised_body_is_not_read(serve: Serve) -> None:
     served = serve("ok")
     with peers.connect(served.url) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
@@ -142,14 +140,14 @@ def test_the_body_of_a_stranger_is_not_read(serve: Serve) -> None:
         assert connection.recv(4096).startswith(b"HTTP/1.1 100 ")
 
 
-def test_a_conversation_of_more_turns_than_the_context_is_no_error_of_ours(serve: Serve) -> None:
+def test_more_turns_than_the_context_is_a_400(serve: Serve) -> None:
     served = serve("ok")
     roles = ["user" if index % 2 == 0 else "assistant" for index in range(20_001)]
     answer = complete(served, {"model": "help", "messages": [{"role": role, "content": ""} for role in roles]})
     assert (answer.status, answer.json["error"]["code"]) == (400, "context_length_exceeded")
 
 
-def test_one_that_never_reads_is_cut(tmp_path: Path) -> None:
+def test_a_client_that_never_reads_is_cut(tmp_path: Path) -> None:
     with process(tmp_path, "send_seconds=1") as server:
         assert peers.answers(server.url)  # what the first request opens stays open
         before = peers.descriptors(server.process.pid)
