@@ -1,6 +1,6 @@
 """`secateur task from-faq`: question/answer pairs of FAQ pages as a task, which `secateur evaluate` reads.
 
-What is written holds the pages' text: their licence goes on to hold for it.
+The task holds the pages' text, so their licence applies to it.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from server.storage.files import write_atomically
 Reader = Callable[[str], list[Block]]
 
 TASK = """\
-# From FAQ pages, by `secateur task from-faq`; whose they are, and on what terms, the pages themselves say.
+# Made from FAQ pages by `secateur task from-faq`; the pages themselves name their authors and licence.
 name = "{name}"
 kind = "pairs"
 items = "{items}"
 chat = true           # prompts are written with the model's own chat template
-answer_tokens = 64    # of each answer so many tokens are scored
-choices = 4           # the right answer among three others, by PMI
+answer_tokens = 64    # the first tokens of each answer that are scored
+choices = 4           # the right answer among three others, scored by PMI
 
-# [gates]             # a result beyond one of them fails; both are judged by the worse bound of the 95 % interval
+# [gates]             # a result beyond one fails; both are judged by the worse bound of the 95 % interval
 # max_nll_ratio = 1.1
 # max_accuracy_drop = 0.05
 """
@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def from_faq(paths: Sequence[Path], output: Path) -> str:
-    """Write the task `output` and, beside it, its items; returns a line that says how many from where.
+    """Write the task `output`, and its items beside it as .jsonl; returns a line with their number.
 
-    Raises TaskError where something is there already, a page cannot be read, or no question is found.
+    Raises TaskError if a file exists already, a page cannot be read, or no question is found.
     """
     if output.suffix != ".toml":
         better = output / "task.toml" if output.is_dir() else output.with_name(f"{output.stem}.toml")
@@ -85,19 +85,19 @@ def from_faq(paths: Sequence[Path], output: Path) -> str:
 
 
 def pages(path: Path) -> Iterator[Path]:
-    """The pages at `path`, in the order of their names; TaskError where there is none that can be read."""
+    """The pages at `path`, sorted by name; raises TaskError if it is missing or no page."""
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
     elif not path.exists():
         raise TaskError(f"{path} is not there")
     elif path.suffix.lower() not in READERS:
-        raise TaskError(f"{path} is no page that can be read: {', '.join(READERS)} can")
+        raise TaskError(f"{path} is no page: its name must end in one of {', '.join(READERS)}")
     else:
         yield path
 
 
 def _items(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """One item for each pair, of which the same one in several pages counts once."""
+    """One item per distinct pair: repeated pairs are dropped."""
     seen = set()
     for file in files:
         for number, pair in enumerate(pairs(blocks(file)), 1):
@@ -107,12 +107,12 @@ def _items(files: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def blocks(file: Path) -> list[Block]:
-    """What stands on a page; TaskError where it cannot be read."""
+    """The blocks of a page; raises TaskError if it cannot be read."""
     return READERS[file.suffix.lower()](_text(file))
 
 
 def _text(file: Path) -> str:
-    """The text of a page: UTF-8, or Latin-1 where it is not that."""
+    """The text of a page, decoded as UTF-8 or else as Latin-1."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -140,4 +140,4 @@ READERS: dict[str, Reader] = {
     ".markdown": markdown.blocks,
     ".pod": pod.blocks,
 }
-"""What reads each form of page."""
+"""The reader of each format, by suffix."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.concurrency import run_in_threadpool
@@ -10,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.chat.reply import Replies
+from server.web.http.responses import json_response
 
 
 class HealthEndpoints:
@@ -50,5 +50,5 @@ class MetricsEndpoint:
 
 
 def answer(status: str, code: int) -> Response:
-    """`status` as JSON, never cached."""
-    return Response(msgspec.json.encode({"status": status}), code, {"Cache-Control": "no-store"}, "application/json")
+    """The response of a probe."""
+    return json_response({"status": status}, code, no_store=True)

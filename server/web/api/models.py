@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +11,7 @@ from server.models.rollout import Model, Rollout
 from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
 from server.web.http.requests import bearer
+from server.web.http.responses import json_response
 
 
 class ModelEndpoints:
@@ -24,17 +24,17 @@ class ModelEndpoints:
     async def list(self, request: Request) -> Response:
         """Every skill that the caller may use."""
         grants = self._skills.usable(self._caller(request))
-        return reply({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
+        return json_response({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
 
     async def one(self, request: Request) -> Response:
         """One skill."""
         grant = self._skills.authorise(request.path_params["name"], self._caller(request))
-        return reply(self._model(grant.skill))
+        return json_response(self._model(grant.skill))
 
     async def skill(self, request: Request) -> Response:
         """A skill's name, title and greeting."""
         skill = self._skills.authorise(request.path_params["name"], self._caller(request)).skill
-        return reply({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
+        return json_response({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
 
     def _caller(self, request: Request) -> Caller:
         return self._skills.recognise(bearer(request.headers))
@@ -86,9 +86,3 @@ def timestamp(created: str) -> int:
         return int(datetime.fromisoformat(created).timestamp())
     except ValueError:
         return 0
-
-
-def reply(value: dict[str, Any], *, no_store: bool = False) -> Response:
-    """`value` as JSON; `no_store` forbids caching it."""
-    headers = {"Cache-Control": "no-store"} if no_store else {}
-    return Response(msgspec.json.encode(value), headers=headers, media_type="application/json")

@@ -13,7 +13,7 @@ from server.artifact.registry.store import Registry
 from server.config import registered
 from server.models.rollout import Rollout
 from server.skills.catalogue import Skills
-from server.web.api.models import reply
+from server.web.http.responses import json_response
 
 
 class RegistryEndpoint:
@@ -30,7 +30,7 @@ class RegistryEndpoint:
         followed = [name for name in map(registered, references) if name is not None]
         versions = await to_thread.run_sync(self._versions, sorted({name.split("@")[0] for name in followed}))
         answering = [self._answering(reference) for reference in references]
-        return reply({"answering": answering, "versions": versions}, no_store=True)
+        return json_response({"answering": answering, "versions": versions}, no_store=True)
 
     def _answering(self, reference: str) -> dict[str, Any]:
         found = self._rollout.find(reference)

@@ -23,10 +23,10 @@ from server.skills import identity
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.skills.skill import Skill
-from server.web.api.models import reply as answer
 from server.web.api.schema import read_fields
 from server.web.http.events import EventStream, numbered
 from server.web.http.requests import RequestState, address, bearer, read_body
+from server.web.http.responses import json_response
 
 MAX_BODY = 32 * 1024
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -107,7 +107,7 @@ class WidgetEndpoints:
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
         earlier = self._earlier(shown, person)
         session = earlier or wanted
-        return answer(
+        return json_response(
             {
                 "token": self._sessions.sign(session, "session"),
                 "expires_in": self._sessions.token_seconds,
@@ -131,7 +131,7 @@ class WidgetEndpoints:
             "running": running.id if running else None,
             "turns": turns,
         }
-        return answer(shown, no_store=True)
+        return json_response(shown, no_store=True)
 
     async def ask(self, request: Request) -> Response:
         """The stream of a new reply, which is generated to its end even if the client leaves."""
@@ -158,7 +158,7 @@ class WidgetEndpoints:
         """End a reply, and wait until it has ended."""
         recording = self._turn(request)[1].recording
         await recording.stop()
-        return answer({"reply": recording.id, "finish": recording.finish})
+        return json_response({"reply": recording.id, "finish": recording.finish})
 
     async def rate(self, request: Request) -> Response:
         """Store a visitor's rating of a reply."""

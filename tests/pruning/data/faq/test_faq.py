@@ -112,7 +112,7 @@ def test_the_command_writes_a_task_that_can_be_read(tmp_path: Path, capsys: pyte
     ("name", "page", "output", "sentence"),
     [
         ("a.md", "# Title\nText.", "x.toml", "no question was found in 1 pages"),
-        ("a.pdf", "", "x.toml", "is no page that can be read: .html"),
+        ("a.pdf", "", "x.toml", "is no page: its name must end in one of .html"),
         ("a.md", "# Why?\nSo.", "x.jsonl", "name it .*x.toml"),
     ],
 )
