@@ -35,7 +35,7 @@ SIZES: dict[str, Any] = {
 
 
 def config(kind: str, **changes: Any) -> Any:
-    """The configuration of a tiny model; sizes that the architecture calls otherwise are renamed by transformers."""
+    """The configuration of a tiny model; transformers maps the sizes to the architecture's own keys."""
     return AutoConfig.for_model(kind, **(SIZES | changes))
 
 
@@ -65,7 +65,7 @@ def loaded(artifact: Artifact) -> torch.nn.Module:
 
 
 def after_last_block(model: Any, path: str, ids: torch.Tensor) -> torch.Tensor:
-    """What a stock model computes of `ids` up to and with the last of its blocks, which are at `path`."""
+    """The hidden states of a stock model for `ids` after the last of its blocks, which are at `path`."""
     states: list[torch.Tensor] = []
 
     def see(_: torch.nn.Module, __: Any, output: Any) -> None:

@@ -1,8 +1,10 @@
-"""SparseGPT as the authors' repository has it, for comparison of time: a plain loop over blocks and layers in torch.
+"""SparseGPT as in the authors' repository, as a baseline for speed: a plain loop over blocks and layers in torch.
 
 Every linear layer has its own Hessian and hooks; a block runs once to observe and once to pass on, as theirs does.
+
     python -m tests.reference.plain_sparsegpt RECIPE CACHE
-prunes one model with it and with ours, in turns and on the same ids, and prints both times and the masks' agreement.
+
+Prunes one model with it and with ours, in turn and on the same ids, and prints both times and the masks' agreement.
 """
 
 import sys

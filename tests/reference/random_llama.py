@@ -1,6 +1,7 @@
-"""Writes a random-weight Llama of 3.2 billion parameters, shard by shard, for the figure of peak memory.
+"""Writes a random-weight Llama of 3.2 billion parameters, shard by shard, to measure peak memory.
 
     python -m tests.reference.random_llama TOKENIZER_DIRECTORY OUTPUT
+
 The shape is that of Llama 3.2 3B; the tokenizer is any smaller one, whose ids are all valid.
 """
 

@@ -1,9 +1,11 @@
-"""Puts texts to recover on into one file: texts of an encyclopaedia, an organisation's own pages, and the pairs of a
-task that the task does not score.
+"""Writes one file of texts to recover a pruned model on.
+
+The texts are those of an encyclopaedia, an organisation's own pages, and the pairs of a task that it does not score.
 
     python -m tests.reference.recovery_text TASK_ITEMS.jsonl OUTPUT.jsonl [--scored BUCKET ...] [--pages PATH ...]
-Pairs of the buckets that are scored are left out, as are pages that any pair comes from, and the texts of the buckets 6
-to 9, on which perplexity is measured. Pages are cut into pieces of about `PIECE` characters.
+
+Pairs of scored buckets are left out, as are pages that any pair comes from, and texts of the buckets 6 to 9, on which
+perplexity is measured. Pages are cut into pieces of about `PIECE` characters.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What computes no numbers is refused by the name of what does so, and nothing is made of it."""
+"""Weights, states and losses that are not finite are refused by name, and no artifact is written."""
 
 import itertools
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (stage('kind = "reconstruct"\nheld_out = 2\nsteps = 2'), "model.layers.0 gets states that are not finite"),
     ],
 )
-def test_states_of_a_few_tokens_name_where_they_are_met(
+def test_block_states_that_are_not_finite_name_the_block(
     recipe: Write,
     model: Path,
     text: Path,
@@ -122,7 +122,7 @@ def test_a_perplexity_that_is_none_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_training_that_cannot_begin_is_refused(
+def test_training_from_a_score_that_is_not_finite_is_refused(
     recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Distillation, "_measure", lambda *_: float("nan"))
@@ -150,13 +150,13 @@ def test_a_loss_beyond_float32_is_refused() -> None:
         gram_loss(weight, torch.zeros(4, 8), torch.eye(8))
 
 
-def test_gradients_that_are_no_numbers_name_their_weight(tmp_path: Path) -> None:
+def test_gradients_that_are_not_finite_name_their_weight(tmp_path: Path) -> None:
     write_file(tmp_path / "moments", {"a.weight.2": torch.full((8, 8), torch.inf)})
     with pytest.raises(ModelRefused, match=r"the gradients of a\.weight are not finite"):
         Moments([tmp_path / "moments"], (2,), 0.0).of("a.weight", torch.nn.Linear(8, 8))
 
 
-def test_a_trial_without_a_loss_never_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_whose_loss_is_not_finite_never_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny.build("llama", num_hidden_layers=3)
     blocks = Blocks(base.skeleton(network.config.to_dict()), InMemory(network.state_dict()))
     losses = iter([float("nan"), 2.0, 1.0])
@@ -164,7 +164,7 @@ def test_a_trial_without_a_loss_never_wins(tmp_path: Path, monkeypatch: pytest.M
     assert [note["block"] for note in RemovalTrials(blocks, torch.arange(32).view(1, 32), tmp_path).remove(1)] == [2]
 
 
-def test_a_record_that_could_not_be_read_is_not_written() -> None:
+def test_an_unreadable_record_is_not_written() -> None:
     empty = record.Lineage(created="", base=record.Base("a", "b"), recipe={}, steps=(), versions={})
     step = record.Step("x", {}, {"a.weight": float("nan")}, 0.0, 1)
     assert record.encoded(empty)

@@ -1,4 +1,4 @@
-"""GPTQ against the paper's algorithm done slowly, and what it promises: zeros stay, codes are what is stored."""
+"""GPTQ against the paper's algorithm done slowly; zeros stay zero, and codes are what is stored."""
 
 import pytest
 import torch
@@ -106,7 +106,7 @@ def test_the_pattern_holds_and_codes_are_what_is_stored(sparsity: float | str, k
     assert torch.equal(dequantise(codes_of(stored, scales), scales), stored)
 
 
-def test_feedback_beats_rounding_alone() -> None:
+def test_gptq_beats_rounding_to_nearest() -> None:
     weight, observed, gram = problem()
 
     def error(result: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""What goes and what makes up for it, against the formulas done slowly."""
+"""Importance of units and compensation of removals against the formulas done slowly."""
 
 from typing import Literal, get_args
 
@@ -47,7 +47,7 @@ def test_removal_is_least_squares_on_what_stays(size: int, count: int) -> None:
     assert not result.view(10, -1, size)[:, gone].any()
 
 
-def test_of_equals_the_lower_goes_first() -> None:
+def test_ties_remove_the_lower_unit_first() -> None:
     weight = torch.ones(3, 6)
     assert remove_units(weight, torch.eye(6, dtype=torch.float64), 6, 2).tolist() == [2, 3, 4, 5]
     assert torch.equal(weight, torch.tensor([0.0, 0, 1, 1, 1, 1]).expand(3, 6))

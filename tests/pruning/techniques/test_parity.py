@@ -82,7 +82,7 @@ def test_magnitude_removes_the_smallest_of_the_matrix() -> None:
 
 
 @pytest.mark.parametrize("technique", get_args(AnyTechnique))
-def test_what_is_removed_is_plus_zero(technique: type[Technique]) -> None:
+def test_removed_weights_are_plus_zero(technique: type[Technique]) -> None:
     weight, inputs = problem()
     result = pruned(technique(0.5), weight, inputs)
     assert not torch.signbit(result[result == 0]).any()
@@ -108,7 +108,7 @@ def test_a_block_of_columns_holds_whole_groups() -> None:
 
 @pytest.mark.parametrize("technique", get_args(AnyTechnique))
 @pytest.mark.parametrize("scale", [2.0**-12, 2.0**12])
-def test_the_scale_of_the_inputs_changes_nothing_beside_dead_ones(technique: type[Technique], scale: float) -> None:
+def test_with_dead_inputs_the_scale_of_the_others_does_not_matter(technique: type[Technique], scale: float) -> None:
     weight, inputs = problem()
     inputs[..., ::16] = 0
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Exchanges: each lowers the error, none changes a count, and they are those that trying all would choose."""
+"""Each exchange lowers the error and keeps the counts, and is the one that trying all would choose."""
 
 from typing import Any
 

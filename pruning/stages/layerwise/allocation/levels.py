@@ -75,29 +75,29 @@ class AssignmentDivergence:
         self._call = blocks.capture(ids[:1])[1]
         self._dense: dict[int, Tensor] = {}  # the dense model's last states [tokens, hidden] by sequence
 
-    def __call__(self, mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+    def __call__(self, assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         """The divergence of each assignment on the sequences `numbers`, in nats per token."""
         if new := [number for number in numbers if number not in self._dense]:
             dense = (DENSE,) * len(self._blocks)
             self._dense |= dict(zip(new, self._run([dense], new)[dense], strict=True))
-        states = self._run(mixtures, numbers)
-        sums = dict.fromkeys(mixtures, 0.0)
+        states = self._run(assignments, numbers)
+        sums = dict.fromkeys(assignments, 0.0)
         with self._blocks.ending() as logits, torch.no_grad():
             for row, number in enumerate(numbers):
                 ids = self._ids[number : number + 1]
                 target = logits(self._dense[number][None], ids)[0].float().log_softmax(dim=-1)
-                for mixture in sums:
-                    found = logits(states[mixture][row : row + 1], ids)[0].float().log_softmax(dim=-1)
+                for assignment in sums:
+                    found = logits(states[assignment][row : row + 1], ids)[0].float().log_softmax(dim=-1)
                     apart = nn.functional.kl_div(found, target, reduction="none", log_target=True)
-                    sums[mixture] += float(apart.sum(dtype=torch.float64)) / len(found)
-        return [sums[mixture] / len(numbers) for mixture in mixtures]
+                    sums[assignment] += float(apart.sum(dtype=torch.float64)) / len(found)
+        return [sums[assignment] / len(numbers) for assignment in assignments]
 
-    def _run(self, mixtures: Sequence[Assignment], numbers: Sequence[int]) -> dict[Assignment, Tensor]:
+    def _run(self, assignments: Sequence[Assignment], numbers: Sequence[int]) -> dict[Assignment, Tensor]:
         """The states [sequences, tokens, hidden] after the last block, by assignment."""
         first = torch.cat([self._blocks.capture(self._ids[number : number + 1])[0] for number in numbers])
         states: dict[Assignment, Tensor] = {(): first}
         for index in range(len(self._blocks)):
-            prefixes = sorted({mixture[: index + 1] for mixture in mixtures}, key=lambda prefix: prefix[-1])
+            prefixes = sorted({assignment[: index + 1] for assignment in assignments}, key=lambda prefix: prefix[-1])
             after: dict[Assignment, Tensor] = {}
             with self._blocks.loaded(index):
                 loaded = DENSE

@@ -67,14 +67,14 @@ def folds(folder: Path, kind: str, **changes: int) -> dict[str, str | None]:
         ("phi3", {}, {"qkv_proj": "input_layernorm", "down_proj": None}),
     ],
 )
-def test_folds_are_found_and_none_is_invented(
+def test_exactly_the_valid_folds_are_found(
     tmp_path: Path, kind: str, changes: dict[str, int], expected: dict[str, str | None]
 ) -> None:
     found = folds(tmp_path, kind, **changes)
     assert {name: found[name] for name in expected} == expected
 
 
-def test_no_feature_is_lost_where_a_norm_adds_one_to_its_weight() -> None:
+def test_no_feature_is_lost_in_a_norm_with_offset() -> None:
     norm = nn.LayerNorm(64, elementwise_affine=True, bias=False)
     norm.weight.data = torch.linspace(-1, 1, 64).bfloat16().float()
     before, wanted = norm.weight.data + 1, torch.logspace(-2, 2.5, 64).flip(0)
@@ -131,7 +131,7 @@ def test_the_scale_is_the_one_of_the_papers_grid() -> None:
     torch.testing.assert_close(chosen.double(), torch.from_numpy(expected), rtol=1e-4, atol=0)
 
 
-def test_scaling_loses_less_than_rounding_alone_where_inputs_have_outliers() -> None:
+def test_with_input_outliers_scaling_beats_rounding_alone() -> None:
     weight, inputs = outliers()
     gram = Gram(64)
     gram.update(inputs)
@@ -169,7 +169,7 @@ def test_the_stage_keeps_zeros_and_needs_no_new_tensors(
     norm = "model.layers.3.input_layernorm.weight"
     assert not torch.equal(quantised.tensor(norm), pruned.tensor(norm))
     [said] = [message for message in caplog.messages if "rounded unscaled" in message]
-    assert said.startswith("the inputs of 6 layers, model.layers.0.self_attn.o_proj.weight for instance, come from")
+    assert said.startswith("6 layers, such as model.layers.0.self_attn.o_proj.weight, are rounded unscaled")
     before, after = pruned.lineage.evaluation, quantised.lineage.evaluation
     assert before is not None
     assert after is not None
@@ -204,7 +204,7 @@ def test_scales_are_searched_by_the_squares_of_the_inputs_after_the_fold(
     assert same.double().mean() > 0.9, "but for ties within rounding"
 
 
-def test_a_fold_of_scales_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_folding_scales_leaves_the_model_unchanged(tmp_path: Path) -> None:
     artifact = base_artifact(str(tiny.save(tmp_path / "gemma", "gemma")), tmp_path / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     differences: list[float] = []

@@ -1,4 +1,4 @@
-"""Weights that are corrected before they are pruned: the formula done slowly, many architectures, a kill, refusals."""
+"""Correction before pruning: the formula done slowly, many architectures, kills, refusals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_weights_are_those_of_the_formula_done_slowly(
 
 @pytest.mark.parametrize("kind", tiny.ARCHITECTURES)
 @pytest.mark.parametrize("order", ["sequential", "block"])
-def test_every_architecture_ends_nearer_to_the_unpruned_model(tmp_path: Path, kind: str, order: str) -> None:
+def test_correction_brings_every_architecture_nearer_to_its_original(tmp_path: Path, kind: str, order: str) -> None:
     """Its states after the last block, on the calibration itself."""
     given = artifact(tmp_path, kind)
     path = Blocks(base.skeleton(given.config), given).path
@@ -140,7 +140,7 @@ def test_every_architecture_ends_nearer_to_the_unpruned_model(tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
-def test_a_correction_never_takes_the_outputs_further_away(strength: float) -> None:
+def test_a_correction_never_increases_the_output_error(strength: float) -> None:
     """On the tokens that count; the others are in H alone, which only shortens the step."""
     generator = torch.Generator().manual_seed(int(10 * strength))
     weight = torch.randn(6, 10, generator=generator)
@@ -160,7 +160,7 @@ def test_a_correction_never_takes_the_outputs_further_away(strength: float) -> N
         assert after < before
 
 
-def test_what_must_stay_zero_is_made_up_for_as_least_squares_do_it() -> None:
+def test_restored_zeros_are_compensated_by_least_squares() -> None:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(200, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
     inputs[:, 5] = 0  # a dead feature
@@ -188,7 +188,7 @@ def test_tokens_with_massive_activations_are_those_far_above_the_median_of_their
     assert MASSIVE == 10
 
 
-def test_a_token_that_does_not_count_moves_nothing() -> None:
+def test_massive_tokens_do_not_move_the_correction() -> None:
     ours, counts = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0)), torch.ones(6, dtype=torch.bool)
     theirs = ours.clone()
     theirs[0, 2] += 100
@@ -216,7 +216,7 @@ class Experts(nn.Module):
         return result
 
 
-def test_the_layer_with_the_widest_inputs_is_pruned_in_the_memory_of_the_other_block(
+def test_the_widest_inputs_are_pruned_after_the_other_block_is_freed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     correct, beside = Correction.correct, set()
@@ -235,8 +235,8 @@ def test_the_layer_with_the_widest_inputs_is_pruned_in_the_memory_of_the_other_b
 @pytest.mark.parametrize(
     ("twice", "sentence"),
     [
-        (True, "first is called more than once: take"),
-        (False, "second does not see every token, so there is nothing"),
+        (True, "first is called more than once in a block: use"),
+        (False, "second does not see every token, so it cannot be compared"),
     ],
 )
 def test_layers_that_cannot_be_compared_are_refused(twice: bool, sentence: str) -> None:
@@ -290,7 +290,7 @@ def test_a_killed_run_goes_on_to_the_same_artifact(
     assert {"correction": 0.5, "order": "sequential"}.items() <= whole.lineage.steps[0].options.items()
 
 
-def test_a_strength_that_overfits_is_said(
+def test_a_strength_that_overfits_warns(
     recipe: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for strength, said in (("0.5", False), ("0.6", True)):
@@ -303,7 +303,7 @@ def test_a_strength_that_overfits_is_said(
         assert ("correction = 0.6 is likely to overfit: compare the result with 0.5" in caplog.text) is said
 
 
-def test_a_strength_beyond_the_whole_is_refused(
+def test_a_strength_above_1_is_refused(
     recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(STAGE.replace("0.5", "1.5"))

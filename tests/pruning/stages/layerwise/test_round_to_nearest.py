@@ -1,4 +1,4 @@
-"""Quantising stages on the whole way from a recipe to an artifact: codes and zeros arrive as they were chosen."""
+"""Quantising stages from recipe to artifact: codes and zeros are stored as chosen."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_each_value_is_an_integer_times_its_scale(prune: Prune) -> None:
     assert set(steps.round().flatten().tolist()) == set(range(-8, 8))
 
 
-def test_pruning_what_was_quantised_is_said(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
+def test_pruning_quantised_weights_warns(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
     artifact = prune(GPTQ + STAGE % 'name = "wanda", sparsity = "8:64"')
     assert "42 quantised weights are at 16 bits again, model.layers.0." in caplog.text
     name = "model.layers.0.mlp.up_proj.weight"
@@ -114,7 +114,7 @@ def test_embeddings_and_head_are_rounded_and_a_tied_head_only_once(
             assert (steps.round() == torch.tensor(codes)).all()
 
 
-def test_a_model_with_rounded_embeddings_is_evaluated_and_goes_through_other_stages(
+def test_rounded_embeddings_can_be_evaluated_and_pass_other_stages(
     prune: Prune, tmp_path: Path, text: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     stages = '[[stages]]\nkind = "round"\n' + GPTQ + '[[stages]]\nkind = "depth"\nremove = 1\n'

@@ -19,7 +19,7 @@ from tests.pruning import tiny
 IDS = torch.randint(0, 256, (3, 20), generator=torch.Generator().manual_seed(0))
 
 
-def test_influence_is_what_a_stock_model_shows(model: Path, tmp_path: Path) -> None:
+def test_influence_agrees_with_a_stock_model(model: Path, tmp_path: Path) -> None:
     artifact = base_artifact(str(model), tmp_path / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
     notes = Sweep(blocks, IDS, 2, tmp_path / "pass").visit(depth.measure, "measuring", depth.RUNS)
@@ -54,14 +54,14 @@ class Names(WeightSource):
         return torch.tensor(len(name))
 
 
-def test_those_that_stay_are_numbered_anew() -> None:
+def test_remaining_blocks_are_renumbered() -> None:
     short = depth.without(Names(), "m.layers", (0, 2, 3), 12)
     assert isinstance(short, RenamedWeights)
     assert short.names() == ["embed", *(f"m.layers.{n}.w" for n in range(9)), "m.layers_norm.1.w"]
     assert short.tensor("m.layers.8.w") == len("m.layers.11.w")
 
 
-def test_every_list_of_one_value_a_block_is_cut() -> None:
+def test_every_per_block_list_is_shortened() -> None:
     config = {"num_hidden_layers": 4, "layer_types": ["a", "b", "a", "c"], "eos_token_id": [1, 2], "hidden_size": 4}
     short = depth.shortened(config, (1,), 4)
     assert short == config | {"num_hidden_layers": 3, "layer_types": ["a", "a", "c"]}
@@ -88,7 +88,7 @@ def test_the_shorter_model_loads_as_itself(kind: str, tmp_path: Path) -> None:
         ("gpt_neo", {"num_layers": 6, "window_size": 8, "attention_types": [[["global", "local"], 3]]}, {}),
     ],
 )
-def test_each_block_keeps_the_attention_that_its_number_gave_it(
+def test_each_block_keeps_its_kind_of_attention(
     kind: str, changes: dict[str, Any], derived: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tiny.save(tmp_path / "model", kind, num_hidden_layers=6, sliding_window=8, **changes)

@@ -60,7 +60,7 @@ def test_the_run_with_the_least_angle_goes(recipe: Write, model: Path, tmp_path:
     assert artifact.config["num_hidden_layers"] == 4
 
 
-def test_the_kinds_of_attention_that_a_configuration_leaves_unsaid_are_written(
+def test_derived_kinds_of_attention_are_written_to_the_configuration(
     recipe: Write, model: Path, tmp_path: Path
 ) -> None:
     folder = tiny.save(tmp_path / "gemma", "gemma2", num_hidden_layers=5)
@@ -137,7 +137,7 @@ def test_blocks_go_one_after_another_by_perplexity(
     assert artifact.config["num_hidden_layers"] == 3
 
 
-def test_the_noted_perplexity_is_that_of_the_model_without(recipe: Write, model: Path, tmp_path: Path) -> None:
+def test_the_noted_perplexity_is_without_the_block(recipe: Write, model: Path, tmp_path: Path) -> None:
     artifact = base_artifact(str(model), tmp_path / "base")
     ids = ids_of(recipe(STAGE.format(2, "perplexity")), tmp_path)[:2]
     blocks = Blocks(base.skeleton(artifact.config), artifact)

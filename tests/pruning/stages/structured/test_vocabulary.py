@@ -1,4 +1,4 @@
-"""A smaller vocabulary: what stays, that every string lives, who loads it, and what is refused before any work."""
+"""A smaller vocabulary: the kept tokens, round trips of every string, loaders, and refusals before any work."""
 
 import json
 import random
@@ -115,7 +115,7 @@ def tokenizers(folder: Path, out: Path) -> tuple[Tokenizer, Tokenizer]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_string_lives_and_nothing_else_changes_for_what_stays(tied: bool, tmp_path: Path) -> None:
+def test_every_string_round_trips_and_kept_tokens_encode_alike(tied: bool, tmp_path: Path) -> None:
     folder = save(tmp_path / "model", tied=tied)
     artifact = prune(recipe(folder, tmp_path, STAGE + f"buckets = {list(range(10))}\n"), tmp_path)
     before, after = tokenizers(folder, artifact.path)
@@ -137,7 +137,7 @@ def test_every_string_lives_and_nothing_else_changes_for_what_stays(tied: bool, 
     assert step.parameters == sum(artifact.tensor(name).numel() for name in artifact.names())
 
 
-def test_every_id_in_the_files_is_the_new_one(folder: Path, tmp_path: Path) -> None:
+def test_every_id_in_the_files_is_renumbered(folder: Path, tmp_path: Path) -> None:
     artifact = prune(recipe(folder, tmp_path, STAGE), tmp_path)
     before, after = tokenizers(folder, artifact.path)
     start, named = after.token_to_id("<start>"), after.token_to_id(before.id_to_token(598) or "")
@@ -157,9 +157,7 @@ def test_every_id_in_the_files_is_the_new_one(folder: Path, tmp_path: Path) -> N
     assert stock("kalo<end>", add_special_tokens=False).input_ids == after.encode("kalo<end>").ids[1:]
 
 
-def test_what_the_base_writes_itself_is_counted_though_it_writes_ids_without_a_token(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_self_generated_text_is_counted_despite_ids_without_a_token(folder: Path, tmp_path: Path) -> None:
     path = recipe(folder, tmp_path, STAGE + 'source = "self"\n')
     out = prune(path, tmp_path)
     inputs = prepare(read(path), tmp_path / "base")
@@ -193,7 +191,7 @@ def test_the_server_counts_with_tiktoken(folder: Path, tmp_path: Path) -> None:
         assert serving.decode(ids) == string
 
 
-def test_with_fewer_tokens_than_the_text_uses_perplexity_is_for_each_token_of_the_base(
+def test_with_uncovered_text_perplexity_is_per_token_of_the_base(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(folder, tmp_path, DEPTH + STAGE + "keep = 320\n")
@@ -238,7 +236,7 @@ def toy(letters: str, merges: list[tuple[str, str]]) -> dict[str, Any]:
 LETTERS = "".join(map(chr, range(0x61, 0x61 + 60)))
 
 
-def test_the_most_frequent_stay_each_with_what_it_is_merged_from() -> None:
+def test_the_most_frequent_tokens_stay_with_the_tokens_they_are_merged_from() -> None:
     merges = [("a", "b"), ("h", "i"), ("j", "k"), ("d", "e"), ("ab", "c"), ("f", "g"), ("a", "d")]
     counts = {"fg": 9, "abc": 5, "de": 3, "hi": 2, "a": 1}
     kept = choose(toy(LETTERS, merges), [], counts, 64)
@@ -249,7 +247,7 @@ def test_the_most_frequent_stay_each_with_what_it_is_merged_from() -> None:
     assert kept == {*LETTERS, "fg", "de", "ab", "hi"}, "unused ones of lowest id make the number round"
 
 
-def test_a_token_made_in_two_ways_stays_with_the_one_that_is_taken() -> None:
+def test_a_token_with_two_derivations_keeps_the_one_in_use() -> None:
     merges = [("b", "c"), ("a", "b"), ("a", "bc"), *(("x", letter) for letter in "bcdefgh")]
     definition = toy(LETTERS[:58], [*merges, ("ab", "c")])  # "abc" comes from a + bc: b + c is merged first
     kept = choose(definition, [], {"abc": 2}, 64)
@@ -263,7 +261,7 @@ def test_a_token_made_in_two_ways_stays_with_the_one_that_is_taken() -> None:
     assert after.encode("abcabb").tokens == ["abc", "a", "b", "b"]
 
 
-def test_bytes_to_fall_back_on_stay(tmp_path: Path) -> None:
+def test_byte_fallback_tokens_stay(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
@@ -335,15 +333,13 @@ def test_it_is_refused_before_any_work(
     assert not (tmp_path / "out.work" / "stage-0").exists(), "an earlier stage was begun"
 
 
-def test_positions_under_their_other_name_bound_windows_in_fewer_tokens_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_n_positions_bounds_retokenised_windows_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = save(tmp_path / "model", "gpt2", max_position_embeddings=33)
     assert run(recipe(base, tmp_path, STAGE + "keep = 320\n"), tmp_path) == 2
     assert "but the model takes 33: choose a window below 32" in capsys.readouterr().err
 
 
-def test_evaluate_says_that_it_counts_other_tokens(
+def test_evaluate_warns_that_its_tokens_differ_from_the_bases(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prune(recipe(folder, tmp_path, STAGE), tmp_path)

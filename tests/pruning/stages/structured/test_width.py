@@ -1,4 +1,4 @@
-"""Width: what goes, what is left, who loads it, and what is refused before any work."""
+"""Width: the removed units, the remaining model, loaders, and refusals before any work."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def with_zeroed(model: Path, folder: Path, units: list[int], group: int) -> Path
 
 
 @pytest.mark.parametrize("name", STAGE_OF)
-def test_what_is_never_used_goes_and_no_logit_changes(name: str, recipe: Write, model: Path, tmp_path: Path) -> None:
+def test_unused_units_go_without_changing_a_logit(name: str, recipe: Write, model: Path, tmp_path: Path) -> None:
     units = [*range(5, 20), *range(60, 77)]
     changed = with_zeroed(model, tmp_path / "zeroed", units, 1)
     path = recipe(STAGE.format(ffn=96, kv=1, name=name))
@@ -280,7 +280,7 @@ def test_what_cannot_be_cut_is_refused_before_any_work(
         ({"num_attention_heads": 6}, "refuses config.json: The hidden size .64. is not a multiple of"),
     ],
 )
-def test_heads_that_do_not_divide_are_refused_in_a_sentence(changes: dict[str, int], sentence: str) -> None:
+def test_heads_that_do_not_divide_the_hidden_size_are_refused(changes: dict[str, int], sentence: str) -> None:
     config = tiny.config("llama").to_dict() | changes
     with pytest.raises(ModelRefused, match=sentence) as caught:
         plan(Width(SecondOrder(), kv_groups=1), config, blocks_without_weights(config))
@@ -288,7 +288,7 @@ def test_heads_that_do_not_divide_are_refused_in_a_sentence(changes: dict[str, i
 
 
 @pytest.mark.parametrize("stage", ['kind = "depth"\nremove = 5\n', 'kind = "width"\nffn = 96\nkv_groups = 2\n'])
-def test_a_stage_that_cannot_be_is_refused_before_those_ahead_of_it_work(
+def test_an_impossible_stage_is_refused_before_any_earlier_stage_runs(
     stage: str, recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     importance = 'importance = { name = "taylor" }\n' if "width" in stage else ""
@@ -304,7 +304,7 @@ def test_a_width_that_is_rounded_says_so_once(recipe: Write, tmp_path: Path, cap
     assert caplog.text.count("ffn = 0.2 of 128 units: 96 remain, the nearest multiple of 32") == 1
 
 
-def test_a_recipe_that_removes_nothing_is_a_mistake(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_that_removes_nothing_is_refused(recipe: Write, capsys: pytest.CaptureFixture[str]) -> None:
     path = recipe('[[stages]]\nkind = "width"\nimportance = { name = "taylor" }\n')
     assert main(["prune", str(path), "--output", "none"]) == 2
     assert "nothing to remove: give ffn, kv_groups or both" in capsys.readouterr().err

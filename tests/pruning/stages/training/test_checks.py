@@ -1,4 +1,4 @@
-"""What a stage of recovery cannot do is said before the stages ahead of it begin."""
+"""Training stages are refused before any earlier stage runs."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ SCARCE = "too few to hold out 4000 x 16 tokens and train on the others"
 
 
 def refused(recipe: Callable[[str], Path], folder: Path, first: str, second: str) -> None:
-    """Run the two stages, of which the second cannot be done."""
+    """Run two stages, of which the second is refused."""
     path = recipe(f"[[stages]]\n{first}\n[[stages]]\n{second}\n")
     assert main(["prune", str(path), "--output", str(folder / "out"), "--base-cache", str(folder / "base")]) == 2
     assert not (folder / "out.work" / "stage-0").exists(), "the stage before it was begun"
@@ -48,7 +48,7 @@ def test_it_is_refused_before_any_work(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_package_that_is_not_installed_is_missed_before_any_work(
+def test_a_missing_package_is_reported_before_any_work(
     recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)

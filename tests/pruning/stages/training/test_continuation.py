@@ -1,4 +1,4 @@
-"""Dynamic batch loading against its formula; continued pre-training: what it keeps, records, refuses and survives."""
+"""Dynamic batch loading against its formula; continued pre-training: result, record, refusals, resumption."""
 
 import hashlib
 import re
@@ -68,7 +68,7 @@ def grown(weights: list[float], losses: list[float], reference: list[float]) -> 
     return [value / sum(raised) for value in raised]
 
 
-def test_a_domain_above_its_reference_is_read_more_and_one_below_does_not_lose_by_it() -> None:
+def test_a_domain_above_its_reference_gains_and_one_below_does_not_lose() -> None:
     weights, loss, reference = torch.tensor([[0.5, 0.3, 0.2], [2.0, 3.0, 1.0], [1.5, 3.0, 4.0]]).double()
     expected = grown(weights.tolist(), loss.tolist(), reference.tolist())
     assert reweigh(weights, loss, reference).tolist() == pytest.approx(expected)
@@ -97,7 +97,7 @@ def test_sequences_are_drawn_in_proportion_and_each_domain_is_read_in_order() ->
     assert mixture.read[0] == pytest.approx(800, abs=50)  # 4 standard errors
 
 
-def test_texts_that_are_read_again_come_in_another_order() -> None:
+def test_repeated_texts_are_reshuffled() -> None:
     ids = torch.arange(20).view(10, 2)
     readings = [[int(sequence(ids, number, seed=3)[0]) for number in range(k, k + 10)] for k in (0, 10, 20)]
     assert readings[0] == ids[:, 0].tolist()
@@ -105,7 +105,7 @@ def test_texts_that_are_read_again_come_in_another_order() -> None:
     assert readings[0] != readings[1] != readings[2]
 
 
-def test_a_pruned_model_gets_better_keeps_its_zeros_and_the_record_says_how(
+def test_training_improves_keeps_zeros_and_is_recorded(
     halved: StageModel, inputs: Inputs, model: Path, tmp_path: Path
 ) -> None:
     result, record = go_on(STAGE, halved, inputs, tmp_path)
@@ -174,7 +174,7 @@ def test_a_run_that_scores_worse_is_rolled_back_and_says_so(
 
 
 @pytest.mark.parametrize("when", [2, 8])
-def test_stopped_anywhere_it_goes_on_from_the_last_interval(
+def test_a_stopped_run_resumes_from_the_last_interval(
     halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = go_on(STAGE, halved, inputs, tmp_path / "whole")
@@ -187,7 +187,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     assert record == expected
 
 
-def test_domains_that_share_texts_are_a_mistake(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+def test_domains_that_share_texts_are_refused(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = msgspec.structs.replace(STAGE, domains=(Domain("all"), Domain("some", buckets=(2, 9))))
     with pytest.raises(RecipeError, match=r"the domains all and some share texts of .*: give them disjoint buckets"):
         apply(stage, halved, StageContext(inputs, tmp_path))
@@ -198,7 +198,7 @@ def test_domains_that_share_texts_are_a_mistake(halved: StageModel, inputs: Inpu
     ("buckets", "sentence"),
     [("buckets = [0, 1]", "share texts of .*: give them disjoint buckets"), ('source = "self"', "other sources")],
 )
-def test_they_are_refused_before_the_stages_ahead_of_them_work(
+def test_they_are_refused_before_any_earlier_stage_runs(
     buckets: str, sentence: str, recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     domains = f'[{{ name = "a", {buckets} }}, {{ name = "b", {buckets} }}]'
@@ -209,7 +209,7 @@ def test_they_are_refused_before_the_stages_ahead_of_them_work(
     assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
-def test_too_few_texts_in_a_domain_are_one_sentence(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+def test_too_few_texts_in_a_domain_are_refused(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"in the buckets \[0, 1, 2\]: too few to hold out 400 x 32 tokens"):
         apply(msgspec.structs.replace(STAGE, held_out=400), halved, StageContext(inputs, tmp_path))
 
@@ -227,7 +227,7 @@ def test_too_few_texts_in_a_domain_are_one_sentence(halved: StageModel, inputs: 
         ('[{ name = "a", source = "none.txt" }]', "none.txt does not exist"),
     ],
 )
-def test_a_mistake_in_the_domains_is_one_sentence(
+def test_a_mistake_in_the_domains_is_refused_in_one_sentence(
     domains: str, sentence: str, recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(f'[[stages]]\nkind = "continue"\ntokens = 100\ndomains = {domains}\n')
@@ -249,7 +249,7 @@ def test_an_artifact_depends_on_the_texts_of_every_domain(
     assert {key for key in first if first[key] != second[key]} == {f"text {other}"}
 
 
-def test_killed_after_it_was_sheared_it_ends_with_the_identical_artifact(
+def test_killed_after_the_cut_it_ends_with_the_identical_artifact(
     recipe: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.txt"

@@ -1,4 +1,4 @@
-"""What is trained on and what is judged by: apart, seeded, and enough of it."""
+"""Training and held-out ids: disjoint, seeded and sufficient."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from pruning.stages.training.data import draw_training_data
 
 
 def found(ids: Tensor, text: Path, encoder: Encoder) -> set[str]:
-    """The paragraphs of which the numbers stand in `ids`."""
+    """The paragraphs whose numbers occur in `ids`."""
     stream = ",".join(map(str, ids.flatten().tolist()))
     start = len(encoder.encode(Document("", "Paragraph ")))
     bodies = text.read_text().split("\n\n")
     return {body for body in bodies if ",".join(map(str, encoder.encode(Document(body, body))[: start + 8])) in stream}
 
 
-def test_no_text_is_both_trained_on_and_judged_by(inputs: Inputs, text: Path) -> None:
+def test_no_text_is_both_trained_on_and_held_out(inputs: Inputs, text: Path) -> None:
     encoder = Encoder(inputs.base)
     data = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=20), inputs)
     assert data.training.shape == (32, 32)
@@ -45,9 +45,7 @@ def test_the_records_say_which_ids_they_were(inputs: Inputs) -> None:
     assert other.training_record.digest != data.training_record.digest
 
 
-def test_a_budget_beyond_the_texts_reads_them_again_in_another_order(
-    inputs: Inputs, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_larger_budget_repeats_the_texts_reshuffled(inputs: Inputs, caplog: pytest.LogCaptureFixture) -> None:
     data = draw_training_data(Distill(tokens=8192, length=32, batch=4, held_out=6), inputs)
     assert data.training.numel() == 8192
     assert "the budget of 8192 tokens repeats the" in caplog.text
@@ -55,14 +53,14 @@ def test_a_budget_beyond_the_texts_reads_them_again_in_another_order(
     assert [at for at in range(len(ids) - 63) if ids[at : at + 64] == ids[:64]] == [0]
 
 
-def test_a_budget_of_too_many_noughts_is_refused_before_it_fills_the_memory(inputs: Inputs) -> None:
+def test_an_absurd_budget_is_refused_before_it_fills_the_memory(inputs: Inputs) -> None:
     with pytest.raises(
         DataError, match=r"the budget of \d{15,} tokens would read the \d+ tokens .* more than 1000 times"
     ):
         draw_training_data(Distill(tokens=10**15, length=16, batch=2, held_out=2), inputs)
 
 
-def test_a_text_that_stands_there_twice_is_not_trained_on_where_it_is_held_out(inputs: Inputs, tmp_path: Path) -> None:
+def test_a_duplicate_of_a_held_out_text_is_not_trained_on(inputs: Inputs, tmp_path: Path) -> None:
     source = tmp_path / "twice.jsonl"
     bodies = [f"Text {n} has a number of its own." for n in range(30)]
     source.write_text("".join(f'{{"title": "{copy}-{body}", "text": "{body}"}}\n' for copy in "ab" for body in bodies))
@@ -87,6 +85,6 @@ def test_another_source_and_other_buckets(inputs: Inputs, tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("held_out", [80, 200])
-def test_too_few_texts_are_one_sentence(inputs: Inputs, held_out: int) -> None:
+def test_too_few_texts_are_refused(inputs: Inputs, held_out: int) -> None:
     with pytest.raises(DataError, match=rf"too few to hold out {held_out} x 64 tokens and train on the others"):
         draw_training_data(Distill(tokens=64, length=64, batch=1, held_out=held_out), inputs)

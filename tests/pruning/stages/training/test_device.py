@@ -1,7 +1,4 @@
-"""What a step of each kind of training touches is on the network's device: torch's meta device stands for a GPU.
-
-It computes shapes alone and, as a GPU does, refuses tensors that are elsewhere.
-"""
+"""Every training step keeps its tensors on the network's device; torch's meta device plays the GPU."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -49,7 +46,7 @@ def trained(model: Any) -> TrainedParameters:
     return TrainedParameters(parameters, zeros)
 
 
-def test_the_check_finds_what_is_elsewhere() -> None:
+def test_the_check_detects_a_tensor_on_another_device() -> None:
     with pytest.raises(RuntimeError, match="device"):
         network().model.norm(torch.ones(2, 3, 64))
 

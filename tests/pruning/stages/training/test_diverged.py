@@ -1,4 +1,4 @@
-"""Training whose weights become NaN: what scored before is kept, and the record can be read."""
+"""Training whose weights become NaN: the best earlier score is kept, and the record can be read."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def diverging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     ("kind", "options"),
     [("distill", ""), ("distill", "quantise = { bits = 4, group = 32 }"), ("continue", DOMAINS)],
 )
-def test_what_diverges_is_rolled_back(
+def test_diverged_training_is_rolled_back(
     kind: str, options: str, diverging: int, recipe: Callable[[str], Path], tmp_path: Path
 ) -> None:
     path = recipe(STAGE.format(kind, options))

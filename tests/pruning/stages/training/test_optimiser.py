@@ -36,7 +36,7 @@ def test_a_step_leaves_pruned_weights_and_their_moments_at_exactly_zero() -> Non
     assert moments["exp_avg"][~pruned].ne(0).all()
 
 
-def test_weights_pruned_after_they_have_moved_do_not_come_back() -> None:
+def test_weights_pruned_after_training_stay_zero() -> None:
     torch.manual_seed(0)
     layer, pruned = nn.Linear(16, 16), torch.rand(16, 16) < 0.5
     masks: dict[str, torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""What is trained: the kept weights, or adapters whose merger keeps every zero."""
+"""The trained parameters: kept weights, or adapters whose merge keeps every zero."""
 
 import sys
 from typing import Any
@@ -112,14 +112,14 @@ def test_adapters_are_seeded_and_leave_the_global_seed_alone() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_without_peft_the_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_lora_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RecipeError, match=r"run `pip install 'secateur\[lora\]'` first"):
         adapted(model(pruned=True)[0], LoRA())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torch.dtype) -> None:
+def test_small_steps_accumulate_in_the_master_weights(dtype: torch.dtype) -> None:
     network = load(model(pruned=True)[0], dtype)
     student = Student(network, select_trained(network, embeddings=False))
     name = "model.layers.0.mlp.up_proj.weight"
@@ -133,7 +133,7 @@ def test_small_steps_add_up_behind_a_network_that_has_what_is_stored(dtype: torc
     assert torch.equal(weight.bfloat16(), student.weights()[name])
 
 
-def test_gradients_move_the_weights_behind_and_pruned_ones_get_none() -> None:
+def test_gradients_move_master_weights_but_not_pruned_ones() -> None:
     given, network = model(pruned=True)
     trained = load(given, torch.float32)
     student = Student(trained, select_trained(trained, embeddings=False))

@@ -1,4 +1,4 @@
-"""Several processes that train together: the same model as one process makes, however they end."""
+"""Data-parallel training gives the model of a single process, even after kills."""
 
 import os
 import re
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError
+from pruning.recipe.recipe import read
+from pruning.run.pipeline import run
+from pruning.stages.inputs import prepare
 from pruning.stages.team import ALONE, Team
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import RECIPE
@@ -31,6 +34,7 @@ interval = 2
 held_out = 5
 [[stages]]
 kind = "shear"
+source = "self"
 tokens = 512
 length = 32
 batch = 4
@@ -97,7 +101,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) ->
 
 @pytest.fixture(scope="module")
 def whole(recipe: Path) -> tuple[Artifact, str, str]:
-    """What two processes make without a break, and what they say."""
+    """The artifact of an uninterrupted run of two processes, and its output."""
     command = Command(recipe, recipe.parent / "whole")
     code, output, errors = command.finish()
     assert code == 0, errors
@@ -144,6 +148,10 @@ def test_two_processes_make_the_model_that_one_makes(whole: tuple[Artifact, str,
     assert differ / total < 0.01, f"{differ} of {total}"
     assert output.count("base, 16 bits") == 1, "only the first process prints"
     assert errors.count("step 16: held-out score") == 1
+    assert errors.count("sampling from the base itself") == 1
+    recovery = together.lineage.steps[2].recovery
+    assert recovery
+    assert recovery.training.source == "self"
 
 
 def test_killed_at_any_process_it_ends_with_the_identical_artifact(
@@ -152,9 +160,7 @@ def test_killed_at_any_process_it_ends_with_the_identical_artifact(
     command = Command(recipe, recipe.parent / "cut")
     code, errors = command.stop("stage-1/state.safetensors", leader=False)
     assert code == 2
-    assert errors.endswith(
-        "process 2 of 2 was killed by signal 9: run the same command again, and it goes on where it was\n"
-    )
+    assert errors.endswith("process 2 of 2 was killed by signal 9: run the same command again to resume\n")
     code, errors = command.stop("stage-3/state.safetensors", leader=True)
     assert code == -signal.SIGKILL
     assert "another process of this run has ended" in errors
@@ -167,24 +173,24 @@ def test_killed_at_any_process_it_ends_with_the_identical_artifact(
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_any_work(recipe: Path) -> None:
-    command = Command(recipe, recipe.parent / "three", "--processes", "3")
-    code, output, errors = command.finish()
-    assert (code, output) == (2, "")
-    assert errors.splitlines()[-1] == (
-        "secateur: batch = 4 of the stage distill does not divide among 3 processes: choose a multiple of 3, such as 3"
-    )
+    output = recipe.parent / "three"
+    inputs = prepare(read(recipe), recipe.parent / "base")
+    with pytest.raises(
+        RecipeError, match="batch = 4 of the stage distill .* among 3 processes: choose a multiple of 3"
+    ):
+        run(inputs, output, recipe.parent / "base", team=Team(0, 3))
     assert not (recipe.parent / "three.work" / "stage-0").exists()
 
 
 @pytest.mark.parametrize(("sequences", "size"), [(8, 2), (5, 2), (1, 3), (7, 3)])
-def test_parts_are_the_whole_in_order_and_equal_where_they_divide(sequences: int, size: int) -> None:
+def test_shares_cover_the_batch_in_order_and_are_equal_if_it_divides(sequences: int, size: int) -> None:
     ids = torch.arange(sequences * 2).view(sequences, 2)
     parts = [Team(rank, size).part(ids) for rank in range(size)]
     assert torch.equal(torch.cat(parts), ids)
     assert max(map(len, parts)) - min(map(len, parts)) == (sequences % size > 0)
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_a_team_of_one_exchanges_nothing() -> None:
     gradient = torch.ones(3)
     ALONE.average([gradient])
     ALONE.check(7, "distill")
@@ -192,15 +198,3 @@ def test_alone_nothing_is_exchanged() -> None:
     assert gradient.tolist() == [1, 1, 1]
     with pytest.raises(RecipeError, match=r"batch = 7 of the stage shear .* among 2 processes: choose a multiple of 2"):
         Team(0, 2).check(7, "shear")
-
-
-def test_what_the_base_writes_itself_is_written_once_for_all(tmp_path: Path, model: Path, text: Path) -> None:
-    stage = STAGES.split("[[stages]]")[2].replace("tokens = 2048", 'tokens = 256\nsource = "self"')
-    path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE.format(model=model, text=text, stages=f"[[stages]]{stage}"))
-    code, _, errors = Command(path, tmp_path / "out").finish()
-    assert code == 0, errors
-    assert errors.count("sampling from the base itself") == 1
-    recovery = Artifact.open(tmp_path / "out").lineage.steps[0].recovery
-    assert recovery
-    assert recovery.training.source == "self"

@@ -36,7 +36,7 @@ def test_with_a_gram_matrix_it_is_the_error_of_the_outputs() -> None:
     assert loss.measure == "gram"
 
 
-def test_with_norms_alone_inputs_count_as_independent() -> None:
+def test_with_norms_alone_inputs_are_treated_as_uncorrelated() -> None:
     pruned = W.clone()
     Wanda("2:4").apply(pruned, observed(InputNorm))
     loss = layer_loss(W, pruned, observed(InputNorm))

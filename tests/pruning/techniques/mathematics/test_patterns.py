@@ -65,12 +65,12 @@ def test_a_threshold_and_a_stable_sort_give_the_same_mask(score: torch.Tensor, d
         assert drop_lowest(values, count).tolist() == expected.tolist()
 
 
-def test_sparsity_in_words() -> None:
+def test_a_pattern_of_n_of_m_is_parsed() -> None:
     assert nm_pattern(0.5) is None
     assert nm_pattern("32:64") == NMPattern(32, 64)
 
 
 @pytest.mark.parametrize("text", ["", "2", "2:2", "0:4", "1:65", "2:4:8", "-1:4", "a:b", "2 : 4"])
-def test_other_words_are_refused(text: str) -> None:
+def test_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is neither a fraction"):
         nm_pattern(text)

@@ -1,4 +1,4 @@
-"""The evolution on mixtures of which everything is known: no model."""
+"""The evolutionary search on artificial divergences, without a model."""
 
 import random
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ TARGET = (0, 1, 4, 2, 2, 3, 4, 0)
 PARTS = range(32), range(32, 64)
 
 
-def distance(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+def distance(assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
     """To the target, with a noise that is smaller on more sequences."""
-    noise = [random.Random(f"{mixture}{numbers}").random() / len(numbers) for mixture in mixtures]
-    gaps = [sum(abs(a - b) for a, b in zip(mixture, TARGET, strict=True)) for mixture in mixtures]
+    noise = [random.Random(f"{assignment}{numbers}").random() / len(numbers) for assignment in assignments]
+    gaps = [sum(abs(a - b) for a, b in zip(assignment, TARGET, strict=True)) for assignment in assignments]
     return [gap + extra for gap, extra in zip(gaps, noise, strict=True)]
 
 
@@ -32,7 +32,7 @@ def test_a_child_keeps_the_mean_and_its_levels_exist(parent: list[int], seed: in
     assert sum(abs(a - b) for a, b in zip(child, parent, strict=True)) <= 6
 
 
-def test_it_finds_the_best_mixture_and_is_the_same_each_time(tmp_path: Path) -> None:
+def test_it_finds_the_best_assignment_reproducibly(tmp_path: Path) -> None:
     found = evolve(START, OPTIONS, distance, PARTS, tmp_path / "a", 5.0)
     assert found.best == TARGET
     assert found.beats
@@ -46,22 +46,22 @@ def test_it_finds_the_best_mixture_and_is_the_same_each_time(tmp_path: Path) -> 
     assert bests[0] != bests[1]
 
 
-def test_uniform_stays_where_nothing_beats_it_on_unseen_sequences(tmp_path: Path) -> None:
-    def overfitted(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
-        return [(1 if numbers[0] < 32 else -1) * value for value in distance(mixtures, numbers)]
+def test_uniform_is_used_unless_beaten_on_unseen_sequences(tmp_path: Path) -> None:
+    def overfitted(assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+        return [(1 if numbers[0] < 32 else -1) * value for value in distance(assignments, numbers)]
 
     found = evolve(START, OPTIONS, overfitted, PARTS, tmp_path / "a", 0)
     assert found.best != START
     assert not found.beats
 
 
-def test_what_is_no_number_never_wins(tmp_path: Path) -> None:
-    def broken(mixtures: Sequence[Assignment], _: Sequence[int]) -> list[float]:
-        return [1.0 if mixture == START else float("nan") for mixture in mixtures]
+def test_a_divergence_that_is_not_finite_never_wins(tmp_path: Path) -> None:
+    def broken(assignments: Sequence[Assignment], _: Sequence[int]) -> list[float]:
+        return [1.0 if assignment == START else float("nan") for assignment in assignments]
 
     found = evolve(START, OPTIONS, broken, PARTS, tmp_path / "a", 0)
     assert (found.best, found.beats) == (START, False)
-    ruined = evolve(START, OPTIONS, lambda mixtures, _: [float("inf")] * len(mixtures), PARTS, tmp_path / "b", 0)
+    ruined = evolve(START, OPTIONS, lambda assignments, _: [float("inf")] * len(assignments), PARTS, tmp_path / "b", 0)
     assert read(tmp_path / "b") == ruined
     assert not ruined.beats
 
@@ -69,9 +69,9 @@ def test_what_is_no_number_never_wins(tmp_path: Path) -> None:
 def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
 
-    def spy(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
-        calls.append((len(mixtures), len(numbers)))
-        return distance(mixtures, numbers)
+    def spy(assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+        calls.append((len(assignments), len(numbers)))
+        return distance(assignments, numbers)
 
     options = Search(levels=OPTIONS.levels, generations=1, offspring=16)
     evolve(START, options, spy, PARTS, tmp_path / "a", 0)
@@ -81,13 +81,13 @@ def test_a_generation_tries_all_on_few_and_few_on_all(tmp_path: Path) -> None:
     assert (all_offspring[1], quarter) == (2, (all_offspring[0] // 4, 8))
 
 
-def test_of_several_that_are_left_the_best_on_all_is_taken(tmp_path: Path) -> None:
+def test_of_several_survivors_the_best_on_all_tokens_wins(tmp_path: Path) -> None:
     whole: dict[Assignment, float] = {}
 
-    def spy(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
-        found = [random.Random(f"{mixture}{len(numbers)}").random() for mixture in mixtures]  # another order on more
+    def spy(assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+        found = [random.Random(f"{assignment}{len(numbers)}").random() for assignment in assignments]
         if len(numbers) == 32 and numbers[0] < 32:
-            whole.update(zip(mixtures, found, strict=True))
+            whole.update(zip(assignments, found, strict=True))
         return found
 
     for seed in range(5):
@@ -99,15 +99,15 @@ def test_of_several_that_are_left_the_best_on_all_is_taken(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("when", [1, 2, 9, 30, 121])
-def test_killed_it_goes_on_to_the_same_mixture(tmp_path: Path, when: int) -> None:
+def test_a_killed_search_resumes_to_the_same_assignment(tmp_path: Path, when: int) -> None:
     whole = evolve(START, OPTIONS, distance, PARTS, tmp_path / "whole", 0)
     calls: list[int] = []
 
-    def killed(mixtures: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
+    def killed(assignments: Sequence[Assignment], numbers: Sequence[int]) -> list[float]:
         calls.append(1)
         if len(calls) == when:
             raise KeyboardInterrupt
-        return distance(mixtures, numbers)
+        return distance(assignments, numbers)
 
     measure: Measure = killed
     with pytest.raises(KeyboardInterrupt):
@@ -118,6 +118,6 @@ def test_killed_it_goes_on_to_the_same_mixture(tmp_path: Path, when: int) -> Non
     assert len(calls) - 1000 <= 1 + 3 * 40 + 1 - max(when - 4, 0), "finished generations were done again"
 
 
-def test_one_block_has_no_mixtures(tmp_path: Path) -> None:
-    found = evolve((2,), OPTIONS, lambda mixtures, _: [1.0] * len(mixtures), PARTS, tmp_path / "a", 0)
+def test_a_single_block_cannot_be_mutated(tmp_path: Path) -> None:
+    found = evolve((2,), OPTIONS, lambda assignments, _: [1.0] * len(assignments), PARTS, tmp_path / "a", 0)
     assert (found.best, found.beats) == ((2,), False)

@@ -42,7 +42,7 @@ def test_the_mean_is_kept_and_more_outliers_lose_less(shares: list[float], spars
     assert (numpy.diff(numpy.array(fractions)[order]) <= 1e-12).all()
 
 
-def test_it_is_the_papers_map() -> None:
+def test_it_is_the_papers_formula() -> None:
     assert owl_sparsities([0.0, 0.5, 1.0, 0.5], 0.7, 0.08) == pytest.approx([0.78, 0.70, 0.62, 0.70])
 
 

@@ -1,4 +1,4 @@
-"""Allocation by search: the database against dense Gram matrices, the divergence against transformers, the whole."""
+"""Allocation by search: blocks at all levels, their divergence against transformers, and a whole recipe."""
 
 import hashlib
 import shutil
@@ -36,7 +36,7 @@ SEARCH = 'allocation = {{ name = "search", levels = {levels}, generations = 3, o
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Blocks, Artifact, Path]:
-    """A tiny model and its database at three levels."""
+    """A tiny model and its blocks at three levels."""
     folder = tmp_path_factory.mktemp("search")
     artifact = base_artifact(str(tiny.save(folder / "model", num_hidden_layers=3)), folder / "cache")
     blocks = Blocks(base.skeleton(artifact.config), artifact)
@@ -46,18 +46,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Blocks, Artifact, Pa
     return blocks, artifact, folder / "levels"
 
 
-def stock(artifact: Artifact, folder: Path, mixture: tuple[int, ...]) -> torch.nn.Module:
-    """A model of transformers with its blocks at the levels of `mixture`."""
+def stock(artifact: Artifact, folder: Path, assignment: tuple[int, ...]) -> torch.nn.Module:
+    """A model of transformers with its blocks at the levels of `assignment`."""
     model: torch.nn.Module = tiny.build("llama", num_hidden_layers=3)
     weights = {name: artifact.tensor(name).float() for name in artifact.names()}
-    for index, level in enumerate(mixture):
+    for index, level in enumerate(assignment):
         shards = Shards([level_file(folder, level, index)])
         weights |= {name: shards.tensor(name).float() for name in shards.names()}
     model.load_state_dict(weights, strict=False)
     return model
 
 
-def test_each_block_is_pruned_on_what_dense_blocks_give(made: tuple[Blocks, Artifact, Path]) -> None:
+def test_each_block_is_pruned_on_dense_states(made: tuple[Blocks, Artifact, Path]) -> None:
     _, artifact, folder = made
     name = "model.layers.2.mlp.down_proj"
     observed = InputStatistics((Gram,), 128)
@@ -78,17 +78,17 @@ def test_each_block_is_pruned_on_what_dense_blocks_give(made: tuple[Blocks, Arti
 
 def test_the_divergence_is_that_of_stock_transformers(made: tuple[Blocks, Artifact, Path]) -> None:
     blocks, artifact, folder = made
-    mixtures = [(1, 1, 1), (0, 2, 1), (0, 1, 2), (2, 2, 2), (0, 2, 1)]
-    found = AssignmentDivergence(blocks, IDS, folder)(mixtures, [1, 4])
+    assignments = [(1, 1, 1), (0, 2, 1), (0, 1, 2), (2, 2, 2), (0, 2, 1)]
+    found = AssignmentDivergence(blocks, IDS, folder)(assignments, [1, 4])
     with torch.no_grad():
         target = stock(artifact, folder, ())(input_ids=IDS[[1, 4]]).logits.double().log_softmax(-1)
-        for mixture, value in zip(mixtures, found, strict=True):
-            own = stock(artifact, folder, mixture)(input_ids=IDS[[1, 4]]).logits.double().log_softmax(-1)
+        for assignment, value in zip(assignments, found, strict=True):
+            own = stock(artifact, folder, assignment)(input_ids=IDS[[1, 4]]).logits.double().log_softmax(-1)
             assert value == pytest.approx(float((target.exp() * (target - own)).sum(-1).mean()), rel=1e-3, abs=1e-6)
     assert found[0] < found[3]
 
 
-def test_what_mixtures_have_in_common_runs_once(
+def test_common_prefixes_of_assignments_run_once(
     made: tuple[Blocks, Artifact, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks, _, folder = made
@@ -118,7 +118,7 @@ def weights(folder: Path) -> str:
     ("name", "sparsity", "levels"),
     [("sparsegpt", '"32:64"', '["24:64", "32:64", "40:64"]'), ("magnitude", "0.5", "[0.4, 0.5, 0.6]")],
 )
-def test_the_levels_that_were_found_are_in_the_lineage_and_in_the_weights(
+def test_the_levels_found_are_in_lineage_and_weights(
     recipe: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Distillation: loss and schedule against their definitions, exact zeros, rollback, and the way to an artifact."""
+"""Distillation: loss and schedule against their definitions, exact zeros, rollback, and the artifact."""
 
 import hashlib
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_a_pruned_model_comes_nearer_to_its_base_and_keeps_its_zeros(
             assert torch.equal(before, after), name
 
 
-def test_the_record_says_how_much_it_took(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+def test_the_record_has_the_cost(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     result, step = apply(msgspec.structs.replace(STAGE, tokens=128), halved, StageContext(inputs, tmp_path))
     record = step.recovery
     assert record is not None
@@ -128,7 +128,7 @@ def test_adapters_are_distilled_and_merged_under_the_mask(halved: StageModel, in
 
 
 @pytest.mark.parametrize("when", [1, 3, 8])
-def test_stopped_anywhere_it_goes_on_from_the_last_interval(
+def test_a_stopped_run_resumes_from_the_last_interval(
     halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     whole, expected = distil(STAGE, halved, inputs, tmp_path / "whole")
@@ -144,7 +144,7 @@ def test_stopped_anywhere_it_goes_on_from_the_last_interval(
     assert not steps, "a finished run is not done again"
 
 
-def test_other_texts_start_a_run_anew(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+def test_other_texts_start_over(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     _, first = distil(STAGE, halved, inputs, tmp_path)
     _, second = distil(msgspec.structs.replace(STAGE, buckets=(1, 2, 3)), halved, inputs, tmp_path)
     assert first.training.digest != second.training.digest

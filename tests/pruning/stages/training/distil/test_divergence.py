@@ -19,7 +19,7 @@ def test_the_loss_is_the_divergence_of_the_papers(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "temperature"), [(4, 1.0), (ROWS + 3, 2.5)])
-def test_its_gradient_is_what_torch_derives(tokens: int, temperature: float) -> None:
+def test_its_gradient_agrees_with_autograd(tokens: int, temperature: float) -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 1, tokens, 5)
     student.requires_grad_(True)

@@ -105,7 +105,7 @@ def quantised(halved: StageModel, inputs: Inputs, tmp_path: Path) -> StageModel:
     return round_to_nearest.apply(stage, halved, StageContext(inputs, tmp_path / "round"))[0]
 
 
-def test_a_quantised_model_starts_as_it_is_and_is_what_a_run_is_rolled_back_to(
+def test_a_quantised_model_starts_unchanged_and_is_the_rollback(
     quantised: StageModel, inputs: Inputs, tmp_path: Path
 ) -> None:
     stage = msgspec.structs.replace(STAGE, quantise=Quantise(bits=4, group=32), learning_rate=1.0)
@@ -122,7 +122,7 @@ def test_a_quantised_model_starts_as_it_is_and_is_what_a_run_is_rolled_back_to(
         assert (before is None and after is None) or torch.equal(before, after), name  # type: ignore[arg-type]
 
 
-def test_a_model_that_was_never_rounded_comes_out_rounded_though_it_is_rolled_back(
+def test_a_rollback_of_an_unquantised_model_is_still_quantised(
     halved: StageModel, inputs: Inputs, tmp_path: Path
 ) -> None:
     result, step = apply(msgspec.structs.replace(STAGE, learning_rate=1.0), halved, StageContext(inputs, tmp_path))
@@ -143,7 +143,7 @@ class Thinned(Halved):
         return tensor
 
 
-def test_zeros_that_rounding_made_may_come_back_and_pruned_ones_may_not(inputs: Inputs, tmp_path: Path) -> None:
+def test_zeros_from_rounding_may_change_but_pruned_ones_stay(inputs: Inputs, tmp_path: Path) -> None:
     thinned, context = StageModel(inputs.base.config, Thinned(inputs.base)), StageContext(inputs, tmp_path)
     model = round_to_nearest.apply(Round(bits=4, group=32, what="blocks"), thinned, context)[0]
     pruned, zero = thinned.source.tensor(UP) == 0, model.source.tensor(UP) == 0
@@ -157,7 +157,7 @@ def test_zeros_that_rounding_made_may_come_back_and_pruned_ones_may_not(inputs: 
         assert torch.equal(rounded.weights()[UP] == 0, expected)
 
 
-def test_codes_of_another_kind_are_rounded_again_and_it_is_said(
+def test_weights_in_another_format_are_rounded_again_with_a_warning(
     quantised: StageModel, inputs: Inputs, caplog: pytest.LogCaptureFixture
 ) -> None:
     rounded = student(quantised, inputs)
@@ -170,7 +170,7 @@ def test_codes_of_another_kind_are_rounded_again_and_it_is_said(
     assert max(len(group.unique()) for row in quantised.source.tensor(UP).view(128, 2, 32) for group in row) > 8
 
 
-def test_stopped_it_goes_on_bit_for_bit(
+def test_a_stopped_run_resumes_bit_for_bit(
     halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pruning.stages.training.distil.quantised.REFIT", 3)
@@ -219,7 +219,7 @@ def test_the_artifact_has_codes_and_scales(
     assert all(layout.transposed == (kind == "gpt2") for layout in inside)
 
 
-def test_adapters_and_codes_exclude_each_other(recipe: Callable[[str], Path]) -> None:
+def test_lora_and_quantise_exclude_each_other(recipe: Callable[[str], Path]) -> None:
     stage = "[[stages]]\nkind = 'distill'\ntokens = 64\nlora = {}\nquantise = {}\n"
     with pytest.raises(RecipeError, match="lora keeps the weights frozen"):
         read(recipe(stage))

@@ -1,4 +1,4 @@
-"""A block's halves on every architecture: whose parameters they are, and the stream between them."""
+"""The halves of a block on every architecture: their parameters, and the residual stream between them."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ class Mixer(nn.Module):
 
 
 class Experts(nn.Module):
-    """A block whose MLP writes by two layers."""
+    """A block whose MLP ends in two layers."""
 
     def __init__(self) -> None:
         super().__init__()

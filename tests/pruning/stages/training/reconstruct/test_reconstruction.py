@@ -89,7 +89,7 @@ def test_the_targets_are_the_base_s_states_and_the_inputs_the_result_s_own(
             torch.testing.assert_close(target, base[index + 1])
 
 
-def test_the_attention_is_trained_towards_the_base_s_state_between_the_halves_then_the_mlp_towards_that_after(
+def test_each_half_is_trained_towards_the_bases_state_after_it(
     halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[set[str], torch.Tensor]] = []
@@ -136,7 +136,7 @@ def test_a_half_that_gets_worse_is_rolled_back_alone(
         assert same == ("mlp" not in name and "post_attention" not in name), name
 
 
-def test_halves_that_leave_the_block_worse_are_rolled_back_together(
+def test_halves_that_worsen_the_block_are_rolled_back_together(
     halved: StageModel,
     inputs: Inputs,
     tmp_path: Path,
@@ -160,24 +160,24 @@ def test_halves_that_leave_the_block_worse_are_rolled_back_together(
     assert torch.equal(own, kept)
 
 
-def test_what_is_kept_is_what_scored_best(
+def test_the_best_step_is_kept(
     halved: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_ids = []
+    checked = []
 
     def fit(stage: Reconstruct, block: Block, student: Student, *rest: Any) -> Fitted:
         fitted = training.fit(stage, block, student, *rest)
         student.put(fitted.weights)
         again = training.score(block, range(9, 12), stage.batch)
-        check_ids.append(again == fitted.best[1] == min(score for _, score in fitted.scores))
+        checked.append(again == fitted.best[1] == min(score for _, score in fitted.scores))
         return fitted
 
     monkeypatch.setattr("pruning.stages.training.reconstruct.reconstruction.fit", fit)
     reconstruct(msgspec.structs.replace(STAGE, learning_rate=1e-2), halved, inputs, tmp_path)
-    assert check_ids == [True] * 3
+    assert checked == [True] * 3
 
 
-def test_nothing_pruned_is_nothing_to_do(inputs: Inputs, tmp_path: Path) -> None:
+def test_an_unpruned_model_is_already_at_the_target(inputs: Inputs, tmp_path: Path) -> None:
     base = StageModel(inputs.base.config, inputs.base)
     result, record = reconstruct(STAGE, base, inputs, tmp_path)
     assert record.before == record.after == 0

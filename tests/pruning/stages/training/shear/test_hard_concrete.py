@@ -31,7 +31,7 @@ def test_the_probability_is_the_frequency(log_alpha: float) -> None:
     assert probability(torch.tensor(log_alpha)).item() == pytest.approx(frequency, abs=0.005)  # 4 standard errors
 
 
-def test_without_chance_exactly_the_target_stays() -> None:
+def test_deterministic_masks_meet_the_target_exactly() -> None:
     masks = decide(torch.tensor([0.5, -1.0, 2.0, -1.0, 3.0]), 3)
     assert masks.tolist() == pytest.approx([sigmoid(0.6), 0, sigmoid(2.4), 0, sigmoid(3.6)])
     assert decide(torch.zeros(4), 1).tolist() == [0, 0, 0, 0.5]

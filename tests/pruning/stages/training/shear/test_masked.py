@@ -1,4 +1,4 @@
-"""A model cut by its masks: to stock transformers it is the masked network; what does not fit is refused."""
+"""A model cut by its masks equals the masked network in stock transformers; what does not fit is refused."""
 
 import json
 from pathlib import Path
@@ -145,15 +145,13 @@ def test_an_architecture_that_does_not_fit_is_refused_before_any_work(
         ({"hidden": 49, "kv_groups": 1}, "allowed: a multiple of 2 for hidden, or for kv_groups none"),
     ],
 )
-def test_a_target_that_cannot_be_met_is_a_mistake(
-    target: dict[str, Any], sentence: str, inputs: Inputs, tmp_path: Path
-) -> None:
+def test_an_impossible_target_is_refused(target: dict[str, Any], sentence: str, inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=sentence):
         check(Shear(tokens=128, **target), inputs.base.config, StageContext(inputs, tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_called_by_keyword_is_refused_in_a_sentence() -> None:
+def test_layers_called_by_keyword_are_refused() -> None:
     model, _ = given("llama")
     network = load(model, torch.float32)
     MaskHooks(network, shape_of(model, **ALL).structure)
@@ -161,7 +159,7 @@ def test_what_is_called_by_keyword_is_refused_in_a_sentence() -> None:
         network.get_submodule("model.norm")(hidden_states=torch.ones(1, 1, 64))
 
 
-def test_masks_come_to_the_target_and_keep_what_is_of_use() -> None:
+def test_masks_meet_the_target_and_keep_useful_units() -> None:
     group = CoupledLayers(("up",), "down", 20)
     structure = Structure("blocks", {"layers": 2, "hidden": 40, "ffn": 20}, {"ffn": group}, {}, (), (), "head", False)
     shape = TargetShape({}, structure, {"hidden": 30, "ffn": 10})

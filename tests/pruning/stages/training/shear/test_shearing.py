@@ -1,4 +1,4 @@
-"""Shearing: the target is met, the record is true, kills change nothing, and what cannot be is refused in time."""
+"""Shearing: meets the target, records its cost, survives kills, refuses impossible targets early."""
 
 import hashlib
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def shape_of(config: dict[str, Any]) -> tuple[int, ...]:
     return tuple(config[key] for key in keys)
 
 
-def test_a_recipe_without_a_target_is_a_mistake(
+def test_a_recipe_without_a_target_is_refused(
     recipe: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe('[[stages]]\nkind = "shear"\ntokens = 100\n')
@@ -67,7 +67,7 @@ def test_a_recipe_without_a_target_is_a_mistake(
     assert "nothing to prune: give at least one of layers, hidden, kv_groups and ffn" in capsys.readouterr().err
 
 
-def test_a_target_that_cannot_be_is_refused_before_the_stages_ahead_of_it_work(
+def test_an_impossible_target_is_refused_before_any_earlier_stage_runs(
     recipe: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(f'[[stages]]\nkind = "depth"\nremove = 1\n{RECIPE}'.replace("layers = 2", "layers = 5"))
@@ -77,7 +77,7 @@ def test_a_target_that_cannot_be_is_refused_before_the_stages_ahead_of_it_work(
     assert not (tmp_path / "out.work" / "stage-0").exists(), "the first stage was begun"
 
 
-def test_weights_learn_and_the_record_says_how_much_it_took(whole: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+def test_weights_learn_and_the_record_has_the_cost(whole: StageModel, inputs: Inputs, tmp_path: Path) -> None:
     stage = msgspec.structs.replace(STAGE, tokens=16 * 128, interval=16)
     result, step = apply(stage, whole, StageContext(inputs, tmp_path))
     assert step.recovery is not None
@@ -103,7 +103,7 @@ def test_pruned_weights_stay_zero(halved: StageModel, inputs: Inputs, tmp_path: 
 
 
 @pytest.mark.parametrize("when", [1, 4])
-def test_stopped_anywhere_it_goes_on_from_the_last_interval(
+def test_a_stopped_run_resumes_from_the_last_interval(
     whole: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: int
 ) -> None:
     expected, record = apply(STAGE, whole, StageContext(inputs, tmp_path / "whole"))
@@ -139,7 +139,7 @@ class Begun(BaseException):
     """Stops a run before its first step."""
 
 
-def test_scores_are_of_the_model_that_would_be_cut_and_the_first_of_the_whole(
+def test_the_first_score_is_the_whole_models_later_ones_the_cut_models(
     whole: StageModel, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Shearing] = []
