@@ -24,7 +24,7 @@ STREAM = {**PROMPT, "stream": True, "stream_options": {"include_usage": True}}
 
 
 class Server:
-    """A server in a process of its own; `opened` is how many seconds its ledger took, recovery included."""
+    """A server in a process of its own; `opened` is the time its ledger took to open in seconds, recovery included."""
 
     def __init__(
         self, folder: Path, settings: Mapping[str, object], module: str = "tests.exams.servers.exam_server"
@@ -61,15 +61,15 @@ class Server:
         self.output += self.process.stdout
 
     def kill(self) -> None:
-        """As power or the kernel would: no signal handler runs."""
+        """Send SIGKILL: no handler runs, as when the power fails."""
         self.process.kill()
         self.process.wait()
         self._reader.join()
         assert self.process.stdout
         self.process.stdout.close()
 
-    def ready(self, seconds: float = 20.0) -> float:
-        """Wait for /readyz; returns when it said so, on the monotonic clock."""
+    def ready(self, seconds: float = 120.0) -> float:
+        """Wait until /readyz answers 200; returns that moment on the monotonic clock."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if status(f"{self.url}/readyz") == 200:
@@ -78,23 +78,23 @@ class Server:
         raise RuntimeError("the server did not become ready")
 
     def metric(self, name: str) -> float:
-        """A gauge of the only model."""
-        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=20) as answer:
+        """Value of a gauge of the only model."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=120) as answer:
             lines = answer.read().decode().splitlines()
         return float(next(line.split()[-1] for line in lines if line.startswith(f"{name}{{")))
 
     def descriptors(self) -> int:
-        """How many files and sockets the process has open."""
+        """Number of the process's open files and sockets."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def alive(self) -> bool:
-        """Whether it runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
 
 @contextmanager
 def serving(folder: Path, **settings: object) -> Iterator[Server]:
-    """A server until the end of the block."""
+    """Run a server until the end of the block."""
     server = Server(folder, settings)
     try:
         yield server
@@ -103,9 +103,9 @@ def serving(folder: Path, **settings: object) -> Iterator[Server]:
 
 
 def status(url: str) -> int:
-    """An address's HTTP status; 0 if nobody answers."""
+    """HTTP status of a GET; 0 if nobody answers."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -114,9 +114,9 @@ def status(url: str) -> int:
 
 
 def connect(url: str, body: Mapping[str, Any], headers: str = "") -> socket.socket:
-    """A request that was sent; the answer may be read or not."""
+    """Send a request; returns the connection, whose response `read` reads."""
     host, port = url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection = socket.create_connection((host, int(port)), timeout=120)
     content = json.dumps(body)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
     try:
@@ -128,7 +128,7 @@ def connect(url: str, body: Mapping[str, Any], headers: str = "") -> socket.sock
 
 
 class Read(Struct):
-    """What one client got: the row's id, text, the usage it was told, and how the answer began and ended."""
+    """One client's response: its row's id, text, reported usage, status, and whether it ended."""
 
     status: int = 0
     request_id: str = ""
@@ -138,7 +138,7 @@ class Read(Struct):
 
 
 def read(connection: socket.socket) -> Read:
-    """Everything until the connection ends, however it ends."""
+    """Read and parse a response until its connection closes or breaks."""
     raw = b""
     with connection, suppress(OSError):
         while chunk := connection.recv(65536):
@@ -147,7 +147,7 @@ def read(connection: socket.socket) -> Read:
 
 
 def parsed(raw: bytes) -> Read:
-    """A stream's bytes, of which the last event may be cut."""
+    """Parse the bytes of a stream, whose last event may be truncated."""
     found = Read(status=int(raw[9:12]) if raw.startswith(b"HTTP/1.1 ") else 0)
     for event in raw.decode(errors="replace").replace("\r\n", "\n").split("\n\n")[:-1]:
         data = event[event.find("data: ") + 6 :] if "data: " in event else ""
@@ -163,7 +163,7 @@ def parsed(raw: bytes) -> Read:
 
 
 def ask(url: str, body: Mapping[str, Any] = STREAM, headers: str = "") -> Read:
-    """One request to its end; nothing where the server is gone."""
+    """Send a request and read its response; an empty one if the server is gone."""
     try:
         return read(connect(url, body, headers))
     except OSError:

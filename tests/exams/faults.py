@@ -1,6 +1,6 @@
-"""`make exam-faults`: what must hold when processes die, clocks jump, disks fill and clients are hostile.
+"""`make exam-faults`: kills processes, moves clocks, fills disks and sends hostile clients.
 
-Loopback only, about a quarter of an hour; prints a table, and exits with 1 where something does not hold.
+Loopback only, about a quarter of an hour; prints a table and exits with 1 if an expectation fails.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SOME = ("correction", "distill codes")
 
 
 def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
-    """By name; `quick` is what the test suite runs."""
+    """The exams by name; `quick` selects the sizes of the test suite."""
     few = quick
     return {
         "kill -9 while streams run": lambda at: kill.exam(at, rounds=2 if few else 50, streams=8 if few else 16),
@@ -48,18 +48,18 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
 
 
 class Hostile(Struct):
-    """Findings of the public endpoint, each with its bound."""
+    """Findings about the public endpoint, each with its bound."""
 
     findings: list[public.Finding]
 
     @property
     def good(self) -> bool:
-        """Whether each is within it."""
+        """Whether each is within its bound."""
         return all(finding.holds for finding in self.findings)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run all, or those whose names are given."""
+    """Run the named exams, or all; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.exams.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of the exams' names")
     parser.add_argument("--quick", action="store_true", help="the short version of each")
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def figures(result: Any) -> str:
-    """Each field and its value."""
+    """Each field with its value, as one line."""
     if result is None:
         return SKIPPED
     if isinstance(result, Hostile):

@@ -24,7 +24,7 @@ DEADLINE = 5  # seconds for a head, in these runs
 
 
 class Finding(NamedTuple):
-    """What was seen of one fault, and whether it is within the bound."""
+    """A fault's figure, its bound, and whether it is within."""
 
     fault: str
     figure: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Started(NamedTuple):
-    """A server in a process of its own, as far as the faults look at it."""
+    """A server in a process of its own: its address and its process id."""
 
     url: str
     pid: int
@@ -42,7 +42,7 @@ class Started(NamedTuple):
 
 @contextmanager
 def started(*settings: str, delay: float = 0.0) -> Iterator[Started]:
-    """A server in a fresh folder."""
+    """Start a server in a fresh folder."""
     with (
         tempfile.TemporaryDirectory(prefix="secateur-exam-") as name,
         process(Path(name), *settings, delay=delay) as at,
@@ -89,7 +89,7 @@ def _status(answer: bytes) -> str:
 
 
 def silent_readers(size: int) -> list[Finding]:
-    """Clients that ask for much and read nothing."""
+    """Clients that request much and read nothing."""
     count = max(4, size // 50)
     with started("send_seconds=2") as server:
         assert peers.answers(server.url)  # what the first request opens stays open, and so does the loop itself
@@ -106,7 +106,7 @@ def silent_readers(size: int) -> list[Finding]:
 
 
 def fuzzed_bodies(size: int) -> list[Finding]:
-    """Random bodies for every endpoint that reads one."""
+    """Fuzzed bodies for each endpoint that reads one."""
     counts: dict[int, int] = {}
     with started("max_waiting=64") as server:
         for path in bodies.SEEDS:
@@ -133,7 +133,7 @@ def fuzzed_bodies(size: int) -> list[Finding]:
 
 
 def termination(_: int) -> list[Finding]:
-    """SIGTERM while 32 replies are streamed: once with time to end, once without."""
+    """SIGTERM during 32 streams: once with time to finish, once without."""
     findings = []
     for seconds, what in ((30, "with time to end"), (1, "beyond the deadline")):
         with tempfile.TemporaryDirectory() as name:
@@ -155,7 +155,7 @@ def termination(_: int) -> list[Finding]:
 
 
 def _events(connection: Any) -> list[Any]:
-    """Everything that came, or nothing if the connection was reset."""
+    """The events received, or none if the connection was reset."""
     try:
         return received(connection)[1]
     except (OSError, ValueError):
@@ -181,7 +181,7 @@ FAULTS: Mapping[str, Callable[[int], list[Finding]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the faults that are named, or all; returns 1 if one does not hold."""
+    """Run the named faults, or all; returns 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.exams.public", description=__doc__)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--size", type=int, default=1000, help="connections; bodies are ten times as many")

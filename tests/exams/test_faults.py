@@ -1,4 +1,4 @@
-"""The short version of every exam of `make exam-faults`; what they cost is printed there and asserted nowhere."""
+"""The short version of each exam of `make exam-faults`; durations are printed there and asserted nowhere."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_a_kill_9_leaves_an_exact_ledger_in_postgresql_too(tmp_path: Path) -> No
     assert found.settled + found.cut > 0
 
 
-def test_the_last_tokens_of_a_budget_are_used_and_not_one_more(tmp_path: Path) -> None:
+def test_a_budget_is_used_to_its_last_token_and_not_exceeded(tmp_path: Path) -> None:
     found = crowd.race(tmp_path, requests=50)
     assert found.good, figures(found)
 
@@ -50,7 +50,7 @@ def test_a_locked_database_is_answered_503_and_loses_nothing(tmp_path: Path) -> 
     assert found.refused > 0
 
 
-def test_clocks_that_jump_move_neither_durations_nor_budgets(tmp_path: Path) -> None:
+def test_clock_jumps_affect_neither_durations_nor_budgets(tmp_path: Path) -> None:
     found = clock.exam(tmp_path, requests=16)
     assert found.good, figures(found)
 
@@ -66,7 +66,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "ratio 0.99" in figures(storage.Cost(99.0, 100.0))
 
 
-def test_a_stage_that_was_killed_or_met_a_full_disk_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_stage_and_a_full_disk_end_with_the_same_bytes(tmp_path: Path) -> None:
     found = stages.exam(tmp_path, SOME, kills=2, growth=0.5)
     if found is None:
         pytest.skip("only root may mount a small file system")

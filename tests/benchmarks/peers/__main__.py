@@ -1,7 +1,7 @@
-"""`make bench-peers`: this engine and others take turns on the same prompts, and their ratios are printed.
+"""`make bench-peers`: races this engine and others on the same prompts, in turns, and prints the ratios.
 
-Every figure is the median of the rounds, with its lowest and highest; all racers are loaded at once and sleep while
-another runs. Decoding is timed as the difference between many new tokens and one, so a prompt costs nothing there.
+Every figure is the median of the rounds, with its lowest and highest; all racers are loaded at once, and sleep while
+another runs. Decoding is timed as many new tokens minus one new token, which leaves the prompt out.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def race(arguments: argparse.Namespace) -> Table:
-    """Tokens a second of each racer in each event, by rounds."""
+    """Tokens a second by racer, event and round."""
     with ExitStack() as stack:
         racers = [stack.enter_context(racer) for racer in field(arguments)]
         table: Table = {racer.name: {} for racer in racers}

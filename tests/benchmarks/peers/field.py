@@ -1,4 +1,4 @@
-"""Who takes part in the race: how each is installed, what model it is given, and how it is started."""
+"""The racers: how each is installed, which model file it reads, and how it is started."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PYTHON = "bin/python"
 
 
 class RaceError(Exception):
-    """A racer cannot be installed, does not start, or stops in mid-race; the message says which and where to look."""
+    """A racer cannot be installed, does not start, or stops mid-race; the message names it and its log."""
 
 
 class Peer(NamedTuple):
@@ -25,12 +25,12 @@ class Peer(NamedTuple):
     packages: tuple[str, ...]
     script: str
     model: str
-    """What it runs: "gguf", "onnx", or "openvino"."""
+    """Model format: "gguf", "onnx" or "openvino"."""
     lends: bool = False
-    """Whether it may import what this repository's environment has: torch and transformers, for a converter."""
+    """Whether it sees this environment's packages: its converter needs torch and transformers."""
 
     def install(self, folder: Path) -> Path:
-        """The interpreter of its environment, made if it is not there."""
+        """Path of its environment's interpreter; creates the environment on first use."""
         venv = folder / self.name
         if not (venv / "installed").exists():
             print(f"installing {self.name}", file=sys.stderr)
@@ -59,7 +59,7 @@ PEERS = (
 
 
 def run(command: list[str], venv: Path) -> None:
-    """Run a command; RaceError with the end of what it said where it fails."""
+    """Run a command; raises RaceError with the end of its output if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise RaceError(f"{' '.join(command[:4])} ... failed for {venv}:\n{done.stderr[-2000:]}")
@@ -75,7 +75,7 @@ def to_onnx(python: Path, base: Path, folder: Path) -> Path:
 
 
 class Racer:
-    """A process that answers one question at a time, pinned to the cores it is given."""
+    """A racer's process, pinned to `cores`, which answers one question at a time."""
 
     def __init__(self, name: str, command: list[str], cores: str, log: Path) -> None:
         self.name, self._log = name, log
@@ -98,7 +98,7 @@ class Racer:
         self._process.wait()
 
     def seconds(self, *, batch: int, prompt: int, tokens: int) -> float:
-        """Wall time of a batch of fresh prompts until its last token."""
+        """Wall time in seconds from a batch of fresh prompts to its last token."""
         assert self._process.stdin
         print(json.dumps({"batch": batch, "prompt": prompt, "tokens": tokens}), file=self._process.stdin, flush=True)
         return float(self._answer()["seconds"])
@@ -113,6 +113,6 @@ class Racer:
 
 
 def count(cores: str) -> int:
-    """How many cores a list such as "0" or "0-1" names."""
+    """Number of cores in a list such as "0" or "0-1"."""
     ends = [int(core) for core in cores.split("-")]
     return ends[-1] - ends[0] + 1

@@ -1,17 +1,17 @@
-"""A figure of several rounds."""
+"""A figure measured in several rounds."""
 
 import statistics
 from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """One figure of each round."""
+    """Its value in each round."""
 
     runs: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """Median of the rounds."""
         return statistics.median(self.runs)
 
     def shown(self, form: str = ".0f") -> str:

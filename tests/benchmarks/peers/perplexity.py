@@ -44,19 +44,19 @@ def main() -> None:
 
 
 def settings(bits: int) -> Options:
-    """One text at a time, whose keys and values have so many bits."""
+    """Runner settings for one text at a time, with keys of `bits` bits in the KV cache."""
     return Options(slots=1, context=WINDOW, batch_tokens=WINDOW, key_bits=8 if bits == 8 else 16)
 
 
 def by_torch(artifact: Artifact, ids: Tensor) -> float:
-    """Perplexity of ids [windows, tokens] by transformers, in float32 on the CPU."""
+    """Perplexity of ids [windows, tokens] under transformers in float32 on the CPU."""
     model = load(artifact, dtype=torch.float32, device=torch.device("cpu"))
     with torch.inference_mode():
         return math.exp(sum(loss(model(window[None]).logits[0], window) for window in ids) / len(ids))
 
 
 def by_runner(runner: Scoring, ids: Tensor) -> float:
-    """The same by a runner."""
+    """Perplexity of the same ids under a runner."""
     total = 0.0
     for window in ids:
         tokens = tuple(window.tolist())

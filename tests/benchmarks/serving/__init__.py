@@ -1,1 +1,1 @@
-"""What `make bench-serving` measures: the server beside its own engine, beside llama-server, and in a crowd."""
+"""`make bench-serving`: the server against its own engine, against llama-server, and under many users."""

@@ -1,6 +1,6 @@
-"""`make bench-serving`: what HTTP costs, how many streams it holds, a busy neighbour, and a skill's long prompt.
+"""`make bench-serving`: the cost of HTTP, concurrent streams, a busy neighbour, and a skill's cached prompt.
 
-Every figure is the median of the rounds, with its lowest and highest; rounds of what is compared take turns.
+Every figure is the median of the rounds, with its lowest and highest; the servers compared take turns.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Medians with their spread, nearest-rank percentiles, and the search for the largest load that still goes well."""
+"""Medians with their spread, nearest-rank percentiles, and a search for the largest load within bounds."""
 
 import math
 from collections.abc import Generator, Iterable, Sequence
@@ -12,18 +12,18 @@ PERCENT = 99
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> Figure:
-    """Round by round, so that a busy moment of the machine hits both."""
+    """The ratio round by round, so that a busy moment of the machine affects both."""
     return Figure(tuple(one / other for one, other in zip(above, below, strict=True)))
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that so many percent do not exceed; infinity where there is none."""
+    """Nearest-rank percentile: the smallest value that `percent` per cent do not exceed; infinity if empty."""
     ordered = sorted(values)
     return ordered[math.ceil(len(ordered) * percent / 100) - 1] if ordered else math.inf
 
 
 class Trial(NamedTuple):
-    """What so many users at once saw."""
+    """Latencies and throughput that concurrent users saw."""
 
     users: int
     first_tokens: tuple[float, ...]
@@ -33,24 +33,24 @@ class Trial(NamedTuple):
 
     @classmethod
     def of(cls, users: int, timings: Sequence[Timing], seconds: float) -> "Trial":
-        """From the replies begun in so many seconds."""
+        """The figures of replies that began within `seconds`."""
         gaps = tuple(gap for timing in timings for gap in timing.gaps)
         rate = sum(timing.tokens for timing in timings) / seconds
         return cls(users, tuple(timing.first_token for timing in timings), gaps, rate)
 
     @property
     def first_token(self) -> float:
-        """Its 99th percentile."""
+        """99th percentile of TTFT, in seconds."""
         return percentile(self.first_tokens, PERCENT)
 
     @property
     def gap(self) -> float:
-        """Its 99th percentile."""
+        """99th percentile of ITL, in seconds."""
         return percentile(self.gaps, PERCENT)
 
     @property
     def good(self) -> bool:
-        """Whether both are within the bounds of guidellm for chat."""
+        """Whether TTFT and ITL are within guidellm's bounds for chat."""
         return self.first_token <= FIRST_TOKEN_SECONDS and self.gap <= GAP_SECONDS
 
     def __str__(self) -> str:
@@ -62,9 +62,9 @@ class Trial(NamedTuple):
 
 
 def search(most: int, fine: int = 8) -> Generator[int, bool, int]:
-    """Yields a load, is sent whether it went well, and returns the largest that did, 0 if none.
+    """A generator: yields a load, is sent whether it was good, and returns the largest good one, 0 if none.
 
-    Doubles until one does not, then halves the distance until it is 1, or an eighth (`fine`) of the load.
+    Doubles until one fails, then halves the distance until it is 1, or an eighth (`fine`) of the load.
     """
     good, bad, load = 0, most + 1, 1
     while load <= most:

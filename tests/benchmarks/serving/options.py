@@ -1,4 +1,4 @@
-"""What is measured and where, as the command line says."""
+"""Options of the command line."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.benchmarks.serving.servers import Setting
 
 
 class Options(NamedTuple):
-    """The command line."""
+    """The argument parser."""
 
     artifact: Path
     cores: str
@@ -21,9 +21,9 @@ class Options(NamedTuple):
     gguf: Path
 
     def setting(self, name: str, *, threads: int | None = None, slots: int = 8, context: int = 1024) -> Setting:
-        """How a server called `name` runs."""
+        """Settings of the server called `name`."""
         return Setting(self.artifact, self.cores, self.work / name, threads or self.threads, slots, context)
 
     def say(self, text: str) -> None:
-        """Progress."""
+        """Print progress to standard error."""
         print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The lines that `make bench-serving` prints."""
+"""The table that `make bench-serving` prints."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from tests.benchmarks.peers.figure import Figure
 
 
 class Line(NamedTuple):
-    """Two figures of each round, their ratio, and what is asked of it."""
+    """Two figures, their ratio by round, and the bound on its median."""
 
     name: str
     first: Sequence[float]
@@ -15,12 +15,12 @@ class Line(NamedTuple):
     ratio: Figure
     asked: float
     most: bool = False
-    """Whether the ratio is to be at most so much, rather than at least."""
+    """Whether the bound is an upper one."""
     form: str = ".0f"
 
     @property
     def met(self) -> bool:
-        """Whether the median ratio is as asked."""
+        """Whether the median ratio is within the bound."""
         return self.ratio.median <= self.asked if self.most else self.ratio.median >= self.asked
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Starts the processes that are measured, each on the cores it is given: our server, our engine alone, llama-server."""
+"""Starts the measured processes on given cores: the server, its engine alone, llama-server."""
 
 import hashlib
 import json
@@ -23,19 +23,19 @@ START_SECONDS = 180
 
 
 class Setting(NamedTuple):
-    """How a server is to run."""
+    """How to run a server."""
 
     artifact: Path
     cores: str
     folder: Path
-    """For its files and its log."""
+    """Folder of its files and its log."""
     threads: int = 1
     slots: int = 8
     context: int = 1024
 
 
 def configure(setting: Setting, skills: Mapping[str, str]) -> Path:
-    """Write the server's file and its skills, system prompts by name; returns the file."""
+    """Write server.toml and a skill for each system prompt, by name; returns the path of server.toml."""
     folder = setting.folder
     (folder / "skills").mkdir(parents=True, exist_ok=True)
     for name, system in skills.items():
@@ -51,7 +51,7 @@ def configure(setting: Setting, skills: Mapping[str, str]) -> Path:
         "threads": setting.threads,
         "slots": setting.slots,
         "context": setting.context,
-        "look_up": "off",  # what is measured is what a pass costs, not how often a text repeats itself
+        "look_up": "off",  # the cost of a pass is measured, not how repetitive a text is
     }
     path = folder / "server.toml"
     path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
@@ -60,7 +60,7 @@ def configure(setting: Setting, skills: Mapping[str, str]) -> Path:
 
 @contextmanager
 def ours(setting: Setting, skills: Mapping[str, str]) -> Iterator[Target]:
-    """`secateur serve`, ready to answer the first of the skills."""
+    """`secateur serve`, ready to answer for the first skill."""
     path = configure(setting, skills)
     port = int(path.read_text().split("port = ")[1].split()[0])
     with _process(
@@ -86,14 +86,14 @@ def llama(setting: Setting, gguf: Path, system: str, peers: Path) -> Iterator[Ta
 
 
 class Alone:
-    """Our engine without HTTP, for one skill."""
+    """The engine without HTTP, for one skill."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
         self._process = process
         self._answer()
 
     def seconds(self, questions: list[str], tokens: int) -> float:
-        """Until all questions, asked at once, have so many tokens each."""
+        """Seconds until all questions, asked at once, have `tokens` tokens each."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"questions": questions, "tokens": tokens}).encode() + b"\n")
         self._process.stdin.flush()

@@ -1,4 +1,4 @@
-"""The measurements of `make bench-serving`, small, on a model that is made for it and on servers that are not there."""
+"""The measurements of `make bench-serving` at a small size: on a tiny model, and on fake servers."""
 
 import asyncio
 from contextlib import AbstractContextManager, nullcontext
@@ -35,10 +35,10 @@ def test_the_server_and_the_engine_alone_are_measured_on_one_model(
     http, first, *_ = printed.out.splitlines()[2:]
     assert http.startswith("| chat over HTTP, 8 streams, tiny, tokens/s: server / engine alone |")
     assert first.startswith("| TTFT over HTTP, prompt of ")
-    assert "of which 0 tokens" not in printed.err  # the second question found the skill's prompt
+    assert "of which 0 tokens" not in printed.err  # the second question hit the prefix cache
 
 
-def test_an_artifact_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_artifact_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(tmp_path / "none"), "--event", "warm", "--cores", "0", "--work", str(tmp_path / "work")]
     assert main(arguments) == 2
     message = capsys.readouterr().err
@@ -47,7 +47,7 @@ def test_an_artifact_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "none" in log.read_text()
 
 
-def test_what_is_written_is_what_the_server_reads(tmp_path: Path) -> None:
+def test_the_server_reads_the_files_that_are_written(tmp_path: Path) -> None:
     setting = Setting(tmp_path / "model", "0", tmp_path / "files", threads=2, slots=5, context=300)
     config = load(configure(setting, {"bench": 'Say "no".\nAlways.'}))
     assert (config.threads, config.slots, config.context, config.look_up) == (2, 5, 300, "off")

@@ -1,4 +1,4 @@
-"""The arithmetic of `make bench-serving`, on numbers that are known."""
+"""The arithmetic of `make bench-serving`, on known numbers."""
 
 import math
 
@@ -14,7 +14,7 @@ from tests.benchmarks.serving.report import Line, table
 
 
 def found(limit: int, most: int, fine: int = 8) -> tuple[int, list[int]]:
-    """What the search returns where loads up to `limit` go well, and what it tried."""
+    """The result of a search in which loads up to `limit` are good, and the loads that it tried."""
     trials: list[int] = []
     going = search(most, fine)
     load = next(going)
@@ -70,12 +70,12 @@ def test_one_slow_reply_in_two_hundred_is_no_99th_percentile() -> None:
     assert Trial.of(1, [slow, *[quick] * 50], 1.0).first_token == 9.0
 
 
-def test_a_ratio_is_made_round_by_round() -> None:
+def test_a_ratio_is_taken_round_by_round() -> None:
     assert ratio([10, 40], [20, 40]) == Figure((0.5, 1.0))
     assert ratio([10, 40], [20, 40]).shown(".2f") == "0.75 (0.50 to 1.00)"
 
 
-def test_a_line_says_whether_it_is_as_asked() -> None:
+def test_a_line_says_whether_its_bound_is_met() -> None:
     line = Line("speed", [9, 8, 7], [10, 10, 10], ratio([9, 8, 7], [10, 10, 10]), 0.75)
     assert str(line) == "| speed | 8 (7 to 9) | 10 (10 to 10) | 0.800 (0.700 to 0.900) | >= 0.75: yes |"
     assert str(line._replace(asked=0.9)).endswith("| >= 0.9: no |")

@@ -1,4 +1,4 @@
-"""The client of `make bench-serving` against the real server with a fake model, and against streams that go wrong."""
+"""The client of `make bench-serving` against the real server with a fake model, and against broken streams."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ def target(served: Served) -> Target:
 
 
 def answered(*pieces: bytes, tokens: int = 2) -> Timing:
-    """What the client makes of a server that sends these pieces, each by itself, and closes."""
+    """The client's result from a server that sends these pieces one by one and closes."""
 
     def serve() -> None:
         connection = listener.accept()[0]
@@ -108,7 +108,7 @@ def test_a_crowd_keeps_all_its_users_busy_until_the_last_reply_that_counts() -> 
     async def ask() -> Timing:
         nonlocal live, asked
         live, asked = live + 1, asked + 1
-        slow = asked % 7 == 0  # the others must not leave it alone in the end
+        slow = asked % 7 == 0  # the others keep it company to the end
         sent = time.monotonic()
         await asyncio.sleep(0.4 if slow else 0.05)
         beside, live = live, live - 1

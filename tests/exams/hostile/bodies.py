@@ -1,4 +1,4 @@
-"""Bodies that no client would send, for every endpoint that reads one, by hypothesis."""
+"""Fuzzed bodies for each endpoint that reads one, drawn by hypothesis."""
 
 import http.client
 import json
@@ -31,16 +31,16 @@ ALLOWED = {200, 204, 400, 401, 403, 404, 409, 413, 429}
 
 
 def bodies(path: str) -> st.SearchStrategy[bytes]:
-    """Bytes, JSON of any kind, and the path's own fields with anything in them."""
+    """Bytes, arbitrary JSON, and the path's own fields with arbitrary values."""
     seed, fields = SEEDS[path]
     mixed = st.dictionaries(st.sampled_from(fields), values).map(lambda value: json.dumps({**seed, **value}).encode())
     return st.binary(max_size=100) | values.map(lambda value: json.dumps(value).encode()) | mixed
 
 
 def fuzz(url: str, path: str, headers: Callable[[], Mapping[str, str]], examples: int) -> dict[int, int]:
-    """Post so many bodies; returns how often each status came. A status that is not allowed fails at once.
+    """Post `examples` bodies; returns the count of each status, and fails at one that is not allowed.
 
-    `headers` let the sender in; they are made anew where they no longer do.
+    `headers` makes the credentials, anew whenever they have expired.
     """
     counts: dict[int, int] = {}
     poster = Poster(url, path, headers)
@@ -58,7 +58,7 @@ def fuzz(url: str, path: str, headers: Callable[[], Mapping[str, str]], examples
 
 
 class Poster:
-    """Posts over one connection while the server keeps it open, as browsers do."""
+    """Posts over a kept-alive connection, as browsers do."""
 
     def __init__(self, url: str, path: str, headers: Callable[[], Mapping[str, str]]) -> None:
         self._netloc, self._path, self._renew = urlsplit(url).netloc, path, headers
@@ -66,32 +66,32 @@ class Poster:
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, body: bytes) -> tuple[int, bytes]:
-        """Status and content; a connection that was closed while it was idle is opened again."""
+        """Status and content; reconnects if the server closed the idle connection."""
         try:
             status, content = self._post(body)
         except (ConnectionError, http.client.HTTPException):
             self.close()
             status, content = self._post(body)
-        if status == 401:  # a widget's token lives for minutes
+        if status == 401:  # a widget's token expires after minutes
             self._headers = dict(self._renew())
             return self._post(body)
         return status, content
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
     def _post(self, body: bytes) -> tuple[int, bytes]:
-        self._connection = self._connection or http.client.HTTPConnection(self._netloc, timeout=30)
+        self._connection = self._connection or http.client.HTTPConnection(self._netloc, timeout=120)
         self._connection.request("POST", self._path, body, self._headers)
         response = self._connection.getresponse()
         return response.status, response.read()
 
 
 def rows(ledger: Path) -> int:
-    """How many replies the ledger has."""
+    """Number of rows in the ledger."""
     with closing(sqlite3.connect(ledger)) as database:
         count: int = database.execute("SELECT count(*) FROM requests").fetchone()[0]
     return count

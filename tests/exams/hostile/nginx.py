@@ -1,4 +1,4 @@
-"""A real nginx with its default settings in front of a server, and how long the first event takes through it."""
+"""A real nginx with default settings in front of a server, and the delay it adds to the first event."""
 
 import shutil
 import socket
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tests.server.web.test_lifecycle import STREAM, send
 
-# Nothing but what is needed to run beside another nginx and as any user: buffering and all else are nginx's defaults.
+# Only what running beside another nginx and as any user needs; buffering and all else are nginx's defaults.
 SETTINGS = """
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
@@ -31,20 +31,20 @@ DEFAULTS = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {url}; }
 
 
 def installed() -> bool:
-    """Whether there is an nginx."""
+    """Whether nginx is installed."""
     return shutil.which("nginx") is not None
 
 
 @contextmanager
 def proxy(url: str) -> Iterator[str]:
-    """An nginx that passes everything to `url`; gives its own address."""
+    """Run an nginx that proxies to `url`; yields its address."""
     port = free_port()
     with running(DEFAULTS.format(port=port, url=url), port):
         yield f"http://127.0.0.1:{port}"
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens to."""
+    """A free port of this machine."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -53,7 +53,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(servers: str, port: int) -> Iterator[None]:
-    """An nginx with these servers, one of which listens to the port."""
+    """Run an nginx with these server blocks, one of which listens on `port`."""
     with tempfile.TemporaryDirectory(prefix="secateur-nginx-") as folder:
         Path(folder).chmod(0o755)  # the workers run as another user
         settings = Path(folder) / "nginx.conf"
@@ -68,7 +68,7 @@ def running(servers: str, port: int) -> Iterator[None]:
 
 
 def _wait(port: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -79,7 +79,7 @@ def _wait(port: int) -> None:
 
 
 def first_events(url: str, count: int) -> list[float]:
-    """Seconds from the request to the first piece of text, sorted."""
+    """Seconds from request to first text, sorted."""
     taken = []
     for _ in range(count):
         started, raw = time.monotonic(), b""
@@ -95,7 +95,7 @@ def first_events(url: str, count: int) -> list[float]:
 
 
 def arrivals(url: str) -> list[float]:
-    """When each part of one streamed reply was received, in seconds since the first."""
+    """Arrival of each part of one streamed reply, in seconds after the first."""
     assert urlsplit(url).hostname
     with send(url, STREAM) as connection:
         times = []

@@ -1,4 +1,4 @@
-"""Hostile clients over raw sockets, for the exam at full size and for tests at a small one."""
+"""Hostile clients over raw sockets, at full size in the exam and at a small one in tests."""
 
 import http.client
 import json
@@ -19,9 +19,9 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer 
 
 
 def connect(url: str) -> socket.socket:
-    """A connection that waits at most ten seconds for anything."""
+    """A connection whose operations time out after two minutes."""
     parts = urlsplit(url)
-    return socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10)
+    return socket.create_connection((str(parts.hostname), parts.port or 0), timeout=120)
 
 
 def resident(pid: int) -> float:
@@ -31,11 +31,11 @@ def resident(pid: int) -> float:
 
 
 def seconds_of(url: str, count: int) -> list[float]:
-    """How long each of so many ordinary requests took, sorted; every one must succeed."""
+    """Durations of `count` ordinary requests in seconds, sorted; each must succeed."""
     taken = []
     for _ in range(count):
         started = time.monotonic()
-        with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)) as connection:
+        with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)) as connection:
             connection.request("POST", "/v1/chat/completions", json.dumps(ASK), {"Authorization": f"Bearer {KEY}"})
             response = connection.getresponse()
             response.read()
@@ -45,13 +45,13 @@ def seconds_of(url: str, count: int) -> list[float]:
 
 
 def percentile(taken: Sequence[float], part: float) -> float:
-    """The value below which this part of sorted values lies."""
+    """The quantile `part` of sorted values."""
     return taken[min(len(taken) - 1, int(part * len(taken)))]
 
 
 @contextmanager
 def slow_heads(url: str, count: int) -> Iterator[list[socket.socket]]:
-    """So many connections that have begun a request's head and do not end it."""
+    """Open `count` connections that begin a request's head and never finish it."""
     connections: list[socket.socket] = []
     try:
         for _ in range(count):
@@ -64,7 +64,7 @@ def slow_heads(url: str, count: int) -> Iterator[list[socket.socket]]:
 
 
 def trickle(connections: Sequence[socket.socket]) -> None:
-    """One more byte from each that is still open."""
+    """Send a byte on each open connection."""
     for connection in connections:
         try:
             connection.send(b"a")
@@ -72,14 +72,17 @@ def trickle(connections: Sequence[socket.socket]) -> None:
             continue
 
 
-def closed(connections: Sequence[socket.socket], seconds: float) -> int:
-    """How many of them the server has closed within so many seconds, while each goes on sending a byte a second."""
+def closed(connections: Sequence[socket.socket], seconds: float = 120.0, enough: int | None = None) -> int:
+    """Number of connections that the server closes while each sends a byte a second.
+
+    Returns once `enough` are closed (by default all of them), or after `seconds`.
+    """
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             connection.setblocking(False)
             selector.register(connection, selectors.EVENT_READ)
         gone, deadline, spoke = 0, time.monotonic() + seconds, 0.0
-        while gone < len(connections) and time.monotonic() < deadline:
+        while gone < (enough or len(connections)) and time.monotonic() < deadline:
             if time.monotonic() - spoke > 1:
                 trickle(connections)
                 spoke = time.monotonic()
@@ -90,7 +93,7 @@ def closed(connections: Sequence[socket.socket], seconds: float) -> int:
 
 
 def huge_header(url: str, size: int) -> bytes:
-    """What comes back for a header of so many bytes; empty if the server cuts the connection first."""
+    """Response to a header of `size` bytes; empty if the server cuts the connection first."""
     with connect(url) as connection:
         sent, block = 0, b"a" * (1 << 16)
         try:
@@ -104,7 +107,7 @@ def huge_header(url: str, size: int) -> bytes:
 
 
 def huge_body(url: str, declared: int, sent: int) -> bytes:
-    """What comes back for a body that is declared so large, of which so much is sent."""
+    """Response to a body of which `declared` bytes are announced and at most `sent` are sent."""
     with connect(url) as connection:
         try:
             connection.sendall(HEAD + f"Content-Length: {declared}\r\n\r\n".encode())
@@ -116,7 +119,7 @@ def huge_body(url: str, declared: int, sent: int) -> bytes:
 
 
 def never_read(url: str) -> socket.socket:
-    """A connection that has asked for far more than any buffer holds, and reads none of it."""
+    """A connection that requests far more than any buffer holds and never reads."""
     parts = urlsplit(url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -127,17 +130,17 @@ def never_read(url: str) -> socket.socket:
         for _ in range(100):
             connection.sendall(request * 100)
     except OSError:
-        pass  # the server stopped to read, as it should
+        pass  # the server stopped reading, as it should
     return connection
 
 
 def descriptors(pid: int) -> int:
-    """Open files and connections of a process."""
+    """Number of a process's open files and connections."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def settle(condition: Callable[[], bool], seconds: float) -> float | None:
-    """How long it took until the condition held, or None if it never did."""
+    """Seconds until the condition held, or None if it did not within `seconds`."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > seconds:
@@ -154,7 +157,7 @@ def _answer(connection: socket.socket) -> bytes:
 
 
 def cut(connection: socket.socket) -> bool:
-    """Send one byte more to a connection that does not block; whether the server has closed it."""
+    """Send a byte on a non-blocking connection; returns whether the server has closed it."""
     try:
         connection.send(b"a")
         return connection.recv(65536) == b""
@@ -167,7 +170,7 @@ def cut(connection: socket.socket) -> bool:
 def answers(url: str) -> bool:
     """Whether the server answers a new connection."""
     try:
-        with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)) as connection:
+        with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)) as connection:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):

@@ -1,4 +1,4 @@
-"""Secrets planted wherever a caller can plant them, and where they may be found: nowhere."""
+"""Plants secrets in every field a caller controls, and looks for them in logs, files, metrics and answers."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from tests.support.harness import KEY
 
 
 class Found(Struct):
-    """In how many of what was looked at a planted secret or a key stood."""
+    """How many log lines, metrics, files and answers hold a planted secret or a key."""
 
     log_lines: int
     metrics: int
     files: int
     answers: int
     looked_at: tuple[int, int, int, int]
-    """Lines of the log, bytes of metrics, files of the ledger and of ratings, answers."""
+    """Number of log lines, bytes of metrics, files of ledger and ratings, answers."""
 
     @property
     def good(self) -> bool:
-        """Nowhere, and there was something to look at."""
+        """Whether sources were searched and none held a secret."""
         return not (self.log_lines + self.metrics + self.files + self.answers) and min(self.looked_at) > 0
 
 
 def exam(folder: Path) -> Found:
-    """With every line that the server can log."""
+    """Plant secrets in a server that logs in JSON at level info, and search."""
     with serving(folder, log="json", log_level="info") as server:
         server.ready()
         answers = plant(server)

@@ -1,4 +1,4 @@
-"""The wall clock is set back an hour and forward a day while streams run: durations and budgets take no notice."""
+"""Sets the wall clock back an hour and forward a day during streams; durations and budgets must not notice."""
 
 import sqlite3
 from collections.abc import Callable
@@ -19,29 +19,29 @@ DAY = 86400
 
 
 class Jumps(Struct):
-    """What was found after the clock was set five times."""
+    """The ledger after five jumps of the clock."""
 
     served: int
     refused: int
     negative: int
-    """Rows with a negative duration, or that ended before they began."""
+    """Rows with a negative duration or an end before their beginning."""
     misplaced: int
-    """Rows that count in another day than that of their opening."""
+    """Rows counted in another day than that of their opening."""
     used: tuple[int, ...]
-    """Tokens of each day, of which there were two."""
+    """Tokens of each of the two days."""
     again: int
-    """Requests that were served on a day whose budget was used up, after the clock had left it and come back."""
+    """Requests served on a day with an exhausted budget, after the clock left it and came back."""
     different: int
 
     @property
     def good(self) -> bool:
-        """Nothing negative, each day's budget used once and no further."""
+        """Whether no duration is negative and each day's budget was used exactly once."""
         once = len(self.used) == 2 and all(LIMIT * 0.9 < tokens <= LIMIT for tokens in self.used)
         return once and not (self.negative + self.misplaced + self.again + self.different)
 
 
 class Clock:
-    """The time in the server's process."""
+    """The wall clock of the server's process."""
 
     def __init__(self, folder: Path) -> None:
         now = datetime.now(UTC)
@@ -51,14 +51,14 @@ class Clock:
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """Let it be so long after today's noon."""
+        """Set it to `seconds` after today's noon."""
         beside = self.file.with_suffix(".new")
         beside.write_text(f"{self._noon + seconds:+d}")
         beside.replace(self.file)
 
 
 def exam(folder: Path, *, requests: int) -> Jumps:
-    """Two days, whose budgets are used up under jumps."""
+    """Exhaust the budgets of two days while the clock jumps."""
     folder.mkdir(exist_ok=True)
     clock = Clock(folder)
     settings = {"clock": clock.file, "day": LIMIT, "tokens": 60, "step": 0.02}
@@ -78,7 +78,7 @@ def exam(folder: Path, *, requests: int) -> Jumps:
 
 
 def under_way(server: Server, requests: int, jump: Callable[[], None]) -> list[Read]:
-    """So many requests at once; the clock is set while they are streamed."""
+    """Stream `requests` requests at once, and set the clock meanwhile."""
     with ThreadPoolExecutor(requests) as pool:
         running = [pool.submit(ask, server.url) for _ in range(requests)]
         until(lambda: server.metric("secateur_requests_running") > 3)
@@ -87,7 +87,7 @@ def under_way(server: Server, requests: int, jump: Callable[[], None]) -> list[R
 
 
 def judged(path: Path, reads: list[Read], again: list[Read]) -> Jumps:
-    """What the ledger has of it."""
+    """The findings in the ledger."""
     with closing(sqlite3.connect(path)) as database:
         rows = database.execute(
             "SELECT day, opened_at, closed_at, coalesce(first_token_seconds, 0), duration_seconds FROM requests"

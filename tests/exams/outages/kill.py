@@ -1,4 +1,4 @@
-"""kill -9 at random, again and again, while streams run: the ledger is exact, and the server comes back by itself."""
+"""Repeated kill -9 at random moments during streams: the ledger stays exact and the server recovers by itself."""
 
 import random
 import sqlite3
@@ -21,38 +21,38 @@ COLUMNS = "request_id, state, prompt_tokens, cached_tokens, output_tokens"
 
 
 class Result(Struct):
-    """What was found over all rounds."""
+    """Findings over all rounds."""
 
     rounds: int = 0
     settled: int = 0
     cut: int = 0
     wrong: int = 0
-    """Settled rows that differ from the usage that the client was told."""
+    """Settled rows that differ from the usage reported to the client."""
     missing: int = 0
-    """Tokens that clients got and the ledger does not have."""
+    """Tokens that clients received and the ledger lacks."""
     ahead: int = 0
-    """The most tokens of one cut stream that the ledger has and its client did not get."""
+    """The most tokens of one cut stream that the ledger counts and the client did not receive."""
     slowest: float = 0.0
-    """Seconds that a start takes beyond imports and the model: the ledger, its recovery, and the listeners."""
+    """Start-up seconds beyond imports and the model: ledger, recovery and listeners."""
     damaged: int = 0
     different: int = 0
-    """Rounds after which `secateur reconcile` found a difference."""
+    """Rounds after which `secateur reconcile` reported a difference."""
 
     @property
     def good(self) -> bool:
-        """Whether everything holds that must."""
+        """Whether the ledger is exact in every round."""
         broken = self.wrong + self.missing + self.damaged + self.different
         return not broken and self.ahead <= 1 and self.slowest < 2 and self.settled > 0 and self.cut > 0
 
 
 def on_postgres(folder: Path, *, rounds: int, streams: int) -> Result | None:
-    """With the ledger in a PostgreSQL, which goes on; None where it is not installed."""
+    """The exam with its ledger in PostgreSQL, which keeps running; None if it is not installed."""
     with running() as socket:
         return exam(folder, rounds=rounds, streams=streams, url=new_database(socket)) if socket else None
 
 
 def exam(folder: Path, *, rounds: int, streams: int, seed: int = 1, url: str = "") -> Result:
-    """Run it; the folder keeps the ledger, or the database at `url`."""
+    """Run the exam with a ledger in `folder`, or in the database at `url`."""
     draw, result = random.Random(seed), Result()
     path = folder / "ledger"
     where = url or str(path / "usage.sqlite3")
@@ -75,7 +75,7 @@ def exam(folder: Path, *, rounds: int, streams: int, seed: int = 1, url: str = "
 
 
 def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
-    """Streams, each client's next after its last, until a kill at a random moment."""
+    """Clients stream one reply after another until a kill at a random moment."""
     reads: list[Read] = []
 
     def client() -> None:
@@ -85,7 +85,7 @@ def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
     threads = [threading.Thread(target=client) for _ in range(streams)]
     for thread in threads:
         thread.start()
-    with suppress(AssertionError):  # a busy machine: then few have ended
+    with suppress(AssertionError):  # on a busy machine few have ended by then
         enough = draw.randrange(2 * streams)
         until(lambda: sum(read.done for read in list(reads)) >= enough)
     time.sleep(draw.uniform(0, 0.3))
@@ -96,7 +96,7 @@ def load(server: Server, streams: int, draw: random.Random) -> list[Read]:
 
 
 def compare(where: str, reads: list[Read], result: Result) -> None:
-    """Hold what clients read against the ledger as the kill left it, before anybody repairs anything."""
+    """Compare what clients read with the ledger as the kill left it, before recovery."""
     columns = f"SELECT {COLUMNS} FROM requests"
     rows: dict[str, Any]
     if "://" in where:

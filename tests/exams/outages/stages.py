@@ -1,4 +1,4 @@
-"""Every kind of stage, killed at random moments and on a disk that fills, must end with the bytes of a quiet run."""
+"""Every stage, killed at random moments and on a disk that fills, must produce the bytes of an undisturbed run."""
 
 import hashlib
 import multiprocessing
@@ -22,9 +22,9 @@ from tests.pruning.stages.structured.test_vocabulary import save, sentences, wor
 TRAINED = "tokens = 256\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2"
 HALF = "sparsity = 0.5"
 SIZE = 100
-"""KiB of the disk at first, which not even the base fits on."""
+"""Initial size of the disk in KiB: too small even for the base."""
 PRELOADED = [__name__, "pruning.run.pipeline", "transformers.models.llama.modeling_llama"]
-"""What a server imports once for all the processes, hundreds of them, that it forks."""
+"""Modules that the fork server imports once for hundreds of processes."""
 FULL = "secateur: the disk is full: free some space and run the same command again"
 
 
@@ -71,29 +71,29 @@ STAGES = {
 
 
 class Stages(Struct):
-    """What the runs came to, all kinds of stages together."""
+    """Totals over all stages."""
 
     kinds: int
     kills: int
     full: int
-    """Runs that met a full disk."""
+    """Runs that ran out of disk."""
     unsaid: int
-    """Of these, runs that did not end with the sentence that says so."""
+    """Those without an error message that says so."""
     died: int
-    """Of these, runs that ended by a signal."""
+    """Those that ended by a signal."""
     left: int
-    """Of these, runs that left an output or a half-written file."""
+    """Those that left an output or a half-written file."""
     different: int
-    """Artifacts that differ from those of a run which nobody disturbed."""
+    """Artifacts that differ from those of an undisturbed run."""
 
     @property
     def good(self) -> bool:
-        """Every fault was met, and none had an effect."""
+        """Whether every fault occurred and none had an effect."""
         return self.kills > 0 and self.full > 0 and not self.unsaid + self.died + self.left + self.different
 
 
 def exam(folder: Path, names: Iterable[str] = tuple(STAGES), *, kills: int, growth: float) -> Stages | None:
-    """Each kind of stage of `names`; a disk that is full grows by `growth`. None where no small one can be mounted."""
+    """Run the stages of `names`; a full disk grows by `growth`. None if no small file system can be mounted."""
     found = Stages(0, 0, 0, 0, 0, 0, 0)
     generator = random.Random(0)
     model = save(folder / "base" / "model")
@@ -118,7 +118,7 @@ def exam(folder: Path, names: Iterable[str] = tuple(STAGES), *, kills: int, grow
 
 
 def killed(recipe: Path, target: Path, moments: list[float]) -> int:
-    """Kill as many runs, each after so many seconds, then let one end; returns how many were under way."""
+    """Kill a run after each of `moments`, in seconds, then let one finish; returns how many were killed under way."""
     count = 0
     for seconds in moments:
         process = start(recipe, target)
@@ -131,7 +131,7 @@ def killed(recipe: Path, target: Path, moments: list[float]) -> int:
 
 
 def filled(recipe: Path, disk: Path, growth: float, found: Stages) -> None:
-    """Run until the disk is full, let it grow by `growth`, and so on to the end; what was wrong goes into `found`."""
+    """Run until the disk is full, grow it by `growth`, and repeat until a run finishes; counts faults in `found`."""
     size = SIZE
     while (code := run(recipe, disk, errors := disk.parent / "errors")) != 0:
         assert size < 100_000, errors.read_text()
@@ -150,7 +150,7 @@ def filled(recipe: Path, disk: Path, growth: float, found: Stages) -> None:
 
 @contextmanager
 def small(disk: Path) -> Iterator[Path | None]:
-    """A file system of `SIZE` at `disk`, or None where none can be mounted."""
+    """Mount a file system of `SIZE` at `disk`; yields None if that is not possible."""
     disk.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}k", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
@@ -163,7 +163,7 @@ def small(disk: Path) -> Iterator[Path | None]:
 
 
 def run(recipe: Path, target: Path, errors: Path | None = None) -> int:
-    """Carry out `recipe` in a process of its own; returns its exit code, below 0 for a signal."""
+    """Run `recipe` in a process of its own; returns its exit code, negative for a signal."""
     process = start(recipe, target, errors)
     process.join()
     assert process.exitcode is not None
@@ -171,7 +171,7 @@ def run(recipe: Path, target: Path, errors: Path | None = None) -> int:
 
 
 def start(recipe: Path, target: Path, errors: Path | None = None) -> BaseProcess:
-    """A process that carries out `recipe` into `target`, what it prints in a file there or in `errors`."""
+    """Start a process that runs `recipe` into `target`; its output goes to a file there or to `errors`."""
     target.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -181,7 +181,7 @@ def start(recipe: Path, target: Path, errors: Path | None = None) -> BaseProcess
 
 
 def _work(recipe: Path, target: Path, errors: Path | None) -> None:
-    torch.set_num_threads(1)  # so that sums are those of the undisturbed run
+    torch.set_num_threads(1)  # sums must be those of the undisturbed run
     with (errors or target / "errors").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         os.dup2(log.fileno(), 2)
         code = main(["prune", str(recipe), "--output", str(target / "out"), "--base-cache", str(target / "base")])
@@ -189,6 +189,6 @@ def _work(recipe: Path, target: Path, errors: Path | None) -> None:
 
 
 def digests(target: Path) -> Mapping[str, str]:
-    """SHA-256 of the files of the artifact, but for the two that say when it was made."""
+    """SHA-256 of the artifact's files, except the two that record when it was made."""
     files = (path for path in (target / "out").iterdir() if path.name not in ("lineage.json", "bom.cdx.json"))
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

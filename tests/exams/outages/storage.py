@@ -1,4 +1,4 @@
-"""A ledger that cannot be written, because the disk is full or another program holds the file; and what it costs."""
+"""An unwritable ledger, on a full disk or locked by another program; and the cost of metering."""
 
 import sqlite3
 import statistics
@@ -21,30 +21,30 @@ SHORT = {**PROMPT, "max_tokens": 1}
 
 
 class Outage(Struct):
-    """What happened while the ledger could not be written, and after."""
+    """What happened while the ledger was unwritable, and afterwards."""
 
     refused: int
-    """Requests answered 503 meanwhile."""
+    """Requests answered 503 during the outage."""
     other: int
-    """Requests answered anything else meanwhile."""
+    """Requests answered otherwise during the outage."""
     crashed: bool
     cut: int
-    """Streams that ran when it began and did not end as they should."""
+    """Streams running at its start that did not end properly."""
     wrong: int
-    """Replies whose usage differs from their row."""
+    """Replies whose reported usage differs from their row."""
     recovered: float
     """Seconds from its end until a request was served again."""
     different: int
 
     @property
     def good(self) -> bool:
-        """503, no crash, nothing lost, and well again by itself."""
+        """Whether it answered 503, did not crash, lost nothing and recovered by itself."""
         broken = self.other + self.cut + self.wrong + self.different + self.crashed
         return not broken and self.refused > 0 and self.recovered < 5
 
 
 def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], *, seconds: float) -> Outage:
-    """Streams run; `begin` makes the ledger unwritable and returns what ends that."""
+    """Run streams during an outage: `begin` makes the ledger unwritable and returns the function that ends it."""
     with serving(folder, ledger=ledger, step=0.02, tokens=100) as server:
         server.ready()
         with ThreadPoolExecutor(8) as pool:
@@ -84,7 +84,7 @@ def _wrong(ledger: Path, read: Read) -> bool:
 
 
 def full(folder: Path, *, seconds: float) -> Outage | None:
-    """On a small file system that is filled to its last byte; None where it may not be mounted."""
+    """A full disk: a small file system filled to its last byte; None if it cannot be mounted."""
     disk = folder / "disk"
     disk.mkdir(parents=True)
     mounted = subprocess.run(
@@ -106,11 +106,11 @@ def full(folder: Path, *, seconds: float) -> Outage | None:
 
 
 def locked(folder: Path, *, seconds: float) -> Outage:
-    """Another program holds a write transaction."""
+    """A locked database: another program holds a write transaction."""
     path = folder / "usage.sqlite3"
 
     def lock() -> Callable[[], None]:
-        other = sqlite3.connect(path, timeout=20, isolation_level=None)
+        other = sqlite3.connect(path, timeout=120, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
 
         def unlock() -> None:
@@ -123,24 +123,24 @@ def locked(folder: Path, *, seconds: float) -> Outage:
 
 
 class Cost(Struct):
-    """Tokens a second, the median of several runs each."""
+    """Throughput in tokens a second, medians of several runs."""
 
     metered: float
     unmetered: float
 
     @property
     def ratio(self) -> float:
-        """With metering to without."""
+        """Throughput with metering divided by that without."""
         return self.metered / self.unmetered
 
     @property
     def good(self) -> bool:
-        """Three parts of a hundred at most."""
+        """Whether metering costs at most 3 %."""
         return self.ratio >= 0.97
 
 
 def cost(folder: Path, *, runs: int, replies: int, streams: int = 8) -> Cost:
-    """The same load with and without the ledger's writes, in turns, with 20 ms for a step."""
+    """Run the same load with and without the ledger's writes, in turns, at 20 ms a step."""
     speeds: dict[bool, list[float]] = {True: [], False: []}
     with _both(folder, streams) as servers:
         for _ in range(runs):
@@ -159,7 +159,7 @@ def _both(folder: Path, streams: int) -> Iterator[dict[bool, Server]]:
 
 
 def speed(server: Server, streams: int, replies: int) -> float:
-    """Tokens a second over `replies` replies of each of so many clients."""
+    """Tokens a second of `streams` clients that each read `replies` replies."""
     tokens, lock = [0], threading.Lock()
 
     def client() -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.exams.servers.exam_server FOLDER [SETTING=VALUE ...]`: the real server, its engine faked.
 
-The runner gives every sequence 10 letters over and over, `step` seconds a forward pass, so that a client knows how
-many tokens it was given: one a letter. `metered=0` leaves the ledger's writes out, to measure what they cost.
+The runner repeats ten letters, one token each, at `step` seconds a forward pass, so that a client can count its tokens.
+`metered=0` leaves the ledger's writes out, to measure their cost.
 """
 
 import sys
@@ -23,7 +23,7 @@ SCRIPT = "0123456789"
 
 
 class Unmetered(Ledger):
-    """Grants everything and writes nothing."""
+    """A ledger that grants everything and writes nothing."""
 
     def open(self, opening: Opening) -> "Future[Admission]":
         return _done(Admission(opening.wanted, "2026-11-25"))
@@ -42,7 +42,7 @@ def _done(value: Any) -> "Future[Any]":
 
 
 class Cycle(ScriptRunner):
-    """The script from its beginning, for ever."""
+    """Repeats the whole script."""
 
     def reply(self, sequence: Any) -> int:
         index: int = sequence.generated % len(self.script)
@@ -50,7 +50,7 @@ class Cycle(ScriptRunner):
 
 
 def main(folder: Path, settings: dict[str, str]) -> None:
-    """Serve until told to stop, with skills whose limits and length the settings say."""
+    """Serve until a signal, with skills limited by the settings."""
     step, tokens, budget = (
         float(settings.pop("step", "0.002")),
         int(settings.pop("tokens", "64")),

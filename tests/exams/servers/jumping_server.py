@@ -1,6 +1,6 @@
 """`python -m tests.exams.servers.jumping_server FOLDER clock=FILE [SETTING=VALUE ...]`: the exam server, clock off.
 
-Its wall clock is off by the seconds that the file says at each moment; its monotonic clock goes on as ever.
+Its wall clock is offset by the seconds in the file, read at each call; its monotonic clock is not.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def shifted(file: Path, real: Callable[[], float]) -> Callable[[], float]:
-    """A clock that is `real`'s, and off."""
+    """The clock `real`, offset by the file's seconds."""
     return lambda: real() + int(file.read_text())
 
 
@@ -20,4 +20,4 @@ if __name__ == "__main__":
     time.time = shifted(Path(settings.pop("clock")), time.time)
     import_module("tests.exams.servers.exam_server").main(
         Path(sys.argv[1]), settings
-    )  # only now: some bind the clock at import
+    )  # imported now: some modules bind the clock at import

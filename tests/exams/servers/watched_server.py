@@ -1,4 +1,4 @@
-"""`python -m tests.exams.servers.watched_server FOLDER ...`: logs whom the exams' server asks and starts."""
+"""`python -m tests.exams.servers.watched_server FOLDER ...`: the exam server, logging connections and children."""
 
 import runpy
 import sys
@@ -8,7 +8,7 @@ WATCHED = {"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "subp
 
 
 def told(event: str, arguments: tuple[Any, ...]) -> None:
-    """One line for each."""
+    """Log one line for each audit event."""
     if event in WATCHED:
         print("asked", event, arguments[-1], flush=True)
 

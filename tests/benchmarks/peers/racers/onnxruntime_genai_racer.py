@@ -1,4 +1,4 @@
-"""onnxruntime-genai on what its own model builder made: `... MODEL_DIRECTORY THREADS`."""
+"""onnxruntime-genai on the output of its own model builder: `... MODEL_DIRECTORY THREADS`."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
-"""What every racer is told and answers: one line of JSON each; only the standard library, as it runs in any venv.
+"""The racers' protocol, one line of JSON each way; standard library only, since it runs in any environment.
 
-A line asks {"batch": prompts at once, "prompt": tokens of each, "tokens": new tokens for each}; the answer is
+A request is {"batch": prompts at once, "prompt": tokens of each, "tokens": new tokens for each}; the answer is
 {"seconds": wall time until the last token}. A racer sleeps while it waits for a line.
 """
 
@@ -13,16 +13,16 @@ from collections.abc import Callable
 
 Ids = list[int]
 Generate = Callable[[list[Ids], int], None]
-"""Makes so many new tokens, greedily and past any end, for each prompt of a batch."""
+"""`(prompts, tokens)`: decode `tokens` new ids for each prompt, greedily and past any stop id."""
 
 LOWEST, HIGHEST = 100, 40000
-"""Ids that are ordinary tokens of the model's vocabulary."""
+"""Ids of ordinary tokens, from which prompts are drawn."""
 
 
 def race(generate: Generate) -> None:
-    """Answer lines until there are no more; every prompt is drawn anew, so that no cache has it."""
+    """Answer requests until standard input ends; each prompt is drawn anew, so that no prefix cache holds it."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries that print must not be taken for an answer
+    os.dup2(2, 1)  # a library's prints must not be read as an answer
     draw = random.Random(os.getpid())
     answers.write(json.dumps({"ready": True}) + "\n")
     answers.flush()

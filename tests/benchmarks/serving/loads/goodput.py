@@ -1,7 +1,7 @@
-"""How many streams at once the server and llama-server hold within guidellm's bounds for chat, found in turns.
+"""Goodput: concurrent streams that the server and llama-server hold within guidellm's bounds for chat, in turns.
 
-The same system prompt, questions and number of new tokens; each server begins anew for each trial, with as many slots
-as there are users. Ours has the prompt as a skill's, llama-server is sent it with each question.
+The same system prompt, questions and number of new tokens; each trial starts a fresh server with a slot for each user.
+Ours has the prompt in its skill; llama-server receives it with each question.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Start = Callable[[int], AbstractContextManager[Target]]
 
 
 class Racer:
-    """A server whose limit is searched for; `start` makes it with so many slots."""
+    """A server whose limit is searched for; `start(slots)` launches it."""
 
     def __init__(self, name: str, start: Start, options: Options) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Racer:
         self._users = next(self._search)
 
     def turn(self) -> None:
-        """One trial, where the limit is not known yet."""
+        """Run the next trial, unless the limit is known."""
         if self.limit is not None:
             return
         with self._start(self._users) as target:
@@ -48,7 +48,7 @@ class Racer:
 
 
 def measure(options: Options) -> list[Line]:
-    """One line for each number of threads that llama-server is given."""
+    """One report line for each thread count of llama-server."""
     prompt = system(WORDS, "bench")
 
     def start_ours(users: int) -> AbstractContextManager[Target]:
@@ -70,14 +70,14 @@ def measure(options: Options) -> list[Line]:
 
 
 def line(name: str, mine: Racer, peer: Racer) -> Line:
-    """Against a peer that holds not even one stream, it counts as holding one."""
+    """The report line; a peer that holds no stream counts as holding one."""
     assert mine.limit is not None
     assert peer.limit is not None
     return Line(name, [mine.limit], [peer.limit], Figure((mine.limit / max(1, peer.limit),)), ASKED)
 
 
 async def attempt(target: Target, users: int, seconds: float) -> Trial:
-    """So many users for so long; nobody was answered where it takes far longer than that."""
+    """A trial of `users` for `seconds`; a server that takes far longer counts as answering nobody."""
     asked = questions(users)
 
     async def ask() -> Timing:
@@ -85,8 +85,8 @@ async def attempt(target: Target, users: int, seconds: float) -> Trial:
 
     try:
         async with asyncio.timeout(PATIENCE * seconds):
-            for _ in range(WARMING):  # the system prompt is computed, and pages are in memory
+            for _ in range(WARMING):  # warms the prefix cache and the page cache
                 await ask()
             return Trial.of(users, await crowd(ask, users, seconds), seconds)
-    except TimeoutError:  # threads that spin beside others' can take minutes for one reply
+    except TimeoutError:  # spinning threads on shared cores can take minutes for a reply
         return Trial.of(users, (), seconds)

@@ -1,7 +1,7 @@
-"""Chat over HTTP as many users at once see it: one event loop, plain sockets, and the times of all that arrives.
+"""An HTTP load generator for chat: one event loop, plain sockets, a timestamp for each event.
 
-Knows OpenAI's streams and nothing of who answers. TTFT is from the request sent to the first event with text, ITL each
-gap between two events with text, both at the client, as `vllm bench serve` and guidellm define them.
+Knows OpenAI's stream format and no particular server. TTFT is the time from the request to the first event with text,
+ITL each gap between two events with text, both at the client, as `vllm bench serve` and guidellm define them.
 """
 
 import asyncio
@@ -19,41 +19,41 @@ ENDS = {"0": -100, "1": -100, "2": -100}
 
 
 class LoadError(Exception):
-    """A reply was refused, cut short, or had another length than asked."""
+    """A reply was refused, cut short, or not of the requested length."""
 
 
 class Timing(NamedTuple):
-    """One reply; times are seconds of the monotonic clock."""
+    """Timestamps of one reply, in seconds of the monotonic clock."""
 
     sent: float
     events: tuple[float, ...]
-    """When each event with text arrived."""
+    """Arrival of each event with text."""
     prompt: int
     cached: int
     tokens: int
 
     @property
     def first_token(self) -> float:
-        """Seconds to the first text."""
+        """TTFT in seconds."""
         return self.events[0] - self.sent
 
     @property
     def gaps(self) -> Iterator[float]:
-        """Seconds between each event and the one before."""
+        """ITL: seconds between consecutive events with text."""
         return (later - earlier for earlier, later in itertools.pairwise(self.events))
 
 
 class Target(NamedTuple):
-    """Who is asked, and with what before the question."""
+    """A server's address and the request around a question."""
 
     port: int
     model: str = "bench"
     key: str = ""
     system: str = ""
-    """Sent by the client; empty where the server adds its own."""
+    """System prompt sent by the client; empty where the server adds its own."""
 
     def request(self, question: str, tokens: int) -> bytes:
-        """One whole HTTP request."""
+        """The bytes of one HTTP request."""
         said = [{"role": "system", "content": self.system}] * bool(self.system)
         body = json.dumps(
             {
@@ -78,7 +78,7 @@ class Target(NamedTuple):
 
 
 class _Exchange(asyncio.Protocol):
-    """A connection of its own for one request; `done` has the times, or LoadError."""
+    """A connection for one request; `done` resolves to its times, or raises LoadError."""
 
     def __init__(self, request: bytes) -> None:
         self.done: asyncio.Future[Timing] = asyncio.get_running_loop().create_future()
@@ -107,7 +107,7 @@ class _Exchange(asyncio.Protocol):
         self._fail(f"{self._status}: the reply was cut short: {exc or self._rest[:300]!r}")
 
     def _line(self, line: bytes, now: float) -> None:
-        """One line of the answer; those of the chunked encoding and of the headers say nothing."""
+        """Read one line of the response; headers and chunk sizes are skipped."""
         if not self._status:
             self._status = line.decode()
         elif line == b"data: [DONE]":
@@ -135,7 +135,7 @@ class _Exchange(asyncio.Protocol):
 
 
 async def reply(target: Target, question: str, tokens: int) -> Timing:
-    """Ask one question and read the whole answer, which must have so many tokens."""
+    """Ask one question and read its stream; raises LoadError unless it has `tokens` tokens."""
     exchange = _Exchange(target.request(question, tokens))
     transport, _ = await asyncio.get_running_loop().create_connection(lambda: exchange, "127.0.0.1", target.port)
     try:
@@ -148,14 +148,14 @@ async def reply(target: Target, question: str, tokens: int) -> Timing:
 
 
 async def together(target: Target, questions: list[str], tokens: int) -> list[Timing]:
-    """All questions at the same moment."""
+    """Ask all questions at once; returns their times."""
     return list(await asyncio.gather(*(reply(target, question, tokens) for question in questions)))
 
 
 async def crowd(ask: Callable[[], Any], users: int, seconds: float) -> list[Timing]:
-    """So many users who each `ask` again as soon as they are answered; returns the replies begun in the time.
+    """`users` who each `ask` again once answered, for `seconds`; returns the replies that began in that time.
 
-    They begin spread over a second, which does not count; nobody leaves before the last reply that counts has ended.
+    They start spread over a second, which does not count, and go on until the last counted reply has ended.
     """
     begin = time.monotonic() + SPREAD_SECONDS
     counted: list[Timing] = []

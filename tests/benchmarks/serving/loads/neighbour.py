@@ -1,6 +1,6 @@
-"""What is left of two threads' speed while another process eats the last core; a fair share of it is three quarters.
+"""Speed of two threads while another process occupies the last core; a fair share is three quarters.
 
-This engine and llama.cpp, without HTTP, decode one stream with as many threads as there are cores, in turns.
+This engine and llama.cpp, without HTTP, decode one stream with a thread for each core, in turns.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ FLOOR = 0.6
 
 
 def measure(options: Options) -> list[Line]:
-    """One line for each racer."""
+    """One report line for each racer."""
     threads = str(count(options.cores))
     peer = next(peer for peer in PEERS if peer.name == "xllamacpp")
     commands = {
@@ -53,14 +53,14 @@ def measure(options: Options) -> list[Line]:
 
 
 def rate(racer: Racer) -> float:
-    """Tokens a second of one stream, without its prompt."""
+    """Decoded tokens a second of one stream, its prefill excluded."""
     first = racer.seconds(batch=1, prompt=PROMPT, tokens=1)
     return TOKENS / max(racer.seconds(batch=1, prompt=PROMPT, tokens=TOKENS + 1) - first, 1e-9)
 
 
 @contextmanager
 def busy(cores: str) -> Iterator[None]:
-    """Another process that never sleeps, on the last of the cores."""
+    """Run a process that never sleeps on the last core."""
     last = cores.split("-")[-1]
     process = subprocess.Popen(["taskset", "--cpu-list", last, sys.executable, "-c", "while True: pass"])
     try:

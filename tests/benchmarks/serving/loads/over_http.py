@@ -1,4 +1,4 @@
-"""Tokens a second of the server over HTTP beside those of its engine alone, in turns: what the server itself costs."""
+"""Throughput of the server over HTTP against its engine alone, in turns: the cost of the server itself."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ ASKED = 0.9
 
 
 def measure(options: Options) -> list[Line]:
-    """One line."""
+    """The report line."""
     prompt, asked = system(WORDS, "bench"), questions(1)
     both = (options.setting("over-http"), options.setting("alone"))
     with ours(both[0], {"bench": prompt}) as target, alone(both[1], "bench", prompt) as engine:
@@ -24,7 +24,7 @@ def measure(options: Options) -> list[Line]:
             chosen = list(itertools.islice(asked, STREAMS))
             timings = asyncio.run(together(target, chosen, TOKENS))
             seconds = engine.seconds(chosen, TOKENS)
-            if number:  # the first computes the skill's prompt
+            if number:  # the first fills the prefix cache with the skill's prompt
                 served.append(rate(timings))
                 bare.append(STREAMS * TOKENS / seconds)
                 options.say(f"round {number}: over HTTP {served[-1]:.0f} tokens/s, engine alone {bare[-1]:.0f}")

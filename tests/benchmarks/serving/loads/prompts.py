@@ -1,4 +1,4 @@
-"""System prompts of a wished length and questions that differ, so that no cache has the whole of a prompt."""
+"""System prompts of a given length and distinct questions, so that no prefix cache holds a whole prompt."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ PLACES = ("Lisbon", "Bergen", "Toronto", "Osaka", "Nairobi", "Quito", "Perth", "
 
 
 def system(words: int, name: str) -> str:
-    """A system prompt of at least so many words, which begins differently for each `name`."""
+    """A system prompt of at least `words` words; prompts of different `name`s share no prefix."""
     text = f"You are the help desk {name}."
     for rule, subject in itertools.cycle(itertools.product(RULES, SUBJECTS)):
         if len(text.split()) >= words:
@@ -31,7 +31,7 @@ def system(words: int, name: str) -> str:
 
 
 def questions(seed: int = 0) -> Iterator[str]:
-    """Short questions without end, no two alike."""
+    """An endless iterator of distinct short questions."""
     draw = random.Random(seed)
     for number in itertools.count():
         question = draw.choice(QUESTIONS).format(draw.choice(SUBJECTS))

@@ -1,6 +1,6 @@
-"""Time to the first token over HTTP with a skill's prompt of a thousand tokens: known to the cache, and new to it.
+"""TTFT over HTTP with a skill's prompt of a thousand tokens: in the prefix cache, and not in it.
 
-Each round has a skill of its own, so its first question finds nothing in the cache and its second finds the prompt.
+Each round has a skill of its own, so its first question misses the cache and its second hits it.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ ASKED = 0.1
 
 
 def measure(options: Options) -> list[Line]:
-    """One line."""
+    """The report line."""
     names = [f"bench-{number}" for number in range(options.rounds + 1)]
     with ours(options.setting("warm", context=CONTEXT), {name: system(WORDS, name) for name in names}) as target:
         pairs = [asyncio.run(pair(target._replace(model=name))) for name in names][1:]
@@ -33,6 +33,6 @@ def measure(options: Options) -> list[Line]:
 
 
 async def pair(target: Target) -> tuple[Timing, Timing]:
-    """A skill's first question and its second."""
+    """TTFT of a skill's first question and of its second."""
     first, second = (next(questions(seed)) for seed in (1, 2))
     return await reply(target, first, TOKENS), await reply(target, second, TOKENS)

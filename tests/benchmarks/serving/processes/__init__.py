@@ -1,1 +1,1 @@
-"""One script for each process that is measured and is not the server itself."""
+"""Scripts of the measured processes other than the server."""

@@ -1,6 +1,6 @@
 """The server's engine without HTTP and without metering: `... server.toml SKILL.toml`.
 
-A line of JSON asks {"questions": [...], "tokens": of each reply}; the answer is {"seconds": ...} until the last token.
+A request is one line, {"questions": [...], "tokens": of each reply}; the answer is {"seconds": to the last token}.
 Prompts and sampling are made as the server makes them, before the clock starts.
 """
 
@@ -23,7 +23,7 @@ from tests.benchmarks.serving.loads.load import ENDS
 
 
 def main() -> None:
-    """Answer lines until there are no more."""
+    """Answer requests until standard input ends."""
     sys.setswitchinterval(SWITCH_SECONDS)
     config, skill = load(Path(sys.argv[1])), Skill.read(Path(sys.argv[2]))
     artifact, tokenizer = open_model(Path(config.model))
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 async def replies(model: Model, skill: Skill, questions: list[str], tokens: int) -> float:
-    """Seconds until all questions are answered."""
+    """Seconds until all questions, asked at once, are answered."""
     prefixes = SharedPrefixes()
     bias = tuple((int(id), float(value)) for id, value in ENDS.items())
     prompts = []

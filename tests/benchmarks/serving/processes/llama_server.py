@@ -1,6 +1,6 @@
 """llama.cpp's own HTTP server in the wheel xllamacpp: `... MODEL.gguf THREADS SLOTS CONTEXT`; prints where it listens.
 
-Runs in that wheel's environment. The context is a slot's; all else is as the server has it.
+Runs in that wheel's environment. The context is a slot's; all else is the server's default.
 """
 
 import sys
