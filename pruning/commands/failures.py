@@ -22,13 +22,13 @@ def exit_code(run: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
-        return _fail("the disk is full: free some space and run the same command again, and it goes on where it was")
+        return _fail("the disk is full: free some space and run the same command again to resume")
     except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError for lack of memory
         if not isinstance(error, MemoryError) and not re.search("can't allocate memory|out of memory", str(error)):
             raise
-        return _fail("the memory does not suffice: choose a smaller batch, length or rank, or a machine with more")
+        return _fail("out of memory: choose a smaller batch, length or rank, or a machine with more memory")
     except KeyboardInterrupt:
-        print("\nInterrupted: run the same command again and it goes on where it was.", file=sys.stderr)
+        print("\nInterrupted: run the same command again to resume.", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -40,9 +40,7 @@ def launched_team(count: int, arguments: Sequence[str]) -> Iterator["Team"]:
                 raise
             code, rank = min(ended)  # a signal is negative: the process that was killed, not one that missed it
             what = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise TeamBroken(
-                f"process {rank + 1} of {count} {what}: run the same command again, and it goes on where it was"
-            ) from error
+            raise TeamBroken(f"process {rank + 1} of {count} {what}: run the same command again to resume") from error
 
 
 def is_launched() -> bool:

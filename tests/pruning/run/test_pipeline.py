@@ -164,7 +164,7 @@ def test_interrupted_before_every_block_it_repeats_none(
     monkeypatch.setattr(PruneBlock, "__call__", visit)
     for _ in range(6):
         assert prune(recipe(), tmp_path / "out") == 130
-        assert "run the same command again and it goes on where it was" in capsys.readouterr().err
+        assert "run the same command again to resume" in capsys.readouterr().err
     assert prune(recipe(), tmp_path / "out") == 0
     assert pruned == [*range(6)]
 
@@ -328,9 +328,7 @@ def test_too_little_memory_is_one_sentence(
 ) -> None:
     monkeypatch.setattr(pipeline, "run", lambda *_, **__: (_ for _ in ()).throw(error))
     assert prune(recipe(), tmp_path / "out") == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1].startswith("secateur: the memory does not suffice: choose a smaller")
-    )
+    assert capsys.readouterr().err.splitlines()[-1].startswith("secateur: out of memory: choose a smaller")
     monkeypatch.setattr(pipeline, "run", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         prune(recipe(), tmp_path / "out")

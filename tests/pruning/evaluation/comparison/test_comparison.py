@@ -176,7 +176,7 @@ def test_an_interrupted_evaluation_resumes_with_the_next_model(
 
     monkeypatch.setattr(compare, "load_runner", load)
     assert place.evaluate(task, ITEMS) == 130
-    assert "goes on where it was" in capsys.readouterr().err
+    assert "to resume" in capsys.readouterr().err
     assert place.evaluate(task, ITEMS) == 0
     # base; quantised, interrupted; quantised again; pruned
     assert loaded == [loaded[0], "artifact", "artifact", "pruned"]

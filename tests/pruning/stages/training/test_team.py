@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pruning.stages.inputs import prepare
 from pruning.stages.team import ALONE, Team
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import RECIPE
+from tests.pruning.killed import start, wait_until
 
 STAGES = """
 [[stages]]
@@ -54,42 +53,50 @@ domains = [{ name = "low", buckets = [0, 1, 2] }, { name = "high", buckets = [3,
 
 
 class Command:
-    """`secateur prune` with two processes, in a process of its own."""
+    """`secateur prune` with two processes, led by a process of its own."""
 
-    def __init__(self, recipe: Path, output: Path, *more: str) -> None:
+    def __init__(self, recipe: Path, output: Path) -> None:
         self.output = output
+        self._files = output.with_name(f"{output.name}.out"), output.with_name(f"{output.name}.err")
         self._arguments = ["prune", str(recipe), "--output", str(output), "--base-cache", str(recipe.parent / "base")]
-        self._arguments += more or ("--processes", "2")
+        self._arguments += ["--processes", "2"]
 
-    def start(self) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "pruning.commands", *self._arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def finish(self) -> tuple[int | None, str, str]:
+        """Exit code, standard output and standard error of an undisturbed run."""
+        process = start(self._arguments, *self._files)
+        process.join(300)
+        output, errors = (file.read_text() for file in self._files)
+        return process.exitcode, output, errors
 
-    def finish(self) -> tuple[int, str, str]:
-        process = self.start()
-        output, errors = process.communicate(timeout=300)
-        return process.returncode, output, errors
+    def stop(self, file: str, *, leader: bool) -> tuple[int | None, str]:
+        """Kill one process once `file` of the work directory is there.
 
-    def stop(self, file: str, *, leader: bool) -> tuple[int, str]:
-        """Kill one process without a chance to tidy up once `file` of the work directory is there.
-
-        Returns the leader's exit code and what it said; all of them have ended then.
+        Returns the leader's exit code and standard error after both have ended.
         """
-        process = self.start()
+        process = start(self._arguments, *self._files)
         path = self.output.with_name(self.output.name + ".work") / file
-        while not path.exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.001)
+        wait_until(path.exists, process, self._files[1])
+        assert process.pid
         [follower] = children(process.pid)
         os.kill(process.pid if leader else follower, signal.SIGKILL)
-        _, errors = process.communicate(timeout=120)  # ends when the follower, too, has closed it
-        return process.returncode, errors
+        process.join(120)
+        while running(follower):
+            time.sleep(0.01)
+        return process.exitcode, self._files[1].read_text()
 
 
 def children(parent: int) -> list[int]:
     stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
     found = [re.match(r"(\d+) \(.*\) \w (\d+)", stat) for stat in stats]
     return [int(match[1]) for match in found if match and int(match[2]) == parent]
+
+
+def running(process: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -175,9 +182,7 @@ def test_killed_at_any_process_it_ends_with_the_identical_artifact(
 def test_a_batch_that_does_not_divide_is_refused_before_any_work(recipe: Path) -> None:
     output = recipe.parent / "three"
     inputs = prepare(read(recipe), recipe.parent / "base")
-    with pytest.raises(
-        RecipeError, match="batch = 4 of the stage distill .* among 3 processes: choose a multiple of 3"
-    ):
+    with pytest.raises(RecipeError, match=r"batch = 4 of the stage distill .* 3 processes: choose a multiple of 3"):
         run(inputs, output, recipe.parent / "base", team=Team(0, 3))
     assert not (recipe.parent / "three.work" / "stage-0").exists()
 
