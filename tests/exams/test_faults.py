@@ -37,7 +37,7 @@ def test_clients_that_vanish_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_answered_503_and_loses_nothing(tmp_path: Path) -> None:
-    found = storage.full(tmp_path, seconds=2)
+    found = storage.full(tmp_path, seconds=0.5)
     if found is None:
         pytest.skip("only root may mount a small file system")
     assert (found.other, found.crashed, found.cut, found.wrong, found.different) == (0, False, 0, 0, 0)
@@ -45,7 +45,7 @@ def test_a_full_disk_is_answered_503_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_is_answered_503_and_loses_nothing(tmp_path: Path) -> None:
-    found = storage.locked(tmp_path, seconds=2)
+    found = storage.locked(tmp_path, seconds=0.5)
     assert (found.other, found.crashed, found.cut, found.wrong, found.different) == (0, False, 0, 0, 0)
     assert found.refused > 0
 

@@ -24,7 +24,7 @@ class Outage(Struct):
     """What happened while the ledger was unwritable, and afterwards."""
 
     refused: int
-    """Requests answered 503 during the outage."""
+    """Requests answered 503 during the outage, in which /readyz answers 503 too."""
     other: int
     """Requests answered otherwise during the outage."""
     crashed: bool
@@ -53,20 +53,24 @@ def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], 
             end = begin()
             deadline = time.monotonic() + seconds
             meanwhile: list[int] = []
-            while time.monotonic() < deadline:
+
+            def refused() -> bool:
                 meanwhile.append(ask(server.url, SHORT).status)
+                return status(f"{server.url}/readyz") == 503
+
+            while time.monotonic() < deadline:
+                refused()
                 time.sleep(0.1)
-            unready = status(f"{server.url}/readyz")
+            until(refused)  # on a full disk the probe's page may still fit once, where a row does not
             end()
             ended = time.monotonic()
             until(lambda: ask(server.url, SHORT).status == 200)
             recovered = time.monotonic() - ended
             reads = [future.result() for future in running]
-        refused = meanwhile.count(503) if unready == 503 else 0
         crashed = not server.alive()
     wrong = sum(_wrong(ledger, read) for read in reads)
     return Outage(
-        refused,
+        meanwhile.count(503),
         len(meanwhile) - meanwhile.count(503),
         crashed,
         sum(not read.done for read in reads),
