@@ -1,0 +1,21 @@
+"""`secateur skills check`: mistakes with their field, or each skill with its warnings."""
+
+from pathlib import Path
+
+import pytest
+
+from server.commands.__main__ import main
+from server.skills.catalogue import Skills
+from tests.server.skills.test_skill_files import write
+
+
+def test_check_prints_mistakes_or_skills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "skills"
+    write(folder, origins=["*"])
+    assert main(["skills", "check", str(folder)]) == 0
+    output = capsys.readouterr().out
+    assert Skills.read(folder)[0].revision in output
+    assert "every origin" in output
+    write(folder, greting="x")
+    assert main(["skills", "check", str(folder)]) == 2
+    assert "unknown field `greting`" in capsys.readouterr().err
