@@ -19,7 +19,7 @@ CALL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model",
 
 
 class Histograms:
-    """Those of one registry; a request's model is the skill, a response's model the artifact."""
+    """The `gen_ai_*` histograms; the request's model is the skill, the response's model the artifact."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, labels: Iterable[str], buckets: Sequence[float]) -> Histogram:
@@ -48,7 +48,7 @@ class Histograms:
         )
 
     def ended(self, reply: Ended) -> None:
-        """Observe one reply."""
+        """Observe a finished reply."""
         call = ("chat", "secateur", reply.skill, reply.model)
         self._duration.labels(*call, reply.outcome if reply.outcome in FAILED else "").observe(reply.duration)
         if reply.first_token is not None:
@@ -61,7 +61,7 @@ class Histograms:
 
 
 class VllmHistograms:
-    """The same by vLLM's names, old ones too, for the dashboards and autoscalers that know those."""
+    """The same replies under vLLM's current and former metric names, for dashboards and autoscalers made for it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
@@ -70,7 +70,7 @@ class VllmHistograms:
         self._of = {name: histogram(name, text, buckets) for name, text, buckets in VLLM}
 
     def ended(self, reply: Ended) -> None:
-        """Observe one reply."""
+        """Observe a finished reply."""
         first, waited = reply.first_token, reply.waited
         seen: dict[str, float | None] = {
             "e2e_request_latency_seconds": reply.duration,
@@ -110,12 +110,12 @@ VLLM: tuple[tuple[str, str, Sequence[float]], ...] = (
 
 
 class Observers:
-    """Tells several observers."""
+    """Passes each reply on to several observers."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
     def ended(self, reply: Ended) -> None:
-        """Tell each."""
+        """Pass it on to each."""
         for observer in self._observers:
             observer.ended(reply)

@@ -1,6 +1,6 @@
-"""Meters replies: `admit` reserves, `count` makes each token durable before it leaves, `settle` closes the row once.
+"""Meters replies: `admit` reserves tokens, `count` makes each token durable before it is sent, `settle` closes the row.
 
-Input is counted when the first token was sampled, since only then was all of it computed.
+The prompt is counted with the first sampled token, when its prefill is complete.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
 
 RETRY_SECONDS = 0.25
-ANSWER_SECONDS = 10.0  # a database may also stand still, and say nothing
-STALL_SECONDS = 30.0  # so long may a reply wait for a ledger that cannot be written, before it ends as an error
+ANSWER_SECONDS = 10.0  # a database may also hang without an error
+STALL_SECONDS = 30.0  # how long a reply waits for a ledger that cannot be written before it ends as an error
 
 
 SILENT = "it does not answer"
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Ended(Struct, frozen=True):
-    """What histograms are told of a reply; times are seconds."""
+    """A finished reply, for histograms; times in seconds since its admission."""
 
     skill: str
     model: str
@@ -35,9 +35,9 @@ class Ended(Struct, frozen=True):
     duration: float
     first_token: float | None
     waited: float | None = None
-    """Until the engine began with it."""
+    """Until its prefill began; None if it never did."""
     granted: int = 0
-    """The most tokens that it might have had."""
+    """The most output tokens allowed."""
 
 
 class Answered(Exception):
@@ -49,15 +49,15 @@ class Answered(Exception):
 
 
 class Observer(Protocol):
-    """Whoever counts latencies."""
+    """Records latencies."""
 
     def ended(self, reply: Ended) -> None:
-        """One more reply ended."""
+        """Record a finished reply."""
         ...
 
 
 class Meter:
-    """Counts replies into a ledger, and tells an observer how long they took."""
+    """Counts the tokens of replies into a ledger, and reports their latencies to an observer."""
 
     def __init__(self, ledger: Ledger, observer: Observer) -> None:
         self._ledger = ledger
@@ -65,13 +65,13 @@ class Meter:
         self._step: _Step | None = None
 
     async def admit(self, opening: Opening) -> "Reservation":
-        """Reserve tokens and open a row.
+        """Reserve tokens within the budgets and open a row.
 
-        Raises LedgerUnavailable (what cannot be counted is not served), BudgetExceeded or Answered.
+        Raises LedgerUnavailable, BudgetExceeded, or Answered for a repeated Idempotency-Key.
         """
         started = time.monotonic()
-        if not self._ledger.writable:  # it tries again by itself, and nobody has to wait for that
-            raise LedgerUnavailable("it could not be a moment ago")
+        if not self._ledger.writable:  # the ledger retries by itself: fail at once
+            raise LedgerUnavailable("its last write failed or hangs")
         opened = self._ledger.open(opening)
         try:
             admission = await answer(opened)
@@ -87,7 +87,7 @@ class Meter:
         return Reservation(self, opening, admission, started)
 
     async def writable(self) -> bool:
-        """Whether the ledger can be written; after a failure, tries."""
+        """Whether the ledger can be written; after a failure, found out by a write."""
         if not self._ledger.writable:
             try:
                 await answer(self._ledger.probe())
@@ -96,10 +96,10 @@ class Meter:
         return True
 
     async def count(self, request_id: str, usage: Usage) -> None:
-        """Make a count durable, together with all that are asked for at this moment; for Reservation.
+        """Make a reply's count durable, in one job with those of the same engine step; for Reservation.
 
-        While the ledger cannot be written it waits, and raises LedgerUnavailable after STALL_SECONDS; at once where
-        another replica has closed the row.
+        Retries while the ledger cannot be written. Raises LedgerUnavailable after STALL_SECONDS, or at once if another
+        replica has closed the row as recovered.
         """
         deadline = time.monotonic() + STALL_SECONDS
         while True:
@@ -112,21 +112,21 @@ class Meter:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
-        if request_id in closed:  # a replica that stood still for minutes is taken for dead, and its rows are closed
-            raise LedgerUnavailable("the reply was closed as recovered meanwhile")
+        if request_id in closed:  # by a replica that took this one for dead after it hung for minutes
+            raise LedgerUnavailable("another replica has closed the reply as recovered")
 
     async def settle(self, ended: Ended, settlement: Settlement) -> None:
-        """Close a reservation's row; for Reservation."""
+        """Close a reservation's row and report its latencies; for Reservation."""
         self._observer.ended(ended)
         await answer(self._ledger.settle(settlement))
 
     def _undo(self, opening: Opening, opened: "Future[Admission]") -> None:
-        """Close a row that was opened after its caller had been told that it cannot be."""
+        """Close a row that was opened after its caller had already been refused."""
         if opened.exception() is None and (admission := opened.result()).granted:
             self._ledger.settle(Settlement(opening.request_id, Usage(), "rejected", opening.skill, admission.day))
 
     def _flush(self) -> None:
-        """Write the step that was gathered; what comes from now on is the next one."""
+        """Write the gathered step; later counts start the next one."""
         step, self._step = self._step, None
         assert step is not None
         written = asyncio.wrap_future(self._ledger.count(step.counts))
@@ -134,7 +134,7 @@ class Meter:
 
 
 class _Step:
-    """The counts of the replies that got a token at one moment: those of one engine step, written as one job."""
+    """The counts of one engine step, gathered within one turn of the event loop and written as one job."""
 
     def __init__(self, flush: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -144,7 +144,7 @@ class _Step:
         loop.call_soon(flush)
 
     def finish(self, written: "asyncio.Future[frozenset[str]]") -> None:
-        """Pass on how the writing ended."""
+        """Pass the result or error of the write on to all waiting replies."""
         self._timer.cancel()
         if error := written.exception():
             self._fail(error)
@@ -154,21 +154,21 @@ class _Step:
     def _fail(self, error: BaseException) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-            self.done.exception()  # whoever waited may have left
+            self.done.exception()  # retrieved, since every waiter may be gone
 
 
 async def answer(written: "Future[T]") -> T:
-    """What the ledger answers; raises LedgerUnavailable where it does not in time, though it may still do its work."""
+    """The ledger's answer; raises LedgerUnavailable after ANSWER_SECONDS, though the write may still succeed."""
     waiting = asyncio.wrap_future(written)
     done, _ = await asyncio.wait({waiting}, timeout=ANSWER_SECONDS)
     if not done:
-        waiting.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody is left to tell
+        waiting.add_done_callback(lambda late: late.cancelled() or late.exception())  # retrieved, since nobody waits
         raise LedgerUnavailable(SILENT)
     return waiting.result()
 
 
 class Reservation:
-    """One reply being counted; `count` each token before it leaves, then `settle` once."""
+    """A reply being counted: `count` each token before it is sent, then `settle` once."""
 
     def __init__(self, meter: Meter, opening: Opening, admission: Admission, started: float) -> None:
         self.request_id = opening.request_id
@@ -184,16 +184,16 @@ class Reservation:
 
     @property
     def usage(self) -> Usage:
-        """The tokens so far."""
+        """The tokens counted so far."""
         return Usage(self._opening.prompt, self._cached, self._output) if self._output else Usage()
 
     @property
     def full(self) -> Outcome:
-        """What it means that the reply has all the tokens it was granted."""
+        """The outcome of using up all granted tokens: `budget` if a budget granted fewer than wanted, else `length`."""
         return "budget" if self.granted < self._opening.wanted else "length"
 
     async def count(self, *, cached: int, tokens: int = 1) -> None:
-        """More tokens were sampled; returns once the ledger has them. `cached` of the prompt were not computed."""
+        """Count sampled tokens; returns once they are durable. `cached` prompt tokens came from the prefix cache."""
         if self._first_token is None:
             self._first_token = time.monotonic() - self._started
             self._cached = cached
@@ -201,11 +201,11 @@ class Reservation:
         await self._meter.count(self.request_id, self.usage)
 
     async def settle(self, outcome: Outcome, *, sampled: int, cached: int, waited: float | None = None) -> None:
-        """Close the row with all that the engine sampled; only the first call counts. Raises LedgerUnavailable."""
+        """Close the row with all `sampled` tokens; idempotent. Raises LedgerUnavailable."""
         if self._settled:
             return
         self._settled = True
-        if sampled > self._output:  # the engine was ahead of the reader when the reply ended
+        if sampled > self._output:  # the engine was ahead of the client when the reply ended
             self._output, self._cached = sampled, cached
         duration = time.monotonic() - self._started
         skill, model, first = self._opening.skill, self._opening.model, self._first_token

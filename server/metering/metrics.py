@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: token and request counters read from the ledger at scrape, and the state of the engine.
+"""Prometheus collectors: token and request counters read from the ledger at each scrape, and gauges of the engines.
 
 Labels come from the configuration only, never from a request, so the number of series is bounded.
 """
@@ -19,7 +19,7 @@ from server.storage.database import StorageError
 
 
 class EngineState(Protocol):
-    """What is read from the engine."""
+    """The gauges of an engine."""
 
     @property
     def running(self) -> int:
@@ -27,37 +27,37 @@ class EngineState(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for one."""
+        """Sequences waiting for a slot."""
 
     @property
     def kv_used_ratio(self) -> float:
-        """Part of the cache in use, 0 to 1."""
+        """Fraction of the KV cache in use, 0 to 1."""
 
 
 class Scope(Protocol):
-    """What the labels may be: the configured skills with their budgets, and the models loaded since the start."""
+    """The possible labels: configured skills with their budgets, and the models loaded since the start."""
 
     def limits(self) -> dict[str, Limits]:
-        """By skill, in the order of the configuration."""
+        """The budgets by skill, in the order of the configuration."""
         ...
 
     def answered(self) -> Iterable[tuple[str, str]]:
-        """Each skill with every model that has answered it since the start."""
+        """(skill, model) for every model that has answered a skill since the start."""
         ...
 
 
-Engines = Callable[[], Sequence[tuple[str, EngineState]]]  # each engine that runs, with its model's name
+Engines = Callable[[], Sequence[tuple[str, EngineState]]]  # (model, engine) for each running engine
 
 
 class Described(NamedTuple):
-    """A model: the labels of its lineage, and each automatic choice."""
+    """A loaded model: labels from its lineage, and the automatic choices made for it."""
 
     labels: dict[str, str]
     choices: Sequence[Mapping[str, str]]
 
 
 class LedgerCollector(Collector):
-    """The counters; configured skills are present from the start, at zero, so that rates see their first request."""
+    """Counters, budgets and health of the ledger; skills start at zero, so that rates include their first request."""
 
     def __init__(self, ledger: Ledger, scope: Scope) -> None:
         self._ledger = ledger
@@ -68,11 +68,11 @@ class LedgerCollector(Collector):
         return (*_counters(), *_budgets([], {}))
 
     def collect(self) -> Iterator[Metric]:
-        """One family per table of totals, the budgets, and how the ledger does."""
+        """The families; without the counters while the ledger cannot be read."""
         try:
             yield from self._counters()
             readable = True
-        except StorageError:  # the counters are gone for a while, and the rest says why
+        except StorageError:  # omit the counters; `secateur_ledger_writable` says why
             readable = False
         ledger = self._ledger
         yield _info("secateur_ledger_info", "Whose rows these are.", [{"instance_name": ledger.instance}])
@@ -100,7 +100,7 @@ class LedgerCollector(Collector):
 
 
 class EngineCollector(Collector):
-    """Gauges of the engines by model, and what models and kernels they run."""
+    """Gauges of the engines by model, and labels of the models and automatic choices."""
 
     def __init__(self, engines: Engines, models: Callable[[], Sequence[Described]]) -> None:
         self._engines = engines
@@ -111,10 +111,10 @@ class EngineCollector(Collector):
         return self.collect()
 
     def collect(self) -> Iterator[Metric]:
-        """Each gauge as it is now."""
+        """The current values."""
         for name, text, values in zip(GAUGES, TEXTS, states(self._engines()), strict=True):
             yield _of_model(GaugeMetricFamily(f"secateur_{name}", text, labels=["model"]), values)
-        models = {model.labels["model"]: model for model in self._models()}  # two aliases may be at one version
+        models = {model.labels["model"]: model for model in self._models()}  # two aliases may name one version
         yield _info("secateur_model_info", "A model served, from its lineage.", [m.labels for m in models.values()])
         choices = [{"model": name, **choice} for name, model in models.items() for choice in model.choices]
         yield _info("secateur_runtime_info", "Each automatic choice, and why it was made.", choices)
@@ -129,7 +129,7 @@ TEXTS = (
 
 
 def states(engines: Iterable[tuple[str, EngineState]]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Running, waiting and the cache's part in use, by model; of two engines of one model the sums, and the fuller."""
+    """Running, waiting and KV cache use by model; two engines of one model count as the sum and the fuller cache."""
     running: dict[str, float] = {}
     waiting: dict[str, float] = {}
     cache: dict[str, float] = {}
@@ -141,7 +141,7 @@ def states(engines: Iterable[tuple[str, EngineState]]) -> tuple[dict[str, float]
 
 
 class FeedbackState(Protocol):
-    """What is read of visitors' ratings."""
+    """The totals of visitors' ratings."""
 
     def totals(self) -> Mapping[tuple[str, str], int]:
         """(skill, rating) -> how often it was given."""
@@ -149,7 +149,7 @@ class FeedbackState(Protocol):
 
 
 class FeedbackCollector(Collector):
-    """Ratings, from their own file at scrape."""
+    """Visitors' ratings, read from their file at each scrape."""
 
     def __init__(self, feedback: FeedbackState, skills: Callable[[], Iterable[str]]) -> None:
         self._feedback = feedback
@@ -160,10 +160,10 @@ class FeedbackCollector(Collector):
         return [_ratings()]
 
     def collect(self) -> Iterator[Metric]:
-        """Each rating of each skill, zeros included."""
+        """The ratings of each skill, zeros included."""
         family = _ratings()
         zero = {(skill, rating): 0 for skill in self._skills() for rating in ("up", "down")}
-        with suppress(SecateurError):  # a file that is locked for a moment
+        with suppress(SecateurError):  # the file may be locked for a moment
             for labels, value in {**zero, **self._feedback.totals()}.items():
                 family.add_metric(labels, value)
         yield family
@@ -176,7 +176,7 @@ def _ratings() -> CounterMetricFamily:
 
 
 class VllmCollector(Collector):
-    """The gauges and counters that dashboards and autoscalers know by vLLM's names; promtool dislikes the colon."""
+    """Gauges and counters under vLLM's names, for dashboards and autoscalers; promtool objects to the colon."""
 
     def __init__(self, ledger: Ledger, engines: Engines) -> None:
         self._ledger = ledger
@@ -187,7 +187,7 @@ class VllmCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """As vLLM's v1 engine names them."""
+        """The families as vLLM's v1 engine names them."""
         running, waiting, cache = states(self._engines())
         gauges = (
             ("num_requests_running", "Requests in execution.", running),
@@ -197,7 +197,7 @@ class VllmCollector(Collector):
         )
         for name, text, values in gauges:
             yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), values)
-        with suppress(StorageError):  # as above
+        with suppress(StorageError):  # the ledger cannot be read now
             yield from self._counters(self._ledger.totals(), running)
 
     def _counters(self, totals: Totals, running: Mapping[str, float]) -> Iterator[Metric]:
@@ -226,7 +226,7 @@ FINISHED = {"stop": "stop", "length": "length", "budget": "length", "client_gone
 
 
 def _of_model(family: Metric, values: Mapping[str, float]) -> Metric:
-    """`family` with one sample for each model."""
+    """`family` with a sample for each model."""
     assert isinstance(family, GaugeMetricFamily | CounterMetricFamily)
     for model, value in values.items():
         family.add_metric((model,), value)
@@ -247,7 +247,7 @@ def _counters() -> tuple[CounterMetricFamily, CounterMetricFamily]:
 
 
 def _budgets(spent: Iterable[Spent], limits: dict[str, Limits]) -> tuple[Metric, ...]:
-    """What each skill may use of the current day and month, where it has a limit, has used and has reserved."""
+    """Limit (if any), used and reserved tokens of each skill in the current day and month."""
     labels = ("skill", "period")
     limit = GaugeMetricFamily("secateur_budget_limit_tokens", "Tokens that a skill may use.", labels=labels)
     used = GaugeMetricFamily("secateur_budget_used_tokens", "Of these, used by closed replies.", labels=labels)
@@ -265,7 +265,7 @@ def _budgets(spent: Iterable[Spent], limits: dict[str, Limits]) -> tuple[Metric,
 
 
 def _info(name: str, text: str, rows: Sequence[dict[str, str]]) -> GaugeMetricFamily:
-    """A gauge that is always 1 and says something by its labels."""
+    """An info metric: a gauge of value 1 whose labels carry the information."""
     family = GaugeMetricFamily(name, text, labels=tuple(rows[0]) if rows else ())
     for row in rows:
         family.add_metric(tuple(row.values()), 1)

@@ -1,7 +1,7 @@
-"""Compares the counters that a Prometheus has stored with the ledger's rows: who restored an old ledger learns it here.
+"""Compares counters stored by Prometheus with the ledger: detects a ledger restored from an old backup.
 
-A sample lies somewhere between what was settled a minute before it and what the ledger has now; while no reply ends,
-these are the same.
+A sample must lie between what was settled a minute before its scrape and what the ledger has now; while no reply ends,
+the two are equal.
 """
 
 import http.client
@@ -16,7 +16,7 @@ from server.metering.reconcile import METRICS, Sums, named, settled, totals
 from server.storage.database import Database
 
 WINDOW = "5m"
-SLACK = 60.0  # seconds that a settled row may wait for its transaction
+SLACK = 60.0  # seconds between the end of a reply and its commit, at most
 TIMEOUT = 30
 
 
@@ -29,14 +29,14 @@ class Sample(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What Prometheus has of one server: when it was last scraped, and its counters by table."""
+    """A server's counters in Prometheus, by the ledger's table, and when it was last scraped."""
 
     moment: float
     counters: dict[str, Sums]
 
 
 def against_prometheus(database: Database, url: str, servers: Mapping[str, Stored]) -> list[str]:
-    """One sentence for each counter of `servers` that cannot be the ledger's, which is read after `url` was."""
+    """A sentence for each counter in `servers` that contradicts the ledger; read the ledger after `stored(url)`."""
     now = totals(database)
     found = []
     for instance, (moment, counters) in servers.items():
@@ -50,7 +50,7 @@ def against_prometheus(database: Database, url: str, servers: Mapping[str, Store
 
 
 def stored(url: str) -> dict[str, Stored]:
-    """By the instance's name in the ledger; raises ConfigError where there is nothing to compare."""
+    """The stored counters by instance name; raises ConfigError if there are none to compare."""
     names = {_target(sample): sample.labels.get("instance_name", "") for sample in _latest(url, "secateur_ledger_info")}
     found = {name: Stored(0.0, {table: Sums() for _, table, _ in METRICS}) for name in names.values()}
     for metric, table, labels in METRICS:
@@ -77,4 +77,4 @@ def _latest(url: str, metric: str) -> Iterator[Sample]:
             moment, value = one["values"][-1]
             yield Sample(one["metric"], float(moment), float(value))
     except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
-        raise ConfigError(f"{url} cannot be asked as a Prometheus: {getattr(error, 'reason', error)}") from None
+        raise ConfigError(f"{url} cannot be queried as a Prometheus: {getattr(error, 'reason', error)}") from None

@@ -1,6 +1,6 @@
-"""Recomputes everything that the ledger adds up from its rows, and names each difference.
+"""Recomputes the ledger's totals, budgets and row numbers from its rows and names each difference.
 
-Totals, budgets, the numbering of rows, and, given its address, what a server's /metrics says.
+Optionally compares the counters on a server's /metrics too.
 """
 
 import urllib.error
@@ -23,7 +23,7 @@ CLOSED = "state <> 'open'"
 
 
 def differences(database: Database) -> list[str]:
-    """One sentence for each sum that is not that of its rows; nothing where all agree."""
+    """A sentence for each stored sum that differs from the sum of its rows."""
     found = [
         *_compare(
             "tokens", _tokens(database), _sums(database, "SELECT instance, skill, model, type, value FROM tokens")
@@ -37,7 +37,7 @@ def differences(database: Database) -> list[str]:
 
 
 def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str, admin_key: str = "") -> list[str]:
-    """Compare a server's counters with its instance's totals, which `read` gives by table.
+    """A sentence for each counter of a server that differs from its instance's totals, which `read` returns by table.
 
     Counters only grow: while replies end, a scrape must lie between the totals before and after it.
     """
@@ -54,19 +54,19 @@ def against_metrics(read: Callable[[], Mapping[str, Sums]], url: str, admin_key:
 
 
 def totals(database: Database) -> dict[str, Sums]:
-    """The stored totals, by table and by instance, skill, model and type or outcome."""
+    """The stored totals by table, then by (instance, skill, model, type or outcome)."""
     return {table: _sums(database, f"SELECT * FROM {table}") for table in ("tokens", "outcomes")}
 
 
 def settled(database: Database, instance: str, moment: float) -> dict[str, Sums]:
-    """As `totals`, of the rows of one instance that were closed by then."""
+    """Like `totals`, summed over the rows of one instance that were closed by `moment`."""
     which = f"{CLOSED} AND instance = ? AND closed_at <= ?"
     values = (instance, moment)
     return {"tokens": _tokens(database, which, values), "outcomes": _outcomes(database, which, values)}
 
 
 def scrape(url: str, key: str = "") -> tuple[str, dict[str, Sums]]:
-    """The instance that answers at `url`, and its counters, shown to an admin key; raises ConfigError."""
+    """The instance name and counters on the /metrics at `url`, fetched with the admin key `key`; raises ConfigError."""
     try:
         asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
         with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
@@ -84,7 +84,7 @@ def scrape(url: str, key: str = "") -> tuple[str, dict[str, Sums]]:
             if sample.name == "secateur_ledger_info":
                 instance = sample.labels["instance_name"]
     if instance is None:
-        raise ConfigError(f"{url} is no secateur's /metrics")
+        raise ConfigError(f"{url} is not the /metrics of a secateur")
     return instance, counters
 
 
@@ -132,5 +132,5 @@ def _sums(database: Database, statement: str, values: Sequence[Any] = ()) -> Sum
 
 
 def named(key: tuple[Any, ...]) -> str:
-    """A series, as sentences call it."""
+    """A series' labels for a sentence, joined by `/`."""
     return "/".join(str(part) for part in key if part != "")

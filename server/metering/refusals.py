@@ -1,6 +1,6 @@
-"""Requests that were refused before anything was generated, by skill and reason, in memory since the start.
+"""Counts refused requests by skill and reason, in memory since the start.
 
-They have no row in the ledger, but for those that a budget or a full queue refused.
+Most have no row in the ledger; a budget or a full queue refuses after the row was opened.
 """
 
 from collections import Counter
@@ -12,28 +12,28 @@ from prometheus_client.registry import Collector
 
 from server.errors import REASONS, Reason
 
-NOBODY = "-"  # no skill can be called so
+NO_SKILL = "-"  # not a valid name of a skill
 
 
 class Refusals(Collector):
-    """Counts them; the labels are the configured skills, `-` where none is known, and REASONS."""
+    """The counter `secateur_rejected`, labelled by configured skill, or `-` if none is known, and by reason."""
 
     def __init__(self, skills: Callable[[], Iterable[str]]) -> None:
         self._skills = skills
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def count(self, skill: str, reason: Reason) -> None:
-        """One more; `skill` is a configured one's name, or empty."""
-        self._counts[skill or NOBODY, reason] += 1
+        """Count a refusal; `skill` is a configured skill's name, or empty."""
+        self._counts[skill or NO_SKILL, reason] += 1
 
     def describe(self) -> Iterable[Metric]:
         """The family without samples."""
         return [_family()]
 
     def collect(self) -> Iterator[Metric]:
-        """Each reason of each skill, zeros included, so that rates see the first."""
+        """Every skill and reason, zeros included, so that rates include the first refusal."""
         family = _family()
-        counts: dict[tuple[str, str], int] = dict.fromkeys(product((*self._skills(), NOBODY), REASONS), 0)
+        counts: dict[tuple[str, str], int] = dict.fromkeys(product((*self._skills(), NO_SKILL), REASONS), 0)
         counts.update(self._counts)
         for labels, value in counts.items():
             family.add_metric(labels, value)

@@ -1,4 +1,4 @@
-"""What the admin page shows, as one value read at one moment: use, budgets, outcomes and latencies, no text."""
+"""The figures of the admin page, read in one snapshot: use, budgets, outcomes and latencies, no text."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
@@ -20,7 +20,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 
 
 class Budget(Struct, frozen=True):
-    """One skill's tokens of the current day or month; `limit` None is without end."""
+    """A skill's tokens in the current day or month; without limit if `limit` is None."""
 
     skill: str
     period: Period
@@ -30,7 +30,7 @@ class Budget(Struct, frozen=True):
 
 
 class Use(Struct, frozen=True):
-    """Tokens, prompts and replies together, of one skill on one day."""
+    """Prompt and output tokens of one skill on one day, summed."""
 
     day: str
     skill: str
@@ -38,7 +38,7 @@ class Use(Struct, frozen=True):
 
 
 class SkillUse(Struct, frozen=True):
-    """What a skill came to in the last seven days."""
+    """A skill's requests, tokens and outcomes in the last seven days."""
 
     skill: str
     requests: int
@@ -49,14 +49,14 @@ class SkillUse(Struct, frozen=True):
 
 
 class Latency(Struct, frozen=True):
-    """Seconds of the latest replies: their quantiles 0.5, 0.95 and 0.99, and each value, the smallest first."""
+    """Seconds of the latest replies: the quantiles 0.5, 0.95 and 0.99, and all values in ascending order."""
 
     quantiles: tuple[float, ...]
     values: tuple[float, ...]
 
 
 class Summary(Struct, frozen=True):
-    """Everything; the days are UTC's and end with `today`."""
+    """All figures; days are in UTC and end with `today`."""
 
     today: str
     days: tuple[str, ...]
@@ -70,7 +70,7 @@ class Summary(Struct, frozen=True):
 
 
 def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summary:
-    """Read the ledger; raises StorageError."""
+    """Read the summary from the ledger; `now` in seconds since 1970. Raises StorageError."""
     today = day_of(now)
     days = tuple(str(date.fromisoformat(today) - timedelta(days=back)) for back in reversed(range(DAYS)))
     with snapshot(ledger.where) as database:
@@ -107,7 +107,7 @@ def _budgets(limits: Mapping[str, Limits], spent: Mapping[tuple[str, str], Spent
 
 
 def _skills(rows: Sequence[tuple[str, str, int, int, int, int]] | Sequence[tuple[object, ...]]) -> list[SkillUse]:
-    """By skill, the most tokens first."""
+    """The skills by tokens, descending."""
     sums: dict[str, list[int]] = {}
     outcomes: dict[str, dict[str, int]] = {}
     for skill, outcome, *counts in rows:
@@ -128,5 +128,5 @@ def _latency(database: Database, column: str) -> Latency:
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
-    """The smallest value that is at least as large as the part `q` of all."""
+    """The `q`-quantile of ascending `values`, by nearest rank."""
     return values[max(0, ceil(q * len(values)) - 1)]

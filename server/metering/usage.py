@@ -1,7 +1,6 @@
-"""What the ledger says, for people and programs: sums by skill, day, model or key, and the rows themselves.
+"""Reads the ledger for people and programs: sums by skill, day, model or key, and single rows.
 
-Rows come in the order in which they were closed; whoever has seen a sequence number has seen all below it, so an
-export goes on after the last one it has.
+Rows are numbered in the order of their commits and without gaps, so an export resumes after the last number it has.
 """
 
 import csv
@@ -28,7 +27,7 @@ MOST_ROWS = 10_000
 
 
 class Span(Struct, frozen=True):
-    """Days, both included, YYYY-MM-DD in UTC; empty is without end."""
+    """From day to day, both included, YYYY-MM-DD in UTC; empty is unbounded."""
 
     since: str = ""
     until: str = ""
@@ -40,7 +39,7 @@ class Span(Struct, frozen=True):
 
     @property
     def days(self) -> tuple[str, str]:
-        """The first and the last one, as they are compared."""
+        """The first and last day, for comparison in SQL."""
         return self.since, self.until or "9999-12-31"
 
 
@@ -48,7 +47,7 @@ EVER = Span()
 
 
 def columns(by: Sequence[str]) -> tuple[str, ...]:
-    """The names of `grouped`'s columns."""
+    """The column names of `grouped`."""
     return (*by, *SUMS)
 
 
@@ -56,7 +55,7 @@ def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any
     """Closed replies and their tokens, summed for each value of `by`; raises InvalidRequest for an unknown name."""
     for name in by:
         if name not in GROUPS:
-            raise InvalidRequest(f"{name!r} is no column to group by; there are {', '.join(GROUPS)}.", param="by")
+            raise InvalidRequest(f"{name!r} is not a column to group by; allowed are {', '.join(GROUPS)}.", param="by")
     names = [GROUPS[name] for name in by]
     order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
     sums = "count(*), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
@@ -66,14 +65,14 @@ def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any
 
 
 def sequence(text: str) -> int:
-    """A sequence number, from 0 on; ValueError for what is none, or what no database can compare."""
+    """`text` as a sequence number of at most 18 digits; raises ValueError."""
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise ValueError
     return int(text)
 
 
 def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVER) -> list[tuple[Any, ...]]:
-    """At most `most` closed rows of these days numbered above `after`, with the columns ROW; times in ISO 8601."""
+    """Up to `most` closed rows of `span` numbered above `after`, with the columns ROW; times in ISO 8601."""
     days = "day >= ? AND day <= ?"
     statement = f"SELECT {', '.join(ROW)} FROM requests WHERE sequence > ? AND {days} ORDER BY sequence LIMIT ?"
     opened, closed = ROW.index("opened_at"), ROW.index("closed_at")
@@ -96,7 +95,7 @@ def written(names: Sequence[str], values: Iterable[Sequence[Any]], form: Format)
 
 
 def table(names: Sequence[str], values: Sequence[Sequence[Any]]) -> str:
-    """The same for a terminal: text to the left, numbers to the right."""
+    """The rows as a table for a terminal: text aligned left, numbers right."""
     cells = [[*names], *([f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in values)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(names))]
     numeric = [name in SUMS for name in names]

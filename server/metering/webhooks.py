@@ -1,7 +1,7 @@
 """Sends each closed row to a URL as a CloudEvent (1.0, JSON batches), at least once and in order.
 
-The ledger is the queue and holds the cursor: what was sent when a process dies is sent again, with the same `id`,
-by which receivers drop doubles. No event holds text.
+The ledger is the queue and holds the cursor. A batch in flight when the process dies is sent again with the same event
+ids, by which receivers drop duplicates. Events hold no text.
 """
 
 import base64
@@ -39,23 +39,23 @@ logger = logging.getLogger(__name__)
 
 
 class Undelivered(Exception):
-    """The receiver did not take a batch: why."""
+    """The receiver did not accept a batch; the text says why."""
 
 
 class Target(NamedTuple):
-    """Where events go; with a secret they are signed as standardwebhooks.com describes."""
+    """The receiver's URL; with a secret, events are signed as standardwebhooks.com describes."""
 
     url: str
     secret: bytes = b""
 
     @property
     def name(self) -> str:
-        """The cursor's name: another URL begins at the first row."""
+        """The cursor's name: a new URL starts at the first row."""
         return f"webhook:{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
 
 class Webhook(Collector):
-    """A thread that sends what was closed since the cursor, and tries again until it is taken."""
+    """A thread that sends the rows closed since the cursor and retries until they are accepted."""
 
     def __init__(self, ledger: Ledger, target: Target, *, poll_seconds: float = POLL_SECONDS) -> None:
         self._ledger = ledger
@@ -66,11 +66,11 @@ class Webhook(Collector):
         self.failures = 0
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start sending."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the batch under way, or without it where its receiver is slow; the rest is sent after a start."""
+        """Stop after the current batch, or after STOP_SECONDS; the next start sends the rest."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
@@ -80,7 +80,7 @@ class Webhook(Collector):
         return [_pending()]
 
     def collect(self) -> Iterator[Metric]:
-        """How many closed rows were not delivered yet; nothing while the ledger cannot be read."""
+        """The number of undelivered closed rows; no sample while the ledger cannot be read."""
         with suppress(StorageError), snapshot(self._ledger.where) as database:
             [(last,)] = database.execute("SELECT value FROM cursors WHERE name = 'sequence'")
             family = _pending()
@@ -91,17 +91,17 @@ class Webhook(Collector):
         while not self._stop.is_set():
             try:
                 with second_connection(self._ledger.where) as own:
-                    # Of several replicas one sends: the lock ends with its connection.
+                    # Only one replica sends: the one whose connection holds the claim.
                     while not self._stop.is_set():
                         self._wait(self._send() if own.claim(self._target.name) else self._poll_seconds)
             except (StorageError, SecateurError) as error:
                 logger.error("The webhook waits for the ledger: %s", error)
-            except Exception as error:  # whatever it was: rows wait in the ledger, and nobody may forget them
+            except Exception as error:  # the thread must live: the rows wait in the ledger
                 logger.error("The webhook failed: %s", type(error).__name__)
             self._wait(LONGEST_WAIT / 4)
 
     def _send(self) -> float:
-        """Send one batch; returns how many seconds to wait before the next."""
+        """Send one batch and return the seconds to wait before the next."""
         with snapshot(self._ledger.where) as database:
             found = rows(database, self._cursor(database), BATCH)
         if not found:
@@ -111,7 +111,7 @@ class Webhook(Collector):
         except Undelivered as error:
             self.failures += 1
             wait = min(LONGEST_WAIT, 2.0 ** min(self.failures, 10) * 0.5) * (0.5 + secrets.randbelow(1000) / 1000)
-            logger.warning("%s; tried again in %.0f s", error, wait)
+            logger.warning("%s; retrying in %.0f s", error, wait)
             return wait
         self.failures = 0
         self._ledger.remember(self._target.name, found[-1][0]).result()
@@ -126,7 +126,7 @@ class Webhook(Collector):
 
 
 def event(row: Sequence[Any]) -> dict[str, Any]:
-    """The CloudEvent of a closed row; receivers know it by its `id`, however often it comes."""
+    """The CloudEvent of a closed row; receivers deduplicate by its `id`."""
     fields = dict(zip(ROW, row, strict=True))
     return {
         "specversion": "1.0",
@@ -141,7 +141,7 @@ def event(row: Sequence[Any]) -> dict[str, Any]:
 
 
 def post(target: Target, events: Sequence[Mapping[str, Any]]) -> None:
-    """Send a batch; raises Undelivered unless the answer's status is 2xx."""
+    """POST a batch; raises Undelivered unless the response's status is 2xx."""
     address, body = urlsplit(target.url), msgspec.json.encode(events)
     kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
     connection = kind(address.netloc, timeout=TIMEOUT)
@@ -159,20 +159,20 @@ def post(target: Target, events: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """The key in a file that has `whsec_` and base64; raises ConfigError."""
+    """The secret in the file `path`, written `whsec_` + base64; raises ConfigError."""
     try:
         text = path.read_text("ascii").strip()
         if not text.startswith("whsec_"):
-            raise ConfigError(f"{path} is no webhook secret: it begins with whsec_")
+            raise ConfigError(f"{path} is not a webhook secret: it must begin with whsec_")
         return base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise ConfigError(f"{path} is no webhook secret: after whsec_ comes base64") from None
+        raise ConfigError(f"{path} is not a webhook secret: base64 must follow whsec_") from None
 
 
 def signature(secret: bytes, body: bytes) -> dict[str, str]:
-    """Three headers; none without a secret."""
+    """The headers that sign `body` (standardwebhooks.com); none without a secret."""
     if not secret:
         return {}
     identity, moment = f"msg_{hashlib.sha256(body).hexdigest()[:32]}", str(int(time.time()))

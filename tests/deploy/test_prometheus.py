@@ -170,7 +170,7 @@ def test_reconcile_says_where_there_is_no_prometheus(tmp_path: Path, capsys: pyt
     with serving(tmp_path / "server") as server:
         for url in ("http://127.0.0.1:9", server.admin, "nonsense"):
             assert main(["reconcile", str(tmp_path / "usage.sqlite3"), "--prometheus", url]) == 2
-            assert f"{url} cannot be asked as a Prometheus: " in capsys.readouterr().err
+            assert f"{url} cannot be queried as a Prometheus: " in capsys.readouterr().err
 
 
 def load(server: Server) -> None:

@@ -1,1 +1,1 @@
-"""The durable ledger: one row a reply, and totals that change in the same transaction."""
+"""The durable ledger: one row per reply, and totals updated in the same transaction."""

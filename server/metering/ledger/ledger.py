@@ -1,7 +1,7 @@
-"""The durable count of tokens: one row for each reply, and totals that move in the same transaction.
+"""The durable ledger of tokens: one row per reply, and totals updated in the same transaction.
 
-A row is open before its reply is begun, holds what each engine step sampled before that leaves, and is settled exactly
-once. One thread writes: whatever waits when a transaction begins becomes durable with it.
+Write-ahead: a row is opened before its reply starts, counts each token before it is sent, and is settled exactly once.
+One thread writes, with one commit for all waiting jobs (group commit).
 """
 
 import logging
@@ -33,33 +33,33 @@ from server.metering.ledger.schema import prepare
 from server.storage.database import Database, StorageError
 from server.storage.postgres import without_password
 
-BATCH = 256  # jobs of one commit: under load one fsync serves them all
+BATCH = 256  # jobs per commit: under load they share one fsync
 BUSY_SECONDS = 2.0
 RETRY_SECONDS = 0.5
-SLOW_SECONDS = 10.0  # a transaction that takes longer is no better than one that fails
-CLOSE_SECONDS = 30.0  # so long may the last transaction take
-HEARTBEAT_SECONDS = 5.0  # so often something is written to PostgreSQL, to learn that it is gone before a caller does
-SWEEP_SECONDS = 60.0  # between two looks for replicas that died; a living one has its name back long before
+SLOW_SECONDS = 10.0  # a transaction that takes longer counts as failed
+CLOSE_SECONDS = 30.0  # how long `close` waits for the last transaction
+HEARTBEAT_SECONDS = 5.0  # between writes to an idle PostgreSQL, to notice its loss before a request does
+SWEEP_SECONDS = 60.0  # between sweeps for dead replicas; a live one reconnects and claims its name sooner
 
 
 logger = logging.getLogger(__name__)
 
 
 class Counts(Struct, frozen=True):
-    """What the open replies have come to, by request id."""
+    """The tokens of open replies so far, by request id."""
 
     usage: Mapping[str, Usage]
 
 
 class Cursor(Struct, frozen=True):
-    """How far a reader of the rows has come, under its name."""
+    """The sequence number up to which the reader `name` has read."""
 
     name: str
     value: int
 
 
 class Probe(Struct, frozen=True):
-    """Says nothing, but it is written: it shows whether the ledger can be."""
+    """An empty write that tests whether the ledger is writable."""
 
 
 Work = Opening | Counts | Settlement | Cursor | Probe
@@ -71,9 +71,10 @@ class _Job(Struct, frozen=True, eq=False):
 
 
 class Ledger:
-    """Owns an SQLite file, or the rows of `instance` in a PostgreSQL database; reading is free.
+    """Writes an SQLite file, or the rows of `instance` in a PostgreSQL database; others may read at any time.
 
-    `clock` says the time in seconds since 1970, of which only the day decides anything.
+    `clock` returns seconds since 1970; only its UTC day matters, for budgets. Raises ConfigError if the database cannot
+    be opened or another process writes to it as the same instance.
     """
 
     def __init__(
@@ -113,32 +114,32 @@ class Ledger:
 
     @property
     def writable(self) -> bool:
-        """Whether the latest transaction was made, and the one under way is not too slow."""
+        """Whether the last transaction succeeded and the current one is not too slow."""
         began = self._began
         return not self._failed and (began is None or time.monotonic() - began < SLOW_SECONDS)
 
     def open(self, opening: Opening) -> "Future[Admission]":
-        """The admission, once durable; or failed with LedgerUnavailable, and then no row stays open."""
+        """Resolves to the admission once it is durable, or to LedgerUnavailable; then no row stays open."""
         return self._put(opening)
 
     def count(self, usage: Mapping[str, Usage]) -> "Future[frozenset[str]]":
-        """Done once these counts are durable, or failed with LedgerUnavailable; the ids of rows that are not open."""
+        """Resolves, once the counts are durable, to the ids whose row is not open; or to LedgerUnavailable."""
         return self._put(Counts(usage))
 
     def settle(self, end: Settlement) -> "Future[None]":
-        """Done once durable; after LedgerUnavailable it is tried again until it is."""
+        """Resolves once durable; after LedgerUnavailable the ledger retries until it is."""
         return self._put(end)
 
     def remember(self, name: str, value: int) -> "Future[None]":
-        """Done once the cursor `name` stands at `value`, or failed with LedgerUnavailable."""
+        """Set the cursor `name` to `value`; resolves once durable, or to LedgerUnavailable."""
         return self._put(Cursor(name, value))
 
     def probe(self) -> "Future[None]":
-        """Done if the ledger can be written now, or failed with LedgerUnavailable."""
+        """Resolves if the ledger can be written now, or to LedgerUnavailable."""
         return self._put(Probe())
 
     def totals(self) -> Totals:
-        """This instance's sums as they stand, read by a connection of its own; raises StorageError."""
+        """This instance's totals, read on a connection of its own; raises StorageError."""
         with snapshot(self.where) as database:
             columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
             tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
@@ -146,7 +147,7 @@ class Ledger:
         return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
 
     def spent(self) -> list[Spent]:
-        """What the skills have used and reserved of the current day and month, over all instances."""
+        """Tokens used and reserved by skill in the current day and month, over all instances; raises StorageError."""
         names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
         with snapshot(self.where) as database:
             statement = (
@@ -159,31 +160,31 @@ class Ledger:
         return transactions.until_next(period, self._clock())
 
     def close(self) -> None:
-        """Write what is queued, then let go of the database; of one that stands still too, so that the process ends."""
+        """Write the queued jobs and close the database; gives up on a hanging one after CLOSE_SECONDS."""
         self._jobs.put(None)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
-            logger.error("The ledger does not answer; what it was not told is recovered by the next start.")
+            logger.error("The ledger does not answer; the next start recovers the rows left open.")
         else:
             self._database.close()
         self.closed = True
 
     def _begin(self, deadline: float) -> int:
-        """Make the tables, and close what a dead process of this name left open; returns how many rows."""
+        """Create the tables and close the rows that a dead process of this instance left open; returns their number."""
         prepare(self._database)
         while not self._database.claim(self.instance):
-            if time.monotonic() > deadline:  # a name that was just looked at is free at once
+            if time.monotonic() > deadline:  # a sweep of another replica holds it for a moment
                 raise ConfigError(
                     f"another secateur writes to {without_password(self.where)} as instance {self.instance!r}: "
                     "give each replica an `instance` of its own"
                 )
             time.sleep(RETRY_SECONDS / 10)
-        with self._database.transaction():  # the rows of others wait for two looks: one may just be connecting again
+        with self._database.transaction():  # other instances' rows wait for two sweeps: their owner may be reconnecting
             return transactions.recover(self._database, [self.instance], self._clock())
 
     def _put(self, work: Work) -> "Future[Any]":
         job = _Job(work, Future())
-        job.done.set_running_or_notify_cancel()  # a caller that leaves must not cancel what is being written
+        job.done.set_running_or_notify_cancel()  # a caller that leaves must not cancel the write
         self._jobs.put(job)
         return job.done
 
@@ -195,16 +196,16 @@ class Ledger:
         self._commit([])
 
     def _sweep(self) -> None:
-        """Close the open rows of replicas whose names nobody held at this look nor at the one before."""
+        """Close the open rows of replicas whose names were unclaimed at this sweep and the one before."""
         self._next_sweep = time.monotonic() + self._sweep_seconds
-        with suppress(StorageError), self._database.transaction():  # what fails now is looked at again
-            names = {*transactions.abandoned(self._database)} - {self.instance}
+        with suppress(StorageError), self._database.transaction():  # the next sweep tries again
+            names = {*transactions.instances_with_open_rows(self._database)} - {self.instance}
             free = frozenset(name for name in names if self._database.claim_for_transaction(name))
             transactions.recover(self._database, free & self._silent, self._clock())
             self._silent = free
 
     def _next(self) -> list[_Job] | None:
-        """Wait for jobs and take all that are there; None after `close`, once the queue is empty."""
+        """Wait for jobs and take up to BATCH; empty for a retry or heartbeat, None after `close`."""
         waiting = min(HEARTBEAT_SECONDS, self._sweep_seconds) if self._database.shared else None
         try:
             first = self._jobs.get(timeout=self._retry_seconds if self._failed else waiting)
@@ -222,7 +223,7 @@ class Ledger:
         return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
-        """One transaction for all of `jobs` and for what failed before."""
+        """Write `jobs`, and the settlements that failed before, in one transaction."""
         works = [*self._unsettled, *(job.work for job in jobs)]
         started = self._began = time.monotonic()
         try:
@@ -231,7 +232,7 @@ class Ledger:
         except StorageError as error:
             self._fail(jobs, LedgerUnavailable(str(error)))
             return
-        except Exception as error:  # the thread must live: without it nothing would be counted, and nobody told
+        except Exception as error:  # the thread must live: without it nothing is counted or answered
             logger.exception("A transaction of the ledger failed.")
             self._fail(jobs, LedgerUnavailable(f"The ledger cannot be written: {type(error).__name__}."))
             return
@@ -246,25 +247,25 @@ class Ledger:
         self._unsettled.clear()
 
     def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
-        """Keep what must not be lost for the next transaction, and tell everybody."""
+        """Keep the settlements for the next transaction and fail the jobs' futures."""
         if not self._failed:
             logger.error("%s Until it can, requests are answered 503.", failure)
         self._failed = True
         for job in jobs:
             if isinstance(job.work, Settlement):
                 self._unsettled.append(job.work)
-            elif isinstance(job.work, Opening):  # a connection may break after the database has committed
+            elif isinstance(job.work, Opening):  # the connection may have broken after the commit
                 self._unsettled.append(Settlement(job.work.request_id, Usage(), "rejected", job.work.skill))
             job.done.set_exception(failure)
 
 
 def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
-    """Do everything within one transaction; returns what each of `works` came to."""
+    """Apply all of `works` within one transaction; returns the result of each."""
     works = works or [Probe()]
     today = transactions.day_of(now)
     results: dict[int, Any] = {}
     closed = []
-    # All replicas lock budgets in the order of skills and days, so that no two wait for each other in a ring.
+    # All replicas lock budgets in the order of skills and days, so that they cannot deadlock.
     for index, work in sorted(enumerate(works), key=lambda numbered: _place(numbered[1], today)):
         match work:
             case Opening():
@@ -284,7 +285,7 @@ def _apply(database: Database, instance: str, works: list[Work], now: float) -> 
 
 
 def _place(work: Work, today: str) -> tuple[str, str]:
-    """Where in its transaction a job comes."""
+    """The sort key of a job within its transaction."""
     match work:
         case Opening():
             return work.skill, today

@@ -1,6 +1,6 @@
-"""What the ledger is told and what it answers: plain values, no database.
+"""The ledger's requests and answers, as plain values without a database.
 
-A reply is an opening, any number of counts, and one settlement; only the settlement moves the totals.
+A reply is one opening, any number of counts and one settlement; only the settlement changes the totals.
 """
 
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ KINDS: tuple[Kind, ...] = ("input", "cached", "output")
 
 
 class LedgerUnavailable(SecateurError):
-    """The ledger cannot be written (disk full, locked): nothing may be served that cannot be counted."""
+    """The ledger cannot be written (disk full, locked): what cannot be counted is not served."""
 
     status = 503
     reason = "ledger"
 
     def __init__(self, reason: str) -> None:
         super().__init__("The usage ledger cannot be used now; try again later.", code="ledger_unavailable")
-        self.args = (f"The usage ledger cannot be used ({reason}).",)  # for logs: callers learn nothing of the inside
+        self.args = (f"The usage ledger cannot be used ({reason}).",)  # for logs only: clients see no internals
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one reply, as the engine counted them; `cached` is a part of `prompt`, as in OpenAI's usage."""
+    """Tokens of one reply as the engine counted them; `prompt` includes `cached`, as in OpenAI's usage."""
 
     prompt: int = 0
     cached: int = 0
@@ -39,18 +39,18 @@ class Usage(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """The tokens, prompts and replies together, that a skill may use; None is without end. Days are UTC's."""
+    """A skill's budgets in prompt plus output tokens per UTC day and month; None is unlimited."""
 
     day: int | None = None
     month: int | None = None
 
     def of(self, period: Period) -> int | None:
-        """One of the two."""
+        """The budget of `period`."""
         return self.day if period == "day" else self.month
 
 
 class Opening(Struct, frozen=True):
-    """A reply about to begin: its prompt, the most tokens it may have, and the budgets that both must fit."""
+    """A reply about to start: its prompt tokens, the most output tokens `wanted`, and the budgets for their sum."""
 
     request_id: str
     skill: str
@@ -61,11 +61,11 @@ class Opening(Struct, frozen=True):
     revision: str = ""
     key_id: str = ""
     idempotency: str | None = None
-    """What stays the same when a client repeats a request; no two rows have the same."""
+    """Equal for repetitions of one request; unique among rows."""
 
 
 class Known(Struct, frozen=True):
-    """The row that an Idempotency-Key belongs to already; `outcome` is None while that reply is under way."""
+    """The row that already has this Idempotency-Key; `outcome` is None while its reply is running."""
 
     request_id: str
     outcome: Outcome | None
@@ -73,17 +73,17 @@ class Known(Struct, frozen=True):
 
 
 class Admission(Struct, frozen=True):
-    """What became of an opening: `granted` tokens for the reply, or none because of a budget or a known key."""
+    """The answer to an opening: `granted` output tokens, or none because of a budget or a known Idempotency-Key."""
 
     granted: int
     day: str
-    """YYYY-MM-DD, UTC: the day, and by it the month, whose budgets the reply counts in however long it takes."""
+    """YYYY-MM-DD, UTC: the day and month whose budgets are charged, however long the reply takes."""
     refused: Period | None = None
     known: Known | None = None
 
 
 class Settlement(Struct, frozen=True):
-    """A reply that ended; `skill` and `day` are those of its opening, `duration` and `first_token` seconds."""
+    """A finished reply; `skill` and `day` as in its opening, `duration` and `first_token` in seconds."""
 
     request_id: str
     usage: Usage
@@ -95,7 +95,7 @@ class Settlement(Struct, frozen=True):
 
 
 class Totals(Struct, frozen=True):
-    """Sums over all closed rows."""
+    """The sums over all closed rows of an instance."""
 
     tokens: Mapping[tuple[str, str, str], int]
     """(skill, model, type) -> tokens; type is `input` (cached ones included), `cached` or `output`."""
@@ -104,7 +104,7 @@ class Totals(Struct, frozen=True):
 
 
 class Spent(Struct, frozen=True):
-    """Tokens of one skill in one period: `used` by closed replies, `reserved` by those under way."""
+    """Tokens of one skill in one period: `used` by closed replies, `reserved` by running ones."""
 
     skill: str
     period: str

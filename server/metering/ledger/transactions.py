@@ -1,6 +1,6 @@
-"""What one transaction of the ledger does: open rows against budgets, count, settle, recover.
+"""The steps of the ledger's transactions: open rows within budgets, count, settle, recover.
 
-Every function here is called within a transaction and leaves it to the caller to make it durable.
+Every function here must be called within a transaction, which the caller commits.
 """
 
 from collections.abc import Iterable, Mapping
@@ -71,9 +71,9 @@ def periods(day: str) -> tuple[tuple[Period, str], ...]:
 
 
 def open_row(database: Database, instance: str, opening: Opening, now: float) -> Admission:
-    """Reserve the prompt and as much of the wanted reply as the budgets have left, and open the row.
+    """Open a row and reserve its prompt and as many of the wanted tokens as the budgets have left.
 
-    Refused where not one token would be left; then the row is closed at once, as `rejected`.
+    If a budget has no token left, the admission is refused and the caller must settle the row as `rejected`.
     """
     day = day_of(now)
     if opening.idempotency is not None and (known := _known(database, opening.idempotency)):
@@ -82,7 +82,7 @@ def open_row(database: Database, instance: str, opening: Opening, now: float) ->
     reserved = 0 if refused else opening.prompt + granted
     marks = (opening.revision, opening.model, opening.key_id, None if refused else opening.idempotency)
     values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved)
-    if not database.execute(OPEN, values):  # another replica was faster with the same Idempotency-Key
+    if not database.execute(OPEN, values):  # another replica opened the same Idempotency-Key meanwhile
         return Admission(0, day, known=_known(database, opening.idempotency or ""))
     for _, period in periods(day):
         database.execute(ADD_BUDGET, (opening.skill, period, 0, reserved))
@@ -95,10 +95,10 @@ def _known(database: Database, idempotency: str) -> Known | None:
 
 
 def _room(database: Database, opening: Opening, day: str) -> tuple[int, Period | None]:
-    """The tokens that the reply may have within the budgets, at most those wanted, or the period that has none left."""
+    """The output tokens that the budgets allow, at most `wanted`; or 0 and the period without a token left."""
     granted = opening.wanted
     for period, name in periods(day):
-        if database.shared:  # makes the row and locks it: both of them, in the order that settling has
+        if database.shared:  # creates and locks the row, in the same order as settling
             database.execute(ADD_BUDGET, (opening.skill, name, 0, 0))
         limit = opening.limits.of(period)
         if limit is None:
@@ -111,7 +111,7 @@ def _room(database: Database, opening: Opening, day: str) -> tuple[int, Period |
 
 
 def count(database: Database, counts: Mapping[str, Usage]) -> frozenset[str]:
-    """Write what each open reply has come to, by request id; returns those that are not open, and are not counted."""
+    """Write the tokens so far of open replies, by request id; returns the ids whose row is not open."""
     rows = [(usage.prompt, usage.cached, usage.output, name) for name, usage in counts.items()]
     if database.execute_many(COUNT, rows) == len(rows):
         return frozenset()
@@ -119,9 +119,9 @@ def count(database: Database, counts: Mapping[str, Usage]) -> frozenset[str]:
 
 
 def settle(database: Database, end: Settlement) -> list[str]:
-    """Close one row and move totals and budgets with it; returns its id, or nothing: a closed row stays as it is."""
+    """Close a row and update totals and budgets; returns its id, or nothing if it was closed already."""
     usage, state = end.usage, "recovered" if end.outcome == "recovered" else "final"
-    again = int(end.outcome == "rejected")  # what was never begun may be asked for again by the same key
+    again = int(end.outcome == "rejected")  # a refused request may be repeated with the same Idempotency-Key
     values = (usage.prompt, usage.cached, usage.output, end.duration, end.first_token, again, end.request_id)
     rows = database.execute(SETTLE, (state, end.outcome, end.duration, *values))
     for instance, skill, model, day, reserved in rows:
@@ -134,9 +134,9 @@ def settle(database: Database, end: Settlement) -> list[str]:
 
 
 def number(database: Database, closed: Iterable[str]) -> None:
-    """Give the rows closed in this transaction their sequence numbers, as the last thing in it.
+    """Number the rows closed in this transaction; call it last.
 
-    The counter's row is locked until the end, so that a reader who has seen a number has seen all below it.
+    The counter's row stays locked until the commit, so that a reader who sees a number sees all lower ones.
     """
     names = list(closed)
     if names:
@@ -148,9 +148,9 @@ def number(database: Database, closed: Iterable[str]) -> None:
 
 
 def recover(database: Database, instances: Iterable[str], now: float) -> int:
-    """Close the rows that dead processes left open, with the tokens they had counted; returns how many."""
+    """Close the open rows of dead `instances` as `recovered`, with the tokens counted so far; returns their number."""
     rows = sorted(row for instance in instances for row in database.execute(OPEN_ROWS, (instance,)))
-    for skill, day, name, opened_at, *counted in rows:  # in the order in which every transaction locks budgets
+    for skill, day, name, opened_at, *counted in rows:  # sorted: every transaction locks budgets in this order
         seconds = max(0.0, now - opened_at)
         settle(database, Settlement(name, Usage(*counted), "recovered", skill, day, seconds))
     number(database, [row[2] for row in rows])
@@ -158,15 +158,15 @@ def recover(database: Database, instances: Iterable[str], now: float) -> int:
 
 
 def remember(database: Database, name: str, value: int) -> None:
-    """Set a cursor, which never goes back: one who lost his turn may come late."""
+    """Raise a cursor to `value`; it never goes back, since a replica that lost its claim may report late."""
     database.execute(REMEMBER, (name, value))
 
 
 def probe(database: Database) -> None:
-    """Write something: SQLite leaves a page alone that would not change, and so knows nothing of a full disk."""
+    """Change a row: SQLite skips writing an unchanged page and would not notice a full disk."""
     database.execute(PROBE)
 
 
-def abandoned(database: Database) -> list[str]:
-    """The instances that have open rows."""
+def instances_with_open_rows(database: Database) -> list[str]:
+    """The instances with open rows."""
     return [name for (name,) in database.execute("SELECT DISTINCT instance FROM requests WHERE state = 'open'")]

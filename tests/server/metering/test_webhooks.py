@@ -209,7 +209,7 @@ def test_a_secret_file_that_is_none_is_refused(tmp_path: Path) -> None:
     assert webhooks.read_secret(tmp_path / "secret") == b"secret"
     for text in ("secret", "whsec_?"):
         (tmp_path / "secret").write_text(text)
-        with pytest.raises(ConfigError, match="is no webhook secret"):
+        with pytest.raises(ConfigError, match="is not a webhook secret"):
             webhooks.read_secret(tmp_path / "secret")
     with pytest.raises(ConfigError, match="cannot be read"):
         webhooks.read_secret(tmp_path / "none")

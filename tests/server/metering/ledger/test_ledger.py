@@ -97,7 +97,7 @@ def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -
         reply = await metering.admit(Opening("r3", "help", "tiny", 10, 50))
         await reply.count(cached=0)
         ledger.settle(Settlement("r3", Usage(10, 0, 1), "recovered")).result()
-        with pytest.raises(LedgerUnavailable, match="closed as recovered meanwhile"):
+        with pytest.raises(LedgerUnavailable, match="has closed the reply as recovered"):
             await asyncio.wait_for(reply.count(cached=0), 5)  # not after half a minute
 
     asyncio.run(through())
