@@ -1,4 +1,4 @@
-"""deploy/requirements.lock holds what pyproject.toml asks for, each package with hashes, and its bill of materials is valid."""
+"""deploy/requirements.lock has every package that pyproject.toml asks for, with hashes, and a valid bill of materials."""
 
 import json
 import re
