@@ -37,7 +37,7 @@ def fold_mean(weight: Tensor, gone: Tensor, mean: Tensor, inverse: Tensor) -> No
     with m [inputs] the inputs' `mean`. Without a bias, the nearest substitute is dW = b v^T, where v^T x_k is the best
     prediction of 1 from the kept inputs x_k: v = argmin E(v^T x_k - 1)^2 = E[x_k x_k^T]^-1 m_k, hence dW = W_p m_p
     m_k^T E[x_k x_k^T]^-1, with the damped `inverse`. Where the inputs have no mean, v is near 0; m_k^T / ||m_k||^2
-    would restore the mean exactly but adds noise (measured in docs/log.md).
+    would restore the mean exactly but adds noise (measured in docs/results/log.md).
     """
     predictor = inverse @ mean[~gone]
     weight[:, ~gone] += torch.outer(weight[:, gone].double() @ mean[gone], predictor).to(weight.dtype)

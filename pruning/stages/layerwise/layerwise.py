@@ -27,9 +27,9 @@ from server.artifact.checkpoint.lineage import Step
 logger = logging.getLogger(__name__)
 
 STRONG = 0.5
-"""Corrections above this overfit in every measurement (docs/log.md)."""
+"""Corrections above this overfit in every measurement (docs/results/log.md)."""
 TOKENS_PER_COLUMN = 6
-"""With fewer tokens, Gram matrices are near singular and masks depend on rounding (docs/log.md)."""
+"""With fewer tokens, Gram matrices are near singular and masks depend on rounding (docs/results/log.md)."""
 
 
 def apply(stage: Layerwise, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
