@@ -18,7 +18,7 @@ from pruning.stages.inputs import prepare
 from pruning.techniques.sparsegpt import SparseGPT
 from tests.conftest import ROOT
 from tests.pruning.conftest import RECIPE
-from tests.pruning.killed import FORKSERVER
+from tests.support.prune_process import FORKSERVER
 
 PLAN = RECIPE.replace("{stages}", "")
 ROW = '[[rows]]\ngroup = "small"\nname = "{name}"\nstages = [{{ kind = "depth", remove = {remove} }}]\n'

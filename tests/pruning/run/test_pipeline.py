@@ -24,8 +24,8 @@ from server.artifact.checkpoint.reader import Artifact
 from server.storage.lock import locked
 from tests.pruning import tiny
 from tests.pruning.conftest import SPARSEGPT
-from tests.pruning.killed import kill_when
 from tests.pruning.run.conftest import Prune
+from tests.support.prune_process import kill_when
 
 Write = Callable[..., Path]
 DEPTH = '[[stages]]\nkind = "depth"\nremove = 2\n[[stages]]\nkind = "layerwise"\n'

@@ -13,7 +13,7 @@ from pruning.stages.inputs import Inputs, prepare
 from pruning.stages.training.run import TrainingRun
 from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE, SPARSEGPT
-from tests.pruning.killed import kill_when
+from tests.support.prune_process import kill_when
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pruning.stages.inputs import prepare
 from pruning.stages.team import ALONE, Team
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import RECIPE
-from tests.pruning.killed import start, wait_until
+from tests.support.prune_process import start, wait_until
 
 STAGES = """
 [[stages]]
