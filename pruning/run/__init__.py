@@ -1,4 +1,4 @@
-"""Carries a recipe from its base to a published artifact, and resumes where a killed run ended.
+"""Carries out a recipe, from its base to a published artifact, and resumes interrupted runs.
 
 May import `data`, `evaluation`, `model`, `recipe`, `stages`.
 """

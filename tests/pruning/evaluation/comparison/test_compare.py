@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
 from pruning.data.encoder import Encoder
-from pruning.evaluation.comparison import bootstrap, compare, quantised_base
+from pruning.evaluation.comparison import compare
 from pruning.evaluation.comparison.results import Results
 from pruning.evaluation.scoring.plans.texts import TextPlan
 from pruning.evaluation.tasks import task as tasks
 from pruning.evaluation.tasks.reading import read_task
-from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.native import absent
 from server.engine.runners import Options, Scoring
@@ -266,61 +263,3 @@ def test_the_page_is_self_contained_and_escapes_texts(place: Place) -> None:
     assert "prefers-color-scheme: dark" in place.page
     assert "@media print" in place.page
     assert "nan" not in place.page.split("<body>")[1]
-
-
-@pytest.mark.parametrize(
-    ("kind", "bits", "group", "pruned"),
-    [("llama", 8, 32, False), ("llama", 4, 64, True), ("gpt2", 8, 32, True), ("gpt2", 4, 64, False)],
-)
-def test_the_quantised_base_has_the_predicted_bytes(
-    tmp_path: Path, kind: str, bits: int, group: int, pruned: bool
-) -> None:
-    """Also of a base with zeros, which are quantised like other weights."""
-    folder = tiny.save(tmp_path / "model", kind)
-    if pruned:
-        tensors = load_file(folder / "model.safetensors")
-        halved = {name: t * (torch.arange(t.shape[-1]) % 2) if "mlp" in name else t for name, t in tensors.items()}
-        save_file(halved, folder / "model.safetensors", {"format": "pt"})
-    base = base_artifact(str(folder), tmp_path / "base")
-    before = dict(base.tensors())
-    matrices = [name for name in before if ".norm" not in name and ("layers." in name or ".h." in name)]
-    matrices = [name for name in matrices if before[name].dim() == 2]
-    numbers = sum(before[name].numel() for name in matrices)
-    wanted = base.size - int(numbers * (16 - bits - 16 / group) / 8)
-    choice = quantised_base.nearest_in_size(base, wanted)
-    assert choice == quantised_base.Quantisation(bits, group, wanted)
-    with quantised_base.quantised(base, choice, tmp_path) as made:
-        assert sorted(matrices) == [name for name in made.names() if made.scales(name) is not None]
-        assert abs(made.size - wanted) < 64 * len(before) * 3  # names, and the alignment of tiny tensors
-        for name, old in before.items():
-            new = made.tensor(name)
-            if name not in matrices:
-                assert torch.equal(old, new)
-                continue
-            rows = new.T if kind == "gpt2" else new  # it stores its matrices transposed
-            assert max(len(row.unique()) for row in rows.reshape(-1, group)) <= 2**bits
-            error = ((new - old).float().square().sum() / old.float().square().sum()).item()
-            assert 0 < error < {8: 1e-4, 4: 0.015}[bits]
-    assert not list(tmp_path.glob("quantised-*"))
-    assert all(torch.equal(old, base.tensor(name)) for name, old in before.items())
-
-
-def test_intervals_have_their_nominal_coverage() -> None:
-    generator = np.random.default_rng(0)
-    hits = 0
-    for seed in range(200):
-        found = bootstrap.mean(list(generator.exponential(1.0, 60)), seed)
-        hits += found.low <= 1.0 <= found.high
-    assert 0.86 <= hits / 200 <= 0.98
-    values, reference = [1.0, 2.0, 3.0, 9.0], [1.0, 1.0, 2.0, 5.0]
-    assert bootstrap.ratio(values, reference, 0).value == pytest.approx(15 / 9)
-    assert bootstrap.difference(values, reference, 0).value == pytest.approx(6 / 4)
-    assert bootstrap.mean(values, 1) == bootstrap.mean(values, 1)
-    many = list(generator.exponential(1.0, 60))
-    assert bootstrap.mean(many, 1) != bootstrap.mean(many, 2)
-
-
-def test_pairing_narrows_the_interval_of_a_common_change() -> None:
-    reference = list(np.random.default_rng(0).exponential(1.0, 50))
-    ratio = bootstrap.ratio([1.1 * value for value in reference], reference, 0)
-    assert ratio.high - ratio.low < 1e-9
