@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.exams.hostile import bodies, nginx, peers
-from tests.server.web.test_lifecycle import STREAM, process, received, rows, send
-from tests.support.harness import KEY
+from tests.support.chat_client import STREAM, received, send
+from tests.support.harness import KEY, rows
+from tests.support.server_process import process
 from tests.support.visitor import Visitor
 
 DEADLINE = 5  # seconds for a head, in these runs

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
+from threading import Semaphore
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +15,21 @@ from server.engine.choice import Choice
 from server.engine.sequence import Sequence
 
 
+class Cell(NamedTuple):
+    """A token id, and the skill and cache salt of the sequence that wrote it."""
+
+    skill: str
+    salt: str
+    id: int
+
+
 class Cells:
-    """A KV cache of (skill, token id) for each place of each block."""
+    """A KV cache of a `Cell` for each place of each block."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[int, int], tuple[str, int]] = {}
+        self._held: dict[tuple[int, int], Cell] = {}
 
-    def texts(self, batch: Batch) -> Iterator[tuple[Chunk, list[tuple[str, int]]]]:
+    def texts(self, batch: Batch) -> Iterator[tuple[Chunk, list[Cell]]]:
         """Write each chunk; yields it with every entry that it attends to, up to its last id."""
         written: set[tuple[int, int]] = set()
         for chunk in batch.chunks:
@@ -27,7 +37,8 @@ class Cells:
             new = places[chunk.start :]
             assert not written & set(new), "two sequences write one place"
             written |= set(new)
-            self._held |= {place: (chunk.sequence.skill, id) for place, id in zip(new, chunk.ids, strict=True)}
+            skill, salt = chunk.sequence.skill, chunk.sequence.cache_salt
+            self._held |= {place: Cell(skill, salt, id) for place, id in zip(new, chunk.ids, strict=True)}
             yield chunk, [self._held[place] for place in places]
 
 
@@ -41,6 +52,8 @@ class FakeRunner:
         self.delay = delay
         self.fail_after = fail_after
         self.steps = 0
+        self.permits: Semaphore | None = None
+        """If set, each forward pass waits for one."""
 
     def reply(self, sequence: Sequence) -> int:
         raise NotImplementedError
@@ -48,6 +61,8 @@ class FakeRunner:
     def forward(self, batch: Batch) -> Tensor:
         self.steps += 1
         time.sleep(self.delay)
+        if (permits := self.permits) is not None:
+            assert permits.acquire(timeout=120), "no permit for a forward pass"
         if self.fail_after is not None and self.steps > self.fail_after:
             raise RuntimeError("the fake runner was told to fail")
         logits = torch.zeros(len(batch.sampled), self.vocabulary)

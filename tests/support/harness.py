@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,6 +163,16 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
         stop()
         thread.join(120)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return [dict(row) for row in database.execute("SELECT * FROM requests ORDER BY opened_at")]
+
+
+def ledger_of(served: Served) -> list[dict[str, Any]]:
+    return rows(Path(served.parts.config.ledger))
 
 
 def until(condition: Callable[[], object], seconds: float = 120.0) -> None:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.server.web.test_lifecycle import STREAM, send
+from tests.support.chat_client import STREAM, send
 
 # Only what running beside another nginx and as any user needs; buffering and all else are nginx's defaults.
 SETTINGS = """

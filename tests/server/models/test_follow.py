@@ -28,9 +28,9 @@ from server.models.rollout import CurrentModel, Model, Rollout
 from server.storage.digests import FileDigests
 from server.text.tokenizer import Tokenizer
 from tests.server.artifact.signing.artifacts import make
-from tests.server.web.test_lifecycle import STREAM, everything, get, ledger_of, received, send
+from tests.support.chat_client import STREAM, everything, get, received, send
 from tests.support.fakes import ScriptRunner
-from tests.support.harness import KEY, LINEAGE, Served, parts, says, served, until
+from tests.support.harness import KEY, LINEAGE, Served, ledger_of, parts, says, served, until
 
 PASSED = (GateResult("faq", True),)
 
@@ -177,7 +177,7 @@ def test_an_untrusted_or_unloadable_version_is_refused_and_the_old_one_stays(
         "unloadable": "division",
         "narrow": "begins every prompt with",
         "speechless": "does not suit the model 'tiny@2': The chat template failed",
-        "gone": "is no artifact",
+        "gone": "is not an artifact",
         "exchanged": "model-2 was exchanged while tiny@2 was loaded",
     }
     assert caplog.text.count("cannot be served") == 1
@@ -265,7 +265,7 @@ def test_a_model_of_the_registry_is_served_signed_or_not_at_all(house: House) ->
     [
         ("registry:tiny@production", "config.json", "config.json was changed"),
         ("registry:other@production", "", "there is no model 'other' here; there are tiny"),
-        ("registry:tiny@latest", "", "'tiny@latest' is no version"),
+        ("registry:tiny@latest", "", "'tiny@latest' is not a version"),
         ("{folder}/model-1", "config.json", "config.json was changed or swapped after alice signed"),
     ],
 )

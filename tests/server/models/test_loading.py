@@ -28,9 +28,9 @@ from server.skills.api_keys import digest
 from server.skills.catalogue import Skills
 from server.text.tokenizer import Tokenizer
 from tests.server.models.test_follow import House
-from tests.server.web.test_lifecycle import STREAM, get, ledger_of, received, rows, send
+from tests.support.chat_client import STREAM, get, received, send
 from tests.support.fakes import ScriptRunner
-from tests.support.harness import HELP, KEY, LINEAGE, Served, parts, says, served, tokenizer, until
+from tests.support.harness import HELP, KEY, LINEAGE, Served, ledger_of, parts, rows, says, served, tokenizer, until
 from tests.support.tiny_llama import tiny_llama
 
 ASK: Any = [{"role": "user", "content": "hi"}]

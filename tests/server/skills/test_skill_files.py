@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from server.skills.catalogue import Skills
-from tests.server.web.test_lifecycle import process
 from tests.server.web.test_listeners import call
 from tests.support.harness import HELP, KEY, Serve, parts, says, served, until
+from tests.support.server_process import process
 
 ASK = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -43,7 +43,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         assert prepared.skills.names == ("help",)
         assert next(iter(prepared.skills)).title == "After"
         write(folder, title="Other model", model="another")
-        assert "another is no artifact" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
+        assert "another is not an artifact" in call(server.admin, "/admin/reload", b"").json["error"]["message"]
         assert call(server.url, "/admin/reload", b"").status == 404
 
 

@@ -8,9 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from server.errors import REASONS
-from tests.server.web.test_lifecycle import rows
 from tests.server.web.test_listeners import call
-from tests.support.harness import HELP, KEY, ORIGIN, OTHER, OTHER_KEY, Served, parts, says, served
+from tests.support.harness import HELP, KEY, ORIGIN, OTHER, OTHER_KEY, Served, parts, rows, says, served
 from tests.support.visitor import Visitor
 
 ASK = {"model": "help", "messages": [{"role": "user", "content": "hi"}]}

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.exams.hostile import bodies, nginx, peers
-from tests.server.web.test_lifecycle import STREAM, everything, process, received, send
 from tests.server.web.test_listeners import ASK, complete
+from tests.support.chat_client import STREAM, everything, received, send
 from tests.support.harness import KEY, Serve, until
+from tests.support.server_process import process
 from tests.support.visitor import Visitor
 
 
@@ -21,7 +22,7 @@ def test_an_endless_head_is_cut_and_others_are_served(serve: Serve) -> None:
     served = serve("ok", head_seconds=0.5)
     with peers.slow_heads(served.url, 20) as connections:
         assert complete(served, ASK).status == 200
-        assert peers.closed(connections, 10) == 20
+        assert peers.closed(connections) == 20
 
 
 def test_a_second_head_on_a_kept_connection_has_the_same_deadline(serve: Serve) -> None:
@@ -30,7 +31,7 @@ def test_a_second_head_on_a_kept_connection_has_the_same_deadline(serve: Serve) 
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
-        assert peers.closed([connection], 10) == 1
+        assert peers.closed([connection]) == 1
 
 
 def test_a_body_that_trickles_after_its_answer_is_cut(serve: Serve) -> None:
@@ -58,7 +59,7 @@ def test_an_endless_body_is_refused_in_time_and_its_connection_closed(
 
 
 def test_a_reply_may_take_longer_than_a_heads_deadline(serve: Serve) -> None:
-    served = serve("0123456789", delay=0.1, head_seconds=0.3)
+    served = serve("0123456789", delay=0.1, head_seconds=0.5)
     assert complete(served, ASK).json["choices"][0]["message"]["content"] == "0123456789"
 
 
@@ -71,14 +72,14 @@ def test_a_truncated_body_logs_no_error(serve: Serve, caplog: pytest.LogCaptureF
 
 
 def test_connections_beyond_the_limit_replace_waiting_ones(serve: Serve) -> None:
-    served = serve("ok", connections=5, head_seconds=1)
+    served = serve("ok", connections=5, head_seconds=600)
     with peers.slow_heads(served.url, 20) as connections:
-        assert peers.closed(connections, 0.5) >= 15
+        assert peers.closed(connections, enough=15) >= 15
     until(lambda: peers.answers(served.url))
 
 
 def test_a_flood_of_slow_heads_does_not_keep_out_a_request(serve: Serve) -> None:
-    served = serve("ok", connections=5, head_seconds=60)
+    served = serve("ok", connections=5, head_seconds=600)
     with peers.slow_heads(served.url, 20):
         assert complete(served, ASK).status == 200
         with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=120)) as kept:
@@ -88,11 +89,11 @@ def test_a_flood_of_slow_heads_does_not_keep_out_a_request(serve: Serve) -> None
 
 
 def test_a_running_reply_is_never_evicted(serve: Serve) -> None:
-    served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=60)
+    served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=600)
     with send(served.url, STREAM) as running:
         until(lambda: served.engine.running == 1)
         with peers.slow_heads(served.url, 3) as connections:
-            assert peers.closed(connections, 10) == 3
+            assert peers.closed(connections) == 3
         assert received(running)[0] == "0123456789" * 3
 
 
@@ -101,7 +102,7 @@ def test_the_file_limit_is_raised_or_connections_are_capped(
     tmp_path: Path, files: str, room: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A shell and systemd allow 1,024 files, which slow connections could use up."""
-    settings = ("connections=300", "head_seconds=60")
+    settings = ("connections=300", "head_seconds=600")
     with process(tmp_path, *settings, files=files) as server, peers.slow_heads(server.url, 400):
         assert peers.answers(server.url)
         assert peers.seconds_of(server.url, 3)
@@ -152,7 +153,7 @@ def test_a_client_that_never_reads_is_cut(tmp_path: Path) -> None:
         assert peers.answers(server.url)  # what the first request opens stays open
         before = peers.descriptors(server.process.pid)
         connection = peers.never_read(server.url)
-        assert peers.settle(lambda: peers.descriptors(server.process.pid) <= before, 20) is not None
+        assert peers.settle(lambda: peers.descriptors(server.process.pid) <= before, 120) is not None
         connection.close()
         assert peers.answers(server.url)
 
