@@ -63,12 +63,12 @@ def _model(lineage: Lineage, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ancestor(record: Lineage) -> dict[str, Any]:
-    """What `record` was made from, the base or an artifact of ours."""
+    """The base of `record`: an imported model, or an artifact of ours."""
     return {"type": "machine-learning-model", "name": record.base.name, "hashes": _hashes(record.base.digest)}
 
 
 def _weights(files: Mapping[str, str]) -> dict[str, Any]:
-    """The digest of the file of weights, where there is just one; several have theirs as components alone."""
+    """The digest of the weights file if there is just one; shards have theirs as components."""
     digests = [digest for name, digest in files.items() if name.endswith((".safetensors", ".gguf"))]
     return {"hashes": _hashes(digests[0])} if len(digests) == 1 else {}
 
@@ -113,7 +113,7 @@ def _properties(lineage: Lineage) -> Iterator[dict[str, str]]:
 
 
 def _step(step: Step) -> str:
-    """A step as JSON, without its figures for each weight."""
+    """A step as JSON, without the figures of single weights."""
     values = {
         "technique": step.technique,
         "options": step.options,

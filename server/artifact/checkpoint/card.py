@@ -1,4 +1,4 @@
-"""The Hugging Face model card of an artifact, rendered from its lineage record alone: no figure is written by hand."""
+"""Renders the Hugging Face model card of an artifact from its lineage record alone."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from server.artifact.checkpoint.lineage import Data, Lineage, Step
 
 FILE = "README.md"
 SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
-"""What YAML takes as a text without quotes."""
+"""Strings that YAML reads as text without quotes."""
 ROUNDING, TRAINING = {"round", "awq"}, {"reconstruct", "distill", "continue"}
-"""Steps that remove nothing; GPTQ's is one of them where its sparsity is 0."""
+"""Techniques that remove nothing; nor does GPTQ at sparsity 0."""
 LABELS = {"dense": "{}, 16 bits", "int8": "{}, quantised to 8 bits in groups of 32", "pruned": "this model"}
-"""The base of an artifact that was made from another is that other, so each row is called by its name."""
+"""The base's name is filled in: the base of an artifact may be another artifact."""
 USE = (
     "The uses of the base model, on the task that it was measured on. It is another model than its base: measure it on "
     "your own task before it is used there."
@@ -46,7 +46,7 @@ def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
 
 
 def done(lineage: Lineage) -> str:
-    """The first of these that fits what was done since the first base: pruned, quantised, trained, exported."""
+    """What the steps since the first base amount to: `pruned`, else `quantised`, else `trained`, else `exported`."""
     steps = [step for step in links(lineage) if step.technique != EXPORT]
     others = [step for step in steps if step.technique not in TRAINING]
     if any(step.technique not in ROUNDING and step.options.get("sparsity") != 0 for step in others):
@@ -55,17 +55,17 @@ def done(lineage: Lineage) -> str:
 
 
 def recovered(lineage: Lineage) -> bool:
-    """Whether any training was kept, in this artifact or in one that it came from."""
+    """Whether any step, also of a parent, kept its training."""
     return any(step.recovery and not step.recovery.rolled_back for step in links(lineage))
 
 
 def plain(text: str) -> str:
-    """`text` on one line that no table or HTML of the card can be broken with."""
+    """`text` on one line, escaped for the card's tables and HTML."""
     return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a terminal would take for a command."""
+    """`text` on one line, without control characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
@@ -85,7 +85,7 @@ def _front_matter(oldest: Lineage, lineage: Lineage) -> str:
 
 
 def _yaml(text: str) -> str:
-    """A text in YAML: JSON's quotes are YAML's too."""
+    """`text` in YAML, which reads JSON's quoted strings."""
     return text if SAFE.fullmatch(text) else msgspec.json.encode(text).decode()
 
 
@@ -100,7 +100,7 @@ def _removed(lineage: Lineage) -> list[str]:
 
 
 def describe(step: Step) -> str:
-    """One step in one line: technique, options, what is gone, what training cost."""
+    """A step in one line: technique, options, what was removed, and the cost of training."""
     options = ", ".join(f"{key} = {value}" for key, value in step.options.items())
     parts = [f"{step.technique}{f' ({options})' if options else ''}: {step.parameters:,} parameters left"]
     if step.removed_blocks:
@@ -109,7 +109,7 @@ def describe(step: Step) -> str:
         mean = sum(step.sparsity.values()) / len(step.sparsity)
         parts.append(f"{mean:.1%} zeros on average in {len(step.sparsity)} weights")
     if training := step.recovery:
-        kept = "rolled back, since it helped nothing" if training.rolled_back else "kept"
+        kept = "rolled back, since it did not help" if training.rolled_back else "kept"
         parts.append(f"trained on {training.tokens:,} tokens, {training.flops:.3g} FLOPs, {kept}")
     return "; ".join(parts)
 
@@ -121,7 +121,7 @@ def _shape(config: Mapping[str, Any]) -> str:
 
 
 def _comparison(lineage: Lineage) -> list[str]:
-    """What a reader must know first: whether plain quantisation does better."""
+    """A warning if plain quantisation is both smaller and better."""
     evaluation = lineage.evaluation
     if evaluation is None or not {"int8", "pruned"} <= evaluation.bytes.keys() & evaluation.perplexity.keys():
         return []
@@ -152,7 +152,7 @@ def _figures(lineage: Lineage) -> list[str]:
 
 
 def _first(lineage: Lineage) -> list[str]:
-    """The row of the first base, where it was measured on the same text and is not the base of this artifact."""
+    """The row of the first base, if it is not this artifact's base and was evaluated on the same text."""
     oldest = list(generations(lineage))[-1]
     ours, theirs = lineage.evaluation, oldest.evaluation
     if oldest is lineage or ours is None or theirs is None or theirs.data.digest != ours.data.digest:
@@ -175,5 +175,5 @@ def _data(lineage: Lineage) -> Iterator[str]:
 
 
 def data_line(data: Data) -> str:
-    """One text, how much of it, and the digest of the ids drawn."""
+    """A text, the amount drawn from it, and the digest of the token ids."""
     return f"{plain(data.source)}, {data.sequences} sequences of {data.tokens} tokens, SHA-256 `{data.digest}`"

@@ -1,6 +1,6 @@
-"""The chain of a lineage: each step begins with the weights that the one before it made, through all parents.
+"""The chain of a lineage: each step starts from the weights that the previous one produced, through all parents.
 
-Reads the record alone; that the last link is what the weights file holds, the commands check that read weights.
+Reads the record alone; `Artifact.check_last_link` compares the weights file with the last step.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from server.artifact.checkpoint.lineage import FILE, WEIGHTS, Lineage, Step, add
 from server.errors import ArtifactError
 
 EXPORT = "export"
-"""The technique of a link that changes the files and no weight."""
+"""The technique of a step that changes the file format and no weight."""
 
 
 def generations(lineage: Lineage) -> Iterator[Lineage]:
-    """The record and its parents, the youngest first."""
+    """The record and its parents, youngest first."""
     current: Lineage | None = lineage
     while current is not None:
         yield current
@@ -23,12 +23,12 @@ def generations(lineage: Lineage) -> Iterator[Lineage]:
 
 
 def links(lineage: Lineage) -> list[Step]:
-    """Every step from the first base on, the oldest first."""
+    """Every step since the first base, oldest first."""
     return [step for record in reversed(list(generations(lineage))) for step in record.steps]
 
 
 def exported(lineage: Lineage) -> str:
-    """The format of an export that other software reads and this package does not; empty for an artifact."""
+    """The format of an export that this package cannot read; empty for an artifact."""
     last = lineage.steps[-1] if lineage.steps else None
     if last is None or last.technique != EXPORT or (last.options.get("to") == "hf" and WEIGHTS in lineage.files):
         return ""
@@ -36,7 +36,7 @@ def exported(lineage: Lineage) -> str:
 
 
 def check(directory: Path, lineage: Lineage) -> None:
-    """Raise ArtifactError, naming the link, unless the record of the artifact in `directory` is one whole chain."""
+    """Raise ArtifactError, naming the broken step, unless the artifact's record is one unbroken chain."""
     for child in generations(lineage):
         recorded = address(child.parent) if child.parent else ""
         if child.parent_digest != recorded:
@@ -45,7 +45,8 @@ def check(directory: Path, lineage: Lineage) -> None:
     for number, (before, after) in enumerate(pairwise(steps), start=2):
         if before.digest != after.parent_digest:
             raise _refusal(
-                directory, f"step {number} ({after.technique}) did not begin with what {before.technique} made"
+                directory,
+                f"step {number} ({after.technique}) did not start from the weights that {before.technique} made",
             )
 
 

@@ -1,4 +1,4 @@
-"""The digest of a model's weights, whatever files and layouts hold them: what links the steps of a lineage."""
+"""The digest of a model's weights, independent of files and layouts: it links the steps of a lineage."""
 
 import hashlib
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Weights(Protocol):
-    """Hands out weights by name."""
+    """A source of weights by name."""
 
     def names(self) -> list[str]:
         """All names."""
@@ -20,7 +20,7 @@ class Weights(Protocol):
 
 
 def weights_digest(weights: Weights) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every weight in order of the names; one is in memory at a time."""
+    """SHA-256 over name, dtype, shape and bytes of all weights, sorted by name; one weight is in memory at a time."""
     total = hashlib.sha256()
     for name in sorted(weights.names()):
         tensor = weights.tensor(name)

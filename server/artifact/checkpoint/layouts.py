@@ -1,7 +1,6 @@
-"""How a weight matrix lies on disk: dense, balanced with k values in every 64 columns, or unstructured; as codes or
-as values.
+"""The layouts of a weight matrix on disk: dense, balanced or unstructured sparse, each of values or integer codes.
 
-The layout of each tensor is written into the metadata of the safetensors file itself, so the file explains itself.
+The safetensors file carries the layout of each tensor in its metadata.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple
@@ -13,7 +12,7 @@ RUN = 64
 """Columns that share one mask: a 64-bit word, and the width of the widest registers at 8 bits."""
 
 FORMAT_VERSION = 2
-"""What this code reads up to. 2 added unstructured weights; a file without them is written as 1."""
+"""The newest version that is read. 2 added unstructured weights; a file without them is written as 1."""
 
 METADATA_KEY = "secateur"
 
@@ -27,20 +26,20 @@ class Part(NamedTuple):
 
     columns: int
     dtypes: tuple[str, ...]
-    """What it may hold, in safetensors' names."""
+    """The allowed dtypes, in safetensors' names."""
     rows: int | None = None
-    """How many rows it has, where it has not one for each row of the weight."""
+    """The number of rows; None for one per row of the weight."""
 
 
 class Dense(msgspec.Struct, frozen=True, tag="dense", tag_field="layout"):
-    """Every value is stored, as any safetensors reader expects."""
+    """Stored as an ordinary tensor."""
 
 
 class Balanced(msgspec.Struct, frozen=True, tag="balanced", tag_field="layout"):
-    """Exactly `keep` values of every 64 columns and a 64-bit mask: a fixed stride, whichever columns are kept.
+    """Exactly `keep` values and a 64-bit mask for every run of 64 columns, so the stride is fixed.
 
     2:4 and 32:64 are both this layout with keep = 32. The tensor `NAME` is stored as `NAME.values`
-    [rows, runs * keep] and `NAME.mask` [rows, runs], bit i of a mask standing for column i of its run.
+    [rows, runs * keep] and `NAME.mask` [rows, runs]; bit i of a mask is column i of its run.
     """
 
     keep: Keep
@@ -48,16 +47,16 @@ class Balanced(msgspec.Struct, frozen=True, tag="balanced", tag_field="layout"):
 
     @property
     def parts(self) -> dict[str, Part]:
-        """What is stored."""
+        """The stored tensors, by the suffix of their name."""
         runs = -(-self.columns // RUN)
         return {"values": Part(runs * self.keep, ("BF16", "F16", "F32")), "mask": Part(runs, ("I64",))}
 
 
 class Unstructured(msgspec.Struct, frozen=True, tag="unstructured", tag_field="layout"):
-    """Only the `count` nonzero values, row after row, wherever they are.
+    """Only the `count` nonzero values, row by row.
 
     `NAME.values` is [1, count]; `NAME.mask` [rows, runs] has bit i for column i of its run; `NAME.offsets` [rows, 1]
-    is where each row's values begin, so that rows can be read side by side.
+    is the index of each row's first value, so that rows can be read in parallel.
     """
 
     count: Count
@@ -65,17 +64,17 @@ class Unstructured(msgspec.Struct, frozen=True, tag="unstructured", tag_field="l
 
     @property
     def parts(self) -> dict[str, Part]:
-        """What is stored."""
+        """The stored tensors, by the suffix of their name."""
         return _unstructured(self.count, self.columns, ("BF16", "F16", "F32"))
 
 
 class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"):
     """Symmetric integer codes: weight = code * scale, one float16 scale for each row and `group` columns.
 
-    `NAME.scales` is [rows, ceil(columns / group)]; `NAME.values` are all codes or, with `keep`, those that `NAME.mask`
-    names, as in the balanced layout. Codes are two's complement. At 4 bits a byte holds two, the lower column in its
-    low half, and each row, or each run of 64 columns where there is a mask, begins with a new byte. With `count`, which
-    8 bits may have instead of `keep`, the codes are stored as in the unstructured layout.
+    `NAME.scales` is [rows, ceil(columns / group)]. `NAME.values` holds all codes; with `keep`, those selected by
+    `NAME.mask`, as in the balanced layout; with `count` (8 bits only), those of the unstructured layout. Codes are
+    two's complement. At 4 bits a byte holds two, the lower column in its low half, and each row (with a mask, each run
+    of 64 columns) starts a new byte.
     """
 
     bits: Literal[4, 8]
@@ -84,11 +83,11 @@ class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"
     keep: Keep | None = None
     count: Count | None = None
     transposed: bool = False
-    """The weight itself is [columns, rows], as GPT-2 has it."""
+    """The weight itself is [columns, rows], as in GPT-2."""
 
     @property
     def parts(self) -> dict[str, Part]:
-        """What is stored."""
+        """The stored tensors, by the suffix of their name."""
         runs = -(-self.columns // RUN)
         if self.count is not None:
             return _unstructured(self.count, self.columns, ("I8",)) | {"scales": self._scales}
@@ -107,13 +106,13 @@ class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"
 
 
 def _unstructured(count: int, columns: int, dtypes: tuple[str, ...]) -> dict[str, Part]:
-    """What a matrix with `count` values is stored as."""
+    """The stored tensors of a matrix with `count` nonzero values."""
     runs = -(-columns // RUN)
     return {"values": Part(count, dtypes, rows=1), "mask": Part(runs, ("I64",)), "offsets": Part(1, ("I64",))}
 
 
 def size_of(layout: "Packed", rows: int) -> int:
-    """Bytes of all parts of a weight with so many rows, where floating-point values have 2 bytes."""
+    """Bytes of all parts of a weight with `rows` rows, floating-point values counted as 2 bytes."""
     size = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "I64": 8}
     return sum((part.rows or rows) * part.columns * size[part.dtypes[0]] for part in layout.parts.values())
 
@@ -123,14 +122,14 @@ Layout = Dense | Packed
 
 
 class LayoutTable(msgspec.Struct, frozen=True):
-    """What the metadata of `model.safetensors` says: a tensor that is not named here is dense."""
+    """The layouts in the metadata of `model.safetensors`; a tensor without an entry is dense."""
 
     version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
     layouts: dict[str, Packed]
 
     @classmethod
     def of(cls, layouts: dict[str, Packed]) -> "LayoutTable":
-        """The table of these layouts, in the oldest version that has them."""
+        """The table of `layouts`, in the oldest version that supports them."""
         new = any(isinstance(layout, Unstructured) or getattr(layout, "count", None) for layout in layouts.values())
         return cls(version=2 if new else 1, layouts=layouts)
 
@@ -140,9 +139,9 @@ class LayoutTable(msgspec.Struct, frozen=True):
 
     @classmethod
     def read(cls, metadata: dict[str, Any] | None) -> "LayoutTable":
-        """The table in `metadata`; an ordinary checkpoint has none, and all its tensors are dense.
+        """The table in `metadata`; empty for an ordinary checkpoint, whose tensors are all dense.
 
-        Raises msgspec.DecodeError for what is no table, and ValueError naming the tensor whose layout is malformed.
+        Raises msgspec.DecodeError for a malformed table, and ValueError naming a tensor with a malformed layout.
         """
         text = (metadata or {}).get(METADATA_KEY)
         if not text:
@@ -152,7 +151,7 @@ class LayoutTable(msgspec.Struct, frozen=True):
 
 
 class _RawTable(msgspec.Struct):
-    """A table whose layouts are looked at one by one, so that an error can name the tensor."""
+    """A table whose layouts are decoded one by one, so that an error can name the tensor."""
 
     version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
     layouts: dict[str, msgspec.Raw]

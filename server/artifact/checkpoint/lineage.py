@@ -1,7 +1,7 @@
-"""The lineage record: what an artifact was made from, how, and what was measured before and after.
+"""The lineage record: what an artifact was made from, how, and the measurements before and after.
 
-It is written once, with the weights, and names the SHA-256 of every other file of the artifact. Fields at their
-defaults are not written, so that a field added later leaves the addresses of older records as they are.
+It holds the SHA-256 of every other file of the artifact. Fields at their defaults are not written, so a field added
+later does not change the addresses of older records.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from server.storage.digests import FileDigests
 
 FILE = "lineage.json"
 WEIGHTS = "model.safetensors"
-"""The file of an artifact's weights."""
+"""The weights file of an artifact."""
 SIGNATURE = "model.sig"
-"""Beside the record and not named in it: it signs the record too."""
+"""The signature, which also signs the record and is therefore not named in it."""
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -25,14 +25,14 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     name: str
     digest: str
-    """SHA-256 of the source: of its one file, or of the sorted lines `digest  name` of its files."""
+    """SHA-256 of the source: of its only file, or of the sorted lines `digest  name` of its files."""
     note: str = ""
-    """What a reader must know of the source, e.g. that it was 4-bit already."""
+    """A caveat of the source, such as that it was already 4-bit."""
     license: str = ""
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Token ids drawn from a text: `digest` is the SHA-256 of the ids themselves, as little-endian int64."""
+    """Token ids drawn from a text; `digest` is the SHA-256 of the ids as little-endian int64."""
 
     source: str
     digest: str
@@ -43,17 +43,17 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
 
 class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One kind of text that was trained on, with its own held-out loss."""
+    """One domain of the training texts, with its own held-out loss."""
 
     name: str
     training: Data
-    """All there is to read; `tokens` of the domain says how much was read."""
+    """All its data; the domain's `tokens` says how much was used."""
     held_out: Data
     reference: float
     """The base's loss."""
     before: float
     after: float
-    """At the step that is `after` of the whole."""
+    """The loss at the step that `Recovery.after` was measured at."""
     tokens: int
     """Tokens trained on, repetitions included."""
     weight: float
@@ -61,7 +61,7 @@ class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Training after pruning, or while it is learnt what to prune: how much, on what, and how it scored elsewhere."""
+    """Training after pruning, or training that learns what to prune: its data, cost and held-out score."""
 
     training: Data
     held_out: Data
@@ -69,59 +69,59 @@ class Recovery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """Tokens trained on, repetitions included."""
     flops: float
     formula: str
-    """How `flops` were reckoned."""
+    """How `flops` were computed."""
     precision: str
     measure: str
     """What `before` and `after` are; lower is better."""
     before: float
     after: float
-    """The best that training reached, kept or not."""
+    """The best score that training reached, kept or not."""
     rolled_back: bool
-    """Whether nothing trained was kept, since nothing scored better than the start."""
+    """Whether the trained weights were discarded because none scored better than the start."""
     pretraining_ratio: float | None = None
-    """`tokens` as a fraction of those that the base was trained on, where the recipe says how many."""
+    """`tokens` over the base's training tokens, if the recipe gives their number."""
     domains: tuple[Domain, ...] = ()
-    """What the texts were made of, where the recipe names domains."""
+    """The domains of the texts, if the recipe names any."""
 
 
 class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one step changed in the outputs of one linear layer on the calibration data, and what explains it."""
+    """The change that one step made to the outputs of a linear layer on the calibration data, and its causes."""
 
     error: float
     """||(W - V) X||^2 / ||W X||^2, with W the weight before the step and V the one after it."""
     measure: Literal["gram", "diagonal", "weights"]
-    """Of the inputs X it knows their Gram matrix, so that the error is exact; their norms alone; or nothing."""
+    """What is known of the inputs X: their Gram matrix (the error is exact), their norms only, or nothing."""
     removed: float
-    """The share of sum W_ij^2 x_j^2 that lay in the weights that became zero."""
+    """The fraction of sum W_ij^2 x_j^2 in the weights that became zero."""
     outliers: float
-    """The share of the weights whose |W| x input norm is above five times the mean."""
+    """The fraction of weights whose |W| x input norm is above five times the mean."""
     rank: float | None = None
-    """Effective rank of the Gram matrix over its size: near 0, inputs can stand in for each other; near 1, hardly."""
+    """Effective rank of the Gram matrix over its size: near 0, the inputs are redundant; near 1, independent."""
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One stage of the recipe as it was carried out."""
+    """A stage of the recipe as it was carried out."""
 
     technique: str
     options: dict[str, Any]
     sparsity: dict[str, float]
-    """Fraction of exact zeros that each weight ended with."""
+    """Fraction of exact zeros in each weight after the step."""
     seconds: float
     parameters: int
     """Parameters of the model after this step, zeros included."""
     removed_blocks: tuple[int, ...] = ()
-    """Blocks taken out, by their numbers in the model that the step received."""
+    """Removed blocks, by their numbers in the model before the step."""
     recovery: Recovery | None = None
     losses: dict[str, Loss] = {}
-    """What each weight that was changed one layer at a time lost."""
+    """The loss of each weight that was changed one layer at a time."""
     parent_digest: str = ""
-    """Of the weights that the step began from, as `weights_digest` computes it."""
+    """`weights_digest` of the weights before the step."""
     digest: str = ""
-    """Of the weights that it made: the next step's `parent_digest`."""
+    """`weights_digest` of the weights after the step: the next step's `parent_digest`."""
 
 
 class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Whether an artifact kept to all that a task demands, and what was measured there."""
+    """Whether an artifact passed all gates of a task, with the figures and limits."""
 
     task: str
     passed: bool
@@ -129,7 +129,7 @@ class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Perplexity and bytes of the dense base, of the artifact, and of the quantised base of about equal bytes."""
+    """Perplexity and bytes of the dense base, the base at int8, and the artifact."""
 
     data: Data
     window: int
@@ -137,7 +137,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     perplexity: dict[str, float]
     bytes: dict[str, int]
     note: str = ""
-    """What a reader must know of how the artifact was measured."""
+    """A caveat of how the artifact was measured."""
     gates: tuple[GateResult, ...] = ()
 
 
@@ -151,31 +151,33 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     steps: tuple[Step, ...]
     versions: dict[str, str]
     inputs: dict[str, str] = {}
-    """SHA-256 of all that decides the result: the recipe, the base, the ids drawn, the texts trained on."""
+    """SHA-256 of everything that determines the result: recipe, base, drawn ids, training texts."""
     calibration: Data | None = None
     evaluation: Evaluation | None = None
     files: dict[str, str] = {}
-    """SHA-256 of each file of the artifact but this record."""
+    """SHA-256 of each file of the artifact, except this record."""
     parent: "Lineage | None" = None
-    """The whole record of the artifact that was the base, where it was one of ours."""
+    """The record of the base, if the base was an artifact."""
     parent_digest: str = ""
     """The address of `parent`."""
     version: int = 1
 
 
 def read(directory: Path) -> Lineage:
-    """The record in `directory`; raises ArtifactError where it is missing or not a lineage record."""
+    """The record in `directory`; raises ArtifactError if it is missing or malformed."""
     path = directory / FILE
     try:
         return decoded(path.read_bytes(), path)
     except FileNotFoundError:
-        raise ArtifactError(f"{directory} is no artifact: it has no {FILE}; make one with `secateur prune`") from None
+        raise ArtifactError(
+            f"{directory} is not an artifact: it has no {FILE}; make one with `secateur prune`"
+        ) from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def decoded(content: bytes, path: Path) -> Lineage:
-    """The record that `content` of the file `path` is; raises ArtifactError for anything else."""
+    """Decode a record from the `content` of the file `path`; raises ArtifactError if it is malformed."""
     try:
         return msgspec.json.decode(content, type=Lineage)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -183,7 +185,7 @@ def decoded(content: bytes, path: Path) -> Lineage:
 
 
 def encoded(lineage: Lineage) -> bytes:
-    """The record as its file has it; raises ArtifactError for one that could not be read, as JSON has no NaN."""
+    """The content of the record's file; raises ArtifactError if a figure is not finite, as JSON has no NaN."""
     content = msgspec.json.encode(lineage, order="sorted")
     try:
         msgspec.json.decode(content, type=Lineage)
@@ -193,14 +195,14 @@ def encoded(lineage: Lineage) -> bytes:
 
 
 def address(lineage: Lineage) -> str:
-    """The content address: SHA-256 of the canonical JSON, keys sorted and without spaces; equal for equal records."""
+    """The content address of a record: SHA-256 of its canonical JSON, with sorted keys and no spaces."""
     return hashlib.sha256(msgspec.json.encode(lineage, order="sorted")).hexdigest()
 
 
 def digest_of(path: Path, digests: FileDigests | None = None) -> str:
     """SHA-256 of a file, in hexadecimal, from `digests` if that knows it; raises ArtifactError if it cannot be read."""
     if path.exists() and not path.is_file():
-        raise ArtifactError(f"{path} is no file; remove it, or make the artifact again")
+        raise ArtifactError(f"{path} is not a file; remove it, or make the artifact again")
     try:
         return (digests or FileDigests()).of(path)
     except PermissionError as error:
@@ -210,8 +212,8 @@ def digest_of(path: Path, digests: FileDigests | None = None) -> str:
 def verify(directory: Path, lineage: Lineage, digests: FileDigests | None = None) -> None:
     """Raise ArtifactError, naming the file, unless `directory` holds exactly the files that `lineage` records.
 
-    A file that the record does not name is refused too: a planted chat template would speak for the model. Files that
-    `digests` knows are not read again.
+    Unrecorded files are refused too, since a planted chat template would change the replies. Files that `digests` knows
+    are not read again.
     """
     digests = digests or FileDigests()
     present = {path.name for path in directory.iterdir()} - {FILE, SIGNATURE}
@@ -225,5 +227,5 @@ def verify(directory: Path, lineage: Lineage, digests: FileDigests | None = None
 
 
 def schema() -> bytes:
-    """The JSON Schema of a record, as `lineage.schema.json` beside this file has it."""
+    """The JSON Schema of a record; `lineage.schema.json` beside this file is a copy."""
     return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Lineage), order="sorted"), indent=2) + b"\n"

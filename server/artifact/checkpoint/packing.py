@@ -1,4 +1,4 @@
-"""Dense to balanced or unstructured and back: what is unpacked equals what was packed, bit for bit.
+"""Packs dense matrices into the balanced and unstructured layouts and back, bit for bit.
 
 Knows nothing of files; works on any dtype that torch can index.
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 from server.artifact.checkpoint.layouts import RUN, Balanced, Dense, Unstructured, size_of
 
 PART = 1 << 22
-"""Values that are counted at once: torch counts in 8 bytes each, which for an embedding would be gigabytes."""
+"""Values counted at once: torch takes 8 bytes for each, which for a whole embedding would be gigabytes."""
 
 
 def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """Split `weight` [rows, columns] into values [rows, runs * keep] and masks [rows, runs] of int64.
 
     A run with fewer than `keep` nonzeros is filled up with zeros, lowest column first, so that the stride is
-    fixed. Raises ValueError where a run holds more than `keep` nonzeros.
+    fixed. Raises ValueError if a run has more than `keep` nonzeros.
     """
     runs = _runs(weight)  # [rows, runs, 64]
     most = fullest(weight)
@@ -31,7 +31,7 @@ def pack(weight: Tensor, keep: int) -> tuple[Tensor, Tensor]:
 
 
 def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
-    """Rebuild the dense [rows, columns] matrix from what `pack` returned; raises ValueError for a wrong mask."""
+    """The inverse of `pack`: the dense matrix [rows, columns]; raises ValueError for an inconsistent mask."""
     runs = mask.shape[1]
     words = mask.numpy()
     keep = values.shape[1] // runs
@@ -42,7 +42,7 @@ def unpack(values: Tensor, mask: Tensor, columns: int) -> Tensor:
 
 def pack_unstructured(weight: Tensor) -> dict[str, Tensor]:
     """The nonzero values of `weight` [rows, columns] as [1, count], masks [rows, runs], and offsets [rows, 1]."""
-    weight = weight.contiguous()  # a transposed one would give transposed bits
+    weight = weight.contiguous()  # the bits of a transposed view would be transposed
     kept = _runs(weight) != 0  # [rows, runs, 64]
     words = numpy.packbits(kept.numpy(), axis=2, bitorder="little").view(numpy.int64)[..., 0]
     counts = kept.sum(dim=(1, 2))
@@ -54,25 +54,25 @@ def pack_unstructured(weight: Tensor) -> dict[str, Tensor]:
 
 
 def unpack_unstructured(parts: dict[str, Tensor], columns: int) -> Tensor:
-    """Rebuild the dense [rows, columns] matrix from what `pack_unstructured` returned.
+    """The inverse of `pack_unstructured`: the dense matrix [rows, columns].
 
-    Raises ValueError for offsets or a number of values that do not follow from the mask.
+    Raises ValueError if the offsets or the number of values contradict the mask.
     """
     counts = numpy.bitwise_count(parts["mask"].numpy().view(numpy.uint64)).sum(axis=1, dtype=numpy.int64)
     if (parts["offsets"].numpy()[:, 0] != counts.cumsum() - counts).any() or parts["values"].numel() != counts.sum():
-        raise ValueError("the offsets or the number of values do not follow from the mask")
+        raise ValueError("the offsets or the number of values contradict the mask")
     return _scatter(parts["values"], parts["mask"], columns)
 
 
 def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
-    """The smallest layout that holds `weight`; the balanced one has the fullest run's count for all runs."""
+    """The smallest layout for `weight`; the balanced one keeps the fullest run's number of values in every run."""
     if weight.dim() != 2 or not weight.numel():
         return Dense()
     rows, columns = weight.shape
     layouts: list[Balanced | Unstructured] = [Balanced(keep=max(1, fullest(weight)), columns=columns)]
     if count := sum([int(part.count_nonzero()) for part in _parts(weight)]):
         layouts.append(Unstructured(count=count, columns=columns))
-    wide = weight.element_size() - 2  # what a value has more than size_of counts
+    wide = weight.element_size() - 2  # bytes per value beyond the 2 that size_of counts
 
     def size(layout: Balanced | Unstructured) -> int:
         values = layout.parts["values"]
@@ -83,19 +83,19 @@ def choose_layout(weight: Tensor) -> Balanced | Unstructured | Dense:
 
 
 def fullest(weight: Tensor) -> int:
-    """The most nonzeros that any run of 64 columns holds; takes little memory beside the weight."""
+    """The largest number of nonzeros in any run of 64 columns, computed in pieces to save memory."""
     if not weight.numel():
         return 0
     return max(int((_runs(part) != 0).sum(dim=2).max()) for part in _parts(weight))
 
 
 def _parts(weight: Tensor) -> tuple[Tensor, ...]:
-    """The rows of `weight` in views of some `PART` values each."""
+    """Views of the rows of `weight` with about `PART` values each."""
     return torch.split(weight, max(PART // weight.shape[1], 1))
 
 
 def _scatter(values: Tensor, mask: Tensor, columns: int) -> Tensor:
-    """The matrix [rows, columns] whose `values` are where the bits of `mask` [rows, runs] are set."""
+    """The matrix [rows, columns] with `values` where the bits of `mask` [rows, runs] are set, zeros elsewhere."""
     rows, runs = mask.shape
     bits = numpy.unpackbits(mask.numpy().view(numpy.uint8), axis=1, bitorder="little")  # thrice as fast as shifts
     kept = torch.from_numpy(bits).view(torch.bool)  # [rows, runs * 64]

@@ -1,6 +1,6 @@
-"""Quantised weights to what is stored and back: codes and scales are kept bit for bit.
+"""Packs quantised weights into their layouts and back; codes and scales are kept bit for bit.
 
-A weight travels as values and scales. Its values are code * scale, rounded to bfloat16; its codes follow from both.
+In memory a weight is its values and scales: values are code * scale rounded to bfloat16, and determine the codes.
 """
 
 from typing import get_args
@@ -14,14 +14,14 @@ from server.artifact.checkpoint.packing import fullest, pack, pack_unstructured,
 
 
 def dequantise(codes: Tensor, scales: Tensor) -> Tensor:
-    """code * scale of codes [rows, columns] and scales [rows, groups], multiplied in float32, as bfloat16."""
+    """code * scale as bfloat16, multiplied in float32; codes [rows, columns], scales [rows, groups]."""
     return (codes.float() * _spread(scales, codes.shape[1])).bfloat16()
 
 
 def codes_of(weight: Tensor, scales: Tensor) -> Tensor:
-    """The int8 codes of a `weight` that `dequantise` made with `scales`; raises ValueError if it did not.
+    """The int8 codes of a `weight` made by `dequantise` with `scales`; raises ValueError for any other weight.
 
-    bfloat16 moves a value by at most 1/512 of itself, so a code of 8 bits by at most 1/4: rounding finds it.
+    bfloat16 changes a value by at most 1/512 of itself, so an 8-bit code by at most 1/4: rounding recovers it.
     """
     steps = _spread(scales, weight.shape[1])
     codes = (weight.float() / steps.where(steps != 0, 1)).round().clamp(-128, 127).to(torch.int8)
@@ -31,9 +31,10 @@ def codes_of(weight: Tensor, scales: Tensor) -> Tensor:
 
 
 def pack_quantised(weight: Tensor, scales: Tensor) -> tuple[Quantised, dict[str, Tensor]]:
-    """The smallest layout that holds a `weight` which `dequantise` made, and its parts by name.
+    """The smallest layout for a `weight` made by `dequantise`, and its parts by name.
 
-    Scales in the shape [groups, rows] say that the weight is [columns, rows]. Raises ValueError where they do not fit.
+    Scales [groups, rows] mean that the weight is stored transposed, [columns, rows]. Raises ValueError if the scales do
+    not match the weight.
     """
     transposed = scales.shape[0] != weight.shape[0]
     if transposed:
@@ -53,7 +54,7 @@ def pack_quantised(weight: Tensor, scales: Tensor) -> tuple[Quantised, dict[str,
 
 
 def unpack_quantised(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
-    """The weight, bfloat16, from the parts that `pack_quantised` returned; raises ValueError for a wrong mask."""
+    """The inverse of `pack_quantised`: the bfloat16 weight; raises ValueError for an inconsistent mask."""
     weight = dequantise(unpack_codes(parts, layout), parts["scales"])
     return weight.T.contiguous() if layout.transposed else weight
 
@@ -71,13 +72,13 @@ def unpack_codes(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
 
 
 def with_zeros(parts: dict[str, Tensor], layout: Quantised) -> tuple[Quantised, dict[str, Tensor]]:
-    """The same codes in the layout that stores the zeros too, and its parts; raises ValueError for a wrong mask."""
+    """The same codes with their zeros stored, as layout and parts; raises ValueError for an inconsistent mask."""
     dense = msgspec.structs.replace(layout, keep=None, count=None)
     return dense, {"scales": parts["scales"], **_pack_codes(unpack_codes(parts, layout), dense)}
 
 
 def _pack_codes(codes: Tensor, layout: Quantised) -> dict[str, Tensor]:
-    """The values of `codes` [rows, columns] and, unless all are stored, where they belong."""
+    """The parts of `codes` [rows, columns] except the scales: values, and the mask of a sparse layout."""
     if layout.count is not None:
         return pack_unstructured(codes)
     if layout.keep is None:
@@ -107,7 +108,7 @@ def _spread(scales: Tensor, columns: int) -> Tensor:
 
 
 def _group(columns: int, groups: int) -> Group:
-    """The columns in a group, where there are `groups`; a single group leaves a choice, but all are equal there."""
+    """The group size that divides `columns` into `groups`; for a single group any size is equivalent."""
     sizes: tuple[Group, ...] = get_args(Group)
     for size in sizes:
         if -(-columns // size) == groups:

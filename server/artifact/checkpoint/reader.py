@@ -1,4 +1,4 @@
-"""Opens an artifact, refuses it if any file differs from its lineage, and hands out its weights one at a time.
+"""Opens an artifact, verifies every file against its lineage, and reads its weights one at a time.
 
 Reads safetensors only: nothing in an artifact is ever executed.
 """
@@ -24,7 +24,7 @@ from server.storage.digests import FileDigests
 
 
 class Artifact:
-    """A verified artifact; a weight is mapped from the file while somebody holds it, and takes no memory after that."""
+    """A verified artifact; weights are mapped from the file and unmapped once released."""
 
     def __init__(self, path: Path, lineage: record.Lineage, config: dict[str, Any]) -> None:
         self.path = path
@@ -68,7 +68,7 @@ class Artifact:
         return sorted({parts.get(key, key) for key in self._file.entries})
 
     def layout(self, name: str) -> Layout:
-        """How the weight `name` is stored."""
+        """The layout of the weight `name`."""
         return self._layouts.get(name, Dense())
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -82,14 +82,14 @@ class Artifact:
         return (layout.columns, rows) if turned else (rows, layout.columns)
 
     def parts(self, name: str) -> dict[str, Tensor]:
-        """The tensors that the weight `name` is stored as, mapped from the file; one, `values`, where it is dense."""
+        """The stored tensors of the weight `name`, mapped from the file; only `values` if it is dense."""
         layout = self.layout(name)
         if isinstance(layout, Dense):
             return {"values": self._stored(name)}
         return {part: self._stored(f"{name}.{part}") for part in layout.parts}
 
     def tensor(self, name: str) -> Tensor:
-        """The weight `name`, dense, in the dtype it is stored in."""
+        """The weight `name`, dense, in its stored dtype."""
         layout = self.layout(name)
         parts = self.parts(name)
         if isinstance(layout, Dense):
@@ -104,7 +104,7 @@ class Artifact:
             raise self._refusal(name, str(error)) from None
 
     def scales(self, name: str) -> Tensor | None:
-        """The scales of a quantised weight, float16 [rows, groups], or [groups, rows] where it is stored transposed."""
+        """The float16 scales [rows, groups] of a quantised weight, [groups, rows] if transposed; None for any other."""
         layout = self.layout(name)
         if not isinstance(layout, Quantised):
             return None
@@ -112,7 +112,7 @@ class Artifact:
         return scales.T if layout.transposed else scales
 
     def codes(self, name: str) -> Tensor:
-        """The int8 codes of a quantised weight [rows, columns], or [columns, rows] where it is stored transposed."""
+        """The int8 codes of a quantised weight, in its shape, or transposed if it is stored transposed."""
         layout = self.layout(name)
         assert isinstance(layout, Quantised), f"{name} has no codes"
         try:
@@ -121,12 +121,12 @@ class Artifact:
             raise self._refusal(name, str(error)) from None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight with its name, one in memory at a time."""
+        """Every weight with its name, one at a time."""
         for name in self.names():
             yield name, self.tensor(name)
 
     def check_last_link(self) -> None:
-        """Raise ArtifactError unless the weights are those that the lineage's last step made; reads all of them."""
+        """Raise ArtifactError unless the weights match the digest of the lineage's last step; reads all weights."""
         steps = chain.links(self.lineage)
         if steps and steps[-1].digest and weights_digest(self) != steps[-1].digest:
             made = f"what the last step of {record.FILE} made ({steps[-1].technique})"
@@ -143,7 +143,7 @@ class Artifact:
         raise ArtifactError(f"{path} was replaced while it was read: start again with what is there now")
 
     def _check(self, name: str, layout: Packed) -> None:
-        """Raise ArtifactError unless the parts of `name` are there as its layout says."""
+        """Raise ArtifactError unless the parts of `name` have the shapes and dtypes of its layout."""
         rows = None
         for part, expected in layout.parts.items():
             if (stored := self._file.entries.get(f"{name}.{part}")) is None:
@@ -157,7 +157,7 @@ class Artifact:
                 raise self._refusal(name, f"{name}.{part} is {dtype} {shape}, where its layout needs {wanted}")
 
     def _refusal(self, name: str, what: str) -> ArtifactError:
-        """The error for a weight that is not as its layout says."""
+        """The error for a weight that contradicts its layout."""
         return ArtifactError(f"{self.path / WEIGHTS}: the weight {name} cannot be read: {what}; copy or make it again")
 
 
@@ -177,11 +177,11 @@ def verified_record(path: Path, digests: FileDigests | None = None) -> Lineage:
 
 
 def find_base(cache: Path, digest: str) -> Artifact:
-    """The dense base with this digest; raises ArtifactError where `cache` does not hold it."""
+    """The imported base with this digest in `cache`; raises ArtifactError if there is none."""
     for file in sorted(cache.glob(f"*/{record.FILE}")):
         try:
             found = record.read(file.parent).base.digest
-        except ArtifactError:  # another base that is damaged is no reason to go without this one
+        except ArtifactError:  # another, damaged base
             continue
         if found == digest:
             return Artifact.open(file.parent)

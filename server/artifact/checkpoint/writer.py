@@ -1,6 +1,6 @@
-"""Writes an artifact beside its final place and renames it: a reader sees a whole artifact or none.
+"""Writes an artifact atomically: a reader sees all of it or nothing.
 
-Tensors are streamed: memory is one tensor, whatever the size of the model.
+Tensors are streamed, so one is in memory at a time.
 """
 
 import shutil
@@ -21,11 +21,11 @@ from server.storage.files import move, sync_folder
 
 
 class CheckpointWriter:
-    """A context manager over one new artifact at `path`; leaving it without `finish` leaves nothing behind.
+    """A context manager that writes a new artifact at `path`; leaving it without `finish` leaves nothing behind.
 
-    With `packed`, each matrix is stored in the smallest layout that holds it; without, everything is dense and the
-    result is an ordinary Hugging Face checkpoint. With `zeros`, quantised matrices are packed, but no zero is left out,
-    as software that knows nothing of sparsity has it. An artifact that stands at `path` is replaced on `finish`.
+    With `packed`, each matrix is stored in its smallest layout; otherwise everything is dense, an ordinary Hugging Face
+    checkpoint. With `zeros`, quantised matrices are packed with their zeros, as in software without sparsity. An
+    existing artifact at `path` is replaced on `finish`. `digests` remembers the digests of the files.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._weights.abandon()  # closing writes what is buffered, which fails on a full disk
+            self._weights.abandon()  # closing flushes buffers, which fails on a full disk
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(self, name: str, tensor: Tensor, scales: Tensor | None = None) -> None:
-        """Append one weight under its Hugging Face name, in any order.
+        """Append a weight under its Hugging Face name, in any order.
 
-        With `scales` [rows, groups] the weight is quantised, and its values are code * scale: the codes are stored.
+        With `scales` [rows, groups] the weight is quantised: its values must be code * scale, and the codes are stored.
         """
         layout, parts = _parts(tensor, scales, self.zeros) if self.packed else (Dense(), {})
         if isinstance(layout, Dense):
@@ -66,7 +66,7 @@ class CheckpointWriter:
         self._layouts[name] = layout
 
     def copy(self, source: Path) -> None:
-        """Copy a file, such as the tokenizer's, under its own name."""
+        """Copy a file, such as the tokenizer, under its own name."""
         shutil.copyfile(source, self._partial / source.name)
 
     def text(self, name: str, content: str) -> None:
@@ -74,7 +74,7 @@ class CheckpointWriter:
         (self._partial / name).write_text(content, encoding="utf-8")
 
     def finish(self, lineage: record.Lineage) -> record.Lineage:
-        """Close the weights, record the digest of every file, and rename; returns the record as written."""
+        """Close the weights, record the digests of all files and publish; returns the record as written."""
         self._weights.close(LayoutTable.of(self._layouts).metadata())
         files = {path.name: record.digest_of(path, self._digests) for path in sorted(self._partial.iterdir())}
         complete = msgspec.structs.replace(lineage, files=files)
@@ -85,7 +85,7 @@ class CheckpointWriter:
 
 
 def publish(made: Path, path: Path) -> None:
-    """Rename the artifact `made` into place; one that stood there is removed after it."""
+    """Rename the artifact `made` to `path`, then remove the one it replaces."""
     old = replaced(path)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
@@ -95,12 +95,12 @@ def publish(made: Path, path: Path) -> None:
 
 
 def replaced(path: Path) -> Path:
-    """Where the artifact that stood at `path` is until its successor does; a name that nobody else would choose."""
+    """Where `publish` keeps the replaced artifact for a moment; a kill may leave it there."""
     return path.with_name(f".{path.name}.old")
 
 
 def _parts(tensor: Tensor, scales: Tensor | None, zeros: bool) -> tuple[Layout, dict[str, Tensor]]:
-    """The smallest layout that holds `tensor`, or with `zeros` the one that has them too, and what is stored of it."""
+    """The smallest layout of `tensor`, or with `zeros` the one that stores zeros too, and its parts."""
     if scales is not None:
         quantised, parts = pack_quantised(tensor, scales)
         return with_zeros(parts, quantised) if zeros else (quantised, parts)

@@ -1,1 +1,1 @@
-"""Exports to the formats of other software; a value is kept exactly or refused."""
+"""Exports to other software's formats; what a format cannot hold exactly is refused or named in a note."""

@@ -1,7 +1,7 @@
-"""compressed-tensors' `pack-quantized`: the integer matrices of the blocks as they are, everything else at 16 bits.
+"""compressed-tensors' `pack-quantized`, read by transformers and vLLM: integer matrices in blocks, the rest at 16 bits.
 
 A code is stored as code + 2^(bits - 1), 32 / bits of them in an int32, the first in the lowest bits; each group of
-columns in a row has one scale. transformers and vLLM read it.
+columns in a row has one scale.
 """
 
 import re
@@ -28,16 +28,16 @@ SCALES = (
 
 
 class Scheme(NamedTuple):
-    """How one matrix is quantised."""
+    """The quantisation of one matrix."""
 
     bits: int
     group: int
 
 
 def write(artifact: Artifact, folder: Path, limit: int) -> tuple[int, int, list[str]]:
-    """Write the export; returns parameters, bytes and what has to be said. Raises ExportError where nothing is packed.
+    """Write the export; returns the number of parameters, the bytes of weights, and notes on losses.
 
-    Whether it can be done is found out before anything is written.
+    Raises ExportError, before anything is written, if no matrix can be packed.
     """
     schemes, left = plan(artifact)
     if not schemes:
@@ -62,7 +62,7 @@ def write(artifact: Artifact, folder: Path, limit: int) -> tuple[int, int, list[
 
 
 def plan(artifact: Artifact) -> tuple[dict[str, Scheme], dict[str, str]]:
-    """The scheme of each matrix that the format holds, and why it does not hold the others that are quantised."""
+    """The scheme of each quantised matrix that the format can hold, and for the others the reason why not."""
     schemes, left = {}, {}
     for name in artifact.names():
         layout = artifact.layout(name)
@@ -74,14 +74,14 @@ def plan(artifact: Artifact) -> tuple[dict[str, Scheme], dict[str, str]]:
         elif not IN_BLOCK.search(name):
             left[name] = "vLLM takes embeddings and head at 16 bits only"
         elif group is None:
-            left[name] = f"its {layout.columns} columns are no multiple of 32"
+            left[name] = f"its {layout.columns} columns are not a multiple of 32"
         else:
             schemes[name] = Scheme(layout.bits, group)
     return schemes, left
 
 
 def packed(artifact: Artifact, name: str, scheme: Scheme) -> dict[str, Tensor]:
-    """The tensors that stand for one matrix [rows, columns], by what is added to its name."""
+    """The tensors of one matrix [rows, columns] in the format, by the suffix of their name."""
     layout, codes, scales = artifact.layout(name), artifact.codes(name), artifact.scales(name)
     assert isinstance(layout, Quantised)
     assert scales is not None
@@ -99,11 +99,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     each = 32 // bits
     words = (codes.to(torch.int64) + (1 << (bits - 1))).view(codes.shape[0], -1, each)
     shifts = torch.arange(each) * bits
-    return (words << shifts).sum(dim=2).to(torch.int32)  # what exceeds 2^31 wraps to the same bits
+    return (words << shifts).sum(dim=2).to(torch.int32)  # sums above 2^31 wrap to the same bits
 
 
 def _settings(schemes: Mapping[str, Scheme], plain: list[str]) -> dict[str, Any]:
-    """The block of config.json: all linears but the named ones, or the matrices by name where they differ."""
+    """The `quantization_config`: one group for all linears but the ignored ones, or by name if schemes differ."""
     by_scheme: dict[Scheme, list[str]] = defaultdict(list)
     for name, scheme in schemes.items():
         by_scheme[scheme].append(name.removesuffix(".weight"))

@@ -1,7 +1,7 @@
-"""GGUF for llama.cpp: integer matrices as Q4_0 or Q8_0 where those hold their very codes, everything else in bfloat16.
+"""GGUF for llama.cpp: integer matrices as Q4_0 or Q8_0 with the same codes, everything else in bfloat16.
 
 Q4_0 and Q8_0 are blocks of 32 columns with one float16 scale, so a group of 64 or 128 becomes blocks of equal scale.
-The tensors are written one by one: memory is one tensor.
+Tensors are written one by one, so one is in memory at a time.
 """
 
 import math
@@ -29,26 +29,26 @@ BYTES, FLOATS = numpy.dtype("uint8"), numpy.dtype("float32")
 
 
 class Entry(NamedTuple):
-    """One tensor of the file."""
+    """A tensor of the file."""
 
     name: str
-    """llama.cpp's."""
+    """llama.cpp's name."""
     shape: tuple[int, ...]
     kind: Any
     content: Callable[[], Tensor]
-    """Its bytes, or its values in float32."""
+    """Returns its bytes, or its values in float32."""
 
     @property
     def bytes(self) -> int:
-        """Of its data."""
+        """Bytes of its data."""
         size, each = gguf.GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // int(size) * int(each)
 
 
 def write(artifact: Artifact, folder: Path) -> tuple[int, int, list[str]]:
-    """Write one GGUF file; returns parameters, bytes of weights and what has to be said.
+    """Write one GGUF file; returns the number of parameters, the bytes of weights, and notes on losses.
 
-    Raises ExportError for an architecture, a tensor or a tokenizer that llama.cpp does not have.
+    Raises ExportError for an architecture, tensor or tokenizer that llama.cpp does not support.
     """
     shape = gguf_model.shape_of(artifact.path, artifact.config)
     names = gguf_model.tensor_names(artifact.path, artifact.names(), shape)
@@ -75,7 +75,7 @@ def write(artifact: Artifact, folder: Path) -> tuple[int, int, list[str]]:
 
 
 def plan(artifact: Artifact) -> tuple[dict[str, int], dict[str, str]]:
-    """The bits of each matrix whose codes can be kept, and why those of others cannot."""
+    """The bits of each quantised matrix whose codes can be kept, and for the others the reason why not."""
     bits: dict[str, int] = {}
     left: dict[str, str] = {}
     for name in artifact.names():
@@ -90,7 +90,7 @@ def plan(artifact: Artifact) -> tuple[dict[str, int], dict[str, str]]:
 def blocks(codes: Tensor, scales: Tensor, layout: Quantised) -> Tensor:
     """Codes [rows, columns] and scales [rows, groups] as the bytes of Q4_0 or Q8_0, uint8 [rows, columns / 32 * size].
 
-    At 4 bits a byte holds code + 8 of two columns, of which the one 16 further on is in the high half.
+    At 4 bits a byte holds code + 8 of two columns: column i in the low half, column i + 16 in the high half.
     """
     count = codes.shape[1] // BLOCK
     spread = scales.repeat_interleave(layout.group // BLOCK, dim=1)[:, :count].half().contiguous()
@@ -105,7 +105,7 @@ def blocks(codes: Tensor, scales: Tensor, layout: Quantised) -> Tensor:
 
 
 def _describe(writer: Any, artifact: Artifact, shape: Shape, bits: dict[str, int]) -> list[str]:
-    """Write the header's values; returns what has to be said."""
+    """Write the header's metadata; returns notes on losses."""
     most = max(Counter(bits.values()).items(), key=lambda pair: pair[1])[0] if bits else 16
     writer.add_name(artifact.path.resolve().name)
     writer.add_file_type(int(FILES[most]))
@@ -119,7 +119,7 @@ def _describe(writer: Any, artifact: Artifact, shape: Shape, bits: dict[str, int
 
 
 def _entry(artifact: Artifact, name: str, other: str, bits: int | None, shape: Shape) -> Entry:
-    """One weight as the file will have it; llama.cpp multiplies norms and adds biases in float32."""
+    """The entry of one weight; vectors are float32, since llama.cpp computes norms and biases in float32."""
     dims = artifact.shape(name)
     if bits is not None:
         return Entry(other, dims, TYPES[bits], partial(_blocks, artifact, name, shape))
@@ -134,12 +134,12 @@ def _entry(artifact: Artifact, name: str, other: str, bits: int | None, shape: S
 
 
 def _floats(name: str, tensor: Tensor) -> Entry:
-    """A vector in float32."""
+    """The entry of a float32 vector."""
     return Entry(name, tuple(tensor.shape), gguf.GGMLQuantizationType.F32, tensor.float)
 
 
 def _blocks(artifact: Artifact, name: str, shape: Shape) -> Tensor:
-    """The blocks of one quantised weight."""
+    """The Q4_0 or Q8_0 blocks of a quantised weight."""
     layout, scales = artifact.layout(name), artifact.scales(name)
     assert isinstance(layout, Quantised)
     assert scales is not None

@@ -1,7 +1,7 @@
-"""What llama.cpp has to be told of a model of the Llama family, and what its tensors are called there.
+"""The GGUF metadata and tensor names of Llama-like models.
 
-llama.cpp's `llama` rotates neighbouring pairs of a head's dimensions, transformers the two halves: the rows of the
-queries and keys are put in that order. Its `qwen2` and `qwen3` rotate halves as well.
+llama.cpp's `llama` applies RoPE to neighbouring pairs of a head's dimensions, transformers to the two halves, so the
+rows of queries and keys are reordered. Its `qwen2` and `qwen3` use halves too.
 """
 
 import math
@@ -21,12 +21,12 @@ ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
 }
-"""llama.cpp's name for each `model_type` that can be written."""
+"""llama.cpp's architecture for each supported `model_type`."""
 ROPE = ("default", "linear", "llama3")
 
 
 class Shape(NamedTuple):
-    """The sizes of a model, as config.json has them."""
+    """The sizes of a model, from config.json."""
 
     architecture: Any
     blocks: int
@@ -42,7 +42,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
-    """The sizes in `config`; raises ExportError for a model that llama.cpp's arithmetic would differ for."""
+    """The sizes in `config`; raises ExportError for a model that llama.cpp would compute differently."""
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ExportError(f"{path} is a {kind} model, and only {', '.join(ARCHITECTURES)} are written as GGUF yet")
@@ -52,11 +52,11 @@ def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
     refusals = {
         f"its activation is {config.get('hidden_act')}, not silu": config.get("hidden_act", "silu") != "silu",
         f"its rope_type is {rope['rope_type']}": rope["rope_type"] not in ROPE,
-        "it rotates a part of each head only": turned != 1.0,
+        "it rotates only a part of each head": turned != 1.0,
         "its attention looks back over a window": _windowed(config),
     }
     if found := [why for why, holds in refusals.items() if holds]:
-        raise ExportError(f"{path} cannot be written as GGUF: {found[0]}, which llama.cpp computes otherwise")
+        raise ExportError(f"{path} cannot be written as GGUF: {found[0]}, which llama.cpp computes differently")
     heads = int(config["num_attention_heads"])
     return Shape(
         architecture=ARCHITECTURES[kind],
@@ -74,7 +74,7 @@ def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
 
 
 def describe(writer: Any, shape: Shape) -> None:
-    """Write the sizes into the header."""
+    """Write the sizes into the header of `writer`."""
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.blocks)
@@ -92,7 +92,7 @@ def describe(writer: Any, shape: Shape) -> None:
 
 
 def tensor_names(path: Path, names: list[str], shape: Shape) -> dict[str, str]:
-    """llama.cpp's name of each weight; raises ExportError for one that it has no place for."""
+    """llama.cpp's name of each weight; raises ExportError for a weight unknown to it."""
     table = gguf.get_tensor_name_map(shape.architecture, shape.blocks)
     found = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
     if lost := [name for name, other in found.items() if other is None]:
@@ -101,7 +101,7 @@ def tensor_names(path: Path, names: list[str], shape: Shape) -> dict[str, str]:
 
 
 def rows(name: str, tensor: Tensor, shape: Shape) -> Tensor:
-    """The `tensor` of a weight, or its codes or scales, with its rows in llama.cpp's order."""
+    """The rows of a weight `name`, or of its codes or scales, in llama.cpp's order."""
     heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2])
     if heads is None or shape.architecture != gguf.MODEL_ARCH.LLAMA:
         return tensor
@@ -110,19 +110,19 @@ def rows(name: str, tensor: Tensor, shape: Shape) -> Tensor:
 
 
 def frequencies(shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    """The tensor by which Llama 3 stretches its rotations, where it does."""
+    """The RoPE frequency factors of Llama 3, as (name, tensor); nothing for other kinds of RoPE."""
     if shape.rope.get("rope_type") != "llama3":
         return
     low, high = float(shape.rope["low_freq_factor"]), float(shape.rope["high_freq_factor"])
     factor, trained = float(shape.rope["factor"]), float(shape.rope["original_max_position_embeddings"])
     powers = torch.arange(0, shape.head_size, 2, dtype=torch.float32) / shape.head_size
-    turns = trained * (shape.theta**-powers) / (2 * math.pi)  # full turns within the length that was trained on
+    turns = trained * (shape.theta**-powers) / (2 * math.pi)  # full turns within the trained length
     share = ((turns - low) / (high - low)).clamp(0, 1)
     yield "rope_freqs.weight", 1 / ((1 - share) / factor + share)
 
 
 def _windowed(config: Mapping[str, Any]) -> bool:
-    """Whether any layer sees only the last tokens."""
+    """Whether any layer attends only within a sliding window."""
     window = config.get("sliding_window")
     used = config.get("use_sliding_window", True)
     return bool(used and window and window < config["max_position_embeddings"])

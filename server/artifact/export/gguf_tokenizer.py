@@ -1,6 +1,6 @@
-"""The tokenizer of an artifact as llama.cpp has it: tokens, merges, what cuts a text into words, and the template.
+"""Writes an artifact's tokenizer into GGUF: tokens, merges, the name of its split pattern, and the chat template.
 
-llama.cpp knows how to cut by a name alone; a tokenizer that cuts in none of the ways that are proven here is refused.
+llama.cpp selects the pattern by name; a tokenizer with any other pattern than the known ones is refused.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,12 @@ from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognise
 from server.text.tokenizer_files import TokenizerFiles
 
 CUTTERS = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
-"""llama.cpp's name for each pattern; `llama-bpe` takes a word that is a token before it merges (`ignore_merges`)."""
-NFC = (
-    "The tokenizer brings text into the normal form NFC first, and llama.cpp does not: text in another form is encoded "
-    "otherwise there."
-)
+"""llama.cpp's name for each split pattern; `llama-bpe` implies `ignore_merges`: words that are tokens stay whole."""
+NFC = "The tokenizer normalises text to NFC and llama.cpp does not: it encodes other normal forms differently."
 
 
 def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
-    """Write the tokenizer of the artifact at `path`, padded to `vocabulary` tokens; returns what has to be said."""
+    """Write the tokenizer of the artifact at `path`, padded to `vocabulary` tokens; returns notes on differences."""
     files = tokenizer_files.read(path)
     parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
     writer.add_tokenizer_model("gpt2")
@@ -42,24 +39,24 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
 
 
 def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
-    """llama.cpp's name for how words are cut."""
+    """llama.cpp's name of the split pattern; raises ExportError for an unsupported tokenizer."""
     model = parsed["model"]
     normalizer = (parsed.get("normalizer") or {}).get("type")
     try:
         if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or normalizer not in (None, "NFC"):
-            raise Unrecognised("it is no byte-level BPE")
+            raise Unrecognised("it is not a byte-level BPE")
         if not model["merges"]:
-            raise Unrecognised("it has no merges, which llama.cpp demands")
+            raise Unrecognised("it has no merges, which llama.cpp requires")
         name = CUTTERS[split_pattern(parsed["pre_tokenizer"])]
         if bool(model.get("ignore_merges")) != (name == "llama-bpe"):
-            raise Unrecognised(f"ignore_merges is not as {name} has it")
+            raise Unrecognised(f"its ignore_merges differs from llama.cpp's {name}")
     except Unrecognised as error:
         raise ExportError(f"{path / 'tokenizer.json'} cannot be written as GGUF: {error}") from None
     return name
 
 
 def _tokens(parsed: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list[int]]:
-    """Every token by its id and what kind it is; ids without a token are unused ones."""
+    """Every token by id, and its type; ids without a token become unused placeholders."""
     tokens = [f"[PAD{id}]" for id in range(vocabulary)]
     types = [int(gguf.TokenType.UNUSED)] * vocabulary
     named = [(token, id, gguf.TokenType.NORMAL) for token, id in parsed["model"]["vocab"].items()]
@@ -74,7 +71,7 @@ def _tokens(parsed: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list
 
 
 def _begins(parsed: Mapping[str, Any]) -> bool:
-    """Whether a token stands before every text."""
+    """Whether the tokenizer puts a special token before every text."""
     processor = parsed.get("post_processor") or {}
     steps = processor.get("processors", [processor])
     single = [step.get("single") or [] for step in steps if step.get("type") == "TemplateProcessing"]
@@ -82,7 +79,7 @@ def _begins(parsed: Mapping[str, Any]) -> bool:
 
 
 def _special(writer: Any, files: TokenizerFiles, ids: Mapping[str, int]) -> None:
-    """Write the ids of the named tokens, every id that ends a reply, and the chat template."""
+    """Write the ids of the special tokens, the ids that end a reply, and the chat template."""
     for name, add in {
         "bos_token": writer.add_bos_token_id,
         "eos_token": writer.add_eos_token_id,

@@ -1,4 +1,4 @@
-"""The form that everything reads: dense safetensors of Hugging Face's names, the zeros written out."""
+"""Dense safetensors under Hugging Face names, zeros included, which most software reads."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ REWRITTEN = ("config.json", record.WEIGHTS, card.FILE, bom.FILE)
 
 
 def write(artifact: Artifact, folder: Path, limit: int) -> tuple[int, int]:
-    """Write every weight with its values bit for bit, in files of `limit` bytes; returns parameters and bytes."""
+    """Write all weights bit for bit, in files of at most `limit` bytes; returns the number of parameters and bytes."""
     shards, parameters = Shards(folder, limit), 0
     for name, tensor in artifact.tensors():
         shards.add(name, tensor)
@@ -33,7 +33,7 @@ def write_settings(folder: Path, config: dict[str, Any]) -> None:
 
 
 def copy_files(artifact: Artifact, folder: Path) -> None:
-    """Copy the tokenizer and the other files that are the same in an export."""
+    """Copy the tokenizer and the other files that an export does not change."""
     for name in artifact.lineage.files:
         if name not in REWRITTEN:
             shutil.copyfile(artifact.path / name, folder / name)

@@ -1,4 +1,4 @@
-"""The record of an export: one more link of the chain, which changes files and no weight, and what stands beside it."""
+"""Writes the record, card and bill of materials of an export: a step that changes the files and no weight."""
 
 import sys
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from server.artifact.checkpoint.reader import Artifact
 
 
 class Made(NamedTuple):
-    """What an exporter wrote."""
+    """The result of an exporter."""
 
     options: dict[str, Any]
-    """What decided the result, the format as `to`."""
+    """The options that determined the result; `to` is the format."""
     parameters: int
     seconds: float
     notes: list[str]
-    """What a reader must know of what other software makes of the files, a sentence each."""
+    """Sentences on losses and differences in other software."""
 
 
 def write(folder: Path, artifact: Artifact, made: Made) -> Lineage:
-    """Write the card, the bill of materials and the record of the export in `folder`; returns the record."""
+    """Write the card, the bill of materials and the record of the export into `folder`; returns the record."""
     _card(folder / card.FILE, artifact, made.notes)
     parent = artifact.lineage
     links = chain.links(parent)
@@ -62,13 +62,13 @@ def write(folder: Path, artifact: Artifact, made: Made) -> Lineage:
 
 
 def _digest(artifact: Artifact) -> str:
-    """SHA-256 of the lines `digest  name` of the artifact's files, as a base that is a directory has it."""
+    """The digest of the artifact as a base directory: SHA-256 of the lines `digest  name` of its files."""
     files = {**artifact.lineage.files, record.FILE: record.digest_of(artifact.path / record.FILE)}
     return sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(files.items())).encode()).hexdigest()
 
 
 def _card(path: Path, artifact: Artifact, notes: Sequence[str]) -> None:
-    """The artifact's own card, and what its export is."""
+    """Write the artifact's card followed by the notes on this export."""
     own = artifact.path / card.FILE
     text = own.read_text(encoding="utf-8") if own.exists() else ""
     lines = [f"- {card.plain(note)}" for note in notes]

@@ -1,4 +1,4 @@
-"""What other software makes of an artifact's layouts, a sentence each; so that no loss is passed over."""
+"""Sentences on how other software treats an artifact's layouts, so that every loss is reported."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ READS = {
 
 
 def of_layouts(artifact: Artifact, form: str, written: int) -> Iterator[str]:
-    """What becomes of sparse and of quantised matrices in the format `form`, whose weights are `written` bytes."""
+    """Notes on sparse and quantised matrices in the format `form`, whose weights take `written` bytes."""
     layouts = [artifact.layout(name) for name in artifact.names()]
     kept = sorted({layout.keep for layout in layouts if isinstance(layout, Balanced | Quantised) and layout.keep})
     sizes = f"{written:,} bytes of weights, where the artifact has {artifact.size:,}"

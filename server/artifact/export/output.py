@@ -1,4 +1,4 @@
-"""The directory that an export is written to: it appears under its name whole, or not at all."""
+"""The output directory of an export, which appears complete or not at all."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from server.errors import ExportError
 from server.storage.files import move, sync_folder
 
 INSIDE = "secateur-export"
-"""All that lies in the directory beside `path`: so it is known as ours where an export was killed."""
+"""The only entry of `NAME.partial`, by which the remains of a killed export are recognised."""
 
 
 @contextmanager
 def fresh(path: Path) -> Iterator[Path]:
-    """A directory beside `path` to write into, renamed to `path` at the end and removed where anything goes wrong.
+    """Yield a directory beside `path` to write into; it is renamed to `path` at the end, or removed on any error.
 
-    Raises ExportError where something stands at `path` or beside it where it is written, or the disk takes no more.
+    Raises ExportError if `path` or `NAME.partial` exists, or if writing fails.
     """
     if path.exists() or path.is_symlink():
         raise ExportError(f"{path} exists already: name a new directory, or remove that one yourself first")
@@ -35,7 +35,7 @@ def fresh(path: Path) -> Iterator[Path]:
 
 
 def _clear(partial: Path) -> None:
-    """Remove what an export that was killed has left; raises ExportError for anything else that stands there."""
+    """Remove the remains of a killed export; raises ExportError if anything else is in the way."""
     if partial.is_dir() and not partial.is_symlink() and {entry.name for entry in partial.iterdir()} <= {INSIDE}:
         shutil.rmtree(partial)
     elif partial.exists() or partial.is_symlink():

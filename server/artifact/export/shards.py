@@ -1,4 +1,4 @@
-"""Weights as one `model.safetensors`, or as several files and their index; memory is one tensor."""
+"""Writes weights as one `model.safetensors`, or as shards with an index; one tensor is in memory at a time."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ METADATA = {"format": "pt"}
 
 
 class Shards:
-    """Collects tensors in files of at most `limit` bytes of data in `folder`; a larger tensor has a file of its own."""
+    """Writes tensors to files of at most `limit` data bytes in `folder`; a larger tensor gets a file of its own."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
@@ -21,10 +21,10 @@ class Shards:
         self._file: SafetensorsWriter | None = None
         self._size = 0
         self.bytes = 0
-        """Bytes of all tensors so far."""
+        """Data bytes of all tensors so far."""
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Append one tensor; names must be unique."""
+        """Append a tensor; names must be unique."""
         size = tensor.numel() * tensor.element_size()
         if self._file is None or (self._size and self._size + size > self._limit):
             self._next()
@@ -35,7 +35,7 @@ class Shards:
         self.bytes += size
 
     def close(self) -> None:
-        """Give the files their names, and write the index where there are several."""
+        """Name the files, and write the index if there are several."""
         self._end()
         count = len(self._shards)
         if count == 1:
@@ -50,7 +50,7 @@ class Shards:
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def _next(self) -> None:
-        """Begin another file."""
+        """Start another file."""
         self._end()
         self._shards.append([])
         self._size = 0
@@ -61,5 +61,5 @@ class Shards:
             self._file.close(METADATA)
 
     def _path(self, number: int) -> Path:
-        """Where a file lies until their number is known."""
+        """The path of a shard until their number is known."""
         return self._folder / f"shard-{number}"

@@ -1,1 +1,1 @@
-"""Versions of models: what was measured, who approved, and which one is in production."""
+"""The registry: versions of models, their gate results and approvals, and which one is in production."""

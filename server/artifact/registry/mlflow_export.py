@@ -1,6 +1,6 @@
-"""Exports versions, their tags and aliases to an MLflow registry: the extra `mlflow`, which only this file imports.
+"""Exports versions, their tags and aliases to an MLflow registry (extra `mlflow`, imported only here).
 
-What is there already is recognised by its address, so that an export can be repeated.
+Idempotent: versions that MLflow has already are recognised by their address.
 """
 
 import os
@@ -16,13 +16,13 @@ from server.errors import RegistryError
 
 ADDRESS = "secateur.address"
 LONGEST = 5000
-"""Characters of a tag that MLflow keeps."""
+"""MLflow's limit of a tag's length, in characters."""
 
 
 def export(registry: Registry, model: str, url: str) -> int:
-    """Make every version of `model` known to the MLflow at `url`; returns how many there are."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a governance tool tells nobody of its models
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own seven take minutes
+    """Export every version of `model` to the MLflow at `url`; returns their number. Raises RegistryError."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a governance tool must not report its models
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default of seven takes minutes
     try:
         from mlflow import MlflowClient
     except ImportError:
@@ -35,14 +35,14 @@ def export(registry: Registry, model: str, url: str) -> int:
         numbers = _export(client, model, versions)
         for alias, number in registry.aliases(model).items():
             client.set_registered_model_alias(model, alias, numbers[number])
-    except Exception as error:  # MLflow lets the errors of whatever is below it through
+    except Exception as error:  # MLflow passes on the errors of its HTTP and SQL libraries
         reason = printable(str(error))[:300]
-        raise RegistryError(f"{url}: MLflow refuses: {reason}; the same export again goes on there") from None
+        raise RegistryError(f"{url}: MLflow refuses: {reason}; repeat the export to continue there") from None
     return len(versions)
 
 
 def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
-    """MLflow's numbers by ours, after what was missing has been made."""
+    """Create the missing versions; returns MLflow's version numbers by ours."""
     if not client.search_registered_models(filter_string=f"name = '{model}'"):
         client.create_registered_model(model, description="Pruned by Secateur; each version's tags are its lineage.")
     found = {
@@ -58,7 +58,7 @@ def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
             made = client.create_model_version(model, str(version.path), tags=tags, description=_description(version))
             numbers[version.number] = str(made.version)
             continue
-        for key, value in tags.items():  # gates and approvals may have come since
+        for key, value in tags.items():  # gates and approvals may be new
             client.set_model_version_tag(model, known, key, value)
         numbers[version.number] = known
     return numbers

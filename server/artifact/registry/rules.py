@@ -1,6 +1,6 @@
-"""What the registry allows: only what is whole may be added, only what passed its gates or was overridden is promoted.
+"""The registry's rules: only intact artifacts are added, only those that passed their gates or an override promoted.
 
-Everything is checked before anything is written; a refusal is a RegistryError, and nothing was changed.
+Everything is checked before anything is written; after a RegistryError nothing has changed.
 """
 
 import base64
@@ -21,7 +21,7 @@ from server.storage.digests import FileDigests
 
 
 class Statement(Struct, frozen=True):
-    """What is signed to approve a version; the address binds it to these very files."""
+    """The signed text of an approval; the address binds it to the version's exact files."""
 
     model: str
     address: str
@@ -32,14 +32,14 @@ class Statement(Struct, frozen=True):
 
 
 class Measured(Struct, frozen=True):
-    """An interval of an evaluation's results."""
+    """A figure of an evaluation and the upper end of its interval."""
 
     value: float
     high: float
 
 
 class Judgement(Struct, frozen=True):
-    """One gate of an evaluation's results."""
+    """A gate in an evaluation's results."""
 
     gate: str
     limit: float
@@ -48,7 +48,7 @@ class Judgement(Struct, frozen=True):
 
 
 class Results(Struct, frozen=True):
-    """What is read of the file that `secateur evaluate ARTIFACT --task TASK` writes."""
+    """The fields that are read from a file of `secateur evaluate ARTIFACT --task TASK`."""
 
     task: str
     weights: str
@@ -56,7 +56,7 @@ class Results(Struct, frozen=True):
 
 
 class Candidate(Struct, frozen=True):
-    """An artifact that may be added, and what it was judged by, each with where that stands."""
+    """An artifact that may be added, and its gate results, each with its source (see `Gate`)."""
 
     path: Path
     lineage: Lineage
@@ -64,11 +64,14 @@ class Candidate(Struct, frozen=True):
 
 
 def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
-    """The artifact at `path`, whole as it is, with the gates of its lineage and of files of results."""
+    """Verify the artifact at `path` and collect the gate results of its lineage and of the files `results`.
+
+    Raises RegistryError or ArtifactError.
+    """
     from server.artifact.checkpoint import reader  # late: torch takes seconds
 
     if form := chain.exported(record.read(path)):
-        raise RegistryError(f"{path} is an export for other software ({form}): add the artifact that it was made from")
+        raise RegistryError(f"{path} is an export for other software ({form}): add the artifact it was made from")
     lineage = reader.verified_record(path)
     gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
     gates += [found for file in results if (found := _results(file, lineage))]
@@ -93,7 +96,7 @@ def verify(version: Version, signers: Signers | None, digests: FileDigests | Non
 
 
 def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: PrivateKey) -> Approval:
-    """Add a signed approval or override."""
+    """Sign and add an approval or override; raises RegistryError without a reason."""
     if not reason.strip():
         raise RegistryError("an approval needs a reason: say why with --reason")
     statement = Statement(version.model, version.address, kind, reason, hint(key.public_key()), now())
@@ -105,17 +108,17 @@ def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: 
 
 
 def signer(version: Version, approval: Approval, signers: Signers) -> str:
-    """Who signed an approval of `version`; raises SignatureError or RegistryError where it does not hold."""
+    """The name of the signer of an approval of `version`; raises SignatureError or RegistryError if it is invalid."""
     what = f"the {approval.kind} of {version.name} from {approval.added}"
     found = signers.find(approval.signer, what)
     try:
         statement = msgspec.json.decode(approval.statement, type=Statement)
     except msgspec.DecodeError as error:
-        raise RegistryError(f"{what} is no statement: {error}") from None
+        raise RegistryError(f"{what} is malformed: {error}") from None
     told = (statement.model, statement.address, statement.kind, statement.reason)
     try:
         signed = found.signed(approval.statement.encode(), base64.b64decode(approval.signature))
-    except ValueError:  # no base64
+    except ValueError:  # not base64
         signed = False
     if not signed or told != (version.model, version.address, approval.kind, approval.reason):
         raise RegistryError(f"{what} is forged: {found.name} did not sign it")
@@ -123,9 +126,9 @@ def signer(version: Version, approval: Approval, signers: Signers) -> str:
 
 
 def judged(version: Version) -> dict[str, bool]:
-    """Whether each task was passed: its last result says so, but what the artifact's own record failed stays failed.
+    """Whether each task was passed, by its latest result; a failure in the artifact's own record is final.
 
-    The record is signed and addressed; a file of results is nobody's word, and cannot take back what the record says.
+    The record is signed; a file of results is not, so it cannot revoke the record's failure.
     """
     evaluation = version.lineage.evaluation
     own = evaluation.gates if evaluation else ()
@@ -134,7 +137,7 @@ def judged(version: Version) -> dict[str, bool]:
 
 
 def permitted(version: Version, signers: Signers | None) -> str:
-    """Why `version` may be promoted; raises RegistryError saying what is missing."""
+    """The reason why `version` may be promoted; raises RegistryError naming what is missing."""
     gates = judged(version)
     failed = sorted(task for task, passed in gates.items() if not passed)
     if gates and not failed:
@@ -143,16 +146,18 @@ def permitted(version: Version, signers: Signers | None) -> str:
     overrides = [approval for approval in version.approvals if approval.kind == "override"]
     if not overrides:
         raise RegistryError(
-            f"{version.name} {lacking}; evaluate it and add the result, or have it overridden by a signature "
+            f"{version.name} {lacking}; evaluate it and add the result, or let a signer override it "
             "(`secateur registry approve --override`)"
         )
     if signers is None:
-        raise RegistryError(f"{version.name} {lacking}, and its override counts only with --signers, who may sign")
+        raise RegistryError(
+            f"{version.name} {lacking}, and its override counts only with --signers, the file of allowed signers"
+        )
     return f"{lacking}, overridden by {signer(version, overrides[-1], signers)}: {overrides[-1].reason}"
 
 
 def promote(registry: Registry, version: Version, signers: Signers | None) -> str:
-    """Make `version` the one in production; returns why it may be. The first of two at once wins."""
+    """Put `version` into production and return the reason; of two concurrent promotions the first wins."""
     last = registry.last_move(version.model)
     previous = last.number if last else None
     if previous == version.number:
@@ -165,10 +170,10 @@ def promote(registry: Registry, version: Version, signers: Signers | None) -> st
 
 
 def rollback(registry: Registry, model: str, signers: Signers | None) -> Version:
-    """Put the version that was in production before back there, whole as it must be."""
+    """Put the previous production version back, after verifying it, and return it."""
     last = registry.last_move(model)
     if last is None:
-        raise RegistryError(f"{model} has nothing in production that could be rolled back")
+        raise RegistryError(f"{model} has nothing in production to roll back")
     promotions = [move for move in registry.moves(model) if move.kind == "promote" and move.number == last.number]
     before = promotions[-1].previous if promotions else None
     if before is None:
@@ -181,20 +186,20 @@ def rollback(registry: Registry, model: str, signers: Signers | None) -> Version
 
 
 def _results(file: Path, lineage: Lineage) -> tuple[GateResult, str] | None:
-    """What a file of results says of the artifact with this record, or None where its task sets no gates."""
+    """The gate result in `file` for the artifact of `lineage`, and the file's digest; None for a task without gates."""
     try:
         results = msgspec.json.decode(file.read_bytes(), type=Results)
     except OSError as error:
         raise RegistryError(f"{file} cannot be read: {error.strerror}") from None
     except msgspec.DecodeError as error:
-        raise RegistryError(f"{file} is not what `secateur evaluate --task` writes: {error}") from None
+        raise RegistryError(f"{file} is not a file of `secateur evaluate --task`: {error}") from None
     if results.weights != lineage.files[WEIGHTS]:
-        raise RegistryError(f"{file} is of another artifact: its weights have another SHA-256")
+        raise RegistryError(f"{file} belongs to another artifact: the SHA-256 of its weights differs")
     if not results.gates:
         return None
     figures = {gate.gate: gate.measured.high for gate in results.gates}
     limits = {f"{gate.gate} limit": gate.limit for gate in results.gates}
     passed = all(gate.passed for gate in results.gates)
     if any(gate.passed != (gate.measured.high <= gate.limit) for gate in results.gates):
-        raise RegistryError(f"{file} contradicts itself: what it measured and whether that passed do not agree")
+        raise RegistryError(f"{file} contradicts itself: a gate's verdict does not follow from its figure")
     return GateResult(results.task, passed, figures | limits), record.digest_of(file)

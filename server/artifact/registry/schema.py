@@ -1,4 +1,4 @@
-"""The registry's tables, for SQLite and PostgreSQL alike; what governs is only ever added to."""
+"""The registry's tables, the same in SQLite and PostgreSQL; those that govern are append-only."""
 
 from server.errors import RegistryError
 from server.storage.database import Database
@@ -24,11 +24,11 @@ TABLES = (
     "CREATE TABLE registry (version INTEGER NOT NULL)",
 )
 APPEND_ONLY = ("versions", "gates", "approvals", "moves", "bindings")
-"""A path may change, since the address says what lies there; an alias moves, and `moves` says when."""
+"""Not append-only: `paths`, since the address identifies the files; `aliases`, whose history is in `moves`."""
 
 
 def prepare(database: Database, *, exists: bool) -> None:
-    """Make the tables where this is a new registry; raises RegistryError for another program's or a newer one."""
+    """Create the tables unless the registry `exists`; raises RegistryError for a registry of another version."""
     if exists:
         [(version,)] = database.execute("SELECT version FROM registry")
         if version != VERSION:

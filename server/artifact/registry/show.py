@@ -11,14 +11,14 @@ from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry, Version
 
 SHORT = 16
-UNTOLD = ("lineage.created", "lineage.versions", "lineage.parent.")
-"""What differs between any two and says little; a parent has an address of its own."""
-SINGLE = (".sparsity.", ".losses.")
-"""Figures of single weights, of which a model has hundreds."""
+IGNORED = ("lineage.created", "lineage.versions", "lineage.parent.")
+"""Fields that differ between any two versions and say little."""
+PER_WEIGHT = (".sparsity.", ".losses.")
+"""Figures of single weights: too many to compare."""
 
 
 def overview(registry: Registry) -> Iterator[str]:
-    """A line for each version of each model."""
+    """A line per version of every model."""
     for model in registry.models():
         aliases = registry.aliases(model)
         for number in registry.numbers(model):
@@ -30,7 +30,7 @@ def overview(registry: Registry) -> Iterator[str]:
 
 
 def details(registry: Registry, version: Version) -> Iterator[str]:
-    """All that is known of one version."""
+    """The lines that describe one version."""
     aliases = [alias for alias, number in sorted(registry.aliases(version.model).items()) if number == version.number]
     yield f"{version.name} ({', '.join(aliases) or 'no alias'}), added {version.added}"
     yield f"  address   {version.address}"
@@ -54,7 +54,7 @@ def details(registry: Registry, version: Version) -> Iterator[str]:
 
 
 def difference(left: Version, right: Version) -> Iterator[str]:
-    """What differs between two versions, a line for each field, without figures of single weights."""
+    """A line for each field that differs between two versions, without the figures of single weights."""
     ours, theirs = _flat(left), _flat(right)
     for key in sorted(ours.keys() | theirs.keys()):
         mine, other = ours.get(key, "-"), theirs.get(key, "-")
@@ -63,12 +63,12 @@ def difference(left: Version, right: Version) -> Iterator[str]:
 
 
 def _flat(version: Version) -> dict[str, Any]:
-    """Every field by its path."""
+    """All fields of a version by their dotted path."""
     values = {"address": version.address, "lineage": msgspec.to_builtins(version.lineage)}
     values["gates"] = judged(version)
     flat = dict(_leaves("", values))
-    untold = {key for key in flat if key.startswith(UNTOLD) or any(part in key for part in SINGLE)}
-    return {key: value for key, value in flat.items() if key not in untold}
+    ignored = {key for key in flat if key.startswith(IGNORED) or any(part in key for part in PER_WEIGHT)}
+    return {key: value for key, value in flat.items() if key not in ignored}
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

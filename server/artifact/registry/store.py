@@ -1,4 +1,4 @@
-"""The registry: reads and writes its tables, and decides nothing; `rules.py` decides."""
+"""Reads and writes the registry's tables; the decisions are in `rules.py`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ Kind = Literal["approval", "override"]
 
 
 class Gate(Struct, frozen=True):
-    """A result and where it is from: `lineage`, or the SHA-256 of a file of results."""
+    """A gate result; `source` is `lineage`, or the SHA-256 of a file of results."""
 
     result: GateResult
     source: str
@@ -32,19 +32,19 @@ class Gate(Struct, frozen=True):
 
 
 class Approval(Struct, frozen=True):
-    """A signed statement on one version."""
+    """A signed approval or override of one version."""
 
     kind: Kind
     signer: str
     reason: str
     statement: str
     signature: str
-    """In base64."""
+    """Base64."""
     added: str
 
 
 class Version(Struct, frozen=True):
-    """One artifact under a model's name."""
+    """A version of a model: one artifact."""
 
     model: str
     number: int
@@ -63,7 +63,7 @@ class Version(Struct, frozen=True):
 
 
 class Move(Struct, frozen=True):
-    """One change of the production alias."""
+    """A change of the production alias."""
 
     move: int
     kind: Literal["promote", "rollback"]
@@ -74,14 +74,14 @@ class Move(Struct, frozen=True):
 
 
 class Registry:
-    """An open registry; a context manager. Everything raises RegistryError where the database cannot."""
+    """An open registry, a context manager; every method raises RegistryError if the database fails."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     @classmethod
     def open(cls, url: str, *, create: bool = False) -> Self:
-        """The registry at `url`; one that does not exist is made with `create`, and an error without it."""
+        """Open the registry at `url`; a missing one is created with `create`, else RegistryError."""
         database = open_database(url, create=create)
         try:
             found, wanted = database.tables(), {table.split()[2] for table in TABLES}
@@ -104,7 +104,7 @@ class Registry:
         self._database.close()
 
     def models(self) -> list[str]:
-        """All names."""
+        """The names of all models."""
         return [name for (name,) in self._database.execute("SELECT name FROM models ORDER BY name")]
 
     def numbers(self, model: str) -> list[int]:
@@ -113,17 +113,17 @@ class Registry:
         return [number for (number,) in rows]
 
     def aliases(self, model: str) -> dict[str, int]:
-        """What each alias stands for; production by the last of its moves, to which anybody can only add."""
+        """Version numbers by alias; production by its last move, since moves are append-only."""
         found = dict(self._database.execute("SELECT alias, number FROM aliases WHERE model = ?", (model,)))
         last = self.last_move(model)
         return found | ({"production": last.number} if last else {})
 
     def resolve(self, reference: str) -> Version:
-        """The version that NAME@NUMBER or NAME@ALIAS stands for."""
+        """The version with the reference NAME@NUMBER or NAME@ALIAS; raises RegistryError if there is none."""
         model, _, which = reference.partition("@")
         counted = which.isascii() and which.isdigit()
         if not counted and which not in ("candidate", "production"):
-            raise RegistryError(f"{reference!r} is no version: write NAME@NUMBER, NAME@candidate or NAME@production")
+            raise RegistryError(f"{reference!r} is not a version: write NAME@NUMBER, NAME@candidate or NAME@production")
         numbers, aliases = self.numbers(model), self.aliases(model)
         if not numbers:
             raise RegistryError(f"there is no model {model!r} here; there are {', '.join(self.models()) or 'none'}")
@@ -135,9 +135,9 @@ class Registry:
         return self._version(model, number)
 
     def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[tuple[GateResult, str]]) -> Version:
-        """Record the artifact at `path` as a version and the candidate; one that is known keeps its number."""
+        """Add the artifact at `path` as a version and make it the candidate; a known artifact keeps its number."""
         if not NAME.fullmatch(model):
-            raise RegistryError(f"{model!r} is no name for a model: use a-z, 0-9, and . _ - after the first letter")
+            raise RegistryError(f"{model!r} is not a valid model name: use a-z, 0-9, and after the first letter . _ -")
         address, run = record.address(lineage), self._database.execute
         with self._database.transaction():
             run("INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (model, now()))
@@ -153,23 +153,23 @@ class Registry:
         return self._version(model, number)
 
     def approve(self, version: Version, approval: Approval) -> None:
-        """Add an approval; none is ever changed or removed."""
+        """Append an approval."""
         values = [*msgspec.structs.astuple(approval)]
         row = (version.model, version.number, *values)
         self._database.execute("INSERT INTO approvals VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def moves(self, model: str) -> list[Move]:
-        """Every change of production, the oldest first."""
+        """Every change of production, oldest first."""
         columns = "move, kind, number, previous, reason, added"
         rows = self._database.execute(f"SELECT {columns} FROM moves WHERE model = ? ORDER BY move", (model,))
         return [Move(*row) for row in rows]
 
     def last_move(self, model: str) -> Move | None:
-        """The latest of them, if there is any."""
+        """The latest change of production, if any."""
         return next(reversed(self.moves(model)), None)
 
     def move(self, model: str, move: Move) -> None:
-        """Point production at a version, if `move` is still the next one; else RegistryError: another was faster."""
+        """Append `move` and update production; raises RegistryError if another process made this move first."""
         row = (model, move.number, move.move, move.kind, move.previous, move.reason, move.added)
         with self._database.transaction():
             statement = "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING move"
@@ -177,19 +177,19 @@ class Registry:
                 now_at = self.moves(model)[-1]
                 raise RegistryError(
                     f"{model}@production was moved to version {now_at.number} by somebody else meanwhile; "
-                    "nothing was changed: look at it, and promote again if you still want to"
+                    "nothing was changed: check that version, then promote again if you still want to"
                 )
             self._alias(model, "production", move.number)
 
     def bind(self, skills: Iterable[str], version: Version) -> None:
-        """Record which skills are answered by a version from now on."""
+        """Record that `version` answers `skills` from now on."""
         with self._database.transaction():
             for skill in skills:
                 row = (version.model, version.number, skill, now())
                 self._database.execute("INSERT INTO bindings VALUES (?, ?, ?, ?)", row)
 
     def bindings(self, model: str) -> dict[str, tuple[int, str]]:
-        """By skill: the version that answers it, and since when."""
+        """Skill -> (version number, since when) of the version that answers it."""
         rows = self._database.execute(
             "SELECT skill, number, added FROM bindings WHERE model = ? ORDER BY added", (model,)
         )
@@ -217,7 +217,7 @@ class Registry:
         )
 
     def _lineage(self, model: str, number: int, text: str) -> Lineage:
-        """The record as it was added; raises RegistryError where somebody has put something else there."""
+        """Decode a version's record; raises RegistryError if it was changed in the database."""
         try:
             return msgspec.json.decode(text, type=Lineage)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -241,7 +241,7 @@ class Registry:
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601, fine enough to order rows by."""
+    """The current UTC time in ISO 8601, with microseconds to order rows."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 

@@ -1,6 +1,6 @@
-"""`model.sig`: an in-toto statement of every file's SHA-256 in a signed DSSE envelope, as OpenSSF model-signing has it.
+"""`model.sig`, in OpenSSF model-signing's format: a signed DSSE envelope of an in-toto statement of all files' SHA-256.
 
-OpenSSF's own verifier reads what is signed with an elliptic curve; Ed25519 differs in the signature alone.
+OpenSSF's own verifier accepts elliptic-curve signatures; with Ed25519 only the signature itself differs.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 class Resource(msgspec.Struct, frozen=True):
-    """One file."""
+    """A file and its SHA-256."""
 
     name: str
     algorithm: Literal["sha256"]
@@ -32,21 +32,21 @@ class Resource(msgspec.Struct, frozen=True):
 
 
 class Predicate(msgspec.Struct, frozen=True):
-    """All files, in order of their names."""
+    """All files, sorted by name."""
 
     resources: tuple[Resource, ...]
     serialization: dict[str, Any]
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """The artifact: `digest` is over the digests of its files."""
+    """The artifact; `digest` is the SHA-256 over the digests of its files."""
 
     name: str
     digest: dict[str, str]
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """What is signed."""
+    """The signed in-toto statement."""
 
     kind: str = msgspec.field(name="_type")
     subject: tuple[Subject, ...]
@@ -55,14 +55,14 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """Bytes travel in base64."""
+    """A DSSE signature; JSON holds its bytes in base64."""
 
     sig: bytes
     keyid: str = ""
 
 
 class Envelope(msgspec.Struct, frozen=True, rename="camel"):
-    """DSSE."""
+    """A DSSE envelope."""
 
     payload: bytes
     payload_type: str
@@ -76,14 +76,14 @@ class KeyHint(msgspec.Struct, frozen=True):
 
 
 class Material(msgspec.Struct, frozen=True, rename="camel"):
-    """How to find the key."""
+    """The bundle's verification material: a hint of the key."""
 
     public_key: KeyHint
     tlog_entries: tuple[()] = ()
 
 
 class Bundle(msgspec.Struct, frozen=True, rename="camel"):
-    """The file."""
+    """The content of `model.sig`: a sigstore bundle."""
 
     media_type: str
     verification_material: Material
@@ -91,13 +91,13 @@ class Bundle(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def file_digests(directory: Path, known: FileDigests | None = None) -> dict[str, str]:
-    """SHA-256 of every file but the signature, in order of their names; files that are `known` are not read again."""
+    """SHA-256 of every file except the signature, sorted by name; files that are `known` are not read again."""
     known = known or FileDigests()
     return {path.name: digest_of(path, known) for path in sorted(directory.iterdir()) if path.name != SIGNATURE}
 
 
 def statement(name: str, files: Mapping[str, str]) -> bytes:
-    """The payload for these files."""
+    """The payload to sign for `files`, name -> SHA-256."""
     resources = tuple(Resource(file, "sha256", digest) for file, digest in sorted(files.items()))
     settings = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [SIGNATURE]}
     subject = Subject(name, {"sha256": _root(resources)})
@@ -126,7 +126,7 @@ def signed_record(directory: Path, signers: Signers, digests: FileDigests | None
     _, signed = _verified(directory, signers, digests)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != signed.get(FILE):
-        raise SignatureError(f"{path} was exchanged while the signature was verified; try again")
+        raise SignatureError(f"{path} was replaced while its signature was verified; try again")
     return decoded(content, path)
 
 
@@ -162,18 +162,18 @@ def _read(path: Path) -> Bundle:
     except FileNotFoundError:
         raise SignatureError(f"{path} is missing: the artifact is not signed; `secateur sign` does that") from None
     except (OSError, msgspec.DecodeError) as error:
-        raise SignatureError(f"{path} is no signature: {error}") from None
+        raise SignatureError(f"{path} is not a signature: {error}") from None
 
 
 def _resources(path: Path, envelope: Envelope) -> tuple[Resource, ...]:
-    """The files that a signed envelope names; raises SignatureError for a statement that says something else."""
+    """The files named in a signed envelope; raises SignatureError for any other kind of statement."""
     try:
         stated = msgspec.json.decode(envelope.payload, type=Statement)
     except msgspec.DecodeError as error:
-        raise SignatureError(f"{path} signs no list of files: {error}") from None
+        raise SignatureError(f"{path} does not sign a list of files: {error}") from None
     resources = stated.predicate.resources
     if (envelope.payload_type, stated.kind, stated.predicate_type) != (PAYLOAD, STATEMENT, PREDICATE):
-        raise SignatureError(f"{path} signs something else than an artifact's files")
+        raise SignatureError(f"{path} signs something other than an artifact's files")
     if [subject.digest.get("sha256") for subject in stated.subject] != [_root(resources)]:
         raise SignatureError(f"{path} contradicts itself: its files do not make the digest of its subject")
     return resources
@@ -185,5 +185,5 @@ def _root(resources: tuple[Resource, ...]) -> str:
 
 
 def _authenticated(payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: what the signature is over."""
+    """DSSE's pre-authentication encoding, the bytes that are signed."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)

@@ -1,6 +1,6 @@
-"""Keys that sign, and the file that says whose they are: Ed25519, or the elliptic curves of OpenSSF model-signing.
+"""Signing keys and signers files: Ed25519, or the elliptic curves of OpenSSF model-signing.
 
-A signers file has a line for each key, `NAME KEY`, where KEY is the public key's DER in base64; `#` begins a comment.
+A signers file has a line `NAME KEY` for each key, where KEY is the public key's DER in base64; `#` starts a comment.
 """
 
 import base64
@@ -31,11 +31,11 @@ CURVES: dict[str, hashes.HashAlgorithm] = {
     "secp384r1": hashes.SHA384(),
     "secp521r1": hashes.SHA512(),
 }
-"""OpenSSF's, each with the hash that belongs to it."""
+"""OpenSSF's curves, each with its hash."""
 
 
 class Signer(NamedTuple):
-    """A name and the key that stands for it."""
+    """A name and its public key."""
 
     name: str
     key: PublicKey
@@ -48,11 +48,11 @@ class Signer(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """What a signature names the key by, as OpenSSF's does: SHA-256 of its PEM."""
+        """The id of the key in signatures, as in OpenSSF's: SHA-256 of its PEM."""
         return hint(self.key)
 
     def signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether `signature` over `content` is by this key."""
+        """Whether this key made `signature` over `content`."""
         try:
             if isinstance(self.key, Ed25519PublicKey):
                 self.key.verify(signature, content)
@@ -64,25 +64,25 @@ class Signer(NamedTuple):
 
 
 class Signers(NamedTuple):
-    """Everybody whose signature counts."""
+    """The allowed signers."""
 
     path: Path
     signers: tuple[Signer, ...]
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The signers file `path`; raises SignatureError with the line that is wrong."""
+        """Read the signers file `path`; raises SignatureError naming the malformed line."""
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SignatureError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
         found = [_signer(path, number, line) for number, line in enumerate(lines, 1) if line.split("#")[0].strip()]
         if not found:
-            raise SignatureError(f"{path} names no signer: put a line of `secateur keys signer` there")
+            raise SignatureError(f"{path} names no signer: add a line printed by `secateur keys signer`")
         return cls(path, tuple(found))
 
     def find(self, hint: str, what: str | Path) -> Signer:
-        """The signer whose key `what` names by its hint; raises SignatureError where there is none."""
+        """The signer with the key `hint`; raises SignatureError, naming `what`, if there is none."""
         for signer in self.signers:
             if signer.hint == hint:
                 return signer
@@ -95,7 +95,7 @@ def hint(key: PublicKey) -> str:
 
 
 def create(path: Path, *, elliptic: bool) -> PublicKey:
-    """Write a new private key to `path`, for its owner's eyes; raises SignatureError where something stands there."""
+    """Write a new private key to `path`, readable by its owner only; raises SignatureError if `path` exists."""
     key: PrivateKey = ec.generate_private_key(ec.SECP256R1()) if elliptic else Ed25519PrivateKey.generate()
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -107,15 +107,15 @@ def create(path: Path, *, elliptic: bool) -> PublicKey:
 
 
 def read_private(path: Path) -> PrivateKey:
-    """The private key in the PEM file `path`; raises SignatureError for what cannot sign here."""
+    """The private key in the PEM file `path`; raises SignatureError for an unsupported or protected key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise SignatureError(f"{path} cannot be read: {error.strerror}") from None
     except TypeError:
-        raise SignatureError(f"{path} is protected by a passphrase, which is not asked for here") from None
+        raise SignatureError(f"{path} is protected by a passphrase: use a key without one") from None
     except (ValueError, UnsupportedAlgorithm):
-        raise SignatureError(f"{path} is no private key in PEM: make one with `secateur keys signer`") from None
+        raise SignatureError(f"{path} is not a private key in PEM: make one with `secateur keys signer`") from None
     if isinstance(key, Ed25519PrivateKey) or (isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in CURVES):
         return key
     raise SignatureError(f"{path} is neither an Ed25519 key nor one of the curves {', '.join(CURVES)}")

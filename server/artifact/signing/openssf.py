@@ -1,4 +1,4 @@
-"""Signing with OpenSSF model-signing, the extra `signing`; the one file that imports it."""
+"""Signs with OpenSSF model-signing (extra `signing`, imported only here)."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ MISSING = "an elliptic curve's key needs `pip install 'secateur[signing]'`; an E
 
 
 def installed() -> bool:
-    """Whether the extra is there, all of it."""
+    """Whether the extra is completely installed."""
     try:
         import model_signing  # noqa: F401
-    except ImportError:  # it does not name pyopenssl among what it needs
+    except ImportError:  # pyopenssl may be missing: model-signing does not declare it
         return False
     return True
 

@@ -103,7 +103,7 @@ def test_serve_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:
     skill.write_text('name = "help"')
     for text, message in (
         ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; known fields are"),
-        ("", f"{tmp_path}/none is no artifact"),
+        ("", f"{tmp_path}/none is not an artifact"),
     ):
         config.write_text(settings + text)
         done = run("serve", str(config))

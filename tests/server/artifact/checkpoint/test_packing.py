@@ -114,7 +114,7 @@ def test_weights_without_a_pattern_are_stored_unstructured() -> None:
 def test_offsets_that_do_not_follow_from_the_mask_are_refused() -> None:
     parts = pack_unstructured(torch.eye(3))
     parts["offsets"] = parts["offsets"] + 1
-    with pytest.raises(ValueError, match="do not follow from the mask"):
+    with pytest.raises(ValueError, match="contradict the mask"):
         unpack_unstructured(parts, 3)
 
 

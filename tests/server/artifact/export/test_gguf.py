@@ -159,7 +159,7 @@ def test_a_config_of_older_transformers_gives_the_same_rotations(tmp_path: Path,
     [
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "its rope_type is yarn"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "its rope_type is longrope"),
-        ({"partial_rotary_factor": 0.5}, "it rotates a part of each head only"),
+        ({"partial_rotary_factor": 0.5}, "it rotates only a part of each head"),
     ],
 )
 def test_an_older_config_is_refused_as_a_newer_one(tmp_path: Path, config: dict[str, Any], sentence: str) -> None:
@@ -179,8 +179,8 @@ def test_ids_beyond_the_embeddings_are_one_sentence(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "it has no merges, which llama.cpp demands"),
-        ({"normalizer": {"type": "Lowercase"}}, "it is no byte-level BPE"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "it has no merges, which llama.cpp requires"),
+        ({"normalizer": {"type": "Lowercase"}}, "it is not a byte-level BPE"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "the pre-tokenizer is not recognised"),
     ],
 )

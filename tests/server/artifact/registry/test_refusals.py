@@ -149,16 +149,16 @@ def test_a_read_only_registry_can_be_read_and_refuses_the_rest(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("show", "tiny"), "'tiny' is no version: write NAME@NUMBER"),
+        (("show", "tiny"), "'tiny' is not a version: write NAME@NUMBER"),
         (("show", "other@1"), "there is no model 'other' here; there are tiny"),
-        (("show", "tiny@²"), "'tiny@²' is no version: write NAME@NUMBER"),
+        (("show", "tiny@²"), "'tiny@²' is not a version: write NAME@NUMBER"),
         (("show", "tiny@7"), "tiny has no version 7; it has 1"),
         (("show", "tiny@production"), "tiny has no production version"),
         (("rollback", "tiny"), "tiny has nothing in production"),
-        (("add", "Tiny!", "{artifact}"), "'Tiny!' is no name for a model"),
-        (("add", "tiny", "{folder}"), "is no artifact"),
+        (("add", "Tiny!", "{artifact}"), "'Tiny!' is not a valid model name"),
+        (("add", "tiny", "{folder}"), "is not an artifact"),
         (("add", "tiny", "{artifact}", "--results", "{folder}/none"), "none cannot be read"),
-        (("add", "tiny", "{artifact}", "--results", "{artifact}/config.json"), "is not what `secateur evaluate"),
+        (("add", "tiny", "{artifact}", "--results", "{artifact}/config.json"), "is not a file of `secateur evaluate"),
     ],
 )
 def test_a_mistake_is_one_sentence(

@@ -145,7 +145,7 @@ def test_results_of_an_evaluation_count_if_they_are_of_these_weights(
     path = shop.added(1.0, None)
     weights = record.read(path).files["model.safetensors"]
     assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", "0" * 64)) == 2
-    assert "r.json is of another artifact" in capsys.readouterr().err
+    assert "r.json belongs to another artifact" in capsys.readouterr().err
     before = shop.rows()
     assert shop("add", "tiny", path, "--results", results(tmp_path / "r.json", weights, passed=True, high=1.9)) == 2
     assert "r.json contradicts itself" in capsys.readouterr().err

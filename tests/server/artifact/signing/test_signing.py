@@ -119,7 +119,7 @@ def resign(path: Path) -> None:
         ),
         (lambda path: (path / "tokenizer.json").unlink(), "tokenizer.json is missing, which alice signed"),
         (lambda path: (path / "model.sig").unlink(), "model.sig is missing: the artifact is not signed"),
-        (lambda path: (path / "model.sig").write_text("{}"), "model.sig is no signature"),
+        (lambda path: (path / "model.sig").write_text("{}"), "model.sig is not a signature"),
         (resign, "model.sig was changed: it names the key of alice, who did not sign this"),
     ],
 )
@@ -199,7 +199,7 @@ def test_keys_are_never_replaced_and_wrong_ones_refused(
     assert signed.key.read_bytes() == before
     (tmp_path / "no.pem").write_text("no")
     assert main(["sign", str(signed.path), "--key", str(tmp_path / "no.pem")]) == 2
-    assert "no.pem is no private key in PEM" in capsys.readouterr().err
+    assert "no.pem is not a private key in PEM" in capsys.readouterr().err
 
 
 def test_without_the_extra_an_elliptic_key_says_what_to_do(
