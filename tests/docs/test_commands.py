@@ -14,6 +14,8 @@ from tests.conftest import ROOT
 from tests.docs.blocks import PAGES, blocks, name, runs
 from tests.docs.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 PROVING = ROOT / "docs" / "guide" / "proving.md"
 NOT_RUN = {
     "README.md": 1,

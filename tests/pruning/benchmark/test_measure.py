@@ -80,6 +80,7 @@ def test_the_published_results_are_those_of_the_plan() -> None:
     assert {digest: (row.group, row.name, row.seed) for digest, row in measured.items()}.items() <= planned.items()
 
 
+@pytest.mark.slow
 def test_a_failed_row_is_named_and_costs_no_other(
     tmp_path: Path,
     model: Path,

@@ -69,6 +69,7 @@ def test_files_in_a_directory_chats_included(tmp_path: Path) -> None:
     assert digest_of_source(f"{source}:::body") != digest_of_source(source)
 
 
+@pytest.mark.slow
 def test_a_recipe_calibrates_on_a_dataset(recipe: Callable[[], Path], text: Path, tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(tmp_path / "saved"))
     digests = []

@@ -13,6 +13,8 @@ from pruning.stages.inputs import prepare
 from server.artifact.checkpoint.layouts import Quantised
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.toml"))
 SMALL = {"sequences": 12, "tokens": 32, "batch": 5}
 SMALL_STAGES = {

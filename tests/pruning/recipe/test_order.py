@@ -12,6 +12,8 @@ from pruning.recipe.order import undone_quantisations
 from server.artifact.checkpoint.reader import Artifact
 from tests.exams.outages.stages import STAGES
 
+pytestmark = pytest.mark.slow
+
 ROUNDED = {
     "blocks": '[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\nwhat = "blocks"\n',
     "embeddings": '[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\n',

@@ -27,6 +27,8 @@ from tests.pruning.conftest import SPARSEGPT
 from tests.pruning.run.conftest import Prune
 from tests.support.prune_process import kill_when
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 DEPTH = '[[stages]]\nkind = "depth"\nremove = 2\n[[stages]]\nkind = "layerwise"\n'
 

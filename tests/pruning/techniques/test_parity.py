@@ -57,6 +57,7 @@ def test_sparsegpt_is_the_papers_algorithm_within_rounding(sparsity: float | str
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.5, 0])
 @pytest.mark.parametrize(("sparsity", "plain"), SPARSITIES)
 def test_ria_is_the_papers_formula(sparsity: float | str, plain: Any, power: float) -> None:

@@ -26,6 +26,8 @@ from server.skills.api_keys import digest
 from tests.support.harness import KEY, LINEAGE, until
 from tests.support.tiny_llama import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 
 def run(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(

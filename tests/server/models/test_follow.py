@@ -32,6 +32,8 @@ from tests.support.chat_client import STREAM, everything, get, received, send
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import KEY, LINEAGE, Served, ledger_of, parts, says, served, until
 
+pytestmark = pytest.mark.slow
+
 PASSED = (GateResult("faq", True),)
 
 

@@ -33,6 +33,8 @@ from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, KEY, LINEAGE, Served, ledger_of, parts, rows, says, served, tokenizer, until
 from tests.support.tiny_llama import tiny_llama
 
+pytestmark = pytest.mark.slow
+
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 

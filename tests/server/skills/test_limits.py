@@ -80,6 +80,7 @@ def test_requests_a_minute_are_exact_with_retry_after(serve: Serve, store: str) 
     assert served.parts.ledger.totals().requests == {("help", "tiny", "stop"): 3}
 
 
+@pytest.mark.slow
 def test_the_official_client_waits_for_retry_after(serve: Serve, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     monkeypatch.setattr("server.skills.windows.WINDOW_SECONDS", 2)
     served = serve("ok", skills=(limited(requests_per_minute=1),), rate_limits=store)
@@ -205,6 +206,7 @@ def test_a_malformed_redis_url_is_refused_without_showing_its_password() -> None
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_stopped_reply_frees_its_place(serve: Serve) -> None:
     served = serve("x" * 60, delay=0.05, skills=(limited(concurrent_replies=1),))
     visitor = Visitor(served)

@@ -139,6 +139,7 @@ def test_tiktoken_counts_and_encodes_as_the_tokenizer_does(library: Library, tmp
             assert tokenizer.encoding.encode(text, allowed_special={"<think>"}, disallowed_special=()) == expected
 
 
+@pytest.mark.slow
 def test_the_real_vocabulary_too(base_artifact: Path) -> None:
     tokenizer = Tokenizer.load(base_artifact)
     assert tokenizer.encoding, tokenizer.encoding_reason
@@ -154,6 +155,7 @@ def test_the_real_vocabulary_too(base_artifact: Path) -> None:
     assert exact > 1500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [" " * 300_000, "\n" * 300_000, "a" * 300_000])
 def test_very_long_runs_are_counted_fast(base_artifact: Path, text: str) -> None:
     tokenizer = Tokenizer.load(base_artifact)

@@ -12,6 +12,8 @@ from tests.server.web.test_logs import plant
 from tests.support.harness import until
 from tests.support.visitor import Visitor
 
+pytestmark = pytest.mark.slow
+
 URL = "http://127.0.0.1:9/latest/meta-data"
 
 

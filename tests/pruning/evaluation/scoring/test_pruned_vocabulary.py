@@ -15,6 +15,8 @@ from pruning.evaluation.comparison.results import Results
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.stages.structured import test_vocabulary as vocabulary
 
+pytestmark = pytest.mark.slow
+
 WORDS = vocabulary.words(2, 300)
 """The base's vocabulary comes from all of them; the text that decides which tokens stay has only the first 30."""
 ITEMS = [{"question": f"{WORDS[n]} {n}?", "answer": " ".join(WORDS[100 + 9 * n : 106 + 9 * n])} for n in range(6)]

@@ -27,6 +27,8 @@ from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.randint(0, 256, (5, 48), generator=torch.Generator().manual_seed(0))
 
 

@@ -27,6 +27,8 @@ from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 from tests.reference import slow
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[[str], Path]
 IDS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
 STAGE = '[[stages]]\nkind = "width"\nffn = {ffn}\nkv_groups = {kv}\nimportance = {{ name = "{name}" }}\n'

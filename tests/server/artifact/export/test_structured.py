@@ -14,6 +14,8 @@ from tests.pruning.conftest import RECIPE
 from tests.server.artifact.export import made
 from tests.server.artifact.export.llama_cpp import loaded
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     "depth": '[[stages]]\nkind = "depth"\nremove = 2',
     "width": '[[stages]]\nkind = "width"\nimportance = { name = "taylor" }\nffn = 0.25\nkv_groups = 1',

@@ -11,6 +11,8 @@ from server.artifact.registry.store import Registry
 from server.commands.__main__ import main
 from tests.server.artifact.registry.shop import FAILED, PASSED, Shop
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def _quiet() -> Iterator[None]:

@@ -22,6 +22,8 @@ from server.engine.runners.native_runner import NativeRunner
 from server.engine.sequence import Sampling, Sequence
 from tests.server.engine.native.tiny import TYPES, Packed, tiny
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("SECATEUR_FUZZ_SECONDS", "5"))
 CONTEXT = 3 * BLOCK + 5
 

@@ -53,6 +53,7 @@ def samplings(draw: Any) -> Sampling:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(
     wanted=st.lists(samplings(), min_size=1, max_size=4),

@@ -18,6 +18,8 @@ from server.metering.meter import Meter
 from server.metering.reconcile import differences
 from tests.support.harness import until
 
+pytestmark = pytest.mark.slow
+
 
 def opening(name: str, skill: str = "help") -> Opening:
     return Opening(name, skill, "tiny", 10, 50)

@@ -13,6 +13,8 @@ from tests.server.engine.native.tiny import own_logits, tiny
 from tests.server.web.contracts.test_openai_client import ASK, connect
 from tests.support.harness import HELP, KEY, Serve, Served
 
+pytestmark = pytest.mark.slow
+
 TEXT = "Hello, world! Ünïcödé 🌱"
 WORDS = 258  # of the harness's tokenizer: a token for each byte, and two marks
 

@@ -81,6 +81,7 @@ def test_cached_tokens_are_a_part_of_the_prompt(client: OpenAI) -> None:
     assert usage.prompt_tokens_details.cached_tokens == PROMPT_TOKENS // BLOCK * BLOCK > 0  # whole blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("stop", ["wor", ["nothing", ", w"], ["!"], "🌱"])
 def test_stop(client: OpenAI, stop: str | list[str], stream: bool) -> None:
@@ -94,6 +95,7 @@ def test_stop(client: OpenAI, stop: str | list[str], stream: bool) -> None:
     assert finish == "stop"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_length(client: OpenAI, name: str, stream: bool) -> None:

@@ -108,6 +108,7 @@ def test_beyond_loopback_there_must_be_keys(tmp_path: Path, host: str, capsys: p
     assert config.load(file).admin_keys is None
 
 
+@pytest.mark.slow
 def test_reconcile_and_a_real_prometheus_send_their_keys(
     serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

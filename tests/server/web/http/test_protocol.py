@@ -17,6 +17,8 @@ from tests.support.harness import KEY, Serve, until
 from tests.support.server_process import process
 from tests.support.visitor import Visitor
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_endless_head_is_cut_and_others_are_served(serve: Serve) -> None:
     served = serve("ok", head_seconds=0.5)

@@ -23,6 +23,8 @@ from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners.transformers_runner import load
 from tests.pruning.evaluation.scored import score
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("four", "nine", "sixteen", "a hundred", "none")
 DOCUMENTS = [
     {

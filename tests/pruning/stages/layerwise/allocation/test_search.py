@@ -155,6 +155,7 @@ def test_a_search_that_finds_nothing_changes_nothing(
     assert (record["kept"], record["levels"]) == ("uniform", ["32:64"] * 6)
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_ends_with_the_same_artifact(
     recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
