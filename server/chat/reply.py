@@ -10,7 +10,7 @@ import anyio
 from msgspec.structs import replace
 
 from server.chat.reply_text import Piece, ReplyText
-from server.chat.request import ReplyRequest, prompt_of, sampling_of
+from server.chat.request import ReplyRequest, cache_salt, prompt_of, sampling_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish
 from server.engine.stream import Stream
@@ -75,7 +75,9 @@ class Replies:
                 reservation = await self._meter.admit(opening)
             try:
                 granted = replace(sampling, max_tokens=reservation.granted)
-                stream = model.engine.submit(prompt, granted, skill=skill.name, shared_prefix=shared)
+                stream = model.engine.submit(
+                    prompt, granted, skill=skill.name, shared_prefix=shared, cache_salt=cache_salt(request)
+                )
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await reservation.settle("rejected", sampled=0, cached=0)

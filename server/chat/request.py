@@ -1,5 +1,7 @@
 """A request for one reply, whatever its wire format: its prompt, and its sampling within the skill's limits."""
 
+import json
+import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -28,10 +30,24 @@ class ReplyRequest(Struct, frozen=True):
     """Stop strings."""
     key_id: str = ""
     """The API key's id in the ledger; empty for visitors of a page."""
+    conversation: str = ""
+    """The id of a visitor's conversation; empty for API callers."""
+    cache_labels: tuple[str, ...] = ()
+    """The caller's own divisions of its prefix cache, such as its users."""
     person: str = ""
     """The verified visitor's identity, for the system prompt; empty if unknown."""
     idempotency: str | None = None
     """Digest of the Idempotency-Key."""
+
+
+def cache_salt(request: ReplyRequest) -> str:
+    """Divides the prefix cache of a skill: by API key and its labels, or by a visitor's conversation.
+
+    Without either it is random: such a request shares nothing of its own.
+    """
+    if not request.key_id and not request.conversation:
+        return secrets.token_hex()
+    return json.dumps([request.key_id, request.conversation, *request.cache_labels])
 
 
 async def prompt_of(request: ReplyRequest, model: Model) -> list[int]:

@@ -1,7 +1,8 @@
 """A paged KV cache's bookkeeping: who holds each block, and which blocks hold a prefix that can be reused.
 
 A block is a number; no tensors, no clocks. Each block is held, free or pinned. Blocks are found by a hash chain over
-their token ids, as in vLLM's automatic prefix caching, seeded by the skill so that skills never share.
+their token ids, as in vLLM's automatic prefix caching, seeded by the skill so that skills never share; behind a skill's
+shared prefix it is seeded anew by the caller's cache salt, so that callers never share their own text.
 """
 
 import hashlib
@@ -124,6 +125,11 @@ def blocks_for(positions: int) -> int:
 def root_hash(skill: str) -> bytes:
     """Hash seed that keeps each skill's prefix cache apart."""
     return hashlib.sha256(skill.encode()).digest()
+
+
+def salted_hash(before: bytes, salt: str) -> bytes:
+    """Hash seed of a caller's own blocks, which follow the shared block, or root, of hash `before`."""
+    return hashlib.sha256(before + hashlib.sha256(salt.encode()).digest()).digest()
 
 
 def block_hash(before: bytes, ids: Ids[int]) -> bytes:

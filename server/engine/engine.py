@@ -56,10 +56,13 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    def submit(self, prompt: Ids[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0) -> Stream:
+    def submit(
+        self, prompt: Ids[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0, cache_salt: str = ""
+    ) -> Stream:
         """Queue a prompt and return the stream of its reply; call it within the asyncio loop that will read it.
 
-        The first `shared_prefix` ids begin every prompt of the skill, and stay in the prefix cache.
+        The first `shared_prefix` ids begin every prompt of the skill: their full blocks are shared by all its requests,
+        and stay in the prefix cache. Later blocks are shared only by requests of the skill with the same `cache_salt`.
         Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
         check(len(prompt), sampling, self.context)
         vocabulary = self._runner.vocabulary
@@ -74,7 +77,7 @@ class Engine:
                     f"logit_bias contains token {id}; the model's vocabulary has {vocabulary} tokens.",
                     param="logit_bias",
                 )
-        sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix)
+        sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix=shared_prefix, cache_salt=cache_salt)
         stream = Stream(sequence, self._abort)
         with self._changed:
             if self._failure:

@@ -27,9 +27,9 @@ class Accepted(NamedTuple):
 class Scheduler:
     """Continuous batching over `slots` sequences of at most `context` ids.
 
-    A sequence gets all its blocks on admission, so none is ever preempted. Sequences of one skill share the blocks of a
-    common prefix, which is computed once. With `look_up`, passes of a few sequences also verify guesses; later passes
-    overwrite the keys and values of wrong ones.
+    A sequence gets all its blocks on admission, so none is ever preempted. Sequences of one skill share the blocks of
+    its shared prefix, and those of one cache salt also later ones; each is computed once. With `look_up`, passes of a
+    few sequences also verify guesses; later passes overwrite the keys and values of wrong ones.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Scheduler:
         self.running.append(sequence)
 
     def _reuse_computed(self, sequence: Sequence) -> None:
-        """Skip prompt blocks that another sequence of the skill has computed since this one was admitted."""
+        """Skip prompt blocks that another sequence has computed since this one was admitted."""
         while sequence.computed % BLOCK == 0 and sequence.computed + BLOCK < len(sequence.prompt):
             index = sequence.computed // BLOCK
             block = self.blocks.find(sequence.hashes[index])
@@ -162,7 +162,7 @@ class Scheduler:
         full = sequence.computed // BLOCK
         sequence.extend_hashes(full)
         for index in range(sequence.registered, full):
-            pin = (index + 1) * BLOCK <= sequence.shared_prefix
+            pin = index < sequence.shared_blocks
             self.blocks.register(sequence.blocks[index], sequence.hashes[index], pin=pin)
         sequence.registered = max(sequence.registered, full)
 

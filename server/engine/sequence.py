@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from server.engine.blocks import BLOCK, block_hash, root_hash
+from server.engine.blocks import BLOCK, block_hash, root_hash, salted_hash
 from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
@@ -102,10 +102,19 @@ class Logprobs(NamedTuple):
 class Sequence:
     """The ids of one request, prompt first; the keys and values of the first `computed` lie in `blocks`.
 
-    The first `shared_prefix` ids begin every prompt of the skill.
+    The first `shared_prefix` ids begin every prompt of the skill: all its sequences share their full blocks. Later
+    blocks are shared only with sequences of the same `cache_salt`.
     """
 
-    def __init__(self, skill: str, prompt: tuple[int, ...], sampling: Sampling, shared_prefix: int = 0) -> None:
+    def __init__(
+        self,
+        skill: str,
+        prompt: tuple[int, ...],
+        sampling: Sampling,
+        *,
+        shared_prefix: int = 0,
+        cache_salt: str = "",
+    ) -> None:
         self.skill = skill
         self.prompt = prompt
         self.sampling = sampling
@@ -114,7 +123,9 @@ class Sequence:
         self.computed = 0
         self.cached = 0
         """Prompt ids whose keys and values another sequence computed."""
-        self.shared_prefix = shared_prefix
+        self.cache_salt = cache_salt
+        self.shared_blocks = shared_prefix // BLOCK
+        """Number of first blocks that lie wholly within the shared prefix."""
         self.begun: float | None = None
         """When its first pass was planned, on the monotonic clock."""
         self.slot: int | None = None
@@ -140,6 +151,8 @@ class Sequence:
         while len(self.hashes) < count:
             start = len(self.hashes) * BLOCK
             before = self.hashes[-1] if self.hashes else root_hash(self.skill)
+            if len(self.hashes) == self.shared_blocks:
+                before = salted_hash(before, self.cache_salt)
             self.hashes.append(block_hash(before, self.tokens[start : start + BLOCK]))
 
     def extended(self, ids: tuple[int, ...]) -> "Sequence":

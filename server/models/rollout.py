@@ -28,8 +28,10 @@ class Engine(EngineState, Protocol):
 
     context: int
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0) -> Stream:
-        """Queue a prompt, whose first `shared_prefix` ids stay in the prefix cache.
+    def submit(
+        self, prompt: Sequence[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0, cache_salt: str = ""
+    ) -> Stream:
+        """Queue a prompt; its first `shared_prefix` ids are cached for the skill, later ones for `cache_salt`.
 
         Raises Overloaded, InvalidRequest or EngineFailed.
         """

@@ -87,7 +87,8 @@ class Talk:
     ) -> Recording:
         turns = conversation.turns[:-1] if question.replace else conversation.turns
         messages = await to_thread.run_sync(self._messages, skill, turns, question)
-        reply = await self._replies.begin(request_id, ReplyRequest(skill, tuple(messages), person=session.person or ""))
+        request = ReplyRequest(skill, tuple(messages), conversation=conversation.id, person=session.person or "")
+        reply = await self._replies.begin(request_id, request)
         if self._conversations.gone(conversation.id):  # reset while it began
             await asyncio.shield(reply.close("client_gone"))
             raise expired()

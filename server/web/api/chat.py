@@ -46,7 +46,15 @@ class ChatEndpoint:
         state.key = grant.key_id
         key = idempotency_digest(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         messages = tuple(message.plain() for message in wanted.messages)
-        asked = ReplyRequest(grant.skill, messages, wanted.sampling, wanted.stops, grant.key_id, idempotency=key)
+        asked = ReplyRequest(
+            grant.skill,
+            messages,
+            wanted.sampling,
+            wanted.stops,
+            grant.key_id,
+            cache_labels=wanted.cache_labels,
+            idempotency=key,
+        )
         origin = Origin(hashlib.sha256(body).hexdigest(), state.request_id, int(time.time()))
         answer = await self._replies.begin(origin, asked)
         if isinstance(answer, KeptReply):

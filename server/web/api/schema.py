@@ -34,7 +34,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
 }
 # The caller's own notes: they change no reply, and are neither stored nor logged.
-IGNORED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+IGNORED = ("metadata", "safety_identifier", "prompt_cache_retention")
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -84,11 +84,19 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     """Of the model itself, before temperature, penalties and biases."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
+    user: str | None = None
+    """Like `prompt_cache_key`, it divides the key's prefix cache, and is neither stored nor logged."""
+    prompt_cache_key: str | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def cache_labels(self) -> tuple[str, str]:
+        """Requests of an API key share cached prompts only if these are equal."""
+        return self.user or "", self.prompt_cache_key or ""
 
     @property
     def sampling(self) -> RequestedSampling:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.chat.request import ReplyRequest, sampling_of
+from server.chat.request import ReplyRequest, cache_salt, sampling_of
 from server.engine.sequence import RequestedSampling, Sampling, SamplingOptions
 from server.errors import ConfigError, InvalidRequest
 from server.skills.skill import Skill
@@ -52,6 +52,28 @@ def test_options_of_requests_alone_are_kept() -> None:
     assert {name: getattr(sampling, name) for name in asked} == asked
     assert sampling.stop_ids == {7}
     assert resolved(Skill(name="help", max_tokens=500)).max_tokens == 90  # the room in the context
+
+
+def test_a_cache_salt_is_of_a_key_with_its_labels_or_of_a_conversation() -> None:
+    skill = Skill(name="help")
+
+    def salt(**caller: Any) -> str:
+        return cache_salt(ReplyRequest(skill, (), **caller))
+
+    assert salt(key_id="a", cache_labels=("b", "")) == salt(key_id="a", cache_labels=("b", ""))
+    assert salt(conversation="a") == salt(conversation="a")
+    callers: list[dict[str, Any]] = [
+        {"key_id": "a"},
+        {"conversation": "a"},
+        {"key_id": "a", "cache_labels": ("b", "")},
+        {"key_id": "a", "cache_labels": ("", "b")},
+        {"key_id": "a", "cache_labels": ('b", "', "")},
+        {"key_id": "a", "cache_labels": ("\ud800", "")},
+        {"key_id": "b"},
+        {},
+        {},  # nobody: a random one, which is never shared
+    ]
+    assert len({salt(**caller) for caller in callers}) == len(callers)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

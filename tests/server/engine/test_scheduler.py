@@ -2,6 +2,8 @@
 
 import random
 from collections import Counter
+from itertools import takewhile
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +14,13 @@ from server.engine.blocks import BLOCK, CacheSize
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
-from tests.support.fakes import Cells
+from tests.support.fakes import Cell, Cells
 
 STOP = 3
 
 
 class Cache:
-    """Stores (skill, id) at each place, and computes the next id from the prefix it reads there."""
+    """Stores the writer's skill, salt and id at each place, and computes the next id from the prefix it reads there."""
 
     def __init__(self) -> None:
         self.cells = Cells()
@@ -28,12 +30,24 @@ class Cache:
         tokens = []
         assert len({chunk.slot for chunk in batch.chunks}) == len(batch.chunks)
         for chunk, prefix in self.cells.texts(batch):
-            assert prefix == [(chunk.sequence.skill, token) for token in chunk.sequence.tokens[: chunk.end]]
+            assert [cell.id for cell in prefix] == chunk.sequence.tokens[: chunk.end]
+            check_privacy(chunk.sequence, prefix)
             self.computed[chunk.sequence] = self.computed.get(chunk.sequence, 0) + len(chunk.ids)
             if chunk.wants_logits:
                 assert chunk.end == len(chunk.sequence.tokens)
-                tokens.append(sum(token for _, token in prefix) % 13)
+                tokens.append(sum(cell.id for cell in prefix) % 13)
         return tokens
+
+
+def check_privacy(sequence: Sequence, read: list[Cell]) -> None:
+    """Every entry was written for the skill, and outside the full blocks of its own turns with the same salt.
+
+    The skill's turns repeat the last letter of its name.
+    """
+    assert {cell.skill for cell in read} == {sequence.skill}
+    turns = len(list(takewhile(lambda id: id == ord(sequence.skill[-1]), sequence.prompt)))
+    own = read[turns - turns % BLOCK :]
+    assert {cell.salt for cell in own} <= {sequence.cache_salt}, "another caller's keys and values were read"
 
 
 def check_laws(scheduler: Scheduler, batch: Batch) -> None:
@@ -61,11 +75,13 @@ def check_conservation(scheduler: Scheduler) -> None:
 def random_sequence(generator: random.Random, context: int, skills: int) -> Sequence:
     skill = f"skill {generator.randrange(skills)}"
     system = [ord(skill[-1])] * generator.choice((0, 5, BLOCK + 9, 3 * BLOCK))
-    prompt = system + [generator.randrange(2) for _ in range(generator.randint(1, context // 2))]
+    words = random.Random(generator.randrange(3))  # callers often say the same
+    prompt = system + [words.randrange(2) for _ in range(generator.randint(1, context // 2))]
     prompt = prompt[: context - 1]
     most = generator.randint(1, min(12, context - len(prompt)))
     sampling = Sampling(max_tokens=most, stop_ids=frozenset({STOP}))
-    return Sequence(skill, tuple(prompt), sampling, shared_prefix=len(system))
+    salt = generator.choice(("", "one caller", "another caller"))
+    return Sequence(skill, tuple(prompt), sampling, shared_prefix=len(system), cache_salt=salt)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -135,8 +151,8 @@ def run(scheduler: Scheduler, cache: Cache) -> list[Batch]:
     return batches
 
 
-def ask(skill: str, prompt: list[int], max_tokens: int = 1) -> Sequence:
-    return Sequence(skill, tuple(prompt), Sampling(max_tokens=max_tokens))
+def ask(skill: str, prompt: list[int], max_tokens: int = 1, **caching: Any) -> Sequence:
+    return Sequence(skill, tuple(prompt), Sampling(max_tokens=max_tokens), **caching)
 
 
 def test_admission_is_first_in_first_out() -> None:
@@ -184,6 +200,34 @@ def test_a_prefix_is_reused_within_a_skill_only(skill: str, prompt: list[int], c
     assert second.cached == cached
 
 
+@pytest.mark.parametrize(
+    ("shared", "salt", "cached"),
+    [
+        (0, "one caller", 3 * BLOCK),
+        (0, "another caller", 0),
+        (BLOCK - 1, "another caller", 0),
+        (BLOCK, "another caller", BLOCK),
+        (2 * BLOCK + 5, "one caller", 3 * BLOCK),
+        (2 * BLOCK + 5, "another caller", 2 * BLOCK),  # a block with an id of the caller is the caller's
+        (3 * BLOCK, "another caller", 3 * BLOCK),
+        (3 * BLOCK, "", 3 * BLOCK),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_callers_share_whole_blocks_of_the_shared_prefix_only(
+    shared: int, salt: str, cached: int, together: bool
+) -> None:
+    scheduler, cache = Scheduler(slots=2, context=200, batch_tokens=BLOCK, max_waiting=5), Cache()
+    first = ask("d", [100] * (3 * BLOCK) + [1], shared_prefix=shared, cache_salt="one caller")
+    second = ask("d", [100] * (3 * BLOCK) + [2], shared_prefix=shared, cache_salt=salt)
+    scheduler.add(first)
+    if not together:
+        run(scheduler, cache)
+    scheduler.add(second)
+    run(scheduler, cache)
+    assert (first.cached, second.cached) == (0, cached)
+
+
 def test_a_reply_is_reused_as_the_beginning_of_the_next_prompt() -> None:
     scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=5), Cache()
     first = ask("a", LONG[:BLOCK], max_tokens=BLOCK + 1)
@@ -218,10 +262,24 @@ def test_a_shared_prefix_stays_in_the_cache() -> None:
     for start in range(20):  # far more than the cache holds
         scheduler.add(ask("b", [start] * 190))
         run(scheduler, cache)
-    second = ask("a", [*LONG, 2])
+    second = ask("a", [*LONG, 2], shared_prefix=3 * BLOCK)
     scheduler.add(second)
     run(scheduler, cache)
     assert second.cached == 3 * BLOCK
+
+
+def test_a_callers_own_blocks_are_evicted() -> None:
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=64, max_waiting=50), Cache()
+    scheduler.add(ask("a", [*LONG, 1], shared_prefix=2 * BLOCK))
+    run(scheduler, cache)
+    assert len(scheduler.blocks.pinned) == 2
+    for start in range(20):
+        scheduler.add(ask("b", [start] * 190))
+        run(scheduler, cache)
+    second = ask("a", [*LONG, 2], shared_prefix=2 * BLOCK)
+    scheduler.add(second)
+    run(scheduler, cache)
+    assert second.cached == 2 * BLOCK
 
 
 def test_pinned_blocks_are_limited() -> None:

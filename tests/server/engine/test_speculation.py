@@ -37,10 +37,12 @@ class Cache:
         self.most_rows = max(self.most_rows, batch.tokens)
         rows: list[Tensor] = []
         for chunk, text in self.cells.texts(batch):
-            assert {skill for skill, _ in text} == {chunk.sequence.skill}
+            assert {cell.skill for cell in text} == {chunk.sequence.skill}
+            assert set(chunk.ids) <= set(chunk.sequence.tokens), "a guess is not from the sequence's own text"
             own = len(text) - chunk.guesses
-            assert [id for _, id in text[:own]] == chunk.sequence.tokens[:own], "a foreign or rejected id was read"
-            rows += [self.row([id for _, id in text[: chunk.end - chunk.rows + 1 + row]]) for row in range(chunk.rows)]
+            assert [cell.id for cell in text[:own]] == chunk.sequence.tokens[:own], "a foreign or rejected id was read"
+            ids = [cell.id for cell in text]
+            rows += [self.row(ids[: chunk.end - chunk.rows + 1 + row]) for row in range(chunk.rows)]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
     def row(self, text: list[int]) -> Tensor:
