@@ -1,6 +1,6 @@
-"""The server's settings: frozen values from one TOML file, and nothing else decides them.
+"""The server's settings, frozen values from one TOML file; no environment variable overrides them.
 
-A file that cannot be used raises ConfigError with the file, the path within it, and what would be allowed.
+An invalid file raises ConfigError with the file, the field's path, and the allowed values.
 """
 
 import ipaddress
@@ -22,103 +22,103 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything `secateur serve` is told; paths are relative to the working directory."""
+    """The settings of `secateur serve`; paths are relative to the working directory."""
 
     model: Annotated[str, Meta(min_length=1)]
-    """The artifact's directory, or `registry:NAME@production`; it answers the skills that name none."""
+    """The default model of skills that name none: an artifact's directory, or `registry:NAME@production`."""
     skills: Path
-    """One skill's TOML file, or a folder of them."""
+    """A skill's TOML file, or a folder of them."""
     ledger: Annotated[str, Meta(min_length=1)]
-    """Where tokens are counted: an SQLite file, made if it does not exist, or postgresql://... for many replicas."""
+    """The ledger of tokens: an SQLite file, created if missing, or postgresql://... shared by replicas."""
     instance: Annotated[str, Meta(max_length=64)] = ""
-    """This replica's name in a PostgreSQL ledger; the host's name if empty. It should outlive a restart."""
+    """This replica's name in a PostgreSQL ledger, the same after a restart; if empty, the host's name."""
     registry: str = "build/registry.sqlite3"
-    """Where `registry:` looks: a file or postgresql://..."""
+    """The registry that `registry:` refers to: an SQLite file or postgresql://..."""
     registry_seconds: Annotated[float, Meta(gt=0, le=3600)] = 5.0
-    """How often it is asked whether another version was promoted."""
+    """Seconds between checks for a newly promoted version."""
     signers: Path | None = None
-    """Who may sign: the artifact must be signed by one of them. A model of the registry needs this."""
+    """The file of allowed signers; artifacts must be signed by one of them. Required for models of the registry."""
     host: str = "127.0.0.1"
     """The public listener's address."""
     port: Port = 8000
-    """0 takes a free port."""
+    """0 chooses a free port."""
     admin_host: str = "127.0.0.1"
-    """Where metrics, usage and reloads are; other than loopback only with `admin_keys`."""
+    """The address of the admin listener (metrics, usage, reloads); other than loopback requires `admin_keys`."""
     admin_port: Port = 9464
-    """0 takes a free port."""
+    """0 chooses a free port."""
     admin_keys: Path | None = None
-    """The file of keys that open it (`secateur keys create --file FILE --admin metrics|all`); left out, it has none."""
+    """The file of admin keys (`secateur keys create --file FILE --admin metrics|all`); by default none are needed."""
     metrics_compat: Literal["none", "vllm"] = "none"
-    """`vllm` adds the names of vLLM's metrics that dashboards and autoscalers know."""
+    """`vllm` also exposes the metrics under vLLM's names, for dashboards and autoscalers made for it."""
     webhook: str = ""
-    """Where each settled reply is sent as a CloudEvent: https://..."""
+    """The URL that receives each settled reply as a CloudEvent, https://...; empty sends none."""
     webhook_secret: Path | None = None
-    """A file with the secret that signs them (standardwebhooks.com: `whsec_` and base64)."""
+    """The file with the secret that signs these events (standardwebhooks.com: `whsec_` and base64)."""
     page_port: Port | None = None
-    """Where to show a host page of our own that embeds the widget; left out, there is none."""
+    """The port of a demo page that embeds the widget; by default there is none."""
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
-    """Replies generated at once by each model."""
+    """Replies that each model generates at once."""
     context: Positive = 2048
-    """Tokens of prompt and reply together."""
+    """The longest sequence in tokens, prompt and reply together."""
     batch_tokens: Positive = 512
-    """The most ids computed in one pass; fewer while replies are being read, as many as some 30 ms allow."""
+    """The most tokens in one forward pass; during decode, prefill takes fewer, to keep passes near 30 ms."""
     runner: Literal["auto", "native", "transformers"] = "auto"
-    """What computes; `auto`: the native runner where it is built and has a plan, and where there is no CUDA device."""
+    """The runner; `auto` takes the native one if it is built, supports the model, and there is no CUDA device."""
     threads: Positive | None = None
-    """Of the native runner; left out, as many as the process may use, less one for HTTP."""
+    """Threads of the native runner; by default all CPUs of the process but one, which serves HTTP."""
     key_bits: Literal[8, 16] = 16
-    """Of the keys and values that the native runner keeps of each text."""
+    """Bits per value of the native runner's KV cache."""
     look_up: Literal["auto", "on", "off"] = "auto"
-    """Whether replies go on in guesses from their own text, where it repeats itself; never changes what they say."""
+    """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
-    """Requests queued beyond the slots; more are answered 503."""
+    """Requests that may wait for a slot; further ones are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20
-    """Bytes of a request's body."""
+    """The largest request body in bytes."""
     head_seconds: Annotated[float, Meta(gt=0, le=600)] = 10.0
-    """How long a client may take to send a request's head."""
+    """Seconds that a client has to send a request's head."""
     send_seconds: Annotated[float, Meta(gt=0, le=600)] = 30.0
-    """How long a client may take no byte of its answer before it is cut."""
+    """Seconds that a client may read nothing of its response before it is disconnected."""
     connections: Positive = 4096
-    """Open connections of visitors; one more takes the place of the one that owes a request the longest."""
+    """Open public connections; a further one replaces the connection that has waited longest without a request."""
     log: Format = "text"
-    """`json` writes one object a line."""
+    """The format of log lines; `json` writes one object per line."""
     log_level: Level = "warning"
-    """`info` adds one line for each request."""
+    """The least severe level that is logged; `info` adds a line per request."""
     traces: str | None = None
-    """Where spans are sent by OTLP over HTTP, as http://collector:4318/v1/traces; needs the extra `otel`."""
+    """The OTLP/HTTP endpoint for spans, as http://collector:4318/v1/traces; needs the extra `otel`."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
-    """How long running replies may go on after SIGTERM."""
+    """Seconds that running replies may continue after SIGTERM."""
 
     keys: Path | None = None
-    """The file of API keys that `secateur keys create --file` writes; a change counts from the next request on."""
+    """The file of API keys, written by `secateur keys create --file`; changes apply from the next request."""
     rate_limits: Annotated[str, Meta(pattern=r"^(memory://|rediss?://.+)$")] = "memory://"
-    """Where requests and tokens a minute are counted: in this process, or in a Redis that replicas share."""
+    """The store of rate limit counters: this process, or a Redis shared by replicas."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses or networks of proxies whose X-Forwarded-For is believed; left out, none."""
+    """Addresses or networks of the proxies whose X-Forwarded-For is trusted."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
-    """How long a widget's token lives before it must be refreshed."""
+    """Seconds until a widget's session token expires and must be refreshed."""
     conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
-    """How long the widget's conversations are kept after their last message, in memory only."""
+    """Seconds that a widget conversation is kept after its last message, in memory only."""
     conversations: Positive = 10_000
-    """How many are kept; beyond that the least recently used are forgotten."""
+    """The most conversations kept; beyond that the least recently used are dropped."""
     reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
-    """The longest that one reply to the widget may take."""
+    """The most seconds that a reply to the widget may take."""
     feedback: Path | None = None
-    """The SQLite file of visitors' ratings; left out, feedback.sqlite3 beside the ledger, which must be a file then."""
+    """The SQLite file of visitors' ratings; by default feedback.sqlite3 beside the ledger, if that is a file."""
 
     @property
     def feedback_file(self) -> Path:
-        """Where ratings are kept."""
+        """The file of visitors' ratings."""
         return self.feedback or Path(self.ledger).parent / "feedback.sqlite3"
 
 
 def registered(reference: str) -> str | None:
-    """What `registry:` names, or None where a model is a directory."""
+    """The NAME@ALIAS of a reference `registry:NAME@ALIAS`; None for a directory."""
     return reference.removeprefix(REGISTRY) if reference.startswith(REGISTRY) else None
 
 
 def load(path: Path) -> Config:
-    """The settings in the TOML file `path`."""
+    """Read the settings from the TOML file `path`; raises ConfigError."""
     config = read(path, Config)
     if registered(config.model) is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
@@ -131,35 +131,35 @@ def load(path: Path) -> Config:
     for index, proxy in enumerate(config.trusted_proxies):
         if not _is_network(proxy):
             raise ConfigError(
-                f"{path}: {proxy!r} is no address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
+                f"{path}: {proxy!r} is not an address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
             )
     if config.webhook and not is_address(config.webhook):
         raise ConfigError(
-            f"{path}: a webhook is an address that begins with https://, without a name or password in it: "
-            "`webhook_secret` signs what is sent - at `$.webhook`"
+            f"{path}: a webhook is a URL that starts with https://, without user or password: "
+            "`webhook_secret` authenticates the events - at `$.webhook`"
         )
     if config.feedback is None and "://" in config.ledger:
         raise ConfigError(
-            f"{path}: the ledger is no file beside which visitors' ratings could lie: name their own file, as in "
+            f"{path}: the ledger is not a file, so visitors' ratings need a file of their own, as in "
             'feedback = "/var/lib/secateur/feedback.sqlite3" - at `$.feedback`'
         )
     return config
 
 
 def is_address(url: str) -> bool:
-    """Whether something can be posted to `url` as it is."""
+    """Whether `url` is a well-formed http(s) URL without credentials, ready for a POST."""
     try:
         address = urlsplit(url)
         url.encode("ascii")
         address.netloc.encode("idna")
-        named = bool(address.hostname) and address.port != 0  # asking for the port raises where it is none
+        named = bool(address.hostname) and address.port != 0  # `port` raises ValueError if malformed
     except ValueError:
         return False
     return named and address.scheme in ("http", "https") and "@" not in address.netloc and not set(url) & set(" \t\r\n")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener bound to `host`."""
+    """Whether a listener bound to `host` is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -174,7 +174,7 @@ def _is_network(text: str) -> bool:
 
 
 def read(path: Path, kind: type[T]) -> T:
-    """The TOML file `path` as a struct of `kind`; raises ConfigError for anything that is not one."""
+    """Decode the TOML file `path` as a struct of `kind`; raises ConfigError."""
     try:
         return msgspec.toml.decode(path.read_bytes(), type=kind, dec_hook=_path)
     except OSError as error:
@@ -192,7 +192,7 @@ def _path(kind: type, value: Any) -> Path:
 
 
 def _explain(message: str, kind: type) -> str:
-    """msgspec's message, with the field's path always shown and the known names where one is unknown."""
+    """msgspec's message, always with the field's path, and with the known names for an unknown field."""
     where = "" if "`$" in message else " - at `$`"
     if "unknown field" in message:
         fields = [field.name for field in msgspec.structs.fields(kind)]

@@ -1,7 +1,7 @@
-"""What can go wrong, as one tree; each class knows its HTTP status and OpenAI's type for it.
+"""The exceptions as one tree; each class has its HTTP status and its type in OpenAI's error shape.
 
 SecateurError
-├── RequestError                   the client's mistake; answered in OpenAI's error shape
+├── RequestError                   the client's mistake
 │   ├── InvalidRequest        400  `param` names the field
 │   ├── Unauthorized          401
 │   ├── Forbidden             403
@@ -13,10 +13,10 @@ SecateurError
 │   ├── BudgetExceeded        429  carries Retry-After: when the skill's next day or month begins
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
-├── ArtifactError                  a checkpoint that is missing, damaged or not what its lineage says
-│   └── SignatureError             not signed, by nobody who counts, or not what was signed
-├── ExportError                    what another format cannot hold, or an output that cannot be written
-├── RegistryError                  a registry that cannot be used, or what its rules do not allow
+├── ArtifactError                  a checkpoint that is missing, damaged or contradicts its lineage
+│   └── SignatureError             not signed, not by an allowed signer, or changed since
+├── ExportError                    an artifact that a format cannot hold, or an unwritable output
+├── RegistryError                  an unusable registry, or a change against its rules
 ├── Busy                           another process holds the lock on a file or directory
 ├── Unlockable                     a file system without locks
 └── EngineFailed              500  the engine stopped; the message says why
@@ -33,12 +33,12 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class SecateurError(Exception):
-    """Base of everything raised on purpose; its text is one sentence for the person who reads it."""
+    """Base of all deliberate errors; the text is one sentence for the user."""
 
     status = 500
     type = "server_error"
     reason: Reason | None = None
-    """Why a request was refused, as metrics count it; None is no refusal but a failure."""
+    """The reason of a refusal, a label of metrics; None for a failure."""
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, reason: Reason | None = None
@@ -64,7 +64,7 @@ class InvalidRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """No credential, or one that is not known."""
+    """A missing or unknown credential."""
 
     status = 401
     type = "authentication_error"
@@ -72,7 +72,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """A known credential or origin that may not use this skill."""
+    """A known credential or origin without access to this skill."""
 
     status = 403
     type = "permission_error"
@@ -87,7 +87,7 @@ class NotFound(RequestError):
 
 
 class TooLarge(RequestError):
-    """The body exceeds the limit, which the message says."""
+    """The body exceeds the limit named in the message."""
 
     status = 413
 
@@ -99,7 +99,7 @@ class TooSlow(RequestError):
 
 
 class Conflict(RequestError):
-    """The request does not fit the state of what it names."""
+    """The request conflicts with the current state of its target."""
 
     status = 409
     type = "conflict_error"
@@ -107,7 +107,7 @@ class Conflict(RequestError):
 
 
 class RateLimited(RequestError):
-    """A limit is used up for now; the client may come back after `retry_after` seconds."""
+    """A rate limit is exhausted; the client may retry after `retry_after` seconds."""
 
     status = 429
     type = "rate_limit_error"
@@ -121,7 +121,7 @@ class RateLimited(RequestError):
 
 
 class BudgetExceeded(RequestError):
-    """The skill has used its tokens of the day or month; `retry_after` seconds later the next one begins."""
+    """The skill has used up its tokens of the day or month; the next one starts after `retry_after` seconds."""
 
     status = 429
     type = "insufficient_quota"
@@ -135,7 +135,7 @@ class BudgetExceeded(RequestError):
 
 
 class Overloaded(RequestError):
-    """The queue is full or the server is draining; the client may come back after `retry_after` seconds."""
+    """The queue is full or the server is draining; the client may retry after `retry_after` seconds."""
 
     status = 503
     type = "server_error"
@@ -146,23 +146,23 @@ class Overloaded(RequestError):
 
 
 class ConfigError(SecateurError):
-    """A configuration file that cannot be used."""
+    """An unusable configuration; the message says what, where and what is allowed."""
 
 
 class ArtifactError(SecateurError):
-    """A checkpoint directory that cannot be used."""
+    """A checkpoint directory that is missing, damaged or contradicts its lineage."""
 
 
 class SignatureError(ArtifactError):
-    """An artifact or a statement that nobody who counts has signed as it is, or a key that cannot sign."""
+    """An artifact or statement without a valid signature of an allowed signer, or a key that cannot sign."""
 
 
 class ExportError(SecateurError):
-    """An artifact that another format cannot hold, or a place that cannot be written to; nothing was left behind."""
+    """An artifact that a format cannot hold, or an output that cannot be written; nothing is left behind."""
 
 
 class RegistryError(SecateurError):
-    """A registry that cannot be used, or something that its rules do not allow; nothing was changed."""
+    """An unusable registry, or a change against its rules; nothing was changed."""
 
 
 class Busy(SecateurError):
@@ -178,9 +178,9 @@ class Unlockable(SecateurError):
 
 
 class EngineFailed(SecateurError):
-    """The engine's loop ended with an error; every waiting request receives it."""
+    """The engine's loop ended with an error, which every waiting request receives."""
 
 
 def reason(error: Exception) -> str:
-    """Our own sentences as they are, and anything else so that it can be looked for."""
+    """The text of a SecateurError, or the repr of any other exception, for logs."""
     return str(error) if isinstance(error, SecateurError) else repr(error)

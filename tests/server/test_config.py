@@ -23,17 +23,17 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
         (NEEDED + "prot = 1", r"unknown field `prot` - at `\$`; known fields are model, .*port"),
         (NEEDED + "port = 70000", r"<= 65535 - at `\$.port`"),
         (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
-        (NEEDED + "trusted_proxies = ['127.0.0.1', '*']", r"'\*' is no address or network .*trusted_proxies\[1\]"),
-        (NEEDED + "trusted_proxies = ['nginx']", r"'nginx' is no address or network such as 10.0.0.0/8"),
+        (NEEDED + "trusted_proxies = ['127.0.0.1', '*']", r"'\*' is not an address or network .*trusted_proxies\[1\]"),
+        (NEEDED + "trusted_proxies = ['nginx']", r"'nginx' is not an address or network such as 10.0.0.0/8"),
         (NEEDED + "slots = 0", r">= 1 - at `\$.slots`"),
         (NEEDED.replace('"s"', "3"), r"Expected a path - at `\$.skills`"),
-        (NEEDED + 'webhook = "https://host:many/"', r"a webhook is an address .* at `\$.webhook`"),
-        (NEEDED + f'webhook = "https://{"a" * 64}.example/"', r"a webhook is an address"),
-        (NEEDED + 'webhook = "https://name:word@host/"', r"without a name or password"),
-        (NEEDED + 'webhook = "https:///events"', r"a webhook is an address"),
-        (NEEDED + 'webhook = "https://host/a b"', r"a webhook is an address"),
-        (NEEDED + 'webhook = "ftp://host/"', r"a webhook is an address"),
-        (NEEDED.replace("l.sqlite3", "postgresql://h/d"), r"name their own file, .* at `\$.feedback`"),
+        (NEEDED + 'webhook = "https://host:many/"', r"a webhook is a URL .* at `\$.webhook`"),
+        (NEEDED + f'webhook = "https://{"a" * 64}.example/"', r"a webhook is a URL"),
+        (NEEDED + 'webhook = "https://name:word@host/"', r"without user or password"),
+        (NEEDED + 'webhook = "https:///events"', r"a webhook is a URL"),
+        (NEEDED + 'webhook = "https://host/a b"', r"a webhook is a URL"),
+        (NEEDED + 'webhook = "ftp://host/"', r"a webhook is a URL"),
+        (NEEDED.replace("l.sqlite3", "postgresql://h/d"), r"a file of their own, .* at `\$.feedback`"),
         ("model = ", r"is not TOML: Invalid value"),
         (b"\xff", r"is not TOML: 'utf-8' codec"),
     ],
@@ -52,7 +52,7 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["https://host", "http://127.0.0.1:8199/events?tenant=1", "https://[::1]:9/x"])
-def test_an_address_of_a_webhook_is_taken_as_it_is(tmp_path: Path, url: str) -> None:
+def test_a_webhook_url_is_kept_unchanged(tmp_path: Path, url: str) -> None:
     (tmp_path / "server.toml").write_text(f'{NEEDED}webhook = "{url}"')
     assert load(tmp_path / "server.toml").webhook == url
 

@@ -53,7 +53,7 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 99, 100, 101])
-def test_a_quantile_is_the_smallest_value_with_that_part_below_or_at_it(count: int) -> None:
+def test_quantiles_are_by_nearest_rank(count: int) -> None:
     values = [float(number) for number in range(count)]
     for q in (0.5, 0.9, 0.99):
         expected = next(value for value in values if sum(other <= value for other in values) >= q * count)

@@ -73,7 +73,7 @@ def test_sums_by_anything_equal_those_of_the_plain_list(
     assert line.split()[:2] == ["2026-11-25", "30"]
 
 
-def test_rows_go_on_where_an_export_ended(
+def test_rows_resume_where_an_export_ended(
     filled: tuple[str, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     where, plain = filled
@@ -163,7 +163,7 @@ def get(served: Served, path: str) -> tuple[int, dict[str, str], str]:
         return response.status, dict(response.getheaders()), response.read().decode()
 
 
-def test_the_admin_listener_has_the_same_and_the_public_one_nothing(
+def test_the_admin_listener_serves_usage_and_the_public_one_does_not(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = serve("Good day.", slots=2)

@@ -105,7 +105,7 @@ def test_every_row_arrives_in_order_as_a_cloud_event(
     ledger.close()
 
 
-def test_what_was_sent_but_not_noted_comes_again_with_the_same_id(where: str, receiver: Receiver) -> None:
+def test_a_batch_sent_but_not_recorded_is_sent_again_with_the_same_ids(where: str, receiver: Receiver) -> None:
     ledger = Ledger(where)
     for index in range(3):
         reply(ledger, f"r{index}")
@@ -121,7 +121,7 @@ def test_what_was_sent_but_not_noted_comes_again_with_the_same_id(where: str, re
     ledger.close()
 
 
-def test_of_two_replicas_one_sends(shared: str, receiver: Receiver) -> None:
+def test_only_one_of_two_replicas_sends(shared: str, receiver: Receiver) -> None:
     ledgers = [Ledger(shared, instance=name) for name in "ab"]
     hooks = [Webhook(ledger, Target(receiver.url), poll_seconds=0.01) for ledger in ledgers]
     for hook in hooks:
@@ -136,7 +136,7 @@ def test_of_two_replicas_one_sends(shared: str, receiver: Receiver) -> None:
     assert [event["id"] for event in receiver.accepted] == [f"r{index}" for index in range(40)]
 
 
-def test_an_error_that_nobody_foresaw_ends_nothing(
+def test_an_unexpected_error_does_not_end_the_thread(
     tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Rows wait in the ledger; a thread that died of it would never send one again, and say so to nobody."""
@@ -159,7 +159,7 @@ def test_an_error_that_nobody_foresaw_ends_nothing(
     assert caplog.messages == ["The webhook failed: RuntimeError"] * 2
 
 
-def test_a_receiver_that_never_answers_holds_up_no_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_receiver_does_not_delay_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "STOP_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ledger = Ledger(tmp_path / "usage.sqlite3")
@@ -174,7 +174,7 @@ def test_a_receiver_that_never_answers_holds_up_no_shutdown(tmp_path: Path, monk
         ledger.close()
 
 
-def test_a_sender_whose_connection_was_lost_lets_another_one_send(
+def test_a_replica_that_loses_its_connection_loses_the_claim_to_send(
     shared: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lock went with the connection: two senders would each send everything."""
@@ -199,12 +199,12 @@ def test_a_sender_whose_connection_was_lost_lets_another_one_send(
     assert [event["id"] for event in receiver.accepted] == ["r0"]
 
 
-def test_nobody_there_is_waited_for(tmp_path: Path) -> None:
+def test_an_unreachable_receiver_is_retried(tmp_path: Path) -> None:
     with pytest.raises(webhooks.Undelivered, match="cannot be reached"):
         webhooks.post(Target("http://127.0.0.1:9/"), [])
 
 
-def test_a_secret_file_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_malformed_secret_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("whsec_c2VjcmV0\n")
     assert webhooks.read_secret(tmp_path / "secret") == b"secret"
     for text in ("secret", "whsec_?"):

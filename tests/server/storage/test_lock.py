@@ -12,7 +12,7 @@ from server.errors import Busy, Unlockable
 from server.storage.lock import FileLock, locked
 
 
-def test_a_second_holder_is_told_what_the_first_does(tmp_path: Path) -> None:
+def test_a_second_holder_learns_what_the_first_does(tmp_path: Path) -> None:
     file = tmp_path / "new" / "lock"
     with locked(file, "making a model"), pytest.raises(Busy, match="another secateur is making a model: wait"):
         locked(file, "making a model").__enter__()

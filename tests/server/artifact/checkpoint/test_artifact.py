@@ -38,7 +38,7 @@ def write(path: Path, *, packed: bool = True) -> Lineage:
         return writer.finish(RECORD)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_reading_returns_what_was_written(tmp_path: Path) -> None:
     lineage = write(tmp_path / "model")
     artifact = Artifact.open(tmp_path / "model")
     assert artifact.lineage == lineage
@@ -66,7 +66,7 @@ def test_a_base_is_found_beside_one_that_is_damaged(tmp_path: Path) -> None:
         find_base(tmp_path, "a")
 
 
-def test_weights_that_were_read_and_let_go_take_no_memory(tmp_path: Path) -> None:
+def test_released_weights_take_no_memory(tmp_path: Path) -> None:
     """As the kernel counts the pages of the file that the process has; a held weight must keep its own."""
     size = 8 << 20
     with CheckpointWriter(tmp_path / "model", packed=False) as writer:
@@ -92,7 +92,7 @@ def resident(path: Path) -> int:
     return total
 
 
-def test_weights_that_are_replaced_between_two_reads_are_not_mixed(tmp_path: Path) -> None:
+def test_weights_replaced_between_two_reads_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "model")
     artifact = Artifact.open(tmp_path / "model")
     assert torch.equal(artifact.tensor("a.weight"), weights()["a.weight"])
@@ -120,7 +120,7 @@ def test_code_that_comes_with_a_model_is_refused_and_not_run(tmp_path: Path) -> 
     assert not ran.exists()
 
 
-def test_a_link_stands_for_its_file_and_a_folder_or_pipe_for_none(tmp_path: Path) -> None:
+def test_symlinks_are_followed_and_folders_and_pipes_refused(tmp_path: Path) -> None:
     path = tmp_path / "model"
     write(path)
     (path / "config.json").rename(tmp_path / "elsewhere.json")
@@ -139,7 +139,7 @@ def test_a_link_stands_for_its_file_and_a_folder_or_pipe_for_none(tmp_path: Path
         Artifact.open(path)
 
 
-def test_a_file_in_the_place_of_an_artifact_is_one_sentence(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_directory_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ArtifactError, match=r"model\.gguf.* cannot be read: Not a directory"):
         Artifact.open(tmp_path / "model.gguf")
@@ -162,7 +162,7 @@ def test_tensors_of_64_bytes_and_the_data_are_aligned(tmp_path: Path) -> None:
     assert all(start % 64 == 0 for start, end in offsets.values() if (end - start) % 64 == 0)
 
 
-def test_a_tensor_of_any_length_is_let_go_once_it_is_written(tmp_path: Path) -> None:
+def test_a_written_tensor_of_any_length_is_released(tmp_path: Path) -> None:
     """A matrix without a pattern has values of any number, so most tensors may be of no aligned length."""
 
     def held() -> int:
@@ -208,7 +208,7 @@ def test_a_directory_without_lineage_is_refused(tmp_path: Path) -> None:
         Artifact.open(tmp_path)
 
 
-def test_an_error_leaves_nothing_and_keeps_what_stood_there(tmp_path: Path) -> None:
+def test_an_error_leaves_nothing_behind_and_keeps_the_former_artifact(tmp_path: Path) -> None:
     before = write(tmp_path / "model")
 
     def fail_while_writing() -> None:

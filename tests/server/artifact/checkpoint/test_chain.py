@@ -44,14 +44,14 @@ def test_the_schema_takes_a_record_and_refuses_what_the_reader_refuses() -> None
         jsonschema.validate(values, schema)
 
 
-def test_the_address_is_of_the_content_and_not_of_the_spelling(tmp_path: Path) -> None:
+def test_the_address_depends_on_the_content_and_not_on_the_formatting(tmp_path: Path) -> None:
     values: dict[str, Any] = json.loads(record.encoded(CHILD))
     (tmp_path / record.FILE).write_text(json.dumps(dict(reversed(values.items())) | {"version": 1, "inputs": {}}))
     assert record.address(record.read(tmp_path)) == record.address(CHILD)
     assert record.address(msgspec.structs.replace(CHILD, created="2026-11-26T00:00:00Z")) != record.address(CHILD)
 
 
-def test_a_field_at_its_default_is_not_written_so_that_new_fields_leave_old_addresses_alone() -> None:
+def test_fields_at_their_default_are_not_written_so_new_fields_keep_old_addresses() -> None:
     values = json.loads(record.encoded(lineage(Step("wanda", {}, {}, 1.0, 10))))
     assert values.keys() == {"created", "base", "recipe", "steps", "versions"}
     assert values["base"].keys() == {"name", "digest"}
@@ -78,12 +78,12 @@ def test_prune_recover_and_quantise_are_three_links_over_two_artifacts(tmp_path:
         (msgspec.structs.replace(CHILD, parent_digest=""), "the record of tiny is not the one"),
     ],
 )
-def test_a_forged_chain_is_refused_by_its_link(tmp_path: Path, forged: Lineage, sentence: str) -> None:
+def test_a_forged_chain_is_refused_naming_the_step(tmp_path: Path, forged: Lineage, sentence: str) -> None:
     with pytest.raises(ArtifactError, match=rf"lineage\.json is forged or damaged: {sentence}"):
         chain.check(tmp_path, forged)
 
 
-def test_parents_without_end_are_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_endlessly_nested_parents_are_refused_in_one_sentence(tmp_path: Path) -> None:
     text = record.encoded(lineage()).decode().rstrip("}\n ")
     (tmp_path / record.FILE).write_text(f'{text}, "parent": ' * 5000 + text + "}" * 5001)
     with pytest.raises(ArtifactError, match="is not a lineage record"):

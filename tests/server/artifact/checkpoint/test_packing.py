@@ -93,7 +93,7 @@ def test_unpack_unstructured_is_the_inverse(rows: int, columns: int, chance: flo
 
 
 @pytest.mark.parametrize("shape", [(128, 192), (3, 5)])
-def test_a_transposed_matrix_is_packed_as_its_values_stand(shape: tuple[int, int]) -> None:
+def test_a_transposed_view_is_packed_by_its_values(shape: tuple[int, int]) -> None:
     weight = torch.randn(shape).T
     weight[::2] = 0
     parts, expected = pack_unstructured(weight), pack_unstructured(weight.contiguous())
@@ -111,7 +111,7 @@ def test_weights_without_a_pattern_are_stored_unstructured() -> None:
     assert LayoutTable.of({"a": Balanced(keep=32, columns=576)}).version == 1
 
 
-def test_offsets_that_do_not_follow_from_the_mask_are_refused() -> None:
+def test_offsets_that_contradict_the_mask_are_refused() -> None:
     parts = pack_unstructured(torch.eye(3))
     parts["offsets"] = parts["offsets"] + 1
     with pytest.raises(ValueError, match="contradict the mask"):

@@ -101,7 +101,7 @@ def test_each_run_of_64_columns_begins_with_a_new_byte() -> None:
     assert parts["mask"].tolist() == [[1 | 1 << 5 | -(1 << 63), 1 | 2 | -(1 << 63)]]
 
 
-def test_values_that_are_no_codes_are_refused() -> None:
+def test_values_that_are_not_codes_times_scales_are_refused() -> None:
     with pytest.raises(ValueError, match="not integers of at most 8 bits times its scales"):
         pack_quantised(torch.tensor([[1.0, 0.5]]), torch.ones(1, 1))
     with pytest.raises(ValueError, match="not integers of at most 8 bits"):
@@ -128,7 +128,7 @@ def write(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return weights
 
 
-def test_an_artifact_hands_out_the_dequantised_weights(tmp_path: Path) -> None:
+def test_an_artifact_returns_dequantised_weights(tmp_path: Path) -> None:
     weights = write(tmp_path / "model")
     artifact = Artifact.open(tmp_path / "model")
     assert artifact.names() == sorted([*weights, "norm.weight"])

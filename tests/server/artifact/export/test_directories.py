@@ -42,7 +42,7 @@ def test_transformers_loads_the_very_weights(tmp_path: Path, change: made.Change
     assert words.chat_template == made.TEMPLATE
 
 
-def test_what_a_killed_export_left_is_cleared_and_nothing_else(
+def test_only_the_remains_of_a_killed_export_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     artifact, target = made.artifact(tmp_path, made.half), tmp_path / "exported"
@@ -71,7 +71,7 @@ def test_a_large_model_is_several_files_with_an_index(tmp_path: Path, monkeypatc
     assert all(torch.equal(state[name], tensor) for name, tensor in artifact.tensors())
 
 
-def test_the_settings_have_both_names_and_say_nothing_of_sparsity(tmp_path: Path) -> None:
+def test_settings_have_old_and_new_names_and_no_sparsity_block(tmp_path: Path) -> None:
     rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1234.0}
     artifact = made.artifact(tmp_path, made.half, rope_parameters=rope)
     folder = made.export(artifact, "hf")
@@ -149,7 +149,7 @@ def test_a_model_without_codes_is_not_packed(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(("form", "said"), [("hf", "transformers, vLLM and"), ("gguf", "llama.cpp reads")])
-def test_what_becomes_of_sparsity_is_said(
+def test_the_loss_of_sparsity_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str, said: str
 ) -> None:
     folder = made.export(made.artifact(tmp_path, made.half), form)
@@ -161,7 +161,7 @@ def test_what_becomes_of_sparsity_is_said(
 
 
 @pytest.mark.parametrize("form", ["hf", "compressed-tensors", "gguf"])
-def test_an_export_is_one_more_link_that_can_be_signed(
+def test_an_export_is_a_step_of_the_chain_and_can_be_signed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     artifact = made.artifact(tmp_path, made.codes(4, 32))
@@ -186,7 +186,9 @@ def test_an_export_is_one_more_link_that_can_be_signed(
     assert main(["verify", str(folder), "--signers", str(signers)]) == 2
 
 
-def test_an_export_for_others_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_for_other_software_is_not_opened_as_an_artifact(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = made.export(made.artifact(tmp_path, made.codes(8, 32)), "compressed-tensors")
     registry = str(tmp_path / "registry.sqlite3")
     for words in (["export", str(folder), "--to", "hf", "--output", str(tmp_path / "again")],
@@ -231,7 +233,9 @@ def test_a_tampered_artifact_is_refused(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_nobody_s_signature_will_do_where_signers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unsigned_artifact_is_refused_where_signers_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     artifact, signers = made.artifact(tmp_path, made.dense), tmp_path / "signers"
     signers.write_text(keys.Signer("alice", keys.create(tmp_path / "alice.pem", elliptic=False)).line)
     words = ["export", str(artifact.path), "--to", "hf", "--output", str(tmp_path / "out"), "--signers", str(signers)]
@@ -240,7 +244,7 @@ def test_nobody_s_signature_will_do_where_signers_are_named(tmp_path: Path, caps
     assert not list(tmp_path.glob("out*"))
 
 
-def test_what_stands_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_output_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifact, out = made.artifact(tmp_path, made.dense), tmp_path / "out"
     out.mkdir()
     (out / "mine").write_text("mine")
@@ -249,7 +253,7 @@ def test_what_stands_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureF
     assert [file.name for file in out.iterdir()] == ["mine"]
 
 
-def test_a_disk_that_is_full_leaves_nothing(
+def test_a_full_disk_leaves_nothing_behind(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = made.artifact(tmp_path, made.dense)

@@ -57,7 +57,7 @@ def test_llama_cpp_gives_every_token_the_probability_that_the_artifact_gives_it(
             assert (found - expected).abs().max() < tolerance
 
 
-def test_the_file_says_whose_it_is_and_holds_every_code(tmp_path: Path) -> None:
+def test_the_file_names_its_record_and_holds_every_code(tmp_path: Path) -> None:
     artifact = made.artifact(tmp_path, made.codes(4, 64))
     reader = gguf.GGUFReader(next(made.export(artifact, "gguf").glob("*.gguf")))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -124,7 +124,7 @@ def test_a_greedy_reply_of_llama_cpp_is_the_artifact_s(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "its rope_type is dynamic"),
     ],
 )
-def test_what_llama_cpp_computes_otherwise_is_refused(
+def test_models_that_llama_cpp_computes_differently_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], sizes: dict[str, Any], sentence: str
 ) -> None:
     artifact = made.artifact(tmp_path, made.dense, **sizes)

@@ -32,7 +32,7 @@ def exchange(path: Path) -> None:
         (lambda path: (path / "model.sig").unlink(), "model.sig is missing: the artifact is not signed"),
     ],
 )
-def test_what_was_tampered_with_is_not_promoted(
+def test_a_tampered_artifact_is_not_promoted(
     shop: Shop, tamper: Callable[[Path], object], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = shop.added(1.0)
@@ -44,7 +44,7 @@ def test_what_was_tampered_with_is_not_promoted(
     assert shop.rows() == before
 
 
-def test_two_promotions_at_once_one_wins_and_the_other_is_told(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_concurrent_promotions_the_second_is_refused(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.added(1.0)
     shop.added(2.0)
     both, original, errors = threading.Barrier(2, timeout=120), rules.verify, []
@@ -75,7 +75,7 @@ def test_two_promotions_at_once_one_wins_and_the_other_is_told(shop: Shop, monke
 
 
 @pytest.mark.parametrize("table", ["versions", "gates", "approvals", "moves", "bindings"])
-def test_what_governs_is_append_only(shop: Shop, table: str) -> None:
+def test_governing_tables_are_append_only(shop: Shop, table: str) -> None:
     shop.added(1.0)
     assert shop("approve", "tiny@1", "--key", shop.key, "--reason", "fine") == 0
     assert shop("promote", "tiny@1") == 0
@@ -86,7 +86,7 @@ def test_what_governs_is_append_only(shop: Shop, table: str) -> None:
                 registry._database.execute(statement)
 
 
-def test_production_is_what_the_moves_say_whatever_the_alias_says(shop: Shop) -> None:
+def test_production_follows_the_moves_and_not_the_alias(shop: Shop) -> None:
     for value in (1.0, 2.0):
         shop.added(value)
     assert shop("promote", "tiny@1") == 0
@@ -223,7 +223,7 @@ def test_only_adding_makes_a_registry(tmp_path: Path, url: str, capsys: pytest.C
     assert shop("list") == 0
 
 
-def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
+def test_an_unreachable_server_is_named_without_the_password() -> None:
     with pytest.raises(RegistryError) as refused:
         Registry.open("postgresql://me:secret@127.0.0.1:1/models")
     assert "postgresql://127.0.0.1:1/models" in refused.value.message

@@ -34,7 +34,7 @@ def test_from_candidate_to_production_and_back(shop: Shop, capsys: pytest.Captur
     assert lines[2].endswith("candidate")
 
 
-def test_a_version_shows_all_that_is_known_of_it(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_everything_about_a_version(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     path = shop.added(1.0)
     assert shop("approve", "tiny@candidate", "--key", shop.key, "--reason", "looks fine") == 0
     assert shop("promote", "tiny@1") == 0
@@ -90,7 +90,7 @@ def test_the_difference_of_two_versions(shop: Shop, capsys: pytest.CaptureFixtur
         (FAILED, "tiny@1 failed its gate faq"),
     ],
 )
-def test_what_passed_no_gate_is_promoted_by_a_signed_override_alone(
+def test_without_a_passed_gate_only_a_signed_override_promotes(
     shop: Shop, gates: tuple[GateResult, ...] | None, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shop.added(1.0, gates)
@@ -139,7 +139,7 @@ def results(path: Path, weights: str, *, passed: bool = True, high: float = 1.03
     return path
 
 
-def test_results_of_an_evaluation_count_if_they_are_of_these_weights(
+def test_results_count_only_for_the_same_weights(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = shop.added(1.0, None)
@@ -158,7 +158,7 @@ def test_results_of_an_evaluation_count_if_they_are_of_these_weights(
     assert "gates passed: desk" in capsys.readouterr().out
 
 
-def test_a_file_of_results_does_not_take_back_what_the_record_failed(
+def test_a_file_of_results_cannot_revoke_a_failure_in_the_record(
     shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = shop.added(1.0, FAILED)

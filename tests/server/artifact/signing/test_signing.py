@@ -42,7 +42,7 @@ def verify(made: Signed) -> int:
     return main(["verify", str(made.path), "--signers", str(made.signers)])
 
 
-def test_what_was_signed_verifies_and_says_by_whom(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signature_verifies_and_names_the_signer(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(signed) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"signed by alice; record {record.address(record.read(signed.path))}")
@@ -50,7 +50,7 @@ def test_what_was_signed_verifies_and_says_by_whom(signed: Signed, capsys: pytes
     assert not list(signed.path.parent.glob("*.partial"))
 
 
-def test_openssf_s_own_verifier_takes_what_an_elliptic_key_signed(tmp_path: Path) -> None:
+def test_openssfs_verifier_accepts_an_elliptic_signature(tmp_path: Path) -> None:
     made = Signed(tmp_path, "ec")
     assert main(["keys", "signer", "alice", "--key", str(made.key), "--kind", "ec"]) == 0
     assert main(["sign", str(made.path), "--key", str(made.key)]) == 0
@@ -123,7 +123,7 @@ def resign(path: Path) -> None:
         (resign, "model.sig was changed: it names the key of alice, who did not sign this"),
     ],
 )
-def test_every_tampering_is_refused_by_the_file_s_name(
+def test_every_tampering_is_refused_naming_the_file(
     signed: Signed, tamper: Callable[[Path], object], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tamper(signed.path)
@@ -163,7 +163,7 @@ def test_a_signed_artifact_with_weights_that_no_step_made_is_refused(
     assert not (tmp_path / "r.sqlite3").exists()
 
 
-def test_what_is_already_changed_is_not_signed(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_artifact_is_not_signed(signed: Signed, capsys: pytest.CaptureFixture[str]) -> None:
     before = (signed.path / record.SIGNATURE).read_bytes()
     (signed.path / "config.json").write_text("{}")
     assert main(["sign", str(signed.path), "--key", str(signed.key)]) == 2
@@ -180,7 +180,7 @@ def test_what_is_already_changed_is_not_signed(signed: Signed, capsys: pytest.Ca
         ("\nalice AAAA", "line 2: not `NAME KEY`"),
     ],
 )
-def test_a_wrong_file_of_signers_is_one_sentence(
+def test_a_malformed_signers_file_is_refused_in_one_sentence(
     tmp_path: Path, signers: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path / "model")

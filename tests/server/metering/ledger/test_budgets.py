@@ -73,7 +73,7 @@ def test_the_month_refuses_too_and_the_smaller_limit_decides(ledger: Ledger) -> 
     assert ask(ledger, "r4", day=65, month=1000).refused == "day"
 
 
-def test_200_at_once_at_the_last_1000_tokens_use_not_one_too_many(where: str) -> None:
+def test_200_concurrent_requests_never_overdraw_the_last_1000_tokens(where: str) -> None:
     ledgers = [Ledger(where, instance="a")]
     if where.startswith("postgres"):
         ledgers.append(Ledger(where, instance="b"))
@@ -167,7 +167,7 @@ def test_an_idempotency_key_makes_one_row(ledger: Ledger) -> None:
     assert [row.reserved for row in ledger.spent()] == [0, 0]
 
 
-def test_a_key_whose_request_was_never_begun_may_be_used_again(ledger: Ledger) -> None:
+def test_the_idempotency_key_of_a_refused_request_may_be_reused(ledger: Ledger) -> None:
     for name in ("r1", "r2"):
         assert ledger.open(Opening(name, "help", "tiny", 10, 50, idempotency="key")).result().granted == 50
         ledger.settle(Settlement(name, Usage(), "rejected")).result()

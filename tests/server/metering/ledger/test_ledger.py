@@ -46,7 +46,7 @@ def rows(path: Path) -> list[tuple[object, ...]]:
         database.close()
 
 
-def test_what_the_database_cannot_hold_ends_neither_the_thread_nor_what_comes_after(ledger: Ledger, path: Path) -> None:
+def test_values_that_the_database_rejects_do_not_end_the_thread(ledger: Ledger, path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="OverflowError"):
         ledger.open(Opening("endless", "help", "tiny", 10, 2**63)).result(timeout=120)
     ledger.open(opening("r1")).result(timeout=120)
@@ -55,7 +55,7 @@ def test_what_the_database_cannot_hold_ends_neither_the_thread_nor_what_comes_af
     assert ("r1", "final", "stop", 10, 0, 3) in rows(path)
 
 
-def test_a_row_is_open_and_then_final_and_the_totals_move_with_it(ledger: Ledger, path: Path) -> None:
+def test_settling_closes_the_row_and_updates_the_totals(ledger: Ledger, path: Path) -> None:
     ledger.open(opening("r1")).result()
     assert rows(path) == [("r1", "open", None, 0, 0, 0)]
     assert ledger.totals().tokens == {}
@@ -84,7 +84,7 @@ def test_only_the_first_settlement_counts(ledger: Ledger) -> None:
     assert ledger.totals().requests == {("help", "tiny", "stop"): 1}
 
 
-def test_a_count_of_a_row_that_was_closed_is_told_and_others_count(where: str) -> None:
+def test_counting_a_closed_row_is_reported_and_the_others_count(where: str) -> None:
     ledger = Ledger(where, instance="a")
     for name in ("r1", "r2"):
         ledger.open(opening(name)).result()
@@ -127,7 +127,7 @@ def test_a_cursor_never_goes_back(where: str) -> None:
     ledger.close()
 
 
-def test_rows_that_a_dead_process_left_open_are_recovered_once(path: Path) -> None:
+def test_open_rows_of_a_dead_process_are_recovered_once(path: Path) -> None:
     first = Ledger(path)
     first.open(opening("r1", 10)).result()
     first.open(opening("r2", 20)).result()
@@ -162,7 +162,7 @@ def test_the_file_is_free_again_after_close(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "usage.sqlite3"
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match="cannot be used as the ledger: file is not a database"):
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Ledger(tmp_path / "file" / "usage.sqlite3")
 
 
-def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_locked_file_fails_closed_and_the_settlement_is_retried(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger(path, busy_seconds=0.05, retry_seconds=0.05)
     ledger.open(opening("r1")).result()
     other = sqlite3.connect(path, isolation_level=None)
@@ -200,7 +200,7 @@ def test_locked_fails_closed_and_the_settlement_is_made_up_for(path: Path, caplo
     ledger.close()
 
 
-def test_a_full_disk_fails_closed_and_harms_nothing(path: Path) -> None:
+def test_a_full_disk_fails_closed_and_damages_nothing(path: Path) -> None:
     """`max_page_count` makes SQLite meet SQLITE_FULL, as a full disk would."""
     ledger = Ledger(path)
     ledger.open(opening("r1")).result()

@@ -75,7 +75,7 @@ def test_sequence_numbers_appear_in_their_order(shared: str) -> None:
     assert not gaps
 
 
-def test_a_name_that_is_taken_is_refused_in_a_sentence(shared: str) -> None:
+def test_a_claimed_instance_name_is_refused(shared: str) -> None:
     ledger = Ledger(shared, instance="a")
     with pytest.raises(ConfigError, match=r"another secateur writes to postgresql:///\w+ as instance 'a': give each"):
         Ledger(shared, instance="a")
@@ -105,7 +105,7 @@ def test_the_rows_of_a_replica_that_never_comes_back_are_recovered_by_another_an
         ledger.close()
 
 
-def test_a_lost_connection_fails_closed_and_is_made_again(shared: str) -> None:
+def test_a_lost_connection_fails_closed_and_reconnects(shared: str) -> None:
     ledger = Ledger(shared, instance="a", retry_seconds=0.05)
     ledger.open(opening("r1")).result()
     with psycopg.connect(shared, autocommit=True) as other:
@@ -123,7 +123,7 @@ def test_a_lost_connection_fails_closed_and_is_made_again(shared: str) -> None:
     ledger.close()
 
 
-def test_a_name_is_held_again_after_an_outage_of_several_tries(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_claimed_again_after_several_failed_reconnects(shared: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(shared, instance="a", retry_seconds=0.05)
     ledger.open(opening("r1")).result()
     connect, tries = psycopg.connect, []
@@ -151,13 +151,13 @@ def test_a_name_is_held_again_after_an_outage_of_several_tries(shared: str, monk
         one.close()
 
 
-def test_every_connection_tells_the_server_to_notice_a_machine_that_is_gone(shared: str) -> None:
+def test_every_connection_sets_the_servers_keepalives(shared: str) -> None:
     with second_connection(shared) as database:  # as the one that the webhook holds its lock by
         assert database.execute("SHOW tcp_keepalives_idle") in ([("5",)], [("0",)])  # 0: of a socket in the file system
         assert database.execute("SHOW idle_in_transaction_session_timeout") == [("10s",)]
 
 
-def test_two_dead_replicas_are_closed_in_the_order_in_which_everybody_locks(shared: str) -> None:
+def test_rows_of_two_dead_replicas_are_recovered_in_locking_order(shared: str) -> None:
     for name, skill in (("a", "z"), ("b", "y"), ("c", "z"), ("d", "y")):
         dead = Ledger(shared, instance=name)
         dead.open(opening(f"of {name}", skill)).result()
@@ -175,7 +175,7 @@ def test_two_dead_replicas_are_closed_in_the_order_in_which_everybody_locks(shar
     sweeper.close()
 
 
-def test_a_database_that_stands_still_holds_up_no_shutdown(
+def test_a_hanging_database_does_not_delay_shutdown(
     shared: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("server.metering.ledger.ledger.CLOSE_SECONDS", 0.2)
@@ -194,7 +194,7 @@ def test_a_database_that_stands_still_holds_up_no_shutdown(
     ledger._database.close()
 
 
-def test_a_replica_learns_by_itself_that_its_database_is_gone(shared: str) -> None:
+def test_an_idle_replica_notices_that_its_database_is_gone(shared: str) -> None:
     """No request has to find out: /readyz says so before one comes."""
     ledger = Ledger(shared, instance="a", retry_seconds=0.3, sweep_seconds=0.05)
     os.kill(backend_of(shared), signal.SIGTERM)
@@ -203,7 +203,7 @@ def test_a_replica_learns_by_itself_that_its_database_is_gone(shared: str) -> No
     ledger.close()
 
 
-def test_a_database_that_acknowledges_too_soon_is_told_not_to(shared: str) -> None:
+def test_synchronous_commit_is_switched_on(shared: str) -> None:
     with psycopg.connect(shared, autocommit=True) as other:
         for before, expected in (("off", "on"), ("remote_apply", "remote_apply")):
             other.execute(f"ALTER ROLE secateur SET synchronous_commit = '{before}'")
@@ -213,7 +213,7 @@ def test_a_database_that_acknowledges_too_soon_is_told_not_to(shared: str) -> No
         other.execute("ALTER ROLE secateur RESET synchronous_commit")
 
 
-def test_what_cannot_be_reached_is_refused_without_the_password() -> None:
+def test_an_unreachable_database_is_named_without_the_password() -> None:
     with pytest.raises(ConfigError, match=r"postgresql:///usage cannot be used as the ledger: ") as refused:
         Ledger("postgresql://someone:secret@/usage?host=/nowhere", instance="a")
     assert "secret" not in str(refused.value)
@@ -252,7 +252,7 @@ def backend_of(url: str) -> int:
     return int(pid)
 
 
-def test_a_database_that_stands_still_is_answered_503_and_no_row_is_left(
+def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
     shared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It neither answers nor closes the connection, as behind a network that swallows everything."""
