@@ -1,4 +1,4 @@
-"""The registry's rules: only intact artifacts are added, only those that passed their gates or an override promoted.
+"""The registry's rules: add only intact artifacts, promote only versions that passed their gates or were overridden.
 
 Everything is checked before anything is written; after a RegistryError nothing has changed.
 """

@@ -1,4 +1,4 @@
-"""The registry's tables, the same in SQLite and PostgreSQL; those that govern are append-only."""
+"""The registry's tables, the same in SQLite and PostgreSQL; records, verdicts and moves are append-only."""
 
 from server.errors import RegistryError
 from server.storage.database import Database
