@@ -30,8 +30,11 @@ COMMANDS = {
     "export": Command("server.commands.export", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": Command("server.commands.serve", "serve the skills of a configuration file"),
     "skills": Command("server.commands.skills", "validate skills before they are served"),
-    "usage": Command("server.commands.usage", "tokens by skill, day, model or key, as a table, CSV or JSON lines"),
-    "reconcile": Command("server.commands.reconcile", "prove that the ledger's sums are those of its rows"),
+    "usage": Command(
+        "server.commands.ledger.usage", "tokens by skill, day, model or key, as a table, CSV or JSON lines"
+    ),
+    "reconcile": Command("server.commands.ledger.reconcile", "prove that the ledger's sums are those of its rows"),
+    "audit": Command("server.commands.ledger.audit", "print and verify the audit log"),
     "keys": Command("server.commands.keys", "make, list and revoke API keys; make signing keys"),
     "bench": Command("server.commands.bench.command", "measure an artifact beside its dense base"),
 }

@@ -18,7 +18,7 @@ import pytest
 from openai import OpenAI
 
 from server.artifact.registry.store import Registry
-from server.commands.usage import main as ledger_command
+from server.commands.ledger.usage import main as ledger_command
 from server.engine.engine import Engine
 from server.errors import ConfigError
 from server.models.follow import Follower, SignedReference

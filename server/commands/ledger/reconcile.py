@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.commands.usage import LEDGER_HELP, opened
+from server.commands.ledger.usage import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering import prometheus, reconcile
 from server.metering.ledger.connection import snapshot
