@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.commands import usage as command
+from server.commands.ledger import usage as command
 from server.commands.__main__ import main
 from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
