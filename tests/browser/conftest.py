@@ -1,4 +1,4 @@
-"""A browser, a host page on one origin and the server on another; every test fails on a policy violation."""
+"""A browser, and a host page and a server on two origins; a policy violation fails any test."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from tests.support.harness import HELP, Served, parts, says, served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-PATIENCE_MS = 120_000  # on a busy machine; what is there already is not waited for
+PATIENCE_MS = 120_000  # for a busy machine; what is already there returns at once
 expect.set_options(timeout=PATIENCE_MS)
 WATCH = """
 window.violations = [];
@@ -44,7 +44,7 @@ def settled(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def debugging_port() -> int:
-    """Where other programs than Playwright reach the browser too."""
+    """The port at which other programs control the browser."""
     return free_port()
 
 
@@ -81,7 +81,7 @@ def server(stub_server: tuple[Stub, str]) -> str:
 
 @pytest.fixture(scope="session")
 def made() -> dict[str, Response]:
-    """What a test has the host answer under /made/, by name."""
+    """The host's responses under /made/, by name; a test adds its own."""
     return {}
 
 
@@ -100,7 +100,7 @@ def host(stub_server: tuple[Stub, str], made: dict[str, Response]) -> Iterator[s
 
 
 class Visitor:
-    """Opens pages; keeps what they asked for and what went wrong in them."""
+    """Opens pages; records their requests and errors."""
 
     def __init__(self, browser: Browser) -> None:
         self.browser = browser
@@ -128,7 +128,7 @@ class Visitor:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Visitor]:
-    """Opens pages; errors in them, violations of their policy and attacks that ran fail the test at its end."""
+    """Opens pages; at the end, an error, a policy violation or an executed attack in one fails the test."""
     visitor = Visitor(browser)
     yield visitor
     for page in visitor.pages:
@@ -138,7 +138,7 @@ def open_page(browser: Browser) -> Iterator[Visitor]:
 
 
 class Later:
-    """An app that is known only when its own origin is."""
+    """An app set after its origin is known."""
 
     app: ASGIApp
 
@@ -151,14 +151,16 @@ Start = Callable[..., tuple[str, Served]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server that replies `text`, and its host page; gives the page's address and the server."""
+    """Starts a server that replies `text`, held after `passes` passes if given, and its host page; returns both."""
     with ExitStack() as stack:
 
-        def run(text: str, *, delay: float = 0.0, origins: tuple[str, ...] = (), **settings: Any) -> tuple[str, Served]:
+        def run(text: str, *, passes: int = 0, origins: tuple[str, ...] = (), **settings: Any) -> tuple[str, Served]:
             page = Later()
             origin = stack.enter_context(listening(page))
             skill = msgspec.structs.replace(HELP, origins=origins or (origin,))
-            runner = says(tmp_path, text, delay=delay)
+            runner = says(tmp_path, text)
+            if passes:
+                runner.hold(passes)
             made = parts(tmp_path, runner, (skill,), **settings)
             server = stack.enter_context(served(made, runner))
             port = int(server.url.rsplit(":", 1)[1])

@@ -3,6 +3,7 @@
 `python -m tests.browser.screenshots FOLDER [LOOK ...]`; nothing is compared.
 """
 
+import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -102,16 +103,18 @@ def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
             page.locator(".launcher").click()
             page.get_by_role("alert").wait_for()
             page.screenshot(path=folder / f"unavailable{name}.png")
-            stub.down, stub.session_delay = False, 2
+            stub.down = False
+            stub.held.add("session")
             page.locator(".launcher").click()
             page.locator(".panel").wait_for()
             page.screenshot(path=folder / f"connecting{name}.png")
-            stub.session_delay, stub.delay = 0, 0.2
+            stub.held.clear()
+            stub.allowed = 1
             ask_widget(page, "When?")
             page.keyboard.press("Escape")
+            stub.allowed = math.inf
             page.locator(".launcher[aria-description]").wait_for()
             page.screenshot(path=folder / f"answered-closed{name}.png")
-            stub.delay = 0
 
 
 def demo(browser: Browser, host: str, stub: Stub, folder: Path) -> None:

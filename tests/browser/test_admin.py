@@ -15,8 +15,6 @@ from tests.server.web.http.test_guard import key_of
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, OTHER, Served, parts, says, served
 
-SECOND = 5000
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Served]:
@@ -36,7 +34,7 @@ def test_it_shows_what_the_ledger_has_and_follows_it(server: Served, open_page: 
         ask(server, ASK)
     with closing(sqlite3.connect(server.parts.config.ledger)) as database:
         [(used,)] = database.execute("SELECT sum(prompt_tokens + output_tokens) FROM requests")
-    expect(page.locator("#today")).to_have_text(str(used), timeout=SECOND)
+    expect(page.locator("#today")).to_have_text(str(used))
     expect(page.locator("#days svg title").last).to_contain_text(f"help: {used}")
     expect(page.locator(".budget .left")).to_have_text(f"{used} of 1,000, {1000 - used} left")
     expect(page.locator("#skills tbody tr")).to_have_count(1)
@@ -82,7 +80,7 @@ def test_it_fits_its_window_and_says_when_nobody_answers(server: Served, open_pa
     expect(page.locator("#days svg")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.context.set_offline(True)
-    expect(page.locator("#state")).to_have_text("No answer; these are the last figures", timeout=SECOND)
+    expect(page.locator("#state")).to_have_text("No answer; these are the last figures")
     assert page.locator("#state").get_attribute("class") == "state bad"
 
 
@@ -98,13 +96,13 @@ def test_where_keys_are_needed_it_asks_for_one_and_its_links_show_it(
         expect(page.locator("#today")).to_have_text("-")
         page.get_by_label("Admin key").fill("sk-wrong")
         page.get_by_role("button", name="Show").click()
-        expect(page.locator("#state")).to_have_text("This key does not open the page", timeout=SECOND)
+        expect(page.locator("#state")).to_have_text("This key does not open the page")
         page.get_by_label("Admin key").fill(key)
         page.get_by_role("button", name="Show").click()
-        expect(page.locator("#state")).to_have_text("Live", timeout=SECOND)
+        expect(page.locator("#state")).to_have_text("Live")
         expect(page.locator("#sign-in")).to_be_hidden()
         page.reload()
-        expect(page.locator("#state")).to_have_text("Live", timeout=SECOND)
+        expect(page.locator("#state")).to_have_text("Live")
         with page.expect_download() as download:
             page.get_by_role("link", name="rows").click()
         assert download.value.path().read_text().count('"skill":"help"') == 1

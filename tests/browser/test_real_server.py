@@ -1,4 +1,4 @@
-"""The widget against the server itself, on two origins, with a runner that replies what it is told."""
+"""The widget against the real server, on two origins, with a scripted runner."""
 
 import sqlite3
 from contextlib import closing
@@ -11,7 +11,7 @@ from tests.support.harness import until
 
 
 def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, start: Start) -> None:
-    origin, _ = start("Prune in **winter** 🌱.\n\n- a\n- b", delay=0.005)
+    origin, _ = start("Prune in **winter** 🌱.\n\n- a\n- b")
     page = open_page(origin)
     expect(page.locator("[data-total=output]")).to_have_text("0")
     open_chat(page)
@@ -28,21 +28,23 @@ def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, st
 
 
 def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
-    origin, server = start("word " * 100, delay=0.05)
+    origin, server = start("word " * 100, passes=3)
     page = open_page(origin)
     open_chat(page)
     ask(page, "Go on for ever")
     expect(answer(page)).to_contain_text("wo")
     assert server.engine.running == 1
     page.get_by_role("button", name="Stop").click()
+    until(lambda: server.apps.replies.idle)
+    server.runner.release()
     until(lambda: server.engine.running == 0)
     expect(page.locator(".answer").last).to_contain_text("Stopped.")
 
 
 def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
-    origin, server = start("word " * 100, delay=0.05, slots=1, max_waiting=1, drain_seconds=0.1)
+    origin, server = start("word " * 100, passes=1, slots=1, max_waiting=1)
     visitors = [open_page(origin) for _ in range(3)]
-    for page in visitors:  # all are ready before the first reply begins, which does not last long
+    for page in visitors:
         open_chat(page)
     for number, page in enumerate(visitors):
         ask(page, "Me too")
@@ -53,7 +55,7 @@ def test_a_full_queue_is_counted_down(start: Start, open_page: Visitor) -> None:
 
 def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start: Start) -> None:
     text = "One two three four five six seven eight."
-    origin, server = start(text, delay=0.05)
+    origin, server = start(text, passes=5)
     page = open_page(origin)
     open_chat(page)
     ask(page, "Count")
@@ -61,6 +63,7 @@ def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start
     page.reload()
     open_chat(page)
     expect(page.locator(".question")).to_have_text("You said" + "Count")
+    server.runner.release()
     expect(page.locator(".actions")).to_be_visible()
     expect(answer(page)).to_have_text(text)
     page.get_by_role("button", name="Bad answer").click()

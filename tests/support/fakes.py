@@ -52,16 +52,25 @@ class FakeRunner:
         self.delay = delay
         self.fail_after = fail_after
         self.steps = 0
-        self.permits: Semaphore | None = None
-        """If set, each forward pass waits for one."""
+        self._permits: Semaphore | None = None
 
     def reply(self, sequence: Sequence) -> int:
         raise NotImplementedError
 
+    def hold(self, passes: int) -> None:
+        """Let `passes` forward passes through; further ones wait for `release`."""
+        self._permits = Semaphore(passes)
+
+    def release(self) -> None:
+        """Let waiting and further passes through."""
+        permits, self._permits = self._permits, None
+        if permits is not None:
+            permits.release()
+
     def forward(self, batch: Batch) -> Tensor:
         self.steps += 1
         time.sleep(self.delay)
-        if (permits := self.permits) is not None:
+        if (permits := self._permits) is not None:
             assert permits.acquire(timeout=120), "no permit for a forward pass"
         if self.fail_after is not None and self.steps > self.fail_after:
             raise RuntimeError("the fake runner was told to fail")

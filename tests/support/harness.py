@@ -160,6 +160,7 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     try:
         yield Served(urls[0], urls[1], urls[2], made, apps, runner, stop)
     finally:
+        runner.release()
         stop()
         thread.join(120)
         assert not thread.is_alive(), "the server did not stop"

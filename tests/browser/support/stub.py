@@ -1,7 +1,8 @@
-"""A server that answers as it is told, by docs/reference/widget-protocol.md: timed faults, texts no model would write."""
+"""A scripted server of docs/reference/widget-protocol.md: faults on demand, and texts that no model would write."""
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Thread
@@ -26,7 +27,7 @@ CORS = {
 
 
 class Stub:
-    """What the next answers are, and what was asked."""
+    """The next answers, and a record of the requests."""
 
     def __init__(self) -> None:
         self.reset()
@@ -35,8 +36,10 @@ class Stub:
         self.pieces: Sequence[str] = ("Hello", " **world**", ".")
         self.citations: list[dict[str, str]] = []
         self.finish = "stop"
-        self.delay = 0.0
-        self.cuts = 0  # how many streams break after the pieces
+        self.delay = 0.0  # seconds after each event
+        self.allowed: float = math.inf  # how many of a reply's events are sent until a test raises it
+        self.held: set[str] = set()  # of "session", "rating" and "stop": requests that wait until a test removes them
+        self.cuts = 0  # how many of the next streams break after the pieces
         self.lost = False  # a reply cannot be resumed
         self.hold = False  # wait after the pieces until a stop
         self.status = 200
@@ -44,7 +47,6 @@ class Stub:
         self.error: dict[str, Any] = {"message": "The server says no.", "code": None}
         self.skill: dict[str, Any] = {"name": "help", "title": "Garden help", "greeting": "Ask me **anything**."}
         self.session_status = 200
-        self.session_delay = 0.0
         self.turns: list[dict[str, Any]] = []
         self.asked: list[dict[str, Any]] = []
         self.sessions: list[dict[str, Any]] = []
@@ -55,19 +57,17 @@ class Stub:
         self.resets = 0
         self.reset_status = 204
         self.tokens_of_questions: list[str] = []
-        self.streams = 0  # how many are being read
+        self.streams = 0  # open ones
         self.rating_status = 200
-        self.rating_delay = 0.0
         self.stop_status = 200
-        self.stop_delay = 0.0
-        self.silent = 0  # how many streams say nothing more after the pieces
-        self.replaceable = True  # an answer is known when another is to take its place
-        self.forgotten = False  # no conversation is continued
+        self.silent = 0  # how many of the next streams fall silent after the pieces
+        self.replaceable = True  # whether an answer that is asked again is still known
+        self.forgotten = False  # whether conversations are lost
         self.empty = False  # since a reset
-        self.down = False  # the app cannot be had
+        self.down = False  # whether the app fails to load
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
-        """All of the reply's events but the end."""
+        """All events of the reply before its end."""
         texts = [("text", {"text": piece}) for piece in self.pieces if piece]
         sources = [("citations", {"citations": self.citations})] if self.citations else []
         return [("start", {"reply": reply, "conversation": "cnv_1"}), *texts, *sources]
@@ -84,6 +84,8 @@ class Stub:
         made = self.events(reply)
         for number, (name, data) in enumerate(made):
             if number >= first:
+                while number >= self.allowed:
+                    await asyncio.sleep(0.02)
                 yield event(number, name, data)
                 await asyncio.sleep(self.delay)
         if self.cuts > 0:
@@ -99,10 +101,14 @@ class Stub:
         finish = "stopped" if reply in self.stopped else self.finish
         yield event(len(made), "end", {"finish": finish, "usage": {}})
 
+    async def release_of(self, name: str) -> None:
+        while name in self.held:
+            await asyncio.sleep(0.02)
+
     async def session(self, request: Request) -> Response:
         body = await request.json()
         self.sessions.append(body)
-        await asyncio.sleep(self.session_delay)
+        await self.release_of("session")
         if self.session_status != 200:
             return self.refusal(self.session_status)
         token = f"token-{len(self.sessions)}"
@@ -138,13 +144,13 @@ class Stub:
 
     async def stop(self, request: Request) -> Response:
         self.stopped.append(request.path_params["reply"])
-        await asyncio.sleep(self.stop_delay)
+        await self.release_of("stop")
         if self.stop_status != 200:
             return self.refusal(self.stop_status)
         return JSONResponse({"reply": self.stopped[-1], "finish": "stopped"}, headers=CORS)
 
     async def feedback(self, request: Request) -> Response:
-        await asyncio.sleep(self.rating_delay)
+        await self.release_of("rating")
         if self.rating_status != 200:
             return self.refusal(self.rating_status)
         self.ratings.append(await request.json())
@@ -209,7 +215,7 @@ def event(number: int, name: str, data: object) -> bytes:
 
 @contextmanager
 def listening(app: ASGIApp) -> Iterator[str]:
-    """Serve an app on a free port of its own; gives the origin."""
+    """Serve an app on a free port; yields its origin."""
     config = uvicorn.Config(app, port=0, log_level="critical", http="h11", ws="none", lifespan="off")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)

@@ -42,7 +42,6 @@ import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { flushSync } from "react-dom";
 import { Corner, Help } from "./example.jsx";
-from tests.conftest import ROOT
 const root = createRoot(document.querySelector("main"));
 const App = () => <><h1>App</h1><Help /><Corner /></>;
 window.show = (now) => flushSync(() => root.render(<StrictMode>{now && <App />}</StrictMode>));

@@ -1,5 +1,7 @@
 """What a visitor meets beside the ordinary: closed panels, slow servers, refused texts, ratings that are not stored."""
 
+import math
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -51,11 +53,12 @@ def test_ready_is_heard_by_who_asked_before_there_was_a_chat(open_page: Visitor,
 def test_an_answer_that_comes_to_a_closed_panel_shows_on_the_launcher(
     open_page: Visitor, host: str, stub: Stub
 ) -> None:
-    stub.delay = 0.2
+    stub.allowed = 1
     page = open_page(host)
     open_chat(page)
     ask(page, "Slowly?")
     page.keyboard.press("Escape")
+    stub.allowed = math.inf
     launcher = page.get_by_role("button", name="Open chat")
     expect(launcher).to_have_attribute("aria-description", "Answer complete.")
     assert launcher.evaluate("e => getComputedStyle(e, '::after').borderTopWidth") == "7px"
@@ -105,11 +108,12 @@ def test_a_rating_that_is_not_stored_is_not_shown_as_given(open_page: Visitor, h
 
 
 def test_a_server_that_takes_its_time_is_seen_to_be_waited_for(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.session_delay = 0.5
+    stub.held.add("session")
     page = open_page(host)
     open_chat(page)
     dots = "e => getComputedStyle(e, '::before').content"
     assert page.get_by_role("log").evaluate(dots) == '"•••"'
+    stub.held.clear()
     expect(page.locator(".answer")).to_have_count(1)
     assert page.get_by_role("log").evaluate(dots) == "none"
 

@@ -42,7 +42,7 @@ def listen(page: Page) -> None:
 
 
 def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.pieces, stub.delay = ("Roses ", "in *late* ", "winter."), 0.2
+    stub.pieces, stub.allowed = ("Roses ", "in *late* ", "winter."), 2  # the start and the first piece
     page = open_page(host)
     open_chat(page)
     expect(page.get_by_role("dialog", name="Garden help")).to_be_visible()
@@ -51,7 +51,9 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visito
     listen(page)
     ask(page, "When do I prune roses?")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    expect(answer(page)).to_have_text("Roses in late winter.")
+    for text in ("Roses", "Roses in late", "Roses in late winter."):
+        expect(answer(page)).to_have_text(text)
+        stub.allowed += 1
     expect(answer(page).locator("em")).to_have_text("late")
     expect(page.get_by_role("button", name="Send")).to_be_visible()
     assert page.evaluate("said") == ["The assistant is writing.", "Answer complete. Roses in late winter."]
@@ -64,10 +66,11 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visito
 
 
 def test_a_greeting_that_comes_late_still_stands_first(open_page: Visitor, host: str, stub: Stub) -> None:
-    stub.session_delay = 0.5
+    stub.held.add("session")
     page = open_page(host)
     open_chat(page)
     ask(page, "Hello")
+    stub.held.clear()
     expect(answer(page)).to_have_text("Hello world.")
     expect(page.locator(".answer .text")).to_have_text(["Ask me anything.", "Hello world."])
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -87,14 +86,14 @@ def test_a_second_prompt_of_the_skill_reports_its_cached_tokens() -> None:
 def test_closing_a_stream_frees_its_slot_within_one_step() -> None:
     async def main() -> None:
         runner = ScriptRunner([1], vocabulary=5)
-        runner.permits = Semaphore(1)
+        runner.hold(1)
         with started(runner, slots=1) as engine:
             stream = engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a")
             other = engine.submit([0], Sampling(temperature=0, max_tokens=1), skill="a")
             await anext(stream)
             await until(lambda: runner.steps == 2)
             await stream.aclose()
-            runner.permits.release(60)
+            runner.release()
             await collect(other)
             assert runner.steps == 3  # the one in progress, then the other's only one
             assert await collect(stream) == []

@@ -3,45 +3,37 @@
 import json
 import socket
 from pathlib import Path
-from threading import Semaphore
 from typing import Any
 
 import pytest
 
 from server.web.listeners import bind
 from tests.support.chat_client import ASK, STREAM, everything, get, received, send
-from tests.support.fakes import FakeRunner, ScriptRunner
+from tests.support.fakes import ScriptRunner
 from tests.support.harness import Serve, ledger_of, says, until
 
 
-def stepwise(folder: Path, text: str, passes: int) -> ScriptRunner:
-    """A runner that replies `text`, and waits for permits after `passes` forward passes."""
+def held(folder: Path, text: str, passes: int) -> ScriptRunner:
+    """A runner that replies `text`, held after `passes` forward passes."""
     runner = says(folder, text)
-    runner.permits = Semaphore(passes)
+    runner.hold(passes)
     return runner
-
-
-def release(runner: FakeRunner) -> None:
-    """Let the runner go on without permits."""
-    permits, runner.permits = runner.permits, None
-    assert permits
-    permits.release()
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM])
 def test_a_client_that_disconnects_frees_its_slot_within_one_step(
     serve: Serve, tmp_path: Path, body: dict[str, Any]
 ) -> None:
-    runner = stepwise(tmp_path, "x" * 60, passes=3)
+    runner = held(tmp_path, "x" * 60, passes=3)
     served = serve(runner=runner)
     connection = send(served.url, body)
     raw = b""
     while body is STREAM and raw.count(b'"content":"x"') < 3:
         raw += connection.recv(4096)
-    until(lambda: runner.steps == 4)  # the fourth pass waits for its permit
+    until(lambda: runner.steps == 4)  # the fourth pass is held
     connection.close()
     until(lambda: served.apps.replies.idle)
-    release(runner)
+    runner.release()
     until(lambda: served.engine.running == 0)
     assert runner.steps == 4
     until(lambda: ledger_of(served)[0]["state"] == "final")
@@ -54,7 +46,7 @@ def test_a_client_that_disconnects_frees_its_slot_within_one_step(
 def test_a_client_that_leaves_the_queue_is_counted_with_no_token(
     serve: Serve, tmp_path: Path, body: dict[str, Any]
 ) -> None:
-    runner = stepwise(tmp_path, "x" * 60, passes=1)
+    runner = held(tmp_path, "x" * 60, passes=1)
     served = serve(runner=runner, slots=1)
     with send(served.url, STREAM):
         until(lambda: runner.steps == 2)
@@ -64,7 +56,7 @@ def test_a_client_that_leaves_the_queue_is_counted_with_no_token(
         waiting.close()
         until(lambda: served.engine.waiting == 0)
         assert served.engine.running == 1
-    release(runner)
+    runner.release()
     until(lambda: [row["state"] for row in ledger_of(served)] == ["final", "final"])
     left = ledger_of(served)[1]
     assert (left["outcome"], left["prompt_tokens"], left["output_tokens"]) == ("client_gone", 0, 0)
@@ -80,12 +72,12 @@ def test_clients_that_disconnect_at_once_leave_nothing_behind(serve: Serve) -> N
 
 
 def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve, tmp_path: Path) -> None:
-    runner = stepwise(tmp_path, "ab" + "x" * 60, passes=3)
+    runner = held(tmp_path, "ab" + "x" * 60, passes=3)
     served = serve(runner=runner)
     text, _ = received(send(served.url, {**STREAM, "stop": "b"}))
     assert text == "a"
     until(lambda: runner.steps == 4)
-    release(runner)
+    runner.release()
     until(lambda: served.engine.running == 0)
     assert runner.steps == 4
     assert ledger_of(served)[0]["outcome"] == "stop"
@@ -93,7 +85,7 @@ def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve, tm
 
 
 def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_path: Path) -> None:
-    runner = stepwise(tmp_path, "0123456789" * 3, passes=2)
+    runner = held(tmp_path, "0123456789" * 3, passes=2)
     served = serve(runner=runner)
     running = [send(served.url, STREAM), send(served.url, STREAM)]
     until(lambda: served.engine.running == 2)
@@ -106,7 +98,7 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_pat
     assert head.startswith("HTTP/1.1 503 ")
     assert "retry-after: 5" in head.lower()
     assert "x-should-retry: true" in head.lower()
-    release(runner)
+    runner.release()
     for connection in running:
         text, events = received(connection)
         assert text == "0123456789" * 3
@@ -116,7 +108,7 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_pat
 
 @pytest.mark.parametrize("hurry", [False, True])
 def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, tmp_path: Path, hurry: bool) -> None:
-    runner = stepwise(tmp_path, "x" * 60, passes=4)
+    runner = held(tmp_path, "x" * 60, passes=4)
     served = serve(runner=runner, drain_seconds=60 if hurry else 0.3)
     streamed, whole = send(served.url, STREAM), send(served.url, ASK)
     until(lambda: served.engine.running == 2 and runner.steps == 5)
@@ -131,7 +123,7 @@ def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, tmp_p
     assert events[-2]["usage"]["completion_tokens"] == len(text)
     assert events[-3]["choices"][0]["finish_reason"] == "length"
     assert json.loads(everything(whole).split(b"\r\n\r\n")[1])["choices"][0]["finish_reason"] == "length"
-    release(runner)
+    runner.release()
     assert [row["outcome"] for row in ledger_of(served)] == ["server_shutdown"] * 2
     assert ledger_of(served)[0]["output_tokens"] == len(text)
 
