@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SLOW = ("tests/benchmarks", "tests/browser", "tests/deploy", "tests/exams", "tests/server/engine/native/fuzz")
+SLOW = (
+    "tests/benchmarks",
+    "tests/browser",
+    "tests/deploy",
+    "tests/exams",
+    "tests/pruning/stages/training",
+    "tests/server/engine/native/fuzz",
+)
 """Folders whose every test is marked `slow`; elsewhere a file or a test is marked by itself."""
 
 

@@ -78,6 +78,7 @@ def test_a_model_without_a_template_takes_texts_but_no_conversations(move: Move,
             call(TURNS)
 
 
+@pytest.mark.slow
 def test_a_real_model_is_calibrated_on_the_ids_that_it_is_served(base_artifact: Path) -> None:
     encoder, tokenizer = Encoder(Artifact.open(base_artifact)), Tokenizer.load(base_artifact)
     generator = random.Random(0)

@@ -83,6 +83,7 @@ def test_a_killed_run_resumes_with_the_next_batch(artifact: Artifact, monkeypatc
     assert len(steps) == 100 + 2 * 6
 
 
+@pytest.mark.slow
 def test_a_recipe_without_text_calibrates_and_distils_on_samples(
     recipe: Callable[[str], Path], text: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

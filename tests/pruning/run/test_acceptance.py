@@ -46,6 +46,7 @@ def gates(folder: Path) -> tuple[GateResult, ...]:
     return evaluation.gates
 
 
+@pytest.mark.slow
 def test_a_failed_artifact_is_kept_and_marked_and_not_promoted(
     tmp_path: Path, judged: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

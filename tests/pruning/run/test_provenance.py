@@ -40,6 +40,7 @@ def generations(
     return Artifact.open(folder / "parent"), Artifact.open(folder / "child")
 
 
+@pytest.mark.slow
 def test_every_step_records_the_digests_of_weights_before_and_after(
     generations: tuple[Artifact, Artifact], model: Path, base_cache: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_the_bill_of_materials_is_valid_cyclonedx(generations: tuple[Artifact, A
         assert validator.validate_str(text.replace('"bomFormat"', '"bomFromat"')) is not None
 
 
+@pytest.mark.slow
 def test_killed_between_the_documents_and_the_record_it_assembles_the_artifact_again(
     recipe: Write, prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

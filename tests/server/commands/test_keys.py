@@ -33,6 +33,7 @@ def test_a_malformed_digest_is_a_damaged_file(tmp_path: Path) -> None:
     assert Keys(file).find("\u20ac") is None
 
 
+@pytest.mark.slow
 def test_sighup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
     skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
     os.mkfifo(skills)
@@ -48,6 +49,7 @@ def test_sighup_during_the_start_does_not_end_it(tmp_path: Path) -> None:
     assert server.returncode == 2
 
 
+@pytest.mark.slow
 def test_sigterm_during_the_start_ends_it(tmp_path: Path) -> None:
     skills, file = tmp_path / "slow.toml", tmp_path / "server.toml"
     os.mkfifo(skills)

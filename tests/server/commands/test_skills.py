@@ -9,6 +9,7 @@ from server.skills.catalogue import Skills
 from tests.server.skills.test_skill_files import write
 
 
+@pytest.mark.slow
 def test_check_prints_mistakes_or_skills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "skills"
     write(folder, origins=["*"])

@@ -86,6 +86,7 @@ def test_concurrent_reloads_leave_one_consistent_state(tmp_path: Path) -> None:
         assert last == {skill.name: skill.revision for skill in Skills.read(folder)}
 
 
+@pytest.mark.slow
 def test_a_signal_during_loading_reloads_afterwards(tmp_path: Path) -> None:
     """Orchestrators send it when a file changes, whether the server listens already or not."""
     write(tmp_path / "skills", "help")

@@ -47,6 +47,7 @@ def test_skills_are_reloaded_whole_or_not_at_all(tmp_path: Path) -> None:
         assert call(server.url, "/admin/reload", b"").status == 404
 
 
+@pytest.mark.slow
 def test_sighup_reloads_the_skills(tmp_path: Path) -> None:
     authorised: dict[str, Any] = {"Authorization": "Bearer sk-test-of-help"}
     with process(tmp_path) as server:

@@ -26,6 +26,8 @@ from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
 from tests.pruning.evaluation.scored import score
 
+pytestmark = pytest.mark.slow
+
 ITEMS = [{"id": f"q{n}", "question": f"<What> is {n}?", "answer": f"It is & {n}{n}."} for n in range(12)]
 
 

@@ -42,6 +42,7 @@ def lineage(run: Run, tmp_path_factory: pytest.TempPathFactory, model: Path, tex
     return Artifact.open(folder / "out").lineage
 
 
+@pytest.mark.slow
 def test_a_reused_artifact_is_explained_like_a_fresh_run(
     recipe: Write, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
 from tests.reference import slow_rounding
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.randint(0, 256, (3, 24), generator=torch.Generator().manual_seed(0))
 PARTS = slice(0, 32), slice(32, 64)
 FULL_HEADS = {"num_key_value_heads": 4}

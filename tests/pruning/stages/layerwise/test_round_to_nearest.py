@@ -15,6 +15,8 @@ from tests.pruning import tiny
 from tests.pruning.conftest import RECIPE
 from tests.reference import slow_rounding
 
+pytestmark = pytest.mark.slow
+
 STAGE = '[[stages]]\nkind = "layerwise"\ntechnique = { %s }\n'
 SPARSEGPT = STAGE % 'name = "sparsegpt", sparsity = "32:64"'
 GPTQ = STAGE % 'name = "gptq"'

@@ -25,8 +25,6 @@ from pruning.stages.training.network import Precision
 from server.artifact.checkpoint.lineage import Recovery
 from tests.pruning.stages.training.conftest import kill_once, stopped_at
 
-pytestmark = pytest.mark.slow
-
 STAGE = Continue(
     tokens=1024,
     length=32,

@@ -61,7 +61,6 @@ def test_language_and_distillation_and_what_is_restored() -> None:
     assert {value.device for state in optimiser.adam.state.values() for value in state.values()} == {ELSEWHERE}
 
 
-@pytest.mark.slow
 def test_codes_and_scales() -> None:
     model = network()
     student = QuantisedStudent(model, trained(model), Quantise(group=32), InMemory({}))

@@ -20,8 +20,6 @@ from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import RECIPE
 from tests.support.prune_process import start, wait_until
 
-pytestmark = pytest.mark.slow
-
 STAGES = """
 [[stages]]
 kind = "layerwise"

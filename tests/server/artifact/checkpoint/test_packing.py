@@ -118,6 +118,7 @@ def test_offsets_that_contradict_the_mask_are_refused() -> None:
         unpack_unstructured(parts, 3)
 
 
+@pytest.mark.slow
 def test_choosing_a_layout_takes_little_memory() -> None:
     """A process of its own, since the peak of this one is already behind it."""
     code = """

@@ -114,6 +114,7 @@ def weights(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sparsity", "levels"),
     [("sparsegpt", '"32:64"', '["24:64", "32:64", "40:64"]'), ("magnitude", "0.5", "[0.4, 0.5, 0.6]")],
@@ -141,6 +142,7 @@ def test_the_levels_found_are_in_lineage_and_weights(
     assert record["divergence"].keys() == {"uniform", "searched"}
 
 
+@pytest.mark.slow
 def test_a_search_that_finds_nothing_changes_nothing(
     recipe: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

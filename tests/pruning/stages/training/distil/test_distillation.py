@@ -151,7 +151,6 @@ def test_other_texts_start_over(halved: StageModel, inputs: Inputs, tmp_path: Pa
     assert first.before != second.before
 
 
-@pytest.mark.slow
 def test_killed_it_ends_with_the_identical_artifact(recipe: Callable[[str], Path], tmp_path: Path) -> None:
     path = recipe(RECIPE)
     cache = str(tmp_path / "base")

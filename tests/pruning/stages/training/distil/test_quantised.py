@@ -64,7 +64,6 @@ def student(
     return built
 
 
-@pytest.mark.slow
 def test_gradients_go_straight_through_and_leave_pruned_weights_alone(halved: StageModel, inputs: Inputs) -> None:
     rounded = student(halved, inputs)
     plain = load(halved, torch.float32).requires_grad_(True)
