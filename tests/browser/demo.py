@@ -1,4 +1,4 @@
-"""Chats through the widget on the page that `make demo` serves, as a visitor would, and takes a screenshot.
+"""Chats through the widget on the page of `make demo`, as a visitor would, and takes a screenshot.
 
 Run by CI after `make demo` has started: `python -m tests.browser.demo SCREENSHOT`.
 """
@@ -20,7 +20,7 @@ ANSWER_MS = 120_000
 
 
 def main(screenshot: Path) -> None:
-    """Fails unless the answer streams into the widget, the tokens are counted and the browser reports no error."""
+    """Fail unless the answer streams into the widget, its tokens are counted and the browser reports no error."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -60,7 +60,7 @@ def chat(page: Page) -> str:
 
 
 def returned(page: Page) -> None:
-    """Leave the page as a second answer begins; it is there on return, whole, and can be rated."""
+    """Leave the page during a second answer; on return it is complete and can be rated."""
     page.get_by_role("textbox", name="Your message").fill("How do I try it?")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
@@ -74,7 +74,7 @@ def returned(page: Page) -> None:
 
 
 def elsewhere(engine: Engine) -> str:
-    """One question and its whole answer in another browser."""
+    """Ask a question and await its answer in another browser."""
     root = 'document.querySelector("html > skill-chat").shadowRoot'
     engine.open(PAGE)
     engine.until(f"Boolean({root}?.querySelector('.launcher'))")
@@ -88,7 +88,7 @@ def elsewhere(engine: Engine) -> str:
 
 
 def narrow(browser: Browser, screenshot: Path) -> None:
-    """The page and the open panel on a telephone, in the dark."""
+    """The page and the open panel on a phone, in dark mode."""
     page = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
     page.goto(PAGE)
     page.get_by_role("button", name="Open chat").click()
@@ -97,7 +97,7 @@ def narrow(browser: Browser, screenshot: Path) -> None:
 
 
 def tokens() -> dict[str, int]:
-    """What the page shows of the skill's tokens."""
+    """The skill's token counts shown on the page."""
     counts: dict[str, int] = json.load(urllib.request.urlopen(PAGE + "tokens", timeout=120))
     return counts
 

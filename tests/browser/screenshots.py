@@ -1,4 +1,4 @@
-"""Photographs every state of the widget, the demo's page and the admin page, for somebody to look at.
+"""Photographs every state of the widget, the demo's page and the admin page, for people to look at.
 
 `python -m tests.browser.screenshots FOLDER [LOOK ...]`; nothing is compared.
 """
@@ -42,7 +42,7 @@ ARREST = "(document.querySelector('html > skill-chat').shadowRoot.querySelector(
 
 
 def main(folder: Path, looks: list[str]) -> None:
-    """Write `LOOK-NN-STATE.png` for each, into a folder that is made."""
+    """Write `LOOK-NN-STATE.png` for each state into the folder, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     stub = Stub()
     with listening(stub.app()) as server, sync_playwright() as playwright:
@@ -73,7 +73,7 @@ def opened(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
 
 
 def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
-    """What is no state of a floating panel: the panel arriving, inline chats, and both on paper."""
+    """Views other than a floating panel's states: its appearance, inline chats, and both on paper."""
     stub.reset()
     with opened(browser, host, reduced_motion="no-preference") as page:
         page.locator(".launcher").click()
@@ -96,7 +96,7 @@ def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
 
 
 def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
-    """Before the greeting, and what the launcher says of an app that does not load and of an answer that has come."""
+    """The panel before its greeting, and the launcher after a failed load and after an answer."""
     for name, path in (("", "/"), ("-left", "/options")):
         with opened(browser, host + path) as page:
             stub.down = True
@@ -118,7 +118,7 @@ def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
 
 
 def demo(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
-    """`chat.png`, the picture of the README: the demo's page and skill, with two questions answered."""
+    """`chat.png`, the README's picture: the demo's page and skill, with two answered questions."""
     skill = Skill.read(DEMO_SKILL)
     stub.reset()
     stub.skill = {"name": skill.name, "title": skill.title, "greeting": skill.greeting, "starters": skill.starters}

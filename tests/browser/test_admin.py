@@ -1,4 +1,4 @@
-"""The admin page in a real browser, on the real server, against the ledger's own figures."""
+"""The admin page in a real browser and on the real server, against the ledger's own figures."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def server(tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_shows_what_the_ledger_has_and_follows_it(server: Served, open_page: Visitor, scheme: str) -> None:
+def test_it_shows_the_ledgers_figures_and_follows_them(server: Served, open_page: Visitor, scheme: str) -> None:
     page = open_page(f"{server.admin}/admin", color_scheme=scheme)
     expect(page.locator("#state")).to_have_text("Live")
     expect(page.locator("#today")).to_have_text("0")
@@ -46,8 +46,8 @@ def test_it_shows_what_the_ledger_has_and_follows_it(server: Served, open_page: 
     assert background == {"light": "rgb(246, 247, 244)", "dark": "rgb(15, 19, 17)"}[scheme]
 
 
-def test_many_skills_are_told_apart_as_far_as_colours_go(tmp_path: Path, open_page: Visitor) -> None:
-    """Seven by their use, the others as one; every one of them is in the table and has its budget."""
+def test_seven_of_many_skills_have_a_colour_of_their_own(tmp_path: Path, open_page: Visitor) -> None:
+    """The other skills share a colour; all are in the table with their budgets."""
     skills = [replace(HELP, name=f"skill-{index:02}", tokens_per_day=10_000) for index in range(12)]
     runner = says(tmp_path, "Good day.")
     made = parts(tmp_path, runner, skills)
@@ -68,13 +68,13 @@ def test_many_skills_are_told_apart_as_far_as_colours_go(tmp_path: Path, open_pa
         assert len(set(swatches)) == 8
         expect(page.locator("#days-table th")).to_have_count(13)
         expect(page.locator(".budget b")).to_have_count(12)
-        expect(page.locator(".budget b").first).to_have_text("skill-11")  # the fullest
+        expect(page.locator(".budget b").first).to_have_text("skill-11")  # the fullest budget first
         expect(page.locator("#outcomes .legend")).to_contain_text("failed 1")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_it_fits_its_window_and_says_when_nobody_answers(server: Served, open_page: Visitor, width: int) -> None:
+def test_it_fits_its_window_and_says_when_the_server_is_gone(server: Served, open_page: Visitor, width: int) -> None:
     ask(server, ASK)
     page = open_page(f"{server.admin}/admin", viewport={"width": width, "height": 800})
     expect(page.locator("#days svg")).to_be_visible()
@@ -84,7 +84,7 @@ def test_it_fits_its_window_and_says_when_nobody_answers(server: Served, open_pa
     assert page.locator("#state").get_attribute("class") == "state bad"
 
 
-def test_where_keys_are_needed_it_asks_for_one_and_its_links_show_it(
+def test_it_asks_for_a_required_key_and_passes_it_in_its_links(
     tmp_path: Path, open_page: Visitor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner, file = says(tmp_path, "Good day."), tmp_path / "admin.json"

@@ -1,4 +1,4 @@
-"""The widget's own tests pass, its types hold, and building it gives exactly the files that are committed."""
+"""The widget's own tests and type check pass, and building it yields exactly the committed files."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def files(folder: Path, pattern: str) -> dict[str, bytes]:
 
 
 @needs_node
-def test_types_hold() -> None:
+def test_the_type_check_passes() -> None:
     run("npm", "run", "--silent", "check")
 
 
@@ -38,7 +38,7 @@ def test_its_own_tests_pass() -> None:
 
 
 @needs_node
-def test_what_the_build_makes_short_is_known_to_nobody_else() -> None:
+def test_properties_that_the_build_shortens_are_no_public_names() -> None:
     show = "import('./build.js').then(({ MANGLED }) => console.log(MANGLED.join(' ')))"
     own = subprocess.run(["node", "-e", show], cwd=WIDGET, capture_output=True, text=True, check=True).stdout.split()
     texts = set(re.findall(r"^ *(\w+):", (WIDGET / "src" / "texts" / "en.ts").read_text(), re.MULTILINE))
@@ -48,14 +48,14 @@ def test_what_the_build_makes_short_is_known_to_nobody_else() -> None:
 
 
 @needs_node
-def test_building_gives_the_committed_files(tmp_path: Path) -> None:
+def test_building_yields_the_committed_files(tmp_path: Path) -> None:
     run("node", "build.js", str(tmp_path))
     built, committed = (files(folder, "*.js*") for folder in (tmp_path, ASSETS))
     packed, kept = (files(folder / "brotli", "*.br") for folder in (tmp_path, ASSETS))
     assert (built.keys(), packed.keys()) == (committed.keys(), kept.keys())
     assert [name for name in built if built[name] != committed[name]] == [], REBUILD
     unpack = "process.stdout.write(require('zlib').brotliDecompressSync(require('fs').readFileSync(process.argv[1])))"
-    for name in packed:  # its bytes may differ by Node's version
+    for name in packed:  # compression may differ between versions of Node
         done = subprocess.run(["node", "-e", unpack, str(ASSETS / "brotli" / name)], capture_output=True, check=True)
         assert done.stdout == built[name.removesuffix(".br")], REBUILD
 

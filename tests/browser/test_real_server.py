@@ -27,7 +27,7 @@ def test_a_chat_streams_and_its_tokens_appear_on_the_page(open_page: Visitor, st
         expect(page.locator("[data-total=output]")).to_have_text(str(number * tokens))
 
 
-def test_stop_frees_the_place(open_page: Visitor, start: Start) -> None:
+def test_stop_frees_the_slot(open_page: Visitor, start: Start) -> None:
     origin, server = start("word " * 100, passes=3)
     page = open_page(origin)
     open_chat(page)
@@ -81,14 +81,14 @@ def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start
     assert 'secateur_feedback_total{rating="down",skill="help"} 1.0' in metrics
 
 
-def test_a_page_of_another_origin_is_told_in_words(open_page: Visitor, start: Start) -> None:
+def test_a_page_of_another_origin_gets_a_sentence(open_page: Visitor, start: Start) -> None:
     origin, _ = start("Hello", origins=("https://elsewhere.example",))
     page = open_page(origin)
     open_chat(page)
     expect(page.locator(".trouble-line span")).to_have_text("The assistant cannot be reached right now.")
 
 
-def test_a_conversation_too_long_for_the_model_is_told_with_the_numbers(open_page: Visitor, start: Start) -> None:
+def test_a_conversation_beyond_the_context_is_refused_with_the_numbers(open_page: Visitor, start: Start) -> None:
     origin, _ = start("Hello", context=128)
     page = open_page(origin)
     open_chat(page)

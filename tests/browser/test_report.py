@@ -15,7 +15,7 @@ from tests.browser.widget.test_accessibility import AXE, violations
 
 
 def report() -> str:
-    """A page with long words, signs of HTML, and all that can be drawn."""
+    """A report with long words, HTML characters and every kind of chart."""
     generator = random.Random(0)
     nll, half = Interval(1.5, 1.4, 1.62), Interval(0.5, 0.4, 0.6)
     figures = {"nll": nll, "accuracy": half, "exact": half, "contained": half}

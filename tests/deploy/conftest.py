@@ -1,4 +1,4 @@
-"""A server for each test that asks for one."""
+"""The `serve` fixture."""
 
 from tests.support.harness import serve
 

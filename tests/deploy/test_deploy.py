@@ -1,4 +1,4 @@
-"""The files that start the server elsewhere, each against what the server, nginx or systemd says of it."""
+"""The deployment files, each checked by the program that reads it: the server, nginx or systemd."""
 
 import http.client
 import re
@@ -38,7 +38,7 @@ ENDING = 2 * CLOSE_SECONDS + FORCE_SECONDS
 
 
 def certificate(folder: Path) -> None:
-    """One that nobody signed, for chat.example."""
+    """A self-signed certificate for chat.example."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chat.example")])
     now = datetime.now(UTC)
@@ -52,7 +52,7 @@ def certificate(folder: Path) -> None:
 
 @contextmanager
 def proxied(url: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """A real nginx with our file, of which only ports and paths are others; where its TLS and its plain port are."""
+    """Run nginx with our file, its ports and paths replaced; yields its TLS and its plain address."""
     certificate(folder)
     tls, plain = nginx.free_port(), nginx.free_port()
     text = (DEPLOY / "nginx" / "secateur.conf").read_text()
@@ -71,7 +71,7 @@ def proxied(url: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 class Through(NamedTuple):
-    """The answer that came through nginx, and how many parts it came in."""
+    """A response through nginx, and the number of parts that it arrived in."""
 
     status: int
     headers: Any
@@ -87,7 +87,7 @@ def over_tls(
     /,
     **headers: str,
 ) -> Through:
-    """One request to its end, with any certificate trusted; calls `arrived` after each part of the answer."""
+    """Send a request, trusting any certificate; calls `arrived` after each part of the response."""
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -102,7 +102,7 @@ def over_tls(
 
 
 class Gated(ScriptRunner):
-    """Makes a token only after the client has received a part of the answer."""
+    """Samples a token only after the client received the previous part."""
 
     def __init__(self, script: Sequence[int], vocabulary: int) -> None:
         super().__init__(script, vocabulary)
@@ -127,7 +127,7 @@ def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Se
         def session(**headers: str) -> int:
             return over_tls(netloc, "POST", "/v1/widget/session", b'{"skill": "help"}', **headers).status
 
-        # Whatever a caller writes, nginx says where it is; one who asks the server itself is not this address.
+        # nginx replaces any address that the caller claims; a direct caller cannot claim one.
         shown = [session(Origin=ORIGIN, X_Forwarded_For=f"192.0.2.{number}") for number in range(4)]
         assert shown == [200, 200, 200, 429]
         visitor = Visitor(None, url=served.url, skill="nobody")
@@ -154,7 +154,7 @@ def test_the_unit_is_valid_and_has_few_rights(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
 
 
-def test_each_gives_the_server_the_time_to_end_its_replies() -> None:
+def test_each_gives_the_server_time_to_drain() -> None:
     drain = config.Config(model="m", skills=Path("s"), ledger="l").drain_seconds
     unit = (DEPLOY / "systemd" / "secateur.service").read_text()
     service = compose()["services"]["secateur"]
@@ -202,7 +202,7 @@ def test_the_settings_for_kubernetes_are_read_and_its_probes_answer(serve: Serve
     assert allowed == set(ports)
 
 
-def test_the_image_is_of_extras_that_there_are_and_asks_a_path_that_there_is(serve: Serve) -> None:
+def test_the_image_installs_existing_extras_and_probes_an_existing_path(serve: Serve) -> None:
     text = (DEPLOY / "Containerfile").read_text()
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     extras = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)

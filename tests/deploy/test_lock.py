@@ -1,4 +1,4 @@
-"""deploy/requirements.lock has every package that pyproject.toml asks for, with hashes, and a valid bill of materials."""
+"""deploy/requirements.lock has every package of pyproject.toml with its hashes, and a valid bill of materials."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The scrape config and the dashboard, against a real Prometheus that scraped the real server."""
+"""The scrape config, the alerts and the dashboard, against a real Prometheus that scrapes the real server."""
 
 import json
 import math
@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -52,7 +51,7 @@ def test_promtool_accepts_the_alerts_and_their_tests_hold() -> None:
     subprocess.run(tests, check=True, capture_output=True, cwd=ALERTS.parent)
 
 
-def test_every_alert_has_a_test_in_which_it_fires_and_names_only_metrics_that_there_are(tmp_path: Path) -> None:
+def test_every_alert_fires_in_a_test_and_names_only_existing_metrics(tmp_path: Path) -> None:
     alerts = re.findall(r"- alert: (\w+)", ALERTS.read_text())
     fires = re.findall(r"alertname: (\w+)\n +exp_alerts:", ALERTS.with_name("alerts.test.yml").read_text())
     assert sorted(alerts) == sorted(fires)
@@ -66,23 +65,23 @@ def test_every_alert_has_a_test_in_which_it_fires_and_names_only_metrics_that_th
 
 
 class Scraped(Struct):
-    """What Prometheus says after servers were killed, and what the ledger has."""
+    """Prometheus's totals and the ledger's, after servers were killed."""
 
     ledger: dict[str, float]
     prometheus: dict[str, float]
     open_rows: int
     recovered: int
     alerted: bool
-    """Whether the rule SecateurCrashed speaks of it."""
+    """Whether the alert SecateurCrashed fires."""
 
     @property
     def good(self) -> bool:
-        """The same to the token, and some replies were cut, which somebody is told."""
+        """Whether the totals are equal, some replies were cut, and the alert fires."""
         return self.ledger == self.prometheus and not self.open_rows and self.recovered > 0 and self.alerted
 
 
 def through_kills(folder: Path, kills: int = 2) -> Scraped | None:
-    """The same port before and after, as a restarted server has; None where Prometheus is not installed."""
+    """Kill and restart a server on the same port; None if Prometheus is not installed."""
     if shutil.which("prometheus") is None:
         return None
     with socket.socket() as probe:
@@ -108,7 +107,7 @@ def through_kills(folder: Path, kills: int = 2) -> Scraped | None:
                 [(open_rows,)] = database.execute("SELECT count(*) FROM requests WHERE state = 'open'")
                 [(recovered,)] = database.execute("SELECT count(*) FROM requests WHERE state = 'recovered'")
             expected = dict(zip(("input", "cached", "output"), map(float, sums), strict=True))
-            with suppress(AssertionError):  # what differs is reported
+            with suppress(AssertionError):  # differences are reported
                 until(lambda: by_type(port) == expected)
             return Scraped(expected, by_type(port), open_rows, recovered, bool(query(port, rule("SecateurCrashed"))))
 
@@ -122,7 +121,7 @@ def rule(alert: str) -> str:
 
 @needs_prometheus
 @pytest.mark.parametrize("kills", [1, 2])
-def test_prometheus_says_what_the_ledger_says_after_a_load_and_a_kill_9(tmp_path: Path, kills: int) -> None:
+def test_prometheus_equals_the_ledger_after_load_and_kill_9(tmp_path: Path, kills: int) -> None:
     found = through_kills(tmp_path, kills)
     assert found
     assert found.good, found
@@ -130,7 +129,7 @@ def test_prometheus_says_what_the_ledger_says_after_a_load_and_a_kill_9(tmp_path
 
 @needs_prometheus
 def test_reconcile_finds_what_only_prometheus_remembers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody restores yesterday's ledger: it agrees with itself, and bills less than was delivered."""
+    """A ledger restored from an old backup is consistent, and bills less than was delivered."""
     ledger, backup = tmp_path / "usage.sqlite3", tmp_path / "backup.sqlite3"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -165,7 +164,7 @@ def test_reconcile_finds_what_only_prometheus_remembers(tmp_path: Path, capsys: 
     assert printed.endswith("1 rows, 4 differences\n"), printed
 
 
-def test_reconcile_says_where_there_is_no_prometheus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reconcile_names_the_address_without_a_prometheus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Ledger(tmp_path / "usage.sqlite3").close()
     with serving(tmp_path / "server") as server:
         for url in ("http://127.0.0.1:9", server.admin, "nonsense"):
@@ -174,13 +173,13 @@ def test_reconcile_says_where_there_is_no_prometheus(tmp_path: Path, capsys: pyt
 
 
 def load(server: Server) -> None:
-    """Streams, one after another, until the server is gone."""
+    """Stream one reply after another until the server is gone."""
     while server.alive():
         ask(server.url)
 
 
 def sum_of(port: int, name: str) -> float:
-    """Over all series."""
+    """Sum of a metric over all series."""
     return sum(float(series["value"][1]) for series in query(port, f"sum({name})"))
 
 
@@ -195,33 +194,33 @@ def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.", delay=0.001)
     skills = (replace(HELP, tokens_per_day=10**6, tokens_per_month=10**7), OTHER)
     with served(parts(tmp_path, runner, skills), runner) as server, prometheus(server.admin, tmp_path) as port:
-        deadline = time.monotonic() + 60
-        missing = list(expressions())
-        while missing and time.monotonic() < deadline:
+        missing = set(expressions())
+
+        def complete() -> bool:
             chat(server.url, "help", KEY)
             chat(server.url, "other", OTHER_KEY)
-            time.sleep(0.5)
-            missing = [expression for expression in missing if not has_data(port, expression)]
-        assert not missing
+            missing.difference_update([expression for expression in missing if has_data(port, expression)])
+            return not missing
+
+        until(complete)
         assert_counters_equal_the_ledger(server, port)
 
 
 def assert_counters_equal_the_ledger(server: Served, port: int) -> None:
-    """What Prometheus says after its next scrape is what the ledger holds."""
+    """Wait until a scrape shows the ledger's totals in Prometheus."""
     tokens = server.parts.ledger.totals().tokens
     expected = {(skill, kind): float(count) for (skill, _, kind), count in tokens.items()}
-    deadline = time.monotonic() + 10
-    scraped: dict[tuple[str, str], float] = {}
-    while scraped != expected and time.monotonic() < deadline:
-        time.sleep(0.2)
+
+    def scraped() -> dict[tuple[str, str], float]:
         series = query(port, "secateur_tokens_total")
-        scraped = {(s["metric"]["skill"], s["metric"]["type"]): float(s["value"][1]) for s in series}
-    assert scraped == expected
+        return {(s["metric"]["skill"], s["metric"]["type"]): float(s["value"][1]) for s in series}
+
+    until(lambda: scraped() == expected)
     assert min(expected[skill, kind] for skill in ("help", "other") for kind in ("input", "output")) > 0
 
 
 def expressions() -> Iterator[str]:
-    """Every PromQL expression of the dashboard, its variables filled in as Grafana would."""
+    """Every PromQL expression of the dashboard, with its variables substituted as in Grafana."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
             expression = target["expr"]
@@ -231,7 +230,7 @@ def expressions() -> Iterator[str]:
             yield expression
 
 
-def test_the_dashboard_names_only_metrics_that_the_server_has(tmp_path: Path) -> None:
+def test_the_dashboard_names_only_existing_metrics(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.")
     with served(parts(tmp_path, runner, (replace(HELP, tokens_per_day=10**6), OTHER)), runner) as server:
         chat(server.url, "help", KEY)
@@ -244,7 +243,7 @@ def test_the_dashboard_names_only_metrics_that_the_server_has(tmp_path: Path) ->
 
 @contextmanager
 def prometheus(admin: str, folder: Path, text: str = "") -> Iterator[int]:
-    """A real Prometheus with our scrape config and alerts, pointed at a server's admin listener; yields its port."""
+    """Run a Prometheus with our scrape config and alerts against a server's admin listener; yields its port."""
     config = (text or CONFIG.read_text()).replace("127.0.0.1:9464", admin.removeprefix("http://"))
     assert admin.removeprefix("http://") in config
     shutil.copy(ALERTS, folder)
@@ -269,7 +268,7 @@ def prometheus(admin: str, folder: Path, text: str = "") -> Iterator[int]:
 
 
 def query(port: int, expression: str) -> list[dict[str, Any]]:
-    """The result of an instant query; nothing while Prometheus is still starting."""
+    """The result of an instant query; empty while Prometheus starts."""
     try:
         answer = urllib.request.urlopen(
             f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}", timeout=120
@@ -290,7 +289,7 @@ def has_data(port: int, expression: str) -> bool:
 
 
 def chat(url: str, skill: str, key: str) -> None:
-    """One complete answer."""
+    """Request one complete reply."""
     body = json.dumps({"model": skill, "messages": [{"role": "user", "content": "Hello"}]}).encode()
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     urllib.request.urlopen(urllib.request.Request(f"{url}/v1/chat/completions", body, headers), timeout=120).read()

@@ -1,4 +1,4 @@
-"""Firefox by its Marionette protocol and WebKitGTK by WebDriver: Playwright does not drive them as Debian has them."""
+"""Firefox by its Marionette protocol and WebKitGTK by WebDriver: Playwright does not drive Debian's builds."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ class Engine:
         self.command("WebDriver:PerformActions", "actions", {"actions": actions})
 
     def until(self, expression: str, wanted: Any = True) -> None:
-        """Wait until the page gives `wanted`."""
+        """Wait until the expression evaluates to `wanted`."""
         deadline = time.monotonic() + PATIENCE
         while (found := self.run(f"return {expression}")) != wanted:
             assert time.monotonic() < deadline, f"{expression} is {found!r}, not {wanted!r}"
@@ -42,7 +42,7 @@ class Engine:
 
 
 class Firefox(Engine):
-    """Speaks to one Firefox: messages of JSON, each after its length and a colon."""
+    """A client of one Firefox: JSON messages, each after its length and a colon."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._file = connection.makefile("rwb")
@@ -66,7 +66,7 @@ class Firefox(Engine):
 
 
 class WebKit(Engine):
-    """Speaks to one WebKitWebDriver over HTTP."""
+    """A client of one WebKitWebDriver, over HTTP."""
 
     def __init__(self, address: str) -> None:
         arguments = {"binary": minibrowser(), "args": ["--automation"]}
@@ -82,13 +82,13 @@ class WebKit(Engine):
 
 
 def minibrowser() -> str:
-    """The browser that the driver starts; empty where it is not installed."""
+    """Path of the browser that the driver starts; empty if it is not installed."""
     return next((str(path) for path in Path("/usr/lib").glob("*/webkit2gtk-4.*/MiniBrowser")), "")
 
 
 @contextmanager
 def process(*command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is ended afterwards."""
+    """Run a process until the end of the block."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = subprocess.Popen(["env", *(f"{k}={v}" for k, v in environment.items()), *command], **quiet)  # type: ignore[call-overload]
     try:
@@ -105,7 +105,7 @@ def free_port() -> int:
 
 
 def connected(port: int) -> socket.socket:
-    """A connection, once something listens there."""
+    """Connect as soon as something listens on the port."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -117,7 +117,7 @@ def connected(port: int) -> socket.socket:
 
 @contextmanager
 def firefox() -> Iterator[Engine]:
-    """A Firefox without a window and with a profile of its own."""
+    """Start a headless Firefox with a fresh profile."""
     port = free_port()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -129,7 +129,7 @@ def firefox() -> Iterator[Engine]:
 
 @contextmanager
 def webkit() -> Iterator[Engine]:
-    """A WebKitGTK in a display of its own."""
+    """Start a WebKitGTK on a virtual display."""
     port, display = free_port(), f":{free_port() % 10000 + 100}"
     with ExitStack() as stack:
         stack.enter_context(process("Xvfb", display, "-screen", "0", "1280x800x24"))

@@ -1,4 +1,4 @@
-"""Host pages that are harder than ours: hostile stylesheets, other policies, scripts included twice or late."""
+"""Host pages harder than ours: hostile stylesheets, other policies, scripts included twice or late."""
 
 from html import escape
 

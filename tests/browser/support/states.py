@@ -1,4 +1,4 @@
-"""Every state that a visitor can see the panel in, one after the other on one page; what looks at them is elsewhere."""
+"""Walks a page's panel through every state that a visitor can see; callers inspect each."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ def ask(page: Page, question: str) -> None:
 
 
 def walk(page: Page, stub: Stub) -> Iterator[str]:
-    """Bring the panel of an open host page into each state in turn; gives the state's name while it lasts."""
+    """Bring the panel of an open host page into each state in turn; yields the state's name."""
     stub.reset()
     stub.skill = dict(SKILL)
     yield "closed"
@@ -61,7 +61,7 @@ def walk(page: Page, stub: Stub) -> Iterator[str]:
 
 
 def answering(page: Page, stub: Stub) -> Iterator[str]:
-    """An answer that is waited for, that grows, that was stopped, and one that is whole."""
+    """An answer awaited, growing, stopped and complete."""
     stub.pieces, stub.hold = (), True
     ask(page, QUESTION)
     expect(page.locator(".dots")).to_be_visible()
@@ -98,7 +98,7 @@ def judging(page: Page) -> Iterator[str]:
 
 
 def failing(page: Page, stub: Stub) -> Iterator[str]:
-    """A fault of the server, a countdown, no connection, and an answer that broke off."""
+    """A server error, a countdown, no connection, and an answer that broke off."""
     stub.citations = []
     stub.status = 500
     ask(page, "And pears?")
@@ -124,7 +124,7 @@ def failing(page: Page, stub: Stub) -> Iterator[str]:
 
 
 def returning(page: Page, stub: Stub) -> Iterator[str]:
-    """The page again, with what was said on it."""
+    """The page reloaded, with its conversation."""
     stub.turns = [turn(QUESTION, ANSWER, rating="up", citations=SOURCES)]
     page.reload()
     page.locator(".launcher").click()

@@ -19,7 +19,7 @@ WIDGET = ROOT / "widget"
 AXE = WIDGET / "node_modules" / "axe-core" / "axe.min.js"
 PA11Y = WIDGET / "node_modules" / "pa11y"
 STATES = 15
-# HTML_CodeSniffer does not look into shadow roots: what is in ours is put where it does.
+# HTML_CodeSniffer does not look into shadow roots: the content of ours is moved to where it does.
 INSIDE = """() => {
     const { shadowRoot } = document.querySelector("html > skill-chat");
     const rules = [...shadowRoot.adoptedStyleSheets].flatMap(sheet => [...sheet.cssRules]).map(rule => rule.cssText);
@@ -48,7 +48,7 @@ Check = Callable[[str, list[str]], list[Any]]
 
 @pytest.fixture
 def pa11y(browser: Browser, debugging_port: int) -> Iterator[Check]:
-    """What pa11y finds on the page of a title in the browser that runs."""
+    """pa11y's findings on the running browser's page with this title."""
     version = urllib.request.urlopen(f"http://127.0.0.1:{debugging_port}/json/version")
     command = ["node", str(WIDGET / "test" / "pa11y.js"), json.load(version)["webSocketDebuggerUrl"]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""What a page's developer can do: options, the element, the one function, events; and pages that make it hard."""
+"""The developer's API: options, the element, the function, events; and pages that interfere with it."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -15,7 +15,7 @@ NODES = """() => {
 }"""
 
 
-def test_a_queue_from_before_the_load_is_worked_off(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_calls_queued_before_the_load_are_executed(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/queue")
     expect(page.get_by_role("dialog", name="My title")).to_be_visible()
     expect(answer(page)).to_have_text("Hello world.")
@@ -163,7 +163,7 @@ def mount(page: Page, times: int) -> None:
 
 def test_fifty_mounts_leave_nothing(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/elements")
-    expect(page.get_by_role("region", name="Second")).to_be_visible()  # what it holds is not counted
+    expect(page.get_by_role("region", name="Second")).to_be_visible()  # objects that it holds are not counted
     page.evaluate("""() => {
         window.held = 0;
         const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
@@ -213,7 +213,7 @@ def test_it_outlives_what_a_page_replaces(open_page: Visitor, host: str, stub: S
     expect(page.locator("skill-chat")).to_have_count(1)
 
 
-def test_a_page_full_of_traps(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_page_that_interferes(open_page: Visitor, host: str, stub: Stub) -> None:
     """Clobbered names, shortcuts on every level, a replaced fetch, a polluted prototype."""
     page = open_page(f"{host}/traps")
     open_chat(page)
@@ -246,7 +246,7 @@ def test_arabic_runs_from_right_to_left(open_page: Visitor, host: str, stub: Stu
     assert send is not None
     assert box is not None
     assert send["x"] < box["x"]
-    field.fill("And pears?")  # in the visitor's own direction, or the mark would stand before the words
+    field.fill("And pears?")  # in the visitor's own direction, or the mark would precede the words
     field.press("Enter")
     first, mark = page.locator(".question").last.evaluate("""node => [0, 9].map(at => {
         const range = document.createRange();
@@ -257,7 +257,7 @@ def test_arabic_runs_from_right_to_left(open_page: Visitor, host: str, stub: Stu
     assert first < mark
 
 
-def test_a_readable_accent_whatever_the_page_names(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_an_accent_is_readable_whatever_its_colour(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/elements")
     ratios = page.evaluate("""async () => {
         const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });

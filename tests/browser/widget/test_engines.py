@@ -54,7 +54,7 @@ def test_a_chat_by_keyboard(engine: Engine, host: str, stub: Stub, path: str) ->
     shown = engine.run(f"return {ROOT}.querySelector('.answer:last-child .text').textContent")
     assert shown == "RosesIn late winter.asnake_caseonetwo"
     assert stub.asked[0]["text"] == "When?"
-    assert stub.resumed in (["rep_1?from=2"], ["rep_1?from=3"])  # the last event may break with the connection
+    assert stub.resumed in (["rep_1?from=2"], ["rep_1?from=3"])  # the last event may be lost with the connection
     box = engine.run(
         f"const b = {ROOT}.querySelector('.panel').getBoundingClientRect(); return [b.width, b.height > 300]"
     )
@@ -121,8 +121,8 @@ def test_elements_and_accents(engine: Engine, host: str, stub: Stub) -> None:
     assert found[0] != found[1]
 
 
-def test_an_app_that_did_not_come_comes_on_the_next_try(engine: Engine, host: str, made: Made) -> None:
-    """These browsers keep a failure for the address that failed."""
+def test_an_app_that_failed_to_load_loads_on_the_next_try(engine: Engine, host: str, made: Made) -> None:
+    """These browsers cache a failed import under its address."""
     other = Stub()
     other.down = True
     with listening(other.app()) as origin:

@@ -1,4 +1,4 @@
-"""Each example of docs/guide/widget.md, run as it stands there; only the server's address is another."""
+"""Each example of docs/guide/widget.md, run verbatim except for the server's address."""
 
 import json
 import os
@@ -50,25 +50,25 @@ show(true);
 
 
 def block(language: str, word: str, origin: str = "") -> str:
-    """The example in this language that has this word, for the server at `origin`."""
+    """The example in `language` that contains `word`, for the server at `origin`."""
     found: str
     (found,) = [text for kind, text in BLOCKS if kind == language and word in text]
     return found.replace("https://chat.example.org", origin)
 
 
 def page_of(made: Made, html: str, policy: str, script: bytes = b"") -> str:
-    """The path of a page of this HTML under this policy; app.js beside it is `script`."""
+    """The path of a page with this HTML and policy; app.js beside it is `script`."""
     made["page"] = Response(html, headers={"Content-Security-Policy": policy}, media_type="text/html")
     made["app.js"] = Response(script, media_type="text/javascript")
     return "/made/page"
 
 
 def strict(origin: str) -> str:
-    """The policy of the documentation, where nothing else is allowed."""
+    """The documentation's policy, which allows nothing else."""
     return f"default-src 'none'; img-src data:; {block('', 'connect-src', origin).strip()}"
 
 
-def test_every_example_is_tried_here() -> None:
+def test_every_example_is_tested() -> None:
     tried = [kind for kind, _ in BLOCKS]
     assert sorted(tried) == ["", "css", "html", "html", "html", "js", "jsx", "php"]
 
@@ -91,7 +91,7 @@ def test_the_line_the_queue_and_the_size(open_page: Visitor, host: str, stub: St
 
 
 def pinned(server: str) -> str:
-    """The line that pins the bytes, with the version and the digest that the server publishes."""
+    """The script line that pins the bytes, with the version and digest that the server publishes."""
     published = json.load(urllib.request.urlopen(f"{server}/v/latest/sri.json"))
     line = block("html", "integrity=", server)
     return line.replace("0.2.0", published["version"]).replace("sha384-...", published["integrity"])
@@ -128,7 +128,7 @@ def test_the_lines_on_the_demos_page(open_page: Visitor, host: str, stub: Stub, 
     stand_in = "function add_action($name, $run) { $run(); } "
     printed = subprocess.run(["php", "-r", stand_in + php], capture_output=True, text=True, check=True).stdout
     assert printed == line
-    element = react.replace(" />", "></skill-chat>")  # what React makes of it
+    element = react.replace(" />", "></skill-chat>")  # as React renders it
     html = document(printed, f"<main><h1>Host</h1>{element}</main>")
     page.goto(host + page_of(made, html, f"default-src 'none'; img-src data:; {policy}"))
     for chat in (page.locator("html > skill-chat"), page.locator("main skill-chat")):
@@ -140,7 +140,7 @@ def test_the_lines_on_the_demos_page(open_page: Visitor, host: str, stub: Stub, 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what npm would install."""
+    """A folder with the package as npm installs it."""
     folder = tmp_path_factory.mktemp("package")
     run("npm", "pack", "--silent", "--pack-destination", str(folder))
     (packed,) = folder.glob("*.tgz")
@@ -152,7 +152,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bundle(folder: Path, name: str) -> bytes:
-    """The script of an application in `folder`, as its developer would bundle it."""
+    """The bundled script of an application in `folder`."""
     options = ["--bundle", "--format=esm", "--jsx=automatic", "--define:process.env.NODE_ENV='development'"]
     command = ["node_modules/.bin/esbuild", str(folder / name), *options]
     done = subprocess.run(

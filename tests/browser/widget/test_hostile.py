@@ -1,4 +1,4 @@
-"""Pages that are hard on what they embed: old libraries, bent globals, scroll and focus that they keep, odd options."""
+"""Pages hostile to embedded widgets: old libraries, patched globals, captured scroll and focus, odd options."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.browser.widget.test_examples import Made, bundle, page_of
 from tests.browser.widget.test_widget import answer, ask, open_chat
 
 LIBRARIES = {name: Path(f"/usr/share/javascript/{name}/{name}.js") for name in ("prototype", "mootools")}
-# Members of what the browser's own functions take, and of what the widget reads.
+# Properties of options that browser functions take, and of objects that the widget reads.
 MEMBERS = """
 mode delegatesFocus slotAssignment clonable serializable customElementRegistry signal method body headers cache title
 detail once passive capture error bubbles cancelable composed view integrity keepalive redirect window duplex priority
@@ -42,7 +42,7 @@ def script(code: str) -> str:
 
 @pytest.fixture
 def visit(open_page: Visitor, host: str, server: str, made: Made) -> Any:
-    """Opens a page with this in its head before the line, or with lines of its own."""
+    """Opens a page with `head` before the script line, or with other lines."""
 
     def opened(head: str = "", body: str = "<main><h1>Host</h1></main>", line: str = "", policy: str = "") -> Page:
         own = line or f'<script async src="{server}/widget.js" data-skill="help"></script>'
@@ -76,7 +76,7 @@ def test_old_libraries_that_change_every_element(visit: Any, stub: Stub, made: M
     if not LIBRARIES[name].exists():
         pytest.skip(f"Debian's libjs-{name} is not installed")
     made["library.js"] = Response(LIBRARIES[name].read_bytes(), media_type="text/javascript")
-    own = "script-src-attr 'unsafe-inline'; style-src-attr 'unsafe-inline'; "  # what the library itself needs
+    own = "script-src-attr 'unsafe-inline'; style-src-attr 'unsafe-inline'; "  # needed by the library itself
     chat_about_everything(visit('<script src="/made/library.js"></script>', policy=own), stub)
 
 
@@ -115,8 +115,8 @@ def test_a_page_that_keeps_wheel_focus_and_selection(visit: Any, stub: Stub) -> 
     assert answer(page).evaluate("e => getComputedStyle(e).userSelect") == "text"
 
 
-def test_a_page_without_chance_still_asks_two_questions(visit: Any, stub: Stub) -> None:
-    """Pages that are photographed for comparison make Math.random a constant."""
+def test_a_page_with_a_constant_random_still_asks_two_questions(visit: Any, stub: Stub) -> None:
+    """Visual regression tests make Math.random a constant."""
     page = visit(script("Math.random = () => 0.5"))
     open_chat(page)
     for number in (1, 2):
@@ -170,7 +170,7 @@ def test_two_skills_whose_lines_run_again(visit: Any, stub: Stub) -> None:
     expect(page.locator("main skill-chat")).to_have_count(1)
 
 
-def test_what_is_gone_before_its_app_is_there_asks_for_nothing(visit: Any, stub: Stub) -> None:
+def test_a_chat_removed_before_its_app_loads_requests_nothing(visit: Any, stub: Stub) -> None:
     page = visit()
     page.evaluate("""async () => {
         for (let n = 0; n < 50; n++) {

@@ -1,4 +1,4 @@
-"""What the widget keeps to while a page stays open: who the visitor is, what was said, and what was asked for."""
+"""The widget over a page's life: the visitor's identity, the conversation, and repeated answers."""
 
 from playwright.sync_api import Page, expect
 
@@ -10,7 +10,7 @@ from tests.support.harness import until
 
 
 def answered(open_page: Visitor, host: str, question: str) -> Page:
-    """A page whose chat has answered one question."""
+    """A page with one answered question."""
     page = open_page(host)
     open_chat(page)
     ask(page, question)
@@ -18,7 +18,7 @@ def answered(open_page: Visitor, host: str, question: str) -> Page:
     return page
 
 
-def test_each_session_has_a_fresh_token_of_who_the_visitor_is(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_each_session_gets_a_fresh_identity_token(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     page.evaluate("""() => {
         let made = 0;
@@ -38,8 +38,8 @@ def test_each_session_has_a_fresh_token_of_who_the_visitor_is(open_page: Visitor
     assert "identity" not in stub.sessions[-1]
 
 
-def test_a_new_chat_shows_whose_the_old_one_was(open_page: Visitor, host: str, stub: Stub) -> None:
-    """By then, the page's token has run out: the server takes it only from whom it knows."""
+def test_a_new_chat_proves_the_old_ones_identity(open_page: Visitor, host: str, stub: Stub) -> None:
+    """The session's token may have expired by then, so the identity is sent along."""
     page = open_page(host)
     page.evaluate("SkillChat('identify', 'a.b.c')")
     open_chat(page)
@@ -51,9 +51,7 @@ def test_a_new_chat_shows_whose_the_old_one_was(open_page: Visitor, host: str, s
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_an_element_that_is_taken_out_and_put_back_has_its_conversation(
-    open_page: Visitor, host: str, stub: Stub
-) -> None:
+def test_an_element_removed_and_reinserted_keeps_its_conversation(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/elements")
     second = page.locator("skill-chat").nth(1)
     second.get_by_role("textbox").fill("Before")
@@ -76,9 +74,7 @@ def test_what_is_sent_after_a_reset_is_asked_in_the_new_conversation(open_page: 
     assert (stub.resets, stub.tokens_of_questions) == (1, ["token-1", "token-2"])
 
 
-def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
-    open_page: Visitor, host: str, stub: Stub
-) -> None:
+def test_a_new_chat_is_announced_only_after_the_server_confirmed_it(open_page: Visitor, host: str, stub: Stub) -> None:
     page = answered(open_page, host, "Before")
     stub.turns = [turn("Before", "Hello **world**.")]
     stub.reset_status = 503
@@ -94,7 +90,7 @@ def test_a_new_chat_that_the_server_does_not_learn_of_is_not_said_to_have_begun(
     assert stub.resets == 1
 
 
-def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_any_failure(
+def test_again_replaces_the_answer_once_another_begins_also_after_a_failure(
     open_page: Visitor, host: str, stub: Stub
 ) -> None:
     page = answered(open_page, host, "Hello")
@@ -109,7 +105,7 @@ def test_again_keeps_the_answer_until_another_begins_and_takes_its_place_after_a
     assert [asked.get("replace") for asked in stub.asked] == [None, "rep_1", "rep_1"]
 
 
-def test_again_of_an_answer_that_is_forgotten_asks_without_it(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_again_after_the_server_forgot_the_answer_asks_anew(open_page: Visitor, host: str, stub: Stub) -> None:
     page = answered(open_page, host, "Hello")
     stub.pieces, stub.replaceable = ("Another",), False
     page.get_by_role("button", name="Answer again").click()
@@ -150,7 +146,7 @@ def test_a_comment_outlives_a_rating_that_is_not_stored(open_page: Visitor, host
     assert stub.ratings == [{"reply": "rep_1", "rating": "up", "comment": "Very clear"}]
 
 
-def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_an_exhausted_budget_has_no_countdown(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     stub.status, stub.headers, stub.error = 429, {"Retry-After": "3600"}, {"message": "No.", "code": "budget_exceeded"}
@@ -160,7 +156,7 @@ def test_a_budget_that_is_used_up_is_said_so_and_not_counted_down(open_page: Vis
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
 
 
-def test_a_countdown_ends_with_what_it_was_for(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_countdown_ends_once_its_cause_is_gone(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.session_status, stub.headers = 429, {"Retry-After": "60"}
     page = open_page(host)
     page.clock.install()
@@ -176,9 +172,7 @@ def test_a_countdown_ends_with_what_it_was_for(open_page: Visitor, host: str, st
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_countdown_is_over_when_the_time_is_whatever_slept_meanwhile(
-    open_page: Visitor, host: str, stub: Stub
-) -> None:
+def test_a_countdown_ends_on_time_after_a_sleep(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     page.clock.install()
@@ -190,7 +184,7 @@ def test_a_countdown_is_over_when_the_time_is_whatever_slept_meanwhile(
     expect(page.locator(".trouble-line span")).to_have_text("You can try again now.")
 
 
-def test_a_connection_that_dies_without_a_word_is_gone_on_with(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_silent_connection_is_resumed(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.silent = 1
     page = open_page(host)
     open_chat(page)
@@ -203,7 +197,7 @@ def test_a_connection_that_dies_without_a_word_is_gone_on_with(open_page: Visito
     assert stub.resumed == ["rep_1?from=4"]
 
 
-def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_an_unanswered_request_times_out(open_page: Visitor, host: str, stub: Stub) -> None:
     page = answered(open_page, host, "Hello")
     stub.held.add("rating")
     page.evaluate("AbortSignal.timeout = (timeout => () => timeout.call(AbortSignal, 100))(AbortSignal.timeout)")
@@ -211,9 +205,7 @@ def test_a_request_that_is_never_answered_is_given_up(open_page: Visitor, host: 
     expect(page.locator(".hint")).to_have_text("Your feedback could not be stored.")
 
 
-def test_what_is_sent_while_an_answer_is_written_is_kept_for_the_visitor(
-    open_page: Visitor, host: str, stub: Stub
-) -> None:
+def test_text_sent_during_an_answer_is_kept_in_the_field(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.hold = True
     page = open_page(host)
     open_chat(page)
@@ -228,7 +220,7 @@ def test_what_is_sent_while_an_answer_is_written_is_kept_for_the_visitor(
     assert [asked["text"] for asked in stub.asked] == ["First"]
 
 
-def test_a_chat_that_is_destroyed_asks_nothing_more(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_destroyed_chat_requests_nothing_more(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.held.add("session")
     page = open_page(host)
     open_chat(page)
@@ -293,7 +285,7 @@ def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stu
     assert panel.evaluate(paper) == "rgb(255, 255, 255)"
 
 
-def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_context_that_is_too_long_is_omitted_with_a_warning(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     page.evaluate("SkillChat('setContext', 'é'.repeat(1025))")
@@ -306,8 +298,8 @@ def test_a_context_that_is_too_long_is_left_out_and_said_so(open_page: Visitor, 
     assert [asked.get("context") for asked in stub.asked] == [None, "é" * 1024]
 
 
-def test_a_conversation_that_was_lost_is_said_to_be(open_page: Visitor, host: str, stub: Stub) -> None:
-    """The server began again: it knows nothing of what stands above."""
+def test_a_lost_conversation_is_announced(open_page: Visitor, host: str, stub: Stub) -> None:
+    """The server began a new one: it does not know the turns above."""
     page = forgotten_between(open_page, host, stub)
     order = "all => all.map(e => e.textContent)"
     shown = page.locator(".log > :is(.question, .hint)").evaluate_all(order)

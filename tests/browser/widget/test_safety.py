@@ -1,4 +1,4 @@
-"""No text from a model, a skill or an error may become anything but text and harmless links."""
+"""Text of a model, a skill or an error renders as text and harmless links only."""
 
 import json
 from urllib.parse import urlsplit

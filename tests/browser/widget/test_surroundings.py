@@ -1,4 +1,4 @@
-"""What is around the widget: paper, the clipboard, Turbo, images of a skill, languages that it does not speak."""
+"""The widget's surroundings: paper, the clipboard, Turbo, a skill's images, unsupported languages."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -32,7 +32,7 @@ def test_a_narrow_screen_is_filled(open_page: Visitor, host: str, stub: Stub) ->
     stub.pieces = ("```\n" + "x" * 200 + "\n```\n" + "y" * 300,)
     ask(page, "z" * 300)
     expect(page.locator(".answer pre")).to_have_count(1)
-    for height in (568, 200):  # 320 x 200 is a window of 1280 x 800 at 400 %
+    for height in (568, 200):  # a window of 1280 x 800 at 400 % zoom is 320 x 200
         page.set_viewport_size({"width": 320, "height": height})
         assert page.get_by_role("log").evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight > 80")
         assert page.evaluate("document.documentElement.scrollWidth") == 320
@@ -64,7 +64,7 @@ def test_paper_shows_the_whole_inline_chat_in_black_on_white(
 
 
 def clipboard(page: Page) -> str:
-    """What a paste would bring."""
+    """The text that a paste would insert."""
     field = page.get_by_role("textbox", name="Your message")
     field.fill("")
     field.press("Control+v")
@@ -114,7 +114,7 @@ def test_only_images_of_the_skills_origins_are_fetched(
 
 
 @pytest.mark.parametrize("language", ["tlh", "constructor"])
-def test_a_language_that_it_does_not_speak(
+def test_an_unsupported_language_falls_back(
     open_page: Visitor, host: str, server: str, stub: Stub, made: Made, language: str
 ) -> None:
     line = f'<script async src="{server}/widget.js" data-skill="help" data-lang="{language}"></script>'

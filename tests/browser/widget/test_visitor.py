@@ -1,4 +1,4 @@
-"""What a visitor meets beside the ordinary: closed panels, slow servers, refused texts, ratings that are not stored."""
+"""Unusual moments for a visitor: closed panels, slow servers, refused texts, failed ratings."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_closing_by_script_leaves_the_focus_where_the_visitor_is(open_page: Visi
     expect(starter).to_be_focused()
 
 
-def test_ready_is_heard_by_who_asked_before_there_was_a_chat(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_listeners_registered_before_the_chat_hear_ready(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     page.evaluate("""() => {
         window.told = [];
@@ -50,9 +50,7 @@ def test_ready_is_heard_by_who_asked_before_there_was_a_chat(open_page: Visitor,
     assert page.evaluate("told") == ["ready", "open"]
 
 
-def test_an_answer_that_comes_to_a_closed_panel_shows_on_the_launcher(
-    open_page: Visitor, host: str, stub: Stub
-) -> None:
+def test_an_answer_during_a_closed_panel_shows_on_the_launcher(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.allowed = 1
     page = open_page(host)
     open_chat(page)
@@ -68,7 +66,7 @@ def test_an_answer_that_comes_to_a_closed_panel_shows_on_the_launcher(
     expect(launcher).not_to_have_attribute("aria-description", "Answer complete.")
 
 
-def test_a_question_that_is_refused_comes_back_to_be_changed(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_refused_question_returns_to_the_field(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     stub.status, stub.error = 400, {"message": "Too long."}
@@ -85,7 +83,7 @@ def test_a_question_that_is_refused_comes_back_to_be_changed(open_page: Visitor,
     assert [asked["text"] for asked in stub.asked] == ["Much too long", "Shorter"]
 
 
-def test_a_rating_that_is_not_stored_is_not_shown_as_given(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_failed_rating_is_not_shown_as_given(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     ask(page, "Hello")
@@ -107,7 +105,7 @@ def test_a_rating_that_is_not_stored_is_not_shown_as_given(open_page: Visitor, h
     assert stub.ratings[-1]["comment"] == "日" * 333
 
 
-def test_a_server_that_takes_its_time_is_seen_to_be_waited_for(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_slow_server_shows_a_waiting_sign(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.held.add("session")
     page = open_page(host)
     open_chat(page)
@@ -119,7 +117,7 @@ def test_a_server_that_takes_its_time_is_seen_to_be_waited_for(open_page: Visito
 
 
 def forgotten_between(open_page: Visitor, host: str, stub: Stub) -> Page:
-    """Two questions, between which the server has forgotten the conversation: another tab's reset, or a long pause."""
+    """Two questions, between which the server forgot the conversation, as after another tab's reset or a long pause."""
     page = open_page(host)
     open_chat(page)
     ask(page, "Before")
@@ -132,7 +130,7 @@ def forgotten_between(open_page: Visitor, host: str, stub: Stub) -> Page:
 
 
 def test_what_follows_a_forgotten_conversation_survives_a_reload(open_page: Visitor, host: str, stub: Stub) -> None:
-    """The server begins a new conversation in the midst of the old one's page."""
+    """The server begins a new conversation on the old one's page."""
     page = forgotten_between(open_page, host, stub)
     assert page.evaluate("sessionStorage.length") == 1
 
@@ -149,7 +147,7 @@ def test_a_mail_opens_no_page(open_page: Visitor, host: str, stub: Stub) -> None
 
 @pytest.fixture
 def heap(open_page: Visitor, host: str) -> Page:
-    """A page whose memory can be looked into."""
+    """A page and a session that reads its heap."""
     page = open_page(f"{host}/elements")
     expect(page.get_by_role("region", name="Second")).to_be_visible()
     return page
@@ -166,7 +164,7 @@ def test_fifty_mounts_leave_no_node_and_no_listener_in_memory(heap: Page, stub: 
         return {metric["name"]: metric["value"] for metric in metrics}
 
     heap.evaluate(mount, 5)
-    heap.wait_for_load_state("networkidle")  # a session that is asked for holds what asked
+    heap.wait_for_load_state("networkidle")  # a pending session request holds its caller
     before = held()
     heap.evaluate(mount, 50)
     for name in ("Nodes", "JSEventListeners"):

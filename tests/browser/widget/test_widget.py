@@ -26,7 +26,7 @@ def answer(page: Page) -> Locator:
 
 
 def listen(page: Page) -> None:
-    """Record what the polite status says, and each text that the latest answer shows."""
+    """Record the polite status's messages and each text of the latest answer."""
     page.evaluate("""() => {
         window.said = [];
         window.shown = [];
@@ -65,7 +65,7 @@ def test_an_answer_streams_and_is_announced_once_at_either_end(open_page: Visito
     assert page.get_by_role("log").get_attribute("aria-live") == "off"
 
 
-def test_a_greeting_that_comes_late_still_stands_first(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_late_greeting_still_comes_first(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.held.add("session")
     page = open_page(host)
     open_chat(page)
@@ -113,7 +113,7 @@ def test_stop_ends_the_answer_and_keeps_the_text(open_page: Visitor, host: str, 
         (500, "Something went wrong on our side."),
     ],
 )
-def test_errors_are_words_and_can_be_tried_again(
+def test_errors_are_sentences_and_can_be_retried(
     open_page: Visitor, host: str, stub: Stub, status: int, words: str
 ) -> None:
     page = open_page(host)
@@ -134,7 +134,7 @@ def test_errors_are_words_and_can_be_tried_again(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_waited_for(open_page: Visitor, host: str, stub: Stub, status: int) -> None:
+def test_a_busy_server_has_a_countdown(open_page: Visitor, host: str, stub: Stub, status: int) -> None:
     page = open_page(host)
     open_chat(page)
     stub.status, stub.headers = status, {"Retry-After": "2"}
@@ -148,7 +148,7 @@ def test_a_busy_server_is_waited_for(open_page: Visitor, host: str, stub: Stub, 
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_stream_that_breaks_is_gone_on_with(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_broken_stream_is_resumed(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.cuts, stub.delay = ("Only the", " first"), 2, 0.05
     page = open_page(host)
     open_chat(page)
@@ -161,7 +161,7 @@ def test_a_stream_that_breaks_is_gone_on_with(open_page: Visitor, host: str, stu
     assert page.evaluate("said") == ["The assistant is writing.", "Answer complete. Only the first"]
 
 
-def test_what_cannot_be_gone_on_with_keeps_its_text_and_says_so(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_reply_that_cannot_be_resumed_keeps_its_text(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.pieces, stub.cuts, stub.lost, stub.delay = ("Only the", " first"), 1, True, 0.05
     page = open_page(host)
     open_chat(page)
@@ -174,7 +174,7 @@ def test_what_cannot_be_gone_on_with_keeps_its_text_and_says_so(open_page: Visit
     assert len(stub.asked) == 2
 
 
-def test_an_expired_session_is_continued_once_for_all(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_an_expired_session_is_renewed_once_for_all_requests(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     expect(page.locator(".answer")).to_have_count(1)
@@ -184,7 +184,7 @@ def test_an_expired_session_is_continued_once_for_all(open_page: Visitor, host: 
     assert stub.sessions == [{"skill": "help"}, {"skill": "help", "resume": "secret"}]
 
 
-def test_offline_is_said(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_being_offline_is_reported(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)
     expect(page.locator(".answer")).to_have_count(1)
@@ -196,7 +196,7 @@ def test_offline_is_said(open_page: Visitor, host: str, stub: Stub) -> None:
     expect(answer(page)).to_have_text("Hello world.")
 
 
-def test_a_skill_that_refuses_says_so_at_once(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_a_refused_session_is_reported_at_once(open_page: Visitor, host: str, stub: Stub) -> None:
     stub.session_status = 403
     page = open_page(host)
     open_chat(page)
@@ -207,7 +207,7 @@ def test_a_skill_that_refuses_says_so_at_once(open_page: Visitor, host: str, stu
     expect(page.locator(".answer")).to_have_count(1)
 
 
-def test_nothing_but_the_script_before_the_visitor_opens_it(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_only_the_script_is_fetched_before_the_visitor_opens_it(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/twice")
     expect(page.get_by_role("button", name="Open chat")).to_have_count(1)
     page.wait_for_load_state("networkidle")
@@ -273,7 +273,7 @@ def test_the_keyboard_is_enough(open_page: Visitor, host: str, stub: Stub) -> No
     assert page.evaluate("heard") == ["Tab", "Enter"]
 
 
-def test_an_app_that_does_not_load_is_said_and_tried_again(open_page: Visitor, host: str, stub: Stub) -> None:
+def test_an_app_that_fails_to_load_is_reported_and_retried(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     page.route("**/assets/app-*", lambda route: route.abort())
     page.get_by_role("button", name="Open chat").click()
