@@ -43,6 +43,15 @@ Array.prototype.toJSON = () => "broken";
 </script>"""
 TRUSTED = "require-trusted-types-for 'script'; trusted-types 'none'"
 
+QUEUE = """<script nonce="n">
+    window.SkillChat = function () { (SkillChat.q = SkillChat.q || []).push(arguments) };
+    SkillChat("init", { skill: "help", title: "My title" });
+    SkillChat("setContext", "Page: queue");
+    SkillChat("send", "From the queue");</script>"""
+CHATS = '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
+INLINE = """<main><h1>Ask the gardeners</h1><p>Answers in the page itself, above the fold.</p>
+    <skill-chat skill="help"></skill-chat><p>The text below is not covered.</p></main>"""
+
 
 def document(head: str, body: str = "<main><h1>Host page</h1></main>") -> str:
     start = '<!doctype html><html lang="en"><head><title>Host</title><link rel="icon" href="data:,">'
@@ -50,7 +59,7 @@ def document(head: str, body: str = "<main><h1>Host page</h1></main>") -> str:
 
 
 def extra_pages(url: str) -> list[Route]:
-    """`url` is the address of widget.js."""
+    """The routes of all host pages; `url` is the address of widget.js."""
     origin = url.removesuffix("/widget.js")
     src = escape(url)
     line = f'<script async src="{src}" data-skill="help"></script>'
@@ -64,27 +73,17 @@ def extra_pages(url: str) -> list[Route]:
         f"default-src 'none'; img-src data:; script-src {origin}; connect-src {origin}; style-src 'nonce-n'; {TRUSTED}"
     )
     loader = f'<script async src="{src}"></script>'
-    queue = """<script nonce="n">
-        window.SkillChat = function () { (SkillChat.q = SkillChat.q || []).push(arguments) };
-        SkillChat("init", { skill: "help", title: "My title" });
-        SkillChat("setContext", "Page: queue");
-        SkillChat("send", "From the queue");</script>"""
     options = f"""<script async src="{src}" data-skill="help" data-key="pk_test" data-position="bottom-left"
         data-lang="de-AT" data-theme="dark" data-accent="#b00"
         data-title="&lt;b&gt;Titel&lt;/b&gt;" data-greeting="Hallo!"
         data-starters="Eins?|Zwei?" data-persist="local" data-z-index="50" data-model="other" data-prompt="Obey"
         data-temperature="2" data-system="Obey"></script>"""
-    chats = (
-        '<skill-chat skill="one" title="First"></skill-chat><skill-chat skill="two" title="Second" open></skill-chat>'
-    )
-    inline = """<main><h1>Ask the gardeners</h1><p>Answers in the page itself, above the fold.</p>
-        <skill-chat skill="help"></skill-chat><p>What stands below is not covered.</p></main>"""
     ours = f"script-src {origin}"
     return [
-        page("/queue", document(queue + loader), strict + f"script-src 'nonce-n' {origin}"),
+        page("/queue", document(QUEUE + loader), strict + f"script-src 'nonce-n' {origin}"),
         page("/options", document(options), strict + ours),
-        page("/elements", document(loader, chats), strict + ours),
-        page("/inline", document(loader, inline), strict + ours),
+        page("/elements", document(loader, CHATS), strict + ours),
+        page("/inline", document(loader, INLINE), strict + ours),
         page("/arabic", document(line).replace('lang="en"', 'lang="ar" dir="rtl"'), strict + ours),
         page("/traps", document(TRAPS + line, CLOBBERS), strict + f"script-src 'nonce-n' {origin}"),
         page("/hostile", document(f'<style nonce="n">{HOSTILE}</style>{line}', "<div class=cover></div>"), hostile),

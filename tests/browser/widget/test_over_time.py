@@ -262,29 +262,6 @@ def test_a_stop_that_fails_late_ends_no_other_answer(open_page: Visitor, host: s
     expect(page.locator(".hint")).to_have_text(["Stopped.", "Stopped."])
 
 
-def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stub: Stub) -> None:
-    page = open_page(f"{host}/elements")
-    page.evaluate("""() => {
-        const chat = document.createElement("skill-chat");
-        const options = { skill: "three", theme: "dark", mode: "floating", position: "left" };
-        for (const [name, value] of Object.entries(options)) chat.setAttribute(name, value);
-        document.body.append(chat);
-    }""")
-    third = page.locator("skill-chat").nth(2)
-    launcher = third.get_by_role("button", name="Open chat")
-    box = launcher.bounding_box()
-    assert box is not None
-    assert box["x"] == 20
-    launcher.click()
-    panel = third.locator(".panel")
-    paper = "e => getComputedStyle(e).backgroundColor"
-    expect(panel).to_be_visible()
-    assert panel.evaluate(paper) == "rgb(22, 26, 24)"
-    third.evaluate("e => e.call('setTheme', 'light')")
-    settled(page)
-    assert panel.evaluate(paper) == "rgb(255, 255, 255)"
-
-
 def test_a_context_that_is_too_long_is_omitted_with_a_warning(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
     open_chat(page)

@@ -1,15 +1,17 @@
 """The widget's surroundings: paper, the clipboard, Turbo, a skill's images, unsupported languages."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor, settled
 from tests.browser.support.hosts import document
 from tests.browser.support.states import ANSWER
 from tests.browser.support.stub import Stub
 from tests.browser.test_build import needs_node
 from tests.browser.widget.test_examples import Made, bundle, page_of
-from tests.browser.widget.test_widget import ask, open_chat
+from tests.browser.widget.test_widget import answer, ask, open_chat
 from tests.support.harness import until
 
 WHOLE = """<script nonce="n">
@@ -193,3 +195,38 @@ def test_turbo_goes_from_page_to_page(
     expect(inline.locator(".actions")).to_have_count(1)
     assert page.evaluate("[same, visits]") == [True, 3], "Turbo swapped the body and loaded no page"
     assert [asked["text"] for asked in stub.asked] == ["On 0", "On 1", "On 2", "In the page"]
+
+
+def test_themes_and_places_by_either_spelling(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/elements")
+    page.evaluate("""() => {
+        const chat = document.createElement("skill-chat");
+        const options = { skill: "three", theme: "dark", mode: "floating", position: "left" };
+        for (const [name, value] of Object.entries(options)) chat.setAttribute(name, value);
+        document.body.append(chat);
+    }""")
+    third = page.locator("skill-chat").nth(2)
+    launcher = third.get_by_role("button", name="Open chat")
+    box = launcher.bounding_box()
+    assert box is not None
+    assert box["x"] == 20
+    launcher.click()
+    panel = third.locator(".panel")
+    paper = "e => getComputedStyle(e).backgroundColor"
+    expect(panel).to_be_visible()
+    assert panel.evaluate(paper) == "rgb(22, 26, 24)"
+    third.evaluate("e => e.call('setTheme', 'light')")
+    settled(page)
+    assert panel.evaluate(paper) == "rgb(255, 255, 255)"
+
+
+def test_the_host_page_shows_its_line_and_the_totals(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(host)
+    line = page.locator("#embed").inner_text()
+    assert re.fullmatch(r'<script async src="http://127\.0\.0\.1:\d+/widget\.js" data-skill="help"></script>', line)
+    assert line in page.request.get(host).text()
+    expect(page.locator("[data-total=input]")).to_have_text("1,234")
+    expect(page.locator("[data-total=requests]")).to_have_text("3")
+    page.get_by_role("button", name="How do I try it?").click()
+    expect(answer(page)).to_have_text("Hello world.")
+    assert stub.asked[0]["text"] == "How do I try it?"

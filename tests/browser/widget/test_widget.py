@@ -288,15 +288,3 @@ def test_a_script_line_without_a_skill_explains_itself(open_page: Visitor, host:
     with page.expect_console_message(lambda message: "data-skill" in message.text):
         page.goto(f"{host}/nameless")
     assert page.get_by_role("button", name="Open chat").count() == 0
-
-
-def test_the_host_page_shows_its_line_and_the_totals(open_page: Visitor, host: str, stub: Stub) -> None:
-    page = open_page(host)
-    line = page.locator("#embed").inner_text()
-    assert re.fullmatch(r'<script async src="http://127\.0\.0\.1:\d+/widget\.js" data-skill="help"></script>', line)
-    assert line in page.request.get(host).text()
-    expect(page.locator("[data-total=input]")).to_have_text("1,234")
-    expect(page.locator("[data-total=requests]")).to_have_text("3")
-    page.get_by_role("button", name="How do I try it?").click()
-    expect(answer(page)).to_have_text("Hello world.")
-    assert stub.asked[0]["text"] == "How do I try it?"

@@ -78,11 +78,11 @@ class Stages(Struct):
     full: int
     """Runs that ran out of disk."""
     unsaid: int
-    """Those without an error message that says so."""
+    """Full runs without an error message that says so."""
     died: int
-    """Those that ended by a signal."""
+    """Full runs that ended by a signal."""
     left: int
-    """Those that left an output or a half-written file."""
+    """Full runs that left an output or a half-written file."""
     different: int
     """Artifacts that differ from those of an undisturbed run."""
 

@@ -14,7 +14,7 @@ NAMES = {
     "opt": ("self_attn.out_proj", "fc2"),
     "starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
     "bloom": ("self_attention.dense", "mlp.dense_4h_to_h"),
-    "gemma2": (),  # a norm stands between its layers and the stream
+    "gemma2": (),  # a norm lies between its layers and the stream
 }
 IDS = torch.randint(0, 256, (2, 24), generator=torch.Generator().manual_seed(0))
 

@@ -175,7 +175,7 @@ def test_serve_opens_an_artifact_says_what_it_chose_and_answers(artifact: Path, 
             assert server.wait(120) == 0
         finally:
             server.kill()
-    assert f'src="{url.removesuffix("/v1")}/widget.js"' in html  # the port that was had, though 0 was asked
+    assert f'src="{url.removesuffix("/v1")}/widget.js"' in html  # the bound port, though 0 was requested
     assert reply.usage
     assert 1 <= reply.usage.completion_tokens <= 8
     assert model["artifact"] == "tiny"

@@ -103,13 +103,7 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
     for _ in range(40 * context * 20):
         while arrivals and generator.random() < 0.3:
             arrivals -= 1
-            sequence = random_sequence(generator, context, skills=3)
-            if len(scheduler.waiting) < max_waiting + len(scheduler.free):
-                scheduler.add(sequence)
-                accepted.append(sequence)
-            else:
-                with pytest.raises(Overloaded):
-                    scheduler.add(sequence)
+            accepted += arrive(scheduler, random_sequence(generator, context, skills=3), max_waiting)
         batch = scheduler.schedule()
         check_laws(scheduler, batch)
         tokens = cache.forward(batch)
@@ -136,11 +130,25 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
     assert not set(finished) & aborted
     for sequence in finished:
         assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + sequence.generated - 1
-        assert sequence.finish == ("stop" if sequence.tokens[-1] == STOP else "length")
-        assert STOP not in sequence.tokens[len(sequence.prompt) : -1]
-        assert sequence.generated <= sequence.sampling.max_tokens
-        assert sequence.finish == "stop" or sequence.generated == sequence.sampling.max_tokens
-        assert sequence.cached < len(sequence.prompt)
+        check_finished(sequence)
+
+
+def arrive(scheduler: Scheduler, sequence: Sequence, max_waiting: int) -> list[Sequence]:
+    """Add the sequence if the queue has room; returns it if so."""
+    if len(scheduler.waiting) < max_waiting + len(scheduler.free):
+        scheduler.add(sequence)
+        return [sequence]
+    with pytest.raises(Overloaded):
+        scheduler.add(sequence)
+    return []
+
+
+def check_finished(sequence: Sequence) -> None:
+    assert sequence.finish == ("stop" if sequence.tokens[-1] == STOP else "length")
+    assert STOP not in sequence.tokens[len(sequence.prompt) : -1]
+    assert sequence.generated <= sequence.sampling.max_tokens
+    assert sequence.finish == "stop" or sequence.generated == sequence.sampling.max_tokens
+    assert sequence.cached < len(sequence.prompt)
 
 
 def run(scheduler: Scheduler, cache: Cache) -> list[Batch]:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from server.commands.ledger import usage as command
 from server.commands.__main__ import main
+from server.commands.ledger import usage as command
 from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
@@ -100,7 +100,7 @@ def test_rows_resume_where_an_export_ended(
 def test_an_export_of_many_rows_holds_no_transaction_open(
     filled: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads a pipe slowly would keep SQLite's log growing, and PostgreSQL from tidying up."""
+    """A slow reader of the pipe would keep SQLite's write-ahead log growing, and PostgreSQL from vacuuming."""
     where, _ = filled
     monkeypatch.setattr(command, "MOST_ROWS", 7)
     taken, opened = [], 0

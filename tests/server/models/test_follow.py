@@ -58,7 +58,7 @@ class House:
         self("add", "tiny", str(path))
 
     def load(self, path: Path, name: str) -> Model:
-        """In the place of the real loader: a version says its own number, slowly."""
+        """Replaces the real loader: each version replies its own number, slowly."""
         words = Tokenizer.load(path)
         script = [*words.encode(name[-1] * 40), next(iter(words.stop_ids))]
         engine = self.engines[name] = Engine(ScriptRunner(script, words.vocabulary, delay=0.05), slots=2, context=512)

@@ -224,7 +224,7 @@ def test_quantised_weights_stay_so(folder: Path, tmp_path: Path) -> None:
 
 
 def toy(letters: str, merges: list[tuple[str, str]]) -> dict[str, Any]:
-    """A parsed tokenizer.json of which each letter stands for a byte."""
+    """A parsed tokenizer.json whose letters each represent a byte."""
     tokens = [*letters, *map("".join, merges)]
     return {
         "model": {"type": "BPE", "vocab": {token: id for id, token in enumerate(tokens)}, "merges": merges},

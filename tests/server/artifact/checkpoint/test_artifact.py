@@ -102,7 +102,7 @@ def test_weights_replaced_between_two_reads_are_refused(tmp_path: Path) -> None:
 
 
 def test_code_that_comes_with_a_model_is_refused_and_not_run(tmp_path: Path) -> None:
-    """Also where the record names it: whoever plants a file can write a record of it."""
+    """Even if the record names it: an attacker who plants a file can also write its record."""
     path, ran = tmp_path / "model", tmp_path / "ran"
     code = f"open({str(ran)!r}, 'w')"
     with CheckpointWriter(path) as writer:

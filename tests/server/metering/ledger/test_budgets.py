@@ -1,4 +1,4 @@
-"""Budgets: what was reserved never exceeds a limit, whoever asks at once and whatever the clock does."""
+"""Budgets: reservations never exceed a limit, also under concurrent requests and clock changes."""
 
 import random
 from collections.abc import Iterator

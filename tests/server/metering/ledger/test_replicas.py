@@ -47,7 +47,7 @@ def test_each_replica_shows_its_own_totals_and_they_add_up(shared: str) -> None:
 
 
 def test_sequence_numbers_appear_in_their_order(shared: str) -> None:
-    """Whoever has seen a number has seen all below it, or an export that goes on from there would miss some."""
+    """A reader of a number has seen all below it, or an export that resumes there would miss some."""
     replicas = [Ledger(shared, instance=name) for name in "ab"]
     stop = threading.Event()
     gaps: list[list[int]] = []

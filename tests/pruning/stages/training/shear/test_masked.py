@@ -42,7 +42,7 @@ def given(kind: str, **changes: Any) -> tuple[StageModel, nn.Module]:
 
 
 def shape_of(model: StageModel, **target: int) -> TargetShape:
-    """What a model is to be cut to."""
+    """The target shape of a model."""
     return TargetShape(model.config, find_structure(blocks_without_weights(model.config), {}, model.config), target)
 
 
