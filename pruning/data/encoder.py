@@ -38,7 +38,7 @@ class Encoder:
         return self._known(self._library.encode(text, add_special_tokens=False).ids)
 
     def prompt(self, messages: Messages, *, reply: bool = True) -> list[int]:
-        """The ids of a conversation, identical to those that the server generates from.
+        """The ids of a conversation, identical to the prompt ids of the server.
 
         With `reply`, up to where the assistant begins to speak. Raises DataError where there is no template or it
         fails on the messages.

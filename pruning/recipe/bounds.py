@@ -13,7 +13,7 @@ AtLeastOne = Annotated[float, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 WORST = sys.float_info.max
-"""Stands for a score that is not finite, which JSON cannot hold."""
+"""The score recorded in place of a non-finite one, which JSON cannot hold."""
 
 
 def finite(score: float) -> float:

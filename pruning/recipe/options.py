@@ -1,4 +1,4 @@
-"""The stages of a recipe: their options, defaults and bounds; those that train are in `training`."""
+"""The stages of a recipe: their options, defaults and bounds; training stages are in `training`."""
 
 from typing import Annotated, Literal
 

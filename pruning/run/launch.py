@@ -1,4 +1,4 @@
-"""Starts the processes of a team, or joins those that torchrun or `accelerate launch` started.
+"""Starts the processes of a team, or joins a team that torchrun or `accelerate launch` started.
 
 Ranks and addresses are passed in the environment variables of torchrun, which accelerate reads. The process that the
 user started is the leader; when it ends, for whatever reason, the others notice and end too.

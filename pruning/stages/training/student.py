@@ -86,7 +86,7 @@ class Student:
 def select_trained(network: nn.Module, embeddings: bool, zeros: WeightSource | None = None) -> TrainedParameters:
     """All parameters of the blocks, all vectors outside them, and with `embeddings` the matrices outside them.
 
-    Zeros of the blocks' linear layers stay zero; with `zeros`, only those that are zero in that source too.
+    Zeros of the blocks' linear layers stay zero; with `zeros`, only where that source is zero too.
     """
     prefix = find_blocks(network)[0] + "."
     named = network.named_parameters()

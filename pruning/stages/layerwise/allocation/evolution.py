@@ -94,7 +94,7 @@ def mutate(parent: Assignment, levels: int, choose: random.Random) -> Assignment
 
 
 def _generation(state: SearchState, options: Search, measure: Measure, pool: range) -> SearchState:
-    """The state after one more generation; its random choices depend on the seed and the generation's number alone."""
+    """The state after the next generation; its random choices depend on the seed and the generation's number alone."""
     began = monotonic()
     choose = random.Random(f"{options.seed}, {state.generation}")
     tries = (mutate(state.best, len(options.levels), choose) for _ in range(options.offspring))

@@ -1,4 +1,4 @@
-// The matrix kernels of one instruction set, and the choice between those that this machine runs.
+// The matrix kernels of one instruction set, and the choice of a set that this machine runs.
 #pragma once
 
 #include <cstdint>
