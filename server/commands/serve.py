@@ -128,7 +128,7 @@ def listen(config: Config, apps: Apps, bound: dict[str, socket.socket]) -> list[
     served = {"skills": apps.public, "metrics": apps.admin, "page": apps.page}
     most = {"skills": raise_file_limit(config.connections)}
     return [
-        Listener(app, one, config.trusted_proxies, limits_of(config, most.get(name, ADMIN_CONNECTIONS)))
+        Listener(app, one, config.trusted_proxies, limits_of(config, most.get(name, ADMIN_CONNECTIONS)), apps.closed)
         for name, one in bound.items()
         if (app := served[name]) is not None
     ]

@@ -44,6 +44,7 @@ from server.web.api.reload import ReloadEndpoint
 from server.web.api.usage import UsageEndpoint
 from server.web.api.widget import WidgetEndpoints
 from server.web.http import problems
+from server.web.http.connections import ClosedConnections
 from server.web.http.guard import AdminGuard
 from server.web.http.middleware import PublicMiddleware
 from server.web.http.traces import Traces, open_traces
@@ -71,6 +72,8 @@ class Apps(NamedTuple):
     """The demo page, if configured."""
     replies: Replies
     reloader: Reloader
+    closed: ClosedConnections
+    """Counts the connections that the listeners close."""
     running: AbstractAsyncContextManager[None]
     """Enter before the listeners open, leave after they close: starts the engines, and closes the ledger last."""
 
@@ -101,17 +104,19 @@ def build(parts: Parts) -> Apps:
     reloader = Reloader(config, parts.skills, parts.rollout, parts.loader)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
-    traces, refusals = open_traces(config.traces), Refusals(lambda: parts.skills.names)
+    traces, refusals, closed = open_traces(config.traces), Refusals(lambda: parts.skills.names), ClosedConnections()
     registry.register(refusals)
+    registry.register(closed)
     routes = [*public_routes(parts, replies), *widget.routes(), *probes(health)]
     watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
     closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry))
     return Apps(
-        public=PublicMiddleware(starlette(routes), parts.skills, routes, traces, refusals.count),
+        public=PublicMiddleware(starlette(routes), parts.skills, routes, traces, refusals.count, closed),
         admin=AdminGuard(starlette(watched), Keys(config.admin_keys) if config.admin_keys else None),
         page=host_page(parts),
         replies=replies,
         reloader=reloader,
+        closed=closed,
         running=running(parts, reloader, closing),
     )
 

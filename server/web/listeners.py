@@ -10,7 +10,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from server.errors import ConfigError
-from server.web.http.protocol import BACKLOG, ConnectionLimits, RefuseTwoLengths, protocol_factory
+from server.web.http.connections import ClosedConnections
+from server.web.http.protocol import ACCEPTED, BACKLOG, ConnectionLimits, RefuseTwoLengths, protocol_factory
 
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 5
@@ -32,7 +33,10 @@ class Drainable(Protocol):
 
 
 class Listener(uvicorn.Server):
-    """A uvicorn server for `app` on one bound socket; it installs no signal handlers."""
+    """A uvicorn server for `app` on one bound socket; it installs no signal handlers.
+
+    `closed` counts the connections that it closes.
+    """
 
     def __init__(
         self,
@@ -40,14 +44,15 @@ class Listener(uvicorn.Server):
         bound: socket.socket,
         trusted_proxies: Sequence[str] = (),
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008  (frozen)
+        closed: ClosedConnections | None = None,
     ) -> None:
         self.bound = bound
         super().__init__(
             uvicorn.Config(
                 RefuseTwoLengths(app),
-                http=protocol_factory(limits),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
+                http=protocol_factory(limits, closed or ClosedConnections()),  # type: ignore[arg-type]  # h11: httptools accepts headers of any length
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                backlog=BACKLOG,
+                backlog=ACCEPTED,
                 ws="none",
                 lifespan="off",
                 access_log=False,
@@ -58,6 +63,11 @@ class Listener(uvicorn.Server):
                 timeout_graceful_shutdown=CLOSE_SECONDS,
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Override: asyncio accepts as many connections in one turn as it queues, which would delay running replies."""
+        await super().startup(sockets)
+        self.bound.listen(BACKLOG)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import Any
 from server.config import Format, Level
 
 SELDOM_SECONDS = 60.0
+SELDOM = ("uvicorn.error", "server.web.http.connections")  # strangers can cause their warnings
 QUIET = ("sse_starlette", "httpcore", "httpx", "urllib3", "asyncio")  # some log bodies at DEBUG
 
 
@@ -65,7 +66,8 @@ def configure(form: Format, level: Level) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("uvicorn.error").filters = [OncePerMinute()]
+    for name in SELDOM:
+        logging.getLogger(name).filters = [OncePerMinute()]
     quieten()
 
 

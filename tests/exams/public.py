@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.exams.hostile import bodies, nginx, peers
+from tests.exams.hostile.slow_bodies import slow_bodies
 from tests.support.chat_client import STREAM, received, send
 from tests.support.harness import KEY, rows
 from tests.support.server_process import process
@@ -106,6 +107,11 @@ def silent_readers(size: int) -> list[Finding]:
     return [Finding(f"{count} clients that stop reading", figure, "send deadline 2 s, at most 20 s", left is not None)]
 
 
+def slow_bodies_without_a_key(size: int) -> list[Finding]:
+    """Ten times the limit of connections, each owing a body, beside probes and chats."""
+    return [Finding(*row) for row in slow_bodies(connections=size // 5)]
+
+
 def fuzzed_bodies(size: int) -> list[Finding]:
     """Fuzzed bodies for each endpoint that reads one."""
     counts: dict[int, int] = {}
@@ -175,6 +181,7 @@ FAULTS: Mapping[str, Callable[[int], list[Finding]]] = {
     "slow": slow_connections,
     "large": large_requests,
     "silent": silent_readers,
+    "bodies": slow_bodies_without_a_key,
     "fuzz": fuzzed_bodies,
     "sigterm": termination,
     "nginx": behind_nginx,

@@ -141,7 +141,7 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     assert apps.page is not None
     limits = ConnectionLimits(made.config.head_seconds, made.config.send_seconds, made.config.connections)
     listeners = [
-        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, limits)
+        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, limits, apps.closed)
         for app in (apps.public, apps.admin, apps.page)
     ]
     urls = [address(listener.bound) for listener in listeners]

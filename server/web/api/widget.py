@@ -29,6 +29,7 @@ from server.web.http.requests import RequestState, address, bearer, read_body
 from server.web.http.responses import json_response
 
 MAX_BODY = 32 * 1024
+SESSION_SECONDS = 5.0  # for the body of a client that has shown no token
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -92,11 +93,14 @@ class WidgetEndpoints:
 
     async def session(self, request: Request) -> Response:
         """A token for a new conversation, or for the one that the token `resume` names."""
-        body = read_fields(await read_body(request, MAX_BODY), SessionBody)
-        origin, skill = request.headers.get("origin"), self._skills.get(body.skill)
+        origin = request.headers.get("origin")
+        if origin is None or not self._skills.knows(origin):  # before waiting for the body
+            raise _refused()
+        body = read_fields(await read_body(request, MAX_BODY, SESSION_SECONDS), SessionBody)
+        skill = self._skills.get(body.skill)
         RequestState.of(request.scope).name_skill(skill)
-        if skill is None or origin is None or not skill.admits(origin) or not _opens(skill, body.key):
-            raise Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
+        if skill is None or not skill.admits(origin) or not _opens(skill, body.key):
+            raise _refused()
         if self._talk.draining:
             raise Overloaded("The server is shutting down.", retry_after=5, reason="draining")
         await self._rate_limits.session(skill, address(request))
@@ -198,6 +202,10 @@ class WidgetEndpoints:
         if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
             return None
         return shown
+
+
+def _refused() -> Forbidden:
+    return Forbidden("This page may not open a session of this skill.", code="session_refused", reason="origin")
 
 
 def _opens(skill: Skill, key: str | None) -> bool:

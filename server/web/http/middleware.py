@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import Forbidden, Reason
+from server.errors import Forbidden, Reason, TooSlow
 from server.skills.catalogue import Skills
 from server.web.http import problems
+from server.web.http.connections import ClosedConnections
 from server.web.http.requests import RequestState
 from server.web.http.traces import NoTraces, Traces
 
@@ -44,7 +45,8 @@ EXPOSED = ", ".join(["Retry-After", "X-Request-Id", *RATE_HEADERS])
 class PublicMiddleware:
     """Wraps the public `app` with `routes`; pages of a skill's origins may read responses under /v1/.
 
-    `refused` is called with the skill's name, or "" if unknown, and the reason of each refused request.
+    `refused` is called with the skill's name, or "" if unknown, and the reason of each refused request; `closed`
+    counts the bodies that missed their deadline.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class PublicMiddleware:
         routes: Sequence[Route] = (),
         traces: Traces | None = None,
         refused: Callable[[str, Reason], None] = lambda skill, reason: None,
+        closed: ClosedConnections | None = None,
     ) -> None:
         self._app = app
         self._skills = skills
         self._refused = refused
+        self._closed = closed or ClosedConnections()
         self._paths = {route.endpoint: route.path for route in routes}
         self._traces = traces or NoTraces()
 
@@ -77,6 +81,8 @@ class PublicMiddleware:
             state.route = self._paths.get(endpoint, "unmatched") if endpoint else "unmatched"
             state.seconds = round(time.monotonic() - started, 4)
             attributes.update(span_attributes(state.facts))
+        if state.status == TooSlow.status:
+            self._closed.late("body")
         if state.refused is not None:
             self._refused(state.skill or "", state.refused)
         access.info("request", extra={"facts": state.facts})

@@ -2,7 +2,8 @@
 
 A request's head must arrive within `head_seconds` of the connection or of the previous response. A peer that reads
 nothing for `send_seconds` is disconnected, which frees its reply. `requests.read_body` has the deadline for bodies. A
-connection beyond the bound replaces the one that has waited longest for its head.
+connection beyond the bound replaces the one whose peer has owed a head, a body or reading for longest. If none owes
+anything, RESERVED connections more are accepted, which answer health probes and refuse everything else.
 """
 
 import asyncio
@@ -13,17 +14,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from msgspec import Struct
+import h11
+from msgspec import Struct, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, Overloaded
 from server.web.http import problems
+from server.web.http.connections import ClosedConnections, Debt
 
 BACKLOG = 256  # connections the kernel queues before they are accepted
-SPARE_FILES = 512  # descriptors kept free for files, the other listeners and a full backlog
+ACCEPTED = 16  # of them, in one turn of the event loop
+RESERVED = 3 * ACCEPTED  # connections beyond the bound, for PROBES: more than can arrive before one is read
+PROBES = {"/healthz", "/readyz"}
+SPARE_FILES = 512  # descriptors kept free for files, the other listeners, RESERVED and a full backlog
 ADMIN_CONNECTIONS = 64  # on each listener but the public one
 LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}
+FULL_RETRY_SECONDS = 5
 logger = logging.getLogger(__name__)
 
 
@@ -35,87 +42,150 @@ class ConnectionLimits(Struct, frozen=True):
     connections: int = 4096
 
 
+class Peers(Struct, frozen=True):
+    """What the connections of one listener share."""
+
+    limits: ConnectionLimits
+    closed: ClosedConnections
+    debts: "dict[BoundedProtocol, Debt]" = field(default_factory=dict)
+    """The connections whose peer owes something, oldest debt first."""
+
+
 class BoundedProtocol(H11Protocol):
-    """One connection; the application sees a missed deadline as a client that disconnected.
+    """One connection; the application sees a missed deadline as a client that disconnected."""
 
-    `waiting` holds the listener's connections that owe a request head, oldest first.
-    """
-
-    def __init__(
-        self, *arguments: Any, limits: ConnectionLimits, waiting: "dict[BoundedProtocol, None]", **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, peers: Peers, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._limits = limits
-        self._waiting = waiting
+        self._peers = peers
+        self._limits = peers.limits
+        self._reserved = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        self._served = self.app
+        self.app = self._serve
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the head's deadline; over the bound, evict a waiting connection, or refuse this one if none waits."""
+        """Start the head's deadline; over the bound, make room or refuse this connection."""
         super().connection_made(transport)
         bound = transport.get_extra_info("socket")
         if bound is not None and bound.family in (socket.AF_INET, socket.AF_INET6):
             # Covers bytes that already left this process for the kernel's buffer.
             milliseconds = int(self._limits.send_seconds * 1000)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        if len(self.connections) > self._limits.connections:
-            if not self._waiting:
-                transport.abort()
-                return
-            next(iter(self._waiting)).evict()
-        self._await_head()
-
-    def evict(self) -> None:
-        """Close this connection to make room for another."""
-        self._head_arrived()
-        self.transport.abort()
+        if self._full and not self._make_room():
+            self._peers.closed.refused(self._limits.connections)
+            self._abort()
+            return
+        self._note_debt()
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes; an incomplete head keeps its deadline."""
+        """Parse bytes; an incomplete head keeps its deadline, an incomplete request its place among the debts."""
         super().data_received(data)
-        self._await_head()
+        self._note_debt()
 
     def on_response_complete(self) -> None:
         """Start the deadline of the next head."""
         super().on_response_complete()
-        self._await_head()
+        self._note_debt()
 
     def pause_writing(self) -> None:
         """The send buffer is full: start the peer's deadline to read."""
         super().pause_writing()
         self._send_timer = self._restart(self._send_timer, self._limits.send_seconds)
+        self._note_debt()
 
     def resume_writing(self) -> None:
         """The peer reads again: stop the deadline."""
         super().resume_writing()
         _cancel(self._send_timer)
         self._send_timer = None
+        self._note_debt()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel both timers."""
-        self._head_arrived()
-        _cancel(self._send_timer)
-        self._send_timer = None
+        if isinstance(exc, TimeoutError):  # TCP_USER_TIMEOUT
+            self._peers.closed.late("read")
+        self._forget()
         super().connection_lost(exc)
 
-    def _await_head(self) -> None:
-        """Run the head's deadline while no response is under way; arriving bytes do not extend it."""
-        if not getattr(self.cycle, "response_complete", True):
-            self._head_arrived()
-        elif self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self._restart(None, self._limits.head_seconds)
-            self._waiting[self] = None
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request to the application; a reserved connection serves only probes while the others are in use."""
+        self._reserved = self._reserved and self._full
+        if self._reserved and scope["path"] not in PROBES:
+            self._peers.closed.refused(self._limits.connections)
+            error = Overloaded("All connections are in use.", retry_after=FULL_RETRY_SECONDS)
+            await problems.response(error, close=True)(scope, receive, send)
+            return
+        await self._served(scope, receive, send)
 
-    def _head_arrived(self) -> None:
-        """Stop the head's deadline."""
+    @property
+    def _full(self) -> bool:
+        """Whether the listener has more connections than its bound."""
+        return len(self.connections) > self._limits.connections
+
+    def _make_room(self) -> bool:
+        """Evict the oldest debtor, or else take a reserved place; False if all of those are in use too."""
+        oldest = next((peer for peer in self._peers.debts if not peer._reserved), None)
+        if oldest is None:
+            self._reserved = True
+            if len(self.connections) <= self._limits.connections + RESERVED:
+                return True
+            oldest = next(iter(self._peers.debts), None)
+        if oldest is None:
+            return False
+        self._peers.closed.evicted(self._peers.debts[oldest], self._limits.connections)
+        oldest._abort()
+        return True
+
+    def _abort(self) -> None:
+        """Close the connection without sending what is left, and count it no more."""
+        self._forget()
+        self.connections.discard(self)  # now, since uvicorn's own connection_lost runs later
+        self.transport.abort()
+
+    def _note_debt(self) -> None:
+        """Record what the peer owes, and run the head's deadline while no response is under way.
+
+        Arriving bytes do not extend a debt: it keeps its place and its deadline until it is paid.
+        """
+        if self.transport.is_closing():
+            return
+        idle = getattr(self.cycle, "response_complete", True)
+        debt = self._debt(idle)
+        if debt is None:
+            self._peers.debts.pop(self, None)
+        else:
+            self._peers.debts[self] = debt
+        if not idle:
+            _cancel(self._head_timer)
+            self._head_timer = None
+        elif self._head_timer is None:
+            self._head_timer = self._restart(None, self._limits.head_seconds)
+
+    def _debt(self, idle: bool) -> Debt | None:
+        """What the peer owes now; `idle`: no response is under way."""
+        if self._send_timer is not None:
+            return "read"
+        if idle:
+            return "body" if self.conn.their_state is h11.SEND_BODY else "head"
+        return "body" if self.cycle.more_body else None
+
+    def _forget(self) -> None:
+        """Cancel both timers and the debt."""
         _cancel(self._head_timer)
-        self._head_timer = None
-        self._waiting.pop(self, None)
+        _cancel(self._send_timer)
+        self._head_timer = self._send_timer = None
+        self._peers.debts.pop(self, None)
 
     def _restart(self, timer: asyncio.TimerHandle | None, seconds: float) -> asyncio.TimerHandle:
         """A timer that aborts the connection after `seconds`, in place of `timer`."""
         _cancel(timer)
-        return self.loop.call_later(seconds, self.transport.abort)
+        return self.loop.call_later(seconds, self._miss_deadline)
+
+    def _miss_deadline(self) -> None:
+        """Close a connection whose debt is overdue."""
+        self._peers.closed.late(self._peers.debts.get(self, "read"))
+        self._abort()
 
 
 class RefuseTwoLengths:
@@ -138,12 +208,12 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
         timer.cancel()
 
 
-def protocol_factory(limits: ConnectionLimits) -> Callable[..., BoundedProtocol]:
+def protocol_factory(limits: ConnectionLimits, closed: ClosedConnections) -> Callable[..., BoundedProtocol]:
     """The protocol class of one listener, for uvicorn's `http=`."""
-    waiting: dict[BoundedProtocol, None] = {}
+    peers = Peers(limits, closed)
 
     def make(*arguments: Any, **options: Any) -> BoundedProtocol:
-        return BoundedProtocol(*arguments, limits=limits, waiting=waiting, **options)
+        return BoundedProtocol(*arguments, peers=peers, **options)
 
     return make
 

@@ -71,12 +71,16 @@ def bearer(headers: Headers) -> str | None:
     return shown or None
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body; raises TooLarge beyond `limit` bytes, TooSlow, or InvalidRequest if the client disconnects."""
+async def read_body(request: Request, limit: int, seconds: float | None = None) -> bytes:
+    """The whole body; raises TooLarge beyond `limit` bytes, TooSlow, or InvalidRequest if the client disconnects.
+
+    `seconds` is BODY_SECONDS by default.
+    """
+    seconds = BODY_SECONDS if seconds is None else seconds
     body = bytearray()
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size <= limit:
@@ -86,7 +90,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     except ClientDisconnect:
         raise InvalidRequest("The body did not arrive whole.") from None
     except TimeoutError:
-        raise TooSlow(f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", code="body_too_slow") from None
+        raise TooSlow(f"The body did not arrive within {seconds:.0f} seconds.", code="body_too_slow") from None
     if size > limit:
         raise TooLarge(f"The body is larger than {limit} bytes.", code="body_too_large")
     return bytes(body)

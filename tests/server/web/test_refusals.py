@@ -61,6 +61,7 @@ def test_every_refusal_is_counted_by_skill_and_reason(tmp_path: Path) -> None:
         session = {"skill": "help"}
         assert call(server.url, "/v1/widget/session", session, Origin=ORIGIN).status == 429
         assert call(server.url, "/v1/widget/session", session, Origin="https://evil.example").status == 403
+        assert call(server.url, "/v1/widget/session", {"skill": "other"}, Origin=ORIGIN).status == 403
         assert refused(server) == {
             ("-", "auth"): 3,
             ("help", "auth"): 1,
@@ -70,7 +71,8 @@ def test_every_refusal_is_counted_by_skill_and_reason(tmp_path: Path) -> None:
             ("other", "budget"): 1,
             ("help", "requests"): 1,
             ("help", "sessions"): 1,
-            ("help", "origin"): 1,
+            ("-", "origin"): 1,
+            ("other", "origin"): 1,
         }
         server.apps.replies.drain()
         assert ask(server, key=OTHER_KEY, model="other") == 503

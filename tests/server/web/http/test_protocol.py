@@ -4,20 +4,29 @@ import http.client
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+import urllib.request
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from server.web.http.protocol import RESERVED, BoundedProtocol
 from tests.exams.hostile import bodies, nginx, peers
+from tests.exams.hostile.slow_bodies import SAID, SESSION, chat, counted, flood, probe
 from tests.server.web.test_listeners import ASK, complete
 from tests.support.chat_client import STREAM, everything, received, send
-from tests.support.harness import KEY, Serve, until
+from tests.support.harness import KEY, Serve, Served, until
 from tests.support.server_process import process
 from tests.support.visitor import Visitor
 
 pytestmark = pytest.mark.slow
+
+
+def metrics(served: Served) -> str:
+    with urllib.request.urlopen(f"{served.admin}/metrics", timeout=120) as answer:
+        text: str = answer.read().decode()
+        return text
 
 
 def test_an_endless_head_is_cut_and_others_are_served(serve: Serve) -> None:
@@ -94,9 +103,79 @@ def test_a_running_reply_is_never_evicted(serve: Serve) -> None:
     served = serve("0123456789" * 3, delay=0.03, connections=1, head_seconds=600)
     with send(served.url, STREAM) as running:
         until(lambda: served.engine.running == 1)
-        with peers.slow_heads(served.url, 3) as connections:
-            assert peers.closed(connections) == 3
+        with peers.slow_heads(served.url, 3 + RESERVED) as connections:
+            assert peers.closed(connections, enough=3) >= 3
         assert received(running)[0] == "0123456789" * 3
+
+
+def test_a_flood_of_slow_bodies_keeps_out_neither_probes_nor_chats(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = serve("ok", connections=64, head_seconds=600)
+    with flood(served.url, 640):
+        for path in ("/healthz", "/readyz"):
+            assert all(probe(served.url, path) is not None for _ in range(5))
+        assert all(chat(served.url) is not None for _ in range(5))
+    assert counted(served.admin) >= 500
+    assert [record for record in caplog.records if SAID in record.getMessage()]
+
+
+def test_with_every_connection_in_a_reply_only_probes_are_answered(serve: Serve) -> None:
+    served = serve("0123456789" * 4, delay=0.1, slots=3, connections=3, head_seconds=600)
+    with ExitStack() as stack:
+        running = [stack.enter_context(send(served.url, STREAM)) for _ in range(3)]
+        until(lambda: served.engine.running == 3)
+        with flood(served.url, 2 * RESERVED):
+            assert probe(served.url, "/healthz") is not None
+            assert probe(served.url, "/readyz") is not None
+        answer = complete(served, ASK)
+        assert (answer.status, answer.json["error"]["code"]) == (503, "overloaded")
+        assert [received(connection)[0] for connection in running] == ["0123456789" * 4] * 3
+    until(lambda: complete(served, ASK).status == 200)
+
+
+def test_clients_that_do_not_read_make_room(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[BoundedProtocol] = []
+    pause = BoundedProtocol.pause_writing
+
+    def pausing(protocol: BoundedProtocol) -> None:
+        paused.append(protocol)
+        pause(protocol)
+
+    monkeypatch.setattr(BoundedProtocol, "pause_writing", pausing)
+    served = serve("ok", connections=3, send_seconds=600)
+    with peers.never_read(served.url), peers.never_read(served.url), peers.connect(served.url) as kept:
+        until(lambda: len(set(paused)) == 2)
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+        assert complete(served, ASK).status == 200
+        assert 'closed_total{cause="evicted",owed="read"} 1.0' in metrics(served)
+
+
+def test_each_missed_deadline_is_counted(serve: Serve) -> None:
+    served = serve("ok", head_seconds=0.3, send_seconds=0.3)
+    with peers.slow_heads(served.url, 2) as connections, peers.never_read(served.url):
+        assert peers.closed(connections) == 2
+        until(lambda: 'closed_total{cause="deadline",owed="read"} 1.0' in metrics(served))
+    assert 'closed_total{cause="deadline",owed="head"} 2.0' in metrics(served)
+
+
+def test_a_session_is_refused_by_its_origin_before_its_body_arrives(serve: Serve) -> None:
+    served = serve("ok")
+    for origin in (b"", b"Origin: https://stranger.example\r\n"):
+        with peers.connect(served.url) as connection:
+            head = b"POST /v1/widget/session HTTP/1.1\r\nHost: x\r\n" + origin
+            connection.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 403 ")
+
+
+def test_the_body_of_a_session_has_a_shorter_deadline(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.web.api.widget.SESSION_SECONDS", 0.3)
+    served = serve("ok")
+    with peers.connect(served.url) as connection:
+        connection.sendall(SESSION)
+        assert everything(connection).startswith(b"HTTP/1.1 408 ")
+    assert 'closed_total{cause="deadline",owed="body"} 1.0' in metrics(served)
 
 
 @pytest.mark.parametrize(("files", "room"), [("-Sn 200", "-Hn"), ("-n 200", "At most 100 connections instead of 300")])
