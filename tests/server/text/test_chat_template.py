@@ -1,10 +1,12 @@
 """Chat templates: common features work, and hostile templates end in one sentence."""
 
+import time
 from datetime import datetime
 
 import pytest
 
 from server.errors import ArtifactError
+from server.text.budget import Budget
 from server.text.chat_template import ChatTemplate
 
 
@@ -64,6 +66,22 @@ def test_a_template_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("server.text.budget.MAX_SECONDS", -1.0)
     with pytest.raises(ArtifactError, match="it takes too long"):
         ChatTemplate("{% for m in messages %}x{% endfor %}", {}).render([{"role": "user", "content": "x"}])
+
+
+def test_a_starved_template_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that keep the cores busy for seconds are no reason to answer 500."""
+    charge = Budget.charge_steps
+
+    def starved(budget: Budget, count: int = 1) -> None:
+        time.sleep(0.3)
+        charge(budget, count)
+
+    monkeypatch.setattr("server.text.budget.MAX_SECONDS", 0.2)
+    monkeypatch.setattr(Budget, "charge_steps", starved)
+    rendered = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}", {}).render(
+        [{"role": "user", "content": "x"}]
+    )
+    assert rendered == "x"
 
 
 def test_common_template_features_work() -> None:
