@@ -6,6 +6,7 @@ Most have no row in the ledger; a budget or a full queue refuses after the row w
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
+from typing import Literal, get_args
 
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -44,3 +45,32 @@ def _family() -> CounterMetricFamily:
     return CounterMetricFamily(
         "secateur_rejected", "Requests refused; `-` is no known skill.", labels=("skill", "reason")
     )
+
+
+ListenerName = Literal["admin", "public"]
+
+
+class KeyFailures(Collector):
+    """The counter `secateur_auth_failures`: wrong or expired keys by listener, in memory since the start."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter(dict.fromkeys(get_args(ListenerName), 0))
+
+    def count(self, listener: ListenerName) -> None:
+        """Count one wrong key."""
+        self._counts[listener] += 1
+
+    def describe(self) -> Iterable[Metric]:
+        """The family without samples."""
+        return [_failures()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Both listeners, zeros included."""
+        family = _failures()
+        for listener, value in self._counts.items():
+            family.add_metric((listener,), value)
+        yield family
+
+
+def _failures() -> CounterMetricFamily:
+    return CounterMetricFamily("secateur_auth_failures", "Wrong or expired keys.", labels=("listener",))

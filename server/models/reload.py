@@ -7,8 +7,10 @@ from functools import partial
 
 from anyio import to_thread
 
+from server.artifact.checkpoint.lineage import address
 from server.config import Config, registered
 from server.errors import ConfigError, reason
+from server.metering.audit.chain import Event
 from server.models.loading import Loader, check_names
 from server.models.rollout import CurrentModel, Model, Rollout, Successors
 from server.models.suitability import suitability_warnings
@@ -47,13 +49,24 @@ def warnings(skill: Skill) -> Sequence[str]:
 
 
 class Reloader:
-    """Replaces `skills` and the models that they name while requests go on; belongs to the asyncio loop."""
+    """Replaces `skills` and the models that they name while requests go on; belongs to the asyncio loop.
 
-    def __init__(self, config: Config, skills: Skills, rollout: Rollout, loader: Loader) -> None:
+    `record` receives each change for the audit log.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        skills: Skills,
+        rollout: Rollout,
+        loader: Loader,
+        record: Callable[[Event], object] = lambda event: None,
+    ) -> None:
         self._config = config
         self._skills = skills
         self._rollout = rollout
         self._loader = loader
+        self._record = record
         self._turn = asyncio.Lock()
 
     async def reload(self) -> Mapping[str, str]:
@@ -63,9 +76,12 @@ class Reloader:
             new = await to_thread.run_sync(self._load, skills)
             await to_thread.run_sync(check_prompts, skills, partial(self._model, new))
             self._rollout.arrange([skill.model for skill in skills], new)
+            old = {skill.name: skill.revision for skill in self._skills}
             self._skills.replace(skills)  # no await in between: a request that finds a skill finds its model
             await self.began()
-        return {skill.name: skill.revision for skill in skills}
+        new_revisions = {skill.name: skill.revision for skill in skills}
+        self._record_changes(old, new_revisions)
+        return new_revisions
 
     async def on_signal(self) -> None:
         """`reload`, logging its result or error."""
@@ -73,7 +89,9 @@ class Reloader:
             found = await self.reload()
         except Exception as error:  # whatever failed, the old skills stay
             logger.error("Nothing was reloaded: %s", reason(error))
+            self._record(Event("SIGHUP", "reload", result="refused"))
         else:
+            self._record(Event("SIGHUP", "reload", result="done"))
             logger.warning("Reloaded %s", ", ".join(f"{name} ({revision})" for name, revision in found.items()))
 
     async def began(self) -> None:
@@ -100,8 +118,18 @@ class Reloader:
             async with self._turn:  # a concurrent reload could bring skills that were not checked
                 if not await to_thread.run_sync(self._can_answer, reference, model):
                     continue
+                old = self._rollout.find(reference)
                 if self._rollout.replace(reference, successors, model):
+                    result = f"{old.model.name if old else 'none'} -> {model.name} {address(model.lineage)}"
+                    self._record(Event("server", "model.promoted", reference, result=result))
                     await self._begin(reference, successors)
+
+    def _record_changes(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+        """Record each skill whose revision changed."""
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                result = f"{old.get(name, 'none')} -> {new.get(name, 'none')}"
+                self._record(Event("server", "skill.changed", name, result=result))
 
     def _model(self, new: Mapping[str, CurrentModel], wanted: str) -> Model:
         """The model for a skill's `model` setting: a new one, or the current one."""

@@ -40,6 +40,21 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True):
     """When it was revoked; empty while it is valid."""
     admin: Admin = ""
     """What it opens of the admin listener: nothing, /metrics, or everything."""
+    expires: str = ""
+    """From when on it is refused; empty for never."""
+    replaces: str = ""
+    """The id of the key that it was made to replace."""
+    created_by: str = ""
+    """The account that ran `secateur keys`; likewise `revoked_by`."""
+    revoked_by: str = ""
+
+    @property
+    def expired(self) -> bool:
+        """Whether it has expired; a time that cannot be read has passed."""
+        try:
+            return bool(self.expires) and datetime.fromisoformat(self.expires) <= datetime.now(UTC)
+        except (ValueError, TypeError):
+            return True
 
     @property
     def opens(self) -> str:
@@ -67,10 +82,15 @@ class Keys:
         self._keys: Sequence[Key] = ()
 
     def find(self, wanted: str) -> Key | None:
-        """The key with this digest, unless revoked; compares all of them, so that the time taken tells nothing."""
+        """The key with this digest, unless revoked or expired."""
+        found = self.look_up(wanted)
+        return None if found is None or found.revoked or found.expired else found
+
+    def look_up(self, wanted: str) -> Key | None:
+        """The key with this digest, valid or not; compares all of them, so that the time taken tells nothing."""
         found = None
         for key in self._current():
-            if hmac.compare_digest(wanted, key.digest) and not key.revoked:
+            if hmac.compare_digest(wanted, key.digest):
                 found = key
         return found
 

@@ -83,16 +83,19 @@ class Skills:
         return any(skill.admits(origin) for skill in self._skills.values())
 
     def recognise(self, shown: str | None) -> Caller:
-        """The caller who sent this API key; raises Unauthorized if it is missing or unknown.
+        """The caller who sent this API key; raises Unauthorized if it is missing, unknown or expired.
 
         Call it once a request, before anything that costs: it hashes the key and compares it with every known one.
         """
         if shown is None:
             raise Unauthorized("Send an API key: `Authorization: Bearer ...`.", code="missing_api_key")
         wanted = digest(shown)
-        key = self._keys.find(wanted)
+        found = self._keys.look_up(wanted)
+        key = found if found and not found.revoked and not found.expired else None
         opened = [skill.name for skill in self if _holds(skill, wanted)]
         if key is None and not opened:
+            if found is not None and not found.revoked:
+                raise Unauthorized(f"This API key expired at {found.expires}.", code="api_key_expired")
             raise Unauthorized("The API key is not known.", code="invalid_api_key")
         return Caller(wanted[:KEY_ID], frozenset(opened).union(key.skills if key else ()))
 

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from anyio import to_thread
 from msgspec import Struct
@@ -30,7 +31,6 @@ from server.metering.webhooks import Target, Webhook, read_secret
 from server.models.loading import Loader
 from server.models.reload import Reloader
 from server.models.rollout import Rollout
-from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.web.api import assets
@@ -43,9 +43,9 @@ from server.web.api.registry import RegistryEndpoint
 from server.web.api.reload import ReloadEndpoint
 from server.web.api.usage import UsageEndpoint
 from server.web.api.widget import WidgetEndpoints
+from server.web.audit import Auditing
 from server.web.http import problems
 from server.web.http.connections import ClosedConnections
-from server.web.http.guard import AdminGuard
 from server.web.http.middleware import PublicMiddleware
 from server.web.http.traces import Traces, open_traces
 from server.web.metrics import Labels, register_collectors
@@ -85,6 +85,7 @@ class Closing(NamedTuple):
     rate_limits: RateLimits
     traces: Traces
     webhook: Webhook | None
+    auditing: Auditing
 
 
 HANDLERS = {
@@ -101,7 +102,8 @@ def build(parts: Parts) -> Apps:
     labels = Labels(parts.skills, parts.rollout)
     observers = register_collectors(registry, config, parts.ledger, feedback, labels)
     replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits)
-    reloader = Reloader(config, parts.skills, parts.rollout, parts.loader)
+    auditing = Auditing(config, registry)
+    reloader = Reloader(config, parts.skills, parts.rollout, parts.loader, auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
     traces, refusals, closed = open_traces(config.traces), Refusals(lambda: parts.skills.names), ClosedConnections()
@@ -109,10 +111,11 @@ def build(parts: Parts) -> Apps:
     registry.register(closed)
     routes = [*public_routes(parts, replies), *widget.routes(), *probes(health)]
     watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
-    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry))
+    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), auditing)
+    public = starlette(routes, auditing.handlers)
     return Apps(
-        public=PublicMiddleware(starlette(routes), parts.skills, routes, traces, refusals.count, closed),
-        admin=AdminGuard(starlette(watched), Keys(config.admin_keys) if config.admin_keys else None),
+        public=PublicMiddleware(public, parts.skills, routes, traces, refusals.count, closed),
+        admin=auditing.guard(starlette(watched)),
         page=host_page(parts),
         replies=replies,
         reloader=reloader,
@@ -121,9 +124,9 @@ def build(parts: Parts) -> Apps:
     )
 
 
-def starlette(routes: list[Route]) -> Starlette:
-    """An application whose errors have OpenAI's shape."""
-    return Starlette(routes=routes, exception_handlers=HANDLERS)
+def starlette(routes: list[Route], handlers: Mapping[Any, Any] = MappingProxyType({})) -> Starlette:
+    """An application whose errors have OpenAI's shape; `handlers` are added to HANDLERS."""
+    return Starlette(routes=routes, exception_handlers={**HANDLERS, **handlers})
 
 
 def sessions_of(config: Config) -> Sessions:
@@ -201,6 +204,7 @@ def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
 @asynccontextmanager
 async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIterator[None]:
     """Run the engines, the webhook and the registry's follower; on exit stop them and close the ledger."""
+    await closing.auditing.start(parts.rollout)
     parts.rollout.start()
     if closing.webhook is not None:
         closing.webhook.start()
@@ -213,6 +217,7 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
         await to_thread.run_sync(parts.rollout.stop)  # in a thread: the loop must hear a second signal
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)
+        await closing.auditing.stop()
         await to_thread.run_sync(parts.ledger.close)
         closing.feedback.close()
         await closing.rate_limits.close()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from server.storage.database import Database
 from server.storage.postgres import advisory_key
@@ -129,9 +129,11 @@ def objects(database: Database, action: str) -> set[str]:
 
 def _entry(number: int, moment: float, event: Event, previous: str) -> Entry:
     when = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
-    words = (_clean(text) for text in (event.who, event.action, event.object, event.address, event.result))
-    unsigned = Entry(number, when, *words, previous, "")
-    return Entry(*astuple(unsigned)[:-1], unsigned.digest)
+    who, action, object, address, result = (
+        _clean(text) for text in (event.who, event.action, event.object, event.address, event.result)
+    )
+    entry = Entry(number, when, who, action, object, address, result, previous, hash="")
+    return replace(entry, hash=entry.digest)
 
 
 def _clean(text: str) -> str:

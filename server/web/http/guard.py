@@ -1,66 +1,153 @@
 """Access to the admin listener: by an admin key if a file of them is configured, else only from this machine.
 
-Paths in OPEN need no key: the probes, and the admin page without its figures.
+Paths in OPEN need no key: the probes, and the admin page without its figures. Requests to paths in AUDITED leave an
+entry in the audit log, and are answered only once it is durable.
 """
 
+import asyncio
 import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import Forbidden, RequestError, Unauthorized
+from server.metering.audit.chain import Event
+from server.metering.ledger.records import LedgerUnavailable
 from server.skills.api_keys import Keys, digest
 from server.web.http import problems
 from server.web.http.requests import bearer
+from server.web.http.throttle import Refused
 
 OPEN = {"/healthz", "/readyz", "/admin", "/admin/admin.css", "/admin/admin.js", "/admin/charts.js"}
 METRICS = "/metrics"
+AUDITED = {
+    "/admin/reload": "reload",
+    "/admin/usage": "usage.export",
+    "/admin/registry": "registry.view",
+    "/admin/summary": "summary.view",
+}
+"""Action by path."""
+POLLED_SECONDS = 3600.0  # the page asks for its summary every two seconds: one entry an hour for each reader
+MOST_READERS = 1000
+THIS_MACHINE = "this machine"
+
+
+class Access(NamedTuple):
+    """Who sends a request, and why it is refused, if it is."""
+
+    who: str
+    refusal: RequestError | None
 
 
 class AdminGuard:
     """Middleware around `app`; `keys` is None for a loopback listener without keys."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys | None, refused: Refused, record: Callable[[Event], "Future[None]"]
+    ) -> None:
         self._app = app
         self._keys = keys
+        self._refused = refused
+        self._record = record
+        self._readers: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; a refused one never reaches the app."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            headers = Headers(scope=scope)
-            refusal = _foreign(headers) if self._keys is None else _refusal(self._keys, headers, scope["path"])
-            if refusal is not None:
-                await problems.response(refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self._app(scope, receive, send)
+            return
+        headers, path = Headers(scope=scope), scope["path"]
+        access = _local(headers) if self._keys is None else _by_key(self._keys, headers, path)
+        if access.refusal is None:
+            await self._admitted(access.who, scope, receive, send)
+            return
+        # Any other path may hold a client's own text.
+        place = f"{_method(scope)} {path if path in {METRICS, *AUDITED} else 'another path'}"
+        answer = self._refused.judge(access.refusal, _address(scope), access.who, place)
+        await problems.response(answer)(scope, receive, send)
+
+    async def _admitted(self, who: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; the response to an audited one waits for its entry, and is 503 without it."""
+        path, failure = scope["path"], None
+
+        async def send_recorded(message: Message) -> None:
+            nonlocal failure
+            if message["type"] == "http.response.start":
+                failure = await self._recorded(who, scope, message["status"])
+            if failure is None:
+                await send(message)
+
+        await self._app(scope, receive, send_recorded if path in AUDITED else send)
+        if failure is not None:
+            await problems.response(failure)(scope, receive, send)
+
+    async def _recorded(self, who: str, scope: Scope, status: int) -> LedgerUnavailable | None:
+        """Record an audited request; returns the error if that failed."""
+        path, address = scope["path"], _address(scope)
+        if AUDITED[path] == "summary.view" and self._read_lately(who, address):
+            return None
+        # A refused query may hold anything; one that was answered holds known names and values.
+        query = scope["query_string"].decode("latin-1") if status < 400 and AUDITED[path] == "usage.export" else ""
+        place = f"{_method(scope)} {path}{'?' * bool(query)}{query}"
+        try:
+            await asyncio.wrap_future(self._record(Event(who, AUDITED[path], place, address, str(status))))
+        except LedgerUnavailable as error:
+            return error
+        return None
+
+    def _read_lately(self, who: str, address: str) -> bool:
+        """Whether this reader of the summary has an entry of the last hour; remembers it."""
+        now, reader = time.monotonic(), (who, address)
+        if now - self._readers.get(reader, -POLLED_SECONDS) < POLLED_SECONDS:
+            return True
+        self._readers[reader] = now
+        if len(self._readers) > MOST_READERS:
+            self._readers.popitem(last=False)
+        return False
 
 
-def _refusal(keys: Keys, headers: Headers, path: str) -> RequestError | None:
-    """Why the request's key does not open `path`, or None if it does."""
+def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
+    """Whether the request's key opens `path`."""
     shown = bearer(headers)
     if shown is None:
-        return Unauthorized("Send an admin key: `Authorization: Bearer ...`.", code="missing_api_key")
-    key = keys.find(digest(shown))
-    if key is None:
-        return Unauthorized("The admin key is unknown or revoked.", code="invalid_api_key")
+        return Access("", Unauthorized("Send an admin key: `Authorization: Bearer ...`.", code="missing_api_key"))
+    key = keys.look_up(digest(shown))
+    if key is None or key.revoked:
+        refused = Unauthorized("The admin key is unknown or revoked.", code="invalid_api_key")
+        return Access(key.id if key else "", refused)
+    if key.expired:
+        return Access(key.id, Unauthorized(f"The admin key expired at {key.expires}.", code="api_key_expired"))
     if key.admin == "all" or (key.admin == "metrics" and path == METRICS):
-        return None
-    return Forbidden(
-        "This key does not open this path; a key of `--admin all` does.",
-        code="key_not_allowed",
-    )
+        return Access(key.id, None)
+    refusal = Forbidden("This key does not open this path; a key of `--admin all` does.", code="key_not_allowed")
+    return Access(key.id, refusal)
 
 
-def _foreign(headers: Headers) -> RequestError | None:
-    """Refuse requests of web pages in a local browser, by Host (DNS rebinding) and Origin (CSRF); None allows."""
+def _local(headers: Headers) -> Access:
+    """Refuse requests of web pages in a local browser, by Host (DNS rebinding) and Origin (CSRF)."""
     host, origin = headers.get("host", ""), headers.get("origin")
     if _is_address(host) and origin in (None, f"http://{host}"):
-        return None
-    return Forbidden(
+        return Access(THIS_MACHINE, None)
+    refusal = Forbidden(
         "This listener has no keys and serves only this machine: use its IP address as the host, or set `admin_keys`.",
         code="host_not_allowed",
     )
+    return Access(THIS_MACHINE, refusal)
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in {"GET", "HEAD", "POST"} else "OTHER"
+
+
+def _address(scope: Scope) -> str:
+    """The client's IP address, or what a trusted proxy says of it."""
+    return str(scope["client"][0]) if scope.get("client") else ""
 
 
 def _is_address(host: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from server import config
 from server.commands.__main__ import main
 from server.errors import ConfigError
+from server.web.http import throttle
 from server.web.http.guard import OPEN
 from tests.server.commands.test_keys import made
 from tests.server.web.test_listeners import call
@@ -31,8 +32,9 @@ def status(server: Served, path: str, key: str = "", **headers: str) -> int:
 
 
 def test_every_path_but_the_probes_and_the_empty_page_needs_a_key(
-    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(throttle, "BURST", 1000)
     file = tmp_path / "admin.json"
     server = serve(admin_keys=str(file))
     routes = {route.path for route in server.apps.admin._app.routes}  # type: ignore[attr-defined]

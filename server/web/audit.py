@@ -1,0 +1,126 @@
+"""What a server records in its audit log: its start and stop, its models and skills, keys, and admin requests."""
+
+import asyncio
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from anyio import to_thread
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from server.artifact.checkpoint.lineage import address as artifact_address
+from server.config import Config
+from server.errors import ConfigError, Unauthorized
+from server.metering.audit.chain import Event
+from server.metering.audit.log import AuditLog
+from server.metering.refusals import KeyFailures
+from server.models.rollout import Rollout
+from server.skills import api_keys
+from server.skills.api_keys import Key, Keys
+from server.storage.database import StorageError
+from server.web.http import problems
+from server.web.http.guard import AdminGuard
+from server.web.http.requests import RequestState, address
+from server.web.http.throttle import Refused
+
+KEY_SECONDS = 5.0
+"""Between looks at the key files: `secateur keys` has no ledger, so the server records what it did."""
+SERVER = "server"
+UNKNOWN = "unknown"
+
+
+class Auditing:
+    """The audit log of a server with this configuration, and the refused requests of its two listeners."""
+
+    def __init__(self, config: Config, registry: CollectorRegistry) -> None:
+        self._config = config
+        self.log = AuditLog(config.ledger)
+        failures = KeyFailures()
+        registry.register(failures)
+        self._admin = Refused("admin", failures, self.log.put, listed=True)
+        self._public = Refused("public", failures, self.log.put, listed=False)
+        self._watching: asyncio.Task[None] | None = None
+
+    def guard(self, app: ASGIApp) -> AdminGuard:
+        """The admin `app` behind its keys."""
+        keys = Keys(self._config.admin_keys) if self._config.admin_keys else None
+        return AdminGuard(app, keys, self._admin, self.log.put)
+
+    @property
+    def handlers(self) -> dict[Any, Any]:
+        """Starlette's handler for a refused key of the public listener."""
+        return {Unauthorized: self._on_unauthorized}
+
+    async def start(self, rollout: Rollout) -> None:
+        """Record the start, and follow the key files from now on; raises LedgerUnavailable."""
+        begun = Event(SERVER, "server.start", f"process {os.getpid()}", result=f"configuration {digest(self._config)}")
+        await asyncio.wrap_future(self.log.put(begun))
+        for model in rollout.models:
+            self.log.put(Event(SERVER, "model.loaded", model.name, result=artifact_address(model.lineage)))
+        paths = [path for path in (self._config.keys, self._config.admin_keys) if path is not None]
+        self._watching = asyncio.create_task(self._follow_keys(paths))
+
+    async def stop(self) -> None:
+        """Record the stop and close the log."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        self._admin.close()
+        self._public.close()
+        self.log.put(Event(SERVER, "server.stop", f"process {os.getpid()}"))
+        await to_thread.run_sync(self.log.close)
+
+    async def _on_unauthorized(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, Unauthorized)
+        state = RequestState.of(request.scope)
+        wrong_key = error.code in ("invalid_api_key", "api_key_expired")
+        answer = self._public.judge(error, address(request), state.key or "", "public") if wrong_key else error
+        return await problems.on_error(request, answer)
+
+    async def _follow_keys(self, paths: Iterable[Path]) -> None:
+        """Record what happened to the keys in these files; never returns."""
+        recorded: set[tuple[str, str]] = set()
+        while True:
+            for path in paths:
+                with suppress(ConfigError, StorageError):  # reported by who uses the file, and the ledger
+                    for event in await to_thread.run_sync(self._key_events, path):
+                        if (event.action, event.object) not in recorded:
+                            self.log.put(event)
+                            recorded.add((event.action, event.object))
+            await asyncio.sleep(KEY_SECONDS)
+
+    def _key_events(self, path: Path) -> list[Event]:
+        if not path.exists():
+            return []
+        return list(key_events(path.name, api_keys.read(path).keys, self.log.objects("key.created")))
+
+
+def key_events(file: str, keys: Iterable[Key], known: Iterable[str]) -> Iterator[Event]:
+    """Everything that happened to the keys of `file`; `known` are the objects of all recorded `key.created`."""
+    here = set()
+    for key in keys:
+        name = f"{key.id} in {file}"
+        here.add(name)
+        made = f"opens {key.opens}{f', replaces {key.replaces}' if key.replaces else ''}; created {key.created}"
+        yield Event(key.created_by or UNKNOWN, "key.created", name, result=made, once=True)
+        if key.revoked:
+            yield Event(key.revoked_by or UNKNOWN, "key.revoked", name, result=f"revoked {key.revoked}", once=True)
+        elif key.expired:
+            yield Event(SERVER, "key.expired", name, result=f"expired {key.expires}", once=True)
+    for name in known:
+        if name.endswith(f" in {file}") and name not in here:
+            yield Event(UNKNOWN, "key.removed", name, once=True)
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of the settings in effect; passwords in URLs are left out."""
+    text = msgspec.json.encode(config, enc_hook=str, order="sorted").decode()
+    return "sha256:" + hashlib.sha256(re.sub(r"//[^@/\"]*@", "//", text).encode()).hexdigest()
