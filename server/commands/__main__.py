@@ -35,7 +35,7 @@ COMMANDS = {
     ),
     "reconcile": Command("server.commands.ledger.reconcile", "prove that the ledger's sums are those of its rows"),
     "audit": Command("server.commands.ledger.audit", "print and verify the audit log"),
-    "keys": Command("server.commands.keys", "make, list and revoke API keys; make signing keys"),
+    "keys": Command("server.commands.keys", "make, list, rotate and revoke API keys; make signing keys"),
     "bench": Command("server.commands.bench.command", "measure an artifact beside its dense base"),
 }
 

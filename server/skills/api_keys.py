@@ -7,16 +7,18 @@ import hashlib
 import hmac
 import logging
 import os
+import pwd
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from server.errors import ConfigError
 from server.storage.files import replacing
@@ -138,24 +140,64 @@ def check(path: Path | None) -> None:
     read(path)
 
 
-def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "") -> tuple[str, Key]:
+def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "", expires: str = "") -> tuple[str, Key]:
     """Add a key for `skills` or the admin listener; returns the key, which is not stored, and its entry."""
-    shown = f"sk-{secrets.token_urlsafe(32)}"
-    key = Key(digest(shown), tuple(skills), _now(), note, admin=admin)
+    shown, key = _new(Key("", tuple(skills), _now(), note, admin=admin, expires=expires, created_by=_account()))
     with _changing(path) as file:
         _write(path, KeyFile((*file.keys, key)))
     return shown, key
 
 
 def revoke(path: Path, id: str) -> Key:
-    """Revoke the valid key with this id; raises ConfigError if there is none."""
+    """Revoke the key with this id; raises ConfigError if there is none that is not revoked."""
     with _changing(path) as file:
-        found = [key for key in file.keys if key.id == id and not key.revoked]
-        if not found:
-            raise ConfigError(f"{path} has no valid key {id!r}; `secateur keys list` shows all, revoked ones too")
-        gone = msgspec.structs.replace(found[0], revoked=_now())
-        _write(path, KeyFile(tuple(gone if key is found[0] else key for key in file.keys)))
+        old = _unrevoked(path, file, id)
+        gone = replace(old, revoked=_now(), revoked_by=_account())
+        _write(path, KeyFile(tuple(gone if key is old else key for key in file.keys)))
     return gone
+
+
+def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = None) -> tuple[str, Key, Key]:
+    """Make a key that opens the same, valid for `lifetime`; the old one expires after `grace`, or earlier as it was.
+
+    Returns the new key, its entry and the old one's; raises ConfigError if the old one is revoked or expired.
+    """
+    with _changing(path) as file:
+        old = _unrevoked(path, file, id)
+        if old.expired:
+            raise ConfigError(f"the key {id} expired at {old.expires}: make a new one with `secateur keys create`")
+        ends = min(filter(None, (old.expires, after(grace))), key=datetime.fromisoformat)
+        expires = after(lifetime) if lifetime else ""
+        shown, new = _new(replace(old, created=_now(), expires=expires, replaces=id, created_by=_account()))
+        ending = replace(old, expires=ends)
+        _write(path, KeyFile((*(ending if key is old else key for key in file.keys), new)))
+    return shown, new, ending
+
+
+def after(span: timedelta) -> str:
+    """The time `span` from now."""
+    return (datetime.now(UTC) + span).isoformat(timespec="seconds")
+
+
+def _new(blank: Key) -> tuple[str, Key]:
+    """A random key, and `blank` with its digest."""
+    shown = f"sk-{secrets.token_urlsafe(32)}"
+    return shown, replace(blank, digest=digest(shown))
+
+
+def _unrevoked(path: Path, file: KeyFile, id: str) -> Key:
+    found = [key for key in file.keys if key.id == id and not key.revoked]
+    if not found:
+        raise ConfigError(f"{path} has no valid key {id!r}; `secateur keys list` shows all, revoked ones too")
+    return found[0]
+
+
+def _account() -> str:
+    """The account that runs this program: its name, or its number if it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -165,3 +166,92 @@ def test_a_damaged_or_missing_key_file_admits_nobody(tmp_path: Path, caplog: pyt
 def test_a_key_that_opens_nothing_is_not_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "create", "--file", str(tmp_path / "keys.json")]) == 2
     assert "--skill NAME" in capsys.readouterr().err
+
+
+def test_an_expired_key_is_refused_with_its_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    runner = says(tmp_path, "ok")
+    prepared = msgspec.structs.replace(parts(tmp_path, runner), skills=Skills([HELP], Keys(file)))
+    with served(prepared, runner) as server:
+        assert main(["keys", "create", "--file", str(file), "--skill", "help", "--expires", "90d"]) == 0
+        key = made(capsys.readouterr().out)
+        [kept] = api_keys.read(file).keys
+        left = datetime.fromisoformat(kept.expires) - datetime.now(UTC)
+        assert timedelta(days=89, hours=23) < left <= timedelta(days=90)
+        assert complete(server, key).status == 200
+        main(["keys", "list", str(file)])
+        assert f"expires {kept.expires}" in capsys.readouterr().out
+        ended = msgspec.structs.replace(kept, expires="2026-01-02T03:04:05+00:00")
+        api_keys._write(file, api_keys.KeyFile((ended,)))
+        answer = complete(server, key)
+        assert answer.status == 401
+        assert answer.json["error"]["code"] == "api_key_expired"
+        assert answer.json["error"]["message"] == "This API key expired at 2026-01-02T03:04:05+00:00."
+        main(["keys", "list", str(file)])
+        assert "expired 2026-01-02" in capsys.readouterr().out
+    assert Keys(file).find(digest(key)) is None
+
+
+def test_an_unreadable_time_has_passed(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    for text in ("soon", "2999-01-01"):  # the second has no time zone
+        shown, key = api_keys.create(file, ["help"], "", expires=text)
+        assert key.expired
+        assert Keys(file).find(digest(shown)) is None
+
+
+def test_both_keys_open_the_same_until_the_grace_period_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    assert main(["keys", "create", "--file", str(file), "--skill", "help", "--admin", "metrics", "--note", "shop"]) == 0
+    old = made(capsys.readouterr().out)
+    id = digest(old)[: api_keys.KEY_ID]
+    assert main(["keys", "rotate", str(file), id, "--grace", "2h", "--expires", "30d"]) == 0
+    printed = capsys.readouterr().out
+    new = made(printed)
+    first, second = api_keys.read(file).keys
+    assert f"{id}, which it replaces, is refused from {first.expires} on." in printed
+    assert (second.skills, second.admin, second.note, second.replaces) == (("help",), "metrics", "shop", id)
+    assert second.created_by == first.created_by != ""
+    keys = Keys(file)
+    assert keys.find(digest(old)) == first
+    assert keys.find(digest(new)) == second
+    grace = datetime.fromisoformat(first.expires) - datetime.now(UTC)
+    assert timedelta(hours=1, minutes=59) < grace <= timedelta(hours=2)
+
+    assert main(["keys", "rotate", str(file), second.id, "--grace", "90d"]) == 0  # never later than it was to end
+    assert api_keys.read(file).keys[1].expires == second.expires
+    api_keys.revoke(file, id)
+    assert main(["keys", "rotate", str(file), id]) == 2
+    assert "no valid key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("span", ["0d", "90", "d", "-1d", "1w", "1.5h", "999999d"])
+def test_a_span_that_is_none_is_refused(tmp_path: Path, span: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys", "create", "--file", str(tmp_path / "k"), "--skill", "help", f"--expires={span}"])
+    assert "write 90d, 12h or 30m" in capsys.readouterr().err
+
+
+def test_a_key_for_a_skills_file_cannot_expire(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "create", "--expires", "90d"]) == 2
+    assert "--file FILE" in capsys.readouterr().err
+
+
+def test_files_of_before_are_read_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    line = {
+        "digest": digest("sk-old"),
+        "skills": ["help"],
+        "created": "2026-11-24T12:00:00+00:00",
+        "note": "",
+        "revoked": "",
+    }
+    file.write_bytes(msgspec.json.encode({"keys": [line, {**line, "digest": digest("sk-2"), "admin": "all"}]}))
+    before = file.read_bytes()
+    assert Keys(file).find(digest("sk-old"))
+    assert file.read_bytes() == before
+    api_keys.create(file, ["help"], "")
+    assert [key.expires for key in api_keys.read(file).keys] == ["", "", ""]
+    assert Keys(file).find(digest("sk-2"))
