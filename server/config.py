@@ -111,6 +111,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The file of visitors' ratings."""
         return self.feedback or Path(self.ledger).parent / "feedback.sqlite3"
 
+    @property
+    def last_seen_file(self) -> Path:
+        """The file of the last moves seen in the registry: beside the ledger, or the ratings if that is no file."""
+        return (self.feedback_file if "://" in self.ledger else Path(self.ledger)).parent / "registry-seen.json"
+
 
 def registered(reference: str) -> str | None:
     """The NAME@ALIAS of a reference `registry:NAME@ALIAS`; None for a directory."""

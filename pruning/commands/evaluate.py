@@ -26,6 +26,12 @@ def parser() -> argparse.ArgumentParser:
         "--report", type=Path, metavar="DIR", help="where the report of a task goes (default: ARTIFACT.evaluation)"
     )
     options.add_argument(
+        "--key",
+        type=Path,
+        metavar="PEM",
+        help="sign the results of a task with this private key, beside them in TASK.json.sig",
+    )
+    options.add_argument(
         "--runner",
         choices=("auto", "native", "transformers"),
         default="auto",
@@ -50,17 +56,26 @@ def main(argv: Sequence[str]) -> int:
 
 
 def score_task(arguments: argparse.Namespace) -> int:
-    """Print the table of a task and write its report; returns 3 if a gate fails."""
+    """Print the table of a task, write its report, and sign it with --key; returns 3 if a gate fails."""
     from pruning.evaluation.comparison.compare import compare
     from pruning.evaluation.report.report import GATE_FAILED, report_folder, write_report
     from pruning.evaluation.tasks.reading import read_task
     from server.artifact.checkpoint.reader import Artifact, find_base
+    from server.artifact.registry import results
+    from server.artifact.signing.keys import read_private
 
+    key = read_private(arguments.key) if arguments.key else None
     task = read_task(arguments.task)
     artifact = Artifact.open(arguments.artifact)
     base = find_base(arguments.base_cache, artifact.lineage.base.digest)
     comparison = compare(artifact, base, task, arguments.base_cache, arguments.runner)
-    return 0 if write_report(comparison, arguments.report or report_folder(artifact)).passed else GATE_FAILED
+    folder = arguments.report or report_folder(artifact)
+    passed = write_report(comparison, folder).passed
+    file = folder / f"{task.name}.json"
+    results.signature_of(file).unlink(missing_ok=True)  # of earlier results
+    if key is not None:
+        results.sign(file, key)
+    return 0 if passed else GATE_FAILED
 
 
 def score_text(arguments: argparse.Namespace) -> int:

@@ -1,12 +1,13 @@
 """`secateur registry`: model versions and their promotion; each action is atomic, or refused in one sentence."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from server.artifact.registry import rules, show
 from server.artifact.registry.store import DEFAULT, Kind, Registry
 from server.artifact.signing.keys import Signers, read_private
+from server.errors import RegistryError
 
 VERSION = "NAME@NUMBER, NAME@candidate or NAME@production"
 POSITIONALS = {"name": "a model's name", "version": VERSION, "a": VERSION, "b": VERSION}
@@ -17,7 +18,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     adds = arguments.run is _add
     if adds:  # examined first, so that a refused artifact creates no registry
-        arguments.candidate = rules.examine(arguments.artifact, arguments.results)
+        key = read_private(arguments.key) if arguments.key else None
+        arguments.candidate = rules.examine(arguments.artifact, arguments.results, key)
     with Registry.open(arguments.registry, create=adds) as registry:
         arguments.run(registry, arguments)
     return 0
@@ -43,25 +45,37 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--results", type=Path, nargs="+", default=[], metavar="FILE", help="result files of `secateur evaluate`"
     )
+    added.add_argument(
+        "--key",
+        type=Path,
+        metavar="PEM",
+        help="the private key that signs these results (default: their FILE.sig)",
+    )
     action("list", _list)
     action("show", _show, "version")
     action("diff", _diff, "a", "b")
+    _add_signed_actions(action)
+    verified = action("verify", _verify, "version")
+    verified.add_argument(
+        "--signers", type=Path, metavar="FILE", help="also check every signature, and name who approved"
+    )
+    exported = action("export", _export, "name")
+    exported.add_argument("--mlflow", required=True, metavar="URL", help="an MLflow tracking server")
+    return top
+
+
+def _add_signed_actions(action: Callable[..., argparse.ArgumentParser]) -> None:
+    """`approve`, `promote` and `rollback`, which need a private key."""
     approved = action("approve", _approve, "version")
     approved.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key that signs")
     approved.add_argument("--reason", required=True, help="a sentence that is signed with the approval")
     approved.add_argument("--override", action="store_true", help="allow promotion without passed gates")
     for name, run, word in (("promote", _promote, "version"), ("rollback", _rollback, "name")):
         moved = action(name, run, word)
+        moved.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key that signs the move")
         moved.add_argument(
-            "--signers", type=Path, metavar="FILE", help="refuse unless one of these signed the artifact"
+            "--signers", type=Path, metavar="FILE", help="check all that a server with these signers will check"
         )
-    verified = action("verify", _verify, "version")
-    verified.add_argument(
-        "--signers", type=Path, metavar="FILE", help="also check the signatures, and name who approved"
-    )
-    exported = action("export", _export, "name")
-    exported.add_argument("--mlflow", required=True, metavar="URL", help="an MLflow tracking server")
-    return top
 
 
 def _add(registry: Registry, arguments: argparse.Namespace) -> None:
@@ -96,24 +110,26 @@ def _approve(registry: Registry, arguments: argparse.Namespace) -> None:
 
 
 def _promote(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Put a version into production; needs passed gates or a signed override."""
+    """Put a version into production by a signed move; needs passed gates or a signed override."""
     version = registry.resolve(arguments.version)
-    reason = rules.promote(registry, version, _signers(arguments))
+    reason = rules.promote(registry, version, read_private(arguments.key), _signers(arguments))
     print(f"{version.name} is in production ({reason})")
 
 
 def _rollback(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Return the previous production version to production."""
-    version = rules.rollback(registry, arguments.name, _signers(arguments))
+    """Return the previous production version to production by a signed move."""
+    version = rules.rollback(registry, arguments.name, read_private(arguments.key), _signers(arguments))
     print(f"{version.name} is in production again")
 
 
 def _verify(registry: Registry, arguments: argparse.Namespace) -> None:
-    """Verify a version's files against its record, and the record against its address."""
+    """Verify a version's files and record, and with --signers its results, approvals and place in production."""
     version, signers = registry.resolve(arguments.version), _signers(arguments)
+    if wrong := rules.faults(registry, version, signers):
+        raise RegistryError("; ".join(wrong))
     signed = rules.verify(version, signers)
     names = [f"{one.kind} by {rules.signer(version, one, signers)}" for one in version.approvals] if signers else []
-    print("; ".join([f"{version.name} is whole", *([f"signed by {signed}"] if signed else []), *names]))
+    print("; ".join([f"{version.name} is whole", *([f"signed by {signed.name}"] if signed else []), *names]))
 
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> None:

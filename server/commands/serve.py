@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from server.config import Config, load
 from server.metering.ledger.ledger import Ledger
-from server.models.loading import Loader, check_names
+from server.models.loading import ALLOW_FAILED_GATE, Loader, check_names
 from server.models.reload import check_prompts, load_skills
 from server.models.rollout import Rollout
 from server.skills import api_keys
@@ -46,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--check", action="store_true", help="read the files and try the ports, then exit; loads and serves nothing"
     )
+    options.add_argument(
+        ALLOW_FAILED_GATE,
+        action="store_true",
+        help="serve a signed directory whose own record failed a gate; shown at start, in /v1/models and in metrics",
+    )
     return options
 
 
@@ -64,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     # The kernel drops signals with a default action for a container's first process.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    parts = prepare(replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat))
+    config = replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)
+    parts = prepare(config, allow_failed_gate=arguments.allow_failed_gate)
     return run(parts, early)
 
 
@@ -76,10 +82,11 @@ def check(config: Config) -> None:
         bound.close()
 
 
-def prepare(config: Config) -> Parts:
+def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     """Open what `config` names: keys, skills, models, ledger. Raises a SecateurError for what cannot be used."""
     check_keys(config)
-    skills, loader = Skills(load_skills(config), Keys(config.keys)), Loader(config)
+    skills = Skills(load_skills(config), Keys(config.keys))
+    loader = Loader(config, allow_failed_gate=allow_failed_gate)
     opened = {wanted: loader.open(wanted) for wanted in dict.fromkeys(skill.model or config.model for skill in skills)}
     check_names({wanted: found.name for wanted, found in opened.items()})
     ledger = Ledger(config.ledger, instance=instance_of(config))

@@ -1,4 +1,4 @@
-"""Follows `registry:NAME@production`: looks the alias up regularly, verifies a new version's signature and loads it.
+"""Follows `registry:NAME@production`: looks the alias up regularly, checks new versions as `promote` does, loads them.
 
 If the new version cannot be served, the old one stays and the log says why.
 """
@@ -9,14 +9,28 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from server.artifact.checkpoint.lineage import Lineage, address
-from server.artifact.registry import rules
-from server.artifact.registry.store import Registry, Version
+from server.artifact.registry import history, rules
+from server.artifact.registry.seen import LastSeen
+from server.artifact.registry.store import Move, Registry, Version
 from server.artifact.signing.keys import Signers
 from server.errors import RegistryError, SecateurError, reason
 from server.models.rollout import Model
 from server.storage.digests import FileDigests
 
 logger = logging.getLogger(__name__)
+PRODUCTION = "@production"
+
+
+class Found(NamedTuple):
+    """A version, and the moves that put it into production; none for another alias or a number."""
+
+    version: Version
+    moves: Sequence[Move] = ()
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """Differs whenever another version was named, or the same one by another move."""
+        return self.version.address, history.digests(self.moves)[-1] if self.moves else ""
 
 
 class SignedReference(NamedTuple):
@@ -28,25 +42,40 @@ class SignedReference(NamedTuple):
     signers: Path
     """File of the allowed signers; read each time, so that a removed signer is refused at once."""
 
-    def resolve(self) -> Version:
-        """The version that the reference names now; raises RegistryError."""
-        with Registry.open(self.url) as registry:
-            return registry.resolve(self.reference)
+    seen: LastSeen
+    """The last moves of production that this server has seen."""
 
-    def verify(self, version: Version, digests: FileDigests | None = None) -> None:
-        """Raise SecateurError unless the version's files are intact and signed by an allowed signer."""
-        rules.verify(version, Signers.read(self.signers), digests)
+    def resolve(self) -> Found:
+        """What the reference names now; raises RegistryError."""
+        with Registry.open(self.url) as registry:
+            version = registry.resolve(self.reference)
+            moves = registry.moves(version.model) if self.reference.endswith(PRODUCTION) else ()
+        return Found(version, moves)
+
+    def verify(self, found: Found, digests: FileDigests | None = None) -> None:
+        """Raise SecateurError unless the version's files are intact, signed, and passed their gates or were overridden.
+
+        Production also needs a signed move, chained to all before, that is not older than the last one seen.
+        """
+        version, signers = found.version, Signers.read(self.signers)
+        if self.reference.endswith(PRODUCTION):
+            rules.check_production(version, found.moves, signers)
+            self.seen.advance(version.model, found.moves)
+        rules.allowed(version, signers, digests)
 
 
 class Follower:
     """Loads each new version of a reference; `load` makes a model from an artifact's directory and a name."""
 
-    def __init__(self, source: SignedReference, load: Callable[[Path, str], Model], version: Version) -> None:
+    def __init__(self, source: SignedReference, load: Callable[[Path, str], Model], found: Found) -> None:
+        version = found.version
         self.version = version
         """The latest version that the reference named, whether it could be served or not."""
         self._source = source
         self._load = load
+        self._mark = found.mark
         self._loaded = {version.name: version}
+        self._newest = version.address
         self._unreachable = False
 
     @classmethod
@@ -57,9 +86,9 @@ class Follower:
 
         `digests` remembers the digests of its files.
         """
-        version = source.resolve()
-        source.verify(version, digests)
-        return cls(source, load, version)
+        found = source.resolve()
+        source.verify(found, digests)
+        return cls(source, load, found)
 
     def next(self) -> Model | None:
         """The loaded model of a new version, or None if the reference is unchanged or cannot be served."""
@@ -71,17 +100,21 @@ class Follower:
             self._unreachable = True
             return None
         self._unreachable = False
-        if found.address == self.version.address:
+        if found.mark == self._mark:
             return None
-        self.version = found  # if it fails, it is not tried again until the alias moves
+        self._mark = found.mark  # if it fails, it is not tried again until the alias moves
+        version = self.version = found.version
         try:
             self._source.verify(found)
-            model = self._load(found.path, found.name)
+            if version.address == self._newest:
+                return None
+            model = self._load(version.path, version.name)
             self.confirm(model.lineage)
-            self._loaded[found.name] = found
+            self._loaded[version.name] = version
+            self._newest = version.address
             return model
         except Exception as error:  # whatever failed, the running model stays
-            logger.error("%s cannot be served: %s; the old version stays", found.name, reason(error))
+            logger.error("%s cannot be served: %s; the old version stays", version.name, reason(error))
             return None
 
     def confirm(self, lineage: Lineage) -> None:

@@ -1,12 +1,14 @@
-"""Loads the models that skills name, from directories or the registry: verify the signature, read, then load."""
+"""Loads the models that skills name, from directories or the registry: verify signature and gates, read, then load."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from server.artifact.checkpoint.lineage import address
+from server.artifact.checkpoint.lineage import Lineage, address
+from server.artifact.registry.seen import LastSeen
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
 from server.config import Config, registered
@@ -20,6 +22,9 @@ from server.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from server.artifact.checkpoint.reader import Artifact
 
+ALLOW_FAILED_GATE = "--allow-failed-gate"
+logger = logging.getLogger(__name__)
+
 
 class Opened(Struct, frozen=True):
     """A verified artifact, its weights not loaded yet; `name` is its label in metrics and the ledger."""
@@ -28,20 +33,28 @@ class Opened(Struct, frozen=True):
     artifact: "Artifact"
     tokenizer: Tokenizer
     follower: Follower | None = None
+    choices: Sequence[Choice] = ()
+    """What was decided about serving it."""
 
 
 class Loader:
-    """Loads models by reference: a directory, or `registry:NAME@ALIAS`."""
+    """Loads models by reference: a directory, or `registry:NAME@ALIAS`.
 
-    def __init__(self, config: Config) -> None:
+    `allow_failed_gate` serves signed directories whose own record failed a gate.
+    """
+
+    def __init__(self, config: Config, *, allow_failed_gate: bool = False) -> None:
         self._config = config
+        self._allow_failed_gate = allow_failed_gate
+        self._seen = LastSeen(config.last_seen_file)
         if config.signers:
             Signers.read(config.signers)  # report a damaged file before any model is read
 
     def open(self, reference: str) -> Opened:
         """Verify and read an artifact and its tokenizer, without weights.
 
-        Raises RegistryError or ArtifactError if it is not trusted, damaged, or no chat model.
+        Without signers, the weights are compared with the last step of the record. Raises RegistryError or
+        ArtifactError if the artifact is not trusted, failed its gates, is damaged, or is no chat model.
         """
         path, name, follower = Path(reference), Path(reference).resolve().name, None
         version, signers, signed = registered(reference), self._config.signers, None
@@ -49,7 +62,8 @@ class Loader:
         if version is not None:
             if signers is None:
                 raise ConfigError(f"{reference}: a model of the registry must be signed: name the file of `signers`")
-            follower = Follower.open(SignedReference(self._config.registry, version, signers), self._load, digests)
+            source = SignedReference(self._config.registry, version, signers, self._seen)
+            follower = Follower.open(source, self._load, digests)
             path, name = follower.version.path, follower.version.name
         elif signers is not None:
             signed = envelope.signed_record(path, Signers.read(signers), digests)
@@ -58,13 +72,30 @@ class Loader:
             follower.confirm(artifact.lineage)
         if signed is not None and address(artifact.lineage) != address(signed):
             raise ArtifactError(f"{path} was exchanged while it was loaded: try again")
-        return Opened(name, artifact, tokenizer, follower)
+        if signers is None:
+            artifact.check_last_link()
+        return Opened(name, artifact, tokenizer, follower, self._gates(path, signed) if signed else ())
 
     def load(self, opened: Opened) -> CurrentModel:
         """Load the weights into an engine, which is not started yet."""
         engine, choices = load_engine(self._config, opened.artifact)
+        choices = (*opened.choices, *choices)
         model = Model(opened.name, engine, opened.tokenizer, opened.artifact.lineage, choices)
         return CurrentModel(model, opened.follower)
+
+    def _gates(self, path: Path, lineage: Lineage) -> Sequence[Choice]:
+        """Nothing, or a warning and a choice if a failed gate is allowed; raises ArtifactError if it is not."""
+        failed = [gate.task for gate in (lineage.evaluation.gates if lineage.evaluation else ()) if not gate.passed]
+        if not failed:
+            return ()
+        what = f"failed its gate {', '.join(sorted(failed))}"
+        if not self._allow_failed_gate:
+            raise ArtifactError(
+                f"{path} {what}, says its own record: serve another one, promote it in the registry with a signed "
+                f"override, or start with {ALLOW_FAILED_GATE}"
+            )
+        logger.warning("%s %s and is served nevertheless: %s", path, what, ALLOW_FAILED_GATE)
+        return (Choice("gates", what, ALLOW_FAILED_GATE),)
 
     def _load(self, path: Path, name: str) -> Model:
         artifact, tokenizer = open_model(path)

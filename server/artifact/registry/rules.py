@@ -1,85 +1,52 @@
 """The registry's rules: add only intact artifacts, promote only versions that passed their gates or were overridden.
 
-Everything is checked before anything is written; after a RegistryError nothing has changed.
+`promote` and a server that loads a model check the same. Everything is checked before anything is written; after a
+RegistryError nothing has changed.
 """
 
-import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 
 from server.artifact.checkpoint import chain
 from server.artifact.checkpoint import lineage as record
-from server.artifact.checkpoint.lineage import WEIGHTS, GateResult, Lineage
-from server.artifact.registry.store import Approval, Kind, Move, Registry, Version, now
+from server.artifact.checkpoint.lineage import Lineage
+from server.artifact.registry import history, results, statements
+from server.artifact.registry.statements import ApprovalStatement, MoveStatement, Signed
+from server.artifact.registry.store import Approval, Gate, Kind, Move, Registry, Version, now
 from server.artifact.signing import envelope
-from server.artifact.signing.keys import PrivateKey, Signers, hint, sign
-from server.errors import RegistryError
+from server.artifact.signing.keys import PrivateKey, Signer, Signers
+from server.errors import RegistryError, SecateurError
 from server.storage.digests import FileDigests
 
 
-class Statement(Struct, frozen=True):
-    """The signed text of an approval; the address binds it to the version's exact files."""
-
-    model: str
-    address: str
-    kind: Kind
-    reason: str
-    key: str
-    time: str
-
-
-class Measured(Struct, frozen=True):
-    """A figure of an evaluation and the upper end of its interval."""
-
-    value: float
-    high: float
-
-
-class Judgement(Struct, frozen=True):
-    """A gate in an evaluation's results."""
-
-    gate: str
-    limit: float
-    measured: Measured
-    passed: bool
-
-
-class Results(Struct, frozen=True):
-    """The fields that are read from a file of `secateur evaluate ARTIFACT --task TASK`."""
-
-    task: str
-    weights: str
-    gates: tuple[Judgement, ...]
-
-
 class Candidate(Struct, frozen=True):
-    """An artifact that may be added, and its gate results, each with its source (see `Gate`)."""
+    """An artifact that may be added, and its gate results."""
 
     path: Path
     lineage: Lineage
-    gates: tuple[tuple[GateResult, str], ...]
+    gates: tuple[Gate, ...]
 
 
-def examine(path: Path, results: Sequence[Path] = ()) -> Candidate:
-    """Verify the artifact at `path` and collect the gate results of its lineage and of the files `results`.
+def examine(path: Path, files: Sequence[Path] = (), key: PrivateKey | None = None) -> Candidate:
+    """Verify the artifact at `path` and collect the gate results of its lineage and of the `files` of results.
 
-    Raises RegistryError or ArtifactError.
+    `key` signs the results of the files. Raises RegistryError or ArtifactError.
     """
     from server.artifact.checkpoint import reader  # late: torch takes seconds
 
     if form := chain.exported(record.read(path)):
         raise RegistryError(f"{path} is an export for other software ({form}): add the artifact it was made from")
     lineage = reader.verified_record(path)
-    gates = [(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
-    gates += [found for file in results if (found := _results(file, lineage))]
+    gates = [Gate(gate, "lineage") for gate in (lineage.evaluation.gates if lineage.evaluation else ())]
+    gates += [found for file in files if (found := results.gate(file, lineage, key))]
     return Candidate(path.resolve(), lineage, tuple(gates))
 
 
-def verify(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> str:
-    """Check that the version's files are intact, and with `signers` also signed; returns the signer's name or "".
+def verify(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> Signer | None:
+    """Check that the version's files are intact, and with `signers` also signed; returns who signed them.
 
     Raises RegistryError or ArtifactError. Each file is read once, and not again if `digests` knows it. That the weights
     are those of the last step was checked when the version was added, whose address holds their digest.
@@ -92,17 +59,16 @@ def verify(version: Version, signers: Signers | None, digests: FileDigests | Non
         raise RegistryError(f"{version.path / record.FILE} is not the record of {version.name}: it was exchanged")
     record.verify(version.path, lineage, digests)
     chain.check(version.path, lineage)
-    return envelope.verify(version.path, signers, digests).name if signers else ""
+    return envelope.verify(version.path, signers, digests) if signers else None
 
 
 def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: PrivateKey) -> Approval:
     """Sign and add an approval or override; raises RegistryError without a reason."""
     if not reason.strip():
         raise RegistryError("an approval needs a reason: say why with --reason")
-    statement = Statement(version.model, version.address, kind, reason, hint(key.public_key()), now())
-    text = msgspec.json.encode(statement)
-    signature = base64.b64encode(sign(key, text)).decode()
-    approval = Approval(kind, statement.key, reason, text.decode(), signature, statement.time)
+    stated = ApprovalStatement(version.model, version.address, kind, reason, statements.key_of(key), now())
+    one = statements.signed(stated, key)
+    approval = Approval(kind, stated.key, reason, one.statement, one.signature, stated.time)
     registry.approve(version, approval)
     return approval
 
@@ -110,39 +76,44 @@ def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: 
 def signer(version: Version, approval: Approval, signers: Signers) -> str:
     """The name of the signer of an approval of `version`; raises SignatureError or RegistryError if it is invalid."""
     what = f"the {approval.kind} of {version.name} from {approval.added}"
-    found = signers.find(approval.signer, what)
-    try:
-        statement = msgspec.json.decode(approval.statement, type=Statement)
-    except msgspec.DecodeError as error:
-        raise RegistryError(f"{what} is malformed: {error}") from None
-    told = (statement.model, statement.address, statement.kind, statement.reason)
-    try:
-        signed = found.signed(approval.statement.encode(), base64.b64decode(approval.signature))
-    except ValueError:  # not base64
-        signed = False
-    if not signed or told != (version.model, version.address, approval.kind, approval.reason):
-        raise RegistryError(f"{what} is forged: {found.name} did not sign it")
+    one = Signed(approval.statement, approval.signature)
+    stated, found = statements.verified(one, ApprovalStatement, what, signers, "approve")
+    told = (stated.model, stated.address, stated.kind, stated.reason)
+    if told != (version.model, version.address, approval.kind, approval.reason):
+        raise statements.forged(what, found)
     return found.name
 
 
-def judged(version: Version) -> dict[str, bool]:
+def judged(version: Version, signers: Signers | None = None, by: Signer | None = None) -> dict[str, bool]:
     """Whether each task was passed, by its latest result; a failure in the artifact's own record is final.
 
-    The record is signed; a file of results is not, so it cannot revoke the record's failure.
+    With `signers`, only results count that one of them signed as an evaluator: files of results by their own
+    signatures, the record by the artifact's, which `by` made.
     """
     evaluation = version.lineage.evaluation
     own = evaluation.gates if evaluation else ()
-    last = {gate.result.task: gate.result.passed for gate in version.gates}
-    return last | {result.task: False for result in own if not result.passed}
+    failed = {result.task: False for result in own if not result.passed}
+    if signers is None:
+        return {gate.result.task: gate.result.passed for gate in version.gates} | failed
+    recorded = {result.task: True for result in own if by and "evaluate" in by.roles}
+    signed = []
+    for gate in version.gates:
+        try:
+            signed.append(results.evaluated(version, gate, signers)[0])
+        except SecateurError:  # `faults` names it
+            continue
+    return recorded | {one.task: one.passed for one in sorted(signed, key=lambda one: one.time)} | failed
 
 
-def permitted(version: Version, signers: Signers | None) -> str:
+def permitted(version: Version, signers: Signers | None, by: Signer | None = None) -> str:
     """The reason why `version` may be promoted; raises RegistryError naming what is missing."""
-    gates = judged(version)
+    gates = judged(version, signers, by)
     failed = sorted(task for task, passed in gates.items() if not passed)
     if gates and not failed:
         return f"gates passed: {', '.join(sorted(gates))}"
     lacking = f"failed its gate {', '.join(failed)}" if failed else "has no gate result: it was not evaluated on a task"
+    if not gates and version.gates:
+        lacking = "has no gate result that an allowed signer signed (`secateur evaluate --key`)"
     overrides = [approval for approval in version.approvals if approval.kind == "override"]
     if not overrides:
         raise RegistryError(
@@ -156,50 +127,106 @@ def permitted(version: Version, signers: Signers | None) -> str:
     return f"{lacking}, overridden by {signer(version, overrides[-1], signers)}: {overrides[-1].reason}"
 
 
-def promote(registry: Registry, version: Version, signers: Signers | None) -> str:
-    """Put `version` into production and return the reason; of two concurrent promotions the first wins."""
-    last = registry.last_move(version.model)
-    previous = last.number if last else None
-    if previous == version.number:
+def allowed(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> str:
+    """The reason why `version` may be served: its files are whole and it is `permitted`; raises as these do."""
+    return permitted(version, signers, verify(version, signers, digests))
+
+
+def check_production(version: Version, moves: Sequence[Move], signers: Signers) -> MoveStatement:
+    """The statement of the last move, which puts `version` into production; raises RegistryError or SignatureError.
+
+    Checks the chain of moves, and with `separate` that somebody approved it and that who promoted it did not.
+    """
+    stated, promoter = history.check(version, moves, signers)
+    if signers.separate and stated.kind == "promote":
+        approvers = _approvers(version, signers)
+        if promoter.name in approvers or not approvers:
+            said = f"{promoter.name} approved and promoted it" if approvers else "nobody approved it"
+            raise RegistryError(
+                f"{version.name} needs an approval by somebody other than who promotes it, and {said}: "
+                f"{signers.path} has `separate = true`"
+            )
+    return stated
+
+
+def promote(registry: Registry, version: Version, key: PrivateKey, signers: Signers | None) -> str:
+    """Put `version` into production by a signed move and return the reason; of two concurrent ones the first wins."""
+    moves = registry.moves(version.model)
+    previous = moves[-1].number if moves else None
+    if previous == version.number and _accepted(version, moves, signers):
         raise RegistryError(f"{version.name} is in production already")
-    reason = permitted(version, signers)
-    verify(version, signers)
-    number = last.move + 1 if last else 1
-    registry.move(version.model, Move(number, "promote", version.number, previous, reason, now()))
+    reason = allowed(version, signers)
+    _move(registry, version, Move(0, "promote", version.number, previous, reason, ""), moves, key, signers)
     return reason
 
 
-def rollback(registry: Registry, model: str, signers: Signers | None) -> Version:
-    """Put the previous production version back, after verifying it, and return it."""
-    last = registry.last_move(model)
-    if last is None:
+def rollback(registry: Registry, model: str, key: PrivateKey, signers: Signers | None) -> Version:
+    """Put the previous production version back by a signed move, checked as by `promote`, and return it."""
+    moves = registry.moves(model)
+    if not moves:
         raise RegistryError(f"{model} has nothing in production to roll back")
-    promotions = [move for move in registry.moves(model) if move.kind == "promote" and move.number == last.number]
+    last = moves[-1]
+    promotions = [move for move in moves if move.kind == "promote" and move.number == last.number]
     before = promotions[-1].previous if promotions else None
     if before is None:
         raise RegistryError(f"{model}@{last.number} is the first in production: there is nothing to go back to")
     version = registry.resolve(f"{model}@{before}")
-    verify(version, signers)
+    allowed(version, signers)
     reason = f"rolled back from version {last.number}"
-    registry.move(model, Move(last.move + 1, "rollback", before, last.number, reason, now()))
+    _move(registry, version, Move(0, "rollback", before, last.number, reason, ""), moves, key, signers)
     return version
 
 
-def _results(file: Path, lineage: Lineage) -> tuple[GateResult, str] | None:
-    """The gate result in `file` for the artifact of `lineage`, and the file's digest; None for a task without gates."""
+def faults(registry: Registry, version: Version, signers: Signers | None) -> list[str]:
+    """A sentence for everything that is wrong with a version: files, results, approvals, and its place in production.
+
+    Without `signers` only the files are checked.
+    """
+    digests = FileDigests()
+    checks: list[Callable[[], object]] = [partial(verify, version, signers, digests)]
+    if signers is not None:
+        files = [gate for gate in version.gates if gate.source != "lineage" or gate.statement]
+        checks += [partial(results.evaluated, version, gate, signers) for gate in files]
+        checks += [partial(signer, version, approval, signers) for approval in version.approvals]
+        moves = registry.moves(version.model)
+        if moves and moves[-1].number == version.number:
+            checks.append(partial(check_production, version, moves, signers))
+            checks.append(partial(allowed, version, signers, digests))
+    return list(dict.fromkeys(message for check in checks if (message := _fault(check))))
+
+
+def _fault(check: Callable[[], object]) -> str:
+    """The error that `check` raises; empty if it raises none."""
     try:
-        results = msgspec.json.decode(file.read_bytes(), type=Results)
-    except OSError as error:
-        raise RegistryError(f"{file} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise RegistryError(f"{file} is not a file of `secateur evaluate --task`: {error}") from None
-    if results.weights != lineage.files[WEIGHTS]:
-        raise RegistryError(f"{file} belongs to another artifact: the SHA-256 of its weights differs")
-    if not results.gates:
-        return None
-    figures = {gate.gate: gate.measured.high for gate in results.gates}
-    limits = {f"{gate.gate} limit": gate.limit for gate in results.gates}
-    passed = all(gate.passed for gate in results.gates)
-    if any(gate.passed != (gate.measured.high <= gate.limit) for gate in results.gates):
-        raise RegistryError(f"{file} contradicts itself: a gate's verdict does not follow from its figure")
-    return GateResult(results.task, passed, figures | limits), record.digest_of(file)
+        check()
+    except SecateurError as error:
+        return error.message
+    return ""
+
+
+def _approvers(version: Version, signers: Signers) -> set[str]:
+    """Who validly approved or overrode `version`."""
+    found = set()
+    for approval in version.approvals:
+        try:
+            found.add(signer(version, approval, signers))
+        except SecateurError:  # `faults` names it
+            continue
+    return found
+
+
+def _accepted(version: Version, moves: Sequence[Move], signers: Signers | None) -> bool:
+    """Whether the last move already puts `version` into production as a server accepts it."""
+    if signers is None:
+        return bool(moves[-1].statement)
+    return not _fault(partial(check_production, version, moves, signers))
+
+
+def _move(
+    registry: Registry, version: Version, move: Move, moves: Sequence[Move], key: PrivateKey, signers: Signers | None
+) -> None:
+    """Sign `move` as the next after `moves` and write it, if a server with these signers would accept it."""
+    signed = history.next_move(moves, version, move, key)
+    if signers is not None:
+        check_production(version, [*moves, signed], signers)
+    registry.move(version.model, signed)

@@ -28,7 +28,11 @@ class Gate(Struct, frozen=True):
 
     result: GateResult
     source: str
-    added: str
+    added: str = ""
+    statement: str = ""
+    """An `EvaluationStatement` as JSON, empty if the result is not signed."""
+    signature: str = ""
+    """Base64."""
 
 
 class Approval(Struct, frozen=True):
@@ -71,6 +75,10 @@ class Move(Struct, frozen=True):
     previous: int | None
     reason: str
     added: str
+    statement: str = ""
+    """A `MoveStatement` as JSON, empty if the move is not signed."""
+    signature: str = ""
+    """Base64."""
 
 
 class Registry:
@@ -134,7 +142,7 @@ class Registry:
             raise RegistryError(f"{model} has no version {number}; it has {', '.join(map(str, numbers))}")
         return self._version(model, number)
 
-    def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[tuple[GateResult, str]]) -> Version:
+    def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[Gate]) -> Version:
         """Add the artifact at `path` as a version and make it the candidate; a known artifact keeps its number."""
         if not NAME.fullmatch(model):
             raise RegistryError(f"{model!r} is not a valid model name: use a-z, 0-9, and after the first letter . _ -")
@@ -160,7 +168,7 @@ class Registry:
 
     def moves(self, model: str) -> list[Move]:
         """Every change of production, oldest first."""
-        columns = "move, kind, number, previous, reason, added"
+        columns = "move, kind, number, previous, reason, added, statement, signature"
         rows = self._database.execute(f"SELECT {columns} FROM moves WHERE model = ? ORDER BY move", (model,))
         return [Move(*row) for row in rows]
 
@@ -170,9 +178,11 @@ class Registry:
 
     def move(self, model: str, move: Move) -> None:
         """Append `move` and update production; raises RegistryError if another process made this move first."""
-        row = (model, move.number, move.move, move.kind, move.previous, move.reason, move.added)
+        row = (model, *msgspec.structs.astuple(move))
         with self._database.transaction():
-            statement = "INSERT INTO moves VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING move"
+            columns = "model, move, kind, number, previous, reason, added, statement, signature"
+            values = ", ".join("?" * len(row))
+            statement = f"INSERT INTO moves ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING RETURNING move"
             if not self._database.execute(statement, row):
                 now_at = self.moves(model)[-1]
                 raise RegistryError(
@@ -202,7 +212,8 @@ class Registry:
             "WHERE model = ? AND number = ?",
             key,
         )
-        gates = run("SELECT task, passed, figures, source, added FROM gates WHERE model = ? AND number = ?", key)
+        columns = "task, passed, figures, source, added, statement, signature"
+        gates = run(f"SELECT {columns} FROM gates WHERE model = ? AND number = ?", key)
         columns = "kind, signer, reason, statement, signature, added"
         approvals = run(f"SELECT {columns} FROM approvals WHERE model = ? AND number = ? ORDER BY added", key)
         return Version(
@@ -231,13 +242,25 @@ class Registry:
         )
         self._database.execute(statement, (model, alias, number))
 
-    def _add_gates(self, model: str, number: int, gates: Sequence[tuple[GateResult, str]]) -> None:
-        known = self._database.execute("SELECT task, source FROM gates WHERE model = ? AND number = ?", (model, number))
-        for result, source in gates:
-            if (result.task, source) not in known:
+    def _add_gates(self, model: str, number: int, gates: Sequence[Gate]) -> None:
+        run, key = self._database.execute, (model, number)
+        known = run("SELECT task, source, statement FROM gates WHERE model = ? AND number = ?", key)
+        for gate in gates:
+            result = gate.result
+            if (result.task, gate.source, gate.statement) not in known:
                 figures = msgspec.json.encode(result.figures, order="sorted").decode()
-                row = (model, number, result.task, int(result.passed), figures, source, now())
-                self._database.execute("INSERT INTO gates VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                row = (
+                    *key,
+                    result.task,
+                    int(result.passed),
+                    figures,
+                    gate.source,
+                    now(),
+                    gate.statement,
+                    gate.signature,
+                )
+                columns = "model, number, task, passed, figures, source, added, statement, signature"
+                run(f"INSERT INTO gates ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
 
 def now() -> str:
@@ -246,5 +269,5 @@ def now() -> str:
 
 
 def _gate(row: tuple[Any, ...]) -> Gate:
-    task, passed, figures, source, added = row
-    return Gate(GateResult(task, bool(passed), msgspec.json.decode(figures)), source, added)
+    task, passed, figures, *rest = row
+    return Gate(GateResult(task, bool(passed), msgspec.json.decode(figures)), *rest)

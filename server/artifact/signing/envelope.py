@@ -134,7 +134,7 @@ def _verified(directory: Path, signers: Signers, known: FileDigests | None) -> t
     """The signer, and the SHA-256 of each file as it was signed and is present."""
     path = directory / SIGNATURE
     bundle = _read(path)
-    signer = signers.find(bundle.verification_material.public_key.hint, path)
+    signer = signers.find(bundle.verification_material.public_key.hint, path, "sign")
     envelope = bundle.dsse_envelope
     if not any(signer.signed(_authenticated(envelope.payload), one.sig) for one in envelope.signatures):
         raise SignatureError(f"{path} was changed: it names the key of {signer.name}, who did not sign this")

@@ -1,13 +1,15 @@
 """Signing keys and signers files: Ed25519, or the elliptic curves of OpenSSF model-signing.
 
-A signers file has a line `NAME KEY` for each key, where KEY is the public key's DER in base64; `#` starts a comment.
+A signers file has a line `NAME KEY [roles=ROLE,...]` for each key, where KEY is the public key's DER in base64; without
+roles a key has all of them. The line `separate = true` demands an approval by somebody other than who promotes. `#`
+starts a comment.
 """
 
 import base64
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, get_args
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -32,19 +34,25 @@ CURVES: dict[str, hashes.HashAlgorithm] = {
     "secp521r1": hashes.SHA512(),
 }
 """OpenSSF's curves, each with its hash."""
+Role = Literal["sign", "evaluate", "approve", "promote"]
+"""What a key may sign: artifacts, results, approvals and overrides, or moves of production."""
+ROLES: tuple[Role, ...] = get_args(Role)
+ROLES_PREFIX = "roles="
 
 
 class Signer(NamedTuple):
-    """A name and its public key."""
+    """A name, its public key, and what the key may sign."""
 
     name: str
     key: PublicKey
+    roles: tuple[Role, ...] = ROLES
 
     @property
     def line(self) -> str:
         """The line of a signers file."""
         der = self.key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return f"{self.name} {base64.b64encode(der).decode()}"
+        roles = "" if set(self.roles) == set(ROLES) else f" {ROLES_PREFIX}{','.join(self.roles)}"
+        return f"{self.name} {base64.b64encode(der).decode()}{roles}"
 
     @property
     def hint(self) -> str:
@@ -68,6 +76,8 @@ class Signers(NamedTuple):
 
     path: Path
     signers: tuple[Signer, ...]
+    separate: bool = False
+    """Whether a promotion needs an approval by somebody other than who promotes."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -76,16 +86,28 @@ class Signers(NamedTuple):
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise SignatureError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        found = [_signer(path, number, line) for number, line in enumerate(lines, 1) if line.split("#")[0].strip()]
+        found, separate = [], False
+        for number, line in enumerate(lines, 1):
+            words = line.split("#")[0].split()
+            if words[:2] == ["separate", "="]:
+                separate = _flag(path, number, words[2:])
+            elif words:
+                found.append(_signer(path, number, words))
         if not found:
             raise SignatureError(f"{path} names no signer: add a line printed by `secateur keys signer`")
-        return cls(path, tuple(found))
+        return cls(path, tuple(found), separate)
 
-    def find(self, hint: str, what: str | Path) -> Signer:
-        """The signer with the key `hint`; raises SignatureError, naming `what`, if there is none."""
+    def find(self, hint: str, what: str | Path, role: Role) -> Signer:
+        """The signer with the key `hint` and this role; raises SignatureError, naming `what`, if there is none."""
         for signer in self.signers:
-            if signer.hint == hint:
-                return signer
+            if signer.hint != hint:
+                continue
+            if role not in signer.roles:
+                raise SignatureError(
+                    f"{what} is signed by {signer.name}, whose line of {self.path} has the roles "
+                    f"{', '.join(signer.roles)} and not {role}"
+                )
+            return signer
         raise SignatureError(f"{what} is signed with the key {hint[:16]}, which no line of {self.path} has")
 
 
@@ -128,15 +150,35 @@ def sign(key: PrivateKey, content: bytes) -> bytes:
     return key.sign(content, ec.ECDSA(CURVES[key.curve.name]))
 
 
-def _signer(path: Path, number: int, line: str) -> Signer:
+def _signer(path: Path, number: int, words: list[str]) -> Signer:
     """One line of a signers file."""
-    name, _, key = line.split("#")[0].strip().partition(" ")
     try:
-        public = load_der_public_key(base64.b64decode(key.strip(), validate=True))
+        name, key, *roles = words
+        public = load_der_public_key(base64.b64decode(key, validate=True))
     except (ValueError, UnsupportedAlgorithm):
         raise SignatureError(f"{path}, line {number}: not `NAME KEY` as `secateur keys signer` prints it") from None
     if isinstance(public, Ed25519PublicKey) or (
         isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in CURVES
     ):
-        return Signer(name, public)
+        return Signer(name, public, _roles(path, number, roles))
     raise SignatureError(f"{path}, line {number}: neither an Ed25519 key nor one of {', '.join(CURVES)}")
+
+
+def _roles(path: Path, number: int, words: list[str]) -> tuple[Role, ...]:
+    """The roles at the end of a line; all if it names none."""
+    if not words:
+        return ROLES
+    named = words[0].removeprefix(ROLES_PREFIX).split(",")
+    if len(words) > 1 or not words[0].startswith(ROLES_PREFIX) or not set(named) <= set(ROLES):
+        raise SignatureError(
+            f"{path}, line {number}: {' '.join(words)!r} is not `{ROLES_PREFIX}` and some of {','.join(ROLES)}, "
+            "separated by commas without spaces"
+        )
+    return tuple(role for role in ROLES if role in named)
+
+
+def _flag(path: Path, number: int, words: list[str]) -> bool:
+    """The value of `separate`."""
+    if words not in (["true"], ["false"]):
+        raise SignatureError(f"{path}, line {number}: write `separate = true` or `separate = false`")
+    return words == ["true"]

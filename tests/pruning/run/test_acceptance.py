@@ -70,7 +70,8 @@ def test_a_failed_artifact_is_kept_and_marked_and_not_promoted(
     }
     registry = ["registry", "--registry", str(tmp_path / "registry.sqlite3")]
     assert secateur([*registry, "add", "tiny", str(tmp_path / "out")]) == 0
-    assert secateur([*registry, "promote", "tiny@candidate"]) == 2
+    keys.create(tmp_path / "alice.pem", elliptic=False)
+    assert secateur([*registry, "promote", "tiny@candidate", "--key", str(tmp_path / "alice.pem")]) == 2
     assert "failed its gate paragraphs" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.evaluation"]
 

@@ -202,7 +202,7 @@ def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
         assert main([*registry, "add", "tiny", str(made)]) == 0
         approve = ["approve", f"tiny@{number}", "--key", key, "--reason", "a test", "--override"]
         assert main([*registry, *approve]) == 0
-    promote = [*registry, "promote", "--signers", str(signers)]
+    promote = [*registry, "promote", "--signers", str(signers), "--key", key]
     assert main([*promote, "tiny@1"]) == 0
     config = settings_for(Path("registry:tiny@production"), tmp_path)
     more = f'registry = "{tmp_path}/registry.sqlite3"\nsigners = "{signers}"\nregistry_seconds = 0.1\n'
@@ -218,7 +218,7 @@ def test_a_promotion_and_a_rollback_reach_a_server_in_a_process_of_its_own(
                 assert artifact_behind(client) == "tiny@1"
                 assert main([*promote, "tiny@2"]) == 0
                 until(lambda: artifact_behind(client) == "tiny@2")
-                assert main([*registry, "rollback", "tiny", "--signers", str(signers)]) == 0
+                assert main([*registry, "rollback", "tiny", "--signers", str(signers), "--key", key]) == 0
                 until(lambda: artifact_behind(client) == "tiny@1")
                 reply = client.chat.completions.create(model="help", messages=[{"role": "user", "content": "hi"}])
             server.terminate()

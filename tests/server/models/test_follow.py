@@ -15,22 +15,21 @@ import pytest
 
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.lineage import GateResult
-from server.artifact.registry.store import Move, Registry
+from server.artifact.registry import history
+from server.artifact.registry.seen import LastSeen
+from server.artifact.registry.store import Gate, Move, Registry
 from server.artifact.signing import keys
+from server.artifact.signing.keys import read_private
 from server.commands.__main__ import main
-from server.commands.serve import prepare
-from server.config import load
 from server.engine.engine import Engine
-from server.errors import ArtifactError, ConfigError
-from server.models import loading
+from server.errors import ArtifactError
 from server.models.follow import Follower, SignedReference
 from server.models.rollout import CurrentModel, Model, Rollout
-from server.storage.digests import FileDigests
 from server.text.tokenizer import Tokenizer
 from tests.server.artifact.signing.artifacts import make
 from tests.support.chat_client import STREAM, everything, get, received, send
 from tests.support.fakes import ScriptRunner
-from tests.support.harness import KEY, LINEAGE, Served, ledger_of, parts, says, served, until
+from tests.support.harness import KEY, Served, ledger_of, parts, says, served, until
 
 pytestmark = pytest.mark.slow
 
@@ -45,11 +44,14 @@ class House:
         self.key, self.signers = folder / "alice.pem", folder / "signers"
         self.signers.write_text(keys.Signer("alice", keys.create(self.key, elliptic=False)).line)
         self.engines: dict[str, Engine] = {}
+        self.runners: dict[str, ScriptRunner] = {}
         for number in (1, 2):
             self.add(folder / f"model-{number}", number)
         self("promote", "tiny@1")
 
     def __call__(self, *words: str) -> None:
+        if words[0] in ("promote", "rollback"):
+            words = (*words, "--key", str(self.key))
         assert main(["registry", "--registry", self.url, *words]) == 0
 
     def add(self, path: Path, number: int) -> None:
@@ -58,15 +60,21 @@ class House:
         self("add", "tiny", str(path))
 
     def load(self, path: Path, name: str) -> Model:
-        """Replaces the real loader: each version replies its own number, slowly."""
+        """Replaces the real loader: each version replies its own number."""
         words = Tokenizer.load(path)
         script = [*words.encode(name[-1] * 40), next(iter(words.stop_ids))]
-        engine = self.engines[name] = Engine(ScriptRunner(script, words.vocabulary, delay=0.05), slots=2, context=512)
+        runner = self.runners[name] = ScriptRunner(script, words.vocabulary)
+        engine = self.engines[name] = Engine(runner, slots=2, context=512)
         return Model(name, engine, words, record.read(path))
+
+    def reference(self) -> SignedReference:
+        """Of what is in production."""
+        seen = LastSeen(self.folder / "registry-seen.json")
+        return SignedReference(self.url, "tiny@production", self.signers, seen)
 
     @contextmanager
     def served(self) -> Iterator[Served]:
-        follower = Follower.open(SignedReference(self.url, "tiny@production", self.signers), self.load)
+        follower = Follower.open(self.reference(), self.load)
         version = follower.version
         made = parts(self.folder, says(self.folder, "unused"), registry_seconds=0.05)
         model = self.load(version.path, version.name)
@@ -104,12 +112,14 @@ def ask(url: str, path: str) -> socket.socket:
 
 def test_a_stream_running_during_a_promotion_is_finished_by_the_old_version(house: House) -> None:
     with house.served() as server:
+        house.runners["tiny@1"].hold(2)
         running = send(server.url, STREAM)
         until(lambda: house.engines["tiny@1"].running == 1)
         house("promote", "tiny@2", "--signers", str(house.signers))
         until(lambda: artifact(server) == "tiny@2")
-        assert house.engines["tiny@1"].running == 1, "the stream was to be under way still"
+        assert house.engines["tiny@1"].running == 1
         assert house.engines["tiny@1"].failure is None
+        house.runners["tiny@1"].release()
         begun_after = send(server.url, STREAM)
         text, events = received(running)
         assert text == "1" * 40
@@ -168,7 +178,9 @@ def test_an_untrusted_or_unloadable_version_is_refused_and_the_old_one_stays(
         if what == "gone":
             path.rename(house.folder / "elsewhere")
         with Registry.open(house.url) as registry:
-            registry.move("tiny", Move(2, "promote", 2, 1, "it was whole when it was promoted", "now"))
+            move = Move(0, "promote", 2, 1, "it was whole when it was promoted", "")
+            version, key = registry.resolve("tiny@2"), read_private(house.key)
+            registry.move("tiny", history.next_move(registry.moves("tiny"), version, move, key))
         until(lambda: "tiny@2 cannot be served" in caplog.text)
         assert artifact(server) == "tiny@1"
         assert received(send(server.url, STREAM))[0] == "1" * 40
@@ -195,23 +207,8 @@ def test_a_removed_signer_is_refused_at_once(house: House, caplog: pytest.LogCap
         assert artifact(server) == "tiny@1"
 
 
-def test_a_directory_exchanged_while_it_is_read_is_refused(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(house.folder / "unsigned", 3.0, gates=PASSED)
-    opened = loading.open_model
-
-    def exchanging(path: Path, digests: FileDigests) -> object:
-        path.rename(house.folder / "signed")
-        (house.folder / "unsigned").rename(path)
-        return opened(path, digests)
-
-    monkeypatch.setattr(loading, "open_model", exchanging)
-    made = load(config(house, f'model = "{house.folder}/model-1"\nsigners = "{house.signers}"'))
-    with pytest.raises(ArtifactError, match=r"model-1 was exchanged while it was loaded"):
-        loading.Loader(made).open(made.model)
-
-
 def test_a_refused_version_is_never_recorded_as_answering(house: House) -> None:
-    found = Follower.open(SignedReference(house.url, "tiny@production", house.signers), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    found = Follower.open(house.reference(), lambda *_: 1 / 0)  # type: ignore[arg-type]
     first = found.version
     house("promote", "tiny@2", "--signers", str(house.signers))
     assert found.next() is None
@@ -249,38 +246,31 @@ def test_a_registry_that_cannot_be_reached_changes_nothing(house: House, caplog:
         until(lambda: artifact(server) == "tiny@2")
 
 
-def config(house: House, text: str) -> Path:
-    path = house.folder / "server.toml"
-    skill = house.folder / "skill.toml"
-    skill.write_text('name = "help"')
-    path.write_text(f'{text}\nskills = "{skill}"\nledger = "{house.folder}/usage.sqlite3"\nregistry = "{house.url}"\n')
-    return path
+def test_a_version_that_failed_to_load_is_tried_again_when_it_is_promoted_anew(house: House) -> None:
+    found = Follower.open(house.reference(), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    house("promote", "tiny@2", "--signers", str(house.signers))
+    assert found.next() is None
+    house("rollback", "tiny")
+    assert found.next() is None
+    house("promote", "tiny@2", "--signers", str(house.signers))
+    found._load = house.load
+    model = found.next()
+    assert model is not None
+    assert model.name == "tiny@2"
 
 
-def test_a_model_of_the_registry_is_served_signed_or_not_at_all(house: House) -> None:
-    with pytest.raises(ConfigError, match="a model of the registry must be signed: name the file of `signers`"):
-        load(config(house, 'model = "registry:tiny@production"'))
-
-
-@pytest.mark.parametrize(
-    ("model", "tampered", "sentence"),
-    [
-        ("registry:tiny@production", "config.json", "config.json was changed"),
-        ("registry:other@production", "", "there is no model 'other' here; there are tiny"),
-        ("registry:tiny@latest", "", "'tiny@latest' is not a version"),
-        ("{folder}/model-1", "config.json", "config.json was changed or swapped after alice signed"),
-    ],
-)
-def test_what_cannot_be_trusted_is_refused_at_start(
-    house: House, model: str, tampered: str, sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if tampered:
-        (house.folder / "model-1" / tampered).write_text("{}")
-    named = model.format(folder=house.folder)
-    path = config(house, f'model = "{named}"\nsigners = "{house.signers}"')
-    assert main(["serve", str(path)]) == 2
-    assert sentence in capsys.readouterr().err
-    assert not (house.folder / "usage.sqlite3").exists()
+def test_a_promotion_of_a_failed_gate_without_signers_is_refused_by_the_server(house: House) -> None:
+    """The promoter's own key is not enough: results and overrides need theirs."""
+    found = Follower.open(house.reference(), house.load)
+    path = house.folder / "unmeasured"
+    make(path, 3.0)
+    assert main(["sign", str(path), "--key", str(house.key)]) == 0
+    house("add", "tiny", str(path))
+    with Registry.open(house.url) as registry:
+        gate = Gate(GateResult("faq", True), "0" * 64)
+        registry.add("tiny", path, record.read(path), [gate])
+    house("promote", "tiny@3")
+    assert found.next() is None
 
 
 def test_requests_do_not_wait_while_a_version_is_loaded(house: House) -> None:
@@ -298,16 +288,3 @@ def test_requests_do_not_wait_while_a_version_is_loaded(house: House) -> None:
         assert received(send(server.url, STREAM))[0] == "1" * 40
         go_on.set()
         until(lambda: artifact(server) == "tiny@2")
-
-
-def test_prepare_opens_what_the_registry_names(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the weights, which are fakes."""
-    monkeypatch.setattr(loading, "load_engine", lambda *_: (house.load(house.folder / "model-1", "tiny@1").engine, ()))
-    made = prepare(load(config(house, f'model = "registry:tiny@production"\nsigners = "{house.signers}"')))
-    made.ledger.close()
-    [model] = made.rollout.models
-    assert model.name == "tiny@1"
-    assert model.lineage == record.read(house.folder / "model-1")
-    assert model.lineage != LINEAGE
-    [successors] = made.rollout.successors.values()
-    assert successors.next() is None

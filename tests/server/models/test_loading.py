@@ -21,7 +21,7 @@ from server.artifact.registry.store import Registry
 from server.commands.ledger.usage import main as ledger_command
 from server.engine.engine import Engine
 from server.errors import ConfigError
-from server.models.follow import Follower, SignedReference
+from server.models.follow import Follower
 from server.models.loading import Loader, Opened, check_names
 from server.models.rollout import CurrentModel, Model, Rollout
 from server.skills.api_keys import digest
@@ -144,6 +144,7 @@ class Scripts(Loader):
         super().__init__(config)
         self.folder = folder
         self.engines: dict[str, Engine] = {}
+        self.runners: dict[str, ScriptRunner] = {}
 
     def open(self, reference: str) -> Opened:
         return Opened(reference, None, tokenizer(self.folder / "tiny"))  # type: ignore[arg-type]
@@ -155,7 +156,7 @@ class Scripts(Loader):
 
     def model(self, name: str, words: Tokenizer) -> Model:
         script = [*words.encode(name[0] * 40), next(iter(words.stop_ids))]
-        runner = ScriptRunner(script, words.vocabulary, delay=0.03)
+        runner = self.runners[name] = ScriptRunner(script, words.vocabulary)
         engine = self.engines[name] = Engine(runner, slots=2, context=512)
         return Model(name, engine, words, LINEAGE)
 
@@ -193,11 +194,13 @@ def post(url: str, path: str) -> bytes:
 
 def test_a_reload_that_removes_a_model_cuts_none_of_its_streams(tmp_path: Path) -> None:
     with scripted(tmp_path, {"help": "apple", "other": "berry"}) as (server, loader):
+        loader.runners["berry"].hold(2)
         streams = [send(server.url, {**STREAM, "model": name}) for name in ("help", "other")]
-        until(lambda: loader.engines["apple"].running == loader.engines["berry"].running == 1)
+        until(lambda: loader.engines["berry"].running == 1)
         write(tmp_path, "other", "cherry")
         assert b'"other"' in post(server.admin, "/admin/reload")
-        assert loader.engines["berry"].running == 1, "the stream was to be under way still"
+        assert loader.engines["berry"].running == 1
+        loader.runners["berry"].release()
         after = send(server.url, {**STREAM, "model": "other"})
         assert [received(stream)[0] for stream in (*streams, after)] == ["a" * 40, "b" * 40, "c" * 40]
         until(lambda: loader.engines["berry"].failure == "The engine was stopped.")
@@ -230,16 +233,18 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_promotion_moves_only_the_skills_of_that_model_and_cuts_no_stream(tmp_path: Path) -> None:
     house = House(tmp_path)
-    follower = Follower.open(SignedReference(house.url, "tiny@production", house.signers), house.load)
+    follower = Follower.open(house.reference(), house.load)
     first = follower.version
     followed = CurrentModel(house.load(first.path, first.name), follower)
     models = {"help": "apple", "other": "registry:tiny@production"}
     with scripted(tmp_path, models, **{"registry:tiny@production": followed}) as (server, loader):
+        house.runners["tiny@1"].hold(2)
         streams = [send(server.url, {**STREAM, "model": name}) for name in ("help", "other")]
-        until(lambda: loader.engines["apple"].running == house.engines["tiny@1"].running == 1)
+        until(lambda: house.engines["tiny@1"].running == 1)
         house("promote", "tiny@2", "--signers", str(house.signers))
         until(lambda: server.parts.rollout.of("registry:tiny@production").name == "tiny@2")
-        assert house.engines["tiny@1"].running == 1, "the stream was to be under way still"
+        assert house.engines["tiny@1"].running == 1
+        house.runners["tiny@1"].release()
         streams += [send(server.url, {**STREAM, "model": name}) for name in ("help", "other")]
         assert [received(stream)[0] for stream in streams] == ["a" * 40, "1" * 40, "a" * 40, "2" * 40]
         assert loader.engines["apple"].failure is None

@@ -101,7 +101,7 @@ from msgspec.structs import replace
 from server.commands import serve
 from tests.support.harness import parts, says
 
-def slowly(config):
+def slowly(config, **_):
     os.kill(os.getpid(), signal.SIGHUP)
     made = parts(Path({str(tmp_path)!r}), says(Path({str(tmp_path)!r}), "Good day."))
     return replace(made, config=config)

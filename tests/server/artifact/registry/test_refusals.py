@@ -14,8 +14,9 @@ import pytest
 from server.artifact.checkpoint import lineage as record
 from server.artifact.registry import connection, rules
 from server.artifact.registry.store import Registry, Version
-from server.artifact.signing.keys import Signers
+from server.artifact.signing.keys import Signer, Signers, read_private
 from server.errors import RegistryError, SignatureError
+from server.storage.digests import FileDigests
 from tests.server.artifact.registry.shop import Shop
 
 
@@ -49,14 +50,14 @@ def test_of_two_concurrent_promotions_the_second_is_refused(shop: Shop, monkeypa
     shop.added(2.0)
     both, original, errors = threading.Barrier(2, timeout=120), rules.verify, []
 
-    def verify(version: Version, signers: Signers | None) -> str:
+    def verify(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> Signer | None:
         both.wait()  # both have looked at what is in production, neither has moved it
-        return original(version, signers)
+        return original(version, signers, digests)
 
     def promote(number: int) -> None:
         with Registry.open(shop.url) as registry:
             try:
-                rules.promote(registry, registry.resolve(f"tiny@{number}"), None)
+                rules.promote(registry, registry.resolve(f"tiny@{number}"), read_private(shop.key), None)
             except RegistryError as error:
                 errors.append(error.message)
 
@@ -180,8 +181,8 @@ def test_a_database_of_another_program_or_of_a_newer_one_is_refused(tmp_path: Pa
     with pytest.raises(RegistryError, match="another program's database"):
         Registry.open(str(tmp_path / "other.sqlite3"))
     with Registry.open(str(tmp_path / "newer.sqlite3"), create=True) as registry:
-        registry._database.execute("UPDATE registry SET version = 2")
-    with pytest.raises(RegistryError, match="is of version 2; this program knows 1"):
+        registry._database.execute("UPDATE registry SET version = 3")
+    with pytest.raises(RegistryError, match="is of version 3; this program knows 2"):
         Registry.open(str(tmp_path / "newer.sqlite3"))
     (tmp_path / "text").write_text("this is no database" * 99)
     with pytest.raises(RegistryError, match="not a database"):

@@ -8,6 +8,8 @@ import pytest
 
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.lineage import GateResult
+from server.artifact.registry import rules
+from server.artifact.registry.results import sign as sign_results
 from server.artifact.registry.store import Registry
 from server.artifact.signing import keys
 from tests.server.artifact.registry.shop import FAILED, Shop
@@ -169,3 +171,45 @@ def test_a_file_of_results_cannot_revoke_a_failure_in_the_record(
     assert shop("list") == 0
     assert "failed" in capsys.readouterr().out
     assert shop.production() is None
+
+
+def test_with_signers_only_signed_results_count(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, file = shop.added(1.0, None), tmp_path / "r.json"
+    other = record.read(shop.artifact(2.0, None)).files["model.safetensors"]
+    weights = record.read(path).files["model.safetensors"]
+    promote = ("promote", "tiny@1", "--signers", shop.signers)
+    assert shop("add", "tiny", path, "--results", results(file, weights)) == 0
+    assert shop(*promote) == 2
+    assert "has no gate result that an allowed signer signed (`secateur evaluate --key`)" in capsys.readouterr().err
+    assert shop("verify", "tiny@1", "--signers", shop.signers) == 2
+    assert "the result of desk of tiny@1 from" in (error := capsys.readouterr().err)
+    assert "is not signed" in error
+    keys.create(tmp_path / "eve.pem", elliptic=False)
+    assert shop("add", "tiny", path, "--results", file, "--key", tmp_path / "eve.pem") == 0
+    assert shop(*promote) == 2
+    sign_results(results(file, other), keys.read_private(shop.key))
+    results(file, weights)
+    assert shop("add", "tiny", path, "--results", file) == 2
+    assert "r.json.sig signs other results than" in capsys.readouterr().err
+    sign_results(file, keys.read_private(shop.key))
+    assert shop("add", "tiny", path, "--results", file) == 0
+    assert shop(*promote) == 0
+    assert "gates passed: desk" in capsys.readouterr().out
+    failing = results(file, weights, passed=False, high=1.9)
+    assert shop("add", "tiny", path, "--results", failing, "--key", shop.key) == 0
+    with Registry.open(shop.url) as registry:
+        assert rules.judged(registry.resolve("tiny@1"), keys.Signers.read(shop.signers)) == {"desk": False}
+
+
+def test_a_signed_result_of_other_weights_does_not_count(shop: Shop, tmp_path: Path) -> None:
+    paths = [shop.added(value, None) for value in (1.0, 2.0)]
+    weights = record.read(paths[0]).files["model.safetensors"]
+    file = results(tmp_path / "r.json", weights)
+    assert shop("add", "tiny", paths[0], "--results", file, "--key", shop.key) == 0
+    with Registry.open(shop.url) as registry:
+        gates = registry.resolve("tiny@1").gates
+        copied = registry.add("tiny", paths[1], record.read(paths[1]), gates)
+        signers = keys.Signers.read(shop.signers)
+        assert rules.judged(registry.resolve("tiny@1"), signers) == {"desk": True}
+        assert rules.judged(copied, signers) == {}
+        assert "is forged: alice did not sign it" in rules.faults(registry, copied, signers)[0]

@@ -12,11 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import openssf
-from server.artifact.signing.keys import read_private
+from server.artifact.signing.keys import Signers, read_private
 from server.commands.__main__ import main
 from tests.server.artifact.signing.artifacts import make
 
 KINDS = ("ed25519", "ec")
+
+LINE = "{line}"
+"""Alice's."""
 
 
 class Signed:
@@ -178,16 +181,35 @@ def test_a_changed_artifact_is_not_signed(signed: Signed, capsys: pytest.Capture
         ("# nobody", "names no signer"),
         ("alice", "line 1: not `NAME KEY`"),
         ("\nalice AAAA", "line 2: not `NAME KEY`"),
+        (
+            f"{LINE} roles=sign,judge",
+            "line 1: 'roles=sign,judge' is not `roles=` and some of sign,evaluate,",
+        ),
+        (f"{LINE} sign", "line 1: 'sign' is not `roles=`"),
+        (f"{LINE} roles=approve,promote", "is signed by alice, whose line of"),
+        (f"{LINE}\nseparate = yes", "line 2: write `separate = true` or `separate = false`"),
     ],
 )
-def test_a_malformed_signers_file_is_refused_in_one_sentence(
-    tmp_path: Path, signers: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
+def test_a_signers_file_that_does_not_serve_is_refused_in_one_sentence(
+    signed: Signed, signers: str | None, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make(tmp_path / "model")
+    line = signed.signers.read_text().splitlines()[1].split("#")[0].strip()
+    signed.signers.unlink()
     if signers is not None:
-        (tmp_path / "signers").write_text(signers)
-    assert main(["verify", str(tmp_path / "model"), "--signers", str(tmp_path / "signers")]) == 2
+        signed.signers.write_text(signers.replace(LINE, line))
+    assert verify(signed) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_signers_line_can_name_roles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = str(tmp_path / "bob.pem")
+    assert main(["keys", "signer", "bob", "--key", key, "--role", "promote", "--role", "sign"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.endswith(" roles=promote,sign")
+    (tmp_path / "signers").write_text(f"separate = true\n{line}")
+    found = Signers.read(tmp_path / "signers")
+    assert found.separate
+    assert found.signers[0].roles == ("sign", "promote")
 
 
 def test_keys_are_never_replaced_and_wrong_ones_refused(

@@ -1,0 +1,129 @@
+"""Files of results of `secateur evaluate`, and their signatures in `FILE.sig` beside them."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from server.artifact.checkpoint import lineage as record
+from server.artifact.checkpoint.lineage import WEIGHTS, GateResult, Lineage
+from server.artifact.registry import statements
+from server.artifact.registry.statements import EvaluationStatement, Signed
+from server.artifact.registry.store import Gate, Version, now
+from server.artifact.signing.keys import PrivateKey, Signers
+from server.errors import RegistryError
+from server.storage.files import write_atomically
+
+
+class Measured(Struct, frozen=True):
+    """A figure of an evaluation and the upper end of its interval."""
+
+    value: float
+    high: float
+
+
+class Judgement(Struct, frozen=True):
+    """A gate in an evaluation's results."""
+
+    gate: str
+    limit: float
+    measured: Measured
+    passed: bool
+
+
+class Results(Struct, frozen=True):
+    """The fields that are read from a file of `secateur evaluate ARTIFACT --task TASK`."""
+
+    task: str
+    weights: str
+    gates: tuple[Judgement, ...]
+
+
+def signature_of(file: Path) -> Path:
+    """Where the signature of a file of results lies."""
+    return file.with_name(f"{file.name}.sig")
+
+
+def sign(file: Path, key: PrivateKey) -> None:
+    """Write the signature of the results in `file` beside it."""
+    results = _read(file)
+    one = statements.signed(_statement(_result(file, results), results.weights, record.digest_of(file), key), key)
+    write_atomically(signature_of(file), msgspec.json.encode(one))
+
+
+def gate(file: Path, lineage: Lineage, key: PrivateKey | None = None) -> Gate | None:
+    """The gate result in `file` for the artifact of `lineage`; None for a task without gates.
+
+    It is signed with `key`, or by the signature beside the file if there is one. Raises RegistryError.
+    """
+    results = _read(file)
+    if results.weights != lineage.files[WEIGHTS]:
+        raise RegistryError(f"{file} belongs to another artifact: the SHA-256 of its weights differs")
+    result, source = _result(file, results), record.digest_of(file)
+    if not results.gates:
+        return None
+    if key is not None:
+        one = statements.signed(_statement(result, results.weights, source, key), key)
+        return Gate(result, source, "", one.statement, one.signature)
+    signed = _signature(file)
+    if signed is None:
+        return Gate(result, source)
+    found = Gate(result, source, "", signed.statement, signed.signature)
+    if not _states(statements.decoded(signed.statement, EvaluationStatement, str(signature_of(file))), found, lineage):
+        raise RegistryError(
+            f"{signature_of(file)} signs other results than {file} has: sign them with --key, or remove it"
+        )
+    return found
+
+
+def evaluated(version: Version, gate: Gate, signers: Signers) -> tuple[EvaluationStatement, str]:
+    """The signed statement of a gate result and its signer's name; raises RegistryError or SignatureError."""
+    what = f"the result of {gate.result.task} of {version.name} from {gate.added}"
+    if not gate.statement:
+        raise RegistryError(f"{what} is not signed")
+    one = Signed(gate.statement, gate.signature)
+    stated, signer = statements.verified(one, EvaluationStatement, what, signers, "evaluate")
+    if not _states(stated, gate, version.lineage):
+        raise statements.forged(what, signer)
+    return stated, signer.name
+
+
+def _states(stated: EvaluationStatement, gate: Gate, lineage: Lineage) -> bool:
+    """Whether `stated` is about this result of these weights."""
+    result = gate.result
+    told = (stated.task, stated.passed, stated.figures, stated.results, stated.weights)
+    return told == (result.task, result.passed, result.figures, gate.source, lineage.files[WEIGHTS])
+
+
+def _statement(result: GateResult, weights: str, source: str, key: PrivateKey) -> EvaluationStatement:
+    return EvaluationStatement(
+        "evaluation", result.task, weights, result.passed, result.figures, source, statements.key_of(key), now()
+    )
+
+
+def _signature(file: Path) -> Signed | None:
+    path = signature_of(file)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Signed)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise RegistryError(f"{path} is not a signature of results: {error}") from None
+
+
+def _read(file: Path) -> Results:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Results)
+    except OSError as error:
+        raise RegistryError(f"{file} cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise RegistryError(f"{file} is not a file of `secateur evaluate --task`: {error}") from None
+
+
+def _result(file: Path, results: Results) -> GateResult:
+    """The verdict over all gates; raises RegistryError if one does not follow from its figure."""
+    if any(gate.passed != (gate.measured.high <= gate.limit) for gate in results.gates):
+        raise RegistryError(f"{file} contradicts itself: a gate's verdict does not follow from its figure")
+    figures = {gate.gate: gate.measured.high for gate in results.gates}
+    limits = {f"{gate.gate} limit": gate.limit for gate in results.gates}
+    return GateResult(results.task, all(gate.passed for gate in results.gates), figures | limits)
