@@ -1,33 +1,27 @@
-"""`secateur keys`: makes, lists and revokes API keys, which are stored as SHA-256, and makes signing keys."""
+"""`secateur keys`: makes, lists, rotates and revokes API keys, stored as SHA-256, and makes signing keys."""
 
 import argparse
+import re
 import secrets
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from server.errors import ConfigError
 from server.skills import api_keys
 
+GRACE = timedelta(hours=24)
+
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
     top = argparse.ArgumentParser(prog="secateur keys", description="API keys, site keys, and signing keys.")
-    actions = top.add_subparsers(required=True, metavar="create | list | revoke | site | signer")
-    create = actions.add_parser("create", help="make an API key and print it once")
-    create.add_argument(
-        "--file",
-        type=Path,
-        help="add the key to this file, the server's `keys` or `admin_keys` (default: print a line for a skill's file)",
-    )
-    create.add_argument("--skill", action="append", default=[], help="a skill that the key opens; may be repeated")
-    create.add_argument(
-        "--admin", choices=["metrics", "all"], default="", help="what the key opens on the admin listener"
-    )
-    create.add_argument("--note", default="", help="a reminder of what the key is for, kept in the file")
-    create.set_defaults(run=_create)
+    actions = top.add_subparsers(required=True, metavar="create | list | rotate | revoke | site | signer")
+    _add_create(actions)
     listing = actions.add_parser("list", help="list the keys of a file, the revoked ones too")
     listing.add_argument("file", type=Path, help="a file written by `create --file`")
     listing.set_defaults(run=_list)
+    _add_rotate(actions)
     revoke = actions.add_parser("revoke", help="revoke a key from the next request on")
     revoke.add_argument("file", type=Path, help="a file written by `create --file`")
     revoke.add_argument("id", help="the key's id, as `list` prints it")
@@ -60,6 +54,37 @@ def _add_signer(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     signer.set_defaults(run=_signer)
 
 
+def _add_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`create` and its options."""
+    create = actions.add_parser("create", help="make an API key and print it once")
+    create.add_argument(
+        "--file",
+        type=Path,
+        help="add the key to this file, the server's `keys` or `admin_keys` (default: print a line for a skill's file)",
+    )
+    create.add_argument("--skill", action="append", default=[], help="a skill that the key opens; may be repeated")
+    create.add_argument(
+        "--admin", choices=["metrics", "all"], default="", help="what the key opens on the admin listener"
+    )
+    create.add_argument("--note", default="", help="a reminder of what the key is for, kept in the file")
+    create.add_argument(
+        "--expires", type=_span, metavar="SPAN", help="refuse the key after this time, such as 90d, 12h or 30m"
+    )
+    create.set_defaults(run=_create)
+
+
+def _add_rotate(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`rotate` and its options."""
+    rotate = actions.add_parser("rotate", help="make a key that opens the same, and let the old one expire")
+    rotate.add_argument("file", type=Path, help="a file written by `create --file`")
+    rotate.add_argument("id", help="the old key's id, as `list` prints it")
+    rotate.add_argument(
+        "--grace", type=_span, default=GRACE, metavar="SPAN", help="how long the old key stays valid (default: 24h)"
+    )
+    rotate.add_argument("--expires", type=_span, metavar="SPAN", help="refuse the new key after this time, such as 90d")
+    rotate.set_defaults(run=_rotate)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run one action; returns 0. Raises ConfigError or SignatureError."""
     arguments = parser().parse_args(argv)
@@ -69,6 +94,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _create(arguments: argparse.Namespace) -> None:
     """Print a new key, and store its digest in --file or print the line that does."""
+    if arguments.file is None and arguments.expires:
+        raise ConfigError("--expires needs the file that keeps the time: --file FILE")
     if arguments.file is None and not arguments.admin:
         key = f"sk-{secrets.token_urlsafe(32)}"
         line = f'keys = ["{api_keys.digest(key)}"]'
@@ -78,15 +105,27 @@ def _create(arguments: argparse.Namespace) -> None:
         raise ConfigError("--admin needs the file of `admin_keys` to add the key to: --file FILE")
     if not arguments.skill and not arguments.admin:
         raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
-    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin)
+    expires = api_keys.after(arguments.expires) if arguments.expires else ""
+    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin, expires)
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
+    if expires:
+        print(f"It expires at {expires}.")
 
 
 def _list(arguments: argparse.Namespace) -> None:
     """Print one line per key."""
     for key in api_keys.read(arguments.file).keys:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
+        if key.expires and not key.revoked:
+            state += f"  {'expired' if key.expired else 'expires'} {key.expires}"
         print("  ".join([key.id, state, key.opens, key.note]).rstrip())
+
+
+def _rotate(arguments: argparse.Namespace) -> None:
+    """Print the new key, and when the old one expires."""
+    shown, new, old = api_keys.rotate(arguments.file, arguments.id, arguments.grace, arguments.expires)
+    print(f"The key, shown this once:\n  {shown}\nIt is {new.id} in {arguments.file}: {new.opens}")
+    print(f"{old.id}, which it replaces, is refused from {old.expires} on.")
 
 
 def _revoke(arguments: argparse.Namespace) -> None:
@@ -109,6 +148,14 @@ def _signer(arguments: argparse.Namespace) -> None:
     public = keys.create(arguments.key, elliptic=kind == "ec")
     line = keys.Signer(arguments.name, public, tuple(arguments.role) or keys.ROLES).line
     print(f"{arguments.key} is the secret key. The line for the file of signers:\n{line}")
+
+
+def _span(text: str) -> timedelta:
+    """A number of days, hours or minutes above 0, such as 90d."""
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a span of time: write 90d, 12h or 30m")
+    return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
 
 
 def _name(text: str) -> str:
