@@ -6,7 +6,6 @@ from math import ceil
 
 from msgspec import Struct
 
-from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Limits, Period, Spent
 from server.metering.ledger.transactions import day_of
@@ -73,7 +72,7 @@ def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summa
     """Read the summary from the ledger; `now` in seconds since 1970. Raises StorageError."""
     today = day_of(now)
     days = tuple(str(date.fromisoformat(today) - timedelta(days=back)) for back in reversed(range(DAYS)))
-    with snapshot(ledger.where) as database:
+    with ledger.snapshot() as database:
         spent = [Spent(*row) for row in database.execute(PERIODS, (days[0], today[:7]))]
         week = grouped(database, ("skill", "outcome"), Span(days[-WEEK], today))
         first, duration = (_latency(database, column) for column in ("first_token_seconds", "duration_seconds"))

@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from server.errors import ConfigError, SecateurError
-from server.metering.ledger.connection import second_connection, snapshot
+from server.metering.ledger.connection import second_connection
 from server.metering.ledger.ledger import Ledger
 from server.metering.usage import ROW, rows
 from server.storage.database import Database, StorageError
@@ -81,7 +81,7 @@ class Webhook(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The number of undelivered closed rows; no sample while the ledger cannot be read."""
-        with suppress(StorageError), snapshot(self._ledger.where) as database:
+        with suppress(StorageError), self._ledger.snapshot() as database:
             [(last,)] = database.execute("SELECT value FROM cursors WHERE name = 'sequence'")
             family = _pending()
             family.add_metric((), last - self._cursor(database))
@@ -102,7 +102,7 @@ class Webhook(Collector):
 
     def _send(self) -> float:
         """Send one batch and return the seconds to wait before the next."""
-        with snapshot(self._ledger.where) as database:
+        with self._ledger.snapshot() as database:
             found = rows(database, self._cursor(database), BATCH)
         if not found:
             return self._poll_seconds

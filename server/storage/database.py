@@ -51,6 +51,10 @@ class Database(Protocol):
         """Commit at the end of the `with` block, durably; roll back if it raises."""
         ...
 
+    def check(self) -> None:
+        """Raise if SQLite's file was deleted, moved or replaced since it was opened; writes nothing."""
+        ...
+
     def tables(self) -> set[str]:
         """The names of all tables."""
         ...

@@ -80,6 +80,9 @@ class Postgres:
         with self._translated(), self._connection.transaction():
             yield
 
+    def check(self) -> None:
+        """Nothing: a lost connection shows with the next statement."""
+
     def tables(self) -> set[str]:
         """The names of all tables in the connection's schema."""
         rows = self.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()")

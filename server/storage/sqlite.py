@@ -1,5 +1,6 @@
 """SQLite behind the `Database` interface: one file, with one writing process if it is opened `exclusive`."""
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,9 +10,15 @@ from typing import Any
 from server.storage.database import Options, translated
 from server.storage.lock import FileLock
 
+PARTS = ("", "-wal", "-shm")
+"""Suffixes of the files of a database in WAL mode."""
+
 
 class SQLite:
-    """The file `where`; unless `read_only`, it and its folder are created if missing."""
+    """The file `where`; unless `read_only`, it and its folder are created if missing, for its owner only.
+
+    Transactions raise `options.failure` while the file is not where it was opened: deleted, moved or replaced.
+    """
 
     identity = "INTEGER PRIMARY KEY"
     shared = False
@@ -26,6 +33,8 @@ class SQLite:
             self._make_folder(path.parent)
         if options.exclusive:
             self._lock = self._locked(path)
+        if not options.read_only:
+            _create(path)
         name = f"{path.absolute().as_uri()}?mode=ro" if options.read_only else where
         try:
             with translated(sqlite3.Error, self._failure):
@@ -35,6 +44,7 @@ class SQLite:
                 )
                 for pragma in options.pragmas:
                     self._connection.execute(f"PRAGMA {pragma}")
+            self._files = {where: _inode(where)}
         except BaseException:
             self._unlock()
             raise
@@ -54,12 +64,24 @@ class SQLite:
         """Take the write lock at once, so that no statement within fails for lack of it."""
         self.execute(self._begin)
         try:
+            self.check()
             yield
             self.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise
+        if len(self._files) < len(PARTS):  # SQLite creates -wal and -shm when it first needs them
+            self._files |= {name: inode for part in PARTS if (inode := _inode(name := self.where + part))}
+
+    def check(self) -> None:
+        """Compare device and inode of the files with those that were opened; SQLite itself writes on regardless."""
+        for name, opened in self._files.items():
+            if (found := _inode(name)) != opened:
+                raise self._failure(
+                    f"{name} was {'replaced by another file' if found else 'deleted or moved'} while it was open; "
+                    "put the same file back, or restart to open the one that is there"
+                )
 
     def tables(self) -> set[str]:
         """The names of all tables."""
@@ -83,7 +105,9 @@ class SQLite:
 
     def close(self) -> None:
         """Close the file, then unlock it."""
-        self._connection.close()
+        log = f"{self.where}-wal"
+        if _inode(log) in (None, self._files.get(log)):  # SQLite deletes it by name, also another database's
+            self._connection.close()
         self._unlock()
 
     def _make_folder(self, folder: Path) -> None:
@@ -103,3 +127,21 @@ class SQLite:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def _create(path: Path) -> None:
+    """Create a missing file, readable by its owner only; SQLite gives -wal, -shm and journals the same mode."""
+    with suppress(OSError):  # it exists, or SQLite reports why it cannot be created
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _inode(name: str) -> tuple[int, int] | None:
+    """Device and inode of a file, None if it is missing.
+
+    By its path: closing any descriptor of an open database would release the process's locks on it.
+    """
+    try:
+        status = os.stat(name)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -8,9 +8,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from msgspec import Struct
 from server.errors import ConfigError
 from server.metering.ledger import transactions
 from server.metering.ledger.connection import snapshot, unusable, writer
+from server.metering.ledger.jobs import Counts, Cursor, Probe, Work, apply
 from server.metering.ledger.records import (
     Admission,
     LedgerUnavailable,
@@ -39,30 +40,12 @@ RETRY_SECONDS = 0.5
 SLOW_SECONDS = 10.0  # a transaction that takes longer counts as failed
 CLOSE_SECONDS = 30.0  # how long `close` waits for the last transaction
 HEARTBEAT_SECONDS = 5.0  # between writes to an idle PostgreSQL, to notice its loss before a request does
+WATCH_SECONDS = 1.0  # between checks that an idle SQLite file is still there
+REPORT_SECONDS = 60.0  # between log lines while the ledger cannot be written
 SWEEP_SECONDS = 60.0  # between sweeps for dead replicas; a live one reconnects and claims its name sooner
 
 
 logger = logging.getLogger(__name__)
-
-
-class Counts(Struct, frozen=True):
-    """The tokens of open replies so far, by request id."""
-
-    usage: Mapping[str, Usage]
-
-
-class Cursor(Struct, frozen=True):
-    """The sequence number up to which the reader `name` has read."""
-
-    name: str
-    value: int
-
-
-class Probe(Struct, frozen=True):
-    """An empty write that tests whether the ledger is writable."""
-
-
-Work = Opening | Counts | Settlement | Cursor | Probe
 
 
 class _Job(Struct, frozen=True, eq=False):
@@ -98,6 +81,7 @@ class Ledger:
         self._next_sweep = time.monotonic() + sweep_seconds
         self._silent: frozenset[str] = frozenset()
         self._failed = False
+        self._next_report = 0.0
         self._began: float | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []
@@ -138,9 +122,16 @@ class Ledger:
         """Resolves if the ledger can be written now, or to LedgerUnavailable."""
         return self._put(Probe())
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """The ledger as it is now, on a connection of its own; raises StorageError, also for a replaced file."""
+        self._database.check()
+        with snapshot(self.where) as database:
+            yield database
+
     def totals(self) -> Totals:
         """This instance's totals, read on a connection of its own; raises StorageError."""
-        with snapshot(self.where) as database:
+        with self.snapshot() as database:
             columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
             tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
             requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
@@ -149,7 +140,7 @@ class Ledger:
     def spent(self) -> list[Spent]:
         """Tokens used and reserved by skill in the current day and month, over all instances; raises StorageError."""
         names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
-        with snapshot(self.where) as database:
+        with self.snapshot() as database:
             statement = (
                 "SELECT skill, period, used, reserved FROM budgets WHERE period IN (?, ?) ORDER BY skill, period"
             )
@@ -190,10 +181,20 @@ class Ledger:
 
     def _run(self) -> None:
         while (jobs := self._next()) is not None:
-            self._commit(jobs)
+            if jobs or self._failed or self._database.shared:
+                self._commit(jobs)
+            else:
+                self._watch()
             if self._database.shared and not self._failed and time.monotonic() > self._next_sweep:
                 self._sweep()
         self._commit([])
+
+    def _watch(self) -> None:
+        """Notice a deleted file before a request does."""
+        try:
+            self._database.check()
+        except StorageError as error:
+            self._fail([], LedgerUnavailable(str(error)))
 
     def _sweep(self) -> None:
         """Close the open rows of replicas whose names were unclaimed at this sweep and the one before."""
@@ -205,8 +206,8 @@ class Ledger:
             self._silent = free
 
     def _next(self) -> list[_Job] | None:
-        """Wait for jobs and take up to BATCH; empty for a retry or heartbeat, None after `close`."""
-        waiting = min(HEARTBEAT_SECONDS, self._sweep_seconds) if self._database.shared else None
+        """Wait for jobs and take up to BATCH; empty for a retry, heartbeat or check, None after `close`."""
+        waiting = min(HEARTBEAT_SECONDS, self._sweep_seconds) if self._database.shared else WATCH_SECONDS
         try:
             first = self._jobs.get(timeout=self._retry_seconds if self._failed else waiting)
         except queue.Empty:
@@ -228,7 +229,7 @@ class Ledger:
         started = self._began = time.monotonic()
         try:
             with self._database.transaction():
-                results = _apply(self._database, self.instance, works, self._clock())
+                results = apply(self._database, self.instance, works, self._clock())
         except StorageError as error:
             self._fail(jobs, LedgerUnavailable(str(error)))
             return
@@ -248,8 +249,10 @@ class Ledger:
 
     def _fail(self, jobs: list[_Job], failure: LedgerUnavailable) -> None:
         """Keep the settlements for the next transaction and fail the jobs' futures."""
-        if not self._failed:
+        now = time.monotonic()
+        if not self._failed or now >= self._next_report:
             logger.error("%s Until it can, requests are answered 503.", failure)
+            self._next_report = now + REPORT_SECONDS
         self._failed = True
         for job in jobs:
             if isinstance(job.work, Settlement):
@@ -257,38 +260,3 @@ class Ledger:
             elif isinstance(job.work, Opening):  # the connection may have broken after the commit
                 self._unsettled.append(Settlement(job.work.request_id, Usage(), "rejected", job.work.skill))
             job.done.set_exception(failure)
-
-
-def _apply(database: Database, instance: str, works: list[Work], now: float) -> list[Any]:
-    """Apply all of `works` within one transaction; returns the result of each."""
-    works = works or [Probe()]
-    today = transactions.day_of(now)
-    results: dict[int, Any] = {}
-    closed = []
-    # All replicas lock budgets in the order of skills and days, so that they cannot deadlock.
-    for index, work in sorted(enumerate(works), key=lambda numbered: _place(numbered[1], today)):
-        match work:
-            case Opening():
-                results[index] = admission = transactions.open_row(database, instance, work, now)
-                if admission.refused:
-                    closed += transactions.settle(database, Settlement(work.request_id, Usage(), "rejected"))
-            case Counts():
-                results[index] = transactions.count(database, work.usage)
-            case Settlement():
-                closed += transactions.settle(database, work)
-            case Cursor():
-                transactions.remember(database, work.name, work.value)
-            case Probe():
-                transactions.probe(database)
-    transactions.number(database, closed)
-    return [results.get(index) for index in range(len(works))]
-
-
-def _place(work: Work, today: str) -> tuple[str, str]:
-    """The sort key of a job within its transaction."""
-    match work:
-        case Opening():
-            return work.skill, today
-        case Settlement():
-            return work.skill, work.day
-    return "", ""

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.errors import InvalidRequest
-from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable
 from server.metering.usage import MEDIA_TYPES, MOST_ROWS, ROW, Format, Span, columns, grouped, rows, sequence, written
@@ -45,7 +44,7 @@ class UsageEndpoint:
         if other in query:
             raise InvalidRequest("`after` and `limit` list rows and `by` adds them up: give one of them.", param=other)
         span = Span(query.get("since", ""), query.get("until", ""))
-        with snapshot(self._ledger.where) as database:
+        with self._ledger.snapshot() as database:
             if "after" in query:
                 return ROW, rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS), span)
             by = tuple(name for name in query.get("by", "skill").split(",") if name)

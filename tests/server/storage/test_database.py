@@ -1,5 +1,6 @@
 """The adapter's promises, on SQLite and on a real PostgreSQL where the machine has one."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,3 +91,48 @@ def test_a_file_that_cannot_be_opened_holds_no_lock(tmp_path: Path) -> None:
 def test_messages_show_no_password() -> None:
     assert without_password("postgresql://me:secret@host/db?sslmode=require") == "postgresql://host/db"
     assert without_password("build/a@b.sqlite3") == "build/a@b.sqlite3"
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    made = connect(str(tmp_path / "rows.sqlite3"), Options(exclusive=True, pragmas=("journal_mode = WAL",)))
+    with made.transaction():
+        made.execute("CREATE TABLE rows (name TEXT)")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    made.close()
+    assert modes == dict.fromkeys(("rows.sqlite3", "rows.sqlite3-wal", "rows.sqlite3-shm", "rows.sqlite3.lock"), 0o600)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_a_file_that_was_moved_or_replaced_is_not_written(tmp_path: Path, suffix: str) -> None:
+    made = connect(str(tmp_path / "rows.sqlite3"), Options(pragmas=("journal_mode = WAL",)))
+    with made.transaction():
+        made.execute("CREATE TABLE rows (name TEXT)")
+    made.check()
+    file, away = tmp_path / f"rows.sqlite3{suffix}", tmp_path / "away"
+    file.rename(away)
+    with pytest.raises(StorageError, match=rf"rows.sqlite3{suffix} was deleted or moved"), made.transaction():
+        made.execute("INSERT INTO rows VALUES ('lost')")
+    shutil.copyfile(away, file)
+    with pytest.raises(StorageError, match=rf"rows.sqlite3{suffix} was replaced by another file"), made.transaction():
+        made.execute("INSERT INTO rows VALUES ('lost')")
+    away.replace(file)
+    with made.transaction():
+        made.execute("INSERT INTO rows VALUES ('kept')")
+    assert made.execute("SELECT name FROM rows") == [("kept",)]
+    made.close()
+
+
+def test_another_databases_log_survives_the_end_of_a_replaced_one(tmp_path: Path) -> None:
+    wal = ("journal_mode = WAL",)
+    old = connect(str(tmp_path / "rows.sqlite3"), Options(pragmas=wal))
+    with old.transaction():
+        old.execute("CREATE TABLE old (name TEXT)")
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / f"rows.sqlite3{suffix}").unlink()
+    new = connect(str(tmp_path / "rows.sqlite3"), Options(pragmas=wal))
+    with new.transaction():
+        new.execute("CREATE TABLE new (name TEXT)")
+    old.close()
+    assert (tmp_path / "rows.sqlite3-wal").exists()
+    assert new.tables() == {"new"}
+    new.close()
