@@ -195,7 +195,9 @@ def test_the_settings_for_kubernetes_are_read_and_its_probes_answer(serve: Serve
     places = {Path(settings.model).parent, settings.skills.parent, Path(settings.ledger).parent}
     assert settings.keys
     assert settings.admin_keys
-    assert {str(place) for place in {*places, settings.keys.parent, settings.admin_keys.parent}} < set(mounted)
+    assert settings.signers
+    secrets = {settings.keys.parent, settings.admin_keys.parent, settings.signers.parent}
+    assert {str(place) for place in places | secrets} < set(mounted)
     allowed = {
         port["port"] for rule in objects["NetworkPolicy", "secateur"]["spec"]["ingress"] for port in rule["ports"]
     }
