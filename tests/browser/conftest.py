@@ -163,6 +163,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 runner.hold(passes)
             made = parts(tmp_path, runner, (skill,), **settings)
             server = stack.enter_context(served(made, runner))
+            stack.callback(runner.release)  # before the server stops
             port = int(server.url.rsplit(":", 1)[1])
             config = msgspec.structs.replace(made.config, port=port, page_port=1)
             embedding = real_host_page(msgspec.structs.replace(made, config=config))

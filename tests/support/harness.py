@@ -160,7 +160,6 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     try:
         yield Served(urls[0], urls[1], urls[2], made, apps, runner, stop)
     finally:
-        runner.release()
         stop()
         thread.join(120)
         assert not thread.is_alive(), "the server did not stop"
@@ -195,13 +194,23 @@ Serve = Callable[..., Served]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts servers that reply `text` (or what `runner` makes), and stops them after the test."""
+    """Starts servers that reply `text`, or by `runner`, and are held after `passes` forward passes if given."""
     with ExitStack() as stack:
 
         def start(
-            text: str = "Hello!", *, runner: FakeRunner | None = None, delay: float = 0.0, **settings: Any
+            text: str = "Hello!",
+            *,
+            runner: FakeRunner | None = None,
+            delay: float = 0.0,
+            passes: int | None = None,
+            **settings: Any,
         ) -> Served:
             chosen = runner or says(tmp_path, text, delay=delay)
-            return stack.enter_context(served(parts(tmp_path, chosen, **settings), chosen))
+            if passes is not None:
+                chosen.hold(passes)
+            server = stack.enter_context(served(parts(tmp_path, chosen, **settings), chosen))
+            if passes is not None:
+                stack.callback(chosen.release)  # before the server stops
+            return server
 
         yield start

@@ -105,37 +105,46 @@ def test_closing_a_stream_frees_its_slot_within_one_step() -> None:
 
 def test_closing_a_waiting_stream_takes_it_out_of_the_queue() -> None:
     async def main() -> None:
-        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1) as engine:
+        runner = ScriptRunner([1], vocabulary=5)
+        runner.hold(1)
+        with started(runner, slots=1) as engine:
             streams = [engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a") for _ in range(3)]
             await anext(streams[0])
             assert engine.waiting == 2
             await streams[2].aclose()
             assert engine.waiting == 1
+            runner.release()
 
     asyncio.run(main())
 
 
 def test_closing_wakes_a_reader_in_another_task() -> None:
     async def main() -> None:
-        with started(ScriptRunner([1], vocabulary=5, delay=0.2)) as engine:
+        runner = ScriptRunner([1], vocabulary=5)
+        runner.hold(0)
+        with started(runner) as engine:
             stream = engine.submit([0], GREEDY, skill="a")
             reader = asyncio.create_task(collect(stream))
             await asyncio.sleep(0)
             await stream.aclose()
             assert await asyncio.wait_for(reader, 120) == []
+            runner.release()
 
     asyncio.run(main())
 
 
 def test_a_full_queue_is_overloaded_with_a_time_to_retry() -> None:
     async def main() -> None:
-        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1, max_waiting=2) as engine:
+        runner = ScriptRunner([1], vocabulary=5)
+        runner.hold(1)
+        with started(runner, slots=1, max_waiting=2) as engine:
             streams = [engine.submit([0], GREEDY, skill="a") for _ in range(1)]
             await until(lambda: engine.running == 1)
             streams += [engine.submit([0], GREEDY, skill="a") for _ in range(2)]
             with pytest.raises(Overloaded, match="2 requests are already waiting") as raised:
                 engine.submit([0], GREEDY, skill="a")
             assert raised.value.retry_after >= 1
+            runner.release()
             assert [len(await collect(stream)) for stream in streams] == [10, 10, 10]
 
     asyncio.run(main())

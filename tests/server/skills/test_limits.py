@@ -120,12 +120,14 @@ def test_a_request_above_the_limit_of_a_whole_minute_is_invalid(serve: Serve) ->
 
 
 def test_concurrent_replies_are_bounded_and_each_frees_its_place(serve: Serve) -> None:
-    served = serve("0123456789", delay=0.03, skills=(limited(concurrent_replies=1),))
+    served = serve("0123456789", skills=(limited(concurrent_replies=1),))
     with connect(served) as client:
         for _ in range(3):
+            served.runner.hold(2)
             running = client.chat.completions.create(model="help", messages=ASK, stream=True)
             with pytest.raises(openai.RateLimitError, match="1 concurrent replies"):
                 client.chat.completions.create(model="help", messages=ASK)
+            served.runner.release()
             assert list(running)
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="help", messages=ASK, max_tokens=10_000)
@@ -206,12 +208,12 @@ def test_a_malformed_redis_url_is_refused_without_showing_its_password() -> None
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_a_stopped_reply_frees_its_place(serve: Serve) -> None:
-    served = serve("x" * 60, delay=0.05, skills=(limited(concurrent_replies=1),))
+    served = serve("x" * 60, passes=2, skills=(limited(concurrent_replies=1),))
     visitor = Visitor(served)
     with closing(visitor.stream("go")) as response:
         reply = next(events(response)).data["reply"]
         assert Visitor(served).post("messages", {"text": "me"}).status == 429
         visitor.post(f"replies/{reply}/stop")
+    served.runner.release()
     assert visitor.ask("again")[0].name == "start"

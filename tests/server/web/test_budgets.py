@@ -123,12 +123,13 @@ def text_of(answer: Answer) -> str:
 
 
 def test_a_running_or_forgotten_key_is_a_conflict_that_says_how_it_ended(serve: Serve) -> None:
-    served = serve("x" * 40, delay=0.05)
+    served = serve("x" * 40, passes=1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(ask, served, ASK, "k1")
         until(lambda: served.engine.running == 1)
         early = ask(served, ASK, "k1")
         assert (early.status, early.json["error"]["code"]) == (409, "idempotency_key_in_use")
+        served.runner.release()
         assert running.result().status == 200
     served.stop()
     until(lambda: served.apps.replies.idle)

@@ -2,40 +2,28 @@
 
 import json
 import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.web.listeners import bind
 from tests.support.chat_client import ASK, STREAM, everything, get, received, send
-from tests.support.fakes import ScriptRunner
-from tests.support.harness import Serve, ledger_of, says, until
-
-
-def held(folder: Path, text: str, passes: int) -> ScriptRunner:
-    """A runner that replies `text`, held after `passes` forward passes."""
-    runner = says(folder, text)
-    runner.hold(passes)
-    return runner
+from tests.support.harness import Serve, ledger_of, until
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM])
-def test_a_client_that_disconnects_frees_its_slot_within_one_step(
-    serve: Serve, tmp_path: Path, body: dict[str, Any]
-) -> None:
-    runner = held(tmp_path, "x" * 60, passes=3)
-    served = serve(runner=runner)
+def test_a_client_that_disconnects_frees_its_slot_within_one_step(serve: Serve, body: dict[str, Any]) -> None:
+    served = serve("x" * 60, passes=3)
     connection = send(served.url, body)
     raw = b""
     while body is STREAM and raw.count(b'"content":"x"') < 3:
         raw += connection.recv(4096)
-    until(lambda: runner.steps == 4)  # the fourth pass is held
+    until(lambda: served.runner.steps == 4)  # the fourth pass is held
     connection.close()
     until(lambda: served.apps.replies.idle)
-    runner.release()
+    served.runner.release()
     until(lambda: served.engine.running == 0)
-    assert runner.steps == 4
+    assert served.runner.steps == 4
     until(lambda: ledger_of(served)[0]["state"] == "final")
     (row,) = ledger_of(served)
     assert row["outcome"] == "client_gone"
@@ -43,20 +31,17 @@ def test_a_client_that_disconnects_frees_its_slot_within_one_step(
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM])
-def test_a_client_that_leaves_the_queue_is_counted_with_no_token(
-    serve: Serve, tmp_path: Path, body: dict[str, Any]
-) -> None:
-    runner = held(tmp_path, "x" * 60, passes=1)
-    served = serve(runner=runner, slots=1)
+def test_a_client_that_leaves_the_queue_is_counted_with_no_token(serve: Serve, body: dict[str, Any]) -> None:
+    served = serve("x" * 60, passes=1, slots=1)
     with send(served.url, STREAM):
-        until(lambda: runner.steps == 2)
+        until(lambda: served.runner.steps == 2)
         waiting = send(served.url, body)
         until(lambda: served.engine.waiting == 1)
         until(lambda: len(ledger_of(served)) == 2)
         waiting.close()
         until(lambda: served.engine.waiting == 0)
         assert served.engine.running == 1
-    runner.release()
+    served.runner.release()
     until(lambda: [row["state"] for row in ledger_of(served)] == ["final", "final"])
     left = ledger_of(served)[1]
     assert (left["outcome"], left["prompt_tokens"], left["output_tokens"]) == ("client_gone", 0, 0)
@@ -71,22 +56,20 @@ def test_clients_that_disconnect_at_once_leave_nothing_behind(serve: Serve) -> N
     until(lambda: all(row["state"] == "final" for row in ledger_of(served)))
 
 
-def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve, tmp_path: Path) -> None:
-    runner = held(tmp_path, "ab" + "x" * 60, passes=3)
-    served = serve(runner=runner)
+def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve) -> None:
+    served = serve("ab" + "x" * 60, passes=3)
     text, _ = received(send(served.url, {**STREAM, "stop": "b"}))
     assert text == "a"
-    until(lambda: runner.steps == 4)
-    runner.release()
+    until(lambda: served.runner.steps == 4)
+    served.runner.release()
     until(lambda: served.engine.running == 0)
-    assert runner.steps == 4
+    assert served.runner.steps == 4
     assert ledger_of(served)[0]["outcome"] == "stop"
     assert 2 <= ledger_of(served)[0]["output_tokens"] <= 4  # tokens sampled before the engine learnt of it, too
 
 
-def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_path: Path) -> None:
-    runner = held(tmp_path, "0123456789" * 3, passes=2)
-    served = serve(runner=runner)
+def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None:
+    served = serve("0123456789" * 3, passes=2)
     running = [send(served.url, STREAM), send(served.url, STREAM)]
     until(lambda: served.engine.running == 2)
     served.stop()
@@ -98,7 +81,7 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_pat
     assert head.startswith("HTTP/1.1 503 ")
     assert "retry-after: 5" in head.lower()
     assert "x-should-retry: true" in head.lower()
-    runner.release()
+    served.runner.release()
     for connection in running:
         text, events = received(connection)
         assert text == "0123456789" * 3
@@ -107,11 +90,10 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve, tmp_pat
 
 
 @pytest.mark.parametrize("hurry", [False, True])
-def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, tmp_path: Path, hurry: bool) -> None:
-    runner = held(tmp_path, "x" * 60, passes=4)
-    served = serve(runner=runner, drain_seconds=60 if hurry else 0.3)
+def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, hurry: bool) -> None:
+    served = serve("x" * 60, passes=4, drain_seconds=60 if hurry else 0.3)
     streamed, whole = send(served.url, STREAM), send(served.url, ASK)
-    until(lambda: served.engine.running == 2 and runner.steps == 5)
+    until(lambda: served.engine.running == 2 and served.runner.steps == 5)
     served.stop()
     if hurry:
         until(lambda: served.apps.replies.draining)
@@ -123,7 +105,7 @@ def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, tmp_p
     assert events[-2]["usage"]["completion_tokens"] == len(text)
     assert events[-3]["choices"][0]["finish_reason"] == "length"
     assert json.loads(everything(whole).split(b"\r\n\r\n")[1])["choices"][0]["finish_reason"] == "length"
-    runner.release()
+    served.runner.release()
     assert [row["outcome"] for row in ledger_of(served)] == ["server_shutdown"] * 2
     assert ledger_of(served)[0]["output_tokens"] == len(text)
 

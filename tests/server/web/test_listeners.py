@@ -3,6 +3,7 @@
 import http.client
 import json
 import logging
+import re
 import socket
 import sqlite3
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.skills.skill import Example
+from tests.support.chat_client import everything, send
 from tests.support.harness import HELP, KEY, ORIGIN, Serve, Served, until
 
 CANARY = "canary-4711"
@@ -270,9 +272,14 @@ def test_unready_once_the_engine_failed(serve: Serve) -> None:
 
 def test_a_silent_stream_is_kept_alive_by_comments(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.web.http.events.KEEP_ALIVE_SECONDS", 0.05)
-    lines = complete(serve("ab", delay=0.2), {**ASK, "stream": True}).content.decode().split("\n\n")
-    assert lines.count(": keep-alive") >= 3
-    assert [line[:6] for line in lines if line != ": keep-alive"] == ["data: "] * 5 + [""]
+    served = serve("ab", passes=1)
+    connection, raw = send(served.url, {**ASK, "stream": True}), b""
+    while raw.count(b": keep-alive") < 3:
+        raw += connection.recv(4096)
+    served.runner.release()
+    raw += everything(connection)
+    lines = re.findall(r"^(data: |: keep-alive)", raw.decode(), re.MULTILINE)
+    assert [line for line in lines if line != ": keep-alive"] == ["data: "] * 5
 
 
 def test_a_header_without_end_is_refused(serve: Serve) -> None:

@@ -205,7 +205,7 @@ def test_history_leaves_room_for_the_reply(serve: Serve) -> None:
 
 
 def test_a_reply_continues_without_its_reader_and_resumes_exactly(serve: Serve) -> None:
-    served = serve("0123456789" * 3, delay=0.02)
+    served = serve("0123456789" * 3, passes=8)
     visitor = Visitor(served)
     response = visitor.stream("hello")
     stream = events(response)
@@ -214,6 +214,7 @@ def test_a_reply_continues_without_its_reader_and_resumes_exactly(serve: Serve) 
     state = visitor.get("conversation").json
     assert state["running"] == before[0].data["reply"]
     assert served.engine.running == 1
+    served.runner.release()
     id = state["running"]
     after = visitor.follow(id, "?from=5")
     assert after[0].id == 5
@@ -229,7 +230,7 @@ def test_a_reply_continues_without_its_reader_and_resumes_exactly(serve: Serve) 
 
 
 def test_after_a_reload_the_conversation_and_the_running_reply_are_there(serve: Serve) -> None:
-    served = serve("0123456789" * 3, delay=0.02)
+    served = serve("0123456789" * 3, passes=8)
     visitor = Visitor(served)
     with closing(visitor.stream("hello")) as response:
         stream = events(response)
@@ -238,13 +239,14 @@ def test_after_a_reload_the_conversation_and_the_running_reply_are_there(serve: 
         reloaded = Visitor(served, resume=visitor.opened.json["resume"])
         reply = reloaded.get("conversation").json["turns"][0]["reply"]
         assert reply["finish"] is None
+        served.runner.release()
         rest = reloaded.follow(reply["id"], f"?from={reply['next']}")
         assert reply["text"] + text_of(rest) == "0123456789" * 3
         assert text_of(list(stream)).endswith("789")
 
 
 def test_only_stop_ends_a_reply_and_frees_its_slot(serve: Serve) -> None:
-    served = serve("x" * 60, delay=0.05)
+    served = serve("x" * 60, passes=4)
     visitor, stranger = Visitor(served), Visitor(served)
     with closing(visitor.stream("go")) as response:
         stream = events(response)
@@ -253,7 +255,8 @@ def test_only_stop_ends_a_reply_and_frees_its_slot(serve: Serve) -> None:
         assert stranger.post(f"replies/{first.data['reply']}/stop").status == 404
         answer = visitor.post(f"replies/{first.data['reply']}/stop")
         assert answer.json == {"reply": first.data["reply"], "finish": "stopped"}
-        assert served.engine.running == 0
+        served.runner.release()
+        until(lambda: served.engine.running == 0)
         assert [event.data for event in stream][-1]["finish"] == "stopped"
     assert visitor.post(f"replies/{first.data['reply']}/stop").json["finish"] == "stopped"
     assert ledger(served)[0][0] == "client_gone"
@@ -263,20 +266,22 @@ def test_only_stop_ends_a_reply_and_frees_its_slot(serve: Serve) -> None:
 
 
 def test_a_reply_that_takes_too_long_ends(serve: Serve) -> None:
-    served = serve("x" * 60, delay=0.05, reply_seconds=0.3)
+    served = serve("x" * 60, passes=3, reply_seconds=0.3)
     received = Visitor(served).ask("go")
     assert received[-1].data["finish"] == "timeout"
-    assert served.engine.running == 0
+    served.runner.release()
+    until(lambda: served.engine.running == 0)
 
 
 def test_one_reply_at_a_time_and_a_repeated_message_is_the_same_one(serve: Serve) -> None:
-    served = serve("0123456789", delay=0.03)
+    served = serve("0123456789", passes=2)
     visitor = Visitor(served)
     with closing(visitor.stream("hello", message="m1")) as response:
         first = next(events(response))
         refused = visitor.post("messages", {"text": "again", "message": "m2"})
         assert (refused.status, refused.json["error"]["code"]) == (409, "reply_running")
         assert refused.json["error"]["param"] == first.data["reply"]
+        served.runner.release()
         repeated = visitor.ask("hello", message="m1")
     assert repeated[0] == first
     assert text_of(repeated) == "0123456789"
@@ -298,10 +303,11 @@ def test_retry_replaces_the_latest_turn(serve: Serve, monkeypatch: pytest.Monkey
 
 
 def test_reset_forgets_and_stops(serve: Serve) -> None:
-    served = serve("x" * 60, delay=0.05)
+    served = serve("x" * 60, passes=4)
     visitor = Visitor(served)
     with closing(visitor.stream("go")):
         assert visitor.post("reset").status == 204
+        served.runner.release()
         until(lambda: served.engine.running == 0)
     assert visitor.post("conversation").json["error"]["code"] == "session_expired"
     again = Visitor(served, resume=visitor.opened.json["resume"])
@@ -401,7 +407,7 @@ def _metrics(served: Served) -> str:
 
 
 def test_draining_ends_replies_with_their_reason_and_opens_no_session(serve: Serve) -> None:
-    served = serve("x" * 60, delay=0.05, drain_seconds=0.3)
+    served = serve("x" * 60, passes=2, drain_seconds=600)
     visitor = Visitor(served)
     with closing(visitor.stream("go")) as response:
         stream = events(response)
@@ -410,13 +416,14 @@ def test_draining_ends_replies_with_their_reason_and_opens_no_session(serve: Ser
         until(lambda: served.apps.replies.draining)
         opened = Visitor(served).opened
         assert (opened.status, opened.headers["Retry-After"]) == (503, "5")
+        served.stop()  # ends the drain
         last = list(stream)[-1]
     assert last.data["finish"] == "server_shutdown"
     assert last.data["usage"]["completion_tokens"] == ledger(served)[0][1]
 
 
 def test_an_engine_that_fails_is_an_error_event(serve: Serve) -> None:
-    served = serve("abcdef", delay=0.02)
+    served = serve("abcdef")
     visitor = Visitor(served)
     served.runner.fail_after = 3
     received = visitor.ask("go")

@@ -1,6 +1,8 @@
 """The official client, unmodified, against the real server: if it works here, it works for its users."""
 
 import re
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,8 +178,17 @@ def test_limits_are_reported_in_headers_and_errors(serve: Serve) -> None:
         assert refused.value.status_code == 413
 
 
-def test_overload_is_503_and_the_client_retries(serve: Serve) -> None:
-    served = serve("slow reply", delay=0.02, slots=1, max_waiting=0)
+def test_overload_is_503_and_the_client_retries(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve("slow reply", passes=2, slots=1, max_waiting=0)
+    here, really_sleep = threading.get_ident(), time.sleep
+
+    def sleep(seconds: float) -> None:
+        """Ends the other reply while this thread's client waits to retry."""
+        if threading.get_ident() == here:
+            served.runner.release()
+        really_sleep(seconds)
+
+    monkeypatch.setattr("openai._base_client.time.sleep", sleep)
     with connect(served) as busy, connect(served) as impatient, connect(served, max_retries=3) as patient:
         running = busy.chat.completions.create(model="help", messages=ASK, stream=True)
         with pytest.raises(openai.InternalServerError) as caught:
