@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from server.artifact.registry import rules, show
+from server.artifact.registry import results, rules, show
 from server.artifact.registry.store import DEFAULT, Kind, Registry
 from server.artifact.signing.keys import Signers, read_private
 from server.errors import RegistryError
@@ -128,8 +128,12 @@ def _verify(registry: Registry, arguments: argparse.Namespace) -> None:
     if wrong := rules.faults(registry, version, signers):
         raise RegistryError("; ".join(wrong))
     signed = rules.verify(version, signers)
-    names = [f"{one.kind} by {rules.signer(version, one, signers)}" for one in version.approvals] if signers else []
-    print("; ".join([f"{version.name} is whole", *([f"signed by {signed.name}"] if signed else []), *names]))
+    said = [f"{version.name} is whole"]
+    if signed and signers:
+        said.append(f"signed by {signed.name}")
+        said += [f"{one.kind} by {rules.signer(version, one, signers)}" for one in version.approvals]
+        said += [f"the result of {task} is not signed and does not count" for task in results.unsigned(version)]
+    print("; ".join(said))
 
 
 def _export(registry: Registry, arguments: argparse.Namespace) -> None:

@@ -88,6 +88,12 @@ def evaluated(version: Version, gate: Gate, signers: Signers) -> tuple[Evaluatio
     return stated, signer.name
 
 
+def unsigned(version: Version) -> list[str]:
+    """The tasks with results from files that nobody signed."""
+    signed = {gate.source for gate in version.gates if gate.statement} | {"lineage"}
+    return sorted({gate.result.task for gate in version.gates if gate.source not in signed})
+
+
 def _states(stated: EvaluationStatement, gate: Gate, lineage: Lineage) -> bool:
     """Whether `stated` is about this result of these weights."""
     result = gate.result

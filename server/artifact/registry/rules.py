@@ -180,13 +180,12 @@ def rollback(registry: Registry, model: str, key: PrivateKey, signers: Signers |
 def faults(registry: Registry, version: Version, signers: Signers | None) -> list[str]:
     """A sentence for everything that is wrong with a version: files, results, approvals, and its place in production.
 
-    Without `signers` only the files are checked.
+    Without `signers` only the files are checked. Results without a signature do not count and are no fault.
     """
     digests = FileDigests()
     checks: list[Callable[[], object]] = [partial(verify, version, signers, digests)]
     if signers is not None:
-        files = [gate for gate in version.gates if gate.source != "lineage" or gate.statement]
-        checks += [partial(results.evaluated, version, gate, signers) for gate in files]
+        checks += [partial(results.evaluated, version, gate, signers) for gate in version.gates if gate.statement]
         checks += [partial(signer, version, approval, signers) for approval in version.approvals]
         moves = registry.moves(version.model)
         if moves and moves[-1].number == version.number:

@@ -7,6 +7,7 @@ import msgspec
 
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import links
+from server.artifact.registry import statements
 from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry, Version
 
@@ -41,16 +42,23 @@ def details(registry: Registry, version: Version) -> Iterator[str]:
     for gate in version.gates:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in gate.result.figures.items())
         verdict = "passed" if gate.result.passed else "failed"
-        yield f"  gate      {printable(gate.result.task)}: {verdict} ({figures}; from {gate.source[:SHORT]})"
+        signed = "" if gate.source == "lineage" else f", {_key(gate.statement)}"
+        yield f"  gate      {printable(gate.result.task)}: {verdict} ({figures}; from {gate.source[:SHORT]}{signed})"
     for approval in version.approvals:
         yield f"  {approval.kind:<9} {approval.added} key {approval.signer[:SHORT]}: {printable(approval.reason)}"
     for move in registry.moves(version.model):
         if version.number in (move.number, move.previous):
             was = f"version {move.previous}" if move.previous else "nothing"
-            yield f"  {move.kind:<9} {move.added} {was} -> version {move.number}: {printable(move.reason)}"
+            what = f"{was} -> version {move.number}: {printable(move.reason)}"
+            yield f"  {move.kind:<9} {move.added} {_key(move.statement)}: {what}"
     for skill, (number, since) in registry.bindings(version.model).items():
         if number == version.number:
             yield f"  skill     {skill} since {since}"
+
+
+def _key(statement: str) -> str:
+    """The key that a statement names; `verify` checks whether it signed."""
+    return f"key {statements.signing_key(statement)[:SHORT]}" if statement else "not signed"
 
 
 def difference(left: Version, right: Version) -> Iterator[str]:

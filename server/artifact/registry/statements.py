@@ -81,10 +81,22 @@ def key_of(key: PrivateKey) -> str:
     return hint(key.public_key())
 
 
+class _Keyed(Struct, frozen=True):
+    key: str
+
+
+def signing_key(statement: str) -> str:
+    """The value of the field `key` of any statement; empty if it is malformed."""
+    try:
+        return msgspec.json.decode(statement, type=_Keyed).key
+    except msgspec.DecodeError:
+        return ""
+
+
 def verified(one: Signed, kind: type[T], what: str, signers: Signers, role: Role) -> tuple[T, Signer]:
     """The statement and its signer; raises SignatureError or RegistryError, naming `what`, if it is not valid."""
     stated = decoded(one.statement, kind, what)
-    signer = signers.find(str(getattr(stated, "key", "")), what, role)
+    signer = signers.find(signing_key(one.statement), what, role)
     try:
         valid = signer.signed(one.statement.encode(), base64.b64decode(one.signature))
     except ValueError:  # not base64

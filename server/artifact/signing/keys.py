@@ -99,15 +99,15 @@ class Signers(NamedTuple):
 
     def find(self, hint: str, what: str | Path, role: Role) -> Signer:
         """The signer with the key `hint` and this role; raises SignatureError, naming `what`, if there is none."""
-        for signer in self.signers:
-            if signer.hint != hint:
-                continue
-            if role not in signer.roles:
-                raise SignatureError(
-                    f"{what} is signed by {signer.name}, whose line of {self.path} has the roles "
-                    f"{', '.join(signer.roles)} and not {role}"
-                )
-            return signer
+        found = [signer for signer in self.signers if signer.hint == hint]
+        for signer in found:
+            if role in signer.roles:
+                return signer
+        if found:
+            raise SignatureError(
+                f"{what} is signed by {found[0].name}, whose line of {self.path} has the roles "
+                f"{', '.join(found[0].roles)} and not {role}"
+            )
         raise SignatureError(f"{what} is signed with the key {hint[:16]}, which no line of {self.path} has")
 
 

@@ -37,7 +37,10 @@ def test_from_candidate_to_production_and_back(shop: Shop, capsys: pytest.Captur
 
 
 def test_show_prints_everything_about_a_version(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    path = shop.added(1.0)
+    path, hint = shop.added(1.0), keys.hint(keys.read_private(shop.key).public_key())
+    file = results(shop.folder / "r.json", record.read(path).files["model.safetensors"])
+    assert shop("add", "tiny", path, "--results", file) == 0
+    source = record.digest_of(file)
     assert shop("approve", "tiny@candidate", "--key", shop.key, "--reason", "looks fine") == 0
     assert shop("promote", "tiny@1") == 0
     with Registry.open(shop.url) as registry:
@@ -52,10 +55,21 @@ def test_show_prints_everything_about_a_version(shop: Shop, capsys: pytest.Captu
         "wanda (sparsity = 2:4)",
         "gate      faq: passed (nll_ratio 1.02; from lineage)",
         "looks fine",
-        "nothing -> version 1: gates passed: faq",
+        f"key {hint[:16]}: nothing -> version 1: gates passed: desk, faq",
+        f"desk: passed (max_nll_ratio 1.03, max_nll_ratio limit 1.05; from {source[:16]}, not signed)",
         "skill     help since",
     ):
         assert part in shown
+    assert shop("verify", "tiny@1", "--signers", shop.signers) == 0
+    assert "the result of desk is not signed and does not count" in capsys.readouterr().out
+    assert shop("verify", "tiny@1") == 0
+    assert capsys.readouterr().out == "tiny@1 is whole\n"
+
+
+def test_verify_names_who_signed_and_who_approved(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.added(1.0)
+    assert shop("approve", "tiny@candidate", "--key", shop.key, "--reason", "looks fine") == 0
+    assert shop("promote", "tiny@1", "--signers", shop.signers) == 0
     assert shop("verify", "tiny@1", "--signers", shop.signers) == 0
     assert "tiny@1 is whole; signed by alice; approval by alice" in capsys.readouterr().out
 
@@ -181,12 +195,12 @@ def test_with_signers_only_signed_results_count(shop: Shop, tmp_path: Path, caps
     assert shop("add", "tiny", path, "--results", results(file, weights)) == 0
     assert shop(*promote) == 2
     assert "has no gate result that an allowed signer signed (`secateur evaluate --key`)" in capsys.readouterr().err
-    assert shop("verify", "tiny@1", "--signers", shop.signers) == 2
-    assert "the result of desk of tiny@1 from" in (error := capsys.readouterr().err)
-    assert "is not signed" in error
     keys.create(tmp_path / "eve.pem", elliptic=False)
     assert shop("add", "tiny", path, "--results", file, "--key", tmp_path / "eve.pem") == 0
     assert shop(*promote) == 2
+    assert shop("verify", "tiny@1", "--signers", shop.signers) == 2
+    assert "the result of desk of tiny@1 from" in (error := capsys.readouterr().err)
+    assert "is signed with the key" in error
     sign_results(results(file, other), keys.read_private(shop.key))
     results(file, weights)
     assert shop("add", "tiny", path, "--results", file) == 2
