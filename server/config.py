@@ -1,28 +1,40 @@
 """The server's settings, frozen values from one TOML file; no environment variable overrides them.
 
-An invalid file raises ConfigError with the file, the field's path, and the allowed values.
+An invalid file raises ConfigError with the file, the field's path, and the allowed values. A URL that holds a secret is
+written `file:PATH` and read from that file.
 """
 
 import ipaddress
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from server.errors import ConfigError
+from server.storage.postgres import is_postgres, misnamed
+from server.toml import read, secret
 
-T = TypeVar("T")
 Format = Literal["text", "json"]
 Level = Literal["warning", "info"]
 REGISTRY = "registry:"
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Host = Annotated[str, Meta(min_length=1)]
+RATE_LIMITS = re.compile(r"memory://|rediss?://[^\s]+")
+SECRETS = ("ledger", "registry", "rate_limits", "webhook", "traces")
+"""URLs that may hold a password or token."""
 Positive = Annotated[int, Meta(ge=1)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The settings of `secateur serve`; paths are relative to the working directory."""
+    """The settings of `secateur serve`; paths are relative to the working directory.
+
+    Secrets are kept in files of their own: write `file:PATH` for a URL of `ledger`, `registry`, `rate_limits`,
+    `webhook` or `traces`, or for the `key` of a skill's identity, and PATH holds the value.
+    """
 
     model: Annotated[str, Meta(min_length=1)]
     """The default model of skills that name none: an artifact's directory, or `registry:NAME@production`."""
@@ -38,11 +50,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds between checks for a newly promoted version."""
     signers: Path | None = None
     """The file of allowed signers; artifacts must be signed by one of them. Required for models of the registry."""
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     """The public listener's address."""
     port: Port = 8000
     """0 chooses a free port."""
-    admin_host: str = "127.0.0.1"
+    admin_host: Host = "127.0.0.1"
     """The address of the admin listener (metrics, usage, reloads); other than loopback requires `admin_keys`."""
     admin_port: Port = 9464
     """0 chooses a free port."""
@@ -91,8 +103,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     keys: Path | None = None
     """The file of API keys, written by `secateur keys create --file`; changes apply from the next request."""
-    rate_limits: Annotated[str, Meta(pattern=r"^(memory://|rediss?://.+)$")] = "memory://"
-    """The store of rate limit counters: this process, or a Redis shared by replicas."""
+    rate_limits: str = "memory://"
+    """The store of rate limit counters: `memory://`, this process, or `redis[s]://...`, shared by replicas."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of the proxies whose X-Forwarded-For is trusted."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
@@ -124,7 +136,9 @@ def registered(reference: str) -> str | None:
 
 def load(path: Path) -> Config:
     """Read the settings from the TOML file `path`; raises ConfigError."""
-    config = read(path, Config)
+    config = _resolved(path, read(path, Config))
+    for problem in _address_problems(config):
+        raise ConfigError(f"{path}: {problem}")
     if registered(config.model) is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
     if config.admin_keys is None and not is_loopback(config.admin_host):
@@ -143,12 +157,45 @@ def load(path: Path) -> Config:
             f"{path}: a webhook is a URL that starts with https://, without user or password: "
             "`webhook_secret` authenticates the events - at `$.webhook`"
         )
-    if config.feedback is None and "://" in config.ledger:
+    if config.feedback is None and is_postgres(config.ledger):
         raise ConfigError(
             f"{path}: the ledger is not a file, so visitors' ratings need a file of their own, as in "
             'feedback = "/var/lib/secateur/feedback.sqlite3" - at `$.feedback`'
         )
     return config
+
+
+def _resolved(path: Path, config: Config) -> Config:
+    """`config` with the content of the files that `file:PATH` names."""
+    found = {}
+    for name in SECRETS:
+        try:
+            if value := getattr(config, name):
+                found[name] = secret(value)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error} - at `$.{name}`") from None
+    return msgspec.structs.replace(config, **found)
+
+
+def _address_problems(config: Config) -> Iterator[str]:
+    """What is neither a file nor the URL of a store that is known; quotes no secret."""
+    for name in ("ledger", "registry"):
+        if problem := misnamed(getattr(config, name)):
+            yield f"{problem} - at `$.{name}`"
+    if config.feedback is not None and ("://" in str(config.feedback) or misnamed(str(config.feedback))):
+        yield "ratings are kept in an SQLite file, such as feedback.sqlite3, not at a URL - at `$.feedback`"
+    if not RATE_LIMITS.fullmatch(config.rate_limits):
+        yield "counters are kept at memory://, redis://HOST:PORT/NUMBER or rediss://... - at `$.rate_limits`"
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """Settings that are allowed but rarely intended."""
+    for proxy in config.trusted_proxies:
+        if ipaddress.ip_network(proxy).prefixlen == 0:
+            yield (
+                f"`trusted_proxies` has {proxy}, so any client may choose the address that limits are counted for, "
+                "in X-Forwarded-For: name the networks of your proxies"
+            )
 
 
 def is_address(url: str) -> bool:
@@ -176,31 +223,3 @@ def _is_network(text: str) -> bool:
         return bool(ipaddress.ip_network(text))
     except ValueError:
         return False
-
-
-def read(path: Path, kind: type[T]) -> T:
-    """Decode the TOML file `path` as a struct of `kind`; raises ConfigError."""
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind, dec_hook=_path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), kind)}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
-
-
-def _path(kind: type, value: Any) -> Path:
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    raise ValueError("Expected a path")
-
-
-def _explain(message: str, kind: type) -> str:
-    """msgspec's message, always with the field's path, and with the known names for an unknown field."""
-    where = "" if "`$" in message else " - at `$`"
-    if "unknown field" in message:
-        fields = [field.name for field in msgspec.structs.fields(kind)]
-        own_first = dict.fromkeys((*kind.__annotations__, *fields))
-        return f"{message}{where}; known fields are {', '.join(own_first)}"
-    return message.replace(" | null", "") + where  # TOML has no null

@@ -7,15 +7,18 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from server.config import Config, load
+from server.config import Config, load, warnings
 from server.metering.ledger.ledger import Ledger
 from server.models.loading import ALLOW_FAILED_GATE, Loader, check_names
 from server.models.reload import check_prompts, load_skills
@@ -23,7 +26,7 @@ from server.models.rollout import Rollout
 from server.skills import api_keys
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
-from server.storage.postgres import is_postgres
+from server.storage.postgres import is_postgres, without_password
 from server.web import listeners, logs
 from server.web.app import Apps, Parts, build
 from server.web.http.protocol import ADMIN_CONNECTIONS, ConnectionLimits, raise_file_limit
@@ -55,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or SIGINT; returns 0 after a clean shutdown, 1 if an engine failed."""
+    """Serve until SIGTERM or SIGINT, then exit with 0 after a clean shutdown, 1 if an engine failed."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its default would end the process while it starts
@@ -71,11 +74,21 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     config = replace(config, metrics_compat=arguments.metrics_compat or config.metrics_compat)
     parts = prepare(config, allow_failed_gate=arguments.allow_failed_gate)
-    return run(parts, early)
+    return leave(run(parts, early))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now: all is closed, and freeing models and modules would take seconds of CPU time."""
+    with contextlib.suppress(OSError, ValueError):  # nobody may read the output any more
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def check(config: Config) -> None:
     """Read every file and bind every port, without loading a model; raises ConfigError."""
+    warn(config)
     load_skills(config)
     check_keys(config)
     for bound in bind_all(config).values():
@@ -84,6 +97,7 @@ def check(config: Config) -> None:
 
 def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     """Open what `config` names: keys, skills, models, ledger. Raises a SecateurError for what cannot be used."""
+    warn(config)
     check_keys(config)
     skills = Skills(load_skills(config), Keys(config.keys))
     loader = Loader(config, allow_failed_gate=allow_failed_gate)
@@ -93,6 +107,12 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
     return Parts(config, skills, ledger, rollout, loader)
+
+
+def warn(config: Config) -> None:
+    """Log the settings that are rarely intended."""
+    for warning in warnings(config):
+        logger.warning("%s", warning)
 
 
 def check_keys(config: Config) -> None:
@@ -109,7 +129,7 @@ def instance_of(config: Config) -> str:
 def run(parts: Parts, early: Sequence[int] = ()) -> int:
     """Bind the listeners, build and announce the apps, and serve until a signal or a failed engine.
 
-    Returns 0, or 1 if an engine failed. A SIGHUP among `early` reloads the skills at once.
+    Returns 0, or 1 if an engine failed. `early` are the signals received during start-up, handled once serving.
     """
     bound = bind_all(parts.config)
     # The demo page shows the public port, which is known only now if the file says 0.
@@ -180,9 +200,18 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         print(f"  counting: {model.tokenizer.encoding_reason}")
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
+    print(f"ledger   {without_password(parts.config.ledger)}")
+    print(f"ratings  {parts.config.feedback_file}")
+    print(f"limits   {store_of(parts.config.rate_limits)}")
     print(f"API      {addresses['skills']}/v1")
     print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
     print(f"usage    {addresses['metrics']}/admin")
     if apps.page is not None:
         print(f"page     {addresses['page']}/")
     print("Stop with Ctrl-C.", flush=True)
+
+
+def store_of(url: str) -> str:
+    """The store of rate limit counters without its credentials and parameters."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "this process"

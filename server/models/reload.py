@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from anyio import to_thread
@@ -41,11 +41,16 @@ def check_prompts(skills: Iterable[Skill], model: Callable[[str], Model]) -> Non
             logger.warning("%s", warning)
 
 
-def warnings(skill: Skill) -> Sequence[str]:
+def warnings(skill: Skill) -> Iterator[str]:
     """Warnings about settings that are allowed but rarely intended."""
     if EVERY_ORIGIN in skill.origins:
-        return [f"the skill {skill.name!r} allows pages of every origin: its `origins` include `*`"]
-    return []
+        yield f"the skill {skill.name!r} allows pages of every origin: its `origins` include `*`"
+    day, month = skill.tokens_per_day, skill.tokens_per_month
+    if day is not None and month is not None and day > month:
+        yield (
+            f"the skill {skill.name!r} allows {day} tokens a day and only {month} a month: "
+            "`tokens_per_day` above `tokens_per_month` limits nothing"
+        )
 
 
 class Reloader:

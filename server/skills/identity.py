@@ -12,6 +12,7 @@ from jwt.algorithms import get_default_algorithms
 from msgspec import Meta, Struct
 
 from server.errors import ConfigError, Unauthorized
+from server.toml import FILE
 
 LIFETIME = 300  # seconds until a token's expiry, at most
 LEEWAY = 10  # seconds of clock skew
@@ -25,9 +26,9 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: Literal["HS256", "RS256", "EdDSA"]
     """The only signature algorithm accepted."""
     key: str = ""
-    """The HS256 secret, at least 32 bytes, or the public key in PEM."""
+    """The HS256 secret, at least 32 bytes, or the public key in PEM; or `file:PATH`, relative to the skill's file."""
     key_file: str = ""
-    """A text file with the key instead, relative to the skill's file."""
+    """The same PATH without `file:`."""
     required: bool = False
     """Whether visitors without a token are refused with 401; an invalid token always is."""
     issuer: Annotated[str, Meta(max_length=256)] = ""
@@ -48,15 +49,16 @@ def check(where: str, identity: Identity) -> None:
 
 def read_key(where: Path, identity: Identity) -> str:
     """The key, read from its file if it names one; raises ConfigError."""
-    if not identity.key_file:
+    in_file = identity.key.startswith(FILE)
+    if not identity.key_file and not in_file:
         return identity.key
-    if identity.key:
+    if identity.key and identity.key_file:
         raise ConfigError(f"{where}: give either `key` or `key_file` at `$.identity`, not both")
-    path = where.parent / identity.key_file
+    path = where.parent / (identity.key_file or identity.key.removeprefix(FILE))
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{where}: {path} at `$.identity.key_file` cannot be read as text") from None
+        raise ConfigError(f"{where}: {path} at `$.identity` cannot be read as text") from None
 
 
 def person(identity: Identity | None, token: str | None, skill: str, known: str | None = None) -> str | None:

@@ -5,13 +5,15 @@ They are told apart by names, which advisory locks hold: PostgreSQL releases the
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
 from typing import Any
 
 from server.storage.database import Options, translated
 
 URL = re.compile(r"postgres(ql)?://")
+OTHER = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+:|[a-z]+\s*=|.*?://)")
+"""The start of what looks like another URL, a misspelt one, or a connection string of keywords."""
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
            "tcp_user_timeout": 10_000}  # fmt: skip
 """When to give up a connection whose other end vanished without a word; parameters of the URL override these."""
@@ -29,9 +31,25 @@ def is_postgres(where: str) -> bool:
     return URL.match(where) is not None
 
 
+def misnamed(where: str) -> str | None:
+    """Why `where` is neither a path nor PostgreSQL's URL, without what may be secret in it; None if it is one.
+
+    A misspelt URL would otherwise become an SQLite file, with the password in its name.
+    """
+    if is_postgres(where) or not OTHER.match(where):
+        return None
+    return (
+        f"{without_password(where)!r} is neither a file nor PostgreSQL: write usage.sqlite3 or the like (./NAME for a "
+        "name with a colon), or postgresql://USER@HOST/DATABASE"
+    )
+
+
 def without_password(where: str) -> str:
     """A PostgreSQL URL without credentials and parameters, for messages; a path unchanged."""
-    return re.sub(r"//[^@/]*@", "//", where).split("?")[0] if is_postgres(where) else where
+    if is_postgres(where):
+        return re.sub(r"//.*@", "//", where).split("?")[0]
+    found = OTHER.match(where)
+    return f"{found[1]}..." if found else where
 
 
 class Postgres:
@@ -56,8 +74,7 @@ class Postgres:
         self._lock_timeout = f"SET lock_timeout = '{int(options.busy_seconds * 1000)}ms'"
         self._names: set[str] = set()
         self._connection: Any = None
-        with self._translated():
-            self._settings: dict[str, Any] = {**NETWORK, **psycopg.conninfo.conninfo_to_dict(url)}
+        self._settings: dict[str, Any] = {**NETWORK, **self._parsed(url)}
         self._connect()
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -113,6 +130,16 @@ class Postgres:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _parsed(self, url: str) -> dict[str, Any]:
+        """The parameters of `url`; the failure quotes nothing, since a stray @ moves a password into the host."""
+        with suppress(self._psycopg.Error):
+            if url.partition("?")[0].count("@") < 2:
+                return dict(self._psycopg.conninfo.conninfo_to_dict(url))
+        raise self._failure(
+            "its URL is malformed: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETER=VALUE, with %40 for "
+            "an @ in a name or password, and only libpq's parameters"
+        )
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._psycopg.Error, self._failure)

@@ -1,8 +1,9 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from server.config import Config, load
+from server.config import Config, load, warnings
 from server.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -20,7 +21,13 @@ def test_defaults_are_loopback_only(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"missing required field `model` - at `\$`"),
-        (NEEDED + "prot = 1", r"unknown field `prot` - at `\$`; known fields are model, .*port"),
+        (NEEDED + "prot = 1", r"unknown field `prot` - at `\$`; did you mean `port`\? known fields are model, .*port"),
+        (
+            NEEDED + "log = 'jsno'",
+            r"value 'jsno' - at `\$.log`; did you mean 'json'\? allowed are json, text",
+        ),
+        (NEEDED + "key_bits = 4", r"Invalid enum value 4 - at `\$.key_bits`; allowed are 8, 16"),
+        (NEEDED + "host = ''", r"length >= 1 - at `\$.host`"),
         (NEEDED + "port = 70000", r"<= 65535 - at `\$.port`"),
         (NEEDED + "port = '8000'", r"Expected `int`, got `str` - at `\$.port`"),
         (NEEDED + "trusted_proxies = ['127.0.0.1', '*']", r"'\*' is not an address or network .*trusted_proxies\[1\]"),
@@ -44,6 +51,46 @@ def test_a_mistake_is_named_with_file_path_and_what_is_allowed(tmp_path: Path, t
     with pytest.raises(ConfigError, match=message) as caught:
         load(file)
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("setting", ["ledger", "registry", "rate_limits", "feedback"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgress://me:hunter2@host/usage", "mysql://me:hunter2@host/usage", "Postgresql://me:hunter2@host/usage",
+        " postgresql://me:hunter2@host/usage", "postgresql:/me:hunter2@host/usage", "sqlite:///hunter2",
+        "host=db password=hunter2",
+    ],
+)  # fmt: skip
+def test_a_misspelt_url_is_refused_without_its_password(tmp_path: Path, setting: str, url: str) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(re.sub(f"(?m)^{setting} = .*\n", "", NEEDED) + f'{setting} = "{url}"')
+    with pytest.raises(ConfigError, match=rf"(postgresql|redis)://|an SQLite file.* at `\$.{setting}`") as caught:
+        load(file)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_url_with_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
+    file, url = tmp_path / "server.toml", tmp_path / "url"
+    url.write_text("rediss://me:hunter2@host:6379/0\n")
+    file.write_text(f'{NEEDED}rate_limits = "file:{url}"')
+    assert load(file).rate_limits == "rediss://me:hunter2@host:6379/0"
+    for content, message in ((b"", "is empty"), (b"\xff", "is not text"), (b"mysql://hunter2", "counters are kept at")):
+        url.write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"{message}.* - at `\$.rate_limits`") as caught:
+            load(file)
+        assert "hunter2" not in str(caught.value)
+    url.unlink()
+    with pytest.raises(ConfigError, match=r"url cannot be read: No such file or directory - at `\$.rate_limits`"):
+        load(file)
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
+def test_proxies_that_are_everybody_are_warned_about(tmp_path: Path, network: str) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(f'{NEEDED}trusted_proxies = ["10.0.0.0/8", "{network}"]')
+    [warning] = warnings(load(file))
+    assert warning.startswith(f"`trusted_proxies` has {network}, so any client may choose")
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from server.errors import RegistryError
 from server.storage.connection import connect
 from server.storage.database import Database, Options
-from server.storage.postgres import is_postgres, without_password
+from server.storage.postgres import is_postgres, misnamed, without_password
 
 BUSY_SECONDS = 3.0
 MAKE = "`secateur registry add` makes one"
@@ -16,7 +16,7 @@ def open_database(where: str, *, create: bool) -> Database:
 
     Without `create`, a missing file is an error, so that a mistyped path is not taken for an empty registry.
     """
-    if not create and not is_postgres(where) and not Path(where).exists():
+    if not create and not (is_postgres(where) or misnamed(where)) and not Path(where).exists():
         raise RegistryError(f"there is no registry at {where}: {MAKE}")
 
     def failure(message: str) -> RegistryError:

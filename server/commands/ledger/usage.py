@@ -12,7 +12,7 @@ from server.errors import ConfigError
 from server.metering.ledger.connection import snapshot
 from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, sequence, table, written
 from server.storage.database import StorageError
-from server.storage.postgres import is_postgres, without_password
+from server.storage.postgres import is_postgres, misnamed, without_password
 
 LEDGER_HELP = "an SQLite file, postgresql://..., or a server's TOML file"
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
 def opened(text: str) -> Iterator[str]:
     """The path or URL of the ledger that `text` names; raises ConfigError if there is none, or reading it fails."""
     ledger = config.load(Path(text)).ledger if text.endswith(".toml") else text
-    if not is_postgres(ledger) and not Path(ledger).exists():
+    if not (is_postgres(ledger) or misnamed(ledger)) and not Path(ledger).exists():
         raise ConfigError(f"there is no ledger at {ledger}: a server makes it when it starts")
     try:
         yield ledger

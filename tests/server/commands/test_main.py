@@ -104,7 +104,7 @@ def test_serve_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:
     settings = f'model = "{tmp_path}/none"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\n'
     skill.write_text('name = "help"')
     for text, message in (
-        ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; known fields are"),
+        ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; did you mean `port`? known fields are"),
         ("", f"{tmp_path}/none is not an artifact"),
     ):
         config.write_text(settings + text)

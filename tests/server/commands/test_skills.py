@@ -12,11 +12,12 @@ from tests.server.skills.test_skill_files import write
 @pytest.mark.slow
 def test_check_prints_mistakes_or_skills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "skills"
-    write(folder, origins=["*"])
+    write(folder, origins=["*"], tokens_per_day=5, tokens_per_month=3)
     assert main(["skills", "check", str(folder)]) == 0
     output = capsys.readouterr().out
     assert Skills.read(folder)[0].revision in output
     assert "every origin" in output
+    assert "allows 5 tokens a day and only 3 a month" in output
     write(folder, greting="x")
     assert main(["skills", "check", str(folder)]) == 2
     assert "unknown field `greting`" in capsys.readouterr().err

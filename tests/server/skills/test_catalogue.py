@@ -130,7 +130,18 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('nam = "a"', r"unknown field `nam`|missing required field `name`"),
-        ('name = "a"\ngreting = "x"', r"unknown field `greting` - at `\$`; known fields are name, title, greeting"),
+        (
+            'name = "a"\ngreting = "x"',
+            r"unknown field `greting` - at `\$`; did you mean `greeting`\? known fields are name, title",
+        ),
+        (
+            'name = "a"\n[[examples]]\nqestion = "x"\nanswer = "y"',
+            r"`qestion` - at `\$.examples\[0\]`; did you mean `question`\? known fields are question, answer$",
+        ),
+        (
+            'name = "a"\n[identity]\nalgorithm = "HS265"',
+            r"enum value 'HS265' - at `\$.identity.algorithm`; did you mean 'HS256'\? allowed are EdDSA, HS256, RS256$",
+        ),
         ('name = "A b"', r"matching regex .* - at `\$.name`"),
         (
             'name = "a"\norigins = ["*.example"]',

@@ -160,10 +160,11 @@ def test_an_expired_token_resumes_only_its_own_conversation(serve: Serve) -> Non
     assert Visitor(served, resume=resume).opened.status == 401
 
 
-def test_the_key_can_be_read_from_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ['key_file = "secret"', 'key = "file:secret"'])
+def test_the_key_can_be_read_from_a_file(tmp_path: Path, setting: str) -> None:
     (tmp_path / "secret").write_text(SECRET + "\n")
     file = tmp_path / "a.toml"
-    file.write_text('name = "a"\n[identity]\nalgorithm = "HS256"\nkey_file = "secret"')
+    file.write_text(f'name = "a"\n[identity]\nalgorithm = "HS256"\n{setting}')
     found = Skill.read(file).identity
     assert found is not None
     assert found.key == SECRET

@@ -9,7 +9,7 @@ import pytest
 from server.errors import Busy
 from server.storage.connection import connect
 from server.storage.database import Database, Options, StorageError
-from server.storage.postgres import without_password
+from server.storage.postgres import misnamed, without_password
 from tests.support.postgres_server import new_database, postgres
 
 __all__ = ["postgres"]
@@ -90,6 +90,8 @@ def test_a_file_that_cannot_be_opened_holds_no_lock(tmp_path: Path) -> None:
 
 def test_messages_show_no_password() -> None:
     assert without_password("postgresql://me:secret@host/db?sslmode=require") == "postgresql://host/db"
+    assert without_password("postgresql://me:a/b@c@host/db") == "postgresql://host/db"
+    assert without_password("mysql://me:secret@host/db") == "mysql:..."
     assert without_password("build/a@b.sqlite3") == "build/a@b.sqlite3"
 
 
@@ -136,3 +138,24 @@ def test_another_databases_log_survives_the_end_of_a_replaced_one(tmp_path: Path
     assert (tmp_path / "rows.sqlite3-wal").exists()
     assert new.tables() == {"new"}
     new.close()
+
+
+@pytest.mark.parametrize("name", ["usage.sqlite3", "/var/lib/a@b/usage", "./a:b.sqlite3", "postgres://host/usage"])
+def test_files_and_postgresql_are_addresses(name: str) -> None:
+    assert misnamed(name) is None
+
+
+@pytest.mark.parametrize("url", ["mysql://me:hunter2@host/db", "dbname=usage password=hunter2", "./x://hunter2"])
+def test_another_address_makes_no_file(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="is neither a file nor PostgreSQL: write ") as caught:
+        connect(url, Options())
+    assert "hunter2" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_malformed_url_is_refused_without_its_password() -> None:
+    with pytest.raises(StorageError, match="its URL is malformed") as caught:
+        connect("postgresql://me:hunt@er2:secret@host/db", Options())
+    assert "er2" not in str(caught.value)
+    assert "secret" not in str(caught.value)
