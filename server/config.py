@@ -178,7 +178,7 @@ def _resolved(path: Path, config: Config) -> Config:
 
 
 def _address_problems(config: Config) -> Iterator[str]:
-    """What is neither a file nor the URL of a store that is known; quotes no secret."""
+    """One sentence for each setting that is neither a path nor the URL of a supported store; quotes no secret."""
     for name in ("ledger", "registry"):
         if problem := misnamed(getattr(config, name)):
             yield f"{problem} - at `$.{name}`"

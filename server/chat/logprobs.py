@@ -40,7 +40,7 @@ class PendingLogprobs:
         self._sent = 0
 
     def add(self, token: Token, text: str) -> None:
-        """Add the logprobs of a sampled token, with which the characters `text` became complete."""
+        """Queue the logprobs of a sampled token; `text` is what decoding it completed, perhaps nothing."""
         if token.logprobs is not None:
             top = tuple(self._top(id, logprob) for id, logprob in token.logprobs.top)
             own = self._top(token.id, token.logprobs.sampled)
@@ -48,7 +48,7 @@ class PendingLogprobs:
         self._decoded += len(text)
 
     def take(self, text: str, *, last: bool = False) -> tuple[TokenLogprob, ...]:
-        """The logprobs of the tokens that begin in `text`, the next to be sent; all that are left if it is the last."""
+        """Dequeue the logprobs of the tokens that begin in `text`, the next to be sent; with `last`, all the rest."""
         self._sent += len(text)
         taken = []
         while self._held and (last or self._held[0][0] < self._sent):

@@ -41,9 +41,10 @@ class ReplyRequest(Struct, frozen=True):
 
 
 def cache_salt(request: ReplyRequest) -> str:
-    """Divides the prefix cache of a skill: by API key and its labels, or by a visitor's conversation.
+    """The salt of a request's own prefix cache blocks: requests share them only within an API key and its labels, or
+    within a visitor's conversation.
 
-    Without either it is random: such a request shares nothing of its own.
+    A request with neither gets a random salt, so it shares only the skill's prefix.
     """
     if not request.key_id and not request.conversation:
         return secrets.token_hex()

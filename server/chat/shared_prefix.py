@@ -18,13 +18,13 @@ Prefixes = dict[tuple[Skill, date], "asyncio.Task[Sequence[int]]"]
 
 
 class SharedPrefixes:
-    """Finds each prefix once for a model, skill and day, in a worker thread. Belongs to the asyncio loop."""
+    """Caches the shared prefix by model, skill and day, computed in a worker thread. Belongs to the asyncio loop."""
 
     def __init__(self) -> None:
         self._found: WeakKeyDictionary[Model, Prefixes] = WeakKeyDictionary()
 
     async def length(self, prompt: Sequence[int], skill: Skill, model: Model) -> int:
-        """How many ids at the front of `prompt` every conversation with `skill` begins with.
+        """The number of leading ids of `prompt` that every conversation with `skill` shares.
 
         Raises InvalidRequest or ArtifactError if the model's chat template fails.
         """

@@ -46,7 +46,7 @@ def render(lineage: Lineage, config: Mapping[str, Any]) -> bytes:
 
 
 def done(lineage: Lineage) -> str:
-    """What the steps since the first base amount to: `pruned`, else `quantised`, else `trained`, else `exported`."""
+    """One word for all steps since the first base: `pruned` before `quantised` before `trained` before `exported`."""
     steps = [step for step in links(lineage) if step.technique != EXPORT]
     others = [step for step in steps if step.technique not in TRAINING]
     if any(step.technique not in ROUNDING and step.options.get("sparsity") != 0 for step in others):
@@ -55,7 +55,7 @@ def done(lineage: Lineage) -> str:
 
 
 def recovered(lineage: Lineage) -> bool:
-    """Whether any step, also of a parent, kept its training."""
+    """Whether any training step of the lineage, parents included, improved the model instead of being rolled back."""
     return any(step.recovery and not step.recovery.rolled_back for step in links(lineage))
 
 
@@ -152,7 +152,7 @@ def _figures(lineage: Lineage) -> list[str]:
 
 
 def _first(lineage: Lineage) -> list[str]:
-    """The row of the first base, if it is not this artifact's base and was evaluated on the same text."""
+    """The first base's row of the comparison; empty if it is this artifact's base or was evaluated on another text."""
     oldest = list(generations(lineage))[-1]
     ours, theirs = lineage.evaluation, oldest.evaluation
     if oldest is lineage or ours is None or theirs is None or theirs.data.digest != ours.data.digest:

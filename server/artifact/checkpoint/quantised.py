@@ -108,7 +108,7 @@ def _spread(scales: Tensor, columns: int) -> Tensor:
 
 
 def _group(columns: int, groups: int) -> Group:
-    """The group size that divides `columns` into `groups`; for a single group any size is equivalent."""
+    """The smallest group size that divides `columns` into `groups` groups; raises ValueError if there is none."""
     sizes: tuple[Group, ...] = get_args(Group)
     for size in sizes:
         if -(-columns // size) == groups:

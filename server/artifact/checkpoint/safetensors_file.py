@@ -59,20 +59,20 @@ class SafetensorsWriter:
         self.clear()
 
     def abandon(self) -> None:
-        """Close without writing the file."""
+        """Close the data files without writing `path`; `clear` then removes them."""
         try:
             self._aligned.file.close()
         finally:
             self._rest.file.close()
 
     def clear(self) -> None:
-        """Remove the data files, where they still are."""
+        """Remove the temporary data files, if any are left."""
         for data in (self._aligned, self._rest):
             data.path.unlink(missing_ok=True)
 
 
 class _Data:
-    """Tensors one after another in a file, and where each lies there."""
+    """A temporary file of concatenated tensors, and the header entry of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -91,7 +91,7 @@ class _Data:
         }
 
     def shifted(self, by: int) -> dict[str, dict[str, Any]]:
-        """The entries in a file where this data begins `by` bytes after the first."""
+        """The header entries, with every data offset increased by `by` bytes."""
         return {
             name: entry | {"data_offsets": [by + offset for offset in entry["data_offsets"]]}
             for name, entry in self.entries.items()
@@ -140,7 +140,7 @@ class SafetensorsReader:
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
-    """Tells a file from another one of the same name."""
+    """Device and inode, which show whether a path still names the same file."""
     return status.st_dev, status.st_ino
 
 

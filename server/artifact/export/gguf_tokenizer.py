@@ -39,7 +39,7 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
 
 
 def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the split pattern; raises ExportError for an unsupported tokenizer."""
+    """The name that GGUF's `tokenizer.ggml.pre` gives the split pattern; ExportError for an unsupported tokenizer."""
     model = parsed["model"]
     normalizer = (parsed.get("normalizer") or {}).get("type")
     try:

@@ -1,7 +1,7 @@
 """The moves of a model as a chain: a move contains the digest of the move before, and the last must be signed.
 
-Whoever owns the database can add, change and remove rows. Added and changed ones break the chain or lack a signature;
-removed ones are noticed by who remembers a later move (`server.artifact.registry.seen`).
+The database's owner can add, change and remove rows. An added or changed row breaks the chain or lacks a signature; a
+removed one is noticed by a server that remembers a later move (`server.artifact.registry.seen`).
 """
 
 import hashlib

@@ -128,14 +128,15 @@ def permitted(version: Version, signers: Signers | None, by: Signer | None = Non
 
 
 def allowed(version: Version, signers: Signers | None, digests: FileDigests | None = None) -> str:
-    """The reason why `version` may be served: its files are whole and it is `permitted`; raises as these do."""
+    """The reason why `version` may be served: `verify` finds its files intact and it is `permitted`; raises as both."""
     return permitted(version, signers, verify(version, signers, digests))
 
 
 def check_production(version: Version, moves: Sequence[Move], signers: Signers) -> MoveStatement:
-    """The statement of the last move, which puts `version` into production; raises RegistryError or SignatureError.
+    """Verify the last move, which must put `version` into production; returns its statement.
 
-    Checks the chain of moves, and with `separate` that somebody approved it and that who promoted it did not.
+    With `separate = true` in the signers file, the version needs an approval, and none by its promoter. Raises
+    RegistryError or SignatureError.
     """
     stated, promoter = history.check(version, moves, signers)
     if signers.separate and stated.kind == "promote":

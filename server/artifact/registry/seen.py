@@ -1,4 +1,4 @@
-"""The last move seen of each model, in a file of the server: the registry cannot go back behind it unnoticed."""
+"""Remembers the last registry move that this server saw of each model, to detect a registry restored from a backup."""
 
 import threading
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Seen(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LastSeen:
-    """The file `path`, JSON of `Seen` by model; created when the first move is seen. For threads of one process."""
+    """The JSON file `path` of `Seen` by model, created at the first move; thread-safe, but for one process only."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -40,7 +40,7 @@ class EvaluationStatement(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MoveStatement(Struct, frozen=True, forbid_unknown_fields=True):
-    """A move of production; `after` chains it to everything that was in `moves` before."""
+    """A change of the production version; `after` is the digest of the move before, which chains all moves."""
 
     type: Literal["move"]
     model: str
@@ -71,13 +71,13 @@ class Signed(Struct, frozen=True):
 
 
 def signed(statement: Struct, key: PrivateKey) -> Signed:
-    """Sign `statement`, whose `key` is the hint of `key`."""
+    """Sign `statement`, whose field `key` must be `key_of(key)`."""
     text = msgspec.json.encode(statement)
     return Signed(text.decode(), base64.b64encode(sign(key, text)).decode())
 
 
 def key_of(key: PrivateKey) -> str:
-    """The value of the field `key` of what this key signs."""
+    """The id of a signing key, as statements carry it in `key`: SHA-256 of the public key's PEM."""
     return hint(key.public_key())
 
 
@@ -86,7 +86,7 @@ class _Keyed(Struct, frozen=True):
 
 
 def signing_key(statement: str) -> str:
-    """The value of the field `key` of any statement; empty if it is malformed."""
+    """The id of the key that a statement claims to be signed by, unverified; empty if the statement is malformed."""
     try:
         return msgspec.json.decode(statement, type=_Keyed).key
     except msgspec.DecodeError:

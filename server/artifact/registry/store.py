@@ -192,7 +192,7 @@ class Registry:
             self._alias(model, "production", move.number)
 
     def bind(self, skills: Iterable[str], version: Version) -> None:
-        """Record that `version` answers `skills` from now on."""
+        """Record that a server answers requests for `skills` with `version` from now on."""
         with self._database.transaction():
             for skill in skills:
                 row = (version.model, version.number, skill, now())

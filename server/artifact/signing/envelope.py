@@ -121,7 +121,7 @@ def verify(directory: Path, signers: Signers, digests: FileDigests | None = None
 
 
 def signed_record(directory: Path, signers: Signers, digests: FileDigests | None = None) -> Lineage:
-    """The record that was signed, verified like `verify`: compare it with what is loaded from `directory` later."""
+    """The signed lineage record, verified as by `verify`, to compare with what is loaded from `directory` later."""
     path = directory / FILE
     _, signed = _verified(directory, signers, digests)
     content = path.read_bytes()
@@ -151,7 +151,7 @@ def _verified(directory: Path, signers: Signers, known: FileDigests | None) -> t
 
 
 def write(directory: Path, content: bytes) -> None:
-    """Write the signature atomically, by way of a file outside the artifact, which admits no unknown files."""
+    """Write the signature atomically, from a temporary file beside the artifact: unknown files in it are refused."""
     with replacing(directory / SIGNATURE, directory.with_name(f"{directory.name}.{SIGNATURE}.partial")) as partial:
         partial.write_bytes(content)
 

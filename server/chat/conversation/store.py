@@ -90,7 +90,7 @@ class Conversations:
         return self._kept.get(id)
 
     def use(self, id: str, skill: str) -> Conversation:
-        """The conversation, created if unknown, and used now."""
+        """Find or create a conversation and restart its time to live; may evict the least recently used one."""
         self._expire()
         found = self._kept.setdefault(id, Conversation(id, skill))
         found.used = self._clock()

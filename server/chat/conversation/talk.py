@@ -66,7 +66,7 @@ class Talk:
             await conversation.running.stop()
 
     async def ask(self, request_id: str, skill: Skill, session: Session, question: Question) -> Recording:
-        """Begin the reply to a question; returns the running reply if it has the latest question's id.
+        """Begin the reply to a question, or return the latest reply if the question repeats that one's id.
 
         Raises Conflict if another reply is running, Unauthorized if the conversation is reset meanwhile, and what
         `Replies.begin` raises.

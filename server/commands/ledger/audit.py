@@ -96,7 +96,7 @@ def _matches(action: str, wanted: str) -> bool:
 
 
 def _moment(text: str) -> str:
-    """A time as the log writes it."""
+    """Parse an ISO 8601 date or time, UTC by default, and return it in the log's format, which sorts as text."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
