@@ -30,7 +30,7 @@ class CacheSize(Struct, frozen=True):
 
     @property
     def pinned(self) -> int:
-        """The most blocks that stay although nobody uses them."""
+        """The most blocks that may be pinned: kept in the cache even while no sequence uses them."""
         return self.per_sequence
 
     @property

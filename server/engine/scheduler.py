@@ -181,7 +181,7 @@ class Scheduler:
 def _chunk_size(sequence: Sequence, count: int, follows: bool) -> int:
     """At most `count`, cut at a block boundary if the prompt goes on, since only full blocks can be shared.
 
-    A prompt that `follows` another one's chunk computes no partial block, which that one may be computing.
+    With `follows`, another prompt's chunk precedes in the pass and may compute the same partial block; it is left out.
     """
     end = sequence.computed + count
     if end >= len(sequence.prompt):

@@ -156,7 +156,7 @@ class Sequence:
             self.hashes.append(block_hash(before, self.tokens[start : start + BLOCK]))
 
     def extended(self, ids: tuple[int, ...]) -> "Sequence":
-        """A copy for sampling in which `ids` come next; it has no place in the cache."""
+        """A copy with `ids` appended, for sampling the id after a guess; it has no blocks in the cache."""
         copy = Sequence(self.skill, self.prompt, self.sampling)
         copy.seed = self.seed
         copy.tokens = [*self.tokens, *ids]

@@ -51,7 +51,7 @@ class Stream(AsyncIterator[Token]):
 
     @property
     def ready(self) -> int:
-        """Unread tokens of the step that sampled the last one read."""
+        """The number of tokens that can be read without waiting, of the engine step that sampled the last one read."""
         return len(self._ready)
 
     def put(self, item: list[Token] | EngineFailed | None) -> None:

@@ -87,7 +87,7 @@ class Meter:
         return Reservation(self, opening, admission, started)
 
     async def writable(self) -> bool:
-        """Whether the ledger can be written; after a failure, found out by a write."""
+        """Whether the ledger is writable; after a failed transaction, tests it by an empty write."""
         if not self._ledger.writable:
             try:
                 await answer(self._ledger.probe())
@@ -96,7 +96,7 @@ class Meter:
         return True
 
     async def count(self, request_id: str, usage: Usage) -> None:
-        """Make a reply's count durable, in one job with those of the same engine step; for Reservation.
+        """Write a reply's token counts durably, batched with those of the same engine step; called by Reservation.
 
         Retries while the ledger cannot be written. Raises LedgerUnavailable after STALL_SECONDS, or at once if another
         replica has closed the row as recovered.
@@ -116,7 +116,7 @@ class Meter:
             raise LedgerUnavailable("another replica has closed the reply as recovered")
 
     async def settle(self, ended: Ended, settlement: Settlement) -> None:
-        """Close a reservation's row and report its latencies; for Reservation."""
+        """Close a reservation's row and report its latencies to the observer; called by Reservation."""
         self._observer.ended(ended)
         await answer(self._ledger.settle(settlement))
 

@@ -22,14 +22,14 @@ PRODUCTION = "@production"
 
 
 class Found(NamedTuple):
-    """A version, and the moves that put it into production; none for another alias or a number."""
+    """A resolved version and its model's production moves; no moves unless the reference is NAME@production."""
 
     version: Version
     moves: Sequence[Move] = ()
 
     @property
     def mark(self) -> tuple[str, str]:
-        """Differs whenever another version was named, or the same one by another move."""
+        """Version address and digest of the last move: changes when production changes, even to the same version."""
         return self.version.address, history.digests(self.moves)[-1] if self.moves else ""
 
 

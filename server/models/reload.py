@@ -35,7 +35,7 @@ def load_skills(config: Config) -> Sequence[Skill]:
 
 
 def check_prompts(skills: Iterable[Skill], model: Callable[[str], Model]) -> None:
-    """Raise ConfigError if the model for a skill's `model` setting cannot answer it; log warnings."""
+    """Raise ConfigError for a skill that its model cannot answer; log warnings. `model` finds a setting's model."""
     for skill in skills:
         for warning in suitability_warnings(skill, model(skill.model)):
             logger.warning("%s", warning)

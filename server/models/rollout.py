@@ -111,13 +111,13 @@ class Rollout:
         return found.model
 
     def use(self, wanted: str) -> Model:
-        """The same, kept loaded until `release`."""
+        """The current model, as `of`, which stays loaded until `release` is called once for each `use`."""
         model = self.of(wanted)
         self._users[model] += 1
         return model
 
     def release(self, model: Model) -> None:
-        """End one use of a model."""
+        """End one `use` of a model; a replaced model is unloaded after its last."""
         self._users[model] -= 1
 
     @property

@@ -158,7 +158,7 @@ def revoke(path: Path, id: str) -> Key:
 
 
 def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = None) -> tuple[str, Key, Key]:
-    """Make a key that opens the same, valid for `lifetime`; the old one expires after `grace`, or earlier as it was.
+    """Make a key with the same access, valid for `lifetime`; the old one expires after `grace` unless it did earlier.
 
     Returns the new key, its entry and the old one's; raises ConfigError if the old one is revoked or expired.
     """
@@ -175,7 +175,7 @@ def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = N
 
 
 def after(span: timedelta) -> str:
-    """The time `span` from now."""
+    """The time `span` from now, UTC, ISO 8601."""
     return (datetime.now(UTC) + span).isoformat(timespec="seconds")
 
 

@@ -64,7 +64,8 @@ def read_key(where: Path, identity: Identity) -> str:
 def person(identity: Identity | None, token: str | None, skill: str, known: str | None = None) -> str | None:
     """The `sub` claim of a visitor's token for `skill`, or None without a token; raises Unauthorized.
 
-    `known` is the person whose conversation is resumed: pages keep their token, so that person's may have expired.
+    `known` is the person whose conversation is resumed. A page keeps its first token, so an expired one is accepted
+    from that person.
     """
     if identity is None or (token is None and not identity.required):
         return None

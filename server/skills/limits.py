@@ -26,7 +26,7 @@ class RateLimits:
         self._live: Counter[str] = Counter()
 
     async def enter(self, skill: Skill) -> Mapping[str, str]:
-        """Count a request and a live reply, until `leave`; returns headers. Raises RateLimited or Overloaded."""
+        """Count a request, and a live reply until `leave`; returns headers. Raises RateLimited or Overloaded."""
         if skill.concurrent_replies is not None and self._live[skill.name] >= skill.concurrent_replies:
             raise RateLimited(
                 f"The skill {skill.name!r} allows {skill.concurrent_replies} concurrent replies, all in use.",
@@ -47,7 +47,7 @@ class RateLimits:
         self._live[skill.name] -= 1
 
     async def spend(self, skill: Skill, tokens: int) -> Mapping[str, str]:
-        """Count the tokens that a reply may need; returns headers.
+        """Count `tokens`, prompt and longest reply, against the skill's limit; returns OpenAI's rate-limit headers.
 
         Raises RateLimited, Overloaded, or InvalidRequest if they exceed the limit of a whole minute.
         """

@@ -18,7 +18,7 @@ Unit = Literal["requests", "tokens", "sessions"]
 
 
 class Spent(NamedTuple):
-    """The state of a window after an attempt to spend."""
+    """The result of one attempt to spend from a window: whether it was allowed, and what is left."""
 
     allowed: bool
     """Whether the attempt fitted and was counted."""
@@ -89,7 +89,7 @@ class _Window:
             self.total -= self._spent.popleft()[1]
 
     def when_freed(self, amount: int) -> float:
-        """When the last part of the oldest `amount` was spent."""
+        """The time at which the last of the oldest `amount` units was spent; they all expire WINDOW_SECONDS later."""
         freed = accumulate(cost for _, cost in self._spent)
         return next(when for (when, _), sum in zip(self._spent, freed, strict=True) if sum >= amount)
 

@@ -48,7 +48,7 @@ def _stamp(file: IO[bytes]) -> Stamp:
 
 
 def _settle(stamp: Stamp) -> bool:
-    """Wait until any further change must show in the stamp; False if the file was changed in the future."""
+    """Wait until a later change must get another ctime; False if the ctime lies in the future, so it proves nothing."""
     age = time.time() - stamp.changed / 1e9
     if 0 <= age < TICK:
         time.sleep(TICK - age)

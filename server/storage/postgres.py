@@ -32,7 +32,7 @@ def is_postgres(where: str) -> bool:
 
 
 def misnamed(where: str) -> str | None:
-    """Why `where` is neither a path nor PostgreSQL's URL, without what may be secret in it; None if it is one.
+    """The error message for a `where` that is neither a path nor a PostgreSQL URL, without its secrets; else None.
 
     A misspelt URL would otherwise become an SQLite file, with the password in its name.
     """
@@ -53,7 +53,7 @@ def without_password(where: str) -> str:
 
 
 class Postgres:
-    """The database at `url`; a lost connection is opened again by the next transaction, with the names it had claimed.
+    """The database at `url`; after a lost connection the next transaction reconnects and claims the same names again.
 
     Raises `options.failure` if psycopg is not installed, the server cannot be reached, or another process has taken
     such a name meanwhile.
@@ -98,7 +98,7 @@ class Postgres:
             yield
 
     def check(self) -> None:
-        """Nothing: a lost connection shows with the next statement."""
+        """Do nothing: a lost connection shows with the next statement."""
 
     def tables(self) -> set[str]:
         """The names of all tables in the connection's schema."""

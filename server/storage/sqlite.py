@@ -100,7 +100,7 @@ class SQLite:
         return True
 
     def claim_for_transaction(self, name: str) -> bool:
-        """True, likewise."""
+        """True: the lock file keeps every other writer out."""
         return True
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def _round(value: float, precision: int = 0) -> float:
 
 
 def joinable(context: Any, joint: str, items: Any) -> list[Any]:
-    """`items` as a list; SecurityError where they are too long once joined by `joint`."""
+    """`items` as a list; raises SecurityError if their text joined by `joint` would exceed the budget."""
     found = list(items)
     budget_of(context).check_size(sum(len(str(item)) for item in found) + len(joint) * len(found))
     return found

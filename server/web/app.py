@@ -79,7 +79,7 @@ class Apps(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """What closes after the last reply."""
+    """The parts that are closed after the last reply."""
 
     feedback: Feedback
     rate_limits: RateLimits

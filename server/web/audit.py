@@ -38,7 +38,7 @@ UNKNOWN = "unknown"
 
 
 class Auditing:
-    """The audit log of a server with this configuration, and the refused requests of its two listeners."""
+    """Writes the audit log of a server, and throttles and records the refused requests of its two listeners."""
 
     def __init__(self, config: Config, registry: CollectorRegistry) -> None:
         self._config = config
@@ -56,7 +56,7 @@ class Auditing:
 
     @property
     def handlers(self) -> dict[Any, Any]:
-        """Starlette's handler for a refused key of the public listener."""
+        """Starlette's exception handlers that record refused keys of the public listener."""
         return {Unauthorized: self._on_unauthorized}
 
     async def start(self, rollout: Rollout) -> None:

@@ -51,9 +51,10 @@ def _block(size: int) -> NDArray[numpy.uint8]:
 
 
 def choose_pages(size: int, *, tiles: bool, beside: int = 0) -> tuple[Pages | None, Choice]:
-    """An arena for weights of `size` bytes, or None to use the mapped file, and the reason.
+    """Choose between copying weights of `size` bytes (an arena) and using the mapped file (None), with the reason.
 
-    `tiles`: the kernels read another order than the file's. `beside`: bytes needed for the KV cache.
+    `tiles` is true if the kernels read the weights in another order than the file's, which requires a copy. `beside`
+    is the size of the KV cache in bytes.
     """
     mapped = "mapped from the file"
     free = available()

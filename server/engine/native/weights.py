@@ -141,7 +141,7 @@ def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[st
 
 
 def _kind(layout: Layout, columns: int) -> tuple[str, int, int]:
-    """The type of the values, how many of 64 columns are kept (0: any number), and how many columns share a scale."""
+    """Value type, columns kept in each run of 64 (0: any number), and columns per scale, as the kernels take them."""
     if isinstance(layout, Quantised):
         return f"int{layout.bits}", 0 if layout.count else layout.keep or RUN, layout.group
     keep = layout.keep if isinstance(layout, Balanced) else 0 if isinstance(layout, Unstructured) else RUN

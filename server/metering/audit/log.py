@@ -38,7 +38,7 @@ class AuditLog:
         self._thread.start()
 
     def put(self, event: Event) -> "Future[None]":
-        """Resolves once the event is durable, or to LedgerUnavailable, which the log reports."""
+        """Queue an event; the future resolves once it is durable, or raises LedgerUnavailable, which is also logged."""
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that leaves must not cancel the write
         try:

@@ -56,7 +56,7 @@ def apply(database: Database, instance: str, works: Sequence[Work], now: float) 
 
 
 def _place(work: Work, today: str) -> tuple[str, str]:
-    """The sort key of a job within its transaction."""
+    """The sort key of a job in its transaction: skill and day, so that all transactions lock budgets in one order."""
     match work:
         case Opening():
             return work.skill, today

@@ -103,23 +103,23 @@ class Ledger:
         return not self._failed and (began is None or time.monotonic() - began < SLOW_SECONDS)
 
     def open(self, opening: Opening) -> "Future[Admission]":
-        """Resolves to the admission once it is durable, or to LedgerUnavailable; then no row stays open."""
+        """Open a row; the future gives the admission once durable. After LedgerUnavailable no row stays open."""
         return self._put(opening)
 
     def count(self, usage: Mapping[str, Usage]) -> "Future[frozenset[str]]":
-        """Resolves, once the counts are durable, to the ids whose row is not open; or to LedgerUnavailable."""
+        """Write token counts by request id; the future gives the ids whose row is not open, or LedgerUnavailable."""
         return self._put(Counts(usage))
 
     def settle(self, end: Settlement) -> "Future[None]":
-        """Resolves once durable; after LedgerUnavailable the ledger retries until it is."""
+        """Close a row; the future resolves once durable. After LedgerUnavailable the ledger goes on retrying."""
         return self._put(end)
 
     def remember(self, name: str, value: int) -> "Future[None]":
-        """Set the cursor `name` to `value`; resolves once durable, or to LedgerUnavailable."""
+        """Set the cursor `name` to `value`; the future resolves once durable, or raises LedgerUnavailable."""
         return self._put(Cursor(name, value))
 
     def probe(self) -> "Future[None]":
-        """Resolves if the ledger can be written now, or to LedgerUnavailable."""
+        """Test whether the ledger is writable by an empty write; the future raises LedgerUnavailable if it is not."""
         return self._put(Probe())
 
     @contextmanager

@@ -198,7 +198,7 @@ class WidgetEndpoints:
         return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
 
     def _earlier(self, shown: Session | None, person: str | None) -> Session | None:
-        """`shown` if it can be resumed: the same person's, and its conversation still kept."""
+        """The session of a `resume` token if it belongs to `person` and its conversation is still kept, else None."""
         if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
             return None
         return shown

@@ -1,4 +1,4 @@
-"""Counts the connections that the server closed itself, by what their peer owed, and warns when they run out."""
+"""Counts the connections that the server closed, by what it waited for from the client, and warns at the limit."""
 
 import logging
 from collections import Counter
@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 Debt = Literal["head", "body", "read"]
-"""What a peer owes: a request's head, its body, or reading a response."""
+"""What the server waits for: a request's head, its body, or the client reading the response."""
 DEBTS: tuple[Debt, ...] = get_args(Debt)
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ class ClosedConnections(Collector):
         self._counts[owed, "deadline"] += 1
 
     def evicted(self, owed: Debt, limit: int) -> None:
-        """Count a connection closed in favour of a new one, with all `limit` in use."""
+        """Count a slow connection closed to make room for a new one, with all `limit` in use."""
         self._counts[owed, "evicted"] += 1
         self._warn(limit)
 
     def refused(self, limit: int) -> None:
-        """Count a connection refused because all `limit` are in use by peers that owe nothing."""
+        """Count a connection refused because all `limit` are in use and none keeps the server waiting."""
         self._counts["nothing", "refused"] += 1
         self._warn(limit)
 

@@ -39,7 +39,7 @@ THIS_MACHINE = "this machine"
 
 
 class Access(NamedTuple):
-    """Who sends a request, and why it is refused, if it is."""
+    """The verdict on a request: the id of its key, and the error that refuses it, or None."""
 
     who: str
     refusal: RequestError | None
@@ -102,7 +102,7 @@ class AdminGuard:
         return None
 
     def _read_lately(self, who: str, address: str) -> bool:
-        """Whether this reader of the summary has an entry of the last hour; remembers it."""
+        """Whether this reader of the summary has a recent audit entry; if not, remember that it gets one now."""
         now, reader = time.monotonic(), (who, address)
         if now - self._readers.get(reader, -POLLED_SECONDS) < POLLED_SECONDS:
             return True
@@ -113,7 +113,7 @@ class AdminGuard:
 
 
 def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
-    """Whether the request's key opens `path`."""
+    """Check that the request's admin key is valid and opens `path`."""
     shown = bearer(headers)
     if shown is None:
         return Access("", Unauthorized("Send an admin key: `Authorization: Bearer ...`.", code="missing_api_key"))

@@ -79,7 +79,7 @@ class BoundedProtocol(H11Protocol):
         self._note_debt()
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes; an incomplete head keeps its deadline, an incomplete request its place among the debts."""
+        """Parse bytes; more of an incomplete head or body does not extend its deadline or save it from eviction."""
         super().data_received(data)
         self._note_debt()
 
@@ -138,15 +138,15 @@ class BoundedProtocol(H11Protocol):
         return True
 
     def _abort(self) -> None:
-        """Close the connection without sending what is left, and count it no more."""
+        """Close the connection at once, discarding unsent data, and remove it from the connections in use."""
         self._forget()
         self.connections.discard(self)  # now, since uvicorn's own connection_lost runs later
         self.transport.abort()
 
     def _note_debt(self) -> None:
-        """Record what the peer owes, and run the head's deadline while no response is under way.
+        """Record what the server waits for, and run the head's deadline while no response is under way.
 
-        Arriving bytes do not extend a debt: it keeps its place and its deadline until it is paid.
+        Arriving bytes do not restart a wait: it keeps its deadline and its place in the order of eviction.
         """
         if self.transport.is_closing():
             return
@@ -163,7 +163,7 @@ class BoundedProtocol(H11Protocol):
             self._head_timer = self._restart(None, self._limits.head_seconds)
 
     def _debt(self, idle: bool) -> Debt | None:
-        """What the peer owes now; `idle`: no response is under way."""
+        """What the server waits for from the client now, if anything; `idle`: no response is under way."""
         if self._send_timer is not None:
             return "read"
         if idle:
@@ -171,7 +171,7 @@ class BoundedProtocol(H11Protocol):
         return "body" if self.cycle.more_body else None
 
     def _forget(self) -> None:
-        """Cancel both timers and the debt."""
+        """Cancel both timers, and take the connection out of the order of eviction."""
         _cancel(self._head_timer)
         _cancel(self._send_timer)
         self._head_timer = self._send_timer = None
@@ -183,7 +183,7 @@ class BoundedProtocol(H11Protocol):
         return self.loop.call_later(seconds, self._miss_deadline)
 
     def _miss_deadline(self) -> None:
-        """Close a connection whose debt is overdue."""
+        """Close a connection that missed its deadline."""
         self._peers.closed.late(self._peers.debts.get(self, "read"))
         self._abort()
 

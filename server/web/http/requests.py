@@ -50,7 +50,7 @@ class RequestState(Struct):
         return states["request"]
 
     def name_skill(self, skill: Skill | None) -> None:
-        """Record the skill, if there is one of the requested name."""
+        """Record the name of the requested skill, or None if there is no such skill."""
         self.skill = skill.name if skill else None
 
     @property

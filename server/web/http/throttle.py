@@ -47,7 +47,7 @@ class KeyThrottle:
 
 
 class Refused:
-    """The refused requests of `listener`; belongs to the asyncio loop.
+    """Throttles, counts and records the refused requests of `listener`; belongs to the asyncio loop.
 
     With `listed`, each has an audit entry, up to MOST_ENTRIES a minute; the others share one entry a minute.
     """
@@ -72,7 +72,7 @@ class Refused:
         self._timer: asyncio.TimerHandle | None = None
 
     def judge(self, refusal: RequestError, address: str, who: str, object: str) -> RequestError:
-        """The error to answer: `refusal`, or RateLimited for a wrong key beyond its network's burst."""
+        """Count and record a refusal; returns the error to send: RateLimited for too many wrong keys."""
         answer, network = refusal, client_network(address)
         if refusal.code in WRONG_KEY:
             self._failures.count(self._listener)
@@ -112,7 +112,7 @@ class Refused:
             self._report()
 
     def _tell(self) -> None:
-        """Warn of wrong keys, and record the refused requests without entries of their own."""
+        """Log a warning about wrong keys, and write one audit entry for all requests refused without their own."""
         [(network, most)] = self._wrong.most_common(1) or [("", 0)]
         if self._wrong:
             self._warned = True
