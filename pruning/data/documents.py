@@ -35,7 +35,7 @@ class Document(NamedTuple):
 
     @property
     def bucket(self) -> int:
-        """Which tenth of all documents it belongs to, 0 to 9."""
+        """The bucket of the document, 0 to 9, from the hash of its title: about a tenth of all documents each."""
         return int(hashlib.sha1(self.title.encode()).hexdigest(), 16) % 10
 
 

@@ -267,7 +267,7 @@ def _lineage(base: record.Base) -> record.Lineage:
 
 
 def _own(artifact: Artifact, digest: str) -> record.Lineage:
-    """The lineage of a base that is an artifact itself; its own lineage becomes the parent."""
+    """The lineage of a base that is itself an artifact, with the artifact's lineage as its parent."""
     parent = artifact.lineage
     base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
     return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))

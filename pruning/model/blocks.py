@@ -109,7 +109,7 @@ class Blocks:
             yield logits
 
     def learn_extras(self, ids: Tensor) -> None:
-        """Record on `ids` [1, T] what each block returns beside the state, for `capture` and `ending` to return too."""
+        """Record from a forward on `ids` [1, T] what blocks return beside the state, for replays to return as well."""
         self._own_states(ids)
 
     def check(self, ids: Tensor) -> None:

@@ -137,7 +137,7 @@ class Rows:
 
 
 class Unrounded:
-    """`source` with quantised weights as they were before quantisation, where an earlier source still has them."""
+    """`source` with each weight as it was before it was quantised, if a source that it overlays still has that."""
 
     def __init__(self, source: WeightSource) -> None:
         self._source = source

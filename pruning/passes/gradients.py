@@ -99,7 +99,7 @@ class Backward:
         return torch.from_numpy(self._files[index % 2])
 
     def through(self, index: int, number: int) -> None:
-        """Backpropagate one sequence through a loaded block."""
+        """Backpropagate sequence `number` through the loaded block `index` and store the gradients before it."""
         rows = slice(number, number + 1)
         states = self._sweep.states(index)[rows].clone().requires_grad_()
         call = self._sweep.calls[1][index]

@@ -66,10 +66,10 @@ def observing(
     needs: tuple[type[Statistic], ...],
     until: Literal["all", "one input", "end"] = "all",
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Context manager: collects the statistics of each layer's inputs by layer; layers with one input share them.
+    """Context manager: collects input statistics while the block runs; layers that share an input share them.
 
-    `until` says when a batch ends early, by raising Enough: once "all" layers were called, once the layers of the
-    first "one input" were, which are then the only ones observed, or not before its "end".
+    `until` says when to cut the forward of a batch short by raising Enough: "all", once every layer was called; "one
+    input", once all layers of the first input were called, so that only these are observed; "end", never.
     """
     observer = _Observer(needs, {"all": len(linears), "one input": None, "end": 0}[until])
     hooks = [linear.register_forward_pre_hook(observer.hook(name)) for name, linear in linears.items()]

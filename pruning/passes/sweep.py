@@ -55,20 +55,20 @@ class BlockView:
         return self._sweep.rows[0]
 
     def sample(self) -> Tensor:
-        """The states [sequences, tokens, hidden] after the block for the first batch; nothing is kept."""
+        """Run the block on the first batch and return its states [sequences, tokens, hidden], without storing them."""
         rows = self.first
         call = self._sweep.calls[rows.stop - rows.start][self.index]
         return self._sweep.blocks.run(self.index, self._sweep.states(self.index)[rows].clone(), call)
 
     def run(self, then: Callable[[slice], None] = lambda rows: None) -> None:
-        """Run the block on every batch for hooks to see its inputs; calls `then` with the rows after each."""
+        """Run the block on every batch for its hooks and drop the outputs; calls `then` with the rows after each."""
         for rows in self._sweep.rows:
             self.see(rows)
             then(rows)
             self._sweep.step()
 
     def see(self, rows: slice) -> None:
-        """Run the block on one batch for hooks to see its inputs; they may raise Enough. The result is dropped."""
+        """Run the block on one batch for its hooks, which may raise Enough to end it early, and drop the output."""
         with suppress(Enough):
             self._forward(rows)
 
@@ -109,7 +109,7 @@ Visit = Callable[[BlockView], Note]
 class Sweep:
     """A resumable pass over `ids` [sequences, tokens] in batches, with its files in `folder`.
 
-    After the pass, `keep` leaves the states at every block boundary to read, `last` only those after the last block.
+    With `keep` the states at every block boundary can be read after the pass, with `last` those after the last block.
     """
 
     def __init__(

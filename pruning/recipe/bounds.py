@@ -17,7 +17,7 @@ WORST = sys.float_info.max
 
 
 def finite(score: float) -> float:
-    """`score`, of which lower is better, or WORST where it is not finite."""
+    """`score` if it is finite, else WORST; lower scores are better."""
     return score if math.isfinite(score) else WORST
 
 

@@ -23,7 +23,7 @@ def undone_quantisations(stages: Sequence[Stage]) -> Iterator[str]:
 
 
 def quantised_by(stage: Stage) -> set[str]:
-    """The weights that are quantised after `stage`, whatever they were before."""
+    """The groups of weights, such as `blocks`, that `stage` leaves quantised."""
     match stage:
         case AWQ() | Layerwise(technique=GPTQ()):
             return {BLOCKS}
@@ -35,7 +35,7 @@ def quantised_by(stage: Stage) -> set[str]:
 
 
 def unquantised_by(stage: Stage) -> set[str]:
-    """The weights that have 16 bits after `stage`, whatever they had before."""
+    """The groups of weights that `stage` leaves at 16 bits, even if they were quantised before."""
     trained = {BLOCKS} - quantised_by(stage)
     match stage:
         case Layerwise() | Reconstruct() | Width():

@@ -100,7 +100,7 @@ def follow(inputs: Inputs, output: Path, team: Team) -> None:
 
 
 def begin(work: Path, inputs: Inputs) -> None:
-    """Keep the results in `work` if they have the same inputs, else clear them."""
+    """Prepare `work`: keep an interrupted run's results if its inputs and software were the same, else clear them."""
     if not can_resume(work, inputs.identity):
         if clear(work):
             logger.info("%s was begun with another recipe, other data or another version: starting anew", work)

@@ -114,9 +114,10 @@ class _CachedScoring:
         change: Change = nullcontext,
         retokeniser: Retokeniser | None = None,
     ) -> Scores:
-        """The scores of what `change` makes of `artifact`, whose cache key includes `note`.
+        """Score the artifact that the context manager `change` makes of `artifact`, or read its cached scores.
 
-        `retokeniser` converts the plan's ids to the artifact's tokens.
+        `note` enters the cache key and must identify `change`. `retokeniser` converts the plan's ids to the artifact's
+        tokens.
         """
         path = self._path(artifact, note)
         if path.exists() and not (self._behaviour and name == BASE):

@@ -34,5 +34,5 @@ def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
 
 
 def _judged(gate: str, limit: float, measured: Interval) -> Judgement:
-    """Lower is better for every gate, so the upper bound decides."""
+    """Judge one gate: lower is better for all of them, so the interval's upper bound must not exceed `limit`."""
     return Judgement(gate, limit, measured, measured.high <= limit)

@@ -174,7 +174,7 @@ def _reference(item: Item) -> str:
 
 
 def _layers(steps: Iterable[Step]) -> dict[str, dict[str, float]]:
-    """The last recorded sparsity and layer error of each weight."""
+    """`sparsity` and `error` -> the last recorded value of each weight; a figure that no step recorded is absent."""
     found: dict[str, dict[str, float]] = {"sparsity": {}, "error": {}}
     for step in steps:
         found["sparsity"] |= step.sparsity

@@ -12,7 +12,7 @@ LABELS = {"dense": "base, 16 bits", "int8": "base, int8 in groups of 32", "prune
 
 
 def table(artifact: Artifact, source: Path) -> str:
-    """The table of `artifact`, with the size of `source`, the base as found, if that is a single file."""
+    """The table of `artifact`, with a line for the size of the original base `source` if that is a single file."""
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     total, zeros = parameters(artifact)

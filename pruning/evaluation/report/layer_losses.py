@@ -70,7 +70,7 @@ def reason(loss: Loss, others: Sequence[Loss]) -> str:
 
 
 def _uncompensated(loss: Loss) -> float:
-    """The uncompensated part: error relative to the removed share, 1 without compensation."""
+    """The part of the removed share that the remaining weights do not compensate: error / removed, 1 if none."""
     return max(loss.error, SMALLEST) / max(loss.removed, SMALLEST)
 
 

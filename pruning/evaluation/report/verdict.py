@@ -40,7 +40,7 @@ def sentences(results: Results) -> list[str]:
 
 
 def computed(results: Results) -> str:
-    """The runner that computed the figures, why it was chosen, and its form."""
+    """A sentence on the runner that computed the figures: its name, why it was chosen, and its other choices."""
     parts = dict(results.runner)
     runner, reason = parts.pop("runner"), parts.pop("reason")
     form = ", ".join(f"{name} {value}" for name, value in parts.items())

@@ -133,7 +133,10 @@ class Correction:
         *,
         last: bool,
     ) -> dict[str, InputStatistics]:
-        """Run both blocks on all batches up to the inputs of `groups`; with `last`, the unpruned one to its end."""
+        """Run the pruned and the unpruned block on all batches, as far as the inputs of `groups`, and observe both.
+
+        With `last`, the unpruned block runs to its end, to store its states for the next block.
+        """
         other = BlockView(self._originals, view.index)
         columns = {group[0]: weight_of(view.linears[group[0]]).shape[1] for group in groups}
         observed = {name: InputStatistics(needs, count, name) for name, count in columns.items()}

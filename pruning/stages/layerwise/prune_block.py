@@ -28,8 +28,8 @@ class PruneBlock:
     """A visit that prunes one block and writes `folder`/block-NNNN.safetensors.
 
     With more than one of `groups` (see `count_groups`), each group sees the earlier ones pruned. `techniques`, if
-    given, are the same technique with its own sparsity per block. The loss of a corrected weight is relative to the
-    corrected one.
+    given, holds the technique with each block's own sparsity. If a weight is corrected before pruning, its loss is
+    relative to the corrected weight.
     """
 
     def __init__(

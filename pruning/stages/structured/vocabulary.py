@@ -140,7 +140,7 @@ def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> SmallerV
 
 
 def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
-    """The weights whose rows are tokens; raises ModelRefused if a smaller vocab_size changes anything else."""
+    """Names of the weights with a row per token; raises ModelRefused if a smaller vocab_size changes others."""
     old, new = config.get("vocab_size"), smaller["vocab_size"]
     before = {name: tuple(parameter.shape) for name, parameter in base.skeleton(config).named_parameters()}
     after = {name: tuple(parameter.shape) for name, parameter in base.skeleton(smaller).named_parameters()}

@@ -45,7 +45,7 @@ class TrainingData(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """A text and the buckets to read."""
+    """A source of text and the buckets of its documents to read."""
 
     source: str
     buckets: tuple[int, ...]
@@ -100,7 +100,7 @@ def joined(data: Sequence[TrainingData]) -> TrainingData:
 
 
 def _read(stage: TextTraining | Continue, inputs: Inputs) -> list[Origin]:
-    """Every origin that `stage` reads; raises as `origins` does."""
+    """The text and buckets that `stage` trains on, one per domain; raises as `origins`."""
     return origins(stage, inputs) if isinstance(stage, Continue) else [_origin(stage, inputs)]
 
 

@@ -27,7 +27,7 @@ class DomainMixture(msgspec.Struct, frozen=True):
     """Held-out losses at each score so far, nats."""
 
     def updated(self, losses: Sequence[float]) -> "DomainMixture":
-        """With the losses of another score; all but the first, before training, change the shares."""
+        """The state with new held-out `losses` and shares reweighed by them; the first losses leave the shares."""
         losses = tuple(map(finite, losses))
         history = (*self.losses, losses)
         if len(history) == 1:

@@ -30,7 +30,7 @@ class Effort(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The held-out score before training and the one reached, kept or not."""
+    """The held-out scores before and after training, and whether the model was rolled back."""
 
     before: float
     after: float
@@ -64,7 +64,7 @@ def recovery(stage: Training, data: TrainingData, effort: Effort, outcome: Outco
 
 
 def step_of(stage: Training, model: StageModel, seconds: float, recovery: Recovery) -> Step:
-    """The lineage's record of `stage`, which left `model`."""
+    """The lineage's record of a finished training stage, whose result is `model`."""
     options = msgspec.to_builtins(stage)
     return Step(
         technique=options.pop("kind"),

@@ -62,11 +62,11 @@ class Student:
         return {f"weight/{name}": parameter.data for name, parameter in self.parameters.items()}
 
     def update(self, step: int) -> None:
-        """Take over the optimiser's `step` on `parameters`."""
+        """Finish `step` after the optimiser has changed `parameters`: zero pruned weights and refresh the network."""
         self.settle()
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy `weights`, by name, to the network."""
+        """Overwrite the network's weights with `weights`, by name; the master weights stay as they are."""
         for name, weight in weights.items():
             self._trained[name].data.copy_(weight)
 
@@ -79,7 +79,7 @@ class Student:
         return self.network
 
     def _stored(self, name: str) -> Tensor:
-        """The stored form of one of `parameters`."""
+        """The parameter `name` as it would be stored: bfloat16."""
         return self.parameters[name].detach().bfloat16()
 
 

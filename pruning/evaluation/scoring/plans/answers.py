@@ -90,7 +90,7 @@ class ChoicePlan:
         return Scores({measures.NLL: tuple(nll), measures.ACCURACY: right}, answers, chosen=tuple(chosen))
 
     def _gain(self, value: Tensor, prior: float | None) -> float:
-        """The figure that ranks an option; `value` holds the log-likelihoods of its tokens."""
+        """The figure that ranks an option: the mean of its token log-likelihoods, or their sum less `prior`."""
         if self._task.by == "mean":
             return value.mean().item()
         return value.sum().item() - (prior or 0)
@@ -108,7 +108,7 @@ def normalised(text: str) -> str:
 
 
 def _split(found: list[list[Tensor]], items: int) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """The results of the items' own jobs, and those of the remaining jobs in one list."""
+    """Split `found`, one list per job: those of the first `items` jobs, and the values of all later jobs, flattened."""
     return found[:items], [value for job in found[items:] for value in job]
 
 

@@ -52,8 +52,8 @@ def evolve(
 ) -> SearchState:
     """Search from the uniform assignment `start`, resuming from `file`; returns the final state.
 
-    `sequences` are the numbers of the sequences to search on, and of those for the final comparison. `spent` are
-    seconds of earlier work, added to the state's.
+    `sequences` are two ranges of sequence numbers: to search on, and, unseen, for the final comparison. `spent` is the
+    time of the pruning before the search in seconds, which the state's total includes.
     """
     pool, unseen = sequences
     state = read(file)

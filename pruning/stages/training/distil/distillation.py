@@ -132,9 +132,10 @@ def build(task: Task, precision: Precision) -> Student:
 
 
 def _zeros(stage: Distill, model: StageModel, context: StageContext) -> WeightSource:
-    """The weights before rounding, whose zeros are pruned ones; zeros from rounding may become non-zero.
+    """The source whose zeros are the pruned weights, which stay zero in training.
 
-    Pruning and rounding in one sweep leaves the two indistinguishable, so all zeros are kept.
+    For quantisation-aware training these are the weights before rounding, as weights that merely round to zero may
+    grow again. After GPTQ with sparsity the two cannot be told apart, so all zeros stay.
     """
     techniques = [stage.technique for stage in context.inputs.recipe.stages if isinstance(stage, Layerwise)]
     joint = any(isinstance(technique, GPTQ) and technique.sparsity for technique in techniques)

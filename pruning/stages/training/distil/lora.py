@@ -46,7 +46,7 @@ class LoRAStudent(Student):
         return self._merged
 
     def _stored(self, name: str) -> Tensor:
-        """Adapters are not stored, so they keep float32."""
+        """The parameter `name`: vectors in bfloat16, as stored; adapters, which are never stored, in float32."""
         parameter = self.parameters[name].detach()
         return parameter.bfloat16() if parameter.dim() == 1 else parameter
 

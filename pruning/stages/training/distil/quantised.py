@@ -46,7 +46,7 @@ class QuantisedStudent(Student):
         return super().tensors() | {f"scales/{name}": scales for name, scales in self._scales.items()}
 
     def update(self, step: int) -> None:
-        """Refit the scales every `REFIT` steps, then take over the step."""
+        """Finish `step` as `Student.update`, after refitting the scales every `REFIT` steps."""
         if step % REFIT == 0:
             for name, scales in self._scales.items():
                 scales.copy_(refit_scales(self._rows(name), scales, self._bits, self._group))

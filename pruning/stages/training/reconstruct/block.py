@@ -37,7 +37,7 @@ class Block(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The held-out error by step, from step 0, and the weights with the lowest."""
+    """The (step, held-out error) pairs from step 0 on, and the weights of the step with the lowest error."""
 
     scores: list[tuple[int, float]]
     weights: dict[str, Tensor]

@@ -130,7 +130,7 @@ class MaskedStudent(Student):
         return load(self.cut()[0], first.dtype, first.device)
 
     def _stored(self, name: str) -> Tensor:
-        """Masks and multipliers are not stored, so they keep float32."""
+        """The parameter `name`: model weights as stored; masks and multipliers, which are not stored, in float32."""
         return super()._stored(name) if name in self._whole else self.parameters[name].detach()
 
 
