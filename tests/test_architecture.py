@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who imports whom, no cycles, short files and functions, a true README."""
+"""The architecture, checked: the rooms and their imports, no cycles, no state at import, short files and functions."""
 
 import ast
 import re
@@ -195,14 +195,44 @@ def test_no_folders_import_each_other() -> None:
         acyclic(graph)
 
 
-def test_files_and_functions_are_short() -> None:
-    long = [f"{path.relative_to(ROOT)}: {n}" for path in SOURCES if (n := len(path.read_text().splitlines())) > 300]
-    for module, tree in MODULES.items():
+def test_files_are_short() -> None:
+    assert not [f"{path.relative_to(ROOT)}: {n}" for path in SOURCES if (n := len(path.read_text().splitlines())) > 300]
+
+
+def test_functions_are_short_in_tests_too() -> None:
+    tests = {module_name(path): ast.parse(path.read_text()) for path in (ROOT / "tests").rglob("*.py")}
+    long = {}
+    for module, tree in (MODULES | tests).items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-                lines = node.end_lineno - node.lineno + 1
-                long += [f"{module}.{node.name}: {lines}"] if lines > 40 else []
-    assert not long
+                long[f"{module}.{node.name}"] = node.end_lineno - node.lineno + 1
+    assert not {name: lines for name, lines in long.items() if lines > 40}
+
+
+def test_modules_keep_no_state_and_do_no_work_at_import() -> None:
+    """Modules hold constants only: no container by a variable's name, no call or loop for its effect, no `global`."""
+    work = ast.For | ast.While | ast.With
+    found = []
+    for module, tree in MODULES.items():
+        found += [f"{module}: global" for node in ast.walk(tree) if isinstance(node, ast.Global)]
+        for node in tree.body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)], value=value)
+                    | ast.AnnAssign(target=ast.Name(id=name), value=value)
+                ) if mutable(value) and not name.isupper() and name != "__all__":
+                    found.append(f"{module}.{name}")
+                case ast.Expr(value=ast.Call()):
+                    found.append(f"{module}:{node.lineno}")
+            found += [f"{module}:{node.lineno}"] if isinstance(node, work) else []
+    assert not found
+
+
+def mutable(value: ast.expr | None) -> bool:
+    """Whether an expression makes a container that could be changed."""
+    makers = {"dict", "list", "set", "defaultdict", "deque", "OrderedDict"}
+    made = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in makers
+    return made or isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
 
 
 def test_nothing_runs_code_from_data() -> None:
