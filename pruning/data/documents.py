@@ -117,7 +117,7 @@ def _document(value: dict[str, Any], render: Render) -> Document:
 
 
 def _first_said(value: Mapping[str, Any]) -> str | None:
-    """What the assistant first says, the title of a conversation here and in chat tasks; it holds no date."""
+    """The assistant's first turn, which titles a conversation here and in chat tasks, as it holds no date; or None."""
     said = (message for message in value.get("messages", ()) if message["role"] == "assistant")
     return next((str(message["content"]) for message in said), None)
 
@@ -137,11 +137,11 @@ def _encodable(document: Document) -> Document:
 
 def _json_object(content: str, _: object) -> Iterator[Document]:
     """One document for each title."""
-    for title, value in json.loads(content, object_pairs_hook=_once).items():
+    for title, value in json.loads(content, object_pairs_hook=_unique_names).items():
         yield _encodable(Document(title, value if isinstance(value, str) else _body(value)))
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; raises ValueError for a repeated name, of which Python would silently keep the last value."""
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -59,7 +59,7 @@ class Encoder:
 
     @property
     def start(self) -> list[int]:
-        """The id that the tokenizer itself adds before a text, or nothing."""
+        """The special token id that the tokenizer adds before a text; an empty list if it adds none."""
         return list(self._library.encode("").ids[:1])
 
     def decode(self, ids: Sequence[int]) -> str:

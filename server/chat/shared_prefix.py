@@ -39,7 +39,7 @@ class SharedPrefixes:
 
 
 def _begin(prefixes: Prefixes, key: tuple[Skill, date], model: Model) -> "asyncio.Task[Sequence[int]]":
-    """Start finding a prefix; a failure is forgotten, so that the next request tries again."""
+    """Start the task that computes a prefix; a failed task is dropped, so that the next request tries again."""
     task = asyncio.create_task(to_thread.run_sync(shared_prefix, key[0], model))
 
     def ended(task: "asyncio.Task[Sequence[int]]") -> None:

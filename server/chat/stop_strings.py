@@ -27,7 +27,7 @@ class StopStrings:
         return text[: len(text) - keep]
 
     def finish(self) -> str:
-        """The text held back, once no more follows."""
+        """The text still held back, at the end of the stream."""
         held, self._held = self._held, ""
         return held
 

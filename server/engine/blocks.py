@@ -97,7 +97,7 @@ class Blocks:
                 self.free.move_to_end(block, last=False)  # nobody can find it
 
     def register(self, block: int, digest: bytes, *, pin: bool) -> None:
-        """Let `block` be found by `digest`, unless another block already is."""
+        """Enter `block` into the prefix cache under `digest`, unless another block is; `pin` keeps it while unused."""
         if self._found.setdefault(digest, block) == block:
             self._hashes[block] = digest
             if pin and self._most_pinned:

@@ -158,7 +158,7 @@ class Scheduler:
             sequence.cached += BLOCK
 
     def _register(self, sequence: Sequence) -> None:
-        """Let others find the blocks that are now full; pins those of the skill's shared prefix."""
+        """Register the sequence's newly full blocks in the prefix cache; pins those of the skill's shared prefix."""
         full = sequence.computed // BLOCK
         sequence.extend_hashes(full)
         for index in range(sequence.registered, full):

@@ -1,7 +1,7 @@
 """Speculative decoding by prompt look-up: guesses the ids that followed the last four where these occurred before.
 
 A guess costs a logits row, and saves a pass where it is right. Sampling decides, so replies are the same with and
-without; a sequence whose guesses fail gets shorter, then rarer ones.
+without. After failed guesses a sequence gets shorter guesses, then rarer ones.
 """
 
 from itertools import cycle, islice

@@ -47,7 +47,7 @@ EVER = Span()
 
 
 def columns(by: Sequence[str]) -> tuple[str, ...]:
-    """The column names of `grouped`."""
+    """The column names of the rows of `grouped`: those of `by`, then the sums."""
     return (*by, *SUMS)
 
 
@@ -83,7 +83,7 @@ def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVE
 
 
 def written(names: Sequence[str], values: Iterable[Sequence[Any]], form: Format) -> Iterator[str]:
-    """Lines of text: CSV with a header, or one JSON object a line."""
+    """Format rows as CSV with a header, or as one JSON object a line; yields the lines."""
     if form == "jsonl":
         for row in values:
             yield msgspec.json.encode(dict(zip(names, row, strict=True))).decode() + "\n"

@@ -50,7 +50,7 @@ class Target(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The cursor's name: a new URL starts at the first row."""
+        """The name of this target's cursor in the ledger, a hash of the URL: a new URL starts at the first row."""
         return f"webhook:{hashlib.sha256(self.url.encode()).hexdigest()[:16]}"
 
 

@@ -202,7 +202,7 @@ def _account() -> str:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[KeyFile]:
-    """The file's keys, which no other process changes during the `with` block."""
+    """Context manager: lock the key file against other processes and yield its keys; empty if it is missing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(path.name + ".lock"), wait=True, mode=0o600)

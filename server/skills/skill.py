@@ -155,7 +155,7 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def ceiling(self) -> int:
-        """The longest reply, in tokens."""
+        """The most tokens that a request may ask for in one reply."""
         return self.tokens_per_reply or self.max_tokens
 
     @property

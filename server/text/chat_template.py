@@ -71,7 +71,7 @@ class ChatTemplate:
 
 
 class Refused(jinja2.TemplateError):
-    """The template called `raise_exception`: it does not take this conversation."""
+    """The template called `raise_exception`: it rejects this conversation."""
 
 
 class GenerationTag(Extension):

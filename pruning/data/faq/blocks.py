@@ -73,7 +73,7 @@ def _asks(heading: Block) -> bool:
 
 
 def _asking(blocks: Iterable[Block]) -> set[str]:
-    """The kinds of headings that hold questions."""
+    """The kinds of headings of which at least a share of SHARE ask something."""
     asks: dict[str, list[bool]] = defaultdict(list)
     for block in blocks:
         if block.kind and block.text:

@@ -64,7 +64,7 @@ def unmeasured_gates(task: Task) -> set[str]:
 
 
 def with_gates(task: Task, gates: Gates) -> Task:
-    """`task` held also to those of `gates` that it measures; the stricter of two limits wins."""
+    """Add to `task` those of `gates` that it measures; of two limits on one figure the stricter wins."""
     limits = {}
     for gate in gates.__struct_fields__:
         given = [getattr(task.gates, gate), None if gate in unmeasured_gates(task) else getattr(gates, gate)]

@@ -66,7 +66,7 @@ def choose(
     used = set(kept)
     for token in counts:
         used |= merges.closure(token, used)
-    size = _up(min(len(used), keep or len(used)))
+    size = _round_up(min(len(used), keep or len(used)))
     if size >= len(ids):
         raise RecipeError(
             f"vocabulary would remove none of the {len(ids)} tokens: choose a text that uses fewer, or set keep"
@@ -74,7 +74,7 @@ def choose(
     if needed > size:
         raise RecipeError(
             f"keep = {size} is too small: {needed} tokens are single bytes, special, or named by the model's files; "
-            f"keep at least {_up(needed)}"
+            f"keep at least {_round_up(needed)}"
         )
     for token in sorted(ids, key=lambda token: (-counts.get(token, 0), ids[token])):
         if len(kept) == size:
@@ -148,6 +148,6 @@ def _post_processor(processor: dict[str, Any] | None, number: Mapping[int, int])
     return result
 
 
-def _up(count: int) -> int:
+def _round_up(count: int) -> int:
     """`count` rounded up to a multiple of 64."""
     return -(-count // MULTIPLE) * MULTIPLE

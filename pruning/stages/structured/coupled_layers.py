@@ -60,7 +60,7 @@ def attention(blocks: Blocks, named: Mapping[str, str], config: Mapping[str, Any
 
 
 def _pairs(blocks: Blocks, named: Mapping[str, str]) -> list[tuple[tuple[str, ...], str]]:
-    """The colwise layers and the rowwise layer of each module that has both kinds."""
+    """The colwise layers and the rowwise layer of each module that has both, by the plan `named` or the model's own."""
     plan = named or _own_plan(blocks)
     linears = local_linears(blocks, 0)
     unknown = sorted(set(plan) - linears.keys()) if named else []

@@ -56,7 +56,7 @@ class RemovalTrials:
         return torch.cat([states for states, _ in captured]), captured[0][1]
 
     def _try(self, states: Tensor, first: Tensor, calls: list[Call], removed: list[int]) -> Note:
-        """Run the model without `removed` and each other block in turn; notes the best block to remove."""
+        """Try to remove each remaining block besides `removed`; notes the one whose removal costs least perplexity."""
         start = monotonic()
         alive = [index for index in range(len(self._blocks)) if index not in removed]
         states[0] = first  # trial 0: only `removed` are missing

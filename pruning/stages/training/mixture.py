@@ -52,7 +52,7 @@ def reweigh(weights: Tensor, loss: Tensor, reference: Tensor) -> Tensor:
 
 
 def sequence(ids: Tensor, number: int, seed: int) -> Tensor:
-    """The `number`-th sequence [length] to read of `ids` [sequences, length]: in order, then reshuffled each time."""
+    """Sequence `number` [length] in reading order of `ids` [sequences, length]: shuffled anew after each epoch."""
     reading, position = divmod(number, len(ids))
     if reading:
         order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed + reading))

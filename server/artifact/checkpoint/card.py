@@ -136,7 +136,7 @@ def _figures(lineage: Lineage) -> list[str]:
     evaluation = lineage.evaluation
     if evaluation is None:
         return ["It was not evaluated."]
-    rows = ["| | bytes | perplexity |", "|---|---|---|", *_first(lineage)]
+    rows = ["| | bytes | perplexity |", "|---|---|---|", *_first_base(lineage)]
     for key, label in LABELS.items():
         if key in evaluation.bytes and key in evaluation.perplexity:
             name = label.format(plain(lineage.base.name))
@@ -151,7 +151,7 @@ def _figures(lineage: Lineage) -> list[str]:
     return ["\n".join(rows), basis, *(["\n".join(gates)] if gates else [])]
 
 
-def _first(lineage: Lineage) -> list[str]:
+def _first_base(lineage: Lineage) -> list[str]:
     """The first base's row of the comparison; empty if it is this artifact's base or was evaluated on another text."""
     oldest = list(generations(lineage))[-1]
     ours, theirs = lineage.evaluation, oldest.evaluation

@@ -15,7 +15,7 @@ from server.text import tokenizer_files
 from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, split_pattern
 from server.text.tokenizer_files import TokenizerFiles
 
-CUTTERS = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
+PATTERN_NAMES = {GPT2: "gpt-2", GPT2_DIGITS: "smollm", LLAMA3: "llama-bpe", QWEN2: "qwen2"}
 """llama.cpp's name for each split pattern; `llama-bpe` implies `ignore_merges`: words that are tokens stay whole."""
 NFC = "The tokenizer normalises text to NFC and llama.cpp does not: it encodes other normal forms differently."
 
@@ -25,7 +25,7 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
     files = tokenizer_files.read(path)
     parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_cutter(path, parsed))
+    writer.add_tokenizer_pre(_pattern_name(path, parsed))
     tokens, types = _tokens(parsed, vocabulary)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
@@ -38,7 +38,7 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
     return [NFC] if (parsed.get("normalizer") or {}).get("type") == "NFC" else []
 
 
-def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
+def _pattern_name(path: Path, parsed: Mapping[str, Any]) -> str:
     """The name that GGUF's `tokenizer.ggml.pre` gives the split pattern; ExportError for an unsupported tokenizer."""
     model = parsed["model"]
     normalizer = (parsed.get("normalizer") or {}).get("type")
@@ -47,7 +47,7 @@ def _cutter(path: Path, parsed: Mapping[str, Any]) -> str:
             raise Unrecognised("it is not a byte-level BPE")
         if not model["merges"]:
             raise Unrecognised("it has no merges, which llama.cpp requires")
-        name = CUTTERS[split_pattern(parsed["pre_tokenizer"])]
+        name = PATTERN_NAMES[split_pattern(parsed["pre_tokenizer"])]
         if bool(model.get("ignore_merges")) != (name == "llama-bpe"):
             raise Unrecognised(f"its ignore_merges differs from llama.cpp's {name}")
     except Unrecognised as error:

@@ -74,7 +74,7 @@ def approve(registry: Registry, version: Version, kind: Kind, reason: str, key: 
 
 
 def signer(version: Version, approval: Approval, signers: Signers) -> str:
-    """The name of the signer of an approval of `version`; raises SignatureError or RegistryError if it is invalid."""
+    """Verify an approval of `version` and return its signer's name; raises SignatureError or RegistryError."""
     what = f"the {approval.kind} of {version.name} from {approval.added}"
     one = Signed(approval.statement, approval.signature)
     stated, found = statements.verified(one, ApprovalStatement, what, signers, "approve")
@@ -205,7 +205,7 @@ def _fault(check: Callable[[], object]) -> str:
 
 
 def _approvers(version: Version, signers: Signers) -> set[str]:
-    """Who validly approved or overrode `version`."""
+    """Names of the signers with a valid approval or override of `version`."""
     found = set()
     for approval in version.approvals:
         try:
@@ -216,7 +216,7 @@ def _approvers(version: Version, signers: Signers) -> set[str]:
 
 
 def _accepted(version: Version, moves: Sequence[Move], signers: Signers | None) -> bool:
-    """Whether the last move already puts `version` into production as a server accepts it."""
+    """Whether a server with `signers` would accept the last move, so that `version` need not be promoted again."""
     if signers is None:
         return bool(moves[-1].statement)
     return not _fault(partial(check_production, version, moves, signers))

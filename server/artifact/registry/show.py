@@ -57,7 +57,7 @@ def details(registry: Registry, version: Version) -> Iterator[str]:
 
 
 def _key(statement: str) -> str:
-    """The key that a statement names; `verify` checks whether it signed."""
+    """The short id of the key that a statement names, or "not signed"; the signature itself is not verified here."""
     return f"key {statements.signing_key(statement)[:SHORT]}" if statement else "not signed"
 
 

@@ -1,4 +1,4 @@
-"""Visitors' ratings in one SQLite file: the latest of each reply, and by skill how many of each kind were ever given.
+"""Visitors' ratings in one SQLite file: the latest rating of each reply, and all-time counts by skill and rating.
 
 Bounded: of each skill only the newest `most` ratings are kept; the totals count all.
 """

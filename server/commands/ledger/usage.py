@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def opened(text: str) -> Iterator[str]:
-    """The path or URL of the ledger that `text` names; raises ConfigError if there is none, or reading it fails."""
+    """Context manager: the path or URL of the ledger that `text` is, or that the TOML file `text` configures.
+
+    Raises ConfigError if there is no such ledger, or for any StorageError within.
+    """
     ledger = config.load(Path(text)).ledger if text.endswith(".toml") else text
     if not (is_postgres(ledger) or misnamed(ledger)) and not Path(ledger).exists():
         raise ConfigError(f"there is no ledger at {ledger}: a server makes it when it starts")

@@ -50,7 +50,7 @@ def choose_threads(wanted: int | None = None) -> tuple[int, str]:
 
 
 def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Directories that may be the process's group: by its name, then the root; `controller` is empty in version 2."""
+    """Candidate directories of the process's control group: by name, then the root; version 2 has no `controller`."""
     for line in _text(own).splitlines():
         _, controllers, name = line.split(":", 2)
         if controller in controllers.split(","):

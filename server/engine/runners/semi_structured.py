@@ -50,7 +50,7 @@ def is_two_of_four(weight: Tensor) -> bool:
 
 @torch.inference_mode()
 def install(model: nn.Module, kernels: Kernels | None = None) -> tuple[Choice, ...]:
-    """Replace the 2:4 layers that gain from it; returns a choice for each shape of weight."""
+    """Replace the 2:4 layers for which the sparse kernels are faster; returns the choice made for each weight shape."""
     shapes = defaultdict(list)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and is_two_of_four(module.weight):

@@ -122,7 +122,7 @@ def faults(found: Iterable[Entry]) -> Iterator[str]:
 
 
 def objects(database: Database, action: str) -> set[str]:
-    """The objects of all entries with this action."""
+    """The distinct `object` fields of all entries with this action."""
     rows: Sequence[tuple[Any, ...]] = database.execute(f"SELECT object FROM {TABLE} WHERE action = ?", (action,))
     return {name for (name,) in rows}
 

@@ -48,7 +48,7 @@ class AuditLog:
         return done
 
     def objects(self, action: str) -> set[str]:
-        """The objects of all entries with this action; raises StorageError."""
+        """The distinct `object` fields of all entries with this action; raises StorageError."""
         with snapshot(self.where) as database:
             return chain.objects(database, action)
 

@@ -37,7 +37,7 @@ def apply(database: Database, instance: str, works: Sequence[Work], now: float) 
     results: dict[int, Any] = {}
     closed = []
     # All replicas lock budgets in the order of skills and days, so that they cannot deadlock.
-    for index, work in sorted(enumerate(works), key=lambda numbered: _place(numbered[1], today)):
+    for index, work in sorted(enumerate(works), key=lambda numbered: _lock_order(numbered[1], today)):
         match work:
             case Opening():
                 results[index] = admission = transactions.open_row(database, instance, work, now)
@@ -55,7 +55,7 @@ def apply(database: Database, instance: str, works: Sequence[Work], now: float) 
     return [results.get(index) for index in range(len(works))]
 
 
-def _place(work: Work, today: str) -> tuple[str, str]:
+def _lock_order(work: Work, today: str) -> tuple[str, str]:
     """The sort key of a job in its transaction: skill and day, so that all transactions lock budgets in one order."""
     match work:
         case Opening():

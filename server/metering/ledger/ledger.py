@@ -190,7 +190,7 @@ class Ledger:
         self._commit([])
 
     def _watch(self) -> None:
-        """Notice a deleted file before a request does."""
+        """Check that the ledger's file is still in place, so that its loss is noticed before a request fails."""
         try:
             self._database.check()
         except StorageError as error:

@@ -32,7 +32,7 @@ LATEST = "latest"
 
 
 class File(Struct, frozen=True):
-    """One file by content encoding, smallest first; `digest` is the basis of each encoding's strong ETag."""
+    """A file in each content encoding, smallest first; each encoding's strong ETag is derived from `digest`."""
 
     bodies: dict[str, bytes]
     digest: str

@@ -68,7 +68,7 @@ class ChatEndpoint:
 
 
 def repeated(kept: KeptReply, wanted: ChatRequest) -> Response:
-    """A kept reply, streamed or whole as this request wants it."""
+    """Send a kept reply again, streamed or whole as this request asks."""
     form = CompletionFormat(wanted, kept.request_id, kept.created)
     headers = {"Idempotent-Replayed": "true"}
     if not wanted.stream:

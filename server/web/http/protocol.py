@@ -2,8 +2,8 @@
 
 A request's head must arrive within `head_seconds` of the connection or of the previous response. A peer that reads
 nothing for `send_seconds` is disconnected, which frees its reply. `requests.read_body` has the deadline for bodies. A
-connection beyond the bound replaces the one whose peer has owed a head, a body or reading for longest. If none owes
-anything, RESERVED connections more are accepted, which answer health probes and refuse everything else.
+connection beyond the bound replaces the one that has waited longest for a head, a body or a peer that reads. If none
+waits, RESERVED connections more are accepted, which answer health probes and refuse everything else.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ class BoundedProtocol(H11Protocol):
         return len(self.connections) > self._limits.connections
 
     def _make_room(self) -> bool:
-        """Evict the oldest debtor, or else take a reserved place; False if all of those are in use too."""
+        """Evict the connection that has waited longest, or else take a reserved place; False if neither is possible."""
         oldest = next((peer for peer in self._peers.debts if not peer._reserved), None)
         if oldest is None:
             self._reserved = True

@@ -34,7 +34,7 @@ class KeyThrottle:
         """When each network's burst is whole again; the one that failed least recently is first."""
 
     def wait(self, network: str) -> float:
-        """Count a wrong key; returns 0 if it may be answered now, else seconds until one may."""
+        """Count a wrong key; returns 0 if it is within the network's burst, else seconds until the next one is."""
         now = self._clock()
         due = max(now, self._due.get(network, now))
         wait = due - now - (BURST - 1) * REFILL_SECONDS
@@ -93,13 +93,13 @@ class Refused:
         return answer
 
     def close(self) -> None:
-        """Report what was not reported yet."""
+        """Report the refusals since the last report, and schedule no other."""
         if self._timer is not None:
             self._timer.cancel()
             self._tell()
 
     def _report(self) -> None:
-        """Report what was refused since the last report, and look again in a minute."""
+        """Report the refusals since the last report, and schedule the next report in a minute."""
         if self._timer is not None:
             self._timer.cancel()
         self._tell()

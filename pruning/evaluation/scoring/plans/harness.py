@@ -151,27 +151,27 @@ class HarnessPlan:
         """Encoded in one piece, as lm-eval does: trailing spaces of the context belong to the target."""
         stripped = context.rstrip(SPACES)
         if not stripped and not self._start():
-            return after(self._first(), tuple(self._encoder.ids(context + wanted)))
+            return after(self._end(), tuple(self._encoder.ids(context + wanted)))
         before = self._ids(stripped)
         whole = (*self._start(), *self._encoder.ids(context + wanted))
         return after(before, whole[len(before) :])
 
     def _windows(self, text: str) -> Iterator[ScoreRequest]:
         """A text in windows that do not overlap, each after the last id of the one before."""
-        ids = (*(self._start() or self._first()), *self._encoder.ids(text))
+        ids = (*(self._start() or self._end()), *self._encoder.ids(text))
         size = min(self._limit - 1, WINDOW)
         for start in range(1, len(ids), size):
             yield ScoreRequest(ids[start - 1 : start + size], 1)
 
     def _ids(self, text: str) -> Ids:
         """The ids of a context; the end-of-sequence id if it has none."""
-        return (*self._start(), *self._encoder.ids(text)) or self._first()
+        return (*self._start(), *self._encoder.ids(text)) or self._end()
 
     def _start(self) -> Ids:
         """The ids that the tokenizer puts before a text."""
         return tuple(self._encoder.start)
 
-    def _first(self) -> Ids:
+    def _end(self) -> Ids:
         """The end-of-sequence id, which stands in as the context of a text without one."""
         return tuple(self._encoder.end)
 

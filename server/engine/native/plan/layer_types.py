@@ -1,4 +1,4 @@
-"""Which layers of a decoder have a sliding window, and which a rope."""
+"""Which layers of a decoder have a sliding window, and which apply rotary embeddings (RoPE)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +44,7 @@ def _default_types(values: Mapping[str, Any], family: Family, count: int) -> lis
 
 
 def has_rope(values: Mapping[str, Any], count: int) -> list[bool]:
-    """Whether each layer has a rope. Raises Refused."""
+    """Whether each layer applies rotary embeddings (RoPE). Raises Refused."""
     if values["model_type"] != "smollm3":
         return [True] * count
     every = int(values.get("no_rope_layer_interval") or 4)
