@@ -30,7 +30,7 @@ class Chunk(Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """The number of logits rows, which are those of the last ids."""
+        """The number of logits rows: the last id's and its guesses', or none while the prompt goes on."""
         return 1 + self.guesses if self.wants_logits else 0
 
     def accepted(self, tokens: Ids[int]) -> int:

@@ -84,7 +84,7 @@ class Loader:
         return CurrentModel(model, opened.follower)
 
     def _gates(self, path: Path, lineage: Lineage) -> Sequence[Choice]:
-        """Nothing, or a warning and a choice if a failed gate is allowed; raises ArtifactError if it is not."""
+        """Raise ArtifactError if the artifact's record failed a gate; if that is allowed, warn and return a choice."""
         failed = [gate.task for gate in (lineage.evaluation.gates if lineage.evaluation else ()) if not gate.passed]
         if not failed:
             return ()

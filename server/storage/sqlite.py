@@ -75,7 +75,7 @@ class SQLite:
             self._files |= {name: inode for part in PARTS if (inode := _inode(name := self.where + part))}
 
     def check(self) -> None:
-        """Compare device and inode of the files with those that were opened; SQLite itself writes on regardless."""
+        """Compare device and inode of the files with the opened ones; SQLite itself writes on regardless."""
         for name, opened in self._files.items():
             if (found := _inode(name)) != opened:
                 raise self._failure(

@@ -65,7 +65,7 @@ class Listener(uvicorn.Server):
         )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Override: asyncio accepts as many connections in one turn as it queues, which would delay running replies."""
+        """Override: shorten the accept queue, all of which asyncio accepts in one turn, delaying running replies."""
         await super().startup(sockets)
         self.bound.listen(BACKLOG)
 

@@ -136,7 +136,7 @@ def _relative(pruned: ScoredModel, rival: ScoredModel, rank: str, seed: int) -> 
 
 
 def _changes(model: ScoredModel, base: ScoredModel, rank: str) -> tuple[float, ...]:
-    """The change of the ranking measure from the base, per item."""
+    """The ranking measure of `model` minus that of `base`, per item."""
     pairs = zip(model.scores.measures[rank], base.scores.measures[rank], strict=True)
     return tuple(own - other for own, other in pairs)
 

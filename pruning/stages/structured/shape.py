@@ -86,7 +86,7 @@ def find_structure(blocks: Blocks, named: Mapping[str, str], config: Mapping[str
 
 
 class TargetShape(NamedTuple):
-    """The sizes to cut the model of `config` to: how much remains of each kind in `target`."""
+    """The sizes to cut the model of `config` to; `target` maps each kind to the number that remains."""
 
     config: Mapping[str, Any]
     structure: Structure

@@ -121,7 +121,7 @@ def _shape(config: Mapping[str, Any]) -> str:
 
 
 def _comparison(lineage: Lineage) -> list[str]:
-    """A warning if plain quantisation is both smaller and better."""
+    """A warning if the base at int8 has both fewer bytes and the lower perplexity; empty otherwise."""
     evaluation = lineage.evaluation
     if evaluation is None or not {"int8", "pruned"} <= evaluation.bytes.keys() & evaluation.perplexity.keys():
         return []

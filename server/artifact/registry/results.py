@@ -95,7 +95,7 @@ def unsigned(version: Version) -> list[str]:
 
 
 def _states(stated: EvaluationStatement, gate: Gate, lineage: Lineage) -> bool:
-    """Whether `stated` is about this result of these weights."""
+    """Whether `stated` has the task, verdict, figures and source of `gate`, and the weights of `lineage`."""
     result = gate.result
     told = (stated.task, stated.passed, stated.figures, stated.results, stated.weights)
     return told == (result.task, result.passed, result.figures, gate.source, lineage.files[WEIGHTS])

@@ -107,7 +107,7 @@ def verified(one: Signed, kind: type[T], what: str, signers: Signers, role: Role
 
 
 def decoded(statement: str, kind: type[T], what: str) -> T:
-    """A statement of this kind, whoever signed it; raises RegistryError."""
+    """Decode a statement of this kind without verifying its signature; raises RegistryError if it is malformed."""
     try:
         return msgspec.json.decode(statement, type=kind)
     except msgspec.DecodeError as error:

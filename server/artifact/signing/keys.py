@@ -1,7 +1,7 @@
 """Signing keys and signers files: Ed25519, or the elliptic curves of OpenSSF model-signing.
 
 A signers file has a line `NAME KEY [roles=ROLE,...]` for each key, where KEY is the public key's DER in base64; without
-roles a key has all of them. The line `separate = true` demands an approval by somebody other than who promotes. `#`
+roles a key has all of them. The line `separate = true` demands an approval by somebody other than the promoter. `#`
 starts a comment.
 """
 
@@ -60,7 +60,7 @@ class Signer(NamedTuple):
         return hint(self.key)
 
     def signed(self, content: bytes, signature: bytes) -> bool:
-        """Whether this key made `signature` over `content`."""
+        """Verify that this key made `signature` over `content`; False if it did not."""
         try:
             if isinstance(self.key, Ed25519PublicKey):
                 self.key.verify(signature, content)

@@ -16,7 +16,7 @@ from server.metering.refusals import KeyFailures, ListenerName
 from server.skills.limits import client_network
 
 BURST = 10  # wrong keys of one network that are answered 401 at once; further ones are answered 429
-REFILL_SECONDS = 6.0  # after which one more is answered 401
+REFILL_SECONDS = 6.0  # between further wrong keys that are answered 401 instead of 429
 MOST_NETWORKS = 10_000
 MOST_ENTRIES = 60  # refused requests a minute with an audit entry of their own; the others share one
 REPORT_SECONDS = 60.0
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeyThrottle:
-    """Allows each client network a burst of wrong keys, and one more every REFILL_SECONDS (GCRA)."""
+    """Allows each client network a burst of wrong keys, then one every REFILL_SECONDS (GCRA)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

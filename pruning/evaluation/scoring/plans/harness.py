@@ -172,7 +172,7 @@ class HarnessPlan:
         return tuple(self._encoder.start)
 
     def _end(self) -> Ids:
-        """The end-of-sequence id, which stands in as the context of a text without one."""
+        """The end-of-sequence id, used as the context of a text that has none."""
         return tuple(self._encoder.end)
 
     def _item(self, number: int, instances: Sequence[Any]) -> Pair:

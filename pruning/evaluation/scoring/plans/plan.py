@@ -71,7 +71,7 @@ def after(context: Ids, target: Ids) -> ScoreRequest:
 
 
 def jobs_after(context: Ids, targets: Sequence[Ids]) -> list[Job]:
-    """Jobs that score each of `targets` after one `context`, in order, spread over all slots."""
+    """Jobs that score each of `targets` after one `context`, in order: one job for each slot of the KV cache."""
     requests = [after(context, ids) for ids in targets]
     size = -(-len(requests) // SLOTS)
     return [requests[start : start + size] for start in range(0, len(requests), size)]
