@@ -187,7 +187,7 @@ class FollowingSweep(Sweep):
         self._done = len(self._begin())
 
     def reach(self, index: int) -> None:
-        """Compute the states before block `index` unless they exist; that takes time only where files were lost."""
+        """Compute the states before block `index` unless they exist; starts over if they were lost or overwritten."""
         if self._done > index + 1:  # the wanted states are overwritten
             self._journal.unlink()
             self._done = len(self._begin())
@@ -197,7 +197,7 @@ class FollowingSweep(Sweep):
             self.after(number)
 
     def after(self, index: int) -> Tensor:
-        """The states [sequences, tokens, hidden] after block `index`, computed from those before it, which are kept."""
+        """Run block `index` and return the states [sequences, tokens, hidden] after it; those before it are kept."""
         self.reach(index)
         with self.blocks.loaded(index):
             BlockView(self, index).advance()

@@ -127,7 +127,7 @@ def _candidate(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> 
 
 
 def _assembled(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> Artifact | None:
-    """The candidate that an interrupted run assembled, if any; else None, after the preflight of all stages."""
+    """The candidate that an interrupted run assembled; without an intact one, run the preflight and return None."""
     path = work / CANDIDATE
     with team.first():
         if path.exists():

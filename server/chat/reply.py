@@ -42,7 +42,7 @@ class Replies:
         return not self._live and not self._beginning
 
     async def writable(self) -> bool:
-        """Whether the ledger is writable, without which no reply begins."""
+        """Whether the ledger is writable; no reply begins while it is not."""
         return await self._meter.writable()
 
     async def begin(self, request_id: str, request: ReplyRequest) -> "Reply":
@@ -102,7 +102,7 @@ class Replies:
             reply.interrupt()
 
     def _ended(self, reply: "Reply") -> None:
-        """Release what a live reply holds; called again, it does nothing."""
+        """Release the model and the concurrency limit that a live reply holds; idempotent."""
         if live := self._live.pop(reply, None):
             self._rollout.release(live[0])
             self._rate_limits.leave(live[1])

@@ -25,7 +25,7 @@ class PrefillBudget:
         self._seconds = cost if self._seconds is None else self._seconds + WEIGHT * (cost - self._seconds)
 
     def tokens(self, decoding: int, most: int) -> int:
-        """Tokens of the next pass, at most `most`, of which `decoding` sequences take one each."""
+        """The token limit of the next pass, at most `most`: one per `decoding` sequence, the rest for prefill."""
         if not decoding or not self._seconds:
             return most
         return min(most, max(decoding + LEAST, int(PASS_SECONDS / self._seconds)))

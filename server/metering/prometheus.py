@@ -36,7 +36,7 @@ class Stored(NamedTuple):
 
 
 def against_prometheus(database: Database, url: str, servers: Mapping[str, Stored]) -> list[str]:
-    """A sentence for each counter in `servers` that contradicts the ledger; read the ledger after `stored(url)`."""
+    """A sentence for each counter in `servers` that contradicts the ledger; take the snapshot after `stored(url)`."""
     now = totals(database)
     found = []
     for instance, (moment, counters) in servers.items():

@@ -155,7 +155,7 @@ class Rollout:
             engine.stop()
 
     def replace(self, reference: str, successors: Successors, model: Model) -> bool:
-        """Let `model` answer from now on; returns False if a reload has replaced `successors` meanwhile."""
+        """Answer with `model` from now on and retire the old one; False if a reload replaced `successors` meanwhile."""
         old = self.find(reference)
         if old is None or old.successors is not successors:
             return False

@@ -103,7 +103,7 @@ class Correction:
         self._drifts: dict[str, Drift] = {}
 
     def observe(self, view: BlockView, needs: tuple[type[Statistic], ...]) -> Iterator[dict[str, InputStatistics]]:
-        """Statistics of the block's layers, part by part; the caller prunes a part before asking for the next."""
+        """Yield the input statistics of the block's layers part by part; the caller prunes each part in between."""
         needs = needs if Gram in needs else (*needs, Gram)
         self._originals.reach(view.index)
         written = stream_writers(view.linears, view.before(view.first), view.sample)

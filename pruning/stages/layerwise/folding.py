@@ -60,7 +60,7 @@ class FoldFinder:
         self._failed: set[tuple[str, str, float]] = {(who, name, offset) for who, name, offset in failed}
 
     def find(self, view: BlockView, users: Mapping[str, nn.Module]) -> Fold | None:
-        """The module that produces the shared input of `users`, proved by trial on one batch; None if there is none."""
+        """The fold for the shared input of `users` under which a trial batch gives the same block output, or None."""
         who = ", ".join(users).replace(f".{view.index}.", ".*.")
         folds = [f for f in _candidates(view.block, users.values()) if (who, f.name, f.offset) not in self._failed]
         if not folds:

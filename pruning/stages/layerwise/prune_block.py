@@ -75,7 +75,7 @@ class PruneBlock:
         return {"sparsity": sparsity, "losses": losses, "seconds": monotonic() - start}
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, InputStatistics]]:
-        """The statistics of each group of layers in turn; the caller prunes a group before asking for the next."""
+        """Yield the input statistics of one group of layers after another; the caller prunes each group in between."""
         if self._correction:
             yield from self._correction.observe(view, self._technique.needs)
         elif self._sequential and self.runs:

@@ -134,7 +134,7 @@ class NarrowBlock:
         return {"seconds": monotonic() - start}
 
     def _keep(self, view: BlockView, group: CoupledLayers, linears: Mapping[str, nn.Module], size: int) -> Tensor:
-        """The units of `group` to keep, in order."""
+        """The units of `group` to keep, in order; all but Taylor also update the rowwise layer in place."""
         if isinstance(self._importance, SecondOrder):
             return _remove_by_second_order(view, group, linears[group.rowwise], size, self._importance.damping)
         if isinstance(self._importance, FLAP):

@@ -61,7 +61,7 @@ def draw_training_data(stage: TextTraining, inputs: Inputs) -> TrainingData:
 
 
 def draw_domain_data(stage: Continue, inputs: Inputs) -> list[TrainingData]:
-    """The ids of each domain, read once; raises DataError if the texts do not suffice."""
+    """The ids of each domain, without repeating its texts; raises DataError if these do not suffice."""
     return [_draw(stage, origin, inputs, again=False) for origin in origins(stage, inputs)]
 
 
@@ -74,7 +74,7 @@ def refuse_scarce_text(stage: TextTraining | Continue, inputs: Inputs) -> None:
 
 
 def write_own_samples(stage: TextTraining | Continue, inputs: Inputs) -> None:
-    """Have the base generate the text that `stage` trains on, before several processes need it at once."""
+    """Generate the self-calibration text that `stage` trains on, if any, before several processes need it at once."""
     if any(origin.source == SELF for origin in _read(stage, inputs)):
         _own(stage, inputs)
 
@@ -134,7 +134,7 @@ class DrawnIds(NamedTuple):
 
 
 def _ids(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> DrawnIds:
-    """Held-out ids and training ids up to the budget; raises DataError if the texts do not suffice."""
+    """Held-out ids, and training ids up to the budget, repeating texts with `again`; DataError if they are too few."""
     source, buckets = origin
     encoder = Encoder(inputs.base)
     texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]

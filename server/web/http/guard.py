@@ -88,7 +88,7 @@ class AdminGuard:
             await problems.response(failure)(scope, receive, send)
 
     async def _recorded(self, who: str, scope: Scope, status: int) -> LedgerUnavailable | None:
-        """Record an audited request; returns the error if that failed."""
+        """Write the audit entry of a request and wait until it is durable; returns the error if that failed."""
         path, address = scope["path"], _address(scope)
         if AUDITED[path] == "summary.view" and self._read_lately(who, address):
             return None

@@ -162,7 +162,7 @@ def mask_scales(structure: Structure, masks: MasksByKind) -> MaskScales:
 
 
 class MaskHooks:
-    """Applies masks in the forward of `network` by hooks; without masks it computes the model itself."""
+    """Applies masks in the forward of `network` by hooks; before `use` the network computes as if it had none."""
 
     def __init__(self, network: nn.Module, structure: Structure) -> None:
         self._structure = structure
@@ -210,7 +210,7 @@ def _scaled(args: tuple[Any, ...], factor: Tensor | float) -> tuple[Any, ...]:
 def cut_by(
     masks: MasksByKind, shape: TargetShape, network: nn.Module, weights: Mapping[str, Tensor]
 ) -> tuple[StageModel, tuple[int, ...]]:
-    """What `masks` leave of `weights`, the parameters of `network` by name, and the removed blocks."""
+    """Fold `masks` into `weights`, the parameters of `network`, and cut; returns the model and removed blocks."""
     stay = {kind: mask.nonzero()[:, -1].view(*mask.shape[:-1], -1) for kind, mask in masks.items()}
     return shape.cut(network, folded(network, weights, mask_scales(shape.structure, masks)), stay)
 
