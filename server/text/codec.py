@@ -59,7 +59,7 @@ class TextCodec:
         return self._chat_with_specials(messages, reply)
 
     def _chat_with_specials(self, messages: Sequence[Message], reply: bool) -> list[int]:
-        """Encode messages that spell special tokens, as ordinary text: marks stand in for them while rendering."""
+        """Encode messages that spell special tokens as ordinary text, by rendering a mark in place of each."""
         nonce = secrets.randbits(64)
         marks = {special: f"\ue000{nonce}.{id}\ue001" for special, id in self._specials.items()}
         contents = {mark: special for special, mark in marks.items()}
