@@ -13,6 +13,7 @@ from server.metering.meter import Ended, Observer
 DURATION = tuple(0.01 * 2**exponent for exponent in range(14))
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+BETWEEN = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 10.0)
 USAGE = tuple(4.0**exponent for exponent in range(14))
 FAILED = ("error",)
 CALL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
@@ -43,6 +44,15 @@ class Histograms:
             (),
             PER_TOKEN,
         )
+        self._queue = histogram(
+            "secateur_request_queue_seconds", "From the admission of a request until its prefill began.", (), DURATION
+        )
+        self._between = histogram(
+            "secateur_inter_token_latency_seconds",
+            "Between two steps of a reply, which give one token each, or more where guesses were right.",
+            (),
+            BETWEEN,
+        )
         self._usage = histogram(
             "gen_ai_client_token_usage", "Tokens of a reply, cached ones included.", ("gen_ai_token_type",), USAGE
         )
@@ -56,6 +66,11 @@ class Histograms:
             if reply.usage.output > 1:
                 seconds = (reply.duration - reply.first_token) / (reply.usage.output - 1)
                 self._per_token.labels(*call).observe(seconds)
+        if reply.waited is not None:
+            self._queue.labels(*call).observe(reply.waited)
+        between = self._between.labels(*call)
+        for seconds in reply.gaps:
+            between.observe(seconds)
         for kind, count in (("input", reply.usage.prompt), ("output", reply.usage.output)):
             self._usage.labels(*call, kind).observe(count)
 

@@ -5,7 +5,7 @@ The prompt is counted with the first sampled token, when its prefill is complete
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Protocol, TypeVar
@@ -38,6 +38,10 @@ class Ended(Struct, frozen=True):
     """Until its prefill began; None if it never did."""
     granted: int = 0
     """The most output tokens allowed."""
+    opened: float = 0.0
+    """Until its row was open."""
+    gaps: Sequence[float] = ()
+    """Between the counts of two steps."""
 
 
 class Answered(Exception):
@@ -177,7 +181,10 @@ class Reservation:
         self._opening = opening
         self._day = admission.day
         self._started = started
+        self._opened = time.monotonic() - started
         self._first_token: float | None = None
+        self._last_step = 0.0
+        self._gaps: list[float] = []
         self._cached = 0
         self._output = 0
         self._settled = False
@@ -194,9 +201,13 @@ class Reservation:
 
     async def count(self, *, cached: int, tokens: int = 1) -> None:
         """Count sampled tokens; returns once they are durable. `cached` prompt tokens came from the prefix cache."""
+        now = time.monotonic()
         if self._first_token is None:
-            self._first_token = time.monotonic() - self._started
+            self._first_token = now - self._started
             self._cached = cached
+        else:
+            self._gaps.append(now - self._last_step)
+        self._last_step = now
         self._output += tokens
         await self._meter.count(self.request_id, self.usage)
 
@@ -209,6 +220,8 @@ class Reservation:
             self._output, self._cached = sampled, cached
         duration = time.monotonic() - self._started
         skill, model, first = self._opening.skill, self._opening.model, self._first_token
-        ended = Ended(skill, model, outcome, self.usage, duration, first, waited, self.granted)
+        ended = Ended(
+            skill, model, outcome, self.usage, duration, first, waited, self.granted, self._opened, self._gaps
+        )
         end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first)
         await self._meter.settle(ended, end)

@@ -46,9 +46,11 @@ from server.web.api.widget import WidgetEndpoints
 from server.web.audit import Auditing
 from server.web.http import problems
 from server.web.http.connections import ClosedConnections
+from server.web.http.metrics import Measured, RequestMetrics
 from server.web.http.middleware import PublicMiddleware
 from server.web.http.traces import Traces, open_traces
 from server.web.metrics import Labels, register_collectors
+from server.web.process import ProcessMetrics
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -85,6 +87,7 @@ class Closing(NamedTuple):
     rate_limits: RateLimits
     traces: Traces
     webhook: Webhook | None
+    process: ProcessMetrics
     auditing: Auditing
 
 
@@ -109,13 +112,13 @@ def build(parts: Parts) -> Apps:
     traces, refusals, closed = open_traces(config.traces), Refusals(lambda: parts.skills.names), ClosedConnections()
     registry.register(refusals)
     registry.register(closed)
+    requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
     routes = [*public_routes(parts, replies), *widget.routes(), *probes(health)]
     watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
-    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), auditing)
-    public = starlette(routes, auditing.handlers)
+    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing)
     return Apps(
-        public=PublicMiddleware(public, parts.skills, routes, traces, refusals.count, closed),
-        admin=auditing.guard(starlette(watched)),
+        public=PublicMiddleware(starlette(routes, auditing.handlers), parts.skills, routes, traces, requests.ended),
+        admin=Measured(auditing.guard(starlette(watched)), watched, requests),
         page=host_page(parts),
         replies=replies,
         reloader=reloader,
@@ -209,11 +212,13 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     if closing.webhook is not None:
         closing.webhook.start()
     following = asyncio.create_task(reloader.follow(parts.config.registry_seconds))
+    watching = asyncio.create_task(closing.process.watch())
     try:
         yield
     finally:
         following.cancel()
-        await asyncio.wait([following])
+        watching.cancel()
+        await asyncio.wait([following, watching])
         await to_thread.run_sync(parts.rollout.stop)  # in a thread: the loop must hear a second signal
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)

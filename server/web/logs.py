@@ -6,13 +6,17 @@ A record's facts, passed as `extra={"facts": {...}}`, become fields in JSON and 
 import json
 import logging
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from server.config import Format, Level
 
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
+"""The trace of the request in whose context a line is logged, as hexadecimal digits; empty without `traces`."""
 SELDOM_SECONDS = 60.0
-SELDOM = ("uvicorn.error", "server.web.http.connections")  # strangers can cause their warnings
+# Strangers can cause the warnings of these.
+SELDOM = ("uvicorn.error", "server.web.http.connections", "server.web.http.problems")
 QUIET = ("sse_starlette", "httpcore", "httpx", "urllib3", "asyncio")  # some log bodies at DEBUG
 
 
@@ -79,4 +83,5 @@ def quieten() -> None:
 
 def _facts(record: logging.LogRecord) -> Mapping[str, Any]:
     facts: Mapping[str, Any] = getattr(record, "facts", {})
-    return facts
+    trace = TRACE_ID.get()
+    return {**facts, "trace_id": trace} if trace else facts

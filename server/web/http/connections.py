@@ -18,9 +18,8 @@ class ClosedConnections(Collector):
     """The counter `secateur_connections_closed`, over all listeners, in memory since the start."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter(
-            {**{(owed, cause): 0 for owed in DEBTS for cause in ("deadline", "evicted")}, ("nothing", "refused"): 0}
-        )
+        known: list[tuple[str, str]] = [(owed, cause) for owed in DEBTS for cause in ("deadline", "evicted")]
+        self._counts = Counter(dict.fromkeys([*known, ("nothing", "refused")], 0))
 
     def late(self, owed: Debt) -> None:
         """Count a connection closed at a deadline."""

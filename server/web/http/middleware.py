@@ -14,10 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import Forbidden, Reason, TooSlow
+from server.errors import Forbidden
 from server.skills.catalogue import Skills
 from server.web.http import problems
-from server.web.http.connections import ClosedConnections
+from server.web.http.metrics import method_of, paths_of, route_of
 from server.web.http.requests import RequestState
 from server.web.http.traces import NoTraces, Traces
 
@@ -37,7 +37,6 @@ SPAN_ATTRIBUTES = {
     "input_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
 }
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 RATE_HEADERS = [f"X-RateLimit-{what}-{of}" for of in ("Requests", "Tokens") for what in ("Limit", "Remaining", "Reset")]
 EXPOSED = ", ".join(["Retry-After", "X-Request-Id", *RATE_HEADERS])
 
@@ -45,8 +44,7 @@ EXPOSED = ", ".join(["Retry-After", "X-Request-Id", *RATE_HEADERS])
 class PublicMiddleware:
     """Wraps the public `app` with `routes`; pages of a skill's origins may read responses under /v1/.
 
-    `refused` is called with the skill's name, or "" if unknown, and the reason of each refused request; `closed`
-    counts the bodies that missed their deadline.
+    `ended` is called with the facts of each request.
     """
 
     def __init__(
@@ -55,14 +53,12 @@ class PublicMiddleware:
         skills: Skills,
         routes: Sequence[Route] = (),
         traces: Traces | None = None,
-        refused: Callable[[str, Reason], None] = lambda skill, reason: None,
-        closed: ClosedConnections | None = None,
+        ended: Callable[[RequestState], None] = lambda state: None,
     ) -> None:
         self._app = app
         self._skills = skills
-        self._refused = refused
-        self._closed = closed or ClosedConnections()
-        self._paths = {route.endpoint: route.path for route in routes}
+        self._ended = ended
+        self._paths = paths_of(routes)
         self._traces = traces or NoTraces()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,21 +67,15 @@ class PublicMiddleware:
             await self._app(scope, receive, send)
             return
         state, headers = RequestState.of(scope), Headers(scope=scope)
-        # Any word is a valid method; OpenTelemetry calls an unknown one _OTHER.
-        state.method = scope["method"] if scope["method"] in METHODS else "_OTHER"
+        state.method = method_of(scope["method"])
         started = time.monotonic()
         with self._traces.span(state.method, headers) as attributes:
             await self._respond(scope, receive, send, headers.get("origin"))
-            # The route and not the path, which may hold a client's own text.
-            endpoint = scope.get("endpoint")
-            state.route = self._paths.get(endpoint, "unmatched") if endpoint else "unmatched"
+            state.route = route_of(scope, self._paths)
             state.seconds = round(time.monotonic() - started, 4)
             attributes.update(span_attributes(state.facts))
-        if state.status == TooSlow.status:
-            self._closed.late("body")
-        if state.refused is not None:
-            self._refused(state.skill or "", state.refused)
-        access.info("request", extra={"facts": state.facts})
+            self._ended(state)
+            access.info("request", extra={"facts": state.facts})
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send, origin: str | None) -> None:
         """Pass the request on, or answer a preflight; adds headers, and logs an unforeseen error."""

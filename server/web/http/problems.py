@@ -1,5 +1,8 @@
 """Errors in OpenAI's shape, {"error": {message, type, param, code}}, with Retry-After where a retry can succeed."""
 
+import logging
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -12,6 +15,7 @@ from server.web.http.requests import RequestState
 
 RETRY_SECONDS = 5
 MAX_CHARACTERS = 500
+logger = logging.getLogger(__name__)
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
 
 
@@ -50,8 +54,32 @@ def response(error: SecateurError, *, close: bool = False) -> Response:
 async def on_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for SecateurError; records why the request was refused."""
     assert isinstance(error, SecateurError)
-    RequestState.of(request.scope).refused = error.reason
+    state = RequestState.of(request.scope)
+    state.refused = error.reason
+    if error.status >= 500:
+        log_failure(state.request_id, error)
     return response(error)
+
+
+def log_failure(request_id: str, error: SecateurError) -> None:
+    """Log why a request is answered 5xx: each 500, and each cause of a 503 once a minute.
+
+    An error's own sentence may repeat a client's text, as a template's does; its class, reason and place do not.
+    """
+    chain = " <- ".join(type(cause).__name__ for cause in causes(error))
+    facts = {"request_id": request_id, "status": error.status, "cause": error.reason or chain}
+    if error.status == 503:
+        logger.warning(f"A request was answered 503: {chain}, {error.reason}", extra={"facts": facts})
+        return
+    frames = "".join(traceback.format_tb(list(causes(error))[-1].__traceback__))
+    logger.error("A request was answered %d: %s\n%s", error.status, chain, frames, extra={"facts": facts})
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -17,6 +17,8 @@ from tests.support.harness import HELP, parts, says, served
 GROUPS = (
     ("Secateur's own", "secateur_"),
     ("OpenTelemetry's conventions for generative AI", "gen_ai_"),
+    ("The process", "process_"),
+    ("Garbage collection", "python_gc_"),
     ('With `metrics_compat = "vllm"`', "vllm:"),
 )
 VALUES = (("`type` of tokens", KINDS), ("`outcome` of a reply", OUTCOMES), ("`reason` of a refusal", REASONS))
