@@ -24,6 +24,7 @@ from server.chat.idempotent_replies import IdempotentReplies
 from server.chat.reply import Replies
 from server.config import Config
 from server.errors import SecateurError
+from server.metering.histograms import Observers
 from server.metering.ledger.ledger import Ledger
 from server.metering.meter import Meter
 from server.metering.refusals import Refusals
@@ -103,13 +104,14 @@ def build(parts: Parts) -> Apps:
     config, registry = parts.config, CollectorRegistry()
     rate_limits, feedback = RateLimits(config.rate_limits), Feedback(config.feedback_file)
     labels = Labels(parts.skills, parts.rollout)
-    observers = register_collectors(registry, config, parts.ledger, feedback, labels)
+    traces = open_traces(config.traces)
+    observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
     replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits)
     auditing = Auditing(config, registry)
     reloader = Reloader(config, parts.skills, parts.rollout, parts.loader, auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
-    traces, refusals, closed = open_traces(config.traces), Refusals(lambda: parts.skills.names), ClosedConnections()
+    refusals, closed = Refusals(lambda: parts.skills.names), ClosedConnections()
     registry.register(refusals)
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)

@@ -149,7 +149,18 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
-def test_spans_arrive_with_their_parent_and_without_text(serve: Serve, tmp_path: Path) -> None:
+def test_spans_arrive_with_their_parent_and_without_text(
+    serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "server.access")
+    logged: list[str] = []
+
+    # Formatted in the request's own context, as by the handler of standard error.
+    def note(record: logging.LogRecord) -> bool:
+        logged.append(JsonLines().format(record))
+        return True
+
+    caplog.handler.addFilter(note)
     service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     parent = "0af7651916cd43dd8448eb211c80319c"
@@ -165,9 +176,14 @@ def test_spans_arrive_with_their_parent_and_without_text(serve: Serve, tmp_path:
         assert not [secret for secret in (SECRET, SECRET.upper(), REPLY, KEY) if secret.encode() in body]
         message = service.ExportTraceServiceRequest.FromString(body)
         spans += [span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
-    (child,) = [span for span in spans if span.trace_id.hex() == parent]
+    together = {span.name: span for span in spans if span.trace_id.hex() == parent}
+    child = together.pop("POST /v1/chat/completions")
+    assert list(together) == ["ledger", "queue", "prefill", "decode"]
+    assert {span.parent_span_id for span in together.values()} == {child.span_id}
+    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in together.values())
+    assert together["prefill"].end_time_unix_nano == together["decode"].start_time_unix_nano
+    assert [line for line in map(json.loads, logged) if line.get("trace_id") == parent and line["finish"] == "stop"]
     found = {attribute.key: attribute.value for attribute in child.attributes}
-    assert child.name == "POST /v1/chat/completions"
     assert found["http.response.status_code"].int_value == 200
     assert found["gen_ai.request.model"].string_value == "help"
     assert found["gen_ai.usage.output_tokens"].int_value == len(REPLY) + 1
