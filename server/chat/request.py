@@ -41,8 +41,7 @@ class ReplyRequest(Struct, frozen=True):
 
 
 def cache_salt(request: ReplyRequest) -> str:
-    """The salt of a request's own prefix cache blocks: requests share them only within an API key and its labels, or
-    within a visitor's conversation.
+    """The salt of a request's own prefix cache blocks: one for each API key and labels, or visitor's conversation.
 
     A request with neither gets a random salt, so it shares only the skill's prefix.
     """

@@ -129,7 +129,7 @@ def instance_of(config: Config) -> str:
 def run(parts: Parts, early: Sequence[int] = ()) -> int:
     """Bind the listeners, build and announce the apps, and serve until a signal or a failed engine.
 
-    Returns 0, or 1 if an engine failed. `early` are the signals received during start-up, handled once serving.
+    Returns 0, or 1 if an engine failed. `early` are the SIGHUPs received while models loaded: they cause a reload.
     """
     bound = bind_all(parts.config)
     # The demo page shows the public port, which is known only now if the file says 0.

@@ -71,7 +71,7 @@ def token_count(retokeniser: Retokeniser | None) -> TokenCount:
 
 
 def carry_out(plan: ScoringPlan, model: LoadedModel, base: LoadedModel | None, what: str) -> Scores:
-    """Score `model` by `plan`, showing a progress bar labelled `what`; only a behaviour plan uses `base`."""
+    """Score `model` by `plan`, with a progress bar labelled `what`; behaviour compares with `base`, or with itself."""
     with Progress(what, count_steps(plan)) as progress:
         return plan.run(model, base, progress.step)
 

@@ -122,7 +122,7 @@ class TrainingRun(ABC):
 
 
 def identity(precision: Precision, *data: TrainingData) -> str:
-    """A digest of data and precision by which a journal recognises its run, which may resume from it."""
+    """A key of data digests and precision, by which a journal recognises the run that may resume from it."""
     digests = [data.digest for part in data for data in (part.training_record, part.held_out_record)]
     return " ".join([*digests, precision.name])
 
