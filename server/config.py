@@ -91,7 +91,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     send_seconds: Annotated[float, Meta(gt=0, le=600)] = 30.0
     """Seconds that a client may read nothing of its response before it is disconnected."""
     connections: Positive = 4096
-    """Open public connections; a further one replaces the one whose client has owed a request or reading for longest."""
+    """Open public connections; a further one replaces the one that has waited longest for its client."""
     log: Format = "text"
     """The format of log lines; `json` writes one object per line."""
     log_level: Level = "warning"
