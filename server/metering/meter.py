@@ -18,7 +18,7 @@ from server.metering.ledger.records import Admission, Known, LedgerUnavailable, 
 
 RETRY_SECONDS = 0.25
 ANSWER_SECONDS = 10.0  # a database may also hang without an error
-STALL_SECONDS = 30.0  # how long a reply waits for a ledger that cannot be written before it ends as an error
+STALL_SECONDS = 30.0  # how long replies wait for a ledger that cannot be written before they end as errors
 
 
 SILENT = "it does not answer"
@@ -67,6 +67,7 @@ class Meter:
         self._ledger = ledger
         self._observer = observer
         self._step: _Step | None = None
+        self._stalled_since: float | None = None
 
     async def admit(self, opening: Opening) -> "Reservation":
         """Reserve tokens within the budgets and open a row.
@@ -82,6 +83,7 @@ class Meter:
         except LedgerUnavailable:
             opened.add_done_callback(partial(self._undo, opening))
             raise
+        self._stalled_since = None
         if admission.known:
             raise Answered(admission.known)
         if admission.refused:
@@ -102,18 +104,20 @@ class Meter:
     async def count(self, request_id: str, usage: Usage) -> None:
         """Write a reply's token counts durably, batched with those of the same engine step; called by Reservation.
 
-        Retries while the ledger cannot be written. Raises LedgerUnavailable after STALL_SECONDS, or at once if another
-        replica has closed the row as recovered.
+        Retries while the ledger cannot be written. Raises LedgerUnavailable once that has lasted STALL_SECONDS, or at
+        once if another replica has closed the row as recovered.
         """
-        deadline = time.monotonic() + STALL_SECONDS
         while True:
             step = self._step = self._step or _Step(self._flush)
             step.counts[request_id] = usage
             try:
                 closed = await asyncio.shield(step.done)
+                self._stalled_since = None
                 break
-            except LedgerUnavailable:
-                if time.monotonic() > deadline:
+            except LedgerUnavailable:  # the time is the outage's: replies that waited for a slot do not wait again
+                now = time.monotonic()
+                self._stalled_since = self._stalled_since or now
+                if now - self._stalled_since > STALL_SECONDS:
                     raise
                 await asyncio.sleep(RETRY_SECONDS)
         if request_id in closed:  # by a replica that took this one for dead after it hung for minutes

@@ -237,6 +237,36 @@ def test_a_deleted_file_fails_closed_says_so_once_and_recovers(path: Path, caplo
     ledger.close()
 
 
+def test_replies_that_begin_during_an_outage_do_not_wait_for_it_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those that waited for the slots of replies which the outage ended."""
+    monkeypatch.setattr("server.metering.meter.STALL_SECONDS", 0.5)
+    ledger = Ledger(path, retry_seconds=0.02)
+
+    async def through() -> None:
+        meter = Meter(ledger, Observers([]))
+        first, second = await meter.admit(opening("r1")), await meter.admit(opening("r2"))
+        away = path.rename(path.with_name("away"))
+        with pytest.raises(LedgerUnavailable):
+            await first.count(cached=0)
+        monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 3600)
+        with pytest.raises(LedgerUnavailable):  # without a retry
+            await second.count(cached=0)
+        away.rename(path)
+        until(lambda: ledger.writable)
+        monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 0.05)
+        third = await meter.admit(opening("r3"))
+        path.rename(away)
+        waiting = asyncio.create_task(third.count(cached=0))
+        await asyncio.sleep(0.1)
+        away.rename(path)
+        await waiting  # the next outage has its own time
+
+    asyncio.run(through())
+    ledger.close()
+
+
 def test_many_writers_share_commits_and_lose_nothing(ledger: Ledger) -> None:
     def reply(index: int) -> None:
         ledger.open(opening(f"r{index}")).result()
