@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from server.errors import ConfigError
 from server.storage.postgres import is_postgres, misnamed
-from server.toml import read, secret
+from server.storage.toml import read, secret
 
 Format = Literal["text", "json"]
 Level = Literal["warning", "info"]

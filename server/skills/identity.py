@@ -12,7 +12,7 @@ from jwt.algorithms import get_default_algorithms
 from msgspec import Meta, Struct
 
 from server.errors import ConfigError, Unauthorized
-from server.toml import FILE
+from server.storage.toml import FILE
 
 LIFETIME = 300  # seconds until a token's expiry, at most
 LEEWAY = 10  # seconds of clock skew

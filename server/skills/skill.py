@@ -19,7 +19,7 @@ from server.engine.sequence import Sampling, SamplingOptions, Temperature
 from server.errors import ConfigError
 from server.skills import identity, system_prompt
 from server.skills.identity import Identity
-from server.toml import read
+from server.storage.toml import read
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -1,4 +1,4 @@
-"""What survives power loss: atomic files, locks, and one adapter for SQLite and PostgreSQL.
+"""Settings in TOML, and what survives power loss: atomic files, locks, and one adapter for SQLite and PostgreSQL.
 
 May import no other room.
 """

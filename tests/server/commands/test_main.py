@@ -21,6 +21,7 @@ from openai import OpenAI
 
 from server.artifact.checkpoint.lineage import FILE, encoded, read
 from server.commands.__main__ import COMMANDS, main
+from server.commands.serve import store_of
 from server.metering.ledger.ledger import Ledger
 from server.skills.api_keys import digest
 from tests.support.harness import KEY, LINEAGE, until
@@ -104,7 +105,10 @@ def test_serve_reports_a_mistake_in_one_sentence(tmp_path: Path) -> None:
     settings = f'model = "{tmp_path}/none"\nskills = "{skill}"\nledger = "{tmp_path}/usage.sqlite3"\n'
     skill.write_text('name = "help"')
     for text, message in (
-        ("prot = 1", "server.toml: Object contains unknown field `prot` - at `$`; did you mean `port`? known fields are"),
+        (
+            "prot = 1",
+            "server.toml: Object contains unknown field `prot` - at `$`; did you mean `port`? known",
+        ),
         ("", f"{tmp_path}/none is not an artifact"),
     ):
         config.write_text(settings + text)
@@ -129,7 +133,25 @@ def test_serve_check_tries_the_files_and_the_ports_and_loads_nothing(tmp_path: P
         config.write_text(f"{settings}port = 0\n")
         done = run("serve", str(config), "--check")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    config.write_text(f'{settings}port = 0\nhost = "unknown.invalid"\ntrusted_proxies = ["0.0.0.0/0"]\n')
+    done = run("serve", str(config), "--check")
+    assert done.returncode == 2
+    warning, refusal = done.stderr.splitlines()
+    assert "`trusted_proxies` has 0.0.0.0/0" in warning
+    assert refusal.startswith("secateur serve: cannot listen on unknown.invalid:0: ")
     assert not (tmp_path / "usage.sqlite3").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("memory://", "this process"),
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379"),
+        ("rediss://me:hunter2@host/0?ssl_cert_reqs=none", "rediss://host"),
+    ],
+)
+def test_the_store_of_rate_limits_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert store_of(url) == shown
 
 
 @pytest.mark.parametrize(
