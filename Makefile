@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -38,6 +38,9 @@ reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/a
 
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
 	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py
+
+exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry, slow bodies, the ledger's file, framing
+	@$(BIN)/python -m tests.exams.attack
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults

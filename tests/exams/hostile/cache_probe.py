@@ -24,6 +24,7 @@ from msgspec import Struct
 from server.commands.bench.client import Server
 from server.skills.api_keys import digest
 from tests.conftest import ROOT
+from tests.exams.row import Row, show
 from tests.support.harness import ORIGIN
 from tests.support.visitor import Visitor
 
@@ -38,15 +39,6 @@ SLOTS, CONTEXT = 2, 512
 SYSTEM = "You are the help desk of a shop. Answer every customer in one short, friendly line. " * 3
 WORDS = ("order", "parcel", "blue", "shoe", "letter", "bank", "river", "green", "window", "seven", "street", "paper")
 LENGTH = 170  # words of a prompt
-
-
-class Row(NamedTuple):
-    """A finding, its bound, and whether it is within."""
-
-    name: str
-    figure: str
-    bound: str
-    held: bool
 
 
 class Seen(NamedTuple):
@@ -283,10 +275,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.artifact is None:
         parser.error(f"no model lies at {' or '.join(ARTIFACTS)}: run make demo, or name one with --artifact")
     with tempfile.TemporaryDirectory(prefix="secateur-exam-") as folder:
-        found = rows(arguments.artifact, Path(folder), arguments.trials)
-    for row in found:
-        print(f"{'yes' if row.held else 'NO':<4}{row.name:<40}{row.figure} (must: {row.bound})")
-    return 0 if all(row.held for row in found) else 1
+        return show(rows(arguments.artifact, Path(folder), arguments.trials))
 
 
 if __name__ == "__main__":

@@ -19,20 +19,12 @@ from server.metering.ledger.connection import snapshot
 from server.skills import api_keys
 from server.web.http.throttle import BURST, MOST_ENTRIES, REFILL_SECONDS
 from tests.exams.client import PROMPT, Server
+from tests.exams.row import Row, show
 from tests.server.web.test_listeners import call
 from tests.support.harness import KEY
 
 GUESSES = 300
 COUNTER = re.compile(r'secateur_auth_failures_total\{listener="(\w+)"\} (\d+)')
-
-
-class Row(NamedTuple):
-    """A finding, its bound, and whether it is within."""
-
-    name: str
-    figure: str
-    bound: str
-    held: bool
 
 
 class Found(NamedTuple):
@@ -124,10 +116,7 @@ def judged(listener: str, found: Found, counted: Mapping[str, int], entries: lis
 
 def main() -> int:
     """Print the rows."""
-    rows = key_guessing()
-    for row in rows:
-        print("holds" if row.held else "FAILS", *row[:3], sep=" | ")
-    return int(not all(row.held for row in rows))
+    return show(key_guessing())
 
 
 if __name__ == "__main__":

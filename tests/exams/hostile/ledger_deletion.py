@@ -9,23 +9,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.exams.client import PROMPT, Server, ask, serving, status
+from tests.exams.row import Row, show
 
 SHORT = {**PROMPT, "max_tokens": 1}
 REQUESTS = 7
 NOTICED = 5.0  # seconds until /readyz must say so without a request
 SAID = "while it was open"
-
-
-class Row(NamedTuple):
-    """One figure of an attack, its bound, and whether it is within."""
-
-    name: str
-    figure: str
-    bound: str
-    held: bool
 
 
 def delete(ledger: Path) -> None:
@@ -105,10 +96,7 @@ def ledger_deletion() -> list[Row]:
 
 def main() -> int:
     """Print the rows."""
-    rows = ledger_deletion()
-    for row in rows:
-        print("holds" if row.held else "FAILS", *row[:3], sep=" | ")
-    return int(not all(row.held for row in rows))
+    return show(ledger_deletion())
 
 
 if __name__ == "__main__":

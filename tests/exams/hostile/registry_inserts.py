@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import msgspec
 import numpy
@@ -30,19 +30,11 @@ from server.models.follow import Follower
 from server.models.loading import Loader
 from server.models.rollout import Engine, Model
 from server.text.tokenizer import Tokenizer
+from tests.exams.row import Row, show
 from tests.server.artifact.signing.artifacts import make
 
 PASSED, FAILED = (GateResult("faq", True),), (GateResult("faq", False, {"nll_ratio": 1.9}),)
 REFUSED, SERVED = "refused", "served"
-
-
-class Row(NamedTuple):
-    """One figure of an attack, its bound, and whether it is within."""
-
-    name: str
-    figure: str
-    bound: str
-    held: bool
 
 
 class Site:
@@ -270,10 +262,7 @@ def rows() -> Iterator[Row]:
 
 def main() -> int:
     """Print a line per row; returns 1 if one does not hold."""
-    found = list(rows())
-    for row in found:
-        print(f"{'held' if row.held else 'BROKEN':<7}{row.name}: {row.figure}")
-    return int(not all(row.held for row in found))
+    return show(rows())
 
 
 if __name__ == "__main__":
