@@ -240,7 +240,7 @@ def test_a_deleted_file_fails_closed_says_so_once_and_recovers(path: Path, caplo
 def test_replies_that_begin_during_an_outage_do_not_wait_for_it_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as those that waited for the slots of replies which the outage ended."""
+    """For example replies that waited for the slots of replies ended by the outage."""
     monkeypatch.setattr("server.metering.meter.STALL_SECONDS", 0.5)
     ledger = Ledger(path, retry_seconds=0.02)
 
