@@ -269,18 +269,18 @@ def prometheus(admin: str, folder: Path, text: str = "") -> Iterator[int]:
 
 def query(port: int, expression: str) -> list[dict[str, Any]]:
     """The result of an instant query; empty while Prometheus starts."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
     try:
-        answer = urllib.request.urlopen(
-            f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': expression})}", timeout=120
-        )
+        with urllib.request.urlopen(url, timeout=120) as answer:
+            result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+            return result
     except urllib.error.HTTPError as error:
-        if error.code != 503:
-            raise
+        with error:  # it holds the connection
+            if error.code != 503:
+                raise
         return []
     except (ConnectionError, urllib.error.URLError):
         return []
-    result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
-    return result
 
 
 def has_data(port: int, expression: str) -> bool:

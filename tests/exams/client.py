@@ -108,7 +108,8 @@ def status(url: str) -> int:
         with urllib.request.urlopen(url, timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
-        return error.code
+        with error:  # it holds the connection
+            return error.code
     except OSError:
         return 0
 

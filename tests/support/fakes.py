@@ -61,6 +61,11 @@ class FakeRunner:
         """Let `passes` forward passes through; further ones wait for `release`."""
         self._permits = Semaphore(passes)
 
+    def allow(self, passes: int) -> None:
+        """Let `passes` more forward passes through."""
+        assert self._permits, "the runner is not held"
+        self._permits.release(passes)
+
     def release(self) -> None:
         """Let waiting and further passes through."""
         permits, self._permits = self._permits, None

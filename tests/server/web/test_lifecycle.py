@@ -69,8 +69,10 @@ def test_a_stop_string_frees_the_slot_before_the_engine_is_done(serve: Serve) ->
 
 
 def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None:
-    served = serve("0123456789" * 3, passes=2)
+    served = serve("0123456789" * 3, passes=0)
     running = [send(served.url, STREAM), send(served.url, STREAM)]
+    until(lambda: served.engine.running + served.engine.waiting == 2)
+    served.runner.allow(2)
     until(lambda: served.engine.running == 2)
     served.stop()
     until(lambda: served.apps.replies.draining)
@@ -91,8 +93,10 @@ def test_draining_lets_replies_finish_and_refuses_new_ones(serve: Serve) -> None
 
 @pytest.mark.parametrize("hurry", [False, True])
 def test_replies_that_outlast_the_deadline_end_in_good_order(serve: Serve, hurry: bool) -> None:
-    served = serve("x" * 60, passes=4, drain_seconds=60 if hurry else 0.3)
+    served = serve("x" * 60, passes=0, drain_seconds=60 if hurry else 0.3)
     streamed, whole = send(served.url, STREAM), send(served.url, ASK)
+    until(lambda: served.engine.running + served.engine.waiting == 2)
+    served.runner.allow(4)
     until(lambda: served.engine.running == 2 and served.runner.steps == 5)
     served.stop()
     if hurry:
