@@ -11,8 +11,11 @@ SLOW = (
     "tests/benchmarks",
     "tests/browser",
     "tests/deploy",
+    "tests/docs",
     "tests/exams",
     "tests/pruning/stages/training",
+    "tests/server/artifact/export",
+    "tests/server/artifact/registry",
     "tests/server/engine/native/fuzz",
 )
 """Folders whose every test is marked `slow`; elsewhere a file or a test is marked by itself."""
