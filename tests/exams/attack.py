@@ -24,9 +24,9 @@ def attacks(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "registry edited": registry_inserts.rows,
         "bodies sent slowly": lambda: slow_bodies.slow_bodies(*((100, 4, 5, 120) if few else (200, 10, 50))),
         "ledger deleted": ledger_deletion.ledger_deletion,
-        "heads sent slowly": lambda: found(public.slow_connections(40 if few else 1000)),
-        "bodies framed and fuzzed": lambda: found(public.fuzzed_bodies(20 if few else 1000)),
-        "headers and bodies too large": lambda: found(public.large_requests(0)),
+        "heads sent slowly": lambda: public.slow_connections(40 if few else 1000),
+        "bodies framed and fuzzed": lambda: public.fuzzed_bodies(20 if few else 1000),
+        "headers and bodies too large": lambda: public.large_requests(0),
     }
 
 
@@ -37,11 +37,6 @@ def probed(trials: int) -> Iterable[Row]:
         return [Row("the prefix cache was probed", "no model in build/", "run `make demo` first", False)]
     with tempfile.TemporaryDirectory(prefix="secateur-exam-") as folder:
         return cache_probe.rows(artifact, Path(folder), trials)
-
-
-def found(findings: Iterable[public.Finding]) -> Iterable[Row]:
-    """Findings of the exams of faults as rows."""
-    return [Row(*finding) for finding in findings]
 
 
 def main(argv: Sequence[str]) -> int:

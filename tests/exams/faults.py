@@ -17,6 +17,7 @@ from tests.deploy.test_prometheus import through_kills
 from tests.exams import public
 from tests.exams.hostile import crowd, nginx, secrets
 from tests.exams.outages import clock, kill, stages, storage
+from tests.exams.row import Row
 
 SKIPPED = "skipped: it needs root, to mount a small file system, or a package that tests/install names"
 
@@ -50,12 +51,12 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
 class Hostile(Struct):
     """Findings about the public endpoint, each with its bound."""
 
-    findings: list[public.Finding]
+    findings: list[Row]
 
     @property
     def good(self) -> bool:
         """Whether each is within its bound."""
-        return all(finding.holds for finding in self.findings)
+        return all(finding.held for finding in self.findings)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,21 +17,13 @@ from typing import Any, NamedTuple
 
 from tests.exams.hostile import bodies, nginx, peers
 from tests.exams.hostile.slow_bodies import slow_bodies
+from tests.exams.row import Row
 from tests.support.chat_client import STREAM, received, send
 from tests.support.harness import KEY, rows
 from tests.support.server_process import process
 from tests.support.visitor import Visitor
 
 DEADLINE = 5  # seconds for a head, in these runs
-
-
-class Finding(NamedTuple):
-    """A fault's figure, its bound, and whether it is within."""
-
-    fault: str
-    figure: str
-    bound: str
-    holds: bool
 
 
 class Started(NamedTuple):
@@ -52,7 +44,7 @@ def started(*settings: str, delay: float = 0.0) -> Iterator[Started]:
         yield Started(at.url, at.process.pid, Path(name))
 
 
-def slow_connections(size: int) -> list[Finding]:
+def slow_connections(size: int) -> list[Row]:
     """Many connections that never end their head, beside ordinary requests."""
     with started(f"head_seconds={DEADLINE}", "max_waiting=64") as server:
         peers.seconds_of(server.url, 50)
@@ -64,13 +56,13 @@ def slow_connections(size: int) -> list[Finding]:
     late = 1000 * (peers.percentile(busy, 0.99) - peers.percentile(idle, 0.99))
     name = f"{size} connections that send a head without end"
     return [
-        Finding(name, f"p99 of a request {late:+.0f} ms above idle", "under 100 ms", late < 100),
-        Finding(name, f"resident memory {more:+.1f} MB", "at most 20 MB", more <= 20),
-        Finding(name, f"{gone} closed by the deadline", str(size), gone == size),
+        Row(name, f"p99 of a request {late:+.0f} ms above idle", "under 100 ms", late < 100),
+        Row(name, f"resident memory {more:+.1f} MB", "at most 20 MB", more <= 20),
+        Row(name, f"{gone} closed by the deadline", str(size), gone == size),
     ]
 
 
-def large_requests(_: int) -> list[Finding]:
+def large_requests(_: int) -> list[Row]:
     """A header of 64 MB, and a body declared as 1 GB."""
     with started() as server:
         peers.seconds_of(server.url, 20)
@@ -81,8 +73,8 @@ def large_requests(_: int) -> list[Finding]:
         alive = bool(peers.seconds_of(server.url, 5))
     refused = header[:13] in (b"", b"HTTP/1.1 400 ") and body[:13] in (b"", b"HTTP/1.1 413 ")
     return [
-        Finding("64 MB header, 1 GB body", f"{_status(header)}, {_status(body)}", "refused or cut", refused and alive),
-        Finding("64 MB header, 1 GB body", f"resident memory {more:+.1f} MB", "at most 20 MB", more <= 20),
+        Row("64 MB header, 1 GB body", f"{_status(header)}, {_status(body)}", "refused or cut", refused and alive),
+        Row("64 MB header, 1 GB body", f"resident memory {more:+.1f} MB", "at most 20 MB", more <= 20),
     ]
 
 
@@ -90,7 +82,7 @@ def _status(answer: bytes) -> str:
     return answer[9:12].decode() or "cut"
 
 
-def silent_readers(size: int) -> list[Finding]:
+def silent_readers(size: int) -> list[Row]:
     """Clients that request much and read nothing."""
     count = max(4, size // 50)
     with started("send_seconds=2") as server:
@@ -104,15 +96,15 @@ def silent_readers(size: int) -> list[Finding]:
     figure = (
         f"{held - before} descriptors held, back after {left:.1f} s" if left is not None else "descriptors are left"
     )
-    return [Finding(f"{count} clients that stop reading", figure, "send deadline 2 s, at most 20 s", left is not None)]
+    return [Row(f"{count} clients that stop reading", figure, "send deadline 2 s, at most 20 s", left is not None)]
 
 
-def slow_bodies_without_a_key(size: int) -> list[Finding]:
+def slow_bodies_without_a_key(size: int) -> list[Row]:
     """Ten times the limit of connections, each owing a body, beside probes and chats."""
-    return [Finding(*row) for row in slow_bodies(connections=size // 5)]
+    return slow_bodies(connections=size // 5)
 
 
-def fuzzed_bodies(size: int) -> list[Finding]:
+def fuzzed_bodies(size: int) -> list[Row]:
     """Fuzzed bodies for each endpoint that reads one."""
     counts: dict[int, int] = {}
     with started("max_waiting=64") as server:
@@ -132,14 +124,12 @@ def fuzzed_bodies(size: int) -> list[Finding]:
     shown = ", ".join(f"{status}: {number}" for status, number in sorted(counts.items()))
     name = f"{sum(counts.values())} fuzzed bodies"
     return [
-        Finding(name, shown, "no 5xx, engine alive", failed == 0 and alive and refused > 0),
-        Finding(
-            name, f"{replies} ledger rows for {served} answers of 200", "none for a refused one", replies <= served
-        ),
+        Row(name, shown, "no 5xx, engine alive", failed == 0 and alive and refused > 0),
+        Row(name, f"{replies} ledger rows for {served} answers of 200", "none for a refused one", replies <= served),
     ]
 
 
-def termination(_: int) -> list[Finding]:
+def termination(_: int) -> list[Row]:
     """SIGTERM during 32 streams: once with time to finish, once without."""
     findings = []
     for seconds, what in ((30, "with time to end"), (1, "beyond the deadline")):
@@ -157,7 +147,7 @@ def termination(_: int) -> list[Finding]:
             open_rows = sum(row["state"] == "open" for row in rows(folder / "usage.sqlite3"))
         figure = f"{ended} of 32 ended with usage, {open_rows} rows open, exit {code}"
         holds = ended == 32 and open_rows == 0 and code == 0
-        findings.append(Finding(f"SIGTERM with 32 live streams, {what}", figure, "32, 0 and 0", holds))
+        findings.append(Row(f"SIGTERM with 32 live streams, {what}", figure, "32, 0 and 0", holds))
     return findings
 
 
@@ -169,15 +159,15 @@ def _events(connection: Any) -> list[Any]:
         return []
 
 
-def behind_nginx(_: int) -> list[Finding]:
+def behind_nginx(_: int) -> list[Row]:
     """The first event through nginx with its default settings, beside the direct one."""
     with started(delay=0.02) as server, nginx.proxy(server.url) as proxied:
         direct, through = nginx.first_events(server.url, 30), nginx.first_events(proxied, 30)
     late = 1000 * (peers.percentile(through, 0.5) - peers.percentile(direct, 0.5))
-    return [Finding("nginx in front, default settings", f"first event {late:+.1f} ms", "within 50 ms", late < 50)]
+    return [Row("nginx in front, default settings", f"first event {late:+.1f} ms", "within 50 ms", late < 50)]
 
 
-FAULTS: Mapping[str, Callable[[int], list[Finding]]] = {
+FAULTS: Mapping[str, Callable[[int], list[Row]]] = {
     "slow": slow_connections,
     "large": large_requests,
     "silent": silent_readers,
@@ -196,11 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
     arguments = parser.parse_args(argv)
     failed = 0
-    for name in arguments.faults or FAULTS:
+    for name in arguments.names or FAULTS:
         begun = time.monotonic()
         for finding in FAULTS[name](arguments.size):
-            failed += not finding.holds
-            mark = "holds" if finding.holds else "FAILS"
+            failed += not finding.held
+            mark = "holds" if finding.held else "FAILS"
             shown = json.dumps(finding._asdict()) if arguments.json else f"{mark}  {' | '.join(finding[:3])}"
             print(shown, flush=True)
         print(f"       {name} took {time.monotonic() - begun:.0f} s", file=sys.stderr)
