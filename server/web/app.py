@@ -35,14 +35,14 @@ from server.models.rollout import Rollout
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.web.api import assets
-from server.web.api.admin import AdminPage
-from server.web.api.chat import ChatEndpoint
+from server.web.api.admin.page import AdminPage
+from server.web.api.admin.registry import RegistryEndpoint
+from server.web.api.admin.reload import ReloadEndpoint
+from server.web.api.admin.usage import UsageEndpoint
 from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
-from server.web.api.models import ModelEndpoints
-from server.web.api.registry import RegistryEndpoint
-from server.web.api.reload import ReloadEndpoint
-from server.web.api.usage import UsageEndpoint
+from server.web.api.openai.chat.endpoint import ChatEndpoint
+from server.web.api.openai.models import ModelEndpoints
 from server.web.api.widget import WidgetEndpoints
 from server.web.audit import Auditing
 from server.web.http import problems

@@ -10,7 +10,7 @@ from server.chat.request import ReplyRequest, cache_salt, sampling_of
 from server.engine.sequence import RequestedSampling, Sampling, SamplingOptions
 from server.errors import ConfigError, InvalidRequest
 from server.skills.skill import Skill
-from server.web.api.schema import parse
+from server.web.api.openai.chat.schema import parse
 
 OPTIONS = SamplingOptions.__struct_fields__
 OTHER = dict.fromkeys(OPTIONS, 0.5) | {"top_k": 5}

@@ -17,8 +17,8 @@ from server.chat.reply_text import Piece
 from server.chat.request import ReplyRequest
 from server.errors import SecateurError
 from server.skills.catalogue import Skills
-from server.web.api.completion import CompletionFormat, complete, encode, ending, opening, text_chunk
-from server.web.api.schema import ChatRequest, parse
+from server.web.api.openai.chat.format import CompletionFormat, complete, encode, ending, opening, text_chunk
+from server.web.api.openai.chat.schema import ChatRequest, parse
 from server.web.http import problems
 from server.web.http.events import EventStream, ReplyStream, event, leave
 from server.web.http.requests import RequestState, bearer, read_body

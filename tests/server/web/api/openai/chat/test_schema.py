@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
-from server.web.api.schema import parse
+from server.web.api.openai.chat.schema import parse
 
 USER = {"role": "user", "content": "hi"}
 

@@ -12,7 +12,7 @@ import msgspec
 from server.chat.logprobs import TokenLogprob
 from server.engine.sequence import Finish
 from server.metering.ledger.records import Outcome, Usage
-from server.web.api.schema import ChatRequest
+from server.web.api.openai.chat.schema import ChatRequest
 
 
 class CompletionFormat:

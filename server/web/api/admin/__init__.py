@@ -1,0 +1,1 @@
+"""What operators call: the usage page, reloads and the registry; served on the admin listener alone."""
