@@ -23,8 +23,8 @@ from server.skills import identity
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.skills.skill import Skill
-from server.web.api.openai.chat.schema import read_fields
 from server.web.http.events import EventStream, numbered
+from server.web.http.json_body import read_fields
 from server.web.http.requests import RequestState, address, bearer, read_body
 from server.web.http.responses import json_response
 
