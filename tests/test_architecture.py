@@ -164,10 +164,11 @@ def test_torch_and_http_stay_apart() -> None:
             assert not [n for n in imports(module) if within(n, "starlette", "prometheus_client", "uvicorn")], module
 
 
-@pytest.mark.parametrize("top", ["server", "pruning"])
-def test_one_file_imports_transformers(top: str) -> None:
-    files = {m for m in MODULES if within(m, top) for name in imports(m) if within(name, "transformers")}
-    assert len(files) == 1, files
+def test_three_files_import_transformers() -> None:
+    """The models that generate, those that encode, and the bases that are pruned."""
+    files = {m for m in MODULES for name in imports(m) if within(name, "transformers")}
+    runners = "server.engine.runners"
+    assert files == {f"{runners}.transformers_runner", f"{runners}.encoder", "pruning.model.base"}
 
 
 def acyclic(graph: dict[str, set[str]]) -> None:

