@@ -26,8 +26,8 @@ from server.models.rollout import Rollout
 from server.skills import api_keys
 from server.skills.api_keys import Key, Keys
 from server.storage.database import StorageError
+from server.web.access.guard import AdminGuard
 from server.web.http import problems
-from server.web.http.guard import AdminGuard
 from server.web.http.requests import RequestState, address
 from server.web.http.throttle import Refused
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from tests.browser.conftest import Visitor
-from tests.server.web.http.test_guard import key_of
+from tests.server.web.access.test_guard import key_of
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, OTHER, Served, parts, says, served
 

@@ -17,7 +17,7 @@ from server.web.audit import digest
 from tests.server.metering.test_audit import read
 from tests.server.models.test_follow import House, house
 from tests.server.models.test_reload import write
-from tests.server.web.http.test_guard import key_of, status
+from tests.server.web.access.test_guard import key_of, status
 from tests.server.web.test_budgets import ASK, ask
 from tests.server.web.test_listeners import call
 from tests.support.harness import KEY, Serve, Served, parts, says, served, until

@@ -12,7 +12,7 @@ from server.metering.refusals import KeyFailures
 from server.web.http import throttle
 from server.web.http.throttle import BURST, KeyThrottle, Refused
 from tests.server.metering.test_audit import read
-from tests.server.web.http.test_guard import key_of
+from tests.server.web.access.test_guard import key_of
 from tests.server.web.test_listeners import Answer, call
 from tests.support.harness import KEY, Serve, Served, until
 

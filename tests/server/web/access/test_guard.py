@@ -10,8 +10,8 @@ import pytest
 from server import config
 from server.commands.__main__ import main
 from server.errors import ConfigError
+from server.web.access.guard import OPEN
 from server.web.http import throttle
-from server.web.http.guard import OPEN
 from tests.server.commands.test_keys import made
 from tests.server.web.test_listeners import call
 from tests.support.harness import Serve, Served, until
