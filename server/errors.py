@@ -10,7 +10,7 @@ SecateurError
 │   ├── Conflict              409
 │   ├── TooLarge              413
 │   ├── RateLimited           429  carries Retry-After, in whole seconds
-│   ├── BudgetExceeded        429  carries Retry-After: when the skill's next day or month begins
+│   ├── BudgetExceeded        429  carries Retry-After: when the next day or month begins
 │   └── Overloaded            503  carries Retry-After, in whole seconds
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or contradicts its lineage
@@ -121,16 +121,14 @@ class RateLimited(RequestError):
 
 
 class BudgetExceeded(RequestError):
-    """The skill has used up its tokens of the day or month; the next one starts after `retry_after` seconds."""
+    """A skill or an API key has used up its tokens of the day or month; the next begins in `retry_after` seconds."""
 
     status = 429
     type = "insufficient_quota"
     reason = "budget"
 
-    def __init__(self, skill: str, period: str, *, retry_after: int) -> None:
-        super().__init__(
-            f"The skill {skill!r} has no tokens left for this {period} that fit the request.", code="budget_exceeded"
-        )
+    def __init__(self, message: str, *, code: str, retry_after: int) -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

@@ -11,10 +11,20 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.errors import BudgetExceeded
 from server.metering.ledger.ledger import Ledger
-from server.metering.ledger.records import Admission, Known, LedgerUnavailable, Opening, Outcome, Settlement, Usage
+from server.metering.ledger.records import (
+    Admission,
+    Known,
+    LedgerUnavailable,
+    Opening,
+    Outcome,
+    Refusal,
+    Settlement,
+    Usage,
+)
 
 RETRY_SECONDS = 0.25
 ANSWER_SECONDS = 10.0  # a database may also hang without an error
@@ -87,9 +97,7 @@ class Meter:
         if admission.known:
             raise Answered(admission.known)
         if admission.refused:
-            raise BudgetExceeded(
-                opening.skill, admission.refused, retry_after=self._ledger.until_next(admission.refused)
-            )
+            raise exceeded(opening, admission.refused, self._ledger.until_next(admission.refused.period))
         return Reservation(self, opening, admission, started)
 
     async def writable(self) -> bool:
@@ -131,7 +139,8 @@ class Meter:
     def _undo(self, opening: Opening, opened: "Future[Admission]") -> None:
         """Close a row that was opened after its caller had already been refused."""
         if opened.exception() is None and (admission := opened.result()).granted:
-            self._ledger.settle(Settlement(opening.request_id, Usage(), "rejected", opening.skill, admission.day))
+            rejected = Settlement(opening.request_id, Usage(), "rejected", opening.skill, admission.day)
+            self._ledger.settle(replace(rejected, key_id=opening.key_id))
 
     def _flush(self) -> None:
         """Write the gathered step; later counts start the next one."""
@@ -163,6 +172,21 @@ class _Step:
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # retrieved, since every waiter may be gone
+
+
+def exceeded(opening: Opening, refusal: Refusal, retry_after: int) -> BudgetExceeded:
+    """The error for a budget without a token left; a key's names no skill, whose budget others share."""
+    if refusal.holder == "key":
+        return BudgetExceeded(
+            f"This API key has no tokens left for this {refusal.period} that fit the request.",
+            code="key_budget_exceeded",
+            retry_after=retry_after,
+        )
+    return BudgetExceeded(
+        f"The skill {opening.skill!r} has no tokens left for this {refusal.period} that fit the request.",
+        code="budget_exceeded",
+        retry_after=retry_after,
+    )
 
 
 async def answer(written: "Future[T]") -> T:
@@ -227,5 +251,6 @@ class Reservation:
         ended = Ended(
             skill, model, outcome, self.usage, duration, first, waited, self.granted, self._opened, self._gaps
         )
-        end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first)
+        key = self._opening.key_id
+        end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first, key)
         await self._meter.settle(ended, end)

@@ -252,7 +252,7 @@ def _budgets(spent: Iterable[Spent], limits: dict[str, Limits]) -> tuple[Metric,
     limit = GaugeMetricFamily("secateur_budget_limit_tokens", "Tokens that a skill may use.", labels=labels)
     used = GaugeMetricFamily("secateur_budget_used_tokens", "Of these, used by closed replies.", labels=labels)
     reserved = GaugeMetricFamily("secateur_budget_reserved_tokens", "Reserved by replies under way.", labels=labels)
-    known = {(row.skill, "day" if len(row.period) == len("YYYY-MM-DD") else "month"): row for row in spent}
+    known = {(row.owner, "day" if len(row.period) == len("YYYY-MM-DD") else "month"): row for row in spent}
     both: tuple[Period, ...] = ("day", "month")
     for skill, allowed in limits.items():
         for period in both:

@@ -30,9 +30,10 @@ def differences(database: Database) -> list[str]:
         ),
         *_compare("requests", _outcomes(database), _sums(database, "SELECT * FROM outcomes")),
     ]
-    for column in ("used", "reserved"):
-        stored = _sums(database, f"SELECT skill, period, {column} FROM budgets")
-        found += _compare(f"budget {column}", _budget(database, column), stored)
+    for table, owner, what in (("budgets", "skill", "budget"), ("key_budgets", "key_id", "key budget")):
+        for column in ("used", "reserved"):
+            stored = _sums(database, f"SELECT {owner}, period, {column} FROM {table}")
+            found += _compare(f"{what} {column}", _budget(database, owner, column), stored)
     return [*found, *_numbers(database)]
 
 
@@ -109,13 +110,17 @@ def _outcomes(database: Database, which: str = CLOSED, values: Sequence[Any] = (
     return _sums(database, f"SELECT {names}, count(*) FROM requests WHERE {which} GROUP BY {names}", values)
 
 
-def _budget(database: Database, column: str) -> Sums:
+def _budget(database: Database, owner: str, column: str) -> Sums:
+    """`column` of the budgets by skill, or by key, and period, as the rows have it."""
     value, which = (
         ("prompt_tokens + output_tokens", CLOSED) if column == "used" else ("reserved_tokens", "state = 'open'")
     )
     found: Sums = Counter()
     for period in ("day", "substr(day, 1, 7)"):
-        statement = f"SELECT skill, {period}, sum({value}) FROM requests WHERE {which} GROUP BY skill, {period}"
+        statement = (
+            f"SELECT {owner}, {period}, sum({value}) FROM requests WHERE {which} AND {owner} <> '' "
+            f"GROUP BY {owner}, {period}"
+        )
         found.update(_sums(database, statement))
     return found
 

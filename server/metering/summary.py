@@ -80,8 +80,8 @@ def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summa
     return Summary(
         today,
         days,
-        [Use(row.period, row.skill, row.used) for row in spent if row.period in days and row.used],
-        _budgets(limits, {(row.skill, row.period): row for row in spent}, today),
+        [Use(row.period, row.owner, row.used) for row in spent if row.period in days and row.used],
+        _budgets(limits, {(row.owner, row.period): row for row in spent}, today),
         _skills(week),
         first,
         duration,

@@ -1,12 +1,13 @@
 """What the ledger's thread writes: jobs as values, and their application within one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from server.metering.ledger import transactions
 from server.metering.ledger.records import Opening, Settlement, Usage
+from server.metering.ledger.transactions import BudgetName
 from server.storage.database import Database
 
 
@@ -36,8 +37,8 @@ def apply(database: Database, instance: str, works: Sequence[Work], now: float) 
     today = transactions.day_of(now)
     results: dict[int, Any] = {}
     closed = []
-    # All replicas lock budgets in the order of skills and days, so that they cannot deadlock.
-    for index, work in sorted(enumerate(works), key=lambda numbered: _lock_order(numbered[1], today)):
+    transactions.lock_budgets(database, [name for work in works for name in _charged(work, today)])
+    for index, work in enumerate(works):
         match work:
             case Opening():
                 results[index] = admission = transactions.open_row(database, instance, work, now)
@@ -55,11 +56,11 @@ def apply(database: Database, instance: str, works: Sequence[Work], now: float) 
     return [results.get(index) for index in range(len(works))]
 
 
-def _lock_order(work: Work, today: str) -> tuple[str, str]:
-    """The sort key of a job in its transaction: skill and day, so that all transactions lock budgets in one order."""
+def _charged(work: Work, today: str) -> Iterable[BudgetName]:
+    """The budgets that a job reads or changes."""
     match work:
         case Opening():
-            return work.skill, today
+            return transactions.budgets_of(work.skill, work.key_ids or (work.key_id,), today)
         case Settlement():
-            return work.skill, work.day
-    return "", ""
+            return transactions.budgets_of(work.skill, (work.key_id,), work.day or today)
+    return ()

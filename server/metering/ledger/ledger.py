@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.errors import ConfigError
 from server.metering.ledger import transactions
@@ -22,6 +23,7 @@ from server.metering.ledger.connection import snapshot, unusable, writer
 from server.metering.ledger.jobs import Counts, Cursor, Probe, Work, apply
 from server.metering.ledger.records import (
     Admission,
+    Holder,
     LedgerUnavailable,
     Opening,
     Period,
@@ -137,14 +139,13 @@ class Ledger:
             requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
         return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
 
-    def spent(self) -> list[Spent]:
-        """Tokens used and reserved by skill in the current day and month, over all instances; raises StorageError."""
-        names = [name for _, name in transactions.periods(transactions.day_of(self._clock()))]
+    def spent(self, holder: Holder = "skill") -> list[Spent]:
+        """Tokens used and reserved by each skill, or API key, in the current day and month, over all instances.
+
+        Raises StorageError.
+        """
         with self.snapshot() as database:
-            statement = (
-                "SELECT skill, period, used, reserved FROM budgets WHERE period IN (?, ?) ORDER BY skill, period"
-            )
-            return [Spent(*row) for row in database.execute(statement, names)]
+            return transactions.spent(database, holder, transactions.day_of(self._clock()))
 
     def until_next(self, period: Period) -> int:
         """Whole seconds until the next day or month begins, in UTC."""
@@ -258,5 +259,7 @@ class Ledger:
             if isinstance(job.work, Settlement):
                 self._unsettled.append(job.work)
             elif isinstance(job.work, Opening):  # the connection may have broken after the commit
-                self._unsettled.append(Settlement(job.work.request_id, Usage(), "rejected", job.work.skill))
+                day, opening = transactions.day_of(self._clock()), job.work
+                rejected = Settlement(opening.request_id, Usage(), "rejected", opening.skill, day)
+                self._unsettled.append(replace(rejected, key_id=opening.key_id))
             job.done.set_exception(failure)

@@ -15,6 +15,8 @@ OUTCOMES: tuple[Outcome, ...] = (
     "stop", "length", "budget", "client_gone", "error", "server_shutdown", "recovered", "rejected",
 )  # fmt: skip
 Period = Literal["day", "month"]
+Holder = Literal["key", "skill"]
+"""Whose budget it is: an API key's or a skill's."""
 Kind = Literal["input", "cached", "output"]
 KINDS: tuple[Kind, ...] = ("input", "cached", "output")
 
@@ -39,7 +41,7 @@ class Usage(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """A skill's budgets in prompt plus output tokens per UTC day and month; None is unlimited."""
+    """Budgets in prompt plus output tokens per UTC day and month; None is unlimited."""
 
     day: int | None = None
     month: int | None = None
@@ -50,7 +52,10 @@ class Limits(Struct, frozen=True):
 
 
 class Opening(Struct, frozen=True):
-    """A reply about to start: its prompt tokens, the most output tokens `wanted`, and the budgets for their sum."""
+    """A reply about to start: its prompt tokens, the most output tokens `wanted`, and the budgets for their sum.
+
+    `limits` are the skill's; where the key has limits too, both must hold.
+    """
 
     request_id: str
     skill: str
@@ -60,8 +65,13 @@ class Opening(Struct, frozen=True):
     limits: Limits = Limits()
     revision: str = ""
     key_id: str = ""
+    """The API key that is charged; empty for visitors."""
     idempotency: str | None = None
     """Equal for repetitions of one request; unique among rows."""
+    key_limits: Limits = Limits()
+    """The budgets of the key, or of `key_ids` together."""
+    key_ids: tuple[str, ...] = ()
+    """The keys that share `key_limits` since they were rotated, `key_id` among them; empty for `key_id` alone."""
 
 
 class Known(Struct, frozen=True):
@@ -72,18 +82,28 @@ class Known(Struct, frozen=True):
     usage: Usage
 
 
+class Refusal(Struct, frozen=True):
+    """The budget that has no token left."""
+
+    holder: Holder
+    period: Period
+
+
 class Admission(Struct, frozen=True):
     """The answer to an opening: `granted` output tokens, or none because of a budget or a known Idempotency-Key."""
 
     granted: int
     day: str
     """YYYY-MM-DD, UTC: the day and month whose budgets are charged, however long the reply takes."""
-    refused: Period | None = None
+    refused: Refusal | None = None
     known: Known | None = None
 
 
 class Settlement(Struct, frozen=True):
-    """A finished reply; `skill` and `day` as in its opening, `duration` and `first_token` in seconds."""
+    """A finished reply; `duration` and `first_token` in seconds.
+
+    `skill`, `day` and `key_id` are the row's own, known before it is read, so that its budgets can be locked in order.
+    """
 
     request_id: str
     usage: Usage
@@ -92,6 +112,7 @@ class Settlement(Struct, frozen=True):
     day: str = ""
     duration: float = 0.0
     first_token: float | None = None
+    key_id: str = ""
 
 
 class Totals(Struct, frozen=True):
@@ -104,9 +125,10 @@ class Totals(Struct, frozen=True):
 
 
 class Spent(Struct, frozen=True):
-    """Tokens of one skill in one period: `used` by closed replies, `reserved` by running ones."""
+    """Tokens of one skill or API key in one period: `used` by closed replies, `reserved` by running ones."""
 
-    skill: str
+    owner: str
+    """The skill's name, or the key's id."""
     period: str
     """YYYY-MM-DD or YYYY-MM."""
     used: int

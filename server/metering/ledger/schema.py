@@ -1,10 +1,13 @@
-"""The ledger's tables, the same in SQLite and PostgreSQL."""
+"""The ledger's tables, the same in SQLite and PostgreSQL, and the upgrade of older ones."""
 
 from server.errors import ConfigError
 from server.storage.database import Database
 from server.storage.postgres import advisory_key
 
-VERSION = 2
+VERSION = 3
+KEY_BUDGETS = """CREATE TABLE key_budgets (
+  key_id TEXT, period TEXT, used BIGINT NOT NULL, reserved BIGINT NOT NULL, PRIMARY KEY (key_id, period)
+)"""
 TABLES = (
     "CREATE TABLE ledger (version INTEGER NOT NULL)",
     # Rows are stored in order of opening, so the rows that an engine step changes share a page or two.
@@ -42,20 +45,37 @@ TABLES = (
     """CREATE TABLE budgets (
   skill TEXT, period TEXT, used BIGINT NOT NULL, reserved BIGINT NOT NULL, PRIMARY KEY (skill, period)
 )""",
+    KEY_BUDGETS,
     "CREATE TABLE cursors (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
     "INSERT INTO cursors VALUES ('sequence', 0), ('probe', 0)",
     f"INSERT INTO ledger VALUES ({VERSION})",
 )
+FROM_VERSION_2 = (
+    KEY_BUDGETS,
+    *(
+        "INSERT INTO key_budgets "
+        f"SELECT key_id, {period}, sum(CASE WHEN state = 'open' THEN 0 ELSE prompt_tokens + output_tokens END), "
+        "sum(CASE WHEN state = 'open' THEN reserved_tokens ELSE 0 END) "
+        f"FROM requests WHERE key_id <> '' GROUP BY key_id, {period}"
+        for period in ("day", "substr(day, 1, 7)")
+    ),
+    f"UPDATE ledger SET version = {VERSION}",
+)
+"""Version 3 added the budgets of API keys."""
+SEEN = "SELECT instance FROM outcomes UNION SELECT instance FROM requests WHERE state = 'open'"
 
 
 def prepare(database: Database) -> None:
-    """Create the tables in an empty database; raises ConfigError for a newer ledger or another program's database."""
+    """Create the tables in an empty database, or upgrade them from version 2.
+
+    Raises ConfigError for a newer ledger, another program's database, or an upgrade while replicas still write.
+    """
     with database.transaction():
         if database.shared:  # several replicas may start at once
             database.execute("SELECT pg_advisory_xact_lock(?)", (advisory_key("schema"),))
         tables = database.tables()
         if "ledger" in tables:
-            _check_version(database)
+            _upgrade(database)
             return
         if "requests" in tables:
             raise ConfigError(f"{database.where} is another program's database: name a new ledger")
@@ -63,10 +83,21 @@ def prepare(database: Database) -> None:
             database.execute(statement.replace("{identity}", database.identity))
 
 
-def _check_version(database: Database) -> None:
+def _upgrade(database: Database) -> None:
+    """Bring the tables to VERSION; an older secateur on the same ledger would charge no key."""
     [(version,)] = database.execute("SELECT version FROM ledger")
-    if version != VERSION:
+    if version == VERSION:
+        return
+    if version != 2:
         raise ConfigError(
             f"{database.where} is a ledger of version {version} and this secateur writes version {VERSION}: "
             "use the secateur that made it, or name a new ledger"
         )
+    for (instance,) in database.execute(SEEN) if database.shared else ():
+        if not database.claim_for_transaction(instance):
+            raise ConfigError(
+                f"{database.where} is a ledger of version 2 that instance {instance!r} still writes to: "
+                "stop all replicas, then start this secateur, which upgrades it"
+            )
+    for statement in FROM_VERSION_2:
+        database.execute(statement)

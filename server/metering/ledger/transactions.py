@@ -7,9 +7,25 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import ceil
 
-from server.metering.ledger.records import KINDS, Admission, Known, Opening, Period, Settlement, Usage
+from server.metering.ledger.records import (
+    KINDS,
+    Admission,
+    Holder,
+    Known,
+    Limits,
+    Opening,
+    Period,
+    Refusal,
+    Settlement,
+    Spent,
+    Usage,
+)
 from server.storage.database import Database
 
+BudgetName = tuple[Holder, str, str]
+"""Holder, the skill's name or the key's id, and the day or month."""
+BUDGETS: dict[Holder, tuple[str, str]] = {"key": ("key_budgets", "key_id"), "skill": ("budgets", "skill")}
+"""The table of each kind of budget, and its column of owners."""
 OPEN = """
 INSERT INTO requests (request_id, instance, skill, revision, model, key_id, idempotency, state, opened_at, day,
   reserved_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
@@ -24,7 +40,7 @@ SETTLE = """
 UPDATE requests SET state = ?, outcome = ?, closed_at = opened_at + ?, prompt_tokens = ?, cached_tokens = ?,
   output_tokens = ?, duration_seconds = ?, first_token_seconds = ?,
   idempotency = CASE WHEN ? = 1 THEN NULL ELSE idempotency END
-WHERE request_id = ? AND state = 'open' RETURNING instance, skill, model, day, reserved_tokens
+WHERE request_id = ? AND state = 'open' RETURNING instance, skill, model, key_id, day, reserved_tokens
 """
 ADD_TOKENS = """
 INSERT INTO tokens VALUES (?, ?, ?, ?, ?)
@@ -34,19 +50,25 @@ ADD_OUTCOME = """
 INSERT INTO outcomes VALUES (?, ?, ?, ?, 1)
 ON CONFLICT (instance, skill, model, outcome) DO UPDATE SET value = outcomes.value + 1
 """
-ADD_BUDGET = """
-INSERT INTO budgets VALUES (?, ?, ?, ?) ON CONFLICT (skill, period)
-DO UPDATE SET used = budgets.used + excluded.used, reserved = budgets.reserved + excluded.reserved
+ADD_BUDGET: dict[Holder, str] = {
+    holder: f"""
+INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT ({owner}, period)
+DO UPDATE SET used = {table}.used + excluded.used, reserved = {table}.reserved + excluded.reserved
 """
+    for holder, (table, owner) in BUDGETS.items()
+}
 REMEMBER = """
 INSERT INTO cursors VALUES (?, ?) ON CONFLICT (name)
 DO UPDATE SET value = CASE WHEN excluded.value > cursors.value THEN excluded.value ELSE cursors.value END
 """
 PROBE = "INSERT INTO cursors VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = cursors.value + 1"
-SPENT = "SELECT used + reserved FROM budgets WHERE skill = ? AND period = ?"
+SPENT: dict[Holder, str] = {
+    holder: f"SELECT used + reserved FROM {table} WHERE {owner} = ? AND period = ?"
+    for holder, (table, owner) in BUDGETS.items()
+}
 IS_OPEN = "SELECT 1 FROM requests WHERE request_id = ? AND state = 'open'"
 OPEN_ROWS = """
-SELECT skill, day, request_id, opened_at, prompt_tokens, cached_tokens, output_tokens FROM requests
+SELECT skill, day, request_id, key_id, opened_at, prompt_tokens, cached_tokens, output_tokens FROM requests
 WHERE state = 'open' AND instance = ?
 """
 
@@ -66,12 +88,32 @@ def until_next(period: Period, moment: float) -> int:
 
 
 def periods(day: str) -> tuple[tuple[Period, str], ...]:
-    """The budget periods of a day, the month first: the order in which every transaction locks them."""
+    """The budget periods of a day."""
     return ("month", day[:7]), ("day", day)
 
 
+def budgets_of(skill: str, keys: Iterable[str], day: str) -> list[BudgetName]:
+    """The budgets that a reply of this day is charged to; an empty name has none."""
+    owners: list[tuple[Holder, str]] = [("skill", skill), *(("key", key) for key in keys)]
+    return [(holder, owner, name) for holder, owner in owners if owner for _, name in periods(day)]
+
+
+def lock_budgets(database: Database, names: Iterable[BudgetName]) -> None:
+    """Create these budgets and lock them until the commit; call it first.
+
+    All replicas lock in one order, so that they cannot deadlock. SQLite has one writer and needs no locks.
+    """
+    if not database.shared:
+        return
+    wanted = sorted(set(names))
+    for holder in sorted(BUDGETS):
+        rows = [(owner, period, 0, 0) for which, owner, period in wanted if which == holder]
+        if rows:
+            database.execute_many(ADD_BUDGET[holder], rows)
+
+
 def open_row(database: Database, instance: str, opening: Opening, now: float) -> Admission:
-    """Open a row and reserve its prompt and as many of the wanted tokens as the budgets have left.
+    """Open a row and reserve its prompt and as many of the wanted tokens as all budgets have left.
 
     If a budget has no token left, the admission is refused and the caller must settle the row as `rejected`.
     """
@@ -84,9 +126,21 @@ def open_row(database: Database, instance: str, opening: Opening, now: float) ->
     values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved)
     if not database.execute(OPEN, values):  # another replica opened the same Idempotency-Key meanwhile
         return Admission(0, day, known=_known(database, opening.idempotency or ""))
-    for _, period in periods(day):
-        database.execute(ADD_BUDGET, (opening.skill, period, 0, reserved))
+    _charge(database, budgets_of(opening.skill, (opening.key_id,), day), 0, reserved)
     return Admission(granted, day, refused)
+
+
+def _charge(database: Database, names: Iterable[BudgetName], used: int, reserved: int) -> None:
+    """Add to what these budgets have used and reserved."""
+    for holder, owner, period in names:
+        database.execute(ADD_BUDGET[holder], (owner, period, used, reserved))
+
+
+def spent(database: Database, holder: Holder, day: str) -> list[Spent]:
+    """Tokens used and reserved by each skill, or key, in the month and day of `day`."""
+    table, owner = BUDGETS[holder]
+    statement = f"SELECT {owner}, period, used, reserved FROM {table} WHERE period IN (?, ?) ORDER BY {owner}, period"
+    return [Spent(*row) for row in database.execute(statement, [name for _, name in periods(day)])]
 
 
 def _known(database: Database, idempotency: str) -> Known | None:
@@ -94,19 +148,26 @@ def _known(database: Database, idempotency: str) -> Known | None:
     return Known(rows[0][0], rows[0][1], Usage(*rows[0][2:])) if rows else None
 
 
-def _room(database: Database, opening: Opening, day: str) -> tuple[int, Period | None]:
-    """The output tokens that the budgets allow, at most `wanted`; or 0 and the period without a token left."""
+def _room(database: Database, opening: Opening, day: str) -> tuple[int, Refusal | None]:
+    """The output tokens that all budgets allow, at most `wanted`; or 0 and the budget without a token left.
+
+    The key's own budget is named before the skill's, which others have used too.
+    """
     granted = opening.wanted
-    for period, name in periods(day):
-        if database.shared:  # creates and locks the row, in the same order as settling
-            database.execute(ADD_BUDGET, (opening.skill, name, 0, 0))
-        limit = opening.limits.of(period)
-        if limit is None:
-            continue
-        rows = database.execute(SPENT, (opening.skill, name))
-        granted = min(granted, limit - (rows[0][0] if rows else 0) - opening.prompt)
-        if granted < 1:
-            return 0, period
+    keys = opening.key_ids or (opening.key_id,)
+    limited: tuple[tuple[Holder, tuple[str, ...], Limits], ...] = (
+        ("key", keys, opening.key_limits),
+        ("skill", (opening.skill,), opening.limits),
+    )
+    for holder, owners, limits in limited:
+        for period, name in periods(day):
+            limit = limits.of(period)
+            if limit is None:
+                continue
+            spent = sum(row[0] for owner in owners for row in database.execute(SPENT[holder], (owner, name)))
+            granted = min(granted, limit - spent - opening.prompt)
+            if granted < 1:
+                return 0, Refusal(holder, period)
     return granted, None
 
 
@@ -124,9 +185,8 @@ def settle(database: Database, end: Settlement) -> list[str]:
     again = int(end.outcome == "rejected")  # a refused request may be repeated with the same Idempotency-Key
     values = (usage.prompt, usage.cached, usage.output, end.duration, end.first_token, again, end.request_id)
     rows = database.execute(SETTLE, (state, end.outcome, end.duration, *values))
-    for instance, skill, model, day, reserved in rows:
-        for _, period in periods(day):
-            database.execute(ADD_BUDGET, (skill, period, usage.prompt + usage.output, -reserved))
+    for instance, skill, model, key, day, reserved in rows:
+        _charge(database, budgets_of(skill, (key,), day), usage.prompt + usage.output, -reserved)
         for kind, value in zip(KINDS, (usage.prompt, usage.cached, usage.output), strict=True):
             database.execute(ADD_TOKENS, (instance, skill, model, kind, value))
         database.execute(ADD_OUTCOME, (instance, skill, model, end.outcome))
@@ -150,7 +210,8 @@ def number(database: Database, closed: Iterable[str]) -> None:
 def recover(database: Database, instances: Iterable[str], now: float) -> int:
     """Close the open rows of dead `instances` as `recovered`, with the tokens counted so far; returns their number."""
     rows = sorted(row for instance in instances for row in database.execute(OPEN_ROWS, (instance,)))
-    for skill, day, name, opened_at, *counted in rows:  # sorted: every transaction locks budgets in this order
+    lock_budgets(database, [name for skill, day, _, key, *_ in rows for name in budgets_of(skill, (key,), day)])
+    for skill, day, name, _, opened_at, *counted in rows:
         seconds = max(0.0, now - opened_at)
         settle(database, Settlement(name, Usage(*counted), "recovered", skill, day, seconds))
     number(database, [row[2] for row in rows])

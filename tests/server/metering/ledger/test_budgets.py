@@ -10,7 +10,7 @@ import pytest
 
 from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
-from server.metering.ledger.records import Admission, Limits, Opening, Settlement, Spent, Usage
+from server.metering.ledger.records import Admission, Limits, Opening, Refusal, Settlement, Spent, Usage
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
 HOUR, DAY = 3600.0, 86400.0
@@ -58,7 +58,7 @@ def test_a_reply_gets_what_is_left_and_gives_back_what_it_did_not_use(ledger: Le
     assert ledger.spent()[1] == Spent("help", "2026-11-25", 0, 60)
     second = ask(ledger, "r2", day=100)
     assert second.granted == 30  # 100 - 60 - 10 for its own prompt
-    assert ask(ledger, "r3", day=100).refused == "day"
+    assert ask(ledger, "r3", day=100).refused == Refusal("skill", "day")
     end(ledger, "r1", first, 5)
     assert ledger.spent()[1] == Spent("help", "2026-11-25", 15, 40)
     assert ask(ledger, "r4", day=100).granted == 35
@@ -68,9 +68,9 @@ def test_a_reply_gets_what_is_left_and_gives_back_what_it_did_not_use(ledger: Le
 
 def test_the_month_refuses_too_and_the_smaller_limit_decides(ledger: Ledger) -> None:
     assert ask(ledger, "r1", day=1000, month=40).granted == 30
-    assert ask(ledger, "r2", day=1000, month=40).refused == "month"
+    assert ask(ledger, "r2", day=1000, month=40).refused == Refusal("skill", "month")
     assert ask(ledger, "r3", day=65, month=1000).granted == 15
-    assert ask(ledger, "r4", day=65, month=1000).refused == "day"
+    assert ask(ledger, "r4", day=65, month=1000).refused == Refusal("skill", "day")
 
 
 def test_200_concurrent_requests_never_overdraw_the_last_1000_tokens(where: str) -> None:
@@ -106,7 +106,7 @@ def test_a_clock_that_goes_back_an_hour_counts_no_day_twice(ledger: Ledger, cloc
     end(ledger, "r1", first, 80)
     assert ask(ledger, "r2", day=100, wanted=80).day == "2026-11-25"
     clock.now += HOUR
-    assert ask(ledger, "r3", day=100, wanted=80).refused == "day"
+    assert ask(ledger, "r3", day=100, wanted=80).refused == Refusal("skill", "day")
     with snapshot(where) as database:
         used = database.execute("SELECT period, used FROM budgets WHERE used > 0 ORDER BY period")
     assert used == [("2026-11", 90), ("2026-11-26", 90)]
@@ -122,7 +122,7 @@ def test_a_clock_that_goes_forward_a_day_opens_a_new_day_and_splits_no_row(
     end(ledger, "r1", first, 90)
     end(ledger, "r2", second, 20)
     clock.now -= DAY
-    assert ask(ledger, "r3", day=100).refused == "day"
+    assert ask(ledger, "r3", day=100).refused == Refusal("skill", "day")
     with snapshot(where) as database:
         days = database.execute("SELECT period, used, reserved FROM budgets ORDER BY period")
     assert days == [("2026-11", 130, 0), ("2026-11-25", 100, 0), ("2026-11-26", 30, 0)]

@@ -330,5 +330,5 @@ def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
     with database:
         database.execute("UPDATE ledger SET version = 99")
     database.close()
-    with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 2"):
+    with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 3"):
         Ledger(path)
