@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from pruning.data.faq import markdown, pod
-from pruning.data.faq.blocks import Block, pairs
 from pruning.errors import TaskError
 from server.storage.files import write_atomically
+from server.text.faq import markdown, pod
+from server.text.faq.blocks import Block, pairs
 
 Reader = Callable[[str], list[Block]]
 
@@ -127,7 +127,7 @@ def _html(page: str) -> list[Block]:
     """The blocks of an HTML page."""
     if not all(find_spec(name) for name in ("bs4", "lxml")):
         raise TaskError("HTML pages need Beautiful Soup and lxml: run `pip install 'secateur[faq]'`")
-    from pruning.data.faq import html  # late: an extra
+    from server.text.faq import html  # late: an extra
 
     return html.blocks(page)
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from pruning.errors import DataError, ModelRefused
 from pruning.model.weights import Shards, write_file
-from pruning.progress import Progress
 from pruning.recipe.sources import SELF
 from server.artifact.checkpoint.reader import Artifact
+from server.progress import Progress
 from server.storage.lock import locked
 
 logger = logging.getLogger(__name__)

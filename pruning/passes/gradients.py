@@ -20,7 +20,7 @@ from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks
 from pruning.model.weights import Shards, write_file
 from pruning.passes.sweep import Note, Sweep, mapped, pass_on
-from pruning.progress import Progress
+from server.progress import Progress
 from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)

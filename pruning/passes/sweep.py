@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
-from pruning.progress import Progress
+from server.progress import Progress
 from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)

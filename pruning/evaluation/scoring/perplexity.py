@@ -16,8 +16,8 @@ from pruning.model.blocks import Blocks, weight_of
 from pruning.model.weights import WeightSource
 from pruning.passes.gradients import next_token_loss
 from pruning.passes.sweep import Sweep, pass_on
-from pruning.progress import Progress
 from pruning.stages.context import CHECKED_TOKENS, StageModel
+from server.progress import Progress
 
 GROUP = 32
 """Columns per 16-bit scale of the int8 base."""

@@ -21,9 +21,9 @@ from pruning.evaluation.scoring.scorer import Scorer, runner_options
 from pruning.evaluation.tasks.prompts import Prompts
 from pruning.evaluation.tasks.task import BehaviourTask, ChatTask, ChoiceTask, HarnessTask, PairsTask, Task, TextTask
 from pruning.model.settings import positions
-from pruning.progress import Progress
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
+from server.progress import Progress
 from server.text import tokenizer_files
 
 

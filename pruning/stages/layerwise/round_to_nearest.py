@@ -14,13 +14,13 @@ from torch import nn
 from pruning.model import base
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, parameters, write_file
-from pruning.progress import Progress
 from pruning.recipe.options import Round
 from pruning.stages.block_weights import zero_fraction
 from pruning.stages.context import StageContext, StageModel
 from pruning.techniques.mathematics.losses import diagonal_loss
 from pruning.techniques.mathematics.rounding import round_groups
 from server.artifact.checkpoint.lineage import Loss, Step
+from server.progress import Progress
 
 
 def apply(stage: Round, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:

@@ -18,7 +18,7 @@ from pruning.errors import ModelRefused
 from pruning.model.blocks import Blocks, Call
 from pruning.passes.gradients import next_token_loss
 from pruning.passes.sweep import Note, mapped
-from pruning.progress import Progress
+from server.progress import Progress
 from server.storage.files import write_atomically
 
 

@@ -22,13 +22,13 @@ from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.model import base
 from pruning.model.settings import positions, read_settings
 from pruning.model.weights import Rows, parameters
-from pruning.progress import Progress
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.sources import SELF
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
 from pruning.stages.structured import bpe
 from server.artifact.checkpoint.lineage import Step
+from server.progress import Progress
 from server.storage.files import write_atomically
 from server.text import tokenizer_files
 from server.text.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, special_tokens

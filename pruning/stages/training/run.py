@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
 from pruning.model.weights import Overlay
-from pruning.progress import Progress
 from pruning.recipe.bounds import finite
 from pruning.recipe.training import Training
 from pruning.stages.context import StageContext, StageModel
@@ -26,6 +25,7 @@ from pruning.stages.training.journal import Journal, State
 from pruning.stages.training.network import Precision, choose_precision, language_loss, load
 from pruning.stages.training.optimiser import Optimiser
 from pruning.stages.training.student import Student
+from server.progress import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pruning.data.draw import ids_digest
 from pruning.data.self_calibration import BATCH, first_token, sample_base
 from pruning.errors import DataError
 from pruning.model import base
-from pruning.progress import Progress
+from server.progress import Progress
 from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import SPARSEGPT

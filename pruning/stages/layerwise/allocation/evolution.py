@@ -14,9 +14,9 @@ from time import monotonic
 
 import msgspec
 
-from pruning.progress import Progress
 from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import WORST, finite
+from server.progress import Progress
 from server.storage.files import write_atomically
 
 Assignment = tuple[int, ...]

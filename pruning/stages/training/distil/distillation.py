@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pruning.model.weights import Unrounded, WeightSource
-from pruning.progress import Progress
 from pruning.recipe.options import Layerwise
 from pruning.recipe.training import Distill
 from pruning.stages.context import StageContext, StageModel
@@ -25,6 +24,7 @@ from pruning.stages.training.run import RunSetup, TrainingRun, batches, best_mod
 from pruning.stages.training.student import Student, select_trained
 from pruning.techniques import GPTQ
 from server.artifact.checkpoint.lineage import Recovery, Step
+from server.progress import Progress
 
 MEASURE = "mean KL(base || pruned) of a held-out token's prediction, nats"
 

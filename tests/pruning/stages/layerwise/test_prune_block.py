@@ -17,7 +17,7 @@ from pruning.passes.gradients import moments
 from pruning.passes.observation import count_groups, observing
 from pruning.passes.statistics import Gram, InputStatistics
 from pruning.passes.sweep import Sweep
-from pruning.progress import Progress
+from server.progress import Progress
 from pruning.stages.block_weights import block_file
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise import prune_block

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pruning.data.faq.blocks import Block
+from server.text.faq.blocks import Block
 
 CODE = re.compile(r"([A-Z])(?:<<+\s+((?:(?!<<).)*?)\s+>>+|<([^<>]*)>)", re.DOTALL)
 """An innermost formatting code, in either of its two forms."""

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from pruning.commands.task import from_faq
-from pruning.data.faq import html, markdown, pod
-from pruning.data.faq.blocks import QuestionAnswer, pairs
 from pruning.errors import TaskError
 from pruning.evaluation.tasks import task as tasks
 from pruning.evaluation.tasks.reading import read_task
 from server.commands.__main__ import main
+from server.text.faq import html, markdown, pod
+from server.text.faq.blocks import QuestionAnswer, pairs
 from tests.conftest import ROOT
 
 SHARES = (Path("/usr/share"), ROOT / "build/faq/usr/share")  # installed, or unpacked by tests/install

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from pruning.data.faq.blocks import Block
+from server.text.faq.blocks import Block
 
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$")
 UNDERLINE = re.compile(r"^ {0,3}(=+|-+)\s*$")

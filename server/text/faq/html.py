@@ -6,7 +6,7 @@ from warnings import catch_warnings
 from bs4 import BeautifulSoup, Tag, XMLParsedAsHTMLWarning
 from bs4.element import NavigableString, PageElement, PreformattedString
 
-from pruning.data.faq.blocks import Block
+from server.text.faq.blocks import Block
 
 LEFT_OUT = {"script", "style", "nav", "header", "footer", "aside", "form", "template", "svg", "head"}
 CLASSES = {

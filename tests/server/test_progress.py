@@ -1,7 +1,7 @@
 import pytest
 
-from pruning import progress
-from pruning.progress import Progress
+from server import progress
+from server.progress import Progress
 
 
 def test_without_a_terminal_occasional_lines_appear(
