@@ -135,6 +135,11 @@ class Reply:
         self._counted = 0  # tokens that the ledger has and the reader has not
 
     @property
+    def prompt(self) -> int:
+        """The number of prompt tokens, known before any is counted."""
+        return self._stream.prompt
+
+    @property
     def usage(self) -> Usage:
         """The tokens so far."""
         return self._reservation.usage

@@ -40,6 +40,11 @@ class Stream(AsyncIterator[Token]):
         return None if begun is None else max(0.0, begun - self._queued)
 
     @property
+    def prompt(self) -> int:
+        """The number of prompt tokens."""
+        return len(self._sequence.prompt)
+
+    @property
     def cached(self) -> int:
         """Prompt tokens taken from the prefix cache; final from the first token on."""
         return self._sequence.cached

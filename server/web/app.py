@@ -41,8 +41,9 @@ from server.web.api.admin.reload import ReloadEndpoint
 from server.web.api.admin.usage import UsageEndpoint
 from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
-from server.web.api.openai.chat.endpoint import ChatEndpoint
+from server.web.api.openai.chat.schema import parse as parse_chat
 from server.web.api.openai.models import ModelEndpoints
+from server.web.api.reply_endpoint import ReplyEndpoint
 from server.web.api.widget import WidgetEndpoints
 from server.web.audit import Auditing
 from server.web.http import problems
@@ -148,10 +149,11 @@ def talk_of(parts: Parts, replies: Replies) -> Talk:
 
 def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     """OpenAI's API and the widget's files."""
-    chat = ChatEndpoint(parts.skills, IdempotentReplies(replies), max_body=parts.config.max_body)
+    kept, max_body = IdempotentReplies(replies), parts.config.max_body
+    chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     models = ModelEndpoints(parts.skills, parts.rollout)
     return [
-        Route("/v1/chat/completions", chat.complete, methods=["POST"]),
+        Route("/v1/chat/completions", chat.answer, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{name}", models.one),
         Route("/v1/skills/{name}", models.skill),

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ RETRY_SECONDS = 5
 MAX_CHARACTERS = 500
 logger = logging.getLogger(__name__)
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
+ErrorBody = Callable[[SecateurError], dict[str, Any]]
 
 
 def body(error: SecateurError) -> dict[str, Any]:
@@ -36,8 +37,19 @@ def clean(text: str) -> str:
     return text[:MAX_CHARACTERS].encode(errors="replace").decode()
 
 
-def response(error: SecateurError, *, close: bool = False) -> Response:
-    """The response for `error`; `close` closes the connection after it."""
+def write_errors_by(error_body: ErrorBody, request: Request) -> None:
+    """Give every later error of this request the body that `error_body` makes, instead of OpenAI's."""
+    request.scope.setdefault("state", {})["error_body"] = error_body
+
+
+def _error_body(request: Request) -> ErrorBody:
+    """How this request's errors are written."""
+    found: ErrorBody = request.scope.get("state", {}).get("error_body", body)
+    return found
+
+
+def response(error: SecateurError, *, close: bool = False, error_body: ErrorBody = body) -> Response:
+    """The response for `error`, its body made by `error_body`; `close` closes the connection after it."""
     headers: dict[str, str] = {}
     if error.status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", RETRY_SECONDS))
@@ -48,7 +60,7 @@ def response(error: SecateurError, *, close: bool = False) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if close or isinstance(error, TooLarge | TooSlow):
         headers["Connection"] = "close"
-    return Response(msgspec.json.encode(body(error)), error.status, headers, "application/json")
+    return Response(msgspec.json.encode(error_body(error)), error.status, headers, "application/json")
 
 
 async def on_error(request: Request, error: Exception) -> Response:
@@ -58,7 +70,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     state.refused = error.reason
     if error.status >= 500:
         log_failure(state.request_id, error)
-    return response(error)
+    return response(error, error_body=_error_body(request))
 
 
 def log_failure(request_id: str, error: SecateurError) -> None:
@@ -94,6 +106,6 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return reply
 
 
-async def on_bug(_: Request, __: Exception) -> Response:
+async def on_bug(request: Request, _: Exception) -> Response:
     """Starlette's handler for any other exception; reveals nothing about it."""
-    return response(BUG)
+    return response(BUG, error_body=_error_body(request))

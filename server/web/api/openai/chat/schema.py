@@ -4,17 +4,20 @@ Every fault raises InvalidRequest with the field; an unsupported field is refuse
 """
 
 import json
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
+from server.chat.idempotent_replies import Origin
+from server.chat.messages import ROLES, ChatMessage, Message
+from server.chat.request import ReplyRequest
 from server.engine.sequence import RequestedSampling, SamplingOptions
 from server.errors import InvalidRequest
+from server.skills.skill import Skill
+from server.web.api.openai.chat.format import CompletionFormat
+from server.web.http.json_body import convert, decode
 
-Fields = TypeVar("Fields")
 # OpenAI's unsupported fields, with the values that change nothing and are accepted, as null always is.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -40,28 +43,6 @@ Text = Annotated[str, Meta(min_length=1, max_length=256)]
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
-class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
-    """A text part of a message; other kinds are refused."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of the conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """The speaker among several; most chat templates ignore it."""
-
-    def plain(self) -> dict[str, str]:
-        """The message as chat templates read it: `role`, `content` and, if given, `name`."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        named = {"name": self.name} if self.name else {}
-        return {"role": "system" if self.role == "developer" else self.role, "content": content, **named}
-
-
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream contains beside the text."""
 
@@ -73,7 +54,7 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     """A request for one reply of the skill `model`; `top_k` and `min_p` are not OpenAI's but widely spoken."""
 
     model: str
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
@@ -87,6 +68,11 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     user: str | None = None
     """Like `prompt_cache_key`, it divides the key's prefix cache, and is neither stored nor logged."""
     prompt_cache_key: str | None = None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages as chat templates read them; raises InvalidRequest for content that is not text."""
+        return tuple(message.plain(f"messages[{index}]") for index, message in enumerate(self.messages))
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -109,52 +95,24 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
         )
         return requested.merged_over(self)
 
+    def ask(self, skill: Skill) -> ReplyRequest:
+        """The request for one reply of `skill`."""
+        return ReplyRequest(skill, self.turns, self.sampling, self.stops, cache_labels=self.cache_labels)
+
+    def format(self, origin: Origin) -> CompletionFormat:
+        """The writer of the response to the request `origin`."""
+        include_usage = self.stream_options is not None and self.stream_options.include_usage
+        return CompletionFormat(origin, self.model, logprobs=self.logprobs, include_usage=include_usage)
+
 
 def parse(body: bytes) -> ChatRequest:
     """The request in `body`; raises InvalidRequest naming the field."""
     fields = decode(body)
     if isinstance(fields, dict):
         fields = supported(fields)
-    try:
-        request = msgspec.convert(fields, ChatRequest, str_keys=True)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
+    request = convert(fields, ChatRequest, ALLOWED)
     check(request)
     return request
-
-
-def read_fields(body: bytes, kind: type[Fields]) -> Fields:
-    """The struct of `kind` in `body`; raises InvalidRequest naming the field."""
-    try:
-        return msgspec.convert(decode(body), kind)
-    except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
-
-
-def decode(body: bytes) -> Any:
-    """Strictly decode JSON: UTF-8, no duplicate keys, bounded nesting and numbers; raises InvalidRequest."""
-    try:
-        return json.loads(body.decode(), object_pairs_hook=unique)
-    except UnicodeDecodeError:
-        raise InvalidRequest("The body is not UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error.msg} at character {error.pos}.") from None
-    except ValueError:
-        raise InvalidRequest("The body has a number with too many digits.") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.") from None
-
-
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object from its members; raises InvalidRequest for a duplicate or invalid key."""
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if not unicode(name):
-            raise InvalidRequest("A lone surrogate is not text.", param=name[:64])
-        if name in fields:
-            raise InvalidRequest(f"The field {name[:64]!r} appears twice in one object.", param=name[:64])
-        fields[name] = value
-    return fields
 
 
 def supported(fields: dict[str, Any]) -> dict[str, Any]:
@@ -180,34 +138,16 @@ def without_nulls(message: Any) -> Any:
     return {name: value for name, value in message.items() if value is not None}
 
 
-def explain(message: str) -> InvalidRequest:
-    """The error for msgspec's message, with the field's path as `param` and without the caller's values."""
-    what, _, place = message.replace(" - at `key` in `$", " - at `$").partition(" - at `$")
-    path = place.rstrip("`").removeprefix(".")
-    if field := re.search(r"(?:unknown|required) field `(.*)`$", what, re.DOTALL):
-        path = f"{path}.{field[1][:64]}".removeprefix(".")
-    if what.startswith("Invalid enum value"):
-        what = f"Invalid value{', expected ' + ALLOWED[last] if (last := path.rsplit('.')[-1]) in ALLOWED else ''}"
-    elif "unknown field" in what:
-        what = "Unknown field"
-    return InvalidRequest(f"{what}: `{path}`." if path else f"{what}.", param=path or None)
-
-
 ALLOWED = {
-    "role": "system, developer, user or assistant",
-    "type": "text",
+    "role": ROLES,
+    "type": "function",
     "include_obfuscation": "false",
 }
 
 
 def check(request: ChatRequest) -> None:
-    """Validate what types cannot: valid Unicode, the order of roles, and fields that depend on each other."""
-    for index, message in enumerate(request.messages):
-        if not unicode(message.plain()["content"]):
-            raise InvalidRequest("A lone surrogate is not text.", param=f"messages[{index}].content")
-    if not all(unicode(stop) for stop in request.stops):
-        raise InvalidRequest("A lone surrogate is not text.", param="stop")
-    check_roles([message.plain()["role"] for message in request.messages])
+    """Validate what types cannot: the order of roles, and fields that depend on each other."""
+    check_roles([message["role"] for message in request.turns])
     if None not in (request.max_tokens, request.max_completion_tokens):
         raise InvalidRequest("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
     if request.top_logprobs and not request.logprobs:
@@ -227,12 +167,3 @@ def check_roles(roles: list[str]) -> None:
             raise InvalidRequest(f"Roles out of order: expected {expected}, got {role} at `{param}`.", param=param)
     if len(turns) % 2 == 0:
         raise InvalidRequest("The last message must be the user's.", param=f"messages[{len(roles) - 1}].role")
-
-
-def unicode(text: str) -> bool:
-    """Whether `text` can be encoded as UTF-8: it has no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
