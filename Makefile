@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -41,6 +41,9 @@ fuzz: .venv/test  ## random plans, batches and matrices through the native runti
 
 exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry, slow bodies, the ledger's file, framing
 	@$(BIN)/python -m tests.exams.attack
+
+exam-clients: .venv/test prune  ## the clients that people use, feature by feature, on a real server and model; installs them into build/clients
+	@$(BIN)/python -m tests.exams.clients
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults

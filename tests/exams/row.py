@@ -18,5 +18,5 @@ def show(rows: Iterable[Row]) -> int:
     broken = 0
     for row in rows:
         broken += not row.held
-        print(f"{'yes' if row.held else 'NO':<4}{row.name:<48}{row.figure} (must: {row.bound})", flush=True)
+        print(f"{'yes' if row.held else 'NO':<4}{row.name:<47} {row.figure} (must: {row.bound})", flush=True)
     return int(broken > 0)
