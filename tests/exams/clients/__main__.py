@@ -71,7 +71,7 @@ def ledger_rows(ledger: Path, claims: Sequence[Claim]) -> Iterator[Row]:
     with closing(connect(ledger)) as database:
         query = "SELECT request_id, prompt_tokens, output_tokens, state FROM requests"
         rows = database.execute(query).fetchall()
-    counted = {}
+    counted: dict[str, list[int]] = {}
     for request_id, prompt, output, _ in rows:
         sums = counted.setdefault(request_id.partition("/")[0], [0, 0])
         sums[0], sums[1] = sums[0] + prompt, sums[1] + output
