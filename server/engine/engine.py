@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence as Ids
 from itertools import groupby
 
+from msgspec.structs import replace
+
 from server.engine.batch import Batch
 from server.engine.runners import Runner
 from server.engine.sampling.sampler import choose_sampler
@@ -71,12 +73,15 @@ class Engine:
                 f"The messages contain token {max(prompt)}; the model's vocabulary has {vocabulary} tokens.",
                 param="messages",
             )
-        for id, _ in sampling.logit_bias:
-            if id >= vocabulary:
+        named = {"logit_bias": [id for id, _ in sampling.logit_bias], "stop_token_ids": sampling.stop_token_ids}
+        for option, ids in named.items():
+            if max(ids, default=0) >= vocabulary:
                 raise InvalidRequest(
-                    f"logit_bias contains token {id}; the model's vocabulary has {vocabulary} tokens.",
-                    param="logit_bias",
+                    f"{option} contains token {max(ids)}; the model's vocabulary has {vocabulary} tokens.",
+                    param=option,
                 )
+        known = frozenset(id for id in sampling.stop_ids if id < vocabulary)
+        sampling = replace(sampling, stop_ids=known)  # a pruned vocabulary may lack some of the tokenizer's
         sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix=shared_prefix, cache_salt=cache_salt)
         stream = Stream(sequence, self._abort)
         with self._changed:

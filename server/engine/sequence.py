@@ -34,6 +34,13 @@ class SamplingOptions(Struct, frozen=True, kw_only=True):
     """Subtracted from a token's logit for each time that the reply contains it; by default 0."""
     presence_penalty: Penalty | None = None
     """Subtracted once from the logit of each token that the reply contains; by default 0."""
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    """Divides the positive logits of tokens in the prompt or the reply, and multiplies negative ones (CTRL, 2019).
+
+    More than 1 avoids repetition, less favours it; by default 1. Applied before biases and the other penalties.
+    """
+    min_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """Tokens before which no stop token is sampled and no stop string is looked for; by default 0."""
 
     def merged_over(self, below: "SamplingOptions") -> Self:
         """These options, the unset ones of this class taken from `below`."""
@@ -50,6 +57,12 @@ class RequestedSampling(SamplingOptions, frozen=True, kw_only=True):
     """Makes sampling repeatable; None draws a random seed."""
     logprobs: int | None = None
     """How many of the most likely tokens to report with each token's logprob; None reports no logprobs."""
+    prompt_logprobs: int | None = None
+    """Like `logprobs`, for the tokens of the prompt, which is then computed without the prefix cache."""
+    ignore_eos: bool = False
+    """Sample on after the model's own stop tokens."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end the reply, besides the model's own."""
     max_tokens: int | None = None
 
 
@@ -62,16 +75,20 @@ class Sampling(RequestedSampling, frozen=True, kw_only=True):
     min_p: float = 0.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    min_tokens: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
     """A reply ends at the first of these, or after `max_tokens`."""
 
     @classmethod
-    def resolve(cls, requested: RequestedSampling, stop_ids: frozenset[int]) -> Self:
-        """The options of a reply; those still unset keep the defaults above."""
+    def resolve(cls, requested: RequestedSampling, model_stop_ids: frozenset[int]) -> Self:
+        """The options of a reply; unset ones keep the defaults above, and `min_tokens` is at most `max_tokens`."""
         set_options = {name: value for name, value in asdict(requested).items() if value is not None}
-        return cls(**set_options, stop_ids=stop_ids)
+        own = frozenset[int]() if requested.ignore_eos else model_stop_ids
+        resolved = cls(**set_options, stop_ids=own.union(requested.stop_token_ids))
+        return replace(resolved, min_tokens=min(resolved.min_tokens, resolved.max_tokens))
 
 
 def check(prompt: int, sampling: Sampling, context: int) -> None:

@@ -70,22 +70,35 @@ def uniform(sequence: Sequence) -> float:
 
 
 def changes(sequence: Sequence) -> dict[int, float]:
-    """The sum of biases and penalties for each id that has any, to add to its logit."""
+    """The sum of biases and penalties for each id that has any, to add to its logit.
+
+    Stop ids get minus infinity until the reply has `min_tokens`.
+    """
     sampling = sequence.sampling
     changed: dict[int, float] = dict(sampling.logit_bias)
     if sampling.frequency_penalty or sampling.presence_penalty:
         for id, count in Counter(sequence.tokens[len(sequence.prompt) :]).items():
             penalty = sampling.frequency_penalty * count + sampling.presence_penalty
             changed[id] = changed.get(id, 0.0) - penalty
+    if sequence.generated < sampling.min_tokens:
+        changed |= dict.fromkeys(sampling.stop_ids, -math.inf)
     return changed
 
 
+def repeated(sequence: Sequence) -> list[int]:
+    """The distinct ids of prompt and reply, ascending; empty without a repetition penalty."""
+    return [] if sequence.sampling.repetition_penalty == 1 else sorted(set(sequence.tokens))
+
+
 def _adjusted(logits: Tensor, sequence: Sequence) -> Tensor:
-    """The logits with biases and penalties."""
-    changed = changes(sequence)
-    if not changed:
+    """The logits with the repetition penalty, then biases and the other penalties."""
+    changed, again = changes(sequence), repeated(sequence)
+    if not changed and not again:
         return logits
     adjusted = logits.clone()
+    penalty = torch.tensor(sequence.sampling.repetition_penalty, dtype=logits.dtype)
+    before = logits[again]
+    adjusted[again] = torch.where(before < 0, before * penalty, before / penalty)
     adjusted[list(changed)] += torch.tensor(list(changed.values()), dtype=logits.dtype)
     return adjusted
 

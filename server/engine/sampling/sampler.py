@@ -13,7 +13,7 @@ from server.engine.batch import Batch
 from server.engine.choice import Choice
 from server.engine.native import absent, core
 from server.engine.sampling import reference
-from server.engine.sampling.reference import DAMAGED, Mask, changes, uniform
+from server.engine.sampling.reference import DAMAGED, Mask, changes, repeated, uniform
 from server.engine.sequence import Logprobs, Sequence
 from server.errors import EngineFailed
 
@@ -69,7 +69,8 @@ class NativeSampler:
         allowed = [None if mask is None else mask.numpy() for mask in masks or [None] * len(sequences)]
         options = numpy.array([_options(sequence) for sequence in sequences], dtype=numpy.float64).reshape(-1, 5)
         changed = [_changes(sequence) for sequence in sequences]
-        drawn: list[int] = self._core.sample(logits.numpy(), options, changed, allowed, self._set)
+        repetitions = [_repetition(sequence) for sequence in sequences]
+        drawn: list[int] = self._core.sample(logits.numpy(), options, changed, allowed, self._set, repetitions)
         if -1 in drawn:
             raise EngineFailed(DAMAGED)
         return drawn
@@ -106,3 +107,9 @@ def _changes(sequence: Sequence) -> tuple[Any, Any] | None:
         return None
     ids = numpy.fromiter(changed.keys(), dtype=numpy.int64, count=len(changed))
     return ids, numpy.fromiter(changed.values(), dtype=numpy.float32, count=len(changed))
+
+
+def _repetition(sequence: Sequence) -> tuple[Any, float] | None:
+    """The ids under a repetition penalty and the penalty, or None."""
+    ids = repeated(sequence)
+    return (numpy.array(ids, dtype=numpy.int64), sequence.sampling.repetition_penalty) if ids else None

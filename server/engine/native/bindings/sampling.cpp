@@ -18,6 +18,7 @@ using Values = FloatVector;
 using OptionRows = Array<const double, 2>;
 using ChangesOfRows = std::vector<std::optional<std::pair<Ids, Values>>>;
 using MasksOfRows = std::vector<std::optional<Ids>>;
+using RepetitionsOfRows = std::vector<std::optional<std::pair<Ids, double>>>;
 
 constexpr int64_t most_ids = int64_t{1} << 28;
 
@@ -39,7 +40,23 @@ LogitChanges changes_of(const ChangesOfRows::value_type& change, int64_t vocabul
     const auto& [ids, values] = *change;
     require(ids.size() == values.size(), "a change has one value for each id");
     for (int64_t id : span_of(ids)) require(id >= 0 && id < vocabulary, "a change names an id that does not exist");
-    return {span_of(ids), span_of(values)};
+    LogitChanges changes;
+    changes.ids = span_of(ids);
+    changes.values = span_of(values);
+    return changes;
+}
+
+void add_repetition(LogitChanges& changes, const RepetitionsOfRows::value_type& repetition, int64_t vocabulary) {
+    if (!repetition) return;
+    const auto& [ids, penalty] = *repetition;
+    require(penalty > 0 && std::isfinite(penalty), "a repetition penalty is finite and more than 0");
+    int64_t before = -1;
+    for (int64_t id : span_of(ids)) {
+        require(id > before && id < vocabulary, "repeated ids are ascending and exist");
+        before = id;
+    }
+    changes.repeated = span_of(ids);
+    changes.repetition_penalty = static_cast<float>(penalty);
 }
 
 std::span<const int64_t> mask_of(const MasksOfRows::value_type& mask, int64_t vocabulary) {
@@ -54,17 +71,20 @@ std::span<const int64_t> mask_of(const MasksOfRows::value_type& mask, int64_t vo
 }
 
 std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesOfRows& changes,
-                            const MasksOfRows& masks,                            const Instructions& set) {
+                            const MasksOfRows& masks, const Instructions& set,
+                            const RepetitionsOfRows& repetitions) {
     const size_t rows = logits.shape(0), vocabulary = logits.shape(1);
     require(vocabulary > 0 && vocabulary < size_t{most_ids}, "a vocabulary has 1 to 2^28 ids");
     require(options.shape(0) == rows && options.shape(1) == 5, "options are [rows, 5]");
     require(changes.size() == rows && masks.size() == rows, "each row has one change and one mask, or None");
+    require(repetitions.empty() || repetitions.size() == rows, "each row has one repetition, or None");
     std::vector<Options> wanted;
     std::vector<LogitChanges> added;
     std::vector<std::span<const int64_t>> allowed;
     for (size_t row = 0; row < rows; ++row) {
         wanted.push_back(options_of(options, row));
         added.push_back(changes_of(changes[row], static_cast<int64_t>(vocabulary)));
+        if (!repetitions.empty()) add_repetition(added.back(), repetitions[row], static_cast<int64_t>(vocabulary));
         allowed.push_back(mask_of(masks[row], static_cast<int64_t>(vocabulary)));
     }
     std::vector<int64_t> drawn(rows);
@@ -91,10 +111,11 @@ std::pair<std::vector<int64_t>, std::vector<double>> logprobs(Values logits, int
 
 void bind_sampling(nb::module_& module) {
     module.def("sample", sample, nb::arg("logits"), nb::arg("options"), nb::arg("changes"), nb::arg("masks"),
-               nb::arg("set"),
+               nb::arg("set"), nb::arg("repetitions") = RepetitionsOfRows(),
                "Sample one id per row of logits [rows, vocabulary]; -1 if the largest logit is NaN or infinite. "
                "options [rows, 5]: temperature, top_p, min_p, uniform number, top_k. "
-               "changes: ids and the numbers to add. masks: allowed ids, ascending.");
+               "changes: ids and the numbers to add. masks: allowed ids, ascending. "
+               "repetitions: ids, ascending, and the penalty that divides their positive logits and multiplies others.");
     module.def("logprobs", logprobs, nb::arg("logits"), nb::arg("id"), nb::arg("count"), nb::arg("set"),
                "The `count` most likely ids, and the log probabilities of these, then of `id`.");
 }

@@ -86,11 +86,15 @@ void Sampler::find_maxima(const Candidates& row) {
     }
 }
 
-// Adds the changes and removes ids outside the mask.
+// Applies the changes and removes ids outside the mask.
 void Sampler::apply(Candidates& row, const LogitChanges& changes, std::span<const int64_t> mask) {
-    if (changes.ids.empty() && mask.empty()) return;
-    if (!changes.ids.empty()) {
+    if (changes.empty() && mask.empty()) return;
+    if (!changes.empty()) {
         changed_.assign(row.values, row.values + row.size);
+        for (int64_t id : changes.repeated) {
+            const float value = changed_[id];
+            changed_[id] = value < 0 ? value * changes.repetition_penalty : value / changes.repetition_penalty;
+        }
         for (size_t i = 0; i < changes.ids.size(); ++i) changed_[changes.ids[i]] += changes.values[i];
         row.values = changed_.data();
     }

@@ -20,9 +20,13 @@ struct Options {
     int64_t top_k;       // 0: all
 };
 
-struct LogitChanges {  // values to add to the logits of some ids
-    std::span<const int64_t> ids;
-    std::span<const float> values;
+struct LogitChanges {
+    std::span<const int64_t> repeated{};  // distinct ids whose logits the penalty moves down, before the additions
+    float repetition_penalty = 1;         // divides positive logits and multiplies the others
+    std::span<const int64_t> ids{};       // ids with a value to add to their logits
+    std::span<const float> values{};
+
+    bool empty() const { return repeated.empty() && ids.empty(); }
 };
 
 struct Candidates {

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from server.engine.batch import Batch, Chunk
-from server.engine.sampling.reference import draw, sample
-from server.engine.sequence import Sampling, Sequence
+from server.engine.sampling.reference import _adjusted, draw, sample
+from server.engine.sequence import RequestedSampling, Sampling, Sequence
 from server.errors import EngineFailed
 
 
@@ -170,3 +172,34 @@ def test_a_bias_moves_an_id_and_a_mask_allows_nothing_else() -> None:
     assert {draw(logits, asked(5.0, 0.99, seed, top_k=2), mask) for seed in range(60)} == {1, 3}
     batch = Batch(tuple(Chunk(asked(0, 1, 1), slot, 0, (1,), True) for slot in range(2)))
     assert sample(batch, logits.repeat(2, 1), [None, mask]) == [0, 1]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.1, 1.3, 3.0])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    logits = torch.randn(500, generator=torch.Generator().manual_seed(2)) * 5
+    sequence = Sequence("", tuple(range(0, 90, 3)), Sampling(repetition_penalty=penalty))
+    for id in (7, 9, 7, 499):
+        sequence.append(id)
+    processor = RepetitionPenaltyLogitsProcessor(penalty)
+    expected = processor(torch.tensor([sequence.tokens]), logits[None].clone())[0]
+    assert torch.equal(_adjusted(logits, sequence), expected)
+    assert not torch.equal(expected, logits)
+
+
+def test_no_stop_token_is_drawn_before_min_tokens() -> None:
+    logits = torch.tensor([9.0, 8.0, 1.0, 0.0])
+    sequence = asked(0, 1, 1, min_tokens=2, stop_ids=frozenset({0, 1}), logit_bias=((0, 100.0),))
+    drawn = []
+    while sequence.finish is None:
+        drawn.append(draw(logits, sequence))
+        sequence.append(drawn[-1])
+    assert drawn == [2, 2, 0]
+    only_stops = torch.tensor([0, 1])  # a grammar that is complete ends the reply all the same
+    assert draw(logits, asked(0, 1, 1, min_tokens=2, stop_ids=frozenset({0, 1})), only_stops) == 0
+
+
+def test_stop_ids_of_a_request_join_the_models_own_unless_these_are_ignored() -> None:
+    asked_for = RequestedSampling(stop_token_ids=(5,), min_tokens=9, max_tokens=4)
+    sampling = Sampling.resolve(asked_for, frozenset({2}))
+    assert (sampling.stop_ids, sampling.min_tokens) == ({2, 5}, 4)
+    assert Sampling.resolve(replace(asked_for, ignore_eos=True), frozenset({2})).stop_ids == {5}

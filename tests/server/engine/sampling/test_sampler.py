@@ -48,6 +48,9 @@ def samplings(draw: Any) -> Sampling:
         min_p=draw(st.sampled_from([0.0, 0.0, 1e-6, 0.05, 0.5, 1.0])),
         frequency_penalty=draw(st.sampled_from([0.0, 0.0, 0.5, -2.0])),
         presence_penalty=draw(st.sampled_from([0.0, 0.0, 1.5, -0.3])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.3, 0.7, 1.1])),
+        min_tokens=draw(st.sampled_from([0, 0, 1, 10])),
+        stop_ids=frozenset(draw(st.sampled_from([(), (0,)]))),
         logit_bias=draw(st.sampled_from([(), (), ((0, 3.3),), ((0, -100.0),)])),
         seed=draw(st.integers(0, 2**40)),
     )
@@ -66,7 +69,7 @@ def samplings(draw: Any) -> Sampling:
 def test_every_id_is_that_of_the_reference(
     wanted: list[Sampling], size: int, seed: int, digits: int | None, spread: float, masked: list[float]
 ) -> None:
-    sequences = [Sequence("", (1,), sampling) for sampling in wanted]
+    sequences = [Sequence("", (0,), sampling) for sampling in wanted]
     logits = random_logits(len(sequences), size, seed, digits, spread)
     untouched = logits.clone()
     masks: list[Tensor | None] = []
