@@ -1,26 +1,36 @@
-"""`secateur keys`: makes, lists, rotates and revokes API keys, stored as SHA-256, and makes signing keys."""
+"""`secateur keys`: makes, lists, limits, rotates and revokes API keys, stored as SHA-256; makes signing keys."""
 
 import argparse
 import re
 import secrets
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from server.errors import ConfigError
 from server.skills import api_keys
+from server.skills.key_limits import KeyLimits
 
 GRACE = timedelta(hours=24)
+LIMITS = {
+    "requests_per_minute": "requests within a minute",
+    "tokens_per_minute": "tokens within a minute, each request counted as prompt plus longest possible reply",
+    "tokens_per_day": "prompt and reply tokens in a day (UTC)",
+    "tokens_per_month": "prompt and reply tokens in a calendar month (UTC)",
+    "concurrent_replies": "replies generated at once",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
     top = argparse.ArgumentParser(prog="secateur keys", description="API keys, site keys, and signing keys.")
-    actions = top.add_subparsers(required=True, metavar="create | list | rotate | revoke | site | signer")
+    actions = top.add_subparsers(required=True, metavar="create | list | limit | rotate | revoke | site | signer")
     _add_create(actions)
     listing = actions.add_parser("list", help="list the keys of a file, the revoked ones too")
     listing.add_argument("file", type=Path, help="a file written by `create --file`")
     listing.set_defaults(run=_list)
+    _add_limit(actions)
     _add_rotate(actions)
     revoke = actions.add_parser("revoke", help="revoke a key from the next request on")
     revoke.add_argument("file", type=Path, help="a file written by `create --file`")
@@ -70,7 +80,25 @@ def _add_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     create.add_argument(
         "--expires", type=_span, metavar="SPAN", help="refuse the key after this time, such as 90d, 12h or 30m"
     )
+    _add_limits(create, _count, "N")
     create.set_defaults(run=_create)
+
+
+def _add_limit(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """`limit` and its options."""
+    limit = actions.add_parser("limit", help="change a key's limits from the next request on")
+    limit.add_argument("file", type=Path, help="a file written by `create --file`")
+    limit.add_argument("id", help="the key's id, as `list` prints it")
+    _add_limits(limit, _count_or_none, "N|none")
+    limit.set_defaults(run=_limit)
+
+
+def _add_limits(parser: argparse.ArgumentParser, kind: Callable[[str], object], metavar: str) -> None:
+    """One option for each limit; options not given are left out of the result."""
+    group = parser.add_argument_group("limits of the key, over all its skills and beside theirs")
+    for name, text in LIMITS.items():
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, dest=name, type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
 
 
 def _add_rotate(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -94,22 +122,36 @@ def main(argv: Sequence[str]) -> int:
 
 def _create(arguments: argparse.Namespace) -> None:
     """Print a new key, and store its digest in --file or print the line that does."""
-    if arguments.file is None and arguments.expires:
-        raise ConfigError("--expires needs the file that keeps the time: --file FILE")
-    if arguments.file is None and not arguments.admin:
+    limits = KeyLimits(**_given(arguments))
+    _check_create(arguments, limited=limits != KeyLimits())
+    if arguments.file is None:
         key = f"sk-{secrets.token_urlsafe(32)}"
         line = f'keys = ["{api_keys.digest(key)}"]'
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
         return
-    if arguments.file is None:
-        raise ConfigError("--admin needs the file of `admin_keys` to add the key to: --file FILE")
-    if not arguments.skill and not arguments.admin:
-        raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
     expires = api_keys.after(arguments.expires) if arguments.expires else ""
-    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin, expires)
+    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin, expires, limits)
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
     if expires:
         print(f"It expires at {expires}.")
+    if limits != KeyLimits():
+        print(f"Its limits: {limits}")
+    _warn(limits)
+
+
+def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
+    """Raise ConfigError for options that do not go together."""
+    if arguments.file is None:
+        if arguments.expires:
+            raise ConfigError("--expires needs the file that keeps the time: --file FILE")
+        if limited:
+            raise ConfigError("a key has limits of its own only in a file of keys: --file FILE")
+        if arguments.admin:
+            raise ConfigError("--admin needs the file of `admin_keys` to add the key to: --file FILE")
+    elif not arguments.skill and not arguments.admin:
+        raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
+    elif limited and not arguments.skill:
+        raise ConfigError("limits hold for the replies of skills: name those that the key opens, --skill NAME")
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -118,7 +160,28 @@ def _list(arguments: argparse.Namespace) -> None:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
         if key.expires and not key.revoked:
             state += f"  {'expired' if key.expired else 'expires'} {key.expires}"
-        print("  ".join([key.id, state, key.opens, key.note]).rstrip())
+        print("  ".join(part for part in (key.id, state, key.opens, str(key.limits), key.note) if part))
+
+
+def _limit(arguments: argparse.Namespace) -> None:
+    """Change limits and print the key's limits now."""
+    changes = _given(arguments)
+    if not changes:
+        raise ConfigError(f"name a limit to change: {', '.join('--' + name.replace('_', '-') for name in LIMITS)}")
+    for key in api_keys.limit(arguments.file, arguments.id, changes):
+        print(f"{key.id} from the next request on: {str(key.limits) or 'no limits of its own'}")
+    _warn(key.limits)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, int | None]:
+    """The limits given as options."""
+    return {name: value for name, value in vars(arguments).items() if name in LIMITS}
+
+
+def _warn(limits: KeyLimits) -> None:
+    """Print a warning for limits that cannot matter."""
+    if limits.tokens_per_day and limits.tokens_per_month and limits.tokens_per_day > limits.tokens_per_month:
+        print("warning: tokens_per_day above tokens_per_month limits nothing", file=sys.stderr)
 
 
 def _rotate(arguments: argparse.Namespace) -> None:
@@ -148,6 +211,18 @@ def _signer(arguments: argparse.Namespace) -> None:
     public = keys.create(arguments.key, elliptic=kind == "ec")
     line = keys.Signer(arguments.name, public, tuple(arguments.role) or keys.ROLES).line
     print(f"{arguments.key} is the secret key. The line for the file of signers:\n{line}")
+
+
+def _count(text: str) -> int:
+    """A whole number above 0, such as 200000 or 200_000."""
+    if not re.fullmatch(r"[1-9][0-9_]{0,17}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no limit: write a whole number above 0")
+    return int(text.replace("_", ""))
+
+
+def _count_or_none(text: str) -> int | None:
+    """The same, or `none` for no limit."""
+    return None if text == "none" else _count(text)
 
 
 def _span(text: str) -> timedelta:

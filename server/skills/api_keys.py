@@ -10,17 +10,18 @@ import os
 import pwd
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec import Meta, Struct, convert
+from msgspec.structs import asdict, replace
 
 from server.errors import ConfigError
+from server.skills.key_limits import Allowance, KeyLimits
 from server.storage.files import replacing
 from server.storage.lock import FileLock
 
@@ -29,7 +30,7 @@ Admin = Literal["", "metrics", "all"]
 logger = logging.getLogger(__name__)
 
 
-class Key(Struct, frozen=True, forbid_unknown_fields=True):
+class Key(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An API key; times are ISO 8601."""
 
     digest: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
@@ -47,8 +48,12 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True):
     replaces: str = ""
     """The id of the key that it was made to replace."""
     created_by: str = ""
-    """The account that ran `secateur keys`; likewise `revoked_by`."""
+    """The account that ran `secateur keys`; likewise `revoked_by` and `limited_by`."""
     revoked_by: str = ""
+    limits: KeyLimits = KeyLimits()
+    limited: str = ""
+    """When its limits were last changed; empty if they never were."""
+    limited_by: str = ""
 
     @property
     def expired(self) -> bool:
@@ -82,6 +87,7 @@ class Keys:
         self._path = path
         self._seen: tuple[int, ...] | None = None
         self._keys: Sequence[Key] = ()
+        self._allowances: Mapping[str, Allowance] = {}
 
     def find(self, wanted: str) -> Key | None:
         """The key with this digest, unless revoked or expired."""
@@ -96,6 +102,17 @@ class Keys:
                 found = key
         return found
 
+    def allowance(self, id: str) -> Allowance:
+        """The limits of the key with this id; without limits if the file does not have it."""
+        self._current()
+        return self._allowances.get(id, Allowance())
+
+    def limited(self) -> Sequence[Allowance]:
+        """The limits of all valid keys that have some, once for keys that share them by rotation."""
+        valid = [key.id for key in self._current() if not key.revoked and not key.expired]
+        found = {one.owner: one for one in map(self.allowance, valid) if one.limits != KeyLimits()}
+        return list(found.values())
+
     def _current(self) -> Sequence[Key]:
         """The file's keys, read again if it was replaced."""
         if self._path is None:
@@ -105,10 +122,11 @@ class Keys:
             seen = (now.st_ino, now.st_mtime_ns, now.st_size)
             if seen != self._seen:
                 self._keys, self._seen = read(self._path).keys, seen
+                self._allowances = allowances(self._keys)
         except (OSError, ConfigError) as error:
             if self._keys or self._seen is None:
                 logger.error("All keys of %s are refused: %s", self._path, error)
-            self._keys, self._seen = (), (0,)
+            self._keys, self._seen, self._allowances = (), (0,), {}
         return self._keys
 
 
@@ -140,9 +158,28 @@ def check(path: Path | None) -> None:
     read(path)
 
 
-def create(path: Path, skills: Sequence[str], note: str, admin: Admin = "", expires: str = "") -> tuple[str, Key]:
+def allowances(keys: Iterable[Key]) -> dict[str, Allowance]:
+    """Each key's allowance by its id; keys are in the order of their creation."""
+    known = {key.id: key for key in keys}
+    oldest: dict[str, str] = {}
+    families: dict[str, tuple[str, ...]] = {}
+    for key in known.values():
+        first = oldest[key.id] = oldest.get(key.replaces, key.id)
+        families[first] = (key.id, *families.get(first, ()))
+    return {id: Allowance(key.limits, families[oldest[id]]) for id, key in known.items()}
+
+
+def create(
+    path: Path,
+    skills: Sequence[str],
+    note: str,
+    admin: Admin = "",
+    expires: str = "",
+    limits: KeyLimits = KeyLimits(),  # noqa: B008  (frozen)
+) -> tuple[str, Key]:
     """Add a key for `skills` or the admin listener; returns the key, which is not stored, and its entry."""
-    shown, key = _new(Key("", tuple(skills), _now(), note, admin=admin, expires=expires, created_by=_account()))
+    blank = Key("", tuple(skills), _now(), note, admin=admin, expires=expires, created_by=_account(), limits=limits)
+    shown, key = _new(blank)
     with _changing(path) as file:
         _write(path, KeyFile((*file.keys, key)))
     return shown, key
@@ -157,10 +194,29 @@ def revoke(path: Path, id: str) -> Key:
     return gone
 
 
-def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = None) -> tuple[str, Key, Key]:
-    """Make a key with the same access, valid for `lifetime`; the old one expires after `grace` unless it did earlier.
+def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, ...]:
+    """Change some limits of a key, and of those that share them by rotation; returns them as they are now.
 
-    Returns the new key, its entry and the old one's; raises ConfigError if the old one is revoked or expired.
+    Raises ConfigError if there is no such key that is not revoked.
+    """
+    with _changing(path) as file:
+        chosen = _unrevoked(path, file, id)
+        limits = convert({**asdict(chosen.limits), **changes}, KeyLimits)
+        shared = allowances(file.keys)[id].ids
+        new = {
+            key.id: replace(key, limits=limits, limited=_now(), limited_by=_account())
+            for key in file.keys
+            if key.id in shared and not key.revoked
+        }
+        _write(path, KeyFile(tuple(new.get(key.id, key) for key in file.keys)))
+    return tuple(new.values())
+
+
+def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = None) -> tuple[str, Key, Key]:
+    """Make a key with the same access and limits, valid for `lifetime`.
+
+    The old one expires after `grace` unless it did earlier; until then both share their limits and budgets. Returns
+    the new key, its entry and the old one's; raises ConfigError if the old one is revoked or expired.
     """
     with _changing(path) as file:
         old = _unrevoked(path, file, id)
@@ -168,7 +224,8 @@ def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = N
             raise ConfigError(f"the key {id} expired at {old.expires}: make a new one with `secateur keys create`")
         ends = min(filter(None, (old.expires, after(grace))), key=datetime.fromisoformat)
         expires = after(lifetime) if lifetime else ""
-        shown, new = _new(replace(old, created=_now(), expires=expires, replaces=id, created_by=_account()))
+        fresh = replace(old, created=_now(), created_by=_account(), limited="", limited_by="")
+        shown, new = _new(replace(fresh, expires=expires, replaces=id))
         ending = replace(old, expires=ends)
         _write(path, KeyFile((*(ending if key is old else key for key in file.keys), new)))
     return shown, new, ending

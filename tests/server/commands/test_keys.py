@@ -18,6 +18,7 @@ from server.errors import ConfigError
 from server.skills import api_keys
 from server.skills.api_keys import Keys, digest
 from server.skills.catalogue import Skills
+from server.skills.key_limits import Allowance, KeyLimits
 from tests.server.web.test_listeners import Answer, call
 from tests.support.harness import HELP, OTHER, Served, parts, says, served
 
@@ -255,3 +256,72 @@ def test_files_of_before_are_read_unchanged(tmp_path: Path) -> None:
     api_keys.create(file, ["help"], "")
     assert [key.expires for key in api_keys.read(file).keys] == ["", "", ""]
     assert Keys(file).find(digest("sk-2"))
+
+
+def test_limits_are_given_shown_changed_and_taken_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "keys.json")
+    options = ["--tokens-per-day", "200_000", "--concurrent-replies", "2"]
+    assert main(["keys", "create", "--file", file, "--skill", "help", "--note", "shop", *options]) == 0
+    id = digest(made(printed := capsys.readouterr().out))[: api_keys.KEY_ID]
+    assert "Its limits: tokens_per_day=200000 concurrent_replies=2" in printed
+    main(["keys", "list", file])
+    assert "  help  tokens_per_day=200000 concurrent_replies=2  shop" in capsys.readouterr().out
+    assert main(["keys", "limit", file, id, "--tokens-per-day", "none", "--requests-per-minute", "5"]) == 0
+    assert capsys.readouterr().out == f"{id} from the next request on: requests_per_minute=5 concurrent_replies=2\n"
+    [key] = api_keys.read(Path(file)).keys
+    assert (key.limited_by, key.limits) == (key.created_by, KeyLimits(requests_per_minute=5, concurrent_replies=2))
+    main(["keys", "limit", file, id, "--requests-per-minute", "none", "--concurrent-replies", "none"])
+    assert "no limits of its own" in capsys.readouterr().out
+    assert main(["keys", "limit", file, id, "--tokens-per-day", "9", "--tokens-per-month", "5"]) == 0
+    assert "limits nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["limit", "FILE", "ID"], "name a limit to change: --requests-per-minute, --tokens-per-minute"),
+        (["limit", "FILE", "0" * 12, "--tokens-per-day", "1"], "no valid key '000000000000'"),
+        (["create", "--tokens-per-day", "4"], "only in a file of keys: --file FILE"),
+        (["create", "--file", "FILE", "--admin", "all", "--tokens-per-day", "4"], "--skill NAME"),
+        (["create", "--file", "FILE", "--skill", "help", "--tokens-per-day", "0"], "'0' is no limit"),
+        (["limit", "FILE", "ID", "--tokens-per-day", "-1"], "'-1' is no limit"),
+        (["limit", "FILE", "ID", "--tokens-per-day", "a lot"], "write a whole number above 0"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(
+    tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    _, key = api_keys.create(file, ["help"], "")
+    before = file.read_bytes()
+    try:
+        code: object = main(["keys", *({"FILE": str(file), "ID": key.id}.get(word, word) for word in arguments)])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+def test_rotated_keys_share_their_limits_and_a_change_holds_for_all_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    _, first = api_keys.create(file, ["help"], "", limits=KeyLimits(tokens_per_day=10))
+    _, other = api_keys.create(file, ["help"], "")
+    _, second, _ = api_keys.rotate(file, first.id, timedelta(hours=1))
+    _, third, _ = api_keys.rotate(file, second.id, timedelta(hours=1))
+    keys = Keys(file)
+    shared = Allowance(KeyLimits(tokens_per_day=10), (third.id, second.id, first.id))
+    assert [keys.allowance(key.id) for key in (first, second, third)] == [shared] * 3
+    assert (shared.owner, keys.allowance(other.id)) == (first.id, Allowance(ids=(other.id,)))
+    assert keys.limited() == [shared]
+    api_keys.revoke(file, first.id)
+    assert {key.id for key in api_keys.limit(file, second.id, {"tokens_per_day": 20})} == {second.id, third.id}
+    assert keys.limited() == [Allowance(KeyLimits(tokens_per_day=20), shared.ids)]
+    assert keys.allowance("") == keys.allowance("unknown") == Allowance()
+
+
+def test_a_file_without_limits_can_still_be_read_by_servers_that_know_none(tmp_path: Path) -> None:
+    """They refuse unknown fields, and with them every key."""
+    file = tmp_path / "keys.json"
+    api_keys.create(file, ["help"], "shop")
+    assert b"limit" not in file.read_bytes()
