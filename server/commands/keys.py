@@ -122,8 +122,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _create(arguments: argparse.Namespace) -> None:
     """Print a new key, and store its digest in --file or print the line that does."""
-    limits = KeyLimits(**_given(arguments))
-    _check_create(arguments, limited=limits != KeyLimits())
+    limits = KeyLimits(**given) if (given := _given(arguments)) else None
+    _check_create(arguments, limited=limits is not None)
     if arguments.file is None:
         key = f"sk-{secrets.token_urlsafe(32)}"
         line = f'keys = ["{api_keys.digest(key)}"]'
@@ -134,9 +134,9 @@ def _create(arguments: argparse.Namespace) -> None:
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
     if expires:
         print(f"It expires at {expires}.")
-    if limits != KeyLimits():
+    if limits:
         print(f"Its limits: {limits}")
-    _warn(limits)
+        _warn(limits)
 
 
 def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
@@ -160,7 +160,7 @@ def _list(arguments: argparse.Namespace) -> None:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
         if key.expires and not key.revoked:
             state += f"  {'expired' if key.expired else 'expires'} {key.expires}"
-        print("  ".join(part for part in (key.id, state, key.opens, str(key.limits), key.note) if part))
+        print("  ".join(part for part in (key.id, state, key.opens, str(key.limits or ""), key.note) if part))
 
 
 def _limit(arguments: argparse.Namespace) -> None:
@@ -169,8 +169,9 @@ def _limit(arguments: argparse.Namespace) -> None:
     if not changes:
         raise ConfigError(f"name a limit to change: {', '.join('--' + name.replace('_', '-') for name in LIMITS)}")
     for key in api_keys.limit(arguments.file, arguments.id, changes):
-        print(f"{key.id} from the next request on: {str(key.limits) or 'no limits of its own'}")
-    _warn(key.limits)
+        print(f"{key.id} from the next request on: {key.limits or 'no limits of its own'}")
+    if key.limits:
+        _warn(key.limits)
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, int | None]:

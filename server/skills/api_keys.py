@@ -50,7 +50,7 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     created_by: str = ""
     """The account that ran `secateur keys`; likewise `revoked_by` and `limited_by`."""
     revoked_by: str = ""
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimits | None = None
     limited: str = ""
     """When its limits were last changed; empty if they never were."""
     limited_by: str = ""
@@ -166,7 +166,7 @@ def allowances(keys: Iterable[Key]) -> dict[str, Allowance]:
     for key in known.values():
         first = oldest[key.id] = oldest.get(key.replaces, key.id)
         families[first] = (key.id, *families.get(first, ()))
-    return {id: Allowance(key.limits, families[oldest[id]]) for id, key in known.items()}
+    return {id: Allowance(key.limits or KeyLimits(), families[oldest[id]]) for id, key in known.items()}
 
 
 def create(
@@ -175,7 +175,7 @@ def create(
     note: str,
     admin: Admin = "",
     expires: str = "",
-    limits: KeyLimits = KeyLimits(),  # noqa: B008  (frozen)
+    limits: KeyLimits | None = None,
 ) -> tuple[str, Key]:
     """Add a key for `skills` or the admin listener; returns the key, which is not stored, and its entry."""
     blank = Key("", tuple(skills), _now(), note, admin=admin, expires=expires, created_by=_account(), limits=limits)
@@ -201,10 +201,13 @@ def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, 
     """
     with _changing(path) as file:
         chosen = _unrevoked(path, file, id)
-        limits = convert({**asdict(chosen.limits), **changes}, KeyLimits)
+        kept = asdict(chosen.limits) if chosen.limits else {}
+        limits = convert({**kept, **changes}, KeyLimits)
         shared = allowances(file.keys)[id].ids
         new = {
-            key.id: replace(key, limits=limits, limited=_now(), limited_by=_account())
+            key.id: replace(
+                key, limits=limits if any(asdict(limits).values()) else None, limited=_now(), limited_by=_account()
+            )
             for key in file.keys
             if key.id in shared and not key.revoked
         }
