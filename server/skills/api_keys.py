@@ -203,14 +203,9 @@ def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, 
         chosen = _unrevoked(path, file, id)
         kept = asdict(chosen.limits) if chosen.limits else {}
         limits = convert({**kept, **changes}, KeyLimits)
+        marks = {"limits": limits if str(limits) else None, "limited": _now(), "limited_by": _account()}
         shared = allowances(file.keys)[id].ids
-        new = {
-            key.id: replace(
-                key, limits=limits if any(asdict(limits).values()) else None, limited=_now(), limited_by=_account()
-            )
-            for key in file.keys
-            if key.id in shared and not key.revoked
-        }
+        new = {key.id: replace(key, **marks) for key in file.keys if key.id in shared and not key.revoked}
         _write(path, KeyFile(tuple(new.get(key.id, key) for key in file.keys)))
     return tuple(new.values())
 
