@@ -22,6 +22,8 @@ class Chunk(Struct, frozen=True):
     """Block table of the sequence; empty: the slot's default blocks."""
     guesses: int = 0
     """Number of last ids that were guessed; each gets a logits row of its own."""
+    prompt_rows: int = 0
+    """Number of logits rows, before the others, that predict ids of the prompt."""
 
     @property
     def end(self) -> int:
@@ -30,7 +32,7 @@ class Chunk(Struct, frozen=True):
 
     @property
     def rows(self) -> int:
-        """The number of logits rows: the last id's and its guesses', or none while the prompt goes on."""
+        """The number of rows to sample from: the last id's and its guesses', or none while the prompt goes on."""
         return 1 + self.guesses if self.wants_logits else 0
 
     def accepted(self, tokens: Ids[int]) -> int:
@@ -53,8 +55,13 @@ class Batch(Struct, frozen=True):
         return sum(len(chunk.ids) for chunk in self.chunks)
 
     @property
+    def wanted(self) -> tuple[int, ...]:
+        """How many of each chunk's last ids get a logits row."""
+        return tuple(chunk.prompt_rows + chunk.rows for chunk in self.chunks)
+
+    @property
     def sampled(self) -> tuple[Sequence, ...]:
-        """One sequence per logits row; rows after a guess assume it was right."""
+        """One sequence per row to sample from; rows after a guess assume it was right."""
         return tuple(
             chunk.sequence.extended(chunk.ids[len(chunk.ids) - chunk.guesses :][:row]) if row else chunk.sequence
             for chunk in self.chunks

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from server.engine.batch import Batch
 from server.engine.runners import Runner
+from server.engine.sampling.prompt import prompt_logprobs, sampled_rows
 from server.engine.sampling.sampler import choose_sampler
 from server.engine.scheduler import Accepted, Scheduler
 from server.engine.sequence import Logprobs, Sampling, Sequence, check
@@ -61,11 +62,30 @@ class Engine:
     def submit(
         self, prompt: Ids[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0, cache_salt: str = ""
     ) -> Stream:
-        """Queue a prompt and return the stream of its reply; call it within the asyncio loop that will read it.
+        """`submit_together` for one sequence."""
+        sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix=shared_prefix, cache_salt=cache_salt)
+        return self.submit_together([sequence])[0]
 
-        The first `shared_prefix` ids begin every prompt of the skill: their full blocks are shared by all its requests,
-        and stay in the prefix cache. Later blocks are shared only by requests of the skill with the same `cache_salt`.
-        Raises InvalidRequest if it can never fit, Overloaded if the queue is full, EngineFailed after a failure."""
+    def submit_together(self, sequences: Ids[Sequence]) -> list[Stream]:
+        """Queue the sequences of one request, all or none, and return the stream of each.
+
+        Call it within the asyncio loop that will read them. Raises InvalidRequest if one can never fit, Overloaded if
+        the queue is full, EngineFailed after a failure.
+        """
+        for sequence in sequences:
+            self._check(sequence)
+        streams = [Stream(sequence, self._abort) for sequence in sequences]
+        with self._changed:
+            if self._failure:
+                raise EngineFailed(self._failure)
+            self._scheduler.add(*sequences)
+            self._streams.update(zip(sequences, streams, strict=True))
+            self._changed.notify()
+        return streams
+
+    def _check(self, sequence: Sequence) -> None:
+        """Raise InvalidRequest for a sequence that can never fit, or whose ids the model lacks."""
+        prompt, sampling = sequence.prompt, sequence.sampling
         check(len(prompt), sampling, self.context)
         vocabulary = self._runner.vocabulary
         if max(prompt) >= vocabulary:  # a tokenizer that has grown beyond its model
@@ -81,16 +101,7 @@ class Engine:
                     param=option,
                 )
         known = frozenset(id for id in sampling.stop_ids if id < vocabulary)
-        sampling = replace(sampling, stop_ids=known)  # a pruned vocabulary may lack some of the tokenizer's
-        sequence = Sequence(skill, tuple(prompt), sampling, shared_prefix=shared_prefix, cache_salt=cache_salt)
-        stream = Stream(sequence, self._abort)
-        with self._changed:
-            if self._failure:
-                raise EngineFailed(self._failure)
-            self._scheduler.add(sequence)
-            self._streams[sequence] = stream
-            self._changed.notify()
-        return stream
+        sequence.sampling = replace(sampling, stop_ids=known)  # a pruned vocabulary may lack some of the tokenizer's
 
     @property
     def running(self) -> int:
@@ -137,10 +148,15 @@ class Engine:
         logits = self._runner.forward(batch)
         if any(not chunk.sequence.generated for chunk in batch.chunks):
             self._scheduler.prefill_budget.record(batch.tokens, time.monotonic() - begin)
-        tokens = self.sampler.sample(batch, logits)
-        logprobs = self.sampler.logprobs(batch, logits, tokens)
+        rows = sampled_rows(batch, logits)
+        tokens = self.sampler.sample(batch, rows)
+        logprobs = self.sampler.logprobs(batch, rows, tokens)
+        scored = list(prompt_logprobs(batch, logits, self.sampler.row_logprobs))
         with self._changed:
+            for chunk, of_prompt in scored:
+                chunk.sequence.prompt_logprobs.extend(of_prompt)
             self._deliver(self._scheduler.commit(batch, tokens), tokens, logprobs)
+            self._end_unsampled(batch)
 
     def _deliver(self, accepted: Ids[Accepted], tokens: Ids[int], logprobs: Ids[Logprobs | None]) -> None:
         results = []
@@ -150,6 +166,12 @@ class Engine:
             if sequence.finish:
                 del self._streams[sequence]
         hand_over(results)
+
+    def _end_unsampled(self, batch: Batch) -> None:
+        """End the streams of sequences that finished without a token, since `max_tokens` is 0."""
+        for chunk in batch.chunks:
+            if chunk.sequence.finish and (stream := self._streams.pop(chunk.sequence, None)):
+                hand_over([(stream, [])])
 
     def _abort(self, sequence: Sequence) -> None:
         with self._changed:

@@ -13,6 +13,9 @@ from server.engine.sequence import Finish, Sequence
 from server.engine.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.errors import ConfigError, Overloaded
 
+MOST_PROMPT_ROWS = 64
+"""Rows of logits of prompt ids in a pass: those of a long prompt's ids never lie in memory together."""
+
 
 class Accepted(NamedTuple):
     """A sampled id that was appended to its sequence."""
@@ -54,13 +57,16 @@ class Scheduler:
         """Whether there is nothing to compute."""
         return not self.waiting and not self.running
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; raises Overloaded, with a time to retry, if `max_waiting` wait beyond the free slots."""
-        assert 0 < len(sequence.prompt) <= self.context - sequence.sampling.max_tokens
+    def add(self, *sequences: Sequence) -> None:
+        """Queue the sequences of one request; raises Overloaded if `max_waiting` wait beyond the free slots.
+
+        All or none are queued; a request counts once, however many sequences it has.
+        """
+        assert all(0 < len(one.prompt) <= self.context - one.sampling.max_tokens for one in sequences)
         if len(self.waiting) >= self.max_waiting + len(self.free):
             rounds = 1 + len(self.waiting) // self.slots  # a round of replies takes at least a second
             raise Overloaded(f"{len(self.waiting)} requests are already waiting; try again later.", retry_after=rounds)
-        self.waiting.append(sequence)
+        self.waiting.extend(sequences)
 
     def schedule(self) -> Batch:
         """Admit what fits, then plan one pass: a token of each decoding sequence, and prefill with the rest.
@@ -73,15 +79,20 @@ class Scheduler:
         if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES:
             return self._decode_with_guesses(self.look_up)
         budget = self.prefill_budget.tokens(decoding, self.batch_tokens)
+        scored = MOST_PROMPT_ROWS
         chunks: list[Chunk] = []
         # Decode before prefill: a long prompt must not stall the replies that are being read.
         for sequence in sorted(self.running, key=lambda sequence: sequence.generated == 0):
+            if sequence.follows_unfinished_prompt:
+                continue
             self._reuse_computed(sequence)
             follows = bool(chunks) and not chunks[-1].sequence.generated
-            count = _chunk_size(sequence, min(sequence.remaining, budget), follows)
+            room = min(budget, scored) if sequence.scores_prompt and not sequence.generated else budget
+            count = _chunk_size(sequence, min(sequence.remaining, room), follows)
             if count:
                 chunks.append(_chunk(sequence, count))
                 budget -= count
+                scored -= chunks[-1].prompt_rows
         return Batch(tuple(chunks))
 
     def commit(self, batch: Batch, tokens: Ids[int]) -> list[Accepted]:
@@ -118,6 +129,8 @@ class Scheduler:
     def _accept(self, chunk: Chunk, row: int, tokens: Ids[int]) -> list[Accepted]:
         """Append a chunk's accepted ids to its sequence; `row` is its first logits row."""
         sequence = chunk.sequence
+        if chunk.wants_logits and sequence.sampling.max_tokens == 0:  # only the prompt was to be computed
+            sequence.finish, tokens = "length", ()
         count = chunk.accepted(tokens) if tokens else 0
         accepted: list[Accepted] = []
         for place, token in enumerate(tokens[:count]):
@@ -135,10 +148,11 @@ class Scheduler:
     def _admit(self, sequence: Sequence) -> None:
         sequence.extend_hashes(len(sequence.prompt) // BLOCK)
         # The last id's logits are needed, so at least that id is computed again.
-        shared = self.blocks.prefix(sequence.hashes[: (len(sequence.prompt) - 1) // BLOCK])
+        reusable = 0 if sequence.scores_prompt else (len(sequence.prompt) - 1) // BLOCK
+        shared = self.blocks.prefix(sequence.hashes[:reusable])
         for block in shared:
             self.blocks.hold(block)
-        needed = blocks_for(len(sequence.prompt) + sequence.sampling.max_tokens - 1)
+        needed = blocks_for(len(sequence.prompt) + max(1, sequence.sampling.max_tokens) - 1)
         sequence.blocks = [*shared, *(self.blocks.allocate() for _ in range(needed - len(shared)))]
         sequence.cached = sequence.computed = len(shared) * BLOCK
         sequence.slot = self.free.pop(0)
@@ -146,6 +160,8 @@ class Scheduler:
 
     def _reuse_computed(self, sequence: Sequence) -> None:
         """Skip prompt blocks that another sequence has computed since this one was admitted."""
+        if sequence.scores_prompt:
+            return
         while sequence.computed % BLOCK == 0 and sequence.computed + BLOCK < len(sequence.prompt):
             index = sequence.computed // BLOCK
             block = self.blocks.find(sequence.hashes[index])
@@ -195,4 +211,5 @@ def _chunk(sequence: Sequence, count: int, guesses: tuple[int, ...] = ()) -> Chu
     start, end = sequence.computed, sequence.computed + count
     ids = (*sequence.tokens[start:end], *guesses)
     wants_logits = end == len(sequence.tokens)
-    return Chunk(sequence, sequence.slot, start, ids, wants_logits, tuple(sequence.blocks), len(guesses))
+    scored = count - wants_logits if sequence.scores_prompt and start < len(sequence.prompt) else 0
+    return Chunk(sequence, sequence.slot, start, ids, wants_logits, tuple(sequence.blocks), len(guesses), scored)

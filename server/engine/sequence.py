@@ -95,8 +95,8 @@ def check(prompt: int, sampling: Sampling, context: int) -> None:
     """Raise InvalidRequest unless a prompt of `prompt` tokens and its reply fit the context."""
     if prompt < 1:
         raise InvalidRequest("The prompt is empty.", param="messages")
-    if sampling.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 1.", param="max_tokens")
+    if sampling.max_tokens < 0:
+        raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 0.", param="max_tokens")
     if prompt + sampling.max_tokens > context:
         raise InvalidRequest(
             f"The prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}, together "
@@ -116,11 +116,20 @@ class Logprobs(NamedTuple):
     """The most likely ids with theirs, in descending order, the lower id first in a tie."""
 
 
+class PromptLogprob(NamedTuple):
+    """A prompt id's log probabilities, given the ids before it."""
+
+    logprobs: Logprobs
+    rank: int
+    """1 if no id was more likely than the prompt's own."""
+
+
 class Sequence:
     """The ids of one request, prompt first; the keys and values of the first `computed` lie in `blocks`.
 
     The first `shared_prefix` ids begin every prompt of the skill: all its sequences share their full blocks. Later
-    blocks are shared only with sequences of the same `cache_salt`.
+    blocks are shared only with sequences of the same `cache_salt`. A sequence with a `leader` of the same prompt waits
+    until that has computed it.
     """
 
     def __init__(
@@ -131,6 +140,7 @@ class Sequence:
         *,
         shared_prefix: int = 0,
         cache_salt: str = "",
+        leader: "Sequence | None" = None,
     ) -> None:
         self.skill = skill
         self.prompt = prompt
@@ -141,6 +151,9 @@ class Sequence:
         self.cached = 0
         """Prompt ids whose keys and values another sequence computed."""
         self.cache_salt = cache_salt
+        self.leader = leader
+        self.prompt_logprobs: list[PromptLogprob] = []
+        """Of all prompt ids but the first, as far as computed; empty unless the sampling wants them."""
         self.shared_blocks = shared_prefix // BLOCK
         """Number of first blocks that lie wholly within the shared prefix."""
         self.begun: float | None = None
@@ -157,6 +170,16 @@ class Sequence:
     def generated(self) -> int:
         """The number of sampled ids."""
         return len(self.tokens) - len(self.prompt)
+
+    @property
+    def follows_unfinished_prompt(self) -> bool:
+        """Whether its leader is still computing the prompt that they share."""
+        return self.leader is not None and self.leader.slot is not None and not self.leader.generated
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits of every prompt id are wanted, so that no id may come from the prefix cache."""
+        return self.sampling.prompt_logprobs is not None
 
     @property
     def remaining(self) -> int:

@@ -4,10 +4,11 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Sequence as Ids
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from server.engine.sequence import Finish, Logprobs, Sequence
+from server.engine.sequence import Finish, Logprobs, PromptLogprob, Sequence
 from server.errors import EngineFailed
 
 
@@ -45,6 +46,21 @@ class Stream(AsyncIterator[Token]):
         return len(self._sequence.prompt)
 
     @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The prompt."""
+        return self._sequence.prompt
+
+    @property
+    def prompt_logprobs(self) -> Ids[PromptLogprob]:
+        """Of all prompt ids but the first; complete from the first token on, empty unless the sampling wants them."""
+        return self._sequence.prompt_logprobs
+
+    @property
+    def prompt_computed(self) -> bool:
+        """Whether the whole prompt was computed."""
+        return self.sampled > 0 or self._sequence.finish is not None
+
+    @property
     def cached(self) -> int:
         """Prompt tokens taken from the prefix cache; final from the first token on."""
         return self._sequence.cached
@@ -60,7 +76,10 @@ class Stream(AsyncIterator[Token]):
         return len(self._ready)
 
     def put(self, item: list[Token] | EngineFailed | None) -> None:
-        """Deliver the tokens of a step, a failure, or None to end the stream; call it within the loop."""
+        """Deliver the tokens of a step, a failure, or None to end the stream; call it within the loop.
+
+        No tokens end it too: those of a reply that was to have none.
+        """
         self._items.put_nowait(item)
 
     def __aiter__(self) -> Self:
@@ -71,11 +90,9 @@ class Stream(AsyncIterator[Token]):
             raise StopAsyncIteration
         if not self._ready:
             item = await self._items.get()
-            if not isinstance(item, list):
+            if isinstance(item, EngineFailed) or not item:
                 self._ended = True
-                if item is None:
-                    raise StopAsyncIteration
-                raise item
+                raise item or StopAsyncIteration
             self._ready.extend(item)
         token = self._ready.popleft()
         if token.finish is not None:

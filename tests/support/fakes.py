@@ -79,9 +79,13 @@ class FakeRunner:
             assert permits.acquire(timeout=120), "no permit for a forward pass"
         if self.fail_after is not None and self.steps > self.fail_after:
             raise RuntimeError("the fake runner was told to fail")
-        logits = torch.zeros(len(batch.sampled), self.vocabulary)
-        for row, sequence in enumerate(batch.sampled):
-            logits[row, self.reply(sequence)] = 50.0
+        sampled = iter(batch.sampled)
+        likeliest: list[int] = []
+        for chunk in batch.chunks:
+            likeliest += chunk.sequence.prompt[chunk.start + 1 :][: chunk.prompt_rows]
+            likeliest += [self.reply(next(sampled)) for _ in range(chunk.rows)]
+        logits = torch.zeros(len(likeliest), self.vocabulary)
+        logits[range(len(likeliest)), likeliest] = 50.0
         return logits
 
 

@@ -34,7 +34,7 @@ class Runner(Protocol):
     """Whether a row's logits have the same bits whatever else is in the batch."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute every chunk; returns float32 logits [len(batch.sampled), vocabulary] on the CPU."""
+        """Compute every chunk; returns float32 logits [sum(batch.wanted), vocabulary] on the CPU."""
         ...
 
 

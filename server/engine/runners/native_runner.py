@@ -80,7 +80,7 @@ class NativeRunner:
 
     def forward(self, batch: Batch) -> Tensor:
         """See `Runner`."""
-        return self.last(batch, [chunk.rows for chunk in batch.chunks])
+        return self.last(batch, batch.wanted)
 
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:
         """See `Scoring`."""

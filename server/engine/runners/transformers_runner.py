@@ -90,7 +90,7 @@ class TransformersRunner:
 
     def forward(self, batch: Batch) -> Tensor:
         """See `Runner`."""
-        return self.last(batch, [chunk.rows for chunk in batch.chunks])
+        return self.last(batch, batch.wanted)
 
     @torch.inference_mode()
     def last(self, batch: Batch, counts: Ids[int]) -> Tensor:

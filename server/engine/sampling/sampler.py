@@ -33,6 +33,10 @@ class Sampler(Protocol):
         """The log probabilities of each row's token and of the most likely ones; None if its sampling has none."""
         ...
 
+    def row_logprobs(self, logits: Tensor, token: int, count: int) -> Logprobs:
+        """The log probabilities of `token` and of the `count` most likely ids, from unchanged logits [vocabulary]."""
+        ...
+
 
 def choose_sampler() -> Sampler:
     """The native sampler if it is built."""
@@ -52,7 +56,11 @@ class TorchSampler:
 
     def logprobs(self, batch: Batch, logits: Tensor, tokens: Ids[int]) -> list[Logprobs | None]:
         """See `Sampler`."""
-        return _logprobs(batch, logits, tokens, reference.logprobs)
+        return _logprobs(batch, logits, tokens, self.row_logprobs)
+
+    def row_logprobs(self, logits: Tensor, token: int, count: int) -> Logprobs:
+        """See `Sampler`."""
+        return reference.logprobs(logits, token, count)
 
 
 class NativeSampler:
@@ -77,9 +85,10 @@ class NativeSampler:
 
     def logprobs(self, batch: Batch, logits: Tensor, tokens: Ids[int]) -> list[Logprobs | None]:
         """See `Sampler`."""
-        return _logprobs(batch, logits, tokens, self._row)
+        return _logprobs(batch, logits, tokens, self.row_logprobs)
 
-    def _row(self, logits: Tensor, token: int, count: int) -> Logprobs:
+    def row_logprobs(self, logits: Tensor, token: int, count: int) -> Logprobs:
+        """See `Sampler`; ValueError if the largest logit is NaN or infinite."""
         top, logarithms = self._core.logprobs(logits.numpy(), token, count, self._set)
         return Logprobs(logarithms[-1], tuple(zip(top, logarithms[:-1], strict=True)))
 

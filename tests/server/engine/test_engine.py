@@ -154,7 +154,7 @@ def test_a_full_queue_is_overloaded_with_a_time_to_retry() -> None:
     ("prompt", "max_tokens", "said"),
     [
         ([], 1, "prompt is empty"),
-        ([1], 0, "max_tokens is 0"),
+        ([1], -1, "max_tokens is -1"),
         ([1] * 60, 5, "60 tokens and max_tokens is 5"),
         ([1, 5], 1, "contain token 5; the model's vocabulary has 5"),
     ],

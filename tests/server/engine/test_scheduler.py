@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from server.engine.batch import Batch
 from server.engine.blocks import BLOCK, CacheSize
-from server.engine.scheduler import Scheduler
+from server.engine.scheduler import MOST_PROMPT_ROWS, Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
 from tests.support.fakes import Cell, Cells
@@ -25,6 +26,7 @@ class Cache:
     def __init__(self) -> None:
         self.cells = Cells()
         self.computed: dict[Sequence, int] = {}
+        self.scored: dict[Sequence, list[int]] = {}
 
     def forward(self, batch: Batch) -> list[int]:
         tokens = []
@@ -33,6 +35,7 @@ class Cache:
             assert [cell.id for cell in prefix] == chunk.sequence.tokens[: chunk.end]
             check_privacy(chunk.sequence, prefix)
             self.computed[chunk.sequence] = self.computed.get(chunk.sequence, 0) + len(chunk.ids)
+            self.scored.setdefault(chunk.sequence, []).extend(range(chunk.start, chunk.start + chunk.prompt_rows))
             if chunk.wants_logits:
                 assert chunk.end == len(chunk.sequence.tokens)
                 tokens.append(sum(cell.id for cell in prefix) % 13)
@@ -55,6 +58,10 @@ def check_laws(scheduler: Scheduler, batch: Batch) -> None:
     assert sorted(used + scheduler.free) == list(range(scheduler.slots))
     check_conservation(scheduler)
     assert batch.tokens <= scheduler.batch_tokens
+    assert sum(chunk.prompt_rows for chunk in batch.chunks) <= MOST_PROMPT_ROWS
+    for chunk in batch.chunks:
+        leader = chunk.sequence.leader
+        assert leader is None or leader.slot is None or leader.generated, "a prompt was computed twice"
     assert not (scheduler.waiting and scheduler.free)
     decoding = {sequence for sequence in scheduler.running if sequence.generated}
     assert decoding <= {chunk.sequence for chunk in batch.chunks}, "a long prompt stalled a reply"
@@ -72,16 +79,23 @@ def check_conservation(scheduler: Scheduler) -> None:
     assert len(blocks.pinned) <= CacheSize(scheduler.slots, scheduler.context).pinned
 
 
-def random_sequence(generator: random.Random, context: int, skills: int) -> Sequence:
+def random_request(generator: random.Random, context: int, skills: int) -> list[Sequence]:
+    """One to four sequences of the same prompt, the first of which may have its prompt scored."""
     skill = f"skill {generator.randrange(skills)}"
     system = [ord(skill[-1])] * generator.choice((0, 5, BLOCK + 9, 3 * BLOCK))
     words = random.Random(generator.randrange(3))  # callers often say the same
     prompt = system + [words.randrange(2) for _ in range(generator.randint(1, context // 2))]
     prompt = prompt[: context - 1]
-    most = generator.randint(1, min(12, context - len(prompt)))
+    most = generator.randint(0, min(12, context - len(prompt)))
     sampling = Sampling(max_tokens=most, stop_ids=frozenset({STOP}))
-    salt = generator.choice(("", "one caller", "another caller"))
-    return Sequence(skill, tuple(prompt), sampling, shared_prefix=len(system), cache_salt=salt)
+    caching: Any = {
+        "shared_prefix": len(system),
+        "cache_salt": generator.choice(("", "one caller", "another caller")),
+    }
+    scored = replace(sampling, prompt_logprobs=generator.choice((None, None, 1)))
+    leader = Sequence(skill, tuple(prompt), scored, **caching)
+    others = range(generator.choice((0, 0, 1, 3)))
+    return [leader, *(Sequence(skill, leader.prompt, sampling, leader=leader, **caching) for _ in others)]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -103,7 +117,7 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
     for _ in range(40 * context * 20):
         while arrivals and generator.random() < 0.3:
             arrivals -= 1
-            accepted += arrive(scheduler, random_sequence(generator, context, skills=3), max_waiting)
+            accepted += arrive(scheduler, random_request(generator, context, skills=3), max_waiting)
         batch = scheduler.schedule()
         check_laws(scheduler, batch)
         tokens = cache.forward(batch)
@@ -116,9 +130,9 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
             assert victim not in scheduler.running
             assert victim not in scheduler.waiting
         running = {sequence for sequence in batch.sampled if sequence not in aborted}
-        before = {sequence: sequence.generated for sequence in running}
+        expected = {one: min(one.generated + 1, one.sampling.max_tokens) for one in running}
         scheduler.commit(batch, tokens)
-        assert all(sequence.generated == before[sequence] + 1 for sequence in running)
+        assert all(sequence.generated == count for sequence, count in expected.items())
         finished += [sequence for sequence in running if sequence.finish]
         if not arrivals and scheduler.idle:
             break
@@ -129,22 +143,26 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
     assert set(finished) | aborted == set(accepted)
     assert not set(finished) & aborted
     for sequence in finished:
-        assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + sequence.generated - 1
+        assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + max(0, sequence.generated - 1)
+        scored = range(len(sequence.prompt) - 1 if sequence.scores_prompt else 0)
+        assert cache.scored[sequence] == list(scored), "an id of the prompt was scored twice or not at all"
         check_finished(sequence)
 
 
-def arrive(scheduler: Scheduler, sequence: Sequence, max_waiting: int) -> list[Sequence]:
-    """Add the sequence if the queue has room; returns it if so."""
+def arrive(scheduler: Scheduler, request: list[Sequence], max_waiting: int) -> list[Sequence]:
+    """Add the request if the queue has room; returns its sequences if so."""
     if len(scheduler.waiting) < max_waiting + len(scheduler.free):
-        scheduler.add(sequence)
-        return [sequence]
+        scheduler.add(*request)
+        return request
+    before = list(scheduler.waiting)
     with pytest.raises(Overloaded):
-        scheduler.add(sequence)
+        scheduler.add(*request)
+    assert list(scheduler.waiting) == before
     return []
 
 
 def check_finished(sequence: Sequence) -> None:
-    assert sequence.finish == ("stop" if sequence.tokens[-1] == STOP else "length")
+    assert sequence.finish == ("stop" if sequence.generated and sequence.tokens[-1] == STOP else "length")
     assert STOP not in sequence.tokens[len(sequence.prompt) : -1]
     assert sequence.generated <= sequence.sampling.max_tokens
     assert sequence.finish == "stop" or sequence.generated == sequence.sampling.max_tokens
@@ -261,6 +279,41 @@ def test_streams_of_a_skill_share_its_prompt_while_they_run() -> None:
     assert sum(cache.computed[sequence] for sequence in sequences) < 3 * BLOCK + 50
     run(scheduler, cache)
     assert not any(scheduler.blocks.holders)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_choices_of_one_prompt_compute_it_once_but_for_its_last_block(slots: int) -> None:
+    scheduler, cache = Scheduler(slots=slots, context=200, batch_tokens=512, max_waiting=0), Cache()
+    leader = ask("a", [*LONG, 1, 2], max_tokens=3, cache_salt="caller")
+    others = [ask("a", [*LONG, 1, 2], max_tokens=3, cache_salt="caller", leader=leader) for _ in range(4)]
+    scheduler.add(leader, *others)
+    run(scheduler, cache)
+    assert [one.cached for one in (leader, *others)] == [0, *[len(LONG)] * 4]
+    assert {tuple(one.tokens) for one in others} == {tuple(leader.tokens)}
+
+
+def test_choices_go_on_when_the_first_is_aborted() -> None:
+    scheduler, cache = Scheduler(slots=2, context=200, batch_tokens=BLOCK, max_waiting=5), Cache()
+    leader = ask("a", LONG, max_tokens=3)
+    other = ask("a", LONG, max_tokens=3, leader=leader)
+    scheduler.add(leader, other)
+    batch = scheduler.schedule()
+    scheduler.commit(batch, cache.forward(batch))
+    scheduler.abort(leader)
+    run(scheduler, cache)
+    assert (other.finish, other.cached) == ("length", BLOCK)
+
+
+def test_a_scored_prompt_is_computed_whole() -> None:
+    scheduler, cache = Scheduler(slots=1, context=200, batch_tokens=512, max_waiting=5), Cache()
+    for scored in (None, 0, None):
+        one = Sequence("a", (*LONG, 1), Sampling(max_tokens=0, prompt_logprobs=scored))
+        scheduler.add(one)
+        run(scheduler, cache)
+        assert one.finish == "length"
+        assert len(cache.scored[one]) == (0 if scored is None else len(LONG))
+        assert scored is None or one.cached == 0
+    assert one.cached == len(LONG)
 
 
 def test_a_shared_prefix_stays_in_the_cache() -> None:
