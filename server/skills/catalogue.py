@@ -13,6 +13,8 @@ from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills.api_keys import KEY_ID, Keys, digest
 from server.skills.skill import Skill
 
+MOST_NAMED = 10
+
 
 class Caller(Struct, frozen=True):
     """A program with a known API key."""
@@ -31,11 +33,11 @@ class Grant(Struct, frozen=True):
 
 
 class Skills:
-    """All configured skills by name, and the file of keys; `replace` swaps all skills at once."""
+    """All configured skills by name and alias, and the file of keys; `replace` swaps all skills at once."""
 
     def __init__(self, skills: Iterable[Skill], keys: Keys | None = None) -> None:
-        self._skills = {skill.name: skill for skill in skills}
         self._keys = keys or Keys(None)
+        self.replace(skills)
 
     @staticmethod
     def read(path: Path) -> list[Skill]:
@@ -54,9 +56,10 @@ class Skills:
             except ConfigError as error:
                 problems.append(str(error))
                 continue
-            if skill.name in found:
-                problems.append(f"{file}: the name {skill.name!r} at `$.name` is taken by {found[skill.name]}")
-            found[skill.name] = file
+            for field, name in names_of(skill):
+                if name in found:
+                    problems.append(f"{file}: the name {name!r} at `$.{field}` is taken by {found[name]}")
+                found[name] = file
             skills.append(skill)
         if problems:
             raise ConfigError("\n".join(problems))
@@ -65,6 +68,7 @@ class Skills:
     def replace(self, skills: Iterable[Skill]) -> None:
         """Serve these skills from the next request on; replies under way keep theirs."""
         self._skills = {skill.name: skill for skill in skills}
+        self._aliases = {alias: skill for skill in self._skills.values() for alias in skill.aliases}
 
     def __iter__(self) -> Iterator[Skill]:
         return iter(self._skills.values())
@@ -75,8 +79,8 @@ class Skills:
         return tuple(self._skills)
 
     def get(self, name: str) -> Skill | None:
-        """The current skill of this name, or None."""
-        return self._skills.get(name)
+        """The current skill of this name or alias, or None."""
+        return self._skills.get(name) or self._aliases.get(name)
 
     def knows(self, origin: str) -> bool:
         """Whether any skill may be embedded in pages of `origin`."""
@@ -100,11 +104,16 @@ class Skills:
         return Caller(wanted[:KEY_ID], frozenset(opened).union(key.skills if key else ()))
 
     def authorise(self, name: str, caller: Caller) -> Grant:
-        """The skill `name` for this caller; raises NotFound, or Forbidden if the key does not open it."""
-        skill = self._skills.get(name)
+        """The skill of this name or alias for this caller; raises NotFound, or Forbidden if the key does not open it.
+
+        The error names the skills that the key opens.
+        """
+        skill = self.get(name)
         if skill is None:
-            raise NotFound(f"There is no skill {name[:64]!r}.", param="model", code="model_not_found")
-        if name not in caller.skills:
+            opened = [skill.name for skill in self if skill.name in caller.skills]
+            hint = f" this API key may use {', '.join(opened[:MOST_NAMED])}" if opened else " this API key opens none"
+            raise NotFound(f"There is no skill {name[:64]!r}:{hint}.", param="model", code="model_not_found")
+        if skill.name not in caller.skills:
             raise Forbidden(f"This API key may not use the skill {name!r}.", code="key_not_allowed")
         return Grant(skill, caller.key_id)
 
@@ -114,6 +123,13 @@ class Skills:
         if not grants:
             raise Forbidden("This API key may not use any skill.", code="key_not_allowed")
         return grants
+
+
+def names_of(skill: Skill) -> Iterator[tuple[str, str]]:
+    """A skill's name and aliases, each with its field."""
+    yield "name", skill.name
+    for index, alias in enumerate(skill.aliases):
+        yield f"aliases[{index}]", alias
 
 
 def _holds(skill: Skill, wanted: str) -> bool:

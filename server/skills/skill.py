@@ -29,6 +29,7 @@ DEFAULT_PORTS = {"http": "80", "https": "443"}  # browsers leave them out of an 
 
 Count = Annotated[int, Meta(ge=1)]
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
+Alias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +65,12 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     """What callers send as `model`, and the skill's name in the ledger and in metrics; unique within the folder."""
+    aliases: tuple[Alias, ...] = ()
+    """Other names that callers may send as `model`, such as `gpt-4o-mini` or `Qwen/Qwen3-0.6B`.
+
+    Letters, digits and `._:/@+-`, unique among the names and aliases of all skills. Replies name the alias, the ledger
+    the skill.
+    """
     title: str = ""
     """The widget's heading; left out, the name."""
     greeting: str = ""
@@ -162,7 +169,10 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def revision(self) -> str:
         """Digest (12 hexadecimal digits) of everything but access; the ledger records it with every reply."""
         resolved = self.merged_over(Sampling())
-        content = msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None)
+        content = msgspec.to_builtins(
+            msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None)
+        )
+        del content["aliases"]
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:12]
 
     def admits(self, origin: str | None) -> bool:

@@ -116,7 +116,7 @@ def build(parts: Parts) -> Apps:
     registry.register(refusals)
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
-    routes = [*public_routes(parts, replies), *widget.routes(), *probes(health)]
+    routes = [*public_routes(parts, replies), *widget.routes(), Route("/health", health.health), *probes(health)]
     watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
     closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing)
     return Apps(
@@ -155,8 +155,10 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     return [
         Route("/v1/chat/completions", chat.answer, methods=["POST"]),
         Route("/v1/models", models.list),
-        Route("/v1/models/{name}", models.one),
+        Route("/v1/models/{name:path}", models.one),
         Route("/v1/skills/{name}", models.skill),
+        Route("/v1/skills/{name}/lineage", models.lineage),
+        Route("/version", models.version),
         *assets.routes(ASSETS / "widget"),
     ]
 

@@ -1,4 +1,4 @@
-"""GET /healthz (liveness), GET /readyz (readiness, with a reason) and GET /metrics."""
+"""GET /healthz and /health (liveness), GET /readyz (readiness, with a reason) and GET /metrics."""
 
 from collections.abc import Callable
 
@@ -24,6 +24,10 @@ class HealthEndpoints:
         if self._failure() is not None and not self._replies.draining:
             return answer("the engine does not run", 503)
         return answer("ok", 200)
+
+    async def health(self, request: Request) -> Response:
+        """`alive` under the name that vLLM and llama-server give it."""
+        return await self.alive(request)
 
     async def ready(self, _: Request) -> Response:
         """200, or 503 with the reason: draining, a failed engine, or an unwritable ledger."""

@@ -26,7 +26,7 @@ from server.web.http.connections import ClosedConnections, Debt
 BACKLOG = 256  # connections the kernel queues before they are accepted
 ACCEPTED = 16  # of them, in one turn of the event loop
 RESERVED = 3 * ACCEPTED  # connections beyond the bound, for PROBES: more than can arrive before one is read
-PROBES = {"/healthz", "/readyz"}
+PROBES = {"/health", "/healthz", "/readyz"}
 SPARE_FILES = 512  # descriptors kept free for files, the other listeners, RESERVED and a full backlog
 ADMIN_CONNECTIONS = 64  # on each listener but the public one
 LENGTH_HEADERS = {b"content-length", b"transfer-encoding"}

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills import api_keys, catalogue
@@ -11,7 +12,7 @@ from server.skills.catalogue import Grant, Skills
 from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.server.web.test_listeners import call
-from tests.support.harness import HELP, KEY, OTHER, Serve
+from tests.support.harness import HELP, KEY, OTHER, OTHER_KEY, Serve, ledger_of
 
 A = Skill(name="a", keys=(digest("key-a"),), origins=("https://a.example",))
 B = Skill(name="b", keys=(digest("key-b"), digest("key-both")), origins=("https://b.example:8443",))
@@ -118,6 +119,40 @@ def test_an_unknown_skill_is_not_found() -> None:
         use("nobody", "key-a")
 
 
+def test_an_alias_is_the_skill_and_the_ledger_has_its_name(serve: Serve) -> None:
+    """Capitals and slashes are allowed; the reply names what was asked for."""
+    aliases = ("gpt-4o-mini", "Qwen/Qwen3-0.6B")
+    served = serve("ok", skills=(replace(HELP, aliases=aliases), OTHER))
+    for alias in aliases:
+        ask = {"model": alias, "messages": [{"role": "user", "content": "hi"}]}
+        reply = call(served.url, "/v1/chat/completions", ask, Authorization=f"Bearer {KEY}")
+        assert (reply.status, reply.json["model"]) == (200, alias)
+        refused = call(served.url, "/v1/chat/completions", ask, Authorization=f"Bearer {OTHER_KEY}")
+        assert (refused.status, refused.json["error"]["code"]) == (403, "key_not_allowed")
+    assert {row["skill"] for row in ledger_of(served)} == {"help"}
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        ('["a"]', r"b.toml: the name 'a' at `\$.aliases\[0\]` is taken by .*a.toml"),
+        ('["x", "gpt"]', r"b.toml: the name 'gpt' at `\$.aliases\[1\]` is taken by .*a.toml"),
+        ('["y", "y"]', r"b.toml: the name 'y' at `\$.aliases\[1\]` is taken by .*b.toml"),
+        ('["b"]', r"b.toml: the name 'b' at `\$.aliases\[0\]` is taken by .*b.toml"),
+        ('["two words"]', r"b.toml: .*aliases\[0\]"),
+    ],
+)
+def test_names_and_aliases_are_unique_over_all_skills(tmp_path: Path, aliases: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text('name = "a"\naliases = ["gpt", "A/b"]')
+    (tmp_path / "b.toml").write_text(f'name = "b"\naliases = {aliases}')
+    with pytest.raises(ConfigError, match=message):
+        Skills.read(tmp_path)
+
+
+def test_an_alias_changes_no_revision() -> None:
+    assert Skill(name="a", aliases=("B",)).revision == Skill(name="a").revision
+
+
 def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
     (tmp_path / "2.toml").write_text('name = "first"')
     (tmp_path / "1.toml").write_text('name = "second"')
@@ -132,7 +167,7 @@ def test_a_folder_is_read_in_the_order_of_its_files(tmp_path: Path) -> None:
         ('nam = "a"', r"unknown field `nam`|missing required field `name`"),
         (
             'name = "a"\ngreting = "x"',
-            r"unknown field `greting` - at `\$`; did you mean `greeting`\? known fields are name, title",
+            r"unknown field `greting` - at `\$`; did you mean `greeting`\? known fields are name, aliases, title",
         ),
         (
             'name = "a"\n[[examples]]\nqestion = "x"\nanswer = "y"',

@@ -1,13 +1,14 @@
-"""GET /v1/models: the caller's skills, each with its model's lineage; GET /v1/skills/{name}: a skill's texts."""
+"""GET /v1/models: the caller's skills and aliases; GET /v1/skills/{name}: a skill's texts and lineage; GET /version."""
 
 from datetime import datetime
+from importlib.metadata import version
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.artifact.checkpoint.lineage import Lineage, address
-from server.models.rollout import Model, Rollout
+from server.models.rollout import Rollout
 from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
 from server.web.http.requests import bearer
@@ -22,37 +23,51 @@ class ModelEndpoints:
         self._rollout = rollout
 
     async def list(self, request: Request) -> Response:
-        """Every skill that the caller may use."""
+        """Every skill that the caller may use, and each of its aliases."""
         grants = self._skills.usable(self._caller(request))
-        return json_response({"object": "list", "data": [self._model(grant.skill) for grant in grants]})
+        names = [(name, grant.skill) for grant in grants for name in (grant.skill.name, *grant.skill.aliases)]
+        return json_response({"object": "list", "data": [self._model(name, skill) for name, skill in names]})
 
     async def one(self, request: Request) -> Response:
-        """One skill."""
-        grant = self._skills.authorise(request.path_params["name"], self._caller(request))
-        return json_response(self._model(grant.skill))
+        """One skill, by name or alias."""
+        name = request.path_params["name"]
+        return json_response(self._model(name, self._granted(request)))
 
     async def skill(self, request: Request) -> Response:
         """A skill's name, title and greeting."""
-        skill = self._skills.authorise(request.path_params["name"], self._caller(request)).skill
+        skill = self._granted(request)
         return json_response({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
+
+    async def lineage(self, request: Request) -> Response:
+        """How the model of a skill was made: its steps and, recursively, its parents."""
+        return json_response(summary(self._rollout.of(self._granted(request).model).lineage))
+
+    async def version(self, request: Request) -> Response:
+        """The server's version, for callers with a key."""
+        self._caller(request)
+        return json_response({"version": version("secateur")})
+
+    def _granted(self, request: Request) -> Skill:
+        """The skill that the path names; raises NotFound, or Forbidden if the caller may not use it."""
+        return self._skills.authorise(request.path_params["name"], self._caller(request)).skill
 
     def _caller(self, request: Request) -> Caller:
         return self._skills.recognise(bearer(request.headers))
 
-    def _model(self, skill: Skill) -> dict[str, Any]:
-        """OpenAI's model object, with the skill's name as its id."""
+    def _model(self, name: str, skill: Skill) -> dict[str, Any]:
+        """OpenAI's model object; `root` is the skill's name, and `max_model_len` the context in tokens, as in vLLM."""
         model = self._rollout.of(skill.model)
-        return {"id": skill.name, "object": "model", "owned_by": "secateur", **details(model)}
-
-
-def details(model: Model) -> dict[str, Any]:
-    """A model's lineage and automatic choices, and when it was made."""
-    return {
-        "created": timestamp(model.lineage.created),
-        "artifact": model.name,
-        "lineage": summary(model.lineage),
-        "runtime": [{"subject": c.subject, "kernel": c.value, "reason": c.reason} for c in model.choices],
-    }
+        return {
+            "id": name,
+            "object": "model",
+            "created": timestamp(model.lineage.created),
+            "owned_by": "secateur",
+            "root": skill.name,
+            "max_model_len": model.engine.context,
+            "artifact": model.name,
+            "lineage": {"address": address(model.lineage), "url": f"/v1/skills/{skill.name}/lineage"},
+            "runtime": [{"subject": c.subject, "kernel": c.value, "reason": c.reason} for c in model.choices],
+        }
 
 
 def summary(lineage: Lineage) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec.structs import replace
 from openai import OpenAI
 
 from server.artifact.checkpoint.lineage import address
 from server.engine.blocks import BLOCK
-from tests.support.harness import KEY, LINEAGE, OTHER_KEY, Serve, Served, says
+from tests.support.harness import HELP, KEY, LINEAGE, OTHER, OTHER_KEY, Serve, Served, says
 
 ASK: Any = [{"role": "user", "content": "Say hello"}]
 # ChatML, one token a byte: the skill's system prompt, the question, and the beginning of the reply.
@@ -125,17 +126,27 @@ def test_models(serve: Serve) -> None:
         assert [model.id for model in models] == ["help"]
         model: Any = client.models.retrieve("help")
         assert model == models[0]
-        assert model.owned_by == "secateur"
-        [step] = model.lineage["steps"]
+        assert (model.owned_by, model.root, model.max_model_len) == ("secateur", "help", 512)
+        assert model.lineage == {"address": address(LINEAGE), "url": "/v1/skills/help/lineage"}
+        lineage: Any = client.get("/skills/help/lineage", cast_to=object)
+        [step] = lineage["steps"]
         assert (step["technique"], step["options"], step["digest"]) == ("wanda", {"sparsity": "32:64"}, "made")
-        assert model.lineage["address"] == address(LINEAGE)
-        assert model.lineage["parent"] is None
-        assert model.lineage["base"]["license"] == "Apache-2.0"
+        assert (lineage["address"], lineage["parent"]) == (address(LINEAGE), None)
+        assert lineage["base"]["license"] == "Apache-2.0"
         assert model.runtime == [{"subject": "runner", "kernel": "fake", "reason": "no model is needed above it"}]
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("nobody")
         with pytest.raises(openai.PermissionDeniedError):
             client.models.retrieve("other")
+
+
+def test_aliases_with_slashes_are_models(serve: Serve) -> None:
+    aliases = ("gpt-4o-mini", "Qwen/Qwen3-0.6B")
+    with connect(serve(skills=(replace(HELP, aliases=aliases), OTHER))) as client:
+        assert [model.id for model in client.models.list().data] == ["help", *aliases]
+        for alias in aliases:
+            model: Any = client.models.retrieve(alias)
+            assert (model.id, model.root) == (alias, "help")
 
 
 def test_errors_are_the_clients_own_exceptions(serve: Serve) -> None:
