@@ -13,6 +13,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
+from msgspec import Struct, field
 
 from server.errors import ArtifactError, InvalidRequest
 from server.text.budget import Budget, with_budget
@@ -21,6 +22,19 @@ from server.text.sandbox import Sandbox
 Message = Mapping[str, Any]
 """One turn of a conversation: `role`, `content` and whatever else the template reads."""
 Clock = Callable[[], datetime]
+RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "documents", "tokenize"})
+"""Names that a caller's variables may not have."""
+
+
+class TemplateOptions(Struct, frozen=True):
+    """What a template reads beside the messages."""
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may call, as OpenAI's `tools`."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the template that a caller sets, such as `enable_thinking`."""
+    continued: bool = False
+    """Whether the reply continues the last message."""
 
 
 class ChatTemplate:
@@ -40,18 +54,24 @@ class ChatTemplate:
             "strftime_now": lambda form: clock().strftime(form),
         }
         self._special_tokens = dict(special_tokens)
+        self._reserved = RESERVED | environment.globals.keys() | special_tokens.keys()
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise ArtifactError(f"The chat template is not valid: {error}") from None
 
-    def render(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+    def render(self, messages: Sequence[Message], *, reply: bool = True, options: TemplateOptions | None = None) -> str:
         """The conversation as text; with `reply`, up to where the assistant begins to speak.
 
-        Raises InvalidRequest where the template refuses the messages, ArtifactError where it fails.
+        Raises InvalidRequest where the template refuses the messages, or for a variable that the server sets itself,
+        ArtifactError where it fails.
         """
-        budget = Budget(sum(map(len, strings(messages))))
+        options = options or TemplateOptions()
+        self._check_variables(options.variables)
+        budget = Budget(sum(map(len, strings([*messages, *options.tools, options.variables]))))
         given: dict[str, Any] = {
+            **options.variables,
+            **({"tools": list(options.tools)} if options.tools else {}),
             **self._special_tokens,
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": reply,
@@ -68,6 +88,12 @@ class ChatTemplate:
         except Exception as error:  # a template can raise anything
             raise ArtifactError(f"The chat template failed: {type(error).__name__}: {error}") from None
         return "".join(pieces)
+
+    def _check_variables(self, variables: Mapping[str, Any]) -> None:
+        for name in variables:
+            if name in self._reserved or not name.isidentifier() or name.startswith("_"):
+                param = f"chat_template_kwargs.{name[:64]}"
+                raise InvalidRequest(f"`{param}` is set by the server, or no variable's name.", param=param)
 
 
 class Refused(jinja2.TemplateError):
@@ -98,11 +124,12 @@ class PlainNamespace(Namespace):
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string among the values of nested objects and lists."""
+    """Every string in nested objects and lists, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
+        for key, inner in value.items():
+            yield key
             yield from strings(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -114,7 +141,7 @@ def with_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: with_strings(inner, change) for key, inner in value.items()}
+        return {change(key): with_strings(inner, change) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [with_strings(inner, change) for inner in value]
     return value

@@ -5,11 +5,14 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import tokenizers
+from msgspec.structs import replace
 
-from server.errors import ArtifactError
-from server.text.chat_template import ChatTemplate, Clock, Message, strings, with_strings
+from server.errors import ArtifactError, InvalidRequest
+from server.text.chat_template import ChatTemplate, Clock, Message, TemplateOptions, strings, with_strings
+from server.text.template_traits import TemplateTraits
 from server.text.tokenizer_files import TokenizerFiles
 
 
@@ -45,26 +48,52 @@ class TextCodec:
         """The text of `ids`, without special tokens."""
         return self._plain.decode(list(ids), skip_special_tokens=True)
 
-    def chat(self, messages: Sequence[Message], *, reply: bool = True) -> list[int]:
-        """The ids of a conversation; with `reply`, up to where the assistant begins to speak.
+    @cached_property
+    def traits(self) -> TemplateTraits:
+        """What the chat template can render; raises ArtifactError where there is none or it is not valid."""
+        return TemplateTraits(self.template)
+
+    def chat(
+        self, messages: Sequence[Message], *, reply: bool = True, options: TemplateOptions | None = None
+    ) -> list[int]:
+        """The ids of a conversation, fitted to the template; with `reply`, up to where the assistant begins to speak.
 
         Raises InvalidRequest where the template refuses the messages, ArtifactError where there is none or it fails.
         """
-        if not any(map(self._special_pattern.search, strings(messages))):
-            rendered = self.template.render(messages, reply=reply)
+        options = options or TemplateOptions()
+        fitted = self.traits.fitted(messages, continued=options.continued or not reply)
+        if not any(map(self._special_pattern.search, strings([*fitted, *options.tools, options.variables]))):
+            rendered = self._rendered(fitted, reply, options)
             ids = self._recognising.encode(rendered, add_special_tokens=False).ids
             # More than the template wrote: a normalizer turned letters that only look like a special token into one.
             if sum(map(self._special_ids.__contains__, ids)) <= len(self._special_pattern.findall(rendered)):
                 return ids
-        return self._chat_with_specials(messages, reply)
+        return self._chat_with_specials(fitted, reply, options)
 
-    def _chat_with_specials(self, messages: Sequence[Message], reply: bool) -> list[int]:
+    def _rendered(self, messages: Sequence[Message], reply: bool, options: TemplateOptions) -> str:
+        """The conversation as text; up to the end of the last message if it is continued."""
+        if not options.continued:
+            return self.template.render(messages, reply=reply, options=options)
+        mark = f"\ue000{secrets.randbits(64)}.end\ue001"
+        last = {**messages[-1], "content": messages[-1]["content"] + mark}
+        before, found, _ = self.template.render([*messages[:-1], last], reply=False, options=options).rpartition(mark)
+        if not found:
+            raise InvalidRequest(
+                "The model's chat template does not render the last message: it cannot be continued.", param="messages"
+            )
+        return before
+
+    def _chat_with_specials(self, messages: Sequence[Message], reply: bool, options: TemplateOptions) -> list[int]:
         """Encode messages that spell special tokens as ordinary text, by rendering a mark in place of each."""
         nonce = secrets.randbits(64)
         marks = {special: f"\ue000{nonce}.{id}\ue001" for special, id in self._specials.items()}
         contents = {mark: special for special, mark in marks.items()}
-        hidden = with_strings(messages, lambda text: self._special_pattern.sub(lambda found: marks[found[0]], text))
-        rendered = self.template.render(hidden, reply=reply)
+
+        def hidden(value: Any) -> Any:
+            return with_strings(value, lambda text: self._special_pattern.sub(lambda found: marks[found[0]], text))
+
+        concealed = replace(options, tools=hidden(options.tools), variables=hidden(options.variables))
+        rendered = self._rendered(hidden(messages), reply, concealed)
         ids: list[int] = []
         position = 0
         for found in [*self._special_pattern.finditer(rendered), None]:

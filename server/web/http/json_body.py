@@ -1,4 +1,4 @@
-"""Request bodies as JSON: decoded strictly, then read as a struct; every fault raises InvalidRequest naming the field."""
+"""Request bodies as JSON, decoded strictly and read as a struct; a fault raises InvalidRequest naming the field."""
 
 import json
 import re

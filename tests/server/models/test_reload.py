@@ -16,6 +16,7 @@ from server.models.rollout import Model
 from server.models.suitability import suitability_warnings
 from server.skills.api_keys import digest
 from server.skills.catalogue import Skills
+from server.skills.skill import Example
 from server.text.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.server.web.test_budgets import ASK, ask
@@ -117,9 +118,8 @@ sys.exit(serve.main([{str(tmp_path / "server.toml")!r}]))
         assert server.wait(120) == 0
 
 
-def test_a_template_without_system_messages_is_reported_before_any_request(tmp_path: Path) -> None:
-    """Such as Gemma's: it raises for every request."""
-    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+def test_a_template_that_refuses_the_skills_turns_is_reported_before_any_request(tmp_path: Path) -> None:
+    refusing = "{% if messages | length > 1 %}{{ raise_exception('one message only') }}{% endif %}"
     runner = says(tmp_path, "Good day.")
     made = parts(tmp_path, runner)
     settings = tmp_path / "tiny" / "tokenizer_config.json"
@@ -128,9 +128,10 @@ def test_a_template_without_system_messages_is_reported_before_any_request(tmp_p
     strict = Model("tiny", model.engine, Tokenizer.load(tmp_path / "tiny"), model.lineage)
     made.ledger.close()
     assert not list(suitability_warnings(HELP, model))
-    assert not list(suitability_warnings(replace(HELP, system=""), strict))
-    with pytest.raises(ConfigError, match=r"'help' does not suit the model 'tiny': .*System role not supported"):
-        list(suitability_warnings(HELP, strict))
+    assert not list(suitability_warnings(HELP, strict))  # the system prompt moves into the user's turn
+    shown = replace(HELP, examples=(Example("Why?", "Because."),))
+    with pytest.raises(ConfigError, match=r"'help' does not suit the model 'tiny': .*one message only"):
+        list(suitability_warnings(shown, strict))
 
 
 @pytest.mark.parametrize("limit", ["tokens_per_minute", "tokens_per_day", "tokens_per_month"])

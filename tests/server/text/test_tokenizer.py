@@ -256,10 +256,10 @@ def test_a_template_that_is_not_jinja_is_refused_at_load(tmp_path: Path) -> None
 
 
 def test_a_template_may_refuse_the_messages(tmp_path: Path) -> None:
-    template = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('the user begins') }}{% endif %}"
+    template = "{% if messages[0]['role'] == 'user' %}{{ raise_exception('no user') }}{% endif %}"
     tokenizer = Tokenizer.load(save(tmp_path, KINDS["gpt2"](), template))
-    with pytest.raises(InvalidRequest, match="the user begins") as raised:
-        tokenizer.chat([{"role": "assistant", "content": "x"}])
+    with pytest.raises(InvalidRequest, match="no user") as raised:
+        tokenizer.chat([{"role": "user", "content": "x"}])
     assert raised.value.param == "messages"
 
 
