@@ -6,6 +6,7 @@ Counting uses tiktoken where that is certain to give the same number.
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +59,20 @@ class Tokenizer(TextCodec):
         else:
             raw = token.replace("\u2581", " ").encode()
         return raw.decode(errors="replace"), raw
+
+    def tokenise(self, text: str, *, add_special: bool, recognise: bool) -> list[int]:
+        """The ids of `text`; `add_special` adds those around every text, `recognise` reads special tokens in it."""
+        library = self._recognising if recognise else self._plain
+        ids: list[int] = library.encode(text, add_special_tokens=add_special).ids
+        return ids
+
+    def detokenise(self, ids: Iterable[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        return self._plain.decode(list(ids), skip_special_tokens=False)
+
+    def entry(self, id: int) -> str:
+        """How the vocabulary writes an id; empty for an unknown one."""
+        return self._plain.id_to_token(id) or ""
 
     def count(self, text: str) -> int:
         """The number of ids that `encode` gives, counted by tiktoken where it can."""

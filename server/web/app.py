@@ -43,6 +43,7 @@ from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
 from server.web.api.openai.models import ModelEndpoints
+from server.web.api.openai.tokenize import TokenizeEndpoints
 from server.web.api.reply_endpoint import ReplyEndpoint
 from server.web.api.widget import WidgetEndpoints
 from server.web.audit import Auditing
@@ -152,6 +153,7 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     kept, max_body = IdempotentReplies(replies), parts.config.max_body
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     models = ModelEndpoints(parts.skills, parts.rollout)
+    tokens = TokenizeEndpoints(parts.skills, parts.rollout, max_body=max_body)
     return [
         Route("/v1/chat/completions", chat.answer, methods=["POST"]),
         Route("/v1/models", models.list),
@@ -159,6 +161,8 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
         Route("/v1/skills/{name}", models.skill),
         Route("/v1/skills/{name}/lineage", models.lineage),
         Route("/version", models.version),
+        Route("/tokenize", tokens.tokenize, methods=["POST"]),
+        Route("/detokenize", tokens.detokenize, methods=["POST"]),
         *assets.routes(ASSETS / "widget"),
     ]
 
