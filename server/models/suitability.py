@@ -22,7 +22,7 @@ def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
             f"the skill {skill.name!r} begins every prompt with {own} tokens and the context is "
             f"{model.engine.context}: no reply has room"
         )
-    least = {"minute": own + min(skill.max_tokens, skill.ceiling), "day": own + 1, "month": own + 1}
+    least = {"minute": own + skill.usual_tokens, "day": own + 1, "month": own + 1}
     for period, tokens in least.items():
         limit = getattr(skill, f"tokens_per_{period}")
         if limit is not None and limit < tokens:

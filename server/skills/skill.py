@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,6 +23,10 @@ from server.storage.toml import read
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+LATER = frozenset({"repetition_penalty", "min_tokens", "tools"})
+"""Fields that the first release lacked: at their defaults they do not change a revision."""
+OUTSIDE = ("aliases", "unknown_fields")
+"""Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
 DEFAULT_PORTS = {"http": "80", "https": "443"}  # browsers leave them out of an origin
@@ -105,12 +109,15 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     keys: tuple[str, ...] = ()
     """SHA-256 digests (hexadecimal) of API keys that open the skill, besides those of `secateur keys`."""
     max_tokens: Count = 256
-    """Tokens of a reply whose caller sets no `max_tokens`; the reply ends there with `length`.
+    """Tokens of a reply whose caller sets no `max_tokens`, and of every visitor's; the reply ends there with `length`.
 
-    256 tokens are about 190 English words. Without `tokens_per_reply` callers cannot ask for more.
+    256 tokens are about 190 English words.
     """
     tokens_per_reply: Count | None = None
-    """The highest `max_tokens` that callers may set; a request for more is refused with 400. Left out, `max_tokens`."""
+    """The most tokens of a reply; a request for more gets these, and says so in `X-Secateur-Max-Tokens`.
+
+    Left out, callers with an API key may ask for as many as the context and `tokens_per_minute` have room for.
+    """
     tokens_per_minute: Count | None = None
     """Tokens of all requests within a minute, each counted at its start as prompt plus longest possible reply.
 
@@ -140,6 +147,13 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
     max_temperature: Temperature = 2.0
     """The highest `temperature` that callers may set; a request for more is refused with 400."""
+    unknown_fields: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of a request with a field that the server does not know: `refuse` answers 400.
+
+    `ignore` answers as if the field were left out, and lists it in the response's header `X-Secateur-Ignored`.
+    """
+    tools: bool = True
+    """Whether callers may offer `tools` to the model; if false, they are refused with 400."""
     logprobs: bool = True
     """Whether callers with an API key may ask for log probabilities; visitors never can. If false, refused with 400."""
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
@@ -161,9 +175,9 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return skill
 
     @property
-    def ceiling(self) -> int:
-        """The most tokens that a request may ask for in one reply."""
-        return self.tokens_per_reply or self.max_tokens
+    def usual_tokens(self) -> int:
+        """The most tokens of a reply whose caller asks for no number."""
+        return min(self.max_tokens, self.tokens_per_reply or self.max_tokens)
 
     @property
     def revision(self) -> str:
@@ -172,7 +186,10 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         content = msgspec.to_builtins(
             msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None)
         )
-        del content["aliases"]
+        neutral = msgspec.to_builtins(type(self)(name=self.name).merged_over(Sampling()))
+        content = {name: value for name, value in content.items() if name not in LATER or value != neutral[name]}
+        for name in OUTSIDE:
+            content.pop(name)
         return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:12]
 
     def admits(self, origin: str | None) -> bool:
