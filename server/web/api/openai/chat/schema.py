@@ -107,7 +107,11 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
 
 def parse(body: bytes) -> ChatRequest:
     """The request in `body`; raises InvalidRequest naming the field."""
-    fields = decode(body)
+    return read(decode(body))
+
+
+def read(fields: Any) -> ChatRequest:
+    """The request of decoded `fields`; other APIs' bodies are translated into these."""
     if isinstance(fields, dict):
         fields = supported(fields)
     request = convert(fields, ChatRequest, ALLOWED)
