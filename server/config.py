@@ -8,7 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from server.errors import ConfigError
 from server.storage.postgres import is_postgres, misnamed
-from server.storage.toml import read, secret
+from server.storage.toml import kept_elsewhere, read, secret
 
 Format = Literal["text", "json"]
 Level = Literal["warning", "info"]
@@ -27,6 +27,29 @@ RATE_LIMITS = re.compile(r"memory://|rediss?://[^\s]+")
 SECRETS = ("ledger", "registry", "rate_limits", "webhook", "traces")
 """URLs that may hold a password or token."""
 Positive = Annotated[int, Meta(ge=1)]
+
+
+class AdminLogin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How people sign in to the admin listener: OpenID Connect, authorization code flow with PKCE."""
+
+    issuer: Annotated[str, Meta(min_length=1)]
+    """The provider's issuer, https://...; its configuration is at ISSUER/.well-known/openid-configuration."""
+    client_id: Annotated[str, Meta(min_length=1)]
+    """This server's client id at the provider, which ID tokens must be issued to."""
+    url: Annotated[str, Meta(min_length=1)]
+    """The admin listener's origin in browsers, https://...; register URL/admin/login/callback as redirect URI."""
+    client_secret: str = ""
+    """`file:PATH` or `env:NAME`, which hold the client's secret; empty for a public client."""
+    claim: Annotated[str, Meta(min_length=1)] = "groups"
+    """The ID token's claim with a person's groups or roles; dots lead into objects, as in `realm_access.roles`."""
+    viewers: tuple[str, ...] = ()
+    """Groups whose members may read: the page, usage, metrics and the registry."""
+    operators: tuple[str, ...] = ()
+    """Groups whose members may also change something: POST /admin/reload."""
+    scopes: tuple[str, ...] = ("openid", "profile")
+    """The scopes asked for; some providers give groups only with a scope `groups`."""
+    session_seconds: Annotated[int, Meta(ge=60, le=12 * 3600)] = 3600
+    """Seconds until a person must sign in again; a group that was taken away counts until then."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,11 +78,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8000
     """0 chooses a free port."""
     admin_host: Host = "127.0.0.1"
-    """The address of the admin listener (metrics, usage, reloads); other than loopback requires `admin_keys`."""
+    """The address of the admin listener (metrics, usage, reloads); beyond loopback, with keys or a login."""
     admin_port: Port = 9464
     """0 chooses a free port."""
     admin_keys: Path | None = None
     """The file of admin keys (`secateur keys create --file FILE --admin metrics|all`); by default none are needed."""
+    admin_login: AdminLogin | None = None
+    """Requires people to sign in to the admin listener; programs go on sending keys of `admin_keys`."""
     metrics_compat: Literal["none", "vllm"] = "none"
     """`vllm` also exposes the metrics under vLLM's names, for dashboards and autoscalers made for it."""
     webhook: str = ""
@@ -141,11 +166,11 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: {problem}")
     if registered(config.model) is not None and config.signers is None:
         raise ConfigError(f"{path}: a model of the registry must be signed: name the file of `signers` - at `$`")
-    if config.admin_keys is None and not is_loopback(config.admin_host):
+    if config.admin_keys is None and config.admin_login is None and not is_loopback(config.admin_host):
         raise ConfigError(
             f"{path}: other machines can reach {config.admin_host!r}, so the admin listener needs keys: "
             '`secateur keys create --file admin.json --admin all` and `admin_keys = "admin.json"`, '
-            "or 127.0.0.1 - at `$.admin_host`"
+            "`[admin_login]`, or 127.0.0.1 - at `$.admin_host`"
         )
     for index, proxy in enumerate(config.trusted_proxies):
         if not _is_network(proxy):
@@ -167,7 +192,7 @@ def load(path: Path) -> Config:
 
 def _resolved(path: Path, config: Config) -> Config:
     """`config` with the content of the files that `file:PATH` names."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in SECRETS:
         try:
             if value := getattr(config, name):
@@ -176,9 +201,37 @@ def _resolved(path: Path, config: Config) -> Config:
             raise ConfigError(f"{path}: {error} - at `$.{name}`") from None
     return msgspec.structs.replace(config, **found)
 
+    if config.admin_login is not None:
+        try:
+            found["admin_login"] = _resolved_login(config.admin_login)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
 def _address_problems(config: Config) -> Iterator[str]:
     """One sentence for each setting that is neither a path nor the URL of a supported store; quotes no secret."""
+def _resolved_login(login: AdminLogin) -> AdminLogin:
+    """`login` with the client's secret from its file or environment variable; raises ConfigError."""
+    for name in ("issuer", "url"):
+        text = getattr(login, name)
+        address = urlsplit(text)
+        if not is_address(text) or (address.scheme == "http" and not is_loopback(address.hostname or "")):
+            raise ConfigError(
+                f"{name} must be an address such as https://login.example; http:// is for this machine alone "
+                f"- at `$.admin_login.{name}`"
+            )
+    if urlsplit(login.url)._replace(scheme="", netloc="").geturl() not in ("", "/"):
+        raise ConfigError("url is the origin alone, such as https://secateur.example - at `$.admin_login.url`")
+    if not login.viewers and not login.operators:
+        raise ConfigError("name groups of `viewers` or `operators`, else nobody may sign in - at `$.admin_login`")
+    if "openid" not in login.scopes:
+        raise ConfigError("the scopes must contain openid - at `$.admin_login.scopes`")
+    try:
+        client_secret = kept_elsewhere(login.client_secret) if login.client_secret else ""
+    except ConfigError as error:
+        raise ConfigError(f"{error} - at `$.admin_login.client_secret`") from None
+    return msgspec.structs.replace(login, url=login.url.rstrip("/"), client_secret=client_secret)
+
+
     for name in ("ledger", "registry"):
         if problem := misnamed(getattr(config, name)):
             yield f"{problem} - at `$.{name}`"

@@ -205,7 +205,8 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     print(f"limits   {store_of(parts.config.rate_limits)}")
     print(f"API      {addresses['skills']}/v1")
     print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
-    print(f"usage    {addresses['metrics']}/admin")
+    login = parts.config.admin_login
+    print(f"usage    {addresses['metrics']}/admin{f' (sign in by {login.issuer})' if login else ''}")
     if apps.page is not None:
         print(f"page     {addresses['page']}/")
     print("Stop with Ctrl-C.", flush=True)

@@ -1,6 +1,7 @@
 """Reads a TOML file as a msgspec struct; an error names the file, the field, what is allowed, and a likely typo."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from server.errors import ConfigError
 T = TypeVar("T")
 FILE = "file:"
 """Begins a value that is read from a file, so that settings hold no secret."""
+ENVIRONMENT = "env:"
+"""Begins a value that is read from an environment variable."""
 
 
 def read(path: Path, kind: type[T]) -> T:
@@ -41,6 +44,18 @@ def secret(value: str) -> str:
     if not text:
         raise ConfigError(f"{path} is empty: it must hold the value")
     return text
+
+
+def kept_elsewhere(value: str) -> str:
+    """The secret that `file:PATH` or `env:NAME` names; raises ConfigError, which never quotes it."""
+    if value.startswith(ENVIRONMENT):
+        name = value.removeprefix(ENVIRONMENT)
+        if not (text := os.environ.get(name, "").strip()):
+            raise ConfigError(f"the environment variable {name} is empty or not set")
+        return text
+    if not value.startswith(FILE):
+        raise ConfigError("a secret is kept outside the settings: write file:PATH or env:NAME")
+    return secret(value)
 
 
 def explain(message: str, kind: type) -> str:

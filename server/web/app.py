@@ -118,7 +118,9 @@ def build(parts: Parts) -> Apps:
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
     routes = [*public_routes(parts, replies), *widget.routes(), Route("/health", health.health), *probes(health)]
-    watched = [*admin_routes(parts, registry, labels, reloader), *probes(health)]
+    page = AdminPage(parts.ledger, labels.limits, lambda: parts.rollout.engines, auditing.sessions)
+    watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
+    watched += probes(health)
     closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing)
     return Apps(
         public=PublicMiddleware(starlette(routes, auditing.handlers), parts.skills, routes, traces, requests.ended),
@@ -167,15 +169,13 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     ]
 
 
-def admin_routes(parts: Parts, registry: CollectorRegistry, labels: Labels, reloader: Reloader) -> list[Route]:
-    """Metrics, usage, reloads, the registry and the admin page."""
-    page = AdminPage(parts.ledger, labels.limits, lambda: parts.rollout.engines)
+def admin_routes(parts: Parts, registry: CollectorRegistry, reloader: Reloader) -> list[Route]:
+    """Metrics, usage, reloads and the registry."""
     return [
         Route("/metrics", MetricsEndpoint(registry).scrape),
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         Route("/admin/reload", ReloadEndpoint(reloader).reload, methods=["POST"]),
         Route("/admin/registry", RegistryEndpoint(parts.config.registry, parts.skills, parts.rollout).get),
-        *page.routes(ASSETS),
     ]
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 from anyio import to_thread
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from server.artifact.checkpoint.lineage import address as artifact_address
@@ -27,6 +29,8 @@ from server.skills import api_keys
 from server.skills.api_keys import Key, Keys
 from server.storage.database import StorageError
 from server.web.access.guard import AdminGuard
+from server.web.access.sessions import Sessions
+from server.web.api.admin.login import LoginEndpoints
 from server.web.http import problems
 from server.web.http.requests import RequestState, address
 from server.web.http.throttle import Refused
@@ -47,12 +51,19 @@ class Auditing:
         registry.register(failures)
         self._admin = Refused("admin", failures, self.log.put, listed=True)
         self._public = Refused("public", failures, self.log.put, listed=False)
+        self.sessions = Sessions(config.admin_login) if config.admin_login else None
         self._watching: asyncio.Task[None] | None = None
 
     def guard(self, app: ASGIApp) -> AdminGuard:
-        """The admin `app` behind its keys."""
+        """The admin `app` behind its keys and its login."""
         keys = Keys(self._config.admin_keys) if self._config.admin_keys else None
-        return AdminGuard(app, keys, self._admin, self.log.put)
+        return AdminGuard(app, keys, self.sessions, self._admin, self.log.put)
+
+    def login_routes(self, assets: Path) -> list[Route]:
+        """The routes of the admin login; none unless it is configured."""
+        if self._config.admin_login is None or self.sessions is None:
+            return []
+        return LoginEndpoints(self._config.admin_login, self.sessions, self._admin, self.log.put, assets).routes()
 
     @property
     def handlers(self) -> dict[Any, Any]:
@@ -121,6 +132,7 @@ def key_events(file: str, keys: Iterable[Key], known: Iterable[str]) -> Iterator
 
 
 def digest(config: Config) -> str:
-    """SHA-256 of the settings in effect; passwords in URLs are left out."""
-    text = msgspec.json.encode(config, enc_hook=str, order="sorted").decode()
+    """SHA-256 of the settings in effect; passwords in URLs and the login's secret are left out."""
+    login = config.admin_login and replace(config.admin_login, client_secret="")
+    text = msgspec.json.encode(replace(config, admin_login=login), enc_hook=str, order="sorted").decode()
     return "sha256:" + hashlib.sha256(re.sub(r"//[^@/\"]*@", "//", text).encode()).hexdigest()

@@ -11,9 +11,11 @@ from playwright.sync_api import expect
 
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from tests.browser.conftest import Visitor
+from tests.browser.support.drivers import free_port
 from tests.server.web.access.test_guard import key_of
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, OTHER, Served, parts, says, served
+from tests.support.provider import CLIENT_SECRET, provider
 
 
 @pytest.fixture
@@ -107,3 +109,34 @@ def test_it_asks_for_a_required_key_and_passes_it_in_its_links(
             page.get_by_role("link", name="rows").click()
         assert download.value.path().read_text().count('"skill":"help"') == 1
     assert key not in page.content()
+
+
+def test_a_person_signs_in_at_the_provider_reloads_and_signs_out(tmp_path: Path, open_page: Visitor) -> None:
+    port = free_port()
+    admin = f"http://127.0.0.1:{port}"
+    with provider(f"{admin}/admin/login/callback") as running:
+        table = {"issuer": running.issuer, "client_id": "secateur", "client_secret": CLIENT_SECRET, "url": admin}
+        login = {**table, "viewers": ["staff"], "operators": ["sre"]}
+        runner = says(tmp_path, "Good day.")
+        with served(parts(tmp_path, runner, admin_port=port, admin_login=login), runner):
+            page = open_page(f"{admin}/admin")
+            page.get_by_placeholder("Enter any login").fill("ada")
+            page.get_by_placeholder("and password").fill("any")
+            page.get_by_role("button", name="Sign-in").click()
+            page.get_by_role("button", name="Continue").click()
+            expect(page.locator("#state")).to_have_text("Live")
+            expect(page.locator("#who")).to_have_text("ada@shop.example, operator")
+            page.get_by_role("button", name="Reload skills").click()
+            expect(page.locator("#reloaded")).to_contain_text("Nothing was reloaded")  # this test's skills are no files
+            with page.expect_download() as download:
+                page.get_by_role("link", name="CSV").click()
+            assert download.value.path().read_text().startswith("day,skill")
+            page.context.clear_cookies(name="secateur-admin")
+            expect(page.locator("#state")).to_have_text("Signed out")
+            page.get_by_role("link", name="Sign in").click()  # the provider still knows the person
+            expect(page.locator("#state")).to_have_text("Live")
+            page.get_by_role("button", name="Sign out").click()
+            expect(page.get_by_role("heading", name="Signed out")).to_be_visible()
+            expect(page.get_by_role("link", name="Sign out of the login provider")).to_be_visible()
+            page.goto(f"{admin}/admin/login/callback?state=forged&code=x")
+            expect(page.get_by_role("main")).to_contain_text("This browser did not begin this login")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import Config, load, warnings
+from server.config import AdminLogin, Config, load, warnings
 from server.errors import ConfigError
 from tests.conftest import ROOT
 
@@ -107,3 +107,59 @@ def test_a_webhook_url_is_kept_unchanged(tmp_path: Path, url: str) -> None:
 def test_the_demo_is_valid() -> None:
     config = load(ROOT / "examples/demo/server.toml")
     assert (config.port, config.admin_port, config.page_port) == (8000, 9464, 8001)
+
+
+LOGIN = (
+    NEEDED
+    + """
+[admin_login]
+issuer = "https://login.example/realms/shop"
+client_id = "secateur"
+url = "https://secateur.example/"
+viewers = ["staff"]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("https://login", "http://login", r"http:// is for this machine alone - at `\$.admin_login.issuer`"),
+        ("https://login.example", "login", r"issuer must be an address such as .* - at `\$.admin_login.issuer`"),
+        ("https://secateur", "http://secateur", r"alone - at `\$.admin_login.url`"),
+        ("secateur.example/", "secateur.example/admin", r"url is the origin alone, .* - at `\$.admin_login.url`"),
+        ('viewers = ["staff"]', "", r"name groups of `viewers` or `operators`, .* - at `\$.admin_login`"),
+        ("viewers", "scopes = ['email']\nviewers", r"must contain openid - at `\$.admin_login.scopes`"),
+        (
+            "viewers",
+            "client_secret = 'hunter2'\nviewers",
+            r"write file:PATH or env:NAME - at `\$.admin_login.client_se",
+        ),
+        ("viewers", "client_secret = 'env:NO_SUCH'\nviewers", r"variable NO_SUCH is empty or not set - at"),
+        ("viewers", "client_secret = 'file:none'\nviewers", r"none cannot be read: No such file or directory - at"),
+        ("viewers", "session_seconds = 90000\nviewers", r"<= 43200 - at `\$.admin_login.session_seconds`"),
+        ("viewers", "viewer = ['x']\nviewers", r"unknown field `viewer` .* did you mean `viewers`"),
+    ],
+)
+def test_a_mistake_in_the_login_is_named_without_its_secret(tmp_path: Path, old: str, new: str, message: str) -> None:
+    file = tmp_path / "server.toml"
+    assert old in LOGIN
+    file.write_text(LOGIN.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(file)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["env", "file"])
+def test_a_login_opens_the_admin_listener_and_its_secret_is_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OIDC", "hunter2")
+    Path("secret").write_text("hunter2\n")
+    named = {"env": "env:OIDC", "file": "file:secret"}[where]
+    text = LOGIN.replace("[admin_login]", f'admin_host = "0.0.0.0"\n[admin_login]\nclient_secret = "{named}"')
+    (tmp_path / "server.toml").write_text(text)
+    login = load(tmp_path / "server.toml").admin_login
+    assert isinstance(login, AdminLogin)
+    assert (login.client_secret, login.url) == ("hunter2", "https://secateur.example")

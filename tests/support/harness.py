@@ -141,8 +141,8 @@ def served(made: Parts, runner: FakeRunner) -> Iterator[Served]:
     assert apps.page is not None
     limits = ConnectionLimits(made.config.head_seconds, made.config.send_seconds, made.config.connections)
     listeners = [
-        Listener(app, bind("127.0.0.1", 0), made.config.trusted_proxies, limits, apps.closed)
-        for app in (apps.public, apps.admin, apps.page)
+        Listener(app, bind("127.0.0.1", port), made.config.trusted_proxies, limits, apps.closed)
+        for app, port in ((apps.public, 0), (apps.admin, made.config.admin_port), (apps.page, 0))
     ]
     urls = [address(listener.bound) for listener in listeners]
     stop = Stop()

@@ -1,7 +1,7 @@
-"""Access to the admin listener: by an admin key if a file of them is configured, else only from this machine.
+"""Access to the admin listener by an admin key or a session of its login; with neither configured, from this machine.
 
-Paths in OPEN need no key: the probes, and the admin page without its figures. Requests to paths in AUDITED leave an
-entry in the audit log, and are answered only once it is durable.
+Paths in OPEN need neither: the probes, and the admin page without its figures, which needs a session if there is a
+login. Requests to paths in AUDITED leave an entry in the audit log, and are answered only once it is durable.
 """
 
 import asyncio
@@ -14,17 +14,25 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import Forbidden, RequestError, Unauthorized
 from server.metering.audit.chain import Event
 from server.metering.ledger.records import LedgerUnavailable
 from server.skills.api_keys import Keys, digest
+from server.web.access.provider import CALLBACK
+from server.web.access.sessions import Sessions
 from server.web.http import problems
 from server.web.http.requests import bearer
 from server.web.http.throttle import Refused
 
-OPEN = {"/healthz", "/readyz", "/admin", "/admin/admin.css", "/admin/admin.js", "/admin/charts.js"}
+PAGE = "/admin"
+LOGIN = "/admin/login"
+LOGOUT = "/admin/logout"
+SIGNED_OUT = "/admin/signed-out"
+OPEN = {"/healthz", "/readyz", PAGE, "/admin/admin.css", "/admin/admin.js", "/admin/charts.js"}
+OPEN_WITH_LOGIN = OPEN - {PAGE} | {LOGIN, CALLBACK, SIGNED_OUT}
 METRICS = "/metrics"
 AUDITED = {
     "/admin/reload": "reload",
@@ -36,41 +44,63 @@ AUDITED = {
 POLLED_SECONDS = 3600.0  # the page asks for its summary every two seconds: one entry an hour for each reader
 MOST_READERS = 1000
 THIS_MACHINE = "this machine"
+READING = {"GET", "HEAD"}
+LOGIN_REQUIRED = "login_required"
 
 
 class Access(NamedTuple):
-    """The verdict on a request: the id of its key, and the error that refuses it, or None."""
+    """The verdict on a request: who sent it, and the error that refuses it, or None."""
 
     who: str
     refusal: RequestError | None
 
 
 class AdminGuard:
-    """Middleware around `app`; `keys` is None for a loopback listener without keys."""
+    """Middleware around `app`; without `keys` and `sessions` it admits this machine, which is loopback's default."""
 
     def __init__(
-        self, app: ASGIApp, keys: Keys | None, refused: Refused, record: Callable[[Event], "Future[None]"]
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        sessions: Sessions | None,
+        refused: Refused,
+        record: Callable[[Event], "Future[None]"],
     ) -> None:
         self._app = app
         self._keys = keys
+        self._sessions = sessions
+        self._open = OPEN if sessions is None else OPEN_WITH_LOGIN
         self._refused = refused
         self._record = record
         self._readers: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; a refused one never reaches the app."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in self._open:
             await self._app(scope, receive, send)
             return
-        headers, path = Headers(scope=scope), scope["path"]
-        access = _local(headers) if self._keys is None else _by_key(self._keys, headers, path)
+        path, access = scope["path"], self._access(scope)
         if access.refusal is None:
             await self._admitted(access.who, scope, receive, send)
+            return
+        if path == PAGE and access.refusal.code == LOGIN_REQUIRED:
+            await RedirectResponse(LOGIN, 303)(scope, receive, send)
             return
         # Any other path may hold a client's own text.
         place = f"{_method(scope)} {path if path in {METRICS, *AUDITED} else 'another path'}"
         answer = self._refused.judge(access.refusal, _address(scope), access.who, place)
         await problems.response(answer)(scope, receive, send)
+
+    def _access(self, scope: Scope) -> Access:
+        headers = Headers(scope=scope)
+        if self._sessions is not None and bearer(headers) is None:
+            return _by_session(self._sessions, scope, headers)
+        if self._keys is not None:
+            return _by_key(self._keys, headers, scope["path"])
+        if self._sessions is not None:
+            refusal = Unauthorized("There are no admin keys: sign in at /admin/login.", code="invalid_api_key")
+            return Access("", refusal)
+        return _local(headers)
 
     async def _admitted(self, who: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; the response to an audited one waits for its entry, and is 503 without it."""
@@ -127,6 +157,21 @@ def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
         return Access(key.id, None)
     refusal = Forbidden("This key does not open this path; a key of `--admin all` does.", code="key_not_allowed")
     return Access(key.id, refusal)
+
+
+def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
+    """Check that a person is signed in, may do this, and does it on this listener's own page."""
+    person = sessions.person(scope)
+    if person is None:
+        text = "Sign in at /admin/login, or send an admin key: `Authorization: Bearer ...`."
+        return Access("", Unauthorized(text, code=LOGIN_REQUIRED))
+    if scope["method"] in READING:
+        return Access(person.who, None)
+    if headers.get("origin") != sessions.origin:
+        return Access(person.who, Forbidden("This was not sent by the admin page.", code="origin_not_allowed"))
+    if person.role != "operator" and scope["path"] != LOGOUT:
+        return Access(person.who, Forbidden("This needs the role operator.", code="role_not_allowed"))
+    return Access(person.who, None)
 
 
 def _local(headers: Headers) -> Access:

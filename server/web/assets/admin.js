@@ -21,8 +21,8 @@ let latest;
 async function refresh() {
   try {
     const answer = await ask("/admin/summary");
-    if ([401, 403].includes(answer.status)) return signIn();
-    find("sign-in").hidden = true;
+    if ([401, 403].includes(answer.status)) return signIn((await answer.json()).error.code);
+    find("sign-in").hidden = find("login").hidden = true;
     if (!answer.ok) throw new Error(answer.status === 503 ? "The ledger cannot be read" : "The server made a mistake");
     show(await answer.json());
   } catch (error) {
@@ -35,7 +35,13 @@ function ask(path) {
   return fetch(path, key ? { headers: { Authorization: `Bearer ${key}` } } : {});
 }
 
-function signIn() {
+function signIn(code) {
+  if (code === "login_required") {
+    state(false, "Signed out");
+    find("reader").hidden = true;
+    find("login").hidden = false;
+    return;
+  }
   state(false, sessionStorage.getItem(KEY) ? "This key does not open the page" : "A key is needed");
   find("sign-in").hidden = false;
 }
@@ -45,10 +51,28 @@ async function download(event) {
   if (!sessionStorage.getItem(KEY)) return;
   event.preventDefault();
   const answer = await ask(event.target.getAttribute("href"));
-  if (!answer.ok) return signIn();
+  if (!answer.ok) return signIn((await answer.json()).error.code);
   const link = html("a", { download: event.target.textContent.toLowerCase(), href: URL.createObjectURL(await answer.blob()) });
   link.click();
   URL.revokeObjectURL(link.href);
+}
+
+/** Name who is signed in, if there is a login, and offer what the role may do. */
+function showReader(reader) {
+  find("reader").hidden = !reader;
+  find("who").textContent = reader ? `${reader.name}, ${reader.role}` : "";
+  find("reload").hidden = reader?.role !== "operator";
+}
+
+async function reload() {
+  const answer = await fetch("/admin/reload", { method: "POST" });
+  const body = await answer.json();
+  find("reloaded").textContent = answer.ok ? "Reloaded" : body.error.message;
+}
+
+async function signOut() {
+  const answer = await fetch("/admin/logout", { method: "POST" });
+  if (answer.ok) location.assign((await answer.json()).location);
 }
 
 function state(good, text) {
@@ -56,7 +80,8 @@ function state(good, text) {
   find("state").textContent = text;
 }
 
-function show({ live, summary }) {
+function show({ live, summary, reader }) {
+  showReader(reader);
   const models = live.models.join(", ");
   find("model").textContent = live.instance ? `${models} on ${live.instance}` : models;
   state(live.writable, live.writable ? "Live" : "The ledger cannot be written: nothing is served");
@@ -208,6 +233,9 @@ find("sign-in").addEventListener("submit", (event) => {
 });
 document.querySelectorAll(".foot a").forEach((link) => link.addEventListener("click", download));
 refresh();
-setInterval(() => document.hidden || (!find("sign-in").hidden && !sessionStorage.getItem(KEY)) || refresh(), PERIOD);
+find("reload").addEventListener("click", reload);
+find("sign-out").addEventListener("click", signOut);
+const waiting = () => document.hidden || !find("login").hidden || (!find("sign-in").hidden && !sessionStorage.getItem(KEY));
+setInterval(() => waiting() || refresh(), PERIOD);
 new ResizeObserver(() => latest && draw()).observe(find("days"));
 document.addEventListener("visibilitychange", () => document.hidden || refresh());

@@ -20,7 +20,8 @@ REFILL_SECONDS = 6.0  # between further wrong keys that are answered 401 instead
 MOST_NETWORKS = 10_000
 MOST_ENTRIES = 60  # refused requests a minute with an audit entry of their own; the others share one
 REPORT_SECONDS = 60.0
-WRONG_KEY = frozenset({"invalid_api_key", "api_key_expired"})
+WRONG_KEY = frozenset({"invalid_api_key", "api_key_expired", "login_state", "login_code", "login_token"})
+"""Codes of refusals that a guess would have; `login_` ones are answers to the admin login."""
 OTHERS = "others"
 logger = logging.getLogger(__name__)
 

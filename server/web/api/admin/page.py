@@ -19,6 +19,7 @@ from server.metering.ledger.records import LedgerUnavailable, Limits
 from server.metering.metrics import Engines, states
 from server.metering.summary import Summary, summarise
 from server.storage.database import StorageError
+from server.web.access.sessions import Role, Sessions
 
 POLICY = "; ".join(
     [
@@ -56,27 +57,43 @@ class Live(Struct, frozen=True):
     now: float
 
 
+class Reader(Struct, frozen=True):
+    """Who is signed in."""
+
+    name: str
+    role: Role
+
+
 class Figures(Struct, frozen=True):
     """The JSON that the page draws."""
 
     live: Live
     summary: Summary
+    reader: Reader | None
+    """None without an admin login."""
 
 
 class AdminPage:
-    """The page's routes; `limits` gives each skill's token budgets."""
+    """The page's routes; `limits` gives each skill's token budgets, `sessions` who is signed in."""
 
-    def __init__(self, ledger: Ledger, limits: Callable[[], Mapping[str, Limits]], engines: Engines) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        limits: Callable[[], Mapping[str, Limits]],
+        engines: Engines,
+        sessions: Sessions | None = None,
+    ) -> None:
         self._ledger = ledger
         self._limits = limits
         self._engines = engines
+        self._sessions = sessions
 
     def routes(self, assets: Path) -> list[Route]:
         """The page with its style and scripts, and /admin/summary."""
         files = [_static(path, (assets / name).read_bytes(), kind) for path, name, kind in FILES]
         return [*files, Route("/admin/summary", self.summary)]
 
-    async def summary(self, _: Request) -> Response:
+    async def summary(self, request: Request) -> Response:
         """The current figures as JSON; raises LedgerUnavailable."""
         now, ledger = time.time(), self._ledger
         try:
@@ -94,7 +111,9 @@ class AdminPage:
             now,
         )
         headers = {**HEADERS, "Cache-Control": "no-store"}
-        return Response(msgspec.json.encode(Figures(live, summary)), headers=headers, media_type="application/json")
+        person = self._sessions.person(request.scope) if self._sessions else None
+        figures = Figures(live, summary, Reader(person.name, person.role) if person else None)
+        return Response(msgspec.json.encode(figures), headers=headers, media_type="application/json")
 
 
 def _static(path: str, body: bytes, media_type: str) -> Route:
