@@ -1,0 +1,1 @@
+"""Grammars that constrain replies: JSON schemas, regular expressions, choices and Lark, compiled by llguidance."""
