@@ -199,16 +199,14 @@ def _resolved(path: Path, config: Config) -> Config:
                 found[name] = secret(value)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error} - at `$.{name}`") from None
-    return msgspec.structs.replace(config, **found)
-
     if config.admin_login is not None:
         try:
             found["admin_login"] = _resolved_login(config.admin_login)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+    return msgspec.structs.replace(config, **found)
 
-def _address_problems(config: Config) -> Iterator[str]:
-    """One sentence for each setting that is neither a path nor the URL of a supported store; quotes no secret."""
+
 def _resolved_login(login: AdminLogin) -> AdminLogin:
     """`login` with the client's secret from its file or environment variable; raises ConfigError."""
     for name in ("issuer", "url"):
@@ -232,6 +230,8 @@ def _resolved_login(login: AdminLogin) -> AdminLogin:
     return msgspec.structs.replace(login, url=login.url.rstrip("/"), client_secret=client_secret)
 
 
+def _address_problems(config: Config) -> Iterator[str]:
+    """One sentence for each setting that is neither a path nor the URL of a supported store; quotes no secret."""
     for name in ("ledger", "registry"):
         if problem := misnamed(getattr(config, name)):
             yield f"{problem} - at `$.{name}`"
