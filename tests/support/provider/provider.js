@@ -64,5 +64,5 @@ server.listen(0, "127.0.0.1", async () => {
     if (line === "rotate") await build(issuer);
     console.log(line);
   }
-  process.exit(); // whoever started it is gone
+  process.exit(); // the test has ended
 });

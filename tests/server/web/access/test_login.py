@@ -69,7 +69,7 @@ def test_an_operator_signs_in_reads_reloads_and_signs_out(house: Callable[..., H
     summary = browser.ask(f"{at.admin}/admin/summary")
     assert '"reader":{"name":"ada@shop.example","role":"operator"}' in summary.text
     assert [browser.ask(at.admin + path).status for path in ("/metrics", "/admin/usage?by=skill")] == [200, 200]
-    # the files of this test's skills are missing, which only somebody who may reload is told
+    # this test's skills are no files, so a reload that is allowed is refused
     assert "skills_invalid" in browser.ask(f"{at.admin}/admin/reload", {}, Origin=at.admin).text
     copied = {cookie.name: cookie.value or "" for cookie in browser.cookies}
     assert browser.ask(f"{at.admin}/admin/logout", {}, Origin=at.admin).status == 200

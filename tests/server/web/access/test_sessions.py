@@ -1,4 +1,4 @@
-"""Sealed cookies: what the browser is told of them, and which are refused."""
+"""Sealed cookies: their attributes, and which are refused."""
 
 from http.cookies import SimpleCookie
 
