@@ -10,8 +10,9 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from server.errors import InvalidRequest
-from server.text.chat_template import Message
+from server.text.chat_template import Message, TemplateOptions
 
+__all__ = ["ROLES", "ChatMessage", "Function", "Message", "Part", "TemplateOptions", "ToolCall"]
 TEXTS = frozenset({"text", "input_text", "output_text"})
 OTHERS = (
     "image_url",

@@ -1,9 +1,9 @@
 """A request for one reply, whatever its wire format: its prompt, and its sampling within the skill's limits."""
 
 import json
+import re
 import secrets
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Sequence
 
 from anyio import to_thread
 from msgspec import Struct
@@ -14,8 +14,10 @@ from server.errors import InvalidRequest
 from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.skills.turns import conversation
+from server.text.chat_template import Message, TemplateOptions, strings
 
 LONG_TEXT = 4096  # characters; longer prompts are tokenised in a thread, so that other streams go on
+MOST_NAMES = 32
 TURN = 64  # characters added per message for what the chat template writes around it
 
 
@@ -23,8 +25,8 @@ class ReplyRequest(Struct, frozen=True):
     """One reply of `skill`; options left None are the skill's."""
 
     skill: Skill
-    messages: tuple[Mapping[str, str], ...]
-    """Role and content of each, without the skill's own turns."""
+    messages: tuple[Message, ...]
+    """As chat templates read them, in any order of roles, without the skill's own turns."""
     sampling: RequestedSampling = RequestedSampling()
     stop: tuple[str, ...] = ()
     """Stop strings."""
@@ -38,6 +40,10 @@ class ReplyRequest(Struct, frozen=True):
     """The verified visitor's identity, for the system prompt; empty if unknown."""
     idempotency: str | None = None
     """Digest of the Idempotency-Key."""
+    template: TemplateOptions = TemplateOptions()
+    """Tools and variables for the chat template, and whether the reply continues the last message."""
+    ignored: tuple[str, ...] = ()
+    """Names of fields that were not honoured."""
 
 
 def cache_salt(request: ReplyRequest) -> str:
@@ -53,45 +59,63 @@ def cache_salt(request: ReplyRequest) -> str:
 async def prompt_of(request: ReplyRequest, model: Model) -> list[int]:
     """The token ids of the conversation in `model`'s chat template; raises InvalidRequest if it is too long."""
     messages = conversation(request.skill, request.messages, request.person)
-    if sum(TURN + len(message["content"]) for message in messages) <= LONG_TEXT:
-        return model.tokenizer.chat(messages)
-    return await to_thread.run_sync(partial(long_prompt, messages, model))
+    size = TURN * len(messages) + sum(map(len, strings([*messages, *request.template.tools])))
+    if size <= LONG_TEXT:
+        return model.tokenizer.chat(messages, options=request.template)
+    return await to_thread.run_sync(long_prompt, messages, request.template, model)
 
 
-def long_prompt(messages: Sequence[Mapping[str, str]], model: Model) -> list[int]:
+def long_prompt(messages: Sequence[Message], options: TemplateOptions, model: Model) -> list[int]:
     """Token ids of `messages`, counted first: counting is fast, exact tokenising takes a second per megabyte."""
     if len(messages) >= model.engine.context:  # each message has at least one token
         raise too_long(len(messages), model.engine.context)
     count = sum(model.tokenizer.count(message["content"]) for message in messages)
     if count >= model.engine.context:
         raise too_long(count, model.engine.context)
-    return model.tokenizer.chat(messages)
+    return model.tokenizer.chat(messages, options=options)
 
 
 def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
-    """The request's options over the skill's, for a prompt of `prompt` tokens.
+    """The request's options over the skill's, for a prompt of `prompt` tokens; `max_tokens` is what there is room for.
 
-    Raises InvalidRequest for an option above the skill's limit, or if prompt and reply exceed the context.
+    Raises InvalidRequest for an option above the skill's limit, or if the prompt leaves no room in the context.
     """
-    skill, asked, room = request.skill, request.sampling, model.engine.context - prompt
-    if room < 1:
+    skill, asked = request.skill, request.sampling
+    if prompt >= model.engine.context:
         raise too_long(prompt, model.engine.context)
     check_limits(request)
-    longest = min(skill.max_tokens, skill.ceiling, room) if asked.max_tokens is None else asked.max_tokens
-    merged = replace(asked.merged_over(skill), max_tokens=longest)
+    wanted = skill.usual_tokens if asked.max_tokens is None else asked.max_tokens
+    merged = replace(asked.merged_over(skill), max_tokens=min(wanted, most_tokens(skill, prompt, model.engine.context)))
     sampling = Sampling.resolve(merged, model.tokenizer.stop_ids)
     check(prompt, sampling, model.engine.context)  # before any limit or budget is charged
     return sampling
 
 
+def most_tokens(skill: Skill, prompt: int, context: int) -> int:
+    """The most tokens of a reply of `skill` to a prompt of `prompt` tokens: at least 1."""
+    most = min(context - prompt, skill.tokens_per_reply or context)
+    return most if skill.tokens_per_minute is None else max(1, min(most, skill.tokens_per_minute - prompt))
+
+
+def notes_of(request: ReplyRequest, sampling: Sampling) -> dict[str, str]:
+    """Response headers that name what was asked for and not granted."""
+    asked, notes = request.sampling.max_tokens, {}
+    if request.ignored:
+        notes["X-Secateur-Ignored"] = header_value(request.ignored)
+    if asked is not None and sampling.max_tokens < asked:
+        notes["X-Secateur-Max-Tokens"] = str(sampling.max_tokens)
+    return notes
+
+
+def header_value(names: Collection[str]) -> str:
+    """Names of fields as a header's value, at most MOST_NAMES; a name that is no plain word is shown as `?`."""
+    plain = [name if re.fullmatch(r"[A-Za-z0-9_.-]+", name) else "?" for name in names]
+    return ", ".join(plain[:MOST_NAMES]) + (", ..." if len(plain) > MOST_NAMES else "")
+
+
 def check_limits(request: ReplyRequest) -> None:
     """Raise InvalidRequest for an option that the skill does not allow."""
     skill, asked = request.skill, request.sampling
-    if asked.max_tokens is not None and asked.max_tokens > skill.ceiling:
-        raise InvalidRequest(
-            f"max_tokens is {asked.max_tokens}; the skill {skill.name!r} allows at most {skill.ceiling}.",
-            param="max_tokens",
-        )
     if asked.logprobs is not None and not (skill.logprobs and request.key_id):
         raise InvalidRequest(f"The skill {skill.name!r} does not allow logprobs.", param="logprobs")
     if asked.temperature is not None and asked.temperature > skill.max_temperature:
@@ -104,7 +128,8 @@ def check_limits(request: ReplyRequest) -> None:
 def too_long(prompt: int, context: int) -> InvalidRequest:
     """The error for messages of at least `prompt` tokens, which leave no room for a reply."""
     return InvalidRequest(
-        f"The messages have at least {prompt} tokens and the context is {context}; a reply needs at least 1 more.",
+        f"This model's maximum context length is {context} tokens. However, your messages have at least {prompt} "
+        "tokens, and a reply needs at least 1 more. Please shorten the messages.",
         param="messages",
         code="context_length_exceeded",
         reason="context",

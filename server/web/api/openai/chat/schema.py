@@ -1,56 +1,43 @@
 """The body of POST /v1/chat/completions, validated before anything is generated.
 
-Every fault raises InvalidRequest with the field; an unsupported field is refused, never ignored.
+Every fault raises InvalidRequest with the field; `fields.py` says what becomes of fields that are not read.
 """
 
-import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import Meta, Struct, field
 
 from server.chat.idempotent_replies import Origin
-from server.chat.messages import ROLES, ChatMessage, Message
+from server.chat.messages import ROLES, ChatMessage, Message, TemplateOptions
 from server.chat.request import ReplyRequest
-from server.engine.sequence import RequestedSampling, SamplingOptions
+from server.engine.sequence import RequestedSampling
 from server.errors import InvalidRequest
 from server.skills.skill import Skill
 from server.web.api.openai.chat.format import CompletionFormat
+from server.web.api.openai.fields import Tolerant, fields_of, sort_fields
 from server.web.http.json_body import convert, decode
 
-# OpenAI's unsupported fields, with the values that change nothing and are accepted, as null always is.
-NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (False, True),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": (),
-    "verbosity": (),
-    "web_search_options": (),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-}
-# The caller's own notes: they change no reply, and are neither stored nor logged.
-IGNORED = ("metadata", "safety_identifier", "prompt_cache_retention")
-
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+ALLOWED = {"role": ROLES, "type": "function"}
+MOST_BIASES = 1024
+MOST_VARIABLES = 4096  # bytes of `chat_template_kwargs` as JSON
 
 
 class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """What a stream contains beside the text."""
 
     include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    """Whether a last chunk has the usage."""
+    continuous_usage_stats: bool = False
+    """Whether every chunk has the usage so far, as vLLM sends it."""
+    include_obfuscation: bool = False
+    """Ignored: padding that hides the lengths of tokens from listeners on the network."""
 
 
-class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ChatRequest(Tolerant, frozen=True, kw_only=True):
     """A request for one reply of the skill `model`; `top_k` and `min_p` are not OpenAI's but widely spoken."""
 
     model: str
@@ -59,7 +46,8 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, float], Meta(max_length=MOST_BIASES)] = field(default_factory=dict)
+    """Bias by token id."""
     seed: int | None = None
     logprobs: bool = False
     """Of the model itself, before temperature, penalties and biases."""
@@ -68,11 +56,22 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     user: str | None = None
     """Like `prompt_cache_key`, it divides the key's prefix cache, and is neither stored nor logged."""
     prompt_cache_key: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    """Whether the reply continues the last message, an assistant's, instead of answering it (vLLM)."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, such as `enable_thinking`."""
 
     @property
     def turns(self) -> tuple[Message, ...]:
         """The messages as chat templates read them; raises InvalidRequest for content that is not text."""
         return tuple(message.plain(f"messages[{index}]") for index, message in enumerate(self.messages))
+
+    @property
+    def template(self) -> TemplateOptions:
+        """What the chat template reads beside the messages."""
+        continued = self.continue_final_message or bool(self.messages[-1].prefix)
+        return TemplateOptions(variables=self.chat_template_kwargs, continued=continued)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -88,7 +87,7 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
     def sampling(self) -> RequestedSampling:
         """The sampling options, in the engine's form."""
         requested = RequestedSampling(
-            logit_bias=tuple(self.logit_bias.items()) if self.logit_bias else None,
+            logit_bias=tuple((int(id), bias) for id, bias in self.logit_bias.items()) or None,
             seed=self.seed,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
@@ -97,12 +96,25 @@ class ChatRequest(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_o
 
     def ask(self, skill: Skill) -> ReplyRequest:
         """The request for one reply of `skill`."""
-        return ReplyRequest(skill, self.turns, self.sampling, self.stops, cache_labels=self.cache_labels)
+        return ReplyRequest(
+            skill,
+            self.turns,
+            self.sampling,
+            self.stops,
+            cache_labels=self.cache_labels,
+            template=self.template,
+            ignored=self.ignored_for(skill),
+        )
 
     def format(self, origin: Origin) -> CompletionFormat:
         """The writer of the response to the request `origin`."""
-        include_usage = self.stream_options is not None and self.stream_options.include_usage
-        return CompletionFormat(origin, self.model, logprobs=self.logprobs, include_usage=include_usage)
+        options = self.stream_options or StreamOptions()
+        return CompletionFormat(
+            origin,
+            self.model,
+            logprobs=self.logprobs,
+            include_usage=options.include_usage,
+        )
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -112,62 +124,58 @@ def parse(body: bytes) -> ChatRequest:
 
 def read(fields: Any) -> ChatRequest:
     """The request of decoded `fields`; other APIs' bodies are translated into these."""
-    if isinstance(fields, dict):
-        fields = supported(fields)
-    request = convert(fields, ChatRequest, ALLOWED)
+    if not isinstance(fields, dict):
+        return convert(fields, ChatRequest)  # raises
+    found = sort_fields(fields, fields_of(ChatRequest))
+    request = convert({**found.read, "ignored": found.ignored, "unknown": found.unknown}, ChatRequest, ALLOWED)
     check(request)
     return request
 
 
-def supported(fields: dict[str, Any]) -> dict[str, Any]:
-    """`fields` without nulls, neutral and ignored ones; raises InvalidRequest for an unsupported one."""
-    for name, values in NEUTRAL.items():
-        value = fields.get(name)
-        if value is not None and value not in values:
-            allowed = " or ".join(json.dumps(value) for value in values)
-            hint = f" beyond {allowed}" if allowed else ""
-            raise InvalidRequest(f"`{name}` is not supported{hint}.", param=name, code="unsupported_parameter")
-    dropped = {*NEUTRAL, *IGNORED}
-    kept = {name: value for name, value in fields.items() if value is not None and name not in dropped}
-    messages = kept.get("messages")
-    if isinstance(messages, list):
-        kept["messages"] = [without_nulls(message) for message in messages]
-    return kept
-
-
-def without_nulls(message: Any) -> Any:
-    """`message` without null fields: the official client returns replies with `refusal: null` and others."""
-    if not isinstance(message, dict):
-        return message
-    return {name: value for name, value in message.items() if value is not None}
-
-
-ALLOWED = {
-    "role": ROLES,
-    "type": "function",
-    "include_obfuscation": "false",
-}
-
-
 def check(request: ChatRequest) -> None:
-    """Validate what types cannot: the order of roles, and fields that depend on each other."""
-    check_roles([message["role"] for message in request.turns])
-    if None not in (request.max_tokens, request.max_completion_tokens):
+    """Validate what types cannot: content, and fields that depend on each other."""
+    check_continued(request)
+    check_biases(request.logit_bias)
+    if len(msgspec.json.encode(request.chat_template_kwargs)) > MOST_VARIABLES:
+        raise InvalidRequest(
+            f"`chat_template_kwargs` is longer than {MOST_VARIABLES} bytes.", param="chat_template_kwargs"
+        )
+    if None not in (request.max_tokens, request.max_completion_tokens) and (
+        request.max_tokens != request.max_completion_tokens
+    ):
         raise InvalidRequest("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs`: set it to true.", param="top_logprobs")
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options not in (None, StreamOptions()) and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true.", param="stream_options")
 
 
-def check_roles(roles: list[str]) -> None:
-    """Raise InvalidRequest unless roles are: optionally system, then user and assistant in turn, ending with user."""
-    turns = roles[1:] if roles[0] == "system" else roles
-    offset = len(roles) - len(turns)
-    for index, role in enumerate(turns):
-        expected = "assistant" if index % 2 else "user"
-        if role != expected:
-            param = f"messages[{index + offset}].role"
-            raise InvalidRequest(f"Roles out of order: expected {expected}, got {role} at `{param}`.", param=param)
-    if len(turns) % 2 == 0:
-        raise InvalidRequest("The last message must be the user's.", param=f"messages[{len(roles) - 1}].role")
+def check_continued(request: ChatRequest) -> None:
+    """Check the messages, and that a reply that continues one continues an assistant's text."""
+    *earlier, last = request.turns
+    place = "continue_final_message" if request.continue_final_message else f"messages[{len(earlier)}].prefix"
+    if request.template.continued and (last["role"] != "assistant" or "tool_calls" in last):
+        raise InvalidRequest(f"`{place}` needs a last message of the assistant, without calls.", param=place)
+    if request.template.continued and request.add_generation_prompt:
+        raise InvalidRequest(f"`{place}` needs `add_generation_prompt` to be false.", param="add_generation_prompt")
+    if request.add_generation_prompt is False and not request.template.continued:
+        raise InvalidRequest(
+            "`add_generation_prompt` may be false only with `continue_final_message`: the assistant speaks next.",
+            param="add_generation_prompt",
+        )
+    for index, message in enumerate(request.messages[:-1]):
+        if message.prefix:
+            place = f"messages[{index}].prefix"
+            raise InvalidRequest(f"Only the last message can be continued: `{place}`.", param=place)
+
+
+def check_biases(biases: Mapping[str, float]) -> None:
+    """Check that biases are within -100 and 100, for token ids; the message names the key."""
+    for key, bias in biases.items():
+        shown = key[:32]
+        if not re.fullmatch("[0-9]{1,10}", key) or int(key) >= 1 << 31:
+            raise InvalidRequest(f"`logit_bias` has the key {shown!r}, which is no token id.", param="logit_bias")
+        if not -100 <= bias <= 100:
+            raise InvalidRequest(
+                f"`logit_bias` of token {shown} must be from -100 to 100.", param=f"logit_bias.{shown}"
+            )
