@@ -10,7 +10,7 @@ import anyio
 from msgspec.structs import replace
 
 from server.chat.reply_text import Piece, ReplyText
-from server.chat.request import ReplyRequest, cache_salt, prompt_of, sampling_of
+from server.chat.request import ReplyRequest, cache_salt, notes_of, prompt_of, sampling_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish
 from server.engine.stream import Stream
@@ -83,7 +83,7 @@ class Replies:
                     await reservation.settle("rejected", sampled=0, cached=0)
                 raise
             text = ReplyText(model.tokenizer, request.stop)
-            reply = Reply(stream, text, reservation, {**headers, **token_headers}, self._ended)
+            reply = Reply(stream, text, reservation, {**headers, **token_headers, **notes_of(request, sampling)}, self._ended)
             self._live[reply] = (model, skill)
             return reply
         except BaseException:

@@ -24,9 +24,17 @@ from server.web.http.traces import NoTraces, Traces
 logger = logging.getLogger(__name__)
 access = logging.getLogger("server.access")
 API = "/v1/"
+STAINLESS = ("Arch", "Lang", "OS", "Package-Version", "Retry-Count", "Runtime", "Runtime-Version", "Timeout", "Helper-Method", "Async")
+ALLOWED_HEADERS = (
+    "Authorization", "Content-Type", "Content-Encoding", "Accept", "Last-Event-ID", "Idempotency-Key", "X-Request-Id",
+    "OpenAI-Organization", "OpenAI-Project", "OpenAI-Beta", "User-Agent", "X-API-Key", "Anthropic-Version",
+    "Anthropic-Beta", "Anthropic-Dangerous-Direct-Browser-Access", "HTTP-Referer", "X-Title", "Traceparent",
+    *(f"X-Stainless-{name}" for name in STAINLESS),
+)  # fmt: skip
+"""What the official clients of OpenAI and Anthropic, and those built on them, send from a browser."""
 PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID",
+    "Access-Control-Allow-Headers": ", ".join(ALLOWED_HEADERS),
     "Access-Control-Max-Age": "7200",
 }
 SPAN_ATTRIBUTES = {
@@ -38,7 +46,7 @@ SPAN_ATTRIBUTES = {
     "output_tokens": "gen_ai.usage.output_tokens",
 }
 RATE_HEADERS = [f"X-RateLimit-{what}-{of}" for of in ("Requests", "Tokens") for what in ("Limit", "Remaining", "Reset")]
-EXPOSED = ", ".join(["Retry-After", "X-Request-Id", *RATE_HEADERS])
+EXPOSED = ", ".join(["Retry-After", "X-Request-Id", "X-Should-Retry", "X-Secateur-Ignored", "X-Secateur-Max-Tokens", *RATE_HEADERS])
 
 
 class PublicMiddleware:
