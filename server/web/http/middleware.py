@@ -24,7 +24,18 @@ from server.web.http.traces import NoTraces, Traces
 logger = logging.getLogger(__name__)
 access = logging.getLogger("server.access")
 API = "/v1/"
-STAINLESS = ("Arch", "Lang", "OS", "Package-Version", "Retry-Count", "Runtime", "Runtime-Version", "Timeout", "Helper-Method", "Async")
+STAINLESS = (
+    "Arch",
+    "Lang",
+    "OS",
+    "Package-Version",
+    "Retry-Count",
+    "Runtime",
+    "Runtime-Version",
+    "Timeout",
+    "Helper-Method",
+    "Async",
+)
 ALLOWED_HEADERS = (
     "Authorization", "Content-Type", "Content-Encoding", "Accept", "Last-Event-ID", "Idempotency-Key", "X-Request-Id",
     "OpenAI-Organization", "OpenAI-Project", "OpenAI-Beta", "User-Agent", "X-API-Key", "Anthropic-Version",
@@ -46,7 +57,9 @@ SPAN_ATTRIBUTES = {
     "output_tokens": "gen_ai.usage.output_tokens",
 }
 RATE_HEADERS = [f"X-RateLimit-{what}-{of}" for of in ("Requests", "Tokens") for what in ("Limit", "Remaining", "Reset")]
-EXPOSED = ", ".join(["Retry-After", "X-Request-Id", "X-Should-Retry", "X-Secateur-Ignored", "X-Secateur-Max-Tokens", *RATE_HEADERS])
+EXPOSED = ", ".join(
+    ["Retry-After", "X-Request-Id", "X-Should-Retry", "X-Secateur-Ignored", "X-Secateur-Max-Tokens", *RATE_HEADERS]
+)
 
 
 class PublicMiddleware:
