@@ -9,6 +9,7 @@ SecateurError
 │   ├── TooSlow               408
 │   ├── Conflict              409
 │   ├── TooLarge              413
+│   ├── Unsupported           415
 │   ├── RateLimited           429  carries Retry-After, in whole seconds
 │   ├── BudgetExceeded        429  carries Retry-After: when the next day or month begins
 │   └── Overloaded            503  carries Retry-After, in whole seconds
@@ -90,6 +91,12 @@ class TooLarge(RequestError):
     """The body exceeds the limit named in the message."""
 
     status = 413
+
+
+class Unsupported(RequestError):
+    """The body is encoded in a way that the server does not decode."""
+
+    status = 415
 
 
 class TooSlow(RequestError):
