@@ -1,4 +1,4 @@
-"""A widget reply as numbered events, generated whether or not anybody reads it; any number of readers can follow.
+"""A widget reply as numbered events, generated whether or not anybody reads it; MOST_READERS can follow at once.
 
 Event 0 is `start`, then one `text` for each piece, `citations` if there are any, and `end` or `error`.
 """
@@ -6,17 +6,20 @@ Event 0 is `start`, then one `text` for each piece, `citations` if there are any
 import asyncio
 import logging
 from array import array
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import anyio
 from msgspec import Struct
 
 from server.chat.reply import Reply
-from server.errors import SecateurError
+from server.errors import RateLimited, SecateurError
 from server.skills.skill import Source
 
 STOPPED, TIMEOUT, ERROR = "stopped", "timeout", "error"
+MOST_READERS = 8  # of one reply: a visitor's tabs, and connections that broke unnoticed
+RETRY_SECONDS = 5
 logger = logging.getLogger(__name__)
 BUG = SecateurError("The server made a mistake; its log has the details under this reply's id.")
 
@@ -51,6 +54,7 @@ class Recording:
         self._ends = array("I")  # end of each piece in `text`; a list of strings takes ten times the memory
         self._last: tuple[tuple[str, Any], ...] = ()
         self._grown = asyncio.Event()
+        self._readers: WeakSet[AsyncGenerator[Event]] = WeakSet()  # a response that ends drops its reader
         self._scope = anyio.CancelScope()
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
@@ -72,8 +76,19 @@ class Recording:
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    async def follow(self, first: int) -> AsyncIterator[Event]:
-        """The events from id `first` to the last, as they come."""
+    def follow(self, first: int) -> AsyncIterator[Event]:
+        """The events from id `first` to the last, as they come; raises RateLimited beyond MOST_READERS."""
+        if len(self._readers) >= MOST_READERS:
+            raise RateLimited(
+                f"This reply has {MOST_READERS} readers already; close one of them.",
+                retry_after=RETRY_SECONDS,
+                reason="concurrency",
+            )
+        reader = self._follow(first)
+        self._readers.add(reader)
+        return reader
+
+    async def _follow(self, first: int) -> AsyncGenerator[Event]:
         while True:
             grown, ready, ended = self._grown, self.next, self.finish is not None
             for id in range(first, ready):

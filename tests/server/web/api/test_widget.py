@@ -3,13 +3,15 @@
 import json
 import sqlite3
 import time
-from contextlib import closing
+import urllib.request
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jwt
 import msgspec
 import pytest
 
+from server.chat.conversation.recording import MOST_READERS
 from server.skills.identity import Identity
 from server.skills.skill import Source
 from tests.support.harness import HELP, ORIGIN, Serve, Served, until
@@ -430,3 +432,35 @@ def test_an_engine_that_fails_is_an_error_event(serve: Serve) -> None:
     assert received[-1].name == "error"
     assert received[-1].data["error"]["message"].startswith("The engine failed")
     assert visitor.get("conversation").json["turns"][0]["reply"]["finish"] == "error"
+
+
+def test_a_reply_has_few_readers_at_once_and_room_for_another_when_one_leaves(serve: Serve) -> None:
+    server = serve("Hello!", passes=3)
+    visitor = Visitor(server)
+    with ExitStack() as stack:
+        reader = stack.enter_context(closing(visitor.stream("Hi", message="m1")))
+        path = f"replies/{next(events(reader)).data['reply']}"
+        readers = [stack.enter_context(closing(visitor.request("GET", path))) for _ in range(MOST_READERS - 1)]
+        assert [next(events(one)).name for one in readers] == ["start"] * (MOST_READERS - 1)
+        refused = visitor.get(path)
+        assert (refused.status, refused.json["error"]["code"], refused.headers["Retry-After"]) == (
+            429,
+            "rate_limited",
+            "5",
+        )
+        assert refused.json["error"]["message"] == f"This reply has {MOST_READERS} readers already; close one of them."
+        assert visitor.post("messages", {"text": "Hi", "message": "m1"}).status == 429
+        assert 'secateur_rejected_total{reason="concurrency",skill="help"} 2.0' in metrics(server)
+        readers[0].close()
+        until(lambda: follows(visitor, path))
+
+
+def follows(visitor: Visitor, path: str) -> bool:
+    """Whether a reader is admitted; it leaves at once."""
+    with closing(visitor.request("GET", path)) as response:
+        return response.status == 200
+
+
+def metrics(served: Served) -> str:
+    with urllib.request.urlopen(f"{served.admin}/metrics") as response:
+        return str(response.read().decode())
