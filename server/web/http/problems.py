@@ -9,12 +9,23 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from server.errors import BudgetExceeded, NotFound, RateLimited, RequestError, SecateurError, TooLarge, TooSlow
+from server.errors import (
+    BudgetExceeded,
+    NotFound,
+    RateLimited,
+    RequestError,
+    SecateurError,
+    TooLarge,
+    TooSlow,
+    Unsupported,
+)
 from server.web.http.requests import RequestState
 
 RETRY_SECONDS = 5
-MAX_CHARACTERS = 500
+MAX_CHARACTERS = 800
+SHOWN_PATH = 100  # characters
 logger = logging.getLogger(__name__)
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
 ErrorBody = Callable[[SecateurError], dict[str, Any]]
@@ -58,6 +69,8 @@ def response(error: SecateurError, *, close: bool = False, error_body: ErrorBody
         headers.update(error.headers)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unsupported):
+        headers["Accept-Encoding"] = "gzip"
     if close or isinstance(error, TooLarge | TooSlow):
         headers["Connection"] = "close"
     return Response(msgspec.json.encode(error_body(error)), error.status, headers, "application/json")
@@ -97,13 +110,23 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's handler for the router's errors: unknown paths and methods."""
     assert isinstance(error, HTTPException)
+    path = request.url.path[:SHOWN_PATH]
     if error.status_code == 404:
-        return response(NotFound("There is nothing at this path.", code="not_found"))
-    problem = RequestError(f"{error.detail}.", code="method_not_allowed")
+        what = f"There is nothing at {path}. This server answers: {', '.join(served(request))}."
+        return response(NotFound(what, code="not_found"))
+    allowed = (error.headers or {}).get("Allow", "")
+    problem = RequestError(f"{error.detail} at {path}; allowed: {allowed}.", code="method_not_allowed")
     problem.status = error.status_code
     reply = response(problem)
     reply.headers.update(error.headers or {})
     return reply
+
+
+def served(request: Request) -> list[str]:
+    """The method and path of each endpoint of the API, or of the whole app if it has none."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    api = [route for route in routes if route.path.startswith("/v1/") and not route.path.startswith("/v1/widget/")]
+    return [f"{min((route.methods or {'GET'}) - {'HEAD'})} {route.path}" for route in api or routes]
 
 
 async def on_bug(request: Request, _: Exception) -> Response:
