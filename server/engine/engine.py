@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from server.engine.batch import Batch
 from server.engine.runners import Runner
+from server.engine.sampling.masks import masks
 from server.engine.sampling.prompt import prompt_logprobs, sampled_rows
 from server.engine.sampling.sampler import choose_sampler
 from server.engine.scheduler import Accepted, Scheduler
@@ -104,6 +105,11 @@ class Engine:
         sequence.sampling = replace(sampling, stop_ids=known)  # a pruned vocabulary may lack some of the tokenizer's
 
     @property
+    def vocabulary(self) -> int:
+        """The number of token ids."""
+        return self._runner.vocabulary
+
+    @property
     def running(self) -> int:
         """The number of sequences with a slot."""
         return len(self._scheduler.running)
@@ -149,23 +155,35 @@ class Engine:
         if any(not chunk.sequence.generated for chunk in batch.chunks):
             self._scheduler.prefill_budget.record(batch.tokens, time.monotonic() - begin)
         rows = sampled_rows(batch, logits)
-        tokens = self.sampler.sample(batch, rows)
+        tokens = self.sampler.sample(batch, rows, masks(batch, self._runner.vocabulary))
         logprobs = self.sampler.logprobs(batch, rows, tokens)
         scored = list(prompt_logprobs(batch, logits, self.sampler.row_logprobs))
         with self._changed:
             for chunk, of_prompt in scored:
                 chunk.sequence.prompt_logprobs.extend(of_prompt)
-            self._deliver(self._scheduler.commit(batch, tokens), tokens, logprobs)
+            self._end_failed(batch)
+            self._deliver(self._scheduler.commit(batch, tokens), logprobs)
             self._end_unsampled(batch)
 
-    def _deliver(self, accepted: Ids[Accepted], tokens: Ids[int], logprobs: Ids[Logprobs | None]) -> None:
+    def _deliver(self, accepted: Ids[Accepted], logprobs: Ids[Logprobs | None]) -> None:
         results = []
-        for sequence, rows in groupby(accepted, key=lambda one: one.sequence):
-            reply = [Token(tokens[row], finish, logprobs[row]) for _, row, finish in rows]
+        for sequence, ids in groupby(accepted, key=lambda one: one.sequence):
+            reply = [
+                Token(token, finish, None if row is None else logprobs[row], complete)
+                for _, token, row, finish, complete in ids
+            ]
             results.append((self._streams[sequence], reply))
             if sequence.finish:
                 del self._streams[sequence]
         hand_over(results)
+
+    def _end_failed(self, batch: Batch) -> None:
+        """End the streams of sequences whose grammar became too complex; what was sampled for them is dropped."""
+        for chunk in batch.chunks:
+            state = chunk.sequence.constraint
+            if state and state.failure and (stream := self._streams.pop(chunk.sequence, None)):
+                self._scheduler.abort(chunk.sequence)
+                hand_over([(stream, state.error)])
 
     def _end_unsampled(self, batch: Batch) -> None:
         """End the streams of sequences that finished without a token, since `max_tokens` is 0."""

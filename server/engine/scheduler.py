@@ -3,6 +3,7 @@
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
@@ -18,13 +19,16 @@ MOST_PROMPT_ROWS = 64
 
 
 class Accepted(NamedTuple):
-    """A sampled id that was appended to its sequence."""
+    """An id that was appended to its sequence."""
 
     sequence: Sequence
-    row: int
-    """Its row of the logits."""
+    token: int
+    row: int | None
+    """Its row of the logits; None if its grammar forced it."""
     finish: Finish | None
     """Set if it ends the reply."""
+    complete: bool
+    """Whether it is text although it ends the reply with `stop`."""
 
 
 class Scheduler:
@@ -76,7 +80,8 @@ class Scheduler:
         while self.waiting and self.free:
             self._admit(self.waiting.popleft())
         decoding = sum(1 for sequence in self.running if sequence.generated)
-        if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES:
+        remaining = sum(sequence.remaining for sequence in self.running)
+        if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES and remaining <= self.batch_tokens:
             return self._decode_with_guesses(self.look_up)
         budget = self.prefill_budget.tokens(decoding, self.batch_tokens)
         scored = MOST_PROMPT_ROWS
@@ -87,7 +92,10 @@ class Scheduler:
                 continue
             self._reuse_computed(sequence)
             follows = bool(chunks) and not chunks[-1].sequence.generated
-            room = min(budget, scored) if sequence.scores_prompt and not sequence.generated else budget
+            decoding -= 1 if sequence.generated else 0
+            room = budget - decoding  # one for each that decodes after it
+            if sequence.scores_prompt and not sequence.generated:
+                room = min(room, scored)
             count = _chunk_size(sequence, min(sequence.remaining, room), follows)
             if count:
                 chunks.append(_chunk(sequence, count))
@@ -119,9 +127,11 @@ class Scheduler:
     def _decode_with_guesses(self, look_up: PromptLookup) -> Batch:
         """Plan a decode pass in which the sequences share the room for guesses."""
         chunks: list[Chunk] = []
-        room = min(MOST_ROWS, self.batch_tokens) - len(self.running)
+        room = min(MOST_ROWS, self.batch_tokens) - sum(sequence.remaining for sequence in self.running)
         for number, sequence in enumerate(self.running):
             guesses = look_up.guess(sequence, room // (len(self.running) - number))
+            if sequence.constraint:
+                guesses = guesses[: sequence.constraint.allowed(guesses)]
             chunks.append(_chunk(sequence, sequence.remaining, guesses))
             room -= len(guesses)
         return Batch(tuple(chunks))
@@ -136,8 +146,10 @@ class Scheduler:
         for place, token in enumerate(tokens[:count]):
             if sequence.finish is None:
                 sequence.append(token)
-                accepted.append(Accepted(sequence, row + place, sequence.finish))
+                accepted.append(Accepted(sequence, token, row + place, sequence.finish, sequence.complete))
         sequence.computed = chunk.end - (chunk.rows - len(accepted))
+        if accepted:
+            accepted += _forced(sequence)
         self._register(sequence)
         if self.look_up and chunk.guesses:
             self.look_up.record(sequence, chunk.guesses, count - 1)
@@ -156,6 +168,8 @@ class Scheduler:
         sequence.blocks = [*shared, *(self.blocks.allocate() for _ in range(needed - len(shared)))]
         sequence.cached = sequence.computed = len(shared) * BLOCK
         sequence.slot = self.free.pop(0)
+        if sequence.sampling.constraint:
+            sequence.constraint = sequence.sampling.constraint.begin()
         self.running.append(sequence)
 
     def _reuse_computed(self, sequence: Sequence) -> None:
@@ -192,6 +206,13 @@ class Scheduler:
         self.free.append(sequence.slot)
         self.running.remove(sequence)
         sequence.slot = None
+
+
+def _forced(sequence: Sequence) -> Iterator[Accepted]:
+    """Append the ids that the grammar forces; the next pass computes them together."""
+    while (token := sequence.forced) is not None:
+        sequence.append(token)
+        yield Accepted(sequence, token, None, sequence.finish, sequence.complete)
 
 
 def _chunk_size(sequence: Sequence, count: int, follows: bool) -> int:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
 from server.engine.blocks import BLOCK, block_hash, root_hash, salted_hash
+from server.engine.sampling.constraint import Constraint, ConstraintState
 from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
@@ -81,6 +82,8 @@ class Sampling(RequestedSampling, frozen=True, kw_only=True):
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
     """A reply ends at the first of these, or after `max_tokens`."""
+    constraint: Constraint | None = None
+    """What the reply must match; it then also ends where nothing may follow."""
 
     @classmethod
     def resolve(cls, requested: RequestedSampling, model_stop_ids: frozenset[int]) -> Self:
@@ -164,6 +167,8 @@ class Sequence:
         """Prefix hash of each full block, as far as computed."""
         self.registered = 0
         """Number of first blocks that other sequences can find."""
+        self.constraint: ConstraintState | None = None
+        """Where the reply stands in its `sampling.constraint`; None until the sequence is admitted."""
         self.finish: Finish | None = None
 
     @property
@@ -202,10 +207,24 @@ class Sequence:
         copy.tokens = [*self.tokens, *ids]
         return copy
 
+    @property
+    def complete(self) -> bool:
+        """Whether the reply has ended because its grammar allows nothing more, so that its last id is text."""
+        return self.finish == "stop" and self.tokens[-1] not in self.sampling.stop_ids
+
+    @property
+    def forced(self) -> int | None:
+        """The id to append without sampling; None where there is a choice, or where each id needs logprobs."""
+        if self.constraint is None or self.finish or self.sampling.logprobs is not None:
+            return None
+        return self.constraint.forced
+
     def append(self, token: int) -> None:
-        """Add a sampled id; sets `finish` if it ends the reply."""
+        """Add an id; sets `finish` if it ends the reply."""
         self.tokens.append(token)
-        if token in self.sampling.stop_ids:
+        if self.constraint:
+            self.constraint.accept(token)
+        if token in self.sampling.stop_ids or (self.constraint and self.constraint.complete):
             self.finish = "stop"
         elif self.generated >= self.sampling.max_tokens:
             self.finish = "length"

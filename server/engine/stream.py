@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple, Self
 
 from server.engine.sequence import Finish, Logprobs, PromptLogprob, Sequence
-from server.errors import EngineFailed
+from server.errors import SecateurError
 
 
 class Token(NamedTuple):
@@ -20,16 +20,21 @@ class Token(NamedTuple):
     """Why the reply ends with this token; None for all others."""
     logprobs: Logprobs | None = None
     """None unless the request's sampling has `logprobs`."""
+    complete: bool = False
+    """Whether it is text although it ends the reply with `stop`: its grammar allows nothing more."""
 
 
 class Stream(AsyncIterator[Token]):
-    """Yields each token as it is sampled; raises EngineFailed if the engine fails or stops."""
+    """Yields each token as it is sampled.
+
+    Raises EngineFailed if the engine fails or stops, InvalidRequest if the reply's grammar becomes too complex.
+    """
 
     def __init__(self, sequence: Sequence, abort: Callable[[Sequence], None]) -> None:
         self._sequence = sequence
         self._abort = abort
         self.loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[list[Token] | EngineFailed | None] = asyncio.Queue()
+        self._items: asyncio.Queue[list[Token] | SecateurError | None] = asyncio.Queue()
         self._ready: deque[Token] = deque()
         self._ended = False
         self._queued = time.monotonic()
@@ -56,6 +61,11 @@ class Stream(AsyncIterator[Token]):
         return self._sequence.prompt_logprobs
 
     @property
+    def most(self) -> int:
+        """The most tokens that may be sampled."""
+        return self._sequence.sampling.max_tokens
+
+    @property
     def prompt_computed(self) -> bool:
         """Whether the whole prompt was computed."""
         return self.sampled > 0 or self._sequence.finish is not None
@@ -75,7 +85,7 @@ class Stream(AsyncIterator[Token]):
         """The number of tokens that can be read without waiting, of the engine step that sampled the last one read."""
         return len(self._ready)
 
-    def put(self, item: list[Token] | EngineFailed | None) -> None:
+    def put(self, item: list[Token] | SecateurError | None) -> None:
         """Deliver the tokens of a step, a failure, or None to end the stream; call it within the loop.
 
         No tokens end it too: those of a reply that was to have none.
@@ -90,9 +100,9 @@ class Stream(AsyncIterator[Token]):
             raise StopAsyncIteration
         if not self._ready:
             item = await self._items.get()
-            if isinstance(item, EngineFailed) or not item:
+            if isinstance(item, SecateurError) or not item:
                 self._ended = True
-                raise item or StopAsyncIteration
+                raise StopAsyncIteration if not isinstance(item, SecateurError) else item
             self._ready.extend(item)
         token = self._ready.popleft()
         if token.finish is not None:
@@ -106,7 +116,7 @@ class Stream(AsyncIterator[Token]):
         self.put(None)  # wakes a reader in another task
 
 
-def hand_over(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> None:
+def hand_over(items: Iterable[tuple[Stream, list[Token] | SecateurError]]) -> None:
     """Deliver the results of a step to their streams; called by the engine's thread.
 
     Wakes each loop once, since every wake-up may cost this thread the interpreter's lock.
@@ -119,6 +129,6 @@ def hand_over(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> Non
             loop.call_soon_threadsafe(_put, together)
 
 
-def _put(items: Iterable[tuple[Stream, list[Token] | EngineFailed]]) -> None:
+def _put(items: Iterable[tuple[Stream, list[Token] | SecateurError]]) -> None:
     for stream, item in items:
         stream.put(item)

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from server.engine.batch import Batch
+from server.engine.sampling.constraint import Mask
+from server.engine.sampling.masks import allowed_ids
 from server.engine.sequence import Logprobs, Sampling, Sequence
 from server.errors import EngineFailed
 
 DAMAGED = "The model computed NaN or infinite logits: its weights are damaged or overflow their type."
 _HEAD = 256  # nearly every nucleus is smaller, and sorting a whole vocabulary takes milliseconds
-
-Mask = Tensor
-"""The ids allowed by a grammar, int64 in ascending order."""
 
 
 def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) -> list[int]:
@@ -29,17 +28,16 @@ def sample(batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) 
     """
     if not bool(logits.amax(dim=-1).isfinite().all()):
         raise EngineFailed(DAMAGED)
-    allowed = masks or [None] * len(batch.sampled)
+    allowed = [None if mask is None else allowed_ids(mask, logits.shape[1]) for mask in masks or [None] * len(logits)]
     return [draw(*row) for row in zip(logits, batch.sampled, allowed, strict=True)]
 
 
-def draw(logits: Tensor, sequence: Sequence, mask: Mask | None = None) -> int:
-    """Sample the next id of one sequence from its logits [vocabulary], among `mask` if given."""
+def draw(logits: Tensor, sequence: Sequence, ids: Tensor | None = None) -> int:
+    """Sample the next id of one sequence from its logits [vocabulary], among `ids`, ascending, if given."""
     sampling = sequence.sampling
     logits = _adjusted(logits, sequence)
-    ids = mask
-    if mask is not None:
-        logits = logits[mask]
+    if ids is not None:
+        logits = logits[ids]
     if sampling.temperature == 0 or float(logits.max()) == -math.inf:  # the first id where all are impossible
         return _id(ids, int(logits.argmax()))
     chosen = _candidates(logits, sampling)

@@ -52,6 +52,7 @@ class Matcher:
         self._ends = ends
         self._field = field
         self._forced = deque(matcher.compute_ff_tokens())
+        self._failure = ""
 
     @property
     def forced(self) -> int | None:
@@ -66,12 +67,16 @@ class Matcher:
     @property
     def failure(self) -> str:
         """Why the grammar cannot go on; empty while it can."""
-        return reason(self._matcher.get_error()) if self._matcher.is_error() else ""
+        return reason(self._matcher.get_error()) if self._matcher.is_error() else self._failure
 
     @property
     def error(self) -> InvalidRequest:
         """The error of a reply whose grammar failed on the way."""
-        return InvalidRequest(f"{self._field} became too complex within the reply: {self.failure}.", param=self._field)
+        return InvalidRequest(f"{self._field} cannot go on within the reply: {self.failure}.", param=self._field)
+
+    def fail(self, why: str) -> None:
+        """Set `failure`, unless it is set."""
+        self._failure = self._failure or why
 
     def accept(self, id: int) -> None:
         """Add an id, which the grammar must allow."""

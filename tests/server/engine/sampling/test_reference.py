@@ -3,8 +3,10 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from msgspec.structs import replace
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from server.engine.batch import Batch, Chunk
+from server.engine.sampling.constraint import Mask
 from server.engine.sampling.reference import _adjusted, draw, sample
 from server.engine.sequence import RequestedSampling, Sampling, Sequence
 from server.errors import EngineFailed
@@ -163,6 +166,11 @@ def test_penalties_count_the_reply_and_not_the_prompt() -> None:
     assert logits.tolist() == torch.tensor([1.0, 1.05, 0.0]).tolist(), "the caller's logits were changed"
 
 
+def bits(ids: Iterable[int]) -> Mask:
+    """A mask of 64 ids that allows `ids`."""
+    return numpy.array([sum(1 << id for id in ids)], numpy.int64).view(numpy.int32)
+
+
 def test_a_bias_moves_an_id_and_a_mask_allows_nothing_else() -> None:
     logits = torch.tensor([3.0, 2.0, 1.0, 0.0])
     assert draw(logits, asked(0, 1, 1, logit_bias=((3, 3.5),))) == 3
@@ -171,7 +179,7 @@ def test_a_bias_moves_an_id_and_a_mask_allows_nothing_else() -> None:
     assert draw(logits, asked(0, 1, 1), mask) == 1
     assert {draw(logits, asked(5.0, 0.99, seed, top_k=2), mask) for seed in range(60)} == {1, 3}
     batch = Batch(tuple(Chunk(asked(0, 1, 1), slot, 0, (1,), True) for slot in range(2)))
-    assert sample(batch, logits.repeat(2, 1), [None, mask]) == [0, 1]
+    assert sample(batch, logits.repeat(2, 1), [None, bits([1, 3, 40])]) == [0, 1]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.1, 1.3, 3.0])

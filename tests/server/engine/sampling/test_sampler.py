@@ -15,10 +15,11 @@ pytest.importorskip("server.engine.native._core")
 
 from server.engine.batch import Batch, Chunk
 from server.engine.native import core
+from server.engine.sampling.constraint import Mask
 from server.engine.sampling.sampler import NativeSampler, TorchSampler, choose_sampler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import EngineFailed
-from tests.server.engine.sampling.test_reference import slow_nucleus
+from tests.server.engine.sampling.test_reference import bits, slow_nucleus
 
 SETS = core().available()
 SIZES = (1, 2, 7, 63, 64, 65, 257, 1000, 5000)
@@ -72,11 +73,13 @@ def test_every_id_is_that_of_the_reference(
     sequences = [Sequence("", (0,), sampling) for sampling in wanted]
     logits = random_logits(len(sequences), size, seed, digits, spread)
     untouched = logits.clone()
-    masks: list[Tensor | None] = []
+    masks: list[Mask | None] = []
     for number, (sequence, part) in enumerate(zip(sequences, masked, strict=False)):
         sequence.tokens += [(seed + step * step) % size for step in range(number * 7)]
         chosen = torch.rand(size, generator=torch.Generator().manual_seed(seed + number)) < part
-        masks.append(chosen.nonzero().flatten() if part < 0.9 and bool(chosen.any()) else None)
+        words = numpy.zeros(-(-size // 32) + seed % 2, numpy.int32)  # as long as the vocabulary, or longer
+        words.view(numpy.uint8)[: -(-size // 8)] = numpy.packbits(chosen.numpy(), bitorder="little")
+        masks.append(words if part < 0.9 and bool(chosen.any()) else None)
     expected = TorchSampler().sample(batch_of(sequences), logits, masks)
     for name in SETS:
         assert NativeSampler(name).sample(batch_of(sequences), logits, masks) == expected, name
@@ -195,7 +198,7 @@ def test_invalid_arguments_are_refused() -> None:
 def test_if_all_ids_are_impossible_the_first_allowed_one_is_drawn() -> None:
     logits = torch.zeros(2, 9)
     logits[:, 4:] = -math.inf
-    mask = torch.tensor([5, 7])
+    mask = bits([5, 7])
     for sampling in (Sampling(temperature=0), Sampling(top_p=0.5, top_k=1, min_p=0.1, seed=1)):
         batch = batch_of([Sequence("", (1,), sampling)] * 2)
         assert TorchSampler().sample(batch, logits, [mask, None])[0] == 5
