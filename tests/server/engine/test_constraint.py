@@ -141,6 +141,12 @@ class Passes:
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
 
+def random_prompt(generator: random.Random) -> tuple[int, ...]:
+    """RUN may occur in it, followed by ids that the grammar does not allow there."""
+    prompt = [generator.randrange(12) for _ in range(generator.randint(1, 20))]
+    return tuple(prompt + generator.choice((0, 1, 2)) * [*RUN, 8, generator.randrange(12), 3, 3])
+
+
 def samplings(generator: random.Random) -> Sampling:
     return Sampling(
         temperature=generator.choice((0.0, 0.8, 1.5)),
@@ -159,10 +165,7 @@ def samplings(generator: random.Random) -> Sampling:
 def test_replies_are_those_of_a_plain_loop(seed: int, guessing: bool) -> None:
     generator = random.Random(seed)
     slots = generator.randint(1, 6)
-    sequences = [
-        Sequence("s", tuple(generator.randrange(12) for _ in range(generator.randint(1, 40))), samplings(generator))
-        for _ in range(10)
-    ]
+    sequences = [Sequence("s", random_prompt(generator), samplings(generator)) for _ in range(10)]
     scheduler = Scheduler(
         slots=slots,
         context=128,
