@@ -54,7 +54,7 @@ NOTES = frozenset(
 """The caller's own notes, and hints to a scheduler or cache: they change no reply, and are not stored or logged."""
 IGNORED = frozenset({"reasoning_effort", "verbosity", "prediction", "service_tier", "store"})
 """Fields that ask for a style, a service or speed, without a promise of what the reply contains."""
-NOTHING = (None, False, [], {}, "", "none", "auto", "default")
+NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none", "auto", "default")
 """Values that ask for nothing, whatever the field."""
 SHOWN = 64  # characters of an unknown field's name
 
@@ -88,7 +88,8 @@ def sort_fields(fields: Mapping[str, Any], known: Collection[str]) -> SortedFiel
     Fields that are null are as if left out.
     """
     read: dict[str, Any] = {}
-    ignored, unknown = [], []
+    ignored: list[str] = []
+    unknown: list[str] = []
     for name, value in fields.items():
         if value is None or name in NOTES:
             continue
