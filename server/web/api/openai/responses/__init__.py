@@ -1,0 +1,1 @@
+"""POST /v1/responses: its schema, translated into a chat completion's, and its format."""
