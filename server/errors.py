@@ -16,6 +16,7 @@ SecateurError
 ├── ConfigError                    the operator's mistake in a TOML file: what, where, what is allowed
 ├── ArtifactError                  a checkpoint that is missing, damaged or contradicts its lineage
 │   └── SignatureError             not signed, not by an allowed signer, or changed since
+├── KnowledgeError                 documents that cannot be built into a knowledge
 ├── ExportError                    an artifact that a format cannot hold, or an unwritable output
 ├── RegistryError                  an unusable registry, or a change against its rules
 ├── Busy                           another process holds the lock on a file or directory
@@ -120,9 +121,15 @@ class RateLimited(RequestError):
     type = "rate_limit_error"
 
     def __init__(
-        self, message: str, *, retry_after: int, reason: Reason, headers: Mapping[str, str] | None = None
+        self,
+        message: str,
+        *,
+        retry_after: int,
+        reason: Reason,
+        headers: Mapping[str, str] | None = None,
+        code: str = "rate_limited",
     ) -> None:
-        super().__init__(message, code="rate_limited", reason=reason)
+        super().__init__(message, code=code, reason=reason)
         self.retry_after = retry_after
         self.headers = headers or {}
 
@@ -160,6 +167,10 @@ class ArtifactError(SecateurError):
 
 class SignatureError(ArtifactError):
     """An artifact or statement without a valid signature of an allowed signer, or a key that cannot sign."""
+
+
+class KnowledgeError(SecateurError):
+    """Documents that cannot be built into a knowledge; an earlier artifact stays as it was."""
 
 
 class ExportError(SecateurError):

@@ -25,8 +25,8 @@ from server.artifact.checkpoint import bom, card
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.lineage import GateResult
 from server.artifact.checkpoint.reader import Artifact
-from server.artifact.checkpoint.writer import publish
 from server.errors import Busy
+from server.storage.files import publish
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pruning.errors import RecipeError
 from pruning.model.versions import versions
 from pruning.recipe.sources import locate
 from server.artifact.checkpoint import lineage as record
-from server.artifact.checkpoint.writer import replaced
 from server.errors import ArtifactError, Busy
+from server.storage.files import replaced
 from server.storage.lock import locked
 
 LOCK, IDENTITY, CANDIDATE = "lock", "identity.json", "artifact"

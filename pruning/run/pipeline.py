@@ -36,10 +36,10 @@ from pruning.stages.training.shear import shearing
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
-from server.artifact.checkpoint.writer import CheckpointWriter, publish
+from server.artifact.checkpoint.writer import CheckpointWriter
 from server.errors import ArtifactError
 from server.storage.digests import FileDigests
-from server.storage.files import write_atomically
+from server.storage.files import publish, write_atomically
 from server.storage.lock import locked
 
 logger = logging.getLogger(__name__)

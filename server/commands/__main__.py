@@ -23,6 +23,7 @@ COMMANDS = {
     "prune": Command("pruning.commands.prune", "prune a model as a recipe says, and evaluate it"),
     "evaluate": Command("pruning.commands.evaluate", "measure an artifact on a task or a text"),
     "task": Command("pruning.commands.task", "make a task from FAQ pages"),
+    "knowledge": Command("server.commands.knowledge", "build, search and compare knowledge from documents"),
     "registry": Command("server.commands.registry", "versions, approvals and promotions of models"),
     "lineage": Command("server.commands.lineage", "draw what an artifact was made from"),
     "sign": Command("server.commands.sign", "sign an artifact"),

@@ -1,6 +1,7 @@
 """Atomic, durable changes of files: a reader, also after a loss of power, finds the old content or the new, whole."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,3 +48,18 @@ def sync_folder(folder: Path) -> None:
     """Flush the files in `folder` and its entries to the disk."""
     for path in [*folder.iterdir(), folder]:
         sync(path)
+
+
+def publish(made: Path, path: Path) -> None:
+    """Rename the folder `made` to `path`, then remove the one that it replaces."""
+    old = replaced(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    move(made, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replaced(path: Path) -> Path:
+    """Where `publish` keeps the replaced folder for a moment; a kill may leave it there."""
+    return path.with_name(f".{path.name}.old")

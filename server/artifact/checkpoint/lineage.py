@@ -16,6 +16,8 @@ from server.storage.digests import FileDigests
 FILE = "lineage.json"
 WEIGHTS = "model.safetensors"
 """The weights file of an artifact."""
+KNOWLEDGE = "knowledge.json"
+"""The manifest of a knowledge artifact, which has an index in place of weights."""
 SIGNATURE = "model.sig"
 """The signature, which also signs the record and is therefore not named in it."""
 
@@ -160,7 +162,19 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """The record of the base, if the base was an artifact."""
     parent_digest: str = ""
     """The address of `parent`."""
+    thresholds: dict[str, Any] = {}
+    """The calibrated thresholds of a knowledge, and how they were found."""
     version: int = 1
+
+    @property
+    def is_knowledge(self) -> bool:
+        """Whether the artifact is an index of documents and no model."""
+        return KNOWLEDGE in self.files
+
+    @property
+    def subject(self) -> str:
+        """SHA-256 of the file that results of evaluation are about: a model's weights, or a knowledge's manifest."""
+        return self.files.get(KNOWLEDGE) or self.files[WEIGHTS]
 
 
 def read(directory: Path) -> Lineage:

@@ -17,7 +17,7 @@ from server.artifact.checkpoint.packing import choose_layout, pack, pack_unstruc
 from server.artifact.checkpoint.quantised import pack_quantised, with_zeros
 from server.artifact.checkpoint.safetensors_file import SafetensorsWriter
 from server.storage.digests import FileDigests
-from server.storage.files import move, sync_folder
+from server.storage.files import publish, sync_folder
 
 
 class CheckpointWriter:
@@ -82,21 +82,6 @@ class CheckpointWriter:
         sync_folder(self._partial)
         publish(self._partial, self.path)
         return complete
-
-
-def publish(made: Path, path: Path) -> None:
-    """Rename the artifact `made` to `path`, then remove the one it replaces."""
-    old = replaced(path)
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    move(made, path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def replaced(path: Path) -> Path:
-    """Where `publish` keeps the replaced artifact for a moment; a kill may leave it there."""
-    return path.with_name(f".{path.name}.old")
 
 
 def _parts(tensor: Tensor, scales: Tensor | None, zeros: bool) -> tuple[Layout, dict[str, Tensor]]:

@@ -1,0 +1,44 @@
+"""Sources: they list documents, and hand out the bytes of the ones that changed."""
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from server.knowledge.settings import Source
+
+
+class Refused(Exception):
+    """A document that cannot be had; the text says why."""
+
+
+class Gone(Refused):
+    """A document that no longer exists."""
+
+
+class Content(Struct, frozen=True):
+    """The bytes of a document."""
+
+    data: bytes
+    stamp: str
+    """What to compare next time."""
+    content_type: str = ""
+    encoding: str = ""
+
+
+class Item(Struct, frozen=True):
+    """A document of a source."""
+
+    name: str
+    """Its path or URL: its identity within the knowledge."""
+    url: str
+    source: Source
+    fetch: Callable[[str], Content | None]
+    """The content, or None if its stamp shows that it has not changed since; raises Refused."""
+
+
+class Listing(Struct, frozen=True):
+    """What a source has."""
+
+    items: list[Item]
+    failed: dict[str, str]
+    """Documents that cannot be read, and why."""
