@@ -14,7 +14,6 @@ from server.engine.choice import Choice
 from server.engine.native import absent, core
 from server.engine.sampling import reference
 from server.engine.sampling.constraint import Mask
-from server.engine.sampling.masks import allowed_ids
 from server.engine.sampling.reference import DAMAGED, changes, repeated, uniform
 from server.engine.sequence import Logprobs, Sequence
 from server.errors import EngineFailed
@@ -76,8 +75,7 @@ class NativeSampler:
     def sample(self, batch: Batch, logits: Tensor, masks: Ids[Mask | None] | None = None) -> list[int]:
         """See `Sampler`."""
         sequences = batch.sampled
-        rows = masks or [None] * len(sequences)
-        allowed = [None if mask is None else allowed_ids(mask, logits.shape[1]).numpy() for mask in rows]
+        allowed = [None if mask is None else mask.view(numpy.uint32) for mask in masks or [None] * len(sequences)]
         options = numpy.array([_options(sequence) for sequence in sequences], dtype=numpy.float64).reshape(-1, 5)
         changed = [_changes(sequence) for sequence in sequences]
         repetitions = [_repetition(sequence) for sequence in sequences]

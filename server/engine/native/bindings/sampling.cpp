@@ -3,6 +3,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -17,7 +19,8 @@ using Ids = Array<const int64_t, 1>;
 using Values = FloatVector;
 using OptionRows = Array<const double, 2>;
 using ChangesOfRows = std::vector<std::optional<std::pair<Ids, Values>>>;
-using MasksOfRows = std::vector<std::optional<Ids>>;
+using Mask = Array<const uint32_t, 1>;
+using MasksOfRows = std::vector<std::optional<Mask>>;
 using RepetitionsOfRows = std::vector<std::optional<std::pair<Ids, double>>>;
 
 constexpr int64_t most_ids = int64_t{1} << 28;
@@ -59,15 +62,16 @@ void add_repetition(LogitChanges& changes, const RepetitionsOfRows::value_type& 
     changes.repetition_penalty = static_cast<float>(penalty);
 }
 
-std::span<const int64_t> mask_of(const MasksOfRows::value_type& mask, int64_t vocabulary) {
+std::span<const uint32_t> mask_of(const MasksOfRows::value_type& mask, int64_t vocabulary) {
     if (!mask) return {};
-    int64_t before = -1;
-    for (int64_t id : span_of(*mask)) {
-        require(id > before && id < vocabulary, "the ids of a mask are ascending and exist");
-        before = id;
-    }
-    require(before >= 0, "a mask allows at least one id");
-    return span_of(*mask);
+    const auto words = span_of(*mask);
+    const bool some = std::ranges::any_of(words, [&, first = int64_t{0}](uint32_t word) mutable {
+        const int64_t id = first + std::countr_zero(word);
+        first += 32;
+        return word && id < vocabulary;
+    });
+    require(some, "a mask allows at least one id");
+    return words;
 }
 
 std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesOfRows& changes,
@@ -80,7 +84,7 @@ std::vector<int64_t> sample(FloatRows logits, OptionRows options, const ChangesO
     require(repetitions.empty() || repetitions.size() == rows, "each row has one repetition, or None");
     std::vector<Options> wanted;
     std::vector<LogitChanges> added;
-    std::vector<std::span<const int64_t>> allowed;
+    std::vector<std::span<const uint32_t>> allowed;
     for (size_t row = 0; row < rows; ++row) {
         wanted.push_back(options_of(options, row));
         added.push_back(changes_of(changes[row], static_cast<int64_t>(vocabulary)));
@@ -114,7 +118,7 @@ void bind_sampling(nb::module_& module) {
                nb::arg("set"), nb::arg("repetitions") = RepetitionsOfRows(),
                "Sample one id per row of logits [rows, vocabulary]; -1 if the largest logit is NaN or infinite. "
                "options [rows, 5]: temperature, top_p, min_p, uniform number, top_k. "
-               "changes: ids and the numbers to add. masks: allowed ids, ascending. "
+               "changes: ids and the numbers to add. masks: allowed ids, as bits. "
                "repetitions: ids, ascending, and the penalty that divides their positive logits and multiplies others.");
     module.def("logprobs", logprobs, nb::arg("logits"), nb::arg("id"), nb::arg("count"), nb::arg("set"),
                "The `count` most likely ids, and the log probabilities of these, then of `id`.");

@@ -47,7 +47,7 @@ int64_t span_at(float top, double factor, float value) {
 }  // namespace
 
 int64_t Sampler::draw(std::span<const float> logits, const Options& options, const LogitChanges& changes,
-                      std::span<const int64_t> mask) {
+                      std::span<const uint32_t> mask) {
     Candidates row{logits.data(), nullptr, static_cast<int64_t>(logits.size())};
     find_maxima(row);
     if (!std::isfinite(top_)) return -1;
@@ -87,7 +87,7 @@ void Sampler::find_maxima(const Candidates& row) {
 }
 
 // Applies the changes and removes ids outside the mask.
-void Sampler::apply(Candidates& row, const LogitChanges& changes, std::span<const int64_t> mask) {
+void Sampler::apply(Candidates& row, const LogitChanges& changes, std::span<const uint32_t> mask) {
     if (changes.empty() && mask.empty()) return;
     if (!changes.empty()) {
         changed_.assign(row.values, row.values + row.size);
@@ -99,13 +99,23 @@ void Sampler::apply(Candidates& row, const LogitChanges& changes, std::span<cons
         row.values = changed_.data();
     }
     if (!mask.empty()) {
-        allowed_.assign(mask.begin(), mask.end());
-        values_.resize(mask.size());
+        allow(mask, row.size);
+        values_.resize(allowed_.size());
         std::ranges::transform(allowed_, values_.begin(), [&](int32_t id) { return row.values[id]; });
         changed_.swap(values_);  // `keep` needs `values_`
-        row = {changed_.data(), allowed_.data(), static_cast<int64_t>(mask.size())};
+        row = {changed_.data(), allowed_.data(), static_cast<int64_t>(allowed_.size())};
     }
     find_maxima(row);
+}
+
+// Sets allowed_ to the ids of a mask's bits below `size`, ascending.
+void Sampler::allow(std::span<const uint32_t> mask, int64_t size) {
+    allowed_.clear();
+    for (int64_t first = 0; uint32_t bits : mask) {
+        if (size - first < 32) bits &= size > first ? (uint32_t{1} << (size - first)) - 1 : 0;
+        for (; bits; bits &= bits - 1) allowed_.push_back(static_cast<int32_t>(first + std::countr_zero(bits)));
+        first += 32;
+    }
 }
 
 // Removes what `min_p` and `top_k` exclude.

@@ -47,16 +47,17 @@ class Sampler {
 public:
     explicit Sampler(const RowKernels& kernels) : kernels_(kernels) {}
 
-    // An id among `mask` (ascending; empty: all); -1 if the largest logit is NaN or infinite.
+    // An id among the bits of `mask` (empty: all; else at least one); -1 if the largest logit is NaN or infinite.
     int64_t draw(std::span<const float> logits, const Options& options, const LogitChanges& changes,
-                 std::span<const int64_t> mask);
+                 std::span<const uint32_t> mask);
 
     // For the `count` most likely ids and for `id`; empty if the largest logit is NaN or infinite.
     Logprobs logprobs(std::span<const float> logits, int64_t id, int64_t count);
 
 private:
     void find_maxima(const Candidates& row);
-    void apply(Candidates& row, const LogitChanges& changes, std::span<const int64_t> mask);
+    void apply(Candidates& row, const LogitChanges& changes, std::span<const uint32_t> mask);
+    void allow(std::span<const uint32_t> mask, int64_t size);
     void keep(Candidates& row, const Options& options);
     void gather(Candidates& row, float bound, int64_t ties);
     void rank(const Candidates& row, int64_t count);

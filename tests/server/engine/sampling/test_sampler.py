@@ -163,12 +163,13 @@ def test_invalid_arguments_are_refused() -> None:
 
     def drawn(options: Any = (1.0, 1.0, 0.0, 0.5, 0), change: Any = None, mask: Any = None, rows: int = 1) -> Any:
         rows_of_options = numpy.array([options] * rows, numpy.float64)
-        masks = [None if mask is None else numpy.array(mask, numpy.int64)]
+        masks = [None if mask is None else numpy.array(mask, numpy.uint32)]
         changes = [None if change is None else (numpy.array(change[0], numpy.int64), numpy.float32(change[1]))]
         return core().sample(row, rows_of_options, changes, masks, chosen)
 
     assert drawn() == [4]
-    assert drawn(mask=[7, 8]) == [8]
+    assert drawn(mask=[1 << 7 | 1 << 8]) == [8]
+    assert drawn(mask=[1 << 5 | 1 << 9, 3]) == [5], "ids beyond the vocabulary are not drawn"
     refused: tuple[dict[str, Any], ...] = (
         {"rows": 2},
         {"options": (-1.0, 1.0, 0.0, 0.5, 0)},
@@ -181,9 +182,8 @@ def test_invalid_arguments_are_refused() -> None:
         {"change": ([-1], [1.0])},
         {"change": ([1, 2], [1.0])},
         {"mask": []},
-        {"mask": [9]},
-        {"mask": [3, 3]},
-        {"mask": [-1, 3]},
+        {"mask": [1 << 9]},
+        {"mask": [0, 3]},
     )
     for wrong in refused:
         with pytest.raises(ValueError, match=r" (is|has|are|names|allows) "):

@@ -47,23 +47,29 @@ std::vector<float> random_row(int64_t size) {
 bool once() {
     const int64_t size = pick(0, 3) ? pick(1, 400) : pick(1, 6000);
     const std::vector<float> row = random_row(size);
-    std::vector<int64_t> mask, ids;
+    std::vector<int64_t> ids, repeated;
+    std::vector<uint32_t> mask;
     std::vector<float> values;
-    if (pick(0, 1))
-        for (int64_t id = pick(0, size - 1); id < size; id += pick(1, 9)) mask.push_back(id);
+    if (pick(0, 1)) {
+        mask.resize((size + 31) / 32 + pick(0, 1), pick(0, 3) ? 0 : ~uint32_t{0});
+        for (int64_t id = pick(0, size - 1); id < size; id += pick(1, 9)) mask[id / 32] |= uint32_t{1} << id % 32;
+    }
     for (int64_t count = pick(0, 1) ? pick(1, 9) : 0; count; --count) {
         ids.push_back(pick(0, size - 1));
         values.push_back(static_cast<float>(20 * part() - 10));
     }
-    mask.shrink_to_fit(), ids.shrink_to_fit(), values.shrink_to_fit();
+    if (pick(0, 1))
+        for (int64_t id = pick(0, size - 1); id < size; id += pick(1, 99)) repeated.push_back(id);
+    const float penalty = one_of({0.5f, 1.3f});
+    mask.shrink_to_fit(), repeated.shrink_to_fit(), ids.shrink_to_fit(), values.shrink_to_fit();
     const Options options{one_of({0.0, 1e-320, 1e-9, 0.7, 1.0, 2.0, 1e9}), one_of({1e-12, 0.4, 0.9, 1 - 1e-16, 1.0}),
                     one_of({0.0, 0.0, 1e-9, 0.3, 1.0}), one_of({0.0, part(), 1 - 1e-16}),
                     one_of<int64_t>({0, 0, 1, 7, 300, size, size + 1})};
     int64_t before = -2;
     for (const auto& [name, kernels] : sets) {
         Sampler sampler(*kernels);
-        const int64_t id = sampler.draw(row, options, {ids, values}, mask), count = pick(0, 25);
-        const bool exists = id >= 0 && id < size && (mask.empty() || std::ranges::count(mask, id));
+        const int64_t id = sampler.draw(row, options, {repeated, penalty, ids, values}, mask), count = pick(0, 25);
+        const bool exists = id >= 0 && id < size && (mask.empty() || mask[id / 32] >> id % 32 & 1);
         const Logprobs logprobs = sampler.logprobs(row, pick(0, size - 1), count);
         const size_t reported = id == -1 ? 0 : 1 + std::min(count, size);
         if ((exists || id == -1) && (before == -2 || id == before) && logprobs.values.size() == reported) before = id;
