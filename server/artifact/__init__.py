@@ -1,4 +1,4 @@
-"""Model directories: read, written, signed, registered and exported, each with its lineage.
+"""Artifacts: models read, written and exported; models and knowledge signed and registered, each with its lineage.
 
 May import `storage`, `text`.
 """

@@ -169,12 +169,12 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     @property
     def is_knowledge(self) -> bool:
         """Whether the artifact is an index of documents and no model."""
-        return KNOWLEDGE in self.files
+        return KNOWLEDGE in self.files and WEIGHTS not in self.files
 
     @property
     def subject(self) -> str:
         """SHA-256 of the file that results of evaluation are about: a model's weights, or a knowledge's manifest."""
-        return self.files.get(KNOWLEDGE) or self.files[WEIGHTS]
+        return self.files[KNOWLEDGE if self.is_knowledge else WEIGHTS]
 
 
 def read(directory: Path) -> Lineage:

@@ -45,6 +45,8 @@ class Artifact:
         Files that `digests` knows are not read again.
         """
         lineage = record.read(path)
+        if lineage.is_knowledge:
+            raise ArtifactError(f"{path} is a knowledge and no model: name it as `knowledge` of a skill")
         if form := chain.exported(lineage):
             raise ArtifactError(f"{path} is an export for other software ({form}): name the artifact it was made from")
         record.verify(path, lineage, digests)
@@ -162,13 +164,14 @@ class Artifact:
 
 
 def verified_record(path: Path, digests: FileDigests | None = None) -> Lineage:
-    """The record of the artifact or export in `path`; raises ArtifactError naming the file or step that does not match.
+    """The record of the model, knowledge or export in `path`; raises ArtifactError naming the file or step that does not match.
 
-    The weights of an artifact are also compared with its last step; those of an export only other software reads.
+    The weights of a model are also compared with its last step; those of an export only other software reads, and a
+    knowledge has none.
     Files that `digests` knows are not read again for their digests.
     """
     lineage = record.read(path)
-    if chain.exported(lineage):
+    if lineage.is_knowledge or chain.exported(lineage):
         record.verify(path, lineage, digests)
         chain.check(path, lineage)
     else:

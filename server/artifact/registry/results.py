@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from server.artifact.checkpoint import lineage as record
-from server.artifact.checkpoint.lineage import WEIGHTS, GateResult, Lineage
+from server.artifact.checkpoint.lineage import GateResult, Lineage
 from server.artifact.registry import statements
 from server.artifact.registry.statements import EvaluationStatement, Signed
 from server.artifact.registry.store import Gate, Version, now
@@ -57,7 +57,7 @@ def gate(file: Path, lineage: Lineage, key: PrivateKey | None = None) -> Gate | 
     It is signed with `key`, or by the signature beside the file if there is one. Raises RegistryError.
     """
     results = _read(file)
-    if results.weights != lineage.files[WEIGHTS]:
+    if results.weights != lineage.subject:
         raise RegistryError(f"{file} belongs to another artifact: the SHA-256 of its weights differs")
     result, source = _result(file, results), record.digest_of(file)
     if not results.gates:
@@ -98,7 +98,7 @@ def _states(stated: EvaluationStatement, gate: Gate, lineage: Lineage) -> bool:
     """Whether `stated` has the task, verdict, figures and source of `gate`, and the weights of `lineage`."""
     result = gate.result
     told = (stated.task, stated.passed, stated.figures, stated.results, stated.weights)
-    return told == (result.task, result.passed, result.figures, gate.source, lineage.files[WEIGHTS])
+    return told == (result.task, result.passed, result.figures, gate.source, lineage.subject)
 
 
 def _statement(result: GateResult, weights: str, source: str, key: PrivateKey) -> EvaluationStatement:

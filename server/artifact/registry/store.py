@@ -48,7 +48,7 @@ class Approval(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
-    """A version of a model: one artifact."""
+    """A version of a model or of a knowledge: one artifact."""
 
     model: str
     number: int
@@ -143,9 +143,17 @@ class Registry:
         return self._version(model, number)
 
     def add(self, model: str, path: Path, lineage: Lineage, gates: Sequence[Gate]) -> Version:
-        """Add the artifact at `path` as a version and make it the candidate; a known artifact keeps its number."""
+        """Add the artifact at `path` as a version and make it the candidate; a known artifact keeps its number.
+
+        Raises RegistryError if the name is not valid, or is a model's and the artifact a knowledge, or the reverse.
+        """
         if not NAME.fullmatch(model):
             raise RegistryError(f"{model!r} is not a valid model name: use a-z, 0-9, and after the first letter . _ -")
+        if (numbers := self.numbers(model)) and self._version(model, numbers[-1]).lineage.is_knowledge != (
+            lineage.is_knowledge
+        ):
+            kinds = ("model", "knowledge") if lineage.is_knowledge else ("knowledge", "model")
+            raise RegistryError(f"{model} is a {kinds[0]} here, and {path} is a {kinds[1]}: add it under another name")
         address, run = record.address(lineage), self._database.execute
         with self._database.transaction():
             run("INSERT INTO models VALUES (?, ?) ON CONFLICT DO NOTHING", (model, now()))
