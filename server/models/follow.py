@@ -1,12 +1,14 @@
 """Follows `registry:NAME@production`: looks the alias up regularly, checks new versions as `promote` does, loads them.
 
+The same for models and for knowledge.
+
 If the new version cannot be served, the old one stays and the log says why.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from server.artifact.checkpoint.lineage import Lineage, address
 from server.artifact.registry import history, rules
@@ -14,11 +16,21 @@ from server.artifact.registry.seen import LastSeen
 from server.artifact.registry.store import Move, Registry, Version
 from server.artifact.signing.keys import Signers
 from server.errors import RegistryError, SecateurError, reason
-from server.models.rollout import Model
 from server.storage.digests import FileDigests
 
 logger = logging.getLogger(__name__)
 PRODUCTION = "@production"
+
+
+class Loaded(Protocol):
+    """What is made of a version."""
+
+    @property
+    def lineage(self) -> Lineage:
+        """The record that its files were loaded by."""
+
+
+T = TypeVar("T", bound=Loaded)
 
 
 class Found(NamedTuple):
@@ -64,10 +76,10 @@ class SignedReference(NamedTuple):
         rules.allowed(version, signers, digests)
 
 
-class Follower:
-    """Loads each new version of a reference; `load` makes a model from an artifact's directory and a name."""
+class Follower(Generic[T]):
+    """Loads each new version of a reference; `load` makes a model or knowledge from a directory and a name."""
 
-    def __init__(self, source: SignedReference, load: Callable[[Path, str], Model], found: Found) -> None:
+    def __init__(self, source: SignedReference, load: Callable[[Path, str], T], found: Found) -> None:
         version = found.version
         self.version = version
         """The latest version that the reference named, whether it could be served or not."""
@@ -80,7 +92,7 @@ class Follower:
 
     @classmethod
     def open(
-        cls, source: SignedReference, load: Callable[[Path, str], Model], digests: FileDigests | None = None
+        cls, source: SignedReference, load: Callable[[Path, str], T], digests: FileDigests | None = None
     ) -> Self:
         """Begin at the current version, verified but not loaded; raises RegistryError or ArtifactError.
 
@@ -90,8 +102,8 @@ class Follower:
         source.verify(found, digests)
         return cls(source, load, found)
 
-    def next(self) -> Model | None:
-        """The loaded model of a new version, or None if the reference is unchanged or cannot be served."""
+    def next(self) -> T | None:
+        """The loaded new version, or None if the reference is unchanged or cannot be served."""
         try:
             found = self._source.resolve()
         except Exception as error:  # following must go on
@@ -108,12 +120,12 @@ class Follower:
             self._source.verify(found)
             if version.address == self._newest:
                 return None
-            model = self._load(version.path, version.name)
-            self.confirm(model.lineage)
+            loaded = self._load(version.path, version.name)
+            self.confirm(loaded.lineage)
             self._loaded[version.name] = version
             self._newest = version.address
-            return model
-        except Exception as error:  # whatever failed, the running model stays
+            return loaded
+        except Exception as error:  # whatever failed, the running version stays
             logger.error("%s cannot be served: %s; the old version stays", version.name, reason(error))
             return None
 

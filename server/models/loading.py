@@ -32,7 +32,7 @@ class Opened(Struct, frozen=True):
     name: str
     artifact: "Artifact"
     tokenizer: Tokenizer
-    follower: Follower | None = None
+    follower: Follower[Model] | None = None
     choices: Sequence[Choice] = ()
     """What was decided about serving it."""
 

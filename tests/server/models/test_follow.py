@@ -89,7 +89,7 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
-def follower(server: Served) -> Follower:
+def follower(server: Served) -> Follower[Model]:
     """The follower of its only model."""
     [found] = server.parts.rollout.successors.values()
     assert isinstance(found, Follower)
