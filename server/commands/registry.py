@@ -51,16 +51,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="PEM",
         help="the private key that signs these results (default: their FILE.sig)",
     )
-    action("list", _list)
+    _take_signers(action("list", _list), "also check the signature of each result")
     action("show", _show, "version")
     action("diff", _diff, "a", "b")
     _add_signed_actions(action)
     verified = action("verify", _verify, "version")
-    verified.add_argument(
-        "--signers", type=Path, metavar="FILE", help="also check every signature, and name who approved"
-    )
+    _take_signers(verified, "also check every signature, and name who approved")
     exported = action("export", _export, "name")
     exported.add_argument("--mlflow", required=True, metavar="URL", help="an MLflow tracking server")
+    _take_signers(exported, "also check the signature of each result, and tag it")
     return top
 
 
@@ -73,9 +72,11 @@ def _add_signed_actions(action: Callable[..., argparse.ArgumentParser]) -> None:
     for name, run, word in (("promote", _promote, "version"), ("rollback", _rollback, "name")):
         moved = action(name, run, word)
         moved.add_argument("--key", type=Path, required=True, metavar="PEM", help="the private key that signs the move")
-        moved.add_argument(
-            "--signers", type=Path, metavar="FILE", help="check all that a server with these signers will check"
-        )
+        _take_signers(moved, "check all that a server with these signers will check")
+
+
+def _take_signers(action: argparse.ArgumentParser, effect: str) -> None:
+    action.add_argument("--signers", type=Path, metavar="FILE", help=effect)
 
 
 def _add(registry: Registry, arguments: argparse.Namespace) -> None:
@@ -85,9 +86,9 @@ def _add(registry: Registry, arguments: argparse.Namespace) -> None:
     print(f"{version.name} {version.address}: the candidate")
 
 
-def _list(registry: Registry, _: argparse.Namespace) -> None:
-    """List every version of every model."""
-    print("\n".join(show.overview(registry)) or "the registry is empty")
+def _list(registry: Registry, arguments: argparse.Namespace) -> None:
+    """List every version of every model, and with --signers whether the signature of each result checks."""
+    print("\n".join(show.overview(registry, _signers(arguments))) or "the registry is empty")
 
 
 def _show(registry: Registry, arguments: argparse.Namespace) -> None:
@@ -140,7 +141,7 @@ def _export(registry: Registry, arguments: argparse.Namespace) -> None:
     """Export every version of a model to an MLflow registry."""
     from server.artifact.registry.mlflow_export import export  # late: imports MLflow
 
-    count = export(registry, arguments.name, arguments.mlflow)
+    count = export(registry, arguments.name, arguments.mlflow, _signers(arguments))
     print(f"{arguments.name}: {count} versions are in {arguments.mlflow}")
 
 

@@ -19,9 +19,11 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from server.config import Config, load, warnings
+from server.errors import ArtifactError, ConfigError, RegistryError, reason
+from server.metering.audit.log import AuditLog
 from server.metering.ledger.ledger import Ledger
-from server.models.loading import ALLOW_FAILED_GATE, Loader, check_names
-from server.models.reload import check_prompts, load_skills
+from server.models.loading import ALLOW_FAILED_GATE, Loader, Opened, check_names
+from server.models.reload import check_prompts, load_skills, refused_model
 from server.models.rollout import Rollout
 from server.skills import api_keys
 from server.skills.api_keys import Keys
@@ -101,12 +103,28 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     check_keys(config)
     skills = Skills(load_skills(config), Keys(config.keys))
     loader = Loader(config, allow_failed_gate=allow_failed_gate)
-    opened = {wanted: loader.open(wanted) for wanted in dict.fromkeys(skill.model or config.model for skill in skills)}
+    wanted_models = dict.fromkeys(skill.model or config.model for skill in skills)
+    opened = {wanted: open_model(config, loader, wanted) for wanted in wanted_models}
     check_names({wanted: found.name for wanted, found in opened.items()})
     ledger = Ledger(config.ledger, instance=instance_of(config))
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
     return Parts(config, skills, ledger, rollout, loader)
+
+
+def open_model(config: Config, loader: Loader, wanted: str) -> Opened:
+    """The verified model; a refusal is also recorded in the audit log, if the ledger exists. Raises SecateurError."""
+    try:
+        return loader.open(wanted)
+    except (ArtifactError, RegistryError) as error:
+        if is_postgres(config.ledger) or Path(config.ledger).exists():
+            try:
+                log = AuditLog(config.ledger)
+                log.put(refused_model(wanted, reason(error)))
+                log.close()
+            except ConfigError as unusable:
+                logger.error("The audit log does not record that %s was refused: %s", wanted, unusable)
+        raise
 
 
 def warn(config: Config) -> None:

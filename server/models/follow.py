@@ -83,6 +83,8 @@ class Follower(Generic[T]):
         version = found.version
         self.version = version
         """The latest version that the reference named, whether it could be served or not."""
+        self.refusal: tuple[str, str] | None = None
+        """The version that the last `next` refused, and why."""
         self._source = source
         self._load = load
         self._mark = found.mark
@@ -91,9 +93,7 @@ class Follower(Generic[T]):
         self._unreachable = False
 
     @classmethod
-    def open(
-        cls, source: SignedReference, load: Callable[[Path, str], T], digests: FileDigests | None = None
-    ) -> Self:
+    def open(cls, source: SignedReference, load: Callable[[Path, str], T], digests: FileDigests | None = None) -> Self:
         """Begin at the current version, verified but not loaded; raises RegistryError or ArtifactError.
 
         `digests` remembers the digests of its files.
@@ -104,6 +104,7 @@ class Follower(Generic[T]):
 
     def next(self) -> T | None:
         """The loaded new version, or None if the reference is unchanged or cannot be served."""
+        self.refusal = None
         try:
             found = self._source.resolve()
         except Exception as error:  # following must go on
@@ -126,7 +127,8 @@ class Follower(Generic[T]):
             self._newest = version.address
             return loaded
         except Exception as error:  # whatever failed, the running version stays
-            logger.error("%s cannot be served: %s; the old version stays", version.name, reason(error))
+            self.refusal = version.name, reason(error)
+            logger.error("%s cannot be served: %s; the old version stays", *self.refusal)
             return None
 
     def confirm(self, lineage: Lineage) -> None:

@@ -9,9 +9,9 @@ from anyio import to_thread
 
 from server.artifact.checkpoint.lineage import address
 from server.config import Config, registered
-from server.errors import ConfigError, reason
+from server.errors import ConfigError, SecateurError, reason
 from server.metering.audit.chain import Event
-from server.models.loading import Loader, check_names
+from server.models.loading import Loader, Opened, check_names
 from server.models.rollout import CurrentModel, Model, Rollout, Successors
 from server.models.suitability import suitability_warnings
 from server.skills.catalogue import Skills
@@ -51,6 +51,11 @@ def warnings(skill: Skill) -> Iterator[str]:
             f"the skill {skill.name!r} allows {day} tokens a day and only {month} a month: "
             "`tokens_per_day` above `tokens_per_month` limits nothing"
         )
+
+
+def refused_model(name: str, why: str) -> Event:
+    """The audit log's event of a model or version that was not loaded."""
+    return Event("server", "model.refused", name, result=why)
 
 
 class Reloader:
@@ -118,6 +123,8 @@ class Reloader:
         """Look once for a new version of each followed model."""
         for reference, successors in self._rollout.successors.items():
             model = await to_thread.run_sync(successors.next)
+            if successors.refusal is not None:
+                self._record(refused_model(*successors.refusal))
             if model is None:
                 continue
             async with self._turn:  # a concurrent reload could bring skills that were not checked
@@ -158,13 +165,21 @@ class Reloader:
             check_prompts(self._answered(reference), lambda _: model)
         except ConfigError as error:
             logger.error("%s cannot be served: %s; the old version stays", model.name, error)
+            self._record(refused_model(model.name, reason(error)))
             return False
         return True
+
+    def _open(self, name: str) -> Opened:
+        try:
+            return self._loader.open(name)
+        except SecateurError as error:
+            self._record(refused_model(name, reason(error)))
+            raise
 
     def _load(self, skills: Sequence[Skill]) -> Mapping[str, CurrentModel]:
         """Load the models that skills name and that are not loaded yet, by reference."""
         wanted = self._rollout.references(skill.model for skill in skills)
         known = {name: found.model.name for name in wanted if (found := self._rollout.find(name))}
-        opened = {name: self._loader.open(name) for name in wanted if name not in known}
+        opened = {name: self._open(name) for name in wanted if name not in known}
         check_names({**known, **{name: found.name for name, found in opened.items()}})
         return {name: self._loader.load(found) for name, found in opened.items()}

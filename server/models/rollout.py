@@ -61,6 +61,9 @@ class Model(Struct, frozen=True, eq=False, weakref=True):
 class Successors(Protocol):
     """Finds new versions of a model."""
 
+    refusal: tuple[str, str] | None
+    """The version that the last `next` refused, and why."""
+
     def next(self) -> Model | None:
         """A new version, loaded, or None; called in a worker thread."""
 

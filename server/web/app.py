@@ -179,7 +179,7 @@ def admin_routes(parts: Parts, registry: CollectorRegistry, reloader: Reloader) 
         Route("/metrics", MetricsEndpoint(registry).scrape),
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         Route("/admin/reload", ReloadEndpoint(reloader).reload, methods=["POST"]),
-        Route("/admin/registry", RegistryEndpoint(parts.config.registry, parts.skills, parts.rollout).get),
+        Route("/admin/registry", RegistryEndpoint(parts.config, parts.skills, parts.rollout).get),
     ]
 
 

@@ -10,8 +10,10 @@ import msgspec
 
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import links
+from server.artifact.registry.results import checked
 from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry, Version
+from server.artifact.signing.keys import Signers
 from server.errors import RegistryError
 
 ADDRESS = "secateur.address"
@@ -19,8 +21,11 @@ LONGEST = 5000
 """MLflow's limit of a tag's length, in characters."""
 
 
-def export(registry: Registry, model: str, url: str) -> int:
-    """Export every version of `model` to the MLflow at `url`; returns their number. Raises RegistryError."""
+def export(registry: Registry, model: str, url: str, signers: Signers | None = None) -> int:
+    """Export every version of `model` to the MLflow at `url`; returns their number. Raises RegistryError.
+
+    With `signers`, a tag of each result says whether its signature checks.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a governance tool must not report its models
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default of seven takes minutes
     try:
@@ -32,7 +37,7 @@ def export(registry: Registry, model: str, url: str) -> int:
         raise RegistryError(f"there is no model {model!r} here; there are {', '.join(registry.models()) or 'none'}")
     try:
         client = MlflowClient(tracking_uri=url, registry_uri=url)
-        numbers = _export(client, model, versions)
+        numbers = _export(client, model, [(version, _tags(version, signers)) for version in versions])
         for alias, number in registry.aliases(model).items():
             client.set_registered_model_alias(model, alias, numbers[number])
     except Exception as error:  # MLflow passes on the errors of its HTTP and SQL libraries
@@ -41,8 +46,8 @@ def export(registry: Registry, model: str, url: str) -> int:
     return len(versions)
 
 
-def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
-    """Create the missing versions; returns MLflow's version numbers by ours."""
+def _export(client: Any, model: str, versions: list[tuple[Version, dict[str, str]]]) -> dict[int, str]:
+    """Create the missing versions, each with its tags; returns MLflow's version numbers by ours."""
     if not client.search_registered_models(filter_string=f"name = '{model}'"):
         client.create_registered_model(model, description="Pruned by Secateur; each version's tags are its lineage.")
     found = {
@@ -51,9 +56,8 @@ def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
         if ADDRESS in entry.tags
     }
     numbers = {}
-    for version in versions:
+    for version, tags in versions:
         known = found.get(version.address)
-        tags = _tags(version)
         if known is None:
             made = client.create_model_version(model, str(version.path), tags=tags, description=_description(version))
             numbers[version.number] = str(made.version)
@@ -64,7 +68,7 @@ def _export(client: Any, model: str, versions: list[Version]) -> dict[int, str]:
     return numbers
 
 
-def _tags(version: Version) -> dict[str, str]:
+def _tags(version: Version, signers: Signers | None) -> dict[str, str]:
     lineage = version.lineage
     tags = {
         ADDRESS: version.address,
@@ -80,6 +84,8 @@ def _tags(version: Version) -> dict[str, str]:
         tags[f"prune.perplexity.{key}"] = str(value)
     for task, passed in judged(version).items():
         tags[f"prune.gate.{task}"] = "passed" if passed else "failed"
+    for one in checked(version, signers):  # the last of a task is its latest
+        tags[f"prune.gate.{one.task}.signature"] = one.told
     for number, approval in enumerate(version.approvals, 1):
         tags[f"prune.{approval.kind}.{number}"] = f"{approval.signer} {approval.added} {approval.reason}"
     return {key: value[:LONGEST] for key, value in tags.items() if value}

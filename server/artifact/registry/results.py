@@ -10,8 +10,9 @@ from server.artifact.checkpoint.lineage import GateResult, Lineage
 from server.artifact.registry import statements
 from server.artifact.registry.statements import EvaluationStatement, Signed
 from server.artifact.registry.store import Gate, Version, now
+from server.artifact.signing import envelope
 from server.artifact.signing.keys import PrivateKey, Signers
-from server.errors import RegistryError
+from server.errors import RegistryError, SecateurError
 from server.storage.files import write_atomically
 
 
@@ -37,6 +38,54 @@ class Results(Struct, frozen=True):
     task: str
     weights: str
     gates: tuple[Judgement, ...]
+
+
+class CheckedResult(Struct, frozen=True):
+    """A gate result of a version, and whether its signature checks."""
+
+    task: str
+    passed: bool
+    source: str
+    """`lineage`, or the SHA-256 of a file of results."""
+    valid: bool | None
+    """None without signers to check against."""
+    signer: str = ""
+    """The signer's name, if the signature is valid."""
+    problem: str = ""
+    """Why it is not valid."""
+
+    @property
+    def told(self) -> str:
+        """The signature in a few words."""
+        if self.valid is None:
+            return "signature not checked: no file of signers was named"
+        return f"signed by {self.signer}" if self.valid else f"does not count: {self.problem}"
+
+
+def checked(version: Version, signers: Signers | None) -> list[CheckedResult]:
+    """Every result of `version`, oldest first, with its signature checked; weights are not read."""
+    return [_checked(version, gate, signers) for gate in version.gates]
+
+
+def _checked(version: Version, gate: Gate, signers: Signers | None) -> CheckedResult:
+    task, passed, source = gate.result.task, gate.result.passed, gate.source
+    if signers is None:
+        return CheckedResult(task, passed, source, None)
+    try:
+        name = _recorded(version, signers) if source == "lineage" else evaluated(version, gate, signers)[1]
+    except SecateurError as error:
+        return CheckedResult(task, passed, source, False, problem=error.message)
+    return CheckedResult(task, passed, source, True, name)
+
+
+def _recorded(version: Version, signers: Signers) -> str:
+    """Who signed the artifact's record as an evaluator; raises SecateurError."""
+    if record.address(record.read(version.path)) != version.address:
+        raise RegistryError(f"{version.path / record.FILE} is not the record of {version.name}: it was exchanged")
+    signer = envelope.record_signer(version.path, signers)
+    if "evaluate" not in signer.roles:
+        raise RegistryError(f"the record is signed by {signer.name}, whose line of {signers.path} lacks `evaluate`")
+    return signer.name
 
 
 def signature_of(file: Path) -> Path:

@@ -8,8 +8,10 @@ import msgspec
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import links
 from server.artifact.registry import statements
+from server.artifact.registry.results import checked
 from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry, Version
+from server.artifact.signing.keys import Signers
 
 SHORT = 16
 IGNORED = ("lineage.created", "lineage.versions", "lineage.parent.")
@@ -18,8 +20,8 @@ PER_WEIGHT = (".sparsity.", ".losses.")
 """Figures of single weights: too many to compare."""
 
 
-def overview(registry: Registry) -> Iterator[str]:
-    """A line per version of every model."""
+def overview(registry: Registry, signers: Signers | None = None) -> Iterator[str]:
+    """A line per version of every model; with `signers`, one more for each result and its signature."""
     for model in registry.models():
         aliases = registry.aliases(model)
         for number in registry.numbers(model):
@@ -28,6 +30,8 @@ def overview(registry: Registry) -> Iterator[str]:
             gates = judged(version).values()
             verdict = "not evaluated" if not gates else "passed" if all(gates) else "failed"
             yield f"{version.name:<24} {version.address[:SHORT]}  {verdict:<14}{names}"
+            for one in checked(version, signers) if signers else ():
+                yield f"  {printable(one.task)}: {'passed' if one.passed else 'failed'}, {printable(one.told)}"
 
 
 def details(registry: Registry, version: Version) -> Iterator[str]:

@@ -130,15 +130,33 @@ def signed_record(directory: Path, signers: Signers, digests: FileDigests | None
     return decoded(content, path)
 
 
-def _verified(directory: Path, signers: Signers, known: FileDigests | None) -> tuple[Signer, Mapping[str, str]]:
-    """The signer, and the SHA-256 of each file as it was signed and is present."""
+def record_signer(directory: Path, signers: Signers) -> Signer:
+    """The signer of the artifact's record as it is now; reads no other file. Raises SignatureError."""
+    signer, signed = _signed(directory, signers)
+    path = directory / FILE
+    try:
+        present = digest_of(path)
+    except OSError as error:
+        raise SignatureError(f"{path} cannot be read: {error.strerror}") from None
+    if present != signed.get(FILE):
+        raise SignatureError(f"{path} was changed or swapped after {signer.name} signed")
+    return signer
+
+
+def _signed(directory: Path, signers: Signers) -> tuple[Signer, Mapping[str, str]]:
+    """The signer, and the SHA-256 of each file as it was signed."""
     path = directory / SIGNATURE
     bundle = _read(path)
     signer = signers.find(bundle.verification_material.public_key.hint, path, "sign")
     envelope = bundle.dsse_envelope
     if not any(signer.signed(_authenticated(envelope.payload), one.sig) for one in envelope.signatures):
         raise SignatureError(f"{path} was changed: it names the key of {signer.name}, who did not sign this")
-    signed = {resource.name: resource.digest for resource in _resources(path, envelope)}
+    return signer, {resource.name: resource.digest for resource in _resources(path, envelope)}
+
+
+def _verified(directory: Path, signers: Signers, known: FileDigests | None) -> tuple[Signer, Mapping[str, str]]:
+    """The signer, and the SHA-256 of each file as it was signed and is present."""
+    signer, signed = _signed(directory, signers)
     present = file_digests(directory, known)
     for name in sorted(signed.keys() | present.keys()):
         if name not in signed:

@@ -27,6 +27,7 @@ from server.models.follow import Follower, SignedReference
 from server.models.rollout import CurrentModel, Model, Rollout
 from server.text.tokenizer import Tokenizer
 from tests.server.artifact.signing.artifacts import make
+from tests.server.metering.test_audit import read
 from tests.support.chat_client import STREAM, everything, get, received, send
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import KEY, Served, ledger_of, parts, says, served, until
@@ -185,6 +186,7 @@ def test_an_untrusted_or_unloadable_version_is_refused_and_the_old_one_stays(
         assert artifact(server) == "tiny@1"
         assert received(send(server.url, STREAM))[0] == "1" * 40
         assert get(server.admin, "/readyz")[0] == 200
+        refusals = [one for one in read(server.parts.config.ledger) if one.action == "model.refused"]
     reasons = {
         "changed": "config.json was",
         "unsigned": "not signed",
@@ -196,6 +198,9 @@ def test_an_untrusted_or_unloadable_version_is_refused_and_the_old_one_stays(
     }
     assert caplog.text.count("cannot be served") == 1
     assert reasons[what] in caplog.text
+    [refusal] = refusals
+    assert (refusal.who, refusal.object) == ("server", "tiny@2")
+    assert reasons[what] in refusal.result
 
 
 def test_a_removed_signer_is_refused_at_once(house: House, caplog: pytest.LogCaptureFixture) -> None:

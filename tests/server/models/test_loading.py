@@ -167,7 +167,9 @@ def scripted(folder: Path, models: dict[str, str], **more: CurrentModel) -> Iter
     for name, model in models.items():
         write(folder, name, model)
     made = parts(folder, says(folder, "unused"), registry_seconds=0.05, registry=str(folder / "registry.sqlite3"))
-    made = msgspec.structs.replace(made, config=msgspec.structs.replace(made.config, skills=folder / "skills"))
+    signers = folder / "signers" if (folder / "signers").exists() else None
+    config = msgspec.structs.replace(made.config, skills=folder / "skills", signers=signers)
+    made = msgspec.structs.replace(made, config=config)
     loader = Scripts(folder, made.config)
     answering = {
         model: loader.load(loader.open(model)) for model in dict.fromkeys(models.values()) if model not in more
@@ -260,6 +262,15 @@ def test_a_promotion_moves_only_the_skills_of_that_model_and_cuts_no_stream(tmp_
             ("tiny@2", ["candidate", "production"]),
         ]
         assert shown["answering"][1]["address"] == shown["versions"][1]["address"]
+        [result] = shown["versions"][0]["results"]
+        assert result == {
+            "task": "faq",
+            "passed": True,
+            "source": "lineage",
+            "valid": True,
+            "signer": "alice",
+            "problem": "",
+        }
 
 
 def test_two_directories_of_one_name_are_refused_and_two_aliases_are_not() -> None:

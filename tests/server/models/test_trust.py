@@ -10,9 +10,11 @@ from server.commands.__main__ import main
 from server.commands.serve import prepare
 from server.config import load
 from server.errors import ArtifactError, ConfigError
+from server.metering.audit.log import AuditLog
 from server.models import loading
 from server.storage.digests import FileDigests
 from tests.server.artifact.signing.artifacts import make
+from tests.server.metering.test_audit import read
 from tests.server.models.test_follow import PASSED, House, house
 from tests.support.harness import LINEAGE
 
@@ -66,7 +68,13 @@ def test_what_cannot_be_trusted_is_refused_at_start(
     path = config(house, f'model = "{named}"\nsigners = "{house.signers}"')
     assert main(["serve", str(path)]) == 2
     assert sentence in capsys.readouterr().err
-    assert not (house.folder / "usage.sqlite3").exists()
+    ledger = house.folder / "usage.sqlite3"
+    assert not ledger.exists()
+    AuditLog(ledger).close()  # of an earlier start
+    assert main(["serve", str(path)]) == 2
+    [entry] = read(str(ledger))
+    assert (entry.who, entry.action, entry.object) == ("server", "model.refused", named)
+    assert sentence in entry.result
 
 
 def test_a_signed_directory_that_failed_its_gate_is_served_only_if_that_is_allowed(

@@ -3,24 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from server.artifact.checkpoint.lineage import address
+from server.artifact.registry.results import checked
 from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry
-from server.config import registered
+from server.artifact.signing.keys import Signers
+from server.config import Config, registered
 from server.models.rollout import Rollout
 from server.skills.catalogue import Skills
 from server.web.http.responses import json_response
 
 
 class RegistryEndpoint:
-    """The endpoint, for the registry at `url`, which it only reads."""
+    """The endpoint, for the registry of `config`, which it only reads."""
 
-    def __init__(self, url: str, skills: Skills, rollout: Rollout) -> None:
-        self._url = url
+    def __init__(self, config: Config, skills: Skills, rollout: Rollout) -> None:
+        self._url = config.registry
+        self._signers = config.signers
         self._skills = skills
         self._rollout = rollout
 
@@ -44,10 +48,10 @@ class RegistryEndpoint:
         }
 
     def _versions(self, models: Sequence[str]) -> list[dict[str, Any]]:
-        """Every version of `models`, with its aliases and gate results."""
+        """Every version of `models`, with its aliases, gates, and results with their signatures checked."""
         if not models:
             return []
-        found = []
+        found, signers = [], Signers.read(self._signers) if self._signers else None
         with Registry.open(self._url) as registry:
             for model in models:
                 aliases = registry.aliases(model)
@@ -55,5 +59,6 @@ class RegistryEndpoint:
                     version = registry.resolve(f"{model}@{number}")
                     names = sorted(alias for alias, at in aliases.items() if at == number)
                     shown = {"name": version.name, "address": version.address, "aliases": names}
-                    found.append({**shown, "gates": judged(version), "added": version.added})
+                    results = [msgspec.structs.asdict(one) for one in checked(version, signers)]
+                    found.append({**shown, "gates": judged(version), "results": results, "added": version.added})
         return found

@@ -43,14 +43,18 @@ def test_mlflow_knows_the_versions_their_lineage_and_the_aliases(
     assert production.tags["prune.gate.faq"] == "passed"
     candidate = client.get_model_version_by_alias("tiny", "candidate")
     assert (candidate.source, candidate.tags["prune.gate.faq"]) == (str(second), "failed")
+    assert candidate.tags["prune.gate.faq.signature"] == "signature not checked: no file of signers was named"
 
     assert shop("approve", "tiny@2", "--key", shop.key, "--reason", "demo", "--override") == 0
     assert shop("promote", "tiny@2", "--signers", shop.signers) == 0
-    assert shop("export", "tiny", "--mlflow", store) == 0
+    (second / "model.sig").unlink()
+    assert shop("export", "tiny", "--mlflow", store, "--signers", shop.signers) == 0
     assert len(client.search_model_versions("name = 'tiny'")) == 2
     production = client.get_model_version_by_alias("tiny", "production")
     assert production.source == str(second)
     assert production.tags["prune.override.1"].endswith("demo")
+    assert production.tags["prune.gate.faq.signature"].startswith(f"does not count: {second}/model.sig is missing")
+    assert client.get_model_version("tiny", "1").tags["prune.gate.faq.signature"] == "signed by alice"
 
 
 @pytest.mark.usefixtures("_quiet")

@@ -227,3 +227,35 @@ def test_a_signed_result_of_other_weights_does_not_count(shop: Shop, tmp_path: P
         assert rules.judged(registry.resolve("tiny@1"), signers) == {"desk": True}
         assert rules.judged(copied, signers) == {}
         assert "is forged: alice did not sign it" in rules.faults(registry, copied, signers)[0]
+
+
+def test_list_says_of_each_result_whether_its_signature_checks(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    path = shop.added(1.0)
+    weights = record.read(path).files["model.safetensors"]
+    unsigned = results(shop.folder / "a.json", weights)
+    signed = results(shop.folder / "b.json", weights, task="chat")
+    sign_results(signed, keys.read_private(shop.key))
+    assert shop("add", "tiny", path, "--results", unsigned, signed) == 0
+    capsys.readouterr()
+    assert shop("list") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert shop("list", "--signers", shop.signers) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0] == "  faq: passed, signed by alice"
+    assert lines[1].startswith("  desk: passed, does not count: the result of desk of tiny@1 from ")
+    assert lines[1].endswith(" is not signed")
+    assert lines[2] == "  chat: passed, signed by alice"
+    (path / record.FILE).write_bytes((path / record.FILE).read_bytes() + b" ")
+    assert shop("list", "--signers", shop.signers) == 0
+    [line] = [one for one in capsys.readouterr().out.splitlines() if one.startswith("  faq:")]
+    assert line.endswith(f"does not count: {path / record.FILE} was changed or swapped after alice signed")
+
+
+def test_a_signer_who_may_not_evaluate_signs_no_result_that_counts(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.added(1.0)
+    shop.signers.write_text(f"{shop.signers.read_text().strip()} roles=sign\n")
+    capsys.readouterr()
+    assert shop("list", "--signers", shop.signers) == 0
+    assert "faq: passed, does not count: the record is signed by alice, whose line" in capsys.readouterr().out
