@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from server.chat.logprobs import TokenLogprob
-from server.engine.sequence import Finish
+from server.chat.choices.finished import FinishedChoice, FinishedReply
 from server.errors import Conflict, InvalidRequest
-from server.metering.ledger.records import Known, Outcome, Usage
+from server.metering.ledger.records import Known
 
 KEEP_SECONDS = 3600.0
 KEEP_BYTES = 16 << 20
 OVERHEAD = 512  # bytes of an entry beside its text
 LOGPROB_BYTES = 512  # of one token or alternative
+ID_BYTES = 40
 LONGEST_KEY = 255
 
 
@@ -30,11 +30,7 @@ class KeptReply(Struct, frozen=True):
     request_id: str
     created: int
     """Seconds since 1970."""
-    text: str
-    finish: Finish
-    ended_by_server: Outcome | None
-    usage: Usage
-    logprobs: tuple[TokenLogprob, ...] = ()
+    reply: FinishedReply
 
 
 class KeptReplies:
@@ -100,6 +96,15 @@ def not_kept(known: Known) -> Conflict:
     )
 
 
-def _size(reply: KeptReply) -> int:
-    entries = sum(1 + len(token.top_logprobs) for token in reply.logprobs)
-    return len(reply.text) * 4 + entries * LOGPROB_BYTES + OVERHEAD
+def _size(kept: KeptReply) -> int:
+    return OVERHEAD + sum(_size_of_choice(choice) for choice in kept.reply.choices)
+
+
+def _size_of_choice(choice: FinishedChoice) -> int:
+    entries = sum(1 + len(token.top_logprobs) for token in choice.logprobs)
+    prompt = choice.prompt
+    if prompt is not None:
+        entries += sum(1 + len(token.top) for token in prompt.tokens)
+    texts = len(choice.text) + (len(prompt.text) if prompt else 0)
+    ids = len(choice.ids) + (len(prompt.ids) if prompt else 0)
+    return texts * 4 + ids * ID_BYTES + entries * LOGPROB_BYTES

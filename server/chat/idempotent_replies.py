@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from server.chat.choices.finished import FinishedReply, finished_choices
 from server.chat.idempotency import KeptReplies, KeptReply, not_kept
 from server.chat.reply import Replies, Reply
 from server.chat.reply_text import Piece
@@ -57,24 +58,10 @@ class IdempotentReplies:
         async for piece in reply.pieces():
             pieces.append(piece)
             yield piece
-        assert reply.finish is not None
-        text, logprobs = joined(pieces)
-        self._kept.keep(
-            key,
-            KeptReply(
-                origin.body,
-                origin.request_id,
-                origin.created,
-                text,
-                reply.finish,
-                reply.ended_by_server,
-                reply.usage,
-                logprobs,
-            ),
-        )
+        self._kept.keep(key, KeptReply(origin.body, origin.request_id, origin.created, finished(reply, pieces)))
 
 
-def joined(pieces: Iterable[Piece]) -> Piece:
-    """All pieces as one."""
-    parts = list(pieces)
-    return Piece("".join(part.text for part in parts), tuple(token for part in parts for token in part.logprobs))
+def finished(reply: Reply, pieces: Iterable[Piece]) -> FinishedReply:
+    """The reply with its text, from all its pieces, once it has ended."""
+    finishes = [finish for finish in reply.finishes if finish is not None]
+    return FinishedReply(finished_choices(pieces, finishes), reply.usage, reply.ended_by_server)

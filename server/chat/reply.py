@@ -4,19 +4,21 @@ Tokens are reserved before the engine starts; text is sent after the ledger has 
 every sampled token, before the reader learns that the reply has ended.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import reduce
 
 import anyio
 from msgspec.structs import replace
 
-from server.chat.reply_text import Piece, ReplyText
-from server.chat.request import ReplyRequest, cache_salt, notes_of, prompt_of, sampling_of
+from server.chat.choices.live import OUTCOMES, Choice, generate
+from server.chat.reply_text import Piece, ReplyText, TextOptions
+from server.chat.request import ReplyRequest, notes_of, prompts_of, sampling_of, sequences_of
 from server.chat.shared_prefix import SharedPrefixes
-from server.engine.sequence import Finish
+from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import Overloaded
 from server.metering.ledger.records import Limits, Opening, Outcome, Usage
-from server.metering.meter import Meter, Reservation
+from server.metering.meter import Meter, Reservation, added
 from server.models.rollout import Model, Rollout
 from server.skills.limits import RateLimits
 from server.skills.skill import Skill
@@ -65,25 +67,28 @@ class Replies:
         model = self._rollout.use(skill.model)  # until the reply ends, even if another is promoted
         self._beginning += 1
         try:
-            prompt = await prompt_of(request, model)
-            shared = await self._prefixes.length(prompt, skill, model)
+            prompts = await prompts_of(request, model)
+            shared = 0 if request.prompts else await self._prefixes.length(prompts[0], skill, model)
             self._refuse_while_draining()
-            sampling = sampling_of(request, len(prompt), model)
-            token_headers = await self._rate_limits.spend(skill, len(prompt) + sampling.max_tokens)
-            opening = opening_of(request_id, request, model, len(prompt), sampling.max_tokens)
+            sampling = sampling_of(request, max(map(len, prompts)), model)
+            opening = opening_of(request_id, request, model, sum(map(len, prompts)), sampling.max_tokens)
+            token_headers = await self._rate_limits.spend(skill, opening.prompt + opening.wanted)
             with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
                 reservation = await self._meter.admit(opening)
             try:
-                granted = replace(sampling, max_tokens=reservation.granted)
-                stream = model.engine.submit(
-                    prompt, granted, skill=skill.name, shared_prefix=shared, cache_salt=cache_salt(request)
-                )
+                count = len(prompts) * request.choices
+                granted = replace(sampling, max_tokens=reservation.granted // count)
+                streams = model.engine.submit_together(sequences_of(request, prompts, granted, shared))
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await reservation.settle("rejected", sampled=0, cached=0)
+                    await reservation.settle("rejected")
                 raise
-            text = ReplyText(model.tokenizer, request.stop)
-            reply = Reply(stream, text, reservation, {**headers, **token_headers, **notes_of(request, sampling)}, self._ended)
+            reply = Reply(
+                choices_of(request, streams, model, sampling),
+                reservation,
+                {**headers, **token_headers, **notes_of(request, sampling)},
+                self._ended,
+            )
             self._live[reply] = (model, skill)
             return reply
         except BaseException:
@@ -101,7 +106,7 @@ class Replies:
         for reply in self._live:
             reply.interrupt()
 
-    def _ended(self, reply: "Reply") -> None:
+    async def _ended(self, reply: "Reply") -> None:
         """Release the model and the concurrency limit that a live reply holds; idempotent."""
         if live := self._live.pop(reply, None):
             self._rollout.release(live[0])
@@ -113,36 +118,41 @@ class Replies:
 
 
 class Reply:
-    """One reply while it is generated; afterwards its `usage` and `finish`."""
+    """One reply, of one or more choices, while it is generated; afterwards its `usage` and `finish`."""
 
     def __init__(
         self,
-        stream: Stream,
-        text: ReplyText,
+        choices: Sequence[Choice],
         reservation: Reservation,
         headers: Mapping[str, str],
-        ended: "Callable[[Reply], None]",
+        ended: "Callable[[Reply], Awaitable[None]]",
     ) -> None:
-        self.finish: Finish | None = None
         self.headers = headers
         """Rate-limit headers: what is left of the skill's requests and tokens a minute."""
-        self._stream = stream
-        self._text = text
+        self._choices = choices
         self._reservation = reservation
         self._ended = ended
         self._outcome: Outcome = "stop"
-        self._interrupted = False
-        self._counted = 0  # tokens that the ledger has and the reader has not
 
     @property
     def prompt(self) -> int:
         """The number of prompt tokens, known before any is counted."""
-        return self._stream.prompt
+        return self._reservation.prompt
 
     @property
     def usage(self) -> Usage:
-        """The tokens so far."""
+        """The tokens so far, of all choices; each prompt once."""
         return self._reservation.usage
+
+    @property
+    def finish(self) -> Finish | None:
+        """Why the first choice ended; None while it is generated."""
+        return self._choices[0].finish
+
+    @property
+    def finishes(self) -> tuple[Finish | None, ...]:
+        """Why each choice ended; None while it is generated."""
+        return tuple(choice.finish for choice in self._choices)
 
     @property
     def ended_by_server(self) -> Outcome | None:
@@ -150,77 +160,60 @@ class Reply:
         return self._outcome if self._outcome in ("budget", "server_shutdown") else None
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The reply as it is generated; settled when the iterator ends. The last piece may have no text.
+        """The choices as they are generated; settled when the iterator ends. The last piece may have no text.
 
-        Raises EngineFailed or LedgerUnavailable.
+        Raises EngineFailed or LedgerUnavailable; the failure of one choice ends all.
         """
         try:
-            while self.finish is None:
-                text = await self._next()
-                piece = self._text.piece(text, last=self.finish is not None)
-                if piece.text or piece.logprobs:
+            async for piece in generate(self._choices, self._reservation):
+                if not piece.empty:
                     yield piece
         except Exception:
             await self.close("error")
             raise
+        self._outcome = max((choice.outcome for choice in self._choices), key=OUTCOMES.index)
         await self.close(self._outcome)
 
     async def close(self, outcome: Outcome) -> None:
-        """Free the engine's slot and settle; the first outcome counts, and closing again does nothing."""
+        """Free the engine's slots and settle; the first outcome counts, and closing again does nothing."""
         with anyio.CancelScope(shield=True):
-            await self._stream.aclose()
+            for choice in self._choices:
+                await choice.stream.aclose()
+            computed = reduce(added, (choice.computed for choice in self._choices))
             try:
-                stream = self._stream
-                await self._reservation.settle(
-                    outcome, sampled=stream.sampled, cached=stream.cached, waited=stream.waited
-                )
+                await self._reservation.settle(outcome, computed=computed, waited=self._choices[0].stream.waited)
             finally:
-                self._ended(self)
+                await self._ended(self)
 
     def interrupt(self) -> None:
-        """End the reply with the text so far; `finish` is then `length`, the nearest word of OpenAI's protocol."""
-        self._interrupted = True
-        self._stream.put(None)
+        """End every choice with the text so far."""
+        for choice in self._choices:
+            choice.interrupt()
 
-    async def _next(self) -> str:
-        """Wait for a token and return the text that can be sent; sets `finish` after the last token."""
-        if self._interrupted:
-            return self._end("length", "server_shutdown")
-        token = await anext(self._stream, None)
-        if token is None:  # interrupted, or closed by another task
-            return self._end("length", "server_shutdown")
-        if self._counted:
-            self._counted -= 1
-        else:  # all tokens of an engine step are written at once
-            self._counted = self._stream.ready
-            await self._reservation.count(cached=self._stream.cached, tokens=1 + self._counted)
-        text = "" if token.finish == "stop" else self._text.push(token)
-        if self._text.stopped:
-            self.finish = "stop"
-        elif token.finish:
-            text += self._end(token.finish, self._reservation.full if token.finish == "length" else "stop")
-        return text
 
-    def _end(self, finish: Finish, outcome: Outcome) -> str:
-        """Set why the reply ended, and return the text that was held back."""
-        self.finish, self._outcome = finish, outcome
-        text = self._text.finish()
-        if self._text.stopped:
-            self.finish = self._outcome = "stop"
-        return text
+def choices_of(request: ReplyRequest, streams: Sequence[Stream], model: Model, sampling: Sampling) -> list[Choice]:
+    """The choices that `streams` generate, those of one prompt beside each other."""
+    options = TextOptions(request.stop, sampling.min_tokens, request.stop_token, request.ids)
+    made = []
+    for index, stream in enumerate(streams):
+        leader = streams[index - index % request.choices]
+        text = ReplyText(model.tokenizer, options, leader if request.prompt_shown else None)
+        made.append(Choice(index, stream, text, leads=stream is leader))
+    return made
 
 
 def opening_of(request_id: str, request: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
-    """The ledger's row of a reply to `prompt` tokens, of at most `wanted` tokens."""
-    skill = request.skill
+    """The ledger's row of a reply to `prompt` tokens, of at most `wanted` tokens a choice."""
+    skill, choices = request.skill, request.choices * max(1, len(request.prompts))
     return Opening(
         request_id,
         skill.name,
         model.name,
         prompt,
-        wanted,
+        wanted * choices,
         Limits(skill.tokens_per_day, skill.tokens_per_month),
         skill.revision,
         request.key_id,
         request.idempotency,
+        least=choices if wanted else 0,
     )

@@ -1,28 +1,64 @@
-"""The text of a reply from its tokens, up to the first stop string."""
+"""The text of a choice from its tokens, up to the first stop string."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec import Struct
+
+from server.chat.choices.prompt import PromptShown, prompt_shown
 from server.chat.logprobs import PendingLogprobs, TokenLogprob
 from server.chat.stop_strings import StopStrings
-from server.engine.stream import Token
+from server.engine.stream import Stream, Token
 from server.text.tokenizer import TextStream, Tokenizer
 
 
 class Piece(NamedTuple):
-    """Text that is ready to be sent, and the logprobs of the tokens that begin in it."""
+    """Text of a choice that is ready to be sent, and the logprobs of the tokens that begin in it."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
+    """The number of the choice, from 0."""
+    ids: tuple[int, ...] = ()
+    """The sampled ids, whether or not their text is ready; none unless asked for."""
+    prompt: PromptShown | None = None
+    """With the first piece of a choice, if the caller may see the prompt."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to send."""
+        return not (self.text or self.logprobs or self.ids or self.prompt)
+
+
+class TextOptions(Struct, frozen=True):
+    """How a reply's tokens become text."""
+
+    stop: tuple[str, ...] = ()
+    """Strings that end the reply."""
+    min_tokens: int = 0
+    """Tokens in which no stop string is looked for."""
+    stop_token: bool = False
+    """Whether the token that ended the reply has logprobs too, as in OpenAI's completions; it has no text."""
+    ids: bool = False
+    """Whether pieces have the sampled ids."""
 
 
 class ReplyText:
-    """Decodes one reply; holds back incomplete characters and possible starts of `stop` strings."""
+    """Decodes one choice; holds back incomplete characters and possible starts of stop strings.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+    `shown` is the stream whose prompt comes with the first piece; None: it is not shown.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, options: TextOptions, shown: Stream | None = None) -> None:
+        self.started = False
+        """Whether a token was pushed."""
+        self._tokenizer = tokenizer
+        self._options = options
+        self._shown = shown
         self._text = TextStream(tokenizer)
         self._logprobs = PendingLogprobs(tokenizer)
-        self._stop_strings = StopStrings(stop)
+        self._stop_strings = StopStrings(options.stop)
+        self._ids: list[int] = []
+        self._pushed = 0
 
     @property
     def stopped(self) -> bool:
@@ -31,14 +67,27 @@ class ReplyText:
 
     def push(self, token: Token) -> str:
         """The text that can be sent after this token."""
+        self.started = True
+        self._pushed += 1
+        if self._options.ids:
+            self._ids.append(token.id)
+        if token.finish == "stop":
+            if self._options.stop_token:
+                self._logprobs.add(token, "")
+            return ""
         text = self._text.push(token.id)
         self._logprobs.add(token, text)
-        return self._stop_strings.push(text)
+        return text if self._pushed <= self._options.min_tokens else self._stop_strings.push(text)
 
     def finish(self) -> str:
         """The text held back, after the last token."""
         return self._stop_strings.push(self._text.finish()) + self._stop_strings.finish()
 
     def piece(self, text: str, *, last: bool) -> Piece:
-        """`text` with its logprobs; the last piece has those of tokens without text too."""
-        return Piece(text, self._logprobs.take(text, last=last and not self.stopped))
+        """`text` with its logprobs and ids; the last piece has the logprobs of tokens without text too."""
+        logprobs = self._logprobs.take(text, last=last and not self.stopped)
+        shown, self._shown = self._shown, None
+        computed = shown is not None and shown.prompt_computed  # not if the reply was interrupted before
+        prompt = prompt_shown(shown, self._tokenizer) if shown and computed else None
+        ids, self._ids = tuple(self._ids), []
+        return Piece(text, logprobs, ids=ids, prompt=prompt)

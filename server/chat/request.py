@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from server.engine.sequence import RequestedSampling, Sampling, check
+from server.engine.sequence import Sequence as EngineSequence
 from server.errors import InvalidRequest
 from server.models.rollout import Model
 from server.skills.skill import Skill
@@ -21,8 +22,12 @@ MOST_NAMES = 32
 TURN = 64  # characters added per message for what the chat template writes around it
 
 
+RawPrompt = str | tuple[int, ...]
+"""The model's input as text or token ids."""
+
+
 class ReplyRequest(Struct, frozen=True):
-    """One reply of `skill`; options left None are the skill's."""
+    """One reply of `skill`, to messages or to raw prompts; options left None are the skill's."""
 
     skill: Skill
     messages: tuple[Message, ...]
@@ -44,6 +49,18 @@ class ReplyRequest(Struct, frozen=True):
     """Tools and variables for the chat template, and whether the reply continues the last message."""
     ignored: tuple[str, ...] = ()
     """Names of fields that were not honoured."""
+    prompts: tuple[RawPrompt, ...] = ()
+    """Instead of messages: the model's input as it is, without the skill's turns."""
+    add_special_tokens: bool = True
+    """Whether text among `prompts` gets what the tokenizer puts around every text, such as BOS."""
+    choices: int = 1
+    """Choices of each prompt."""
+    stop_token: bool = False
+    """Whether the token that ends a choice has logprobs too."""
+    ids: bool = False
+    """Whether pieces have the sampled ids."""
+    prompt_shown: bool = False
+    """Whether the first piece of each choice has its prompt."""
 
 
 def cache_salt(request: ReplyRequest) -> str:
@@ -54,6 +71,55 @@ def cache_salt(request: ReplyRequest) -> str:
     if not request.key_id and not request.conversation:
         return secrets.token_hex()
     return json.dumps([request.key_id, request.conversation, *request.cache_labels])
+
+
+async def prompts_of(request: ReplyRequest, model: Model) -> list[list[int]]:
+    """The token ids of each prompt; raises InvalidRequest if one is too long, empty, or not the model's."""
+    if not request.prompts:
+        return [await prompt_of(request, model)]
+    if sum(map(len, request.prompts)) <= LONG_TEXT:
+        return raw_prompts(request, model)
+    return await to_thread.run_sync(raw_prompts, request, model)
+
+
+def raw_prompts(request: ReplyRequest, model: Model) -> list[list[int]]:
+    """The token ids of each raw prompt; what a text spells never becomes a special token."""
+    found = []
+    for prompt in request.prompts:
+        if isinstance(prompt, tuple):
+            ids = list(prompt)
+        else:
+            if len(prompt) > LONG_TEXT and (count := model.tokenizer.count(prompt)) >= model.engine.context:
+                raise too_long(count, model.engine.context, "prompt")
+            ids = model.tokenizer.tokenise(prompt, add_special=request.add_special_tokens, recognise=False)
+        if not ids:
+            raise InvalidRequest("The prompt is empty; it needs at least one token.", param="prompt")
+        if max(ids) >= model.engine.vocabulary:
+            raise InvalidRequest(
+                f"The prompt contains token {max(ids)}; the model's vocabulary has {model.engine.vocabulary} tokens.",
+                param="prompt",
+            )
+        found.append(ids)
+    return found
+
+
+def sequences_of(
+    request: ReplyRequest, prompts: Sequence[Sequence[int]], sampling: Sampling, shared_prefix: int
+) -> list[EngineSequence]:
+    """A sequence for each choice; the first of a prompt computes it for the others, which have the next seeds."""
+    salt, made = cache_salt(request), []
+    for prompt in prompts:
+        leader: EngineSequence | None = None
+        for number in range(request.choices):
+            own = sampling if leader is None else replace(sampling, prompt_logprobs=None)
+            if own.seed is not None:
+                own = replace(own, seed=own.seed + number)
+            sequence = EngineSequence(
+                request.skill.name, tuple(prompt), own, shared_prefix=shared_prefix, cache_salt=salt, leader=leader
+            )
+            leader = leader or sequence
+            made.append(sequence)
+    return made
 
 
 async def prompt_of(request: ReplyRequest, model: Model) -> list[int]:
@@ -82,7 +148,7 @@ def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
     """
     skill, asked = request.skill, request.sampling
     if prompt >= model.engine.context:
-        raise too_long(prompt, model.engine.context)
+        raise too_long(prompt, model.engine.context, "prompt" if request.prompts else "messages")
     check_limits(request)
     wanted = skill.usual_tokens if asked.max_tokens is None else asked.max_tokens
     merged = replace(asked.merged_over(skill), max_tokens=min(wanted, most_tokens(skill, prompt, model.engine.context)))
@@ -118,6 +184,7 @@ def check_limits(request: ReplyRequest) -> None:
     skill, asked = request.skill, request.sampling
     if asked.logprobs is not None and not (skill.logprobs and request.key_id):
         raise InvalidRequest(f"The skill {skill.name!r} does not allow logprobs.", param="logprobs")
+    check_choices(request)
     if asked.temperature is not None and asked.temperature > skill.max_temperature:
         raise InvalidRequest(
             f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
@@ -125,12 +192,34 @@ def check_limits(request: ReplyRequest) -> None:
         )
 
 
-def too_long(prompt: int, context: int) -> InvalidRequest:
-    """The error for messages of at least `prompt` tokens, which leave no room for a reply."""
+def check_choices(request: ReplyRequest) -> None:
+    """Raise InvalidRequest for more choices than the skill allows, or for a prompt that it does not show."""
+    skill, asked = request.skill, request.sampling
+    if request.choices > skill.choices:
+        raise InvalidRequest(
+            f"n is {request.choices}; the skill {skill.name!r} allows at most {skill.choices}.", param="n"
+        )
+    if asked.prompt_logprobs is not None and not (skill.logprobs and request.key_id):
+        raise InvalidRequest(f"The skill {skill.name!r} does not allow logprobs.", param="prompt_logprobs")
+    if request.prompt_shown and not request.prompts and skill.hides_prompt:
+        raise InvalidRequest(
+            f"The skill {skill.name!r} does not show its prompt, which `prompt_logprobs` and `return_token_ids` would.",
+            param="prompt_logprobs" if asked.prompt_logprobs is not None else "return_token_ids",
+        )
+    if None not in (asked.min_tokens, asked.max_tokens) and (asked.min_tokens or 0) > (asked.max_tokens or 0):
+        raise InvalidRequest(
+            f"min_tokens is {asked.min_tokens} and max_tokens is {asked.max_tokens}; it may not be more.",
+            param="min_tokens",
+        )
+
+
+def too_long(prompt: int, context: int, param: str = "messages") -> InvalidRequest:
+    """The error for a prompt of at least `prompt` tokens, sent as `param`, which leaves no room for a reply."""
+    what, have = ("prompt", "has") if param == "prompt" else ("messages", "have")
     return InvalidRequest(
-        f"This model's maximum context length is {context} tokens. However, your messages have at least {prompt} "
-        "tokens, and a reply needs at least 1 more. Please shorten the messages.",
-        param="messages",
+        f"This model's maximum context length is {context} tokens. However, your {what} {have} at least {prompt} "
+        f"tokens, and a reply needs at least 1 more. Please shorten the {what}.",
+        param=param,
         code="context_length_exceeded",
         reason="context",
     )

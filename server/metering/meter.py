@@ -31,6 +31,8 @@ ANSWER_SECONDS = 10.0  # a database may also hang without an error
 STALL_SECONDS = 30.0  # how long replies wait for a ledger that cannot be written before they end as errors
 
 
+NOTHING = Usage()
+NOTHING = Usage()
 SILENT = "it does not answer"
 T = TypeVar("T")
 
@@ -109,15 +111,17 @@ class Meter:
                 return False
         return True
 
-    async def count(self, request_id: str, usage: Usage) -> None:
+    async def count(self, request_id: str, usage: Callable[[], Usage]) -> None:
         """Write a reply's token counts durably, batched with those of the same engine step; called by Reservation.
+
+        Each try takes the counts anew: another choice of the reply may have added to them.
 
         Retries while the ledger cannot be written. Raises LedgerUnavailable once that has lasted STALL_SECONDS, or at
         once if another replica has closed the row as recovered.
         """
         while True:
             step = self._step = self._step or _Step(self._flush)
-            step.counts[request_id] = usage
+            step.counts[request_id] = usage()
             try:
                 closed = await asyncio.shield(step.done)
                 self._stalled_since = None
@@ -138,7 +142,7 @@ class Meter:
 
     def _undo(self, opening: Opening, opened: "Future[Admission]") -> None:
         """Close a row that was opened after its caller had already been refused."""
-        if opened.exception() is None and (admission := opened.result()).granted:
+        if opened.exception() is None and not ((admission := opened.result()).refused or admission.known):
             rejected = Settlement(opening.request_id, Usage(), "rejected", opening.skill, admission.day)
             self._ledger.settle(replace(rejected, key_id=opening.key_id))
 
@@ -172,6 +176,16 @@ class _Step:
         if not self.done.done():
             self.done.set_exception(error)
             self.done.exception()  # retrieved, since every waiter may be gone
+
+
+def added(first: Usage, second: Usage) -> Usage:
+    """The sum of two counts."""
+    return Usage(first.prompt + second.prompt, first.cached + second.cached, first.output + second.output)
+
+
+def sum_of(usage: Usage) -> int:
+    """Prompt and output tokens."""
+    return usage.prompt + usage.output
 
 
 def exceeded(opening: Opening, refusal: Refusal, retry_after: int) -> BudgetExceeded:
@@ -211,41 +225,48 @@ class Reservation:
         self._started = started
         self._opened = time.monotonic() - started
         self._first_token: float | None = None
-        self._last_step = 0.0
+        self._last_steps: dict[int, float] = {}
         self._gaps: list[float] = []
-        self._cached = 0
-        self._output = 0
+        self._usage = Usage()
         self._settled = False
 
     @property
     def usage(self) -> Usage:
         """The tokens counted so far."""
-        return Usage(self._opening.prompt, self._cached, self._output) if self._output else Usage()
+        return self._usage
+
+    @property
+    def prompt(self) -> int:
+        """The prompt tokens that were reserved."""
+        return self._opening.prompt
 
     @property
     def full(self) -> Outcome:
         """The outcome of using up all granted tokens: `budget` if a budget granted fewer than wanted, else `length`."""
         return "budget" if self.granted < self._opening.wanted else "length"
 
-    async def count(self, *, cached: int, tokens: int = 1) -> None:
-        """Count sampled tokens; returns once they are durable. `cached` prompt tokens came from the prefix cache."""
-        now = time.monotonic()
-        if self._first_token is None:
-            self._first_token = now - self._started
-            self._cached = cached
-        else:
-            self._gaps.append(now - self._last_step)
-        self._last_step = now
-        self._output += tokens
-        await self._meter.count(self.request_id, self.usage)
+    async def count(self, tokens: int, *, prompt: Usage = NOTHING, choice: int = 0) -> None:
+        """Count sampled tokens of a choice; returns once they are durable.
 
-    async def settle(self, outcome: Outcome, *, sampled: int, cached: int, waited: float | None = None) -> None:
-        """Close the row with all `sampled` tokens; idempotent. Raises LedgerUnavailable."""
+        `prompt` has the tokens of a prompt that was computed, and the cached ones of these: count each prompt once.
+        """
+        now = time.monotonic()
+        if tokens:
+            if self._first_token is None:
+                self._first_token = now - self._started
+            if choice in self._last_steps:
+                self._gaps.append(now - self._last_steps[choice])
+            self._last_steps[choice] = now
+        self._usage = added(added(self._usage, prompt), Usage(output=tokens))
+        await self._meter.count(self.request_id, lambda: self._usage)
+
+    async def settle(self, outcome: Outcome, *, computed: Usage = NOTHING, waited: float | None = None) -> None:
+        """Close the row with all that was `computed`, counted or not; idempotent. Raises LedgerUnavailable."""
         if self._settled:
             return
         self._settled = True
-        if sampled > self._output:  # the engine was ahead of the client when the reply ended
-            self._output, self._cached = sampled, cached
+        if sum_of(computed) > sum_of(self._usage):  # the engine was ahead of the client when the reply ended
+            self._usage = computed
         duration = time.monotonic() - self._started
         skill, model, first = self._opening.skill, self._opening.model, self._first_token
         ended = Ended(

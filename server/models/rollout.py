@@ -14,6 +14,7 @@ from msgspec import Struct
 from server.artifact.checkpoint.lineage import Lineage
 from server.engine.choice import Choice
 from server.engine.sequence import Sampling
+from server.engine.sequence import Sequence as EngineSequence
 from server.engine.stream import Stream
 from server.errors import Overloaded
 from server.metering.metrics import EngineState
@@ -28,13 +29,17 @@ class Engine(EngineState, Protocol):
 
     context: int
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of token ids."""
+
     def submit(
         self, prompt: Sequence[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0, cache_salt: str = ""
     ) -> Stream:
-        """Queue a prompt; its first `shared_prefix` ids are cached for the skill, later ones for `cache_salt`.
+        """`submit_together` for one sequence."""
 
-        Raises Overloaded, InvalidRequest or EngineFailed.
-        """
+    def submit_together(self, sequences: Sequence[EngineSequence]) -> Sequence[Stream]:
+        """Queue the sequences of one request, all or none; raises Overloaded, InvalidRequest or EngineFailed."""
         ...
 
     def start(self) -> None:

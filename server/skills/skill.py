@@ -25,7 +25,7 @@ ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LATER = frozenset({"repetition_penalty", "min_tokens", "tools"})
 """Fields that the first release lacked: at their defaults they do not change a revision."""
-OUTSIDE = ("aliases", "unknown_fields")
+OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible")
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
@@ -156,6 +156,15 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Whether callers may offer `tools` to the model; if false, they are refused with 400."""
     logprobs: bool = True
     """Whether callers with an API key may ask for log probabilities; visitors never can. If false, refused with 400."""
+    choices: Annotated[int, Meta(ge=1, le=16)] = 16
+    """The most choices of one prompt (`n`) that callers may ask for; a request for more is refused with 400."""
+    completions: bool = True
+    """Whether callers with an API key may send raw prompts to /v1/completions, which bypass the prompt of the skill."""
+    prompt_visible: bool = False
+    """Whether callers with an API key may see the skill's own prompt, by `prompt_logprobs` or `return_token_ids`.
+
+    If false, both are refused with 400 in chats with a skill that has a prompt or examples.
+    """
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
     """Earlier turns of a widget conversation that are kept and sent to the model; the oldest are dropped."""
     history_tokens: Annotated[int, Meta(ge=0)] = 1024
@@ -178,6 +187,11 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def usual_tokens(self) -> int:
         """The most tokens of a reply whose caller asks for no number."""
         return min(self.max_tokens, self.tokens_per_reply or self.max_tokens)
+
+    @property
+    def hides_prompt(self) -> bool:
+        """Whether the skill has turns of its own that callers may not see."""
+        return bool(self.system or self.examples) and not self.prompt_visible
 
     @property
     def revision(self) -> str:

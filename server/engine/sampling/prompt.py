@@ -30,7 +30,10 @@ def prompt_logprobs(batch: Batch, logits: Tensor, of_row: RowLogprobs) -> Iterat
 
 
 def _rows(batch: Batch, logits: Tensor) -> Iterator[tuple[Chunk, Tensor]]:
-    yield from zip(batch.chunks, logits.split(batch.wanted), strict=True)
+    end = 0
+    for chunk, count in zip(batch.chunks, batch.wanted, strict=True):
+        start, end = end, end + count
+        yield chunk, logits[start:end]
 
 
 def _rank(row: Tensor, id: int) -> int:

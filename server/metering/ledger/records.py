@@ -72,6 +72,8 @@ class Opening(Struct, frozen=True):
     """The budgets of the key, or of `key_ids` together."""
     key_ids: tuple[str, ...] = ()
     """The keys that share `key_limits` since they were rotated, `key_id` among them; empty for `key_id` alone."""
+    least: int = 1
+    """The fewest tokens to grant; a budget with fewer left refuses the reply. One for each choice."""
 
 
 class Known(Struct, frozen=True):

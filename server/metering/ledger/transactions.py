@@ -115,7 +115,7 @@ def lock_budgets(database: Database, names: Iterable[BudgetName]) -> None:
 def open_row(database: Database, instance: str, opening: Opening, now: float) -> Admission:
     """Open a row and reserve its prompt and as many of the wanted tokens as all budgets have left.
 
-    If a budget has no token left, the admission is refused and the caller must settle the row as `rejected`.
+    If a budget has fewer than `least` left, the admission is refused and the caller must settle the row as `rejected`.
     """
     day = day_of(now)
     if opening.idempotency is not None and (known := _known(database, opening.idempotency)):
@@ -149,7 +149,7 @@ def _known(database: Database, idempotency: str) -> Known | None:
 
 
 def _room(database: Database, opening: Opening, day: str) -> tuple[int, Refusal | None]:
-    """The output tokens that all budgets allow, at most `wanted`; or 0 and the budget without a token left.
+    """The output tokens that all budgets allow, at most `wanted`; or 0 and the budget with fewer than `least` left.
 
     The key's own budget is named before the skill's, which others have used too.
     """
@@ -166,7 +166,7 @@ def _room(database: Database, opening: Opening, day: str) -> tuple[int, Refusal 
                 continue
             spent = sum(row[0] for owner in owners for row in database.execute(SPENT[holder], (owner, name)))
             granted = min(granted, limit - spent - opening.prompt)
-            if granted < 1:
+            if granted < opening.least:
                 return 0, Refusal(holder, period)
     return granted, None
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import anyio
@@ -14,8 +14,9 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.chat.choices.finished import FinishedReply
 from server.chat.idempotency import KeptReply, idempotency_digest
-from server.chat.idempotent_replies import IdempotentReplies, Origin, Started, joined
+from server.chat.idempotent_replies import IdempotentReplies, Origin, Started, finished
 from server.chat.reply import Reply
 from server.chat.reply_text import Piece
 from server.chat.request import ReplyRequest
@@ -32,7 +33,7 @@ LONG_BODY = 1 << 16  # bytes; longer bodies are parsed in a thread, so that othe
 
 
 class Ended(Protocol):
-    """A reply that ended: a `Reply` or a `KeptReply`."""
+    """A reply that ended: a `Reply` or a `FinishedReply`."""
 
     @property
     def usage(self) -> Usage:
@@ -40,7 +41,11 @@ class Ended(Protocol):
 
     @property
     def finish(self) -> Finish | None:
-        """OpenAI's finish_reason."""
+        """OpenAI's finish_reason of the first choice."""
+
+    @property
+    def finishes(self) -> Sequence[Finish | None]:
+        """OpenAI's finish_reason of each choice."""
 
     @property
     def ended_by_server(self) -> Outcome | None:
@@ -62,8 +67,8 @@ class ReplyFormat(Protocol):
     def failure(self, error: SecateurError) -> Iterable[ServerSentEvent]:
         """The last events of a reply that failed after its stream had begun."""
 
-    def whole(self, piece: Piece, reply: Ended) -> str:
-        """The whole reply as a JSON object."""
+    def whole(self, piece: Piece, reply: FinishedReply) -> str:
+        """The whole reply as a JSON object; `piece` is its first choice."""
 
 
 class Wanted(Protocol):
@@ -142,12 +147,14 @@ def digest_of(path: str, body: bytes) -> str:
 def repeated(kept: KeptReply, form: ReplyFormat, *, stream: bool) -> Response:
     """Send a kept reply again, streamed or whole as this request asks."""
     headers = {"Idempotent-Replayed": "true"}
-    piece = Piece(kept.text, kept.logprobs)
+    reply = kept.reply
     if not stream:
-        return Response(form.whole(piece, kept), headers=headers, media_type="application/json")
+        return Response(form.whole(reply.choices[0].piece, reply), headers=headers, media_type="application/json")
+    pieces = [choice.piece._replace(choice=number) for number, choice in enumerate(reply.choices)]
 
     async def replayed() -> AsyncIterator[ServerSentEvent]:
-        for event in (*form.opening(kept.usage.prompt), *form.piece(piece), *form.ending(kept)):
+        said = (event for piece in pieces for event in form.piece(piece))
+        for event in (*form.opening(reply.usage.prompt), *said, *form.ending(reply)):
             yield event
 
     return EventStream(replayed(), headers)
@@ -191,7 +198,9 @@ async def whole(request: Request, started: Started, form: ReplyFormat) -> Respon
         await leave(reply)
     if failure is not None:
         raise failure
-    return Response(form.whole(joined(received), reply), headers=dict(reply.headers), media_type="application/json")
+    ended = finished(reply, received)
+    body = form.whole(ended.choices[0].piece, ended)
+    return Response(body, headers=dict(reply.headers), media_type="application/json")
 
 
 async def cancel_on_disconnect(request: Request, scope: anyio.CancelScope) -> None:

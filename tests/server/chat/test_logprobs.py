@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers
 
+from server.chat.choices.live import Choice
 from server.chat.logprobs import LEAST, PendingLogprobs
 from server.chat.reply import Reply
-from server.chat.reply_text import Piece, ReplyText
+from server.chat.reply_text import Piece, ReplyText, TextOptions
 from server.engine.sequence import Finish
 from server.engine.sequence import Logprobs as Position
 from server.engine.stream import Token
@@ -26,7 +27,8 @@ LETTERS = "abü🌱"
 class Known:
     """A stream of known tokens and a reservation that counts nothing."""
 
-    cached = sampled = ready = 0
+    cached = sampled = ready = prompt = most = 0
+    prompt_computed = True
     waited = None
     full = "length"
 
@@ -38,18 +40,20 @@ class Known:
 
     async def aclose(self) -> None: ...
 
-    async def count(self, **counts: int) -> None: ...
+    async def count(self, tokens: int, **counts: Any) -> None: ...
 
-    async def settle(self, outcome: str, **counts: int) -> None: ...
+    async def settle(self, outcome: str, **counts: Any) -> None: ...
 
 
 def pieces(tokenizer: Tokenizer, tokens: list[Token], stops: list[str]) -> tuple[list[Piece], bool]:
     """All pieces of a reply, and whether a stop string ended it."""
     known: Any = Known(tokens)
-    text = ReplyText(tokenizer, stops)
+    text = ReplyText(tokenizer, TextOptions(tuple(stops)))
+
+    async def ended(reply: Reply) -> None: ...
 
     async def read() -> list[Piece]:
-        reply = Reply(known, text, known, {}, lambda reply: None)
+        reply = Reply([Choice(0, known, text, leads=True)], known, {}, ended)
         return [piece async for piece in reply.pieces()]
 
     return anyio.run(read), text.stopped

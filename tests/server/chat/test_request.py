@@ -79,7 +79,7 @@ def test_a_cache_salt_is_of_a_key_with_its_labels_or_of_a_conversation() -> None
 @pytest.mark.parametrize("name", OPTIONS)
 def test_files_and_requests_have_the_same_bounds_and_the_same_words(tmp_path: Path, name: str) -> None:
     file = tmp_path / "a.toml"
-    for value in ("-3", "200" if name != "top_k" else "-1", '"x"'):
+    for value in ("-3", "-1" if name in ("top_k", "min_tokens") else "200", '"x"'):
         file.write_text(f'name = "a"\n{name} = {value}')
         with pytest.raises(ConfigError) as in_file:
             Skill.read(file)

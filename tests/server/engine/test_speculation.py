@@ -12,6 +12,7 @@ from torch import Tensor
 from server.engine.batch import Batch
 from server.engine.blocks import BLOCK
 from server.engine.engine import Engine
+from server.engine.sampling.prompt import sampled_rows
 from server.engine.sampling.reference import sample
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
@@ -40,8 +41,9 @@ class Cache:
             assert {cell.skill for cell in text} == {chunk.sequence.skill}
             assert set(chunk.ids) <= set(chunk.sequence.tokens), "a guess is not from the sequence's own text"
             own = len(text) - chunk.guesses
-            assert [cell.id for cell in text[:own]] == chunk.sequence.tokens[:own], "a foreign or rejected id was read"
             ids = [cell.id for cell in text]
+            rows += [self.row(ids[: chunk.start + 1 + row]) for row in range(chunk.prompt_rows)]
+            assert [cell.id for cell in text[:own]] == chunk.sequence.tokens[:own], "a foreign or rejected id was read"
             rows += [self.row(ids[: chunk.end - chunk.rows + 1 + row]) for row in range(chunk.rows)]
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
 
@@ -64,7 +66,7 @@ def serve(
         batch = scheduler.schedule()
         assert batch.tokens <= scheduler.batch_tokens
         before = {sequence: sequence.generated for sequence in scheduler.running}
-        accepted = scheduler.commit(batch, sample(batch, cache.forward(batch)))
+        accepted = scheduler.commit(batch, sample(batch, sampled_rows(batch, cache.forward(batch))))
         for sequence, generated in before.items():
             assert sequence.generated - generated == sum(one.sequence is sequence for one in accepted)
         for one in accepted:
@@ -84,6 +86,9 @@ def random_sequences(generator: random.Random, count: int) -> list[Sequence]:
             top_k=generator.choice((0, 3)),
             frequency_penalty=generator.choice((0.0, 0.0, 0.3)),
             presence_penalty=generator.choice((0.0, 0.0, 0.3)),
+            repetition_penalty=generator.choice((1.0, 1.0, 1.2, 0.9)),
+            min_tokens=generator.choice((0, 0, 9)),
+            prompt_logprobs=generator.choice((None, None, 1)),
             seed=number,
             max_tokens=generator.randint(1, 60),
             stop_ids=generator.choice((frozenset(), frozenset({STOP}))),
@@ -104,6 +109,7 @@ def test_replies_are_the_same_with_and_without_guesses(seed: int, period: int, s
         assert (one.tokens, one.finish) == (other.tokens, other.finish)
         assert len(one.tokens) <= len(one.prompt) + one.sampling.max_tokens
         assert not set(one.tokens[len(one.prompt) : -1]) & one.sampling.stop_ids
+        assert one.finish != "stop" or one.generated > one.sampling.min_tokens
 
 
 def test_a_text_that_repeats_itself_takes_far_fewer_passes() -> None:

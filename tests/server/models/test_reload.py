@@ -159,17 +159,17 @@ def test_a_skills_sampling_options_hold_unless_the_caller_sets_others(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"temperature": 0.3, "top_p": 0.8, "top_k": 40, "min_p": 0.1, "frequency_penalty": 0.5,
-           "presence_penalty": -0.5}  # fmt: skip
+           "presence_penalty": -0.5, "repetition_penalty": 1.1, "min_tokens": 3}  # fmt: skip
     server = serve(skills=[replace(HELP, **own)])
     seen: list[Any] = []
-    submit = server.engine.submit
+    submit = server.engine.submit_together
 
-    def watched(prompt: Any, sampling: Any, **options: Any) -> Any:
-        seen.append({name: getattr(sampling, name) for name in own})
-        return submit(prompt, sampling, **options)
+    def watched(sequences: Any) -> Any:
+        seen.append({name: getattr(sequences[0].sampling, name) for name in own})
+        return submit(sequences)
 
-    monkeypatch.setattr(server.engine, "submit", watched)
-    other = dict.fromkeys(own, 0) | {"top_p": 1.0}
+    monkeypatch.setattr(server.engine, "submit_together", watched)
+    other = dict.fromkeys(own, 0) | {"top_p": 1.0, "repetition_penalty": 1.0}
     for more in ({}, other):
         assert ask(server, {**ASK, **more}).status == 200
     assert seen == [own, other]

@@ -97,10 +97,10 @@ def test_counting_a_closed_row_is_reported_and_the_others_count(where: str) -> N
     async def through() -> None:
         metering = Meter(ledger, Observers([]))
         reply = await metering.admit(Opening("r3", "help", "tiny", 10, 50))
-        await reply.count(cached=0)
+        await reply.count(1, prompt=Usage(10))
         ledger.settle(Settlement("r3", Usage(10, 0, 1), "recovered")).result()
         with pytest.raises(LedgerUnavailable, match="has closed the reply as recovered"):
-            await asyncio.wait_for(reply.count(cached=0), 5)  # not after half a minute
+            await asyncio.wait_for(reply.count(1, prompt=Usage(10)), 5)  # not after half a minute
 
     asyncio.run(through())
     with snapshot(where) as database:
@@ -249,16 +249,16 @@ def test_replies_that_begin_during_an_outage_do_not_wait_for_it_anew(
         first, second = await meter.admit(opening("r1")), await meter.admit(opening("r2"))
         away = path.rename(path.with_name("away"))
         with pytest.raises(LedgerUnavailable):
-            await first.count(cached=0)
+            await first.count(1, prompt=Usage(10))
         monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 3600)
         with pytest.raises(LedgerUnavailable):  # without a retry
-            await second.count(cached=0)
+            await second.count(1, prompt=Usage(10))
         away.rename(path)
         until(lambda: ledger.writable)
         monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 0.05)
         third = await meter.admit(opening("r3"))
         path.rename(away)
-        waiting = asyncio.create_task(third.count(cached=0))
+        waiting = asyncio.create_task(third.count(1, prompt=Usage(10)))
         await asyncio.sleep(0.1)
         away.rename(path)
         await waiting  # the next outage has its own time

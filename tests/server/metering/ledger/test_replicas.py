@@ -270,7 +270,7 @@ def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
         running = await metering.admit(opening("running"))
         os.kill(stopped, signal.SIGSTOP)
         try:
-            waiting = asyncio.create_task(running.count(cached=0))
+            waiting = asyncio.create_task(running.count(1, prompt=Usage(10)))
             with pytest.raises(LedgerUnavailable, match="does not answer"):
                 await metering.admit(opening("late"))
             assert not made.writable
@@ -280,7 +280,7 @@ def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
             with pytest.raises(LedgerUnavailable, match="does not answer"):
                 await waiting
             with pytest.raises(LedgerUnavailable, match="does not answer"):
-                await running.settle("error", sampled=1, cached=0)
+                await running.settle("error", computed=Usage(10, 0, 1))
         finally:
             os.kill(stopped, signal.SIGCONT)
 

@@ -1,0 +1,1 @@
+"""The choices of a reply: one for each prompt and `n`."""
