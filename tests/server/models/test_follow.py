@@ -90,6 +90,10 @@ def house(tmp_path: Path) -> House:
     return House(tmp_path)
 
 
+def unloadable(path: Path, name: str) -> Model:
+    raise ZeroDivisionError(f"{path} {name}")
+
+
 def follower(server: Served) -> Follower[Model]:
     """The follower of its only model."""
     [found] = server.parts.rollout.successors.values()
@@ -213,7 +217,7 @@ def test_a_removed_signer_is_refused_at_once(house: House, caplog: pytest.LogCap
 
 
 def test_a_refused_version_is_never_recorded_as_answering(house: House) -> None:
-    found = Follower.open(house.reference(), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    found = Follower.open(house.reference(), unloadable)
     first = found.version
     house("promote", "tiny@2", "--signers", str(house.signers))
     assert found.next() is None
@@ -252,7 +256,7 @@ def test_a_registry_that_cannot_be_reached_changes_nothing(house: House, caplog:
 
 
 def test_a_version_that_failed_to_load_is_tried_again_when_it_is_promoted_anew(house: House) -> None:
-    found = Follower.open(house.reference(), lambda *_: 1 / 0)  # type: ignore[arg-type]
+    found = Follower.open(house.reference(), unloadable)
     house("promote", "tiny@2", "--signers", str(house.signers))
     assert found.next() is None
     house("rollback", "tiny")
