@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.chat.stop_strings import StopStrings
+from server.chat.choices.stop_strings import StopStrings
 
 LETTERS = "ab<"  # few letters, so that stop strings and beginnings of them occur
 
