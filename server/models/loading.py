@@ -79,7 +79,7 @@ class Loader:
     def load(self, opened: Opened) -> CurrentModel:
         """Load the weights into an engine, which is not started yet."""
         engine, choices = load_engine(self._config, opened.artifact)
-        choices = (*opened.choices, *choices)
+        choices = (*opened.choices, *choices, structured_output(opened.tokenizer))
         model = Model(opened.name, engine, opened.tokenizer, opened.artifact.lineage, choices)
         return CurrentModel(model, opened.follower)
 
@@ -137,6 +137,14 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         look_up=look_up,
     )
     return made, (*runner.choices, made.sampler.choice, choice)
+
+
+def structured_output(tokenizer: Tokenizer) -> Choice:
+    """Whether replies can be constrained by grammars, and why; prepares the tokenizer for it."""
+    reason = tokenizer.grammars.unsupported()
+    if reason is not None:
+        return Choice("structured output", "off", f"this tokenizer cannot be constrained: {reason}")
+    return Choice("structured output", "on", "the tokenizer's tokens are known to llguidance")
 
 
 def check_names(names: Mapping[str, str]) -> None:

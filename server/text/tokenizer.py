@@ -18,6 +18,7 @@ from server.errors import ArtifactError
 from server.text import tokenizer_files
 from server.text.byte_level import Unrecognised, build_encoding, byte_alphabet, needs_nfc
 from server.text.codec import TextCodec
+from server.text.grammar.compiler import GrammarCompiler
 from server.text.tokenizer_files import TokenizerFiles
 
 
@@ -31,6 +32,7 @@ class Tokenizer(TextCodec):
         self._ordinary = frozenset(token.content for token in added if not token.special)
         self._nfc = needs_nfc(parsed)
         self.stop_ids = files.stop_ids
+        self.grammars = GrammarCompiler(files)
         self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
         self.token_bytes = self._token_bytes() if _is_byte_level(parsed) else None
         self.encoding, self.encoding_reason = _encoding(parsed)

@@ -32,12 +32,10 @@ def check(grammar: Grammar) -> None:
         _check_schema(grammar, _parsed(grammar))
     elif grammar.kind == "choice":
         _check_choices(grammar)
-    elif grammar.kind in ("regex", "lark"):
-        if grammar.kind == "lark" and re.search(r"\btemperature\s*=", grammar.text):
-            raise _refused(grammar, "has a `temperature` of its own, which is not supported")
+    elif grammar.kind == "regex":
         _check_repeats(grammar, grammar.text)
-        for schema in _schemas_in(grammar.text):
-            _check_schema(grammar, schema)
+    elif grammar.kind == "lark":
+        _check_lark(grammar)
 
 
 def _parsed(grammar: Grammar) -> Any:
@@ -104,14 +102,20 @@ def _check_repeats(grammar: Grammar, text: str) -> None:
             raise _refused(grammar, f"repeats {found[0]!r}; at most {MOST_REPEATS} times are allowed")
 
 
-def _schemas_in(lark: str) -> Iterator[Any]:
-    """The JSON schemas within a Lark grammar; one that is not JSON is left for llguidance to refuse."""
-    decoder = json.JSONDecoder()
-    for found in re.finditer(r"%json\s*", lark):
+def _check_lark(grammar: Grammar) -> None:
+    rules, decoder = "", json.JSONDecoder()
+    rest = grammar.text
+    while found := re.search(r"%json\s*", rest):
         try:
-            yield decoder.raw_decode(lark, found.end())[0]
+            schema, end = decoder.raw_decode(rest, found.end())
         except (ValueError, RecursionError):
-            continue
+            raise _refused(grammar, "has a %json that is not followed by a JSON schema") from None
+        _check_schema(grammar, schema)
+        rules, rest = rules + rest[: found.start()], rest[end:]
+    rules += rest
+    if re.search(r"\btemperature\s*=", rules):
+        raise _refused(grammar, "has a `temperature` of its own, which is not supported")
+    _check_repeats(grammar, rules)
 
 
 def _significant(value: Any) -> int:

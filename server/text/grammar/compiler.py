@@ -36,7 +36,6 @@ class GrammarCompiler:
 
         Raises InvalidRequest with the reason, and Overloaded if other grammars take too long.
         """
-        bounds.check(grammar)
         try:
             async with asyncio.timeout(PATIENCE):
                 return await asyncio.wrap_future(self._thread.submit(self._compile, grammar))
@@ -71,6 +70,7 @@ class GrammarCompiler:
         return None
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
+        bounds.check(grammar)
         if failure := self._failure():
             raise InvalidRequest(f"This model's tokenizer cannot be constrained: {failure}.", param=grammar.field)
         limits = LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
