@@ -22,6 +22,8 @@ class Piece(NamedTuple):
     """The sampled ids, whether or not their text is ready; none unless asked for."""
     prompt: PromptShown | None = None
     """With the first piece of a choice, if the caller may see the prompt."""
+    sampled: int = 0
+    """The number of tokens of the choice so far."""
 
     @property
     def empty(self) -> bool:
@@ -90,4 +92,4 @@ class ReplyText:
         computed = shown is not None and shown.prompt_computed  # not if the reply was interrupted before
         prompt = prompt_shown(shown, self._tokenizer) if shown and computed else None
         ids, self._ids = tuple(self._ids), []
-        return Piece(text, logprobs, ids=ids, prompt=prompt)
+        return Piece(text, logprobs, ids=ids, prompt=prompt, sampled=self._pushed)

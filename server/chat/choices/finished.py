@@ -20,11 +20,13 @@ class FinishedChoice(Struct, frozen=True):
     ids: tuple[int, ...] = ()
     """Every sampled id."""
     prompt: PromptShown | None = None
+    sampled: int = 0
+    """The number of tokens."""
 
     @property
     def piece(self) -> Piece:
         """The choice as one piece, of number 0."""
-        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt)
+        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled)
 
 
 class FinishedReply(Struct, frozen=True):
@@ -60,4 +62,5 @@ def _finished(pieces: Sequence[Piece], finish: Finish) -> FinishedChoice:
         tuple(token for piece in pieces for token in piece.logprobs),
         tuple(id for piece in pieces for id in piece.ids),
         next((piece.prompt for piece in pieces if piece.prompt), None),
+        max((piece.sampled for piece in pieces), default=0),
     )

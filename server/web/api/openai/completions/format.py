@@ -17,6 +17,7 @@ from server.chat.logprobs import TokenLogprob, TopLogprob
 from server.chat.reply_text import Piece
 from server.chat.request import RawPrompt
 from server.errors import SecateurError
+from server.metering.ledger.records import Usage
 from server.web.api.openai.chat.format import DONE, encode, usage
 from server.web.api.reply_endpoint import Ended
 from server.web.http import problems
@@ -32,6 +33,8 @@ class Included(Struct, frozen=True):
     echo: bool
     usage: bool
     """Whether a stream ends with a chunk of its usage."""
+    usage_so_far: bool
+    """Whether every chunk of a stream has the usage so far, as vLLM sends it."""
 
 
 class CompletionsFormat:
@@ -42,20 +45,27 @@ class CompletionsFormat:
         self._n = n
         self._included = included
         self._places: dict[int, TextPlaces] = {}
+        self._prompt = 0
+        self._sampled: dict[int, int] = {}
         id = f"cmpl-{origin.request_id.removeprefix('req_')}"
         self._head = {"id": id, "object": "text_completion", "created": origin.created, "model": model}
 
     def opening(self, prompt: int) -> Iterator[ServerSentEvent]:
         """No events: a stream begins with text."""
+        self._prompt = prompt
         yield from ()
 
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
         """A chunk of text; the first of a choice has its prompt too, if wanted."""
-        yield self._chunk([self._choice(piece, None)])
+        self._sampled[piece.choice] = piece.sampled
+        so_far = {"usage": usage(Usage(self._prompt, output=sum(self._sampled.values())))}
+        yield self._chunk([self._choice(piece, None)], so_far if self._included.usage_so_far else {})
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
         more: dict[str, Any] = {}
+        if reply.ended_by_server or self._included.usage_so_far:
+            more = {"usage": usage(reply.usage)}
         if reply.ended_by_server:
             more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage)}
         for index, finish in enumerate(reply.finishes):

@@ -90,8 +90,15 @@ class CompletionRequest(EngineFields, frozen=True, kw_only=True):
 
     def format(self, origin: Origin) -> CompletionsFormat:
         """The writer of the response to the request `origin`."""
-        usage = self.stream_options is not None and self.stream_options.include_usage
-        included = Included(self.logprobs, self.prompt_logprobs, self.return_token_ids, self.echo, usage)
+        options = self.stream_options or StreamOptions()
+        included = Included(
+            self.logprobs,
+            self.prompt_logprobs,
+            self.return_token_ids,
+            self.echo,
+            options.include_usage,
+            options.include_usage and options.continuous_usage_stats,
+        )
         return CompletionsFormat(origin, self.model, self.prompts, self.n, included)
 
 
