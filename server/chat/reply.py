@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.chat.choices.live import OUTCOMES, Choice, generate
 from server.chat.reply_text import Piece, ReplyText, TextOptions
-from server.chat.request import ReplyRequest, notes_of, prompts_of, sampling_of, sequences_of
+from server.chat.request import ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
@@ -71,6 +71,7 @@ class Replies:
             shared = 0 if request.prompts else await self._prefixes.length(prompts[0], skill, model)
             self._refuse_while_draining()
             sampling = sampling_of(request, max(map(len, prompts)), model)
+            sampling = await constrained(request, sampling, model)
             opening = opening_of(request_id, request, model, sum(map(len, prompts)), sampling.max_tokens)
             token_headers = await self._rate_limits.spend(skill, opening.prompt + opening.wanted)
             with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed

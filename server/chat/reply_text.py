@@ -5,8 +5,8 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from server.chat.choices.prompt import PromptShown, prompt_shown
-from server.chat.logprobs import PendingLogprobs, TokenLogprob
 from server.chat.choices.stop_strings import StopStrings
+from server.chat.logprobs import PendingLogprobs, TokenLogprob
 from server.engine.stream import Stream, Token
 from server.text.tokenizer import TextStream, Tokenizer
 
@@ -73,7 +73,7 @@ class ReplyText:
         self._pushed += 1
         if self._options.ids:
             self._ids.append(token.id)
-        if token.finish == "stop":
+        if token.finish == "stop" and not token.complete:
             if self._options.stop_token:
                 self._logprobs.add(token, "")
             return ""

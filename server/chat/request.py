@@ -16,6 +16,7 @@ from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.skills.turns import conversation
 from server.text.chat_template import Message, TemplateOptions, strings
+from server.text.grammar.grammar import Grammar
 
 LONG_TEXT = 4096  # characters; longer prompts are tokenised in a thread, so that other streams go on
 MOST_NAMES = 32
@@ -61,6 +62,8 @@ class ReplyRequest(Struct, frozen=True):
     """Whether pieces have the sampled ids."""
     prompt_shown: bool = False
     """Whether the first piece of each choice has its prompt."""
+    grammar: Grammar | None = None
+    """What each choice must match."""
 
 
 def cache_salt(request: ReplyRequest) -> str:
@@ -155,6 +158,13 @@ def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
     sampling = Sampling.resolve(merged, model.tokenizer.stop_ids)
     check(prompt, sampling, model.engine.context)  # before any limit or budget is charged
     return sampling
+
+
+async def constrained(request: ReplyRequest, sampling: Sampling, model: Model) -> Sampling:
+    """`sampling` with the request's grammar; raises InvalidRequest if that is not supported."""
+    if request.grammar is None:
+        return sampling
+    return replace(sampling, constraint=await model.tokenizer.grammars.compile(request.grammar))
 
 
 def most_tokens(skill: Skill, prompt: int, context: int) -> int:
