@@ -39,10 +39,12 @@ from server.web.api.admin.page import AdminPage
 from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
 from server.web.api.admin.usage import UsageEndpoint
+from server.web.api.anthropic.count import CountEndpoint
+from server.web.api.anthropic.errors import ANTHROPIC
+from server.web.api.anthropic.schema import parse as parse_message
 from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
-from server.web.api.openai.completions.schema import parse as parse_completion
 from server.web.api.openai.models import ModelEndpoints
 from server.web.api.openai.responses.schema import RESPONSES
 from server.web.api.openai.responses.schema import parse as parse_response
@@ -157,14 +159,16 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     """OpenAI's API and the widget's files."""
     kept, max_body = IdempotentReplies(replies), parts.config.max_body
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
+    messages = ReplyEndpoint(parse_message, parts.skills, kept, max_body=max_body, dialect=ANTHROPIC)
+    counted = CountEndpoint(parts.skills, parts.rollout, max_body=max_body)
     responses = ReplyEndpoint(parse_response, parts.skills, kept, max_body=max_body, dialect=RESPONSES)
-    completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
     models = ModelEndpoints(parts.skills, parts.rollout)
     tokens = TokenizeEndpoints(parts.skills, parts.rollout, max_body=max_body)
     return [
         Route("/v1/chat/completions", chat.answer, methods=["POST"]),
-        Route("/v1/completions", completions.answer, methods=["POST"]),
         Route("/v1/responses", responses.answer, methods=["POST"]),
+        Route("/v1/messages", messages.answer, methods=["POST"]),
+        Route("/v1/messages/count_tokens", counted.count, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{name:path}", models.one),
         Route("/v1/skills/{name}", models.skill),

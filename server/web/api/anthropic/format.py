@@ -1,0 +1,109 @@
+"""Replies in the format of Anthropic's messages: named events of content blocks, and the whole message.
+
+One addition: a reply that the server ended has the stop_reason `max_tokens`, the nearest word of the protocol, and an
+`outcome` beside it, `budget` or `server_shutdown`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from sse_starlette.event import ServerSentEvent
+
+from server.chat.idempotent_replies import Origin
+from server.chat.reply_text import Piece
+from server.errors import SecateurError
+from server.metering.ledger.records import Usage
+from server.web.api.anthropic.errors import error_body
+from server.web.api.reply_endpoint import Ended
+
+
+class MessageFormat:
+    """Writes one message; gathers its content blocks."""
+
+    def __init__(self, origin: Origin, model: str) -> None:
+        self._id = f"msg_{origin.request_id.removeprefix('req_')}"
+        self._model = model
+        self._blocks: list[dict[str, Any]] = []
+        self._open = False
+
+    def opening(self, prompt: int) -> Iterator[ServerSentEvent]:
+        """The message without content, with its prompt's tokens."""
+        head = {**self._head(), "content": [], "stop_reason": None, "stop_sequence": None}
+        yield written("message_start", {"message": {**head, "usage": usage(Usage(prompt))}})
+
+    def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
+        """The text of a piece; the first begins a block."""
+        if piece.text:
+            yield from self._text(piece.text)
+
+    def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
+        """The end of the last block, why the reply ended, and its tokens."""
+        if not self._blocks:
+            yield from self._text("")
+        yield from self._close()
+        yield written("message_delta", {"delta": self._stop(reply), "usage": usage(reply.usage)})
+        yield written("message_stop", {})
+
+    def failure(self, error: SecateurError) -> Iterator[ServerSentEvent]:
+        """The error; nothing follows."""
+        body = error_body(error)
+        yield written("error", {"error": body["error"]})
+
+    def whole(self, piece: Piece, reply: Ended) -> str:
+        """The whole message."""
+        for _ in (*self.piece(piece), *self.ending(reply)):
+            pass
+        message = {**self._head(), "content": self._blocks, **self._stop(reply), "usage": usage(reply.usage)}
+        return msgspec.json.encode(message).decode()
+
+    def _text(self, text: str) -> Iterator[ServerSentEvent]:
+        """Text of a text block, which begins here unless it is open."""
+        if not self._open:
+            yield from self._begin({"type": "text", "text": ""})
+        block = self._blocks[-1]
+        block["text"] += text
+        if text:
+            yield self._delta({"type": "text_delta", "text": text})
+
+    def _begin(self, block: dict[str, Any]) -> Iterator[ServerSentEvent]:
+        """Begin a block; a ping follows the first one."""
+        yield from self._close()
+        self._blocks.append(block)
+        self._open = True
+        yield written("content_block_start", {"index": len(self._blocks) - 1, "content_block": block})
+        if len(self._blocks) == 1:
+            yield written("ping", {})
+
+    def _delta(self, delta: dict[str, Any]) -> ServerSentEvent:
+        return written("content_block_delta", {"index": len(self._blocks) - 1, "delta": delta})
+
+    def _close(self) -> Iterator[ServerSentEvent]:
+        """End the open block, if there is one."""
+        if self._open:
+            self._open = False
+            yield written("content_block_stop", {"index": len(self._blocks) - 1})
+
+    def _stop(self, reply: Ended) -> dict[str, Any]:
+        """Why the reply ended."""
+        reason = "max_tokens" if reply.finish == "length" else "end_turn"
+        more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
+        return {"stop_reason": reason, "stop_sequence": None, **more}
+
+    def _head(self) -> dict[str, Any]:
+        return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}
+
+
+def written(kind: str, fields: dict[str, Any]) -> ServerSentEvent:
+    """An event with its name, in the data too."""
+    return ServerSentEvent(msgspec.json.encode({"type": kind, **fields}).decode(), event=kind, sep="\n")
+
+
+def usage(tokens: Usage) -> dict[str, Any]:
+    """Anthropic's `usage`, from the ledger's counts: `input_tokens` are those that were not read from the cache."""
+    return {
+        "input_tokens": tokens.prompt - tokens.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": tokens.cached,
+        "output_tokens": tokens.output,
+    }
