@@ -45,7 +45,8 @@ def draw(lineage: Lineage, name: str) -> Iterator[str]:
     records = list(reversed(list(generations(lineage))))
     base = records[0].base
     note = f", {printable(base.note)}" if base.note else ""
-    yield f"{printable(base.name)}{note}, licence {printable(base.license) or 'unknown'}"
+    licence = "" if lineage.is_knowledge else f", licence {printable(base.license) or 'unknown'}"
+    yield f"{printable(base.name)}{note}{licence}"
     yield f"│   source {base.digest[:SHORT]}"
     names = [*(child.base.name for child in records[1:]), name]
     for made, title in zip(records, names, strict=True):
@@ -64,6 +65,9 @@ def check(path: Path) -> str:
     if (path / record.SIGNATURE).exists():
         signed = "there is a signature: `secateur verify` checks it"
     held = f"{len(lineage.files)} files have their digests, the chain is whole"
+    if lineage.is_knowledge:
+        record.verify(path, lineage)
+        return f"{len(lineage.files)} files have their digests; {signed}"
     if form := exported(lineage):
         record.verify(path, lineage)
         verify_chain(path, lineage)

@@ -1,7 +1,7 @@
 """Opens a knowledge artifact read-only and searches it; any number of threads and processes share its files."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -18,7 +18,7 @@ from server.knowledge.index.fusion import fused
 from server.knowledge.index.lexical import Lexical, Partition, read_partitions
 from server.knowledge.index.vectors import Vector, Vectors, unit
 from server.knowledge.passages import Passage
-from server.knowledge.record import INDEX, VECTORS, Manifest, Thresholds
+from server.knowledge.record import INDEX, VECTORS, EncoderRecord, Manifest, Thresholds
 from server.storage.digests import FileDigests
 from server.storage.packages import located
 
@@ -102,22 +102,22 @@ class Knowledge:
         cls,
         directory: Path,
         *,
-        encoder: Encoder | None = None,
+        encoder: Callable[[EncoderRecord], Encoder] | None = None,
         words_only: bool = False,
         digests: FileDigests | None = None,
     ) -> Self:
         """Verify every file against the lineage and open them; raises ArtifactError.
 
-        `encoder` must be the one that the manifest names; left out, that is loaded, unless `words_only`.
+        `encoder` loads the one that the manifest names, by default `load_encoder`; with `words_only` none is loaded.
         """
         lineage = lineage_record.read(directory)
         if not lineage.is_knowledge:
             raise ArtifactError(f"{directory} is a model and no knowledge: make one with `secateur knowledge build`")
         lineage_record.verify(directory, lineage, digests)
         manifest = record.read(directory)
-        if encoder is None and manifest.encoder is not None and not words_only:
-            encoder = load_encoder(manifest.encoder)
-        return cls(directory, lineage, manifest, encoder)
+        if manifest.encoder is None or words_only:
+            return cls(directory, lineage, manifest, None)
+        return cls(directory, lineage, manifest, (encoder or load_encoder)(manifest.encoder))
 
     @property
     def thresholds(self) -> Thresholds:
@@ -231,7 +231,7 @@ class Knowledge:
         return found
 
 
-def load_encoder(wanted: record.EncoderRecord, threads: int = 1) -> Encoder:
+def load_encoder(wanted: EncoderRecord, threads: int = 1) -> Encoder:
     """The encoder that a manifest names; raises ArtifactError if its files are not those that made the vectors."""
     from server.engine.runners import encoder, encoder_files  # late: torch takes seconds
 
