@@ -45,6 +45,7 @@ from server.web.api.anthropic.schema import parse as parse_message
 from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
+from server.web.api.openai.completions.schema import parse as parse_completion
 from server.web.api.openai.models import ModelEndpoints
 from server.web.api.openai.responses.schema import RESPONSES
 from server.web.api.openai.responses.schema import parse as parse_response
@@ -161,11 +162,13 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     messages = ReplyEndpoint(parse_message, parts.skills, kept, max_body=max_body, dialect=ANTHROPIC)
     counted = CountEndpoint(parts.skills, parts.rollout, max_body=max_body)
+    completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
     responses = ReplyEndpoint(parse_response, parts.skills, kept, max_body=max_body, dialect=RESPONSES)
     models = ModelEndpoints(parts.skills, parts.rollout)
     tokens = TokenizeEndpoints(parts.skills, parts.rollout, max_body=max_body)
     return [
         Route("/v1/chat/completions", chat.answer, methods=["POST"]),
+        Route("/v1/completions", completions.answer, methods=["POST"]),
         Route("/v1/responses", responses.answer, methods=["POST"]),
         Route("/v1/messages", messages.answer, methods=["POST"]),
         Route("/v1/messages/count_tokens", counted.count, methods=["POST"]),
