@@ -1,0 +1,1 @@
+"""Decides how a question is answered from knowledge: refused, verbatim, or by a model that reads quoted passages."""
