@@ -11,7 +11,7 @@ import anyio
 from msgspec.structs import replace
 
 from server.chat.choices.live import OUTCOMES, Choice, generate
-from server.chat.reply_text import Piece, ReplyText, TextOptions
+from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
 from server.chat.request import ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish, Sampling

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from server.chat.choices.prompt import PromptShown
-from server.chat.logprobs import TokenLogprob
-from server.chat.reply_text import Piece
+from server.chat.choices.logprobs import TokenLogprob
+from server.chat.choices.reply_text import Piece
 from server.engine.sequence import Finish
 from server.metering.ledger.records import Outcome, Usage
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from server.chat.reply_text import Piece, ReplyText
+from server.chat.choices.reply_text import Piece, ReplyText
 from server.engine.sequence import Finish
 from server.engine.stream import Stream
 from server.metering.ledger.records import Outcome, Usage

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from server.chat.logprobs import LEAST
+from server.chat.choices.logprobs import LEAST
 from server.engine.sequence import PromptLogprob
 from server.engine.stream import Stream
 from server.text.tokenizer import Tokenizer

@@ -11,7 +11,7 @@ import msgspec
 from sse_starlette.event import ServerSentEvent
 
 from server.chat.idempotent_replies import Origin
-from server.chat.reply_text import Piece
+from server.chat.choices.reply_text import Piece
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.anthropic.errors import error_body

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from server.chat.logprobs import TokenLogprob
+from server.chat.choices.logprobs import TokenLogprob
 
 
 class Item(Protocol):

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from server.chat.choices.prompt import PromptShown, prompt_shown
 from server.chat.choices.stop_strings import StopStrings
-from server.chat.logprobs import PendingLogprobs, TokenLogprob
+from server.chat.choices.logprobs import PendingLogprobs, TokenLogprob
 from server.engine.stream import Stream, Token
 from server.text.tokenizer import TextStream, Tokenizer
 
