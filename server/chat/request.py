@@ -16,7 +16,8 @@ from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.skills.turns import conversation
 from server.text.chat_template import Message, TemplateOptions, strings
-from server.text.grammar.grammar import Grammar
+from server.text.grammar.grammar import Grammar as Grammar
+from server.text.grammar.grammar import Kind as Kind
 
 LONG_TEXT = 4096  # characters; longer prompts are tokenised in a thread, so that other streams go on
 MOST_NAMES = 32
