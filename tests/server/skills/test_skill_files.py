@@ -75,9 +75,9 @@ def test_the_prompt_is_a_template_of_few_variables(serve: Serve, monkeypatch: py
     seen: list[Any] = []
     chat = server.tokenizer.chat
 
-    def watched(messages: Any) -> list[int]:
+    def watched(messages: Any, **options: Any) -> list[int]:
         seen.append(messages[0]["content"])
-        return chat(messages)
+        return chat(messages, **options)
 
     monkeypatch.setattr(server.tokenizer, "chat", watched)
     call(server.url, "/v1/chat/completions", ASK, Authorization=f"Bearer {KEY}")

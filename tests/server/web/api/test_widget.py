@@ -30,9 +30,9 @@ def watch_prompts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     chat = served.tokenizer.chat
 
-    def watched(messages: Any) -> list[int]:
+    def watched(messages: Any, **options: Any) -> list[int]:
         seen.append([(message["role"], message["content"]) for message in messages])
-        return chat(messages)
+        return chat(messages, **options)
 
     monkeypatch.setattr(served.tokenizer, "chat", watched)
     return seen
