@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from sse_starlette.event import ServerSentEvent
 
-from server.chat.idempotent_replies import Origin
+from server.chat.choices.finished import FinishedChoice, FinishedReply
 from server.chat.choices.logprobs import TokenLogprob
+from server.chat.choices.prompt import PromptShown, RankedToken
 from server.chat.choices.reply_text import Piece
+from server.chat.idempotent_replies import Origin
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.reply_endpoint import Ended
@@ -22,32 +25,52 @@ from server.web.http.events import event
 DONE = "[DONE]"
 
 
+class Included(Struct, frozen=True, kw_only=True):
+    """What a response contains beside the text of its `choices`."""
+
+    choices: int = 1
+    logprobs: bool = False
+    prompt_logprobs: int | None = None
+    token_ids: bool = False
+    usage: bool = False
+    """Whether a stream ends with a chunk of its usage."""
+    usage_so_far: bool = False
+    """Whether every chunk of a stream has the usage so far, as vLLM sends it."""
+
+
 class CompletionFormat:
     """Writes one response; all its chunks share id, time and model."""
 
-    def __init__(self, origin: Origin, model: str, *, logprobs: bool, include_usage: bool) -> None:
-        self._logprobs = logprobs
-        self._include_usage = include_usage
+    def __init__(self, origin: Origin, model: str, included: Included) -> None:
+        self._included = included
+        self._prompt = 0
+        self._sampled: dict[int, int] = {}
         id = f"chatcmpl-{origin.request_id.removeprefix('req_')}"
         self._head = {"id": id, "created": origin.created, "model": model}
 
     def opening(self, prompt: int) -> Iterator[ServerSentEvent]:
-        """The first chunk, with the role and no text."""
-        yield self._chunk({"role": "assistant", "content": "", "refusal": None})
+        """The first chunk of each choice, with the role and no text."""
+        self._prompt = prompt
+        for number in range(self._included.choices):
+            yield self._chunk({"delta": {"role": "assistant", "content": "", "refusal": None}}, number)
 
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
-        """A chunk of text, with its tokens' logprobs if wanted."""
-        yield self._chunk({"content": piece.text}, logprobs=self._logprobs_of(piece.logprobs))
+        """A chunk of text, with its tokens' logprobs if wanted; the first may have the prompt's ids."""
+        self._sampled[piece.choice] = piece.sampled
+        content = {"delta": {"content": piece.text}, "logprobs": self._logprobs_of(piece.logprobs)}
+        more = {"prompt_token_ids": piece.prompt.ids} if piece.prompt and self._included.token_ids else {}
+        yield self._chunk({**content, **self._ids_of(piece)}, piece.choice, more)
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
-        """The last chunks: the finish reason, the usage if wanted, and [DONE]."""
+        """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
         more: dict[str, Any] = {}
         if reply.ended_by_server:
             more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage)}
-        if self._include_usage:
-            more["usage"] = None
-        yield self._chunk({}, reply.finish, more)
-        if self._include_usage:
+        if self._included.usage:
+            more["usage"] = usage(reply.usage) if self._included.usage_so_far else None
+        for number, finish in enumerate(reply.finishes):
+            yield self._chunk({"delta": {}, "finish_reason": finish}, number, more)
+        if self._included.usage:
             head = {**self._head, "object": "chat.completion.chunk"}
             yield event(encode({**head, "choices": [], "usage": usage(reply.usage)}))
         yield event(DONE)
@@ -56,31 +79,41 @@ class CompletionFormat:
         """The error's body; no [DONE] follows."""
         yield event(encode(problems.body(error)))
 
-    def whole(self, piece: Piece, reply: Ended) -> str:
+    def whole(self, piece: Piece, reply: FinishedReply) -> str:
         """The whole response."""
-        message = {"role": "assistant", "content": piece.text, "refusal": None}
-        logprobs = self._logprobs_of(piece.logprobs)
-        choice = {"index": 0, "message": message, "logprobs": logprobs, "finish_reason": reply.finish}
-        more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
+        choices = [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": self._logprobs_of(choice.logprobs),
+                "finish_reason": choice.finish,
+                **self._ids_of(choice),
+            }
+            for number, choice in enumerate(reply.choices)
+        ]
+        more: dict[str, Any] = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
+        if piece.prompt and self._included.token_ids:
+            more["prompt_token_ids"] = piece.prompt.ids
+        if piece.prompt and self._included.prompt_logprobs is not None:
+            more["prompt_logprobs"] = by_id(piece.prompt, self._included.prompt_logprobs)
         head = {**self._head, "object": "chat.completion"}
-        return encode({**head, "choices": [choice], "usage": usage(reply.usage), **more})
+        return encode({**head, "choices": choices, "usage": usage(reply.usage), **more})
 
-    def _chunk(
-        self,
-        delta: dict[str, Any],
-        finish: str | None = None,
-        more: dict[str, Any] | None = None,
-        logprobs: dict[str, Any] | None = None,
-    ) -> ServerSentEvent:
-        """One chunk; `more` adds fields beside the choices."""
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        extra = {"usage": None} if self._include_usage else {}
+    def _chunk(self, content: dict[str, Any], number: int, more: dict[str, Any] | None = None) -> ServerSentEvent:
+        """One chunk with the `content` of a choice; `more` adds fields beside the choices."""
+        choice = {"index": number, "delta": {}, "logprobs": None, "finish_reason": None, **content}
+        so_far = usage(Usage(self._prompt, output=sum(self._sampled.values()))) if self._included.usage_so_far else None
+        extra = {"usage": so_far} if self._included.usage else {}
         head = {**self._head, "object": "chat.completion.chunk"}
         return event(encode({**head, "choices": [choice], **extra, **(more or {})}))
 
+    def _ids_of(self, part: Piece | FinishedChoice) -> dict[str, Any]:
+        """The ids of a choice, if wanted."""
+        return {"token_ids": part.ids} if self._included.token_ids else {}
+
     def _logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         """OpenAI's `logprobs` object, or None if not wanted."""
-        return {"content": tokens, "refusal": None} if self._logprobs else None
+        return {"content": tokens, "refusal": None} if self._included.logprobs else None
 
 
 def usage(tokens: Usage) -> dict[str, Any]:
@@ -91,6 +124,19 @@ def usage(tokens: Usage) -> dict[str, Any]:
         "total_tokens": tokens.prompt + tokens.output,
         "prompt_tokens_details": {"cached_tokens": tokens.cached},
     }
+
+
+def by_id(prompt: PromptShown, count: int) -> list[dict[int, dict[str, Any]] | None]:
+    """vLLM's `prompt_logprobs`: by id, each prompt token but the first, and the `count` most likely in its place."""
+    return [
+        None,
+        *({one.id: entry(one) for one in (token.own, *token.top[:count])} for token in prompt.tokens),
+    ]
+
+
+def entry(token: RankedToken) -> dict[str, Any]:
+    """A token in vLLM's `prompt_logprobs`."""
+    return {"logprob": token.logprob, "rank": token.rank, "decoded_token": token.token}
 
 
 def encode(value: dict[str, Any]) -> str:

@@ -3,8 +3,6 @@
 Every fault raises InvalidRequest with the field; `fields.py` says what becomes of fields that are not read.
 """
 
-import re
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -16,13 +14,13 @@ from server.chat.request import ReplyRequest
 from server.engine.sequence import RequestedSampling
 from server.errors import InvalidRequest
 from server.skills.skill import Skill
-from server.web.api.openai.chat.format import CompletionFormat
-from server.web.api.openai.fields import Tolerant, fields_of, sort_fields
+from server.web.api.openai.chat.format import CompletionFormat, Included
+from server.web.api.openai.engine_fields import Alternatives, EngineFields, check_biases
+from server.web.api.openai.fields import fields_of, sort_fields
 from server.web.http.json_body import convert, decode
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 ALLOWED = {"role": ROLES, "type": "function"}
-MOST_BIASES = 1024
 MOST_VARIABLES = 4096  # bytes of `chat_template_kwargs` as JSON
 
 
@@ -37,7 +35,7 @@ class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
     """Ignored: padding that hides the lengths of tokens from listeners on the network."""
 
 
-class ChatRequest(Tolerant, frozen=True, kw_only=True):
+class ChatRequest(EngineFields, frozen=True, kw_only=True):
     """A request for one reply of the skill `model`; `top_k` and `min_p` are not OpenAI's but widely spoken."""
 
     model: str
@@ -46,16 +44,10 @@ class ChatRequest(Tolerant, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    logit_bias: Annotated[dict[str, float], Meta(max_length=MOST_BIASES)] = field(default_factory=dict)
-    """Bias by token id."""
-    seed: int | None = None
     logprobs: bool = False
     """Of the model itself, before temperature, penalties and biases."""
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
     stop: Text | Annotated[list[Text], Meta(max_length=4)] | None = None
-    user: str | None = None
-    """Like `prompt_cache_key`, it divides the key's prefix cache, and is neither stored nor logged."""
-    prompt_cache_key: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     """Whether the reply continues the last message, an assistant's, instead of answering it (vLLM)."""
@@ -79,20 +71,13 @@ class ChatRequest(Tolerant, frozen=True, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
-    def cache_labels(self) -> tuple[str, str]:
-        """Requests of an API key share cached prompts only if these are equal."""
-        return self.user or "", self.prompt_cache_key or ""
-
-    @property
     def sampling(self) -> RequestedSampling:
         """The sampling options, in the engine's form."""
-        requested = RequestedSampling(
-            logit_bias=tuple((int(id), bias) for id, bias in self.logit_bias.items()) or None,
-            seed=self.seed,
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        return self.requested(
             max_tokens=self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            prompt_logprobs=self.prompt_logprobs,
         )
-        return requested.merged_over(self)
 
     def ask(self, skill: Skill) -> ReplyRequest:
         """The request for one reply of `skill`."""
@@ -104,17 +89,24 @@ class ChatRequest(Tolerant, frozen=True, kw_only=True):
             cache_labels=self.cache_labels,
             template=self.template,
             ignored=self.ignored_for(skill),
+            choices=self.n,
+            grammar=self.constraint,
+            ids=self.return_token_ids,
+            prompt_shown=self.return_token_ids or self.prompt_logprobs is not None,
         )
 
     def format(self, origin: Origin) -> CompletionFormat:
         """The writer of the response to the request `origin`."""
         options = self.stream_options or StreamOptions()
-        return CompletionFormat(
-            origin,
-            self.model,
+        included = Included(
+            choices=self.n,
             logprobs=self.logprobs,
-            include_usage=options.include_usage,
+            prompt_logprobs=self.prompt_logprobs,
+            token_ids=self.return_token_ids,
+            usage=options.include_usage,
+            usage_so_far=options.include_usage and options.continuous_usage_stats,
         )
+        return CompletionFormat(origin, self.model, included)
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -146,6 +138,8 @@ def check(request: ChatRequest) -> None:
         raise InvalidRequest("Set max_tokens or max_completion_tokens, not both.", param="max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("`top_logprobs` needs `logprobs`: set it to true.", param="top_logprobs")
+    if request.prompt_logprobs is not None and request.stream:
+        raise InvalidRequest("`prompt_logprobs` is for whole replies: set `stream` to false.", param="prompt_logprobs")
     if request.stream_options not in (None, StreamOptions()) and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true.", param="stream_options")
 
@@ -167,15 +161,3 @@ def check_continued(request: ChatRequest) -> None:
         if message.prefix:
             place = f"messages[{index}].prefix"
             raise InvalidRequest(f"Only the last message can be continued: `{place}`.", param=place)
-
-
-def check_biases(biases: Mapping[str, float]) -> None:
-    """Check that biases are within -100 and 100, for token ids; the message names the key."""
-    for key, bias in biases.items():
-        shown = key[:32]
-        if not re.fullmatch("[0-9]{1,10}", key) or int(key) >= 1 << 31:
-            raise InvalidRequest(f"`logit_bias` has the key {shown!r}, which is no token id.", param="logit_bias")
-        if not -100 <= bias <= 100:
-            raise InvalidRequest(
-                f"`logit_bias` of token {shown} must be from -100 to 100.", param=f"logit_bias.{shown}"
-            )

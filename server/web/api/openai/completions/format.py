@@ -11,14 +11,14 @@ from msgspec import Struct
 from sse_starlette.event import ServerSentEvent
 
 from server.chat.choices.finished import FinishedReply
-from server.chat.choices.prompt import PromptShown, RankedToken
-from server.chat.idempotent_replies import Origin
 from server.chat.choices.logprobs import TokenLogprob, TopLogprob
+from server.chat.choices.prompt import PromptShown, RankedToken
 from server.chat.choices.reply_text import Piece
+from server.chat.idempotent_replies import Origin
 from server.chat.request import RawPrompt
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
-from server.web.api.openai.chat.format import DONE, encode, usage
+from server.web.api.openai.chat.format import DONE, by_id, encode, usage
 from server.web.api.reply_endpoint import Ended
 from server.web.http import problems
 from server.web.http.events import event
@@ -103,7 +103,7 @@ class CompletionsFormat:
             "finish_reason": finish,
         }
         if prompt and included.prompt_logprobs is not None:
-            choice["prompt_logprobs"] = prompt_logprobs(prompt, included.prompt_logprobs)
+            choice["prompt_logprobs"] = by_id(prompt, included.prompt_logprobs)
         if included.token_ids:
             choice |= {"token_ids": piece.ids, "prompt_token_ids": prompt.ids if prompt else None}
         return choice
@@ -161,16 +161,3 @@ def alternatives_of(own: RankedToken | TopLogprob, top: Sequence[RankedToken | T
     """The log probabilities of the most likely tokens, and of the token itself if it is not among them."""
     found = {label(token): token.logprob for token in top}
     return {**found, label(own): own.logprob}
-
-
-def prompt_logprobs(prompt: PromptShown, count: int) -> list[dict[int, dict[str, Any]] | None]:
-    """vLLM's `prompt_logprobs`: by id, each prompt token but the first, and the `count` most likely in its place."""
-    return [
-        None,
-        *({one.id: entry(one) for one in (token.own, *token.top[:count])} for token in prompt.tokens),
-    ]
-
-
-def entry(token: RankedToken) -> dict[str, Any]:
-    """A token in vLLM's `prompt_logprobs`."""
-    return {"logprob": token.logprob, "rank": token.rank, "decoded_token": token.token}

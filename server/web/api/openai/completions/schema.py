@@ -14,7 +14,7 @@ from server.errors import InvalidRequest
 from server.skills.skill import Skill
 from server.web.api.openai.chat.schema import StreamOptions, Text
 from server.web.api.openai.completions.format import CompletionsFormat, Included
-from server.web.api.openai.engine_fields import Alternatives, EngineFields, TokenId
+from server.web.api.openai.engine_fields import Alternatives, EngineFields, TokenId, check_biases
 from server.web.api.openai.fields import fields_of, sort_fields
 from server.web.http.json_body import convert, decode
 
@@ -83,6 +83,7 @@ class CompletionRequest(EngineFields, frozen=True, kw_only=True):
             prompts=self.prompts,
             add_special_tokens=self.add_special_tokens,
             choices=self.n,
+            grammar=self.constraint,
             stop_token=True,
             ids=self.return_token_ids,
             prompt_shown=self.echo or self.prompt_logprobs is not None or self.return_token_ids,
@@ -125,6 +126,7 @@ def check(request: CompletionRequest) -> None:
             "allowed: send fewer prompts in a request.",
             param="prompt",
         )
+    check_biases(request.logit_bias)
     if request.best_of not in (None, 1, request.n):
         raise InvalidRequest("`best_of` is not supported beyond `n`.", param="best_of", code="unsupported_parameter")
     if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
@@ -133,5 +135,5 @@ def check(request: CompletionRequest) -> None:
         )
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidRequest("`prompt_logprobs` is for whole replies: set `stream` to false.", param="prompt_logprobs")
-    if request.stream_options is not None and not request.stream:
+    if request.stream_options not in (None, StreamOptions()) and not request.stream:
         raise InvalidRequest("`stream_options` is for streams: set `stream` to true.", param="stream_options")

@@ -75,7 +75,7 @@ def body(**fields: Any) -> bytes:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include"),
-        ({"n": 2}, "n"),
+        ({"n": 17}, "n"),
         ({"n": -1}, "n"),
         ({"n": 10**30}, "n"),
         ({"logprobs": 1}, "logprobs"),
