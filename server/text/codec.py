@@ -14,6 +14,7 @@ from server.errors import ArtifactError, InvalidRequest
 from server.text.chat_template import ChatTemplate, Clock, Message, TemplateOptions, strings, with_strings
 from server.text.template_traits import TemplateTraits
 from server.text.tokenizer_files import TokenizerFiles
+from server.text.tool_form import ToolForm, tool_form
 
 
 class TextCodec:
@@ -52,6 +53,11 @@ class TextCodec:
     def traits(self) -> TemplateTraits:
         """What the chat template can render; raises ArtifactError where there is none or it is not valid."""
         return TemplateTraits(self.template)
+
+    @cached_property
+    def tool_form(self) -> ToolForm | None:
+        """How the template writes calls; None if it has no tools or no form that a grammar can hold."""
+        return tool_form(self.template, self._specials) if self.traits.takes_tools else None
 
     def chat(
         self, messages: Sequence[Message], *, reply: bool = True, options: TemplateOptions | None = None
