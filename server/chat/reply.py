@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.chat.choices.live import OUTCOMES, Choice, generate
 from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
-from server.chat.request import ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of
+from server.chat.request import ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of, tools_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
@@ -199,7 +199,8 @@ def choices_of(request: ReplyRequest, streams: Sequence[Stream], model: Model, s
     for index, stream in enumerate(streams):
         leader = streams[index - index % request.choices]
         text = ReplyText(model.tokenizer, options, leader if request.prompt_shown else None)
-        made.append(Choice(index, stream, text, leads=stream is leader))
+        calls = tools_of(request, model).reader if request.tools.callable else None
+        made.append(Choice(index, stream, text, leads=stream is leader, calls=calls))
     return made
 
 

@@ -9,6 +9,8 @@ from anyio import to_thread
 from msgspec import Struct
 from msgspec.structs import replace
 
+from server.chat.tools.offer import Offer
+from server.chat.tools.use import ToolUse, tool_use
 from server.engine.sequence import RequestedSampling, Sampling, check
 from server.engine.sequence import Sequence as EngineSequence
 from server.errors import InvalidRequest
@@ -51,6 +53,8 @@ class ReplyRequest(Struct, frozen=True):
     """Tools and variables for the chat template, and whether the reply continues the last message."""
     ignored: tuple[str, ...] = ()
     """Names of fields that were not honoured."""
+    tools: Offer = Offer()
+    """Functions that the model may call."""
     prompts: tuple[RawPrompt, ...] = ()
     """Instead of messages: the model's input as it is, without the skill's turns."""
     add_special_tokens: bool = True
@@ -128,11 +132,19 @@ def sequences_of(
 
 async def prompt_of(request: ReplyRequest, model: Model) -> list[int]:
     """The token ids of the conversation in `model`'s chat template; raises InvalidRequest if it is too long."""
-    messages = conversation(request.skill, request.messages, request.person)
-    size = TURN * len(messages) + sum(map(len, strings([*messages, *request.template.tools])))
+    asked, options = list(request.messages), request.template
+    if request.tools.tools or any(message["role"] == "tool" or "tool_calls" in message for message in asked):
+        asked, options = tools_of(request, model).shown(asked, options)
+    messages = conversation(request.skill, asked, request.person)
+    size = TURN * len(messages) + sum(map(len, strings([*messages, *options.tools])))
     if size <= LONG_TEXT:
-        return model.tokenizer.chat(messages, options=request.template)
-    return await to_thread.run_sync(long_prompt, messages, request.template, model)
+        return model.tokenizer.chat(messages, options=options)
+    return await to_thread.run_sync(long_prompt, messages, options, model)
+
+
+def tools_of(request: ReplyRequest, model: Model) -> ToolUse:
+    """How the request's tools are shown to `model`, constrained and read."""
+    return tool_use(request.tools, model.tokenizer, request.grammar)
 
 
 def long_prompt(messages: Sequence[Message], options: TemplateOptions, model: Model) -> list[int]:
@@ -162,10 +174,11 @@ def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
 
 
 async def constrained(request: ReplyRequest, sampling: Sampling, model: Model) -> Sampling:
-    """`sampling` with the request's grammar; raises InvalidRequest if that is not supported."""
-    if request.grammar is None:
+    """`sampling` with the grammar of the request or of its tools; raises InvalidRequest if that is not supported."""
+    grammar = tools_of(request, model).grammar if request.tools.callable else request.grammar
+    if grammar is None:
         return sampling
-    return replace(sampling, constraint=await model.tokenizer.grammars.compile(request.grammar))
+    return replace(sampling, constraint=await model.tokenizer.grammars.compile(grammar))
 
 
 def most_tokens(skill: Skill, prompt: int, context: int) -> int:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from server.chat.choices.prompt import PromptShown
 from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.reply_text import Piece
+from server.chat.tools.calls import CallPart, whole_calls
 from server.engine.sequence import Finish
 from server.metering.ledger.records import Outcome, Usage
 
@@ -23,10 +24,13 @@ class FinishedChoice(Struct, frozen=True):
     sampled: int = 0
     """The number of tokens."""
 
+    calls: tuple[CallPart, ...] = ()
+    """Each whole."""
+
     @property
     def piece(self) -> Piece:
         """The choice as one piece, of number 0."""
-        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled)
+        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled, calls=self.calls)
 
 
 class FinishedReply(Struct, frozen=True):
@@ -63,4 +67,5 @@ def _finished(pieces: Sequence[Piece], finish: Finish) -> FinishedChoice:
         tuple(id for piece in pieces for id in piece.ids),
         next((piece.prompt for piece in pieces if piece.prompt), None),
         max((piece.sampled for piece in pieces), default=0),
+        calls=whole_calls(part for piece in pieces for part in piece.calls),
     )

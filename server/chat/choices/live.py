@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from server.chat.choices.reply_text import Piece, ReplyText
+from server.chat.tools.calls import CallReader
 from server.engine.sequence import Finish
 from server.engine.stream import Stream
 from server.metering.ledger.records import Outcome, Usage
@@ -16,13 +17,17 @@ OUTCOMES: tuple[Outcome, ...] = ("stop", "length", "budget", "server_shutdown")
 class Choice:
     """One choice while it is generated; `leads` if it is the first of its prompt, whose tokens it counts."""
 
-    def __init__(self, index: int, stream: Stream, text: ReplyText, *, leads: bool) -> None:
+    def __init__(
+        self, index: int, stream: Stream, text: ReplyText, *, leads: bool, calls: CallReader | None = None
+    ) -> None:
+        """`calls` reads the calls of functions that the text contains."""
         self.index = index
         self.stream = stream
         self.leads = leads
         self.finish: Finish | None = None
         self.outcome: Outcome = "stop"
         self._text = text
+        self._calls = calls
         self._interrupted = False
         self._counted = 0  # tokens that the ledger has and the reader has not
 
@@ -44,7 +49,11 @@ class Choice:
         Raises EngineFailed or LedgerUnavailable.
         """
         text = await self._next(reservation)
-        return self._text.piece(text, last=self.finish is not None)._replace(choice=self.index)
+        piece = self._text.piece(text, last=self.finish is not None)._replace(choice=self.index)
+        if self._calls is None:
+            return piece
+        own, calls = self._calls.push(piece.text, last=self.finish is not None)
+        return piece._replace(text=own, calls=tuple(calls))
 
     async def _next(self, reservation: Reservation) -> str:
         """The text that can be sent after the next token."""

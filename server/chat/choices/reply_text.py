@@ -7,6 +7,7 @@ from msgspec import Struct
 from server.chat.choices.prompt import PromptShown, prompt_shown
 from server.chat.choices.stop_strings import StopStrings
 from server.chat.choices.logprobs import PendingLogprobs, TokenLogprob
+from server.chat.tools.calls import CallPart
 from server.engine.stream import Stream, Token
 from server.text.tokenizer import TextStream, Tokenizer
 
@@ -25,10 +26,13 @@ class Piece(NamedTuple):
     sampled: int = 0
     """The number of tokens of the choice so far."""
 
+    calls: tuple[CallPart, ...] = ()
+    """Parts of calls, whose text is not in `text`."""
+
     @property
     def empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not (self.text or self.logprobs or self.ids or self.prompt)
+        return not (self.text or self.logprobs or self.ids or self.prompt or self.calls)
 
 
 class TextOptions(Struct, frozen=True):

@@ -5,7 +5,7 @@ the choices an `outcome`, `budget` or `server_shutdown`; the last chunk then has
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,8 @@ from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.prompt import PromptShown, RankedToken
 from server.chat.choices.reply_text import Piece
 from server.chat.idempotent_replies import Origin
+from server.chat.tools.calls import CallPart
+from server.engine.sequence import Finish
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.reply_endpoint import Ended
@@ -32,6 +34,8 @@ class Included(Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     prompt_logprobs: int | None = None
     token_ids: bool = False
+    calls: Literal["tool_calls", "function_call"] = "tool_calls"
+    """The name of calls in messages, and of a reply that ended with one."""
     usage: bool = False
     """Whether a stream ends with a chunk of its usage."""
     usage_so_far: bool = False
@@ -45,6 +49,7 @@ class CompletionFormat:
         self._included = included
         self._prompt = 0
         self._sampled: dict[int, int] = {}
+        self._called: set[int] = set()
         id = f"chatcmpl-{origin.request_id.removeprefix('req_')}"
         self._head = {"id": id, "created": origin.created, "model": model}
 
@@ -57,9 +62,15 @@ class CompletionFormat:
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
         """A chunk of text, with its tokens' logprobs if wanted; the first may have the prompt's ids."""
         self._sampled[piece.choice] = piece.sampled
-        content = {"delta": {"content": piece.text}, "logprobs": self._logprobs_of(piece.logprobs)}
         more = {"prompt_token_ids": piece.prompt.ids} if piece.prompt and self._included.token_ids else {}
-        yield self._chunk({**content, **self._ids_of(piece)}, piece.choice, more)
+        about = {"logprobs": self._logprobs_of(piece.logprobs), **self._ids_of(piece)}
+        if piece.text or not piece.calls:
+            yield self._chunk({"delta": {"content": piece.text}, **about}, piece.choice, more)
+            about, more = {}, {}
+        for part in piece.calls:
+            self._called.add(piece.choice)
+            yield self._chunk({"delta": self._call_delta(part), **about}, piece.choice, more)
+            about, more = {}, {}
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
@@ -69,7 +80,8 @@ class CompletionFormat:
         if self._included.usage:
             more["usage"] = usage(reply.usage) if self._included.usage_so_far else None
         for number, finish in enumerate(reply.finishes):
-            yield self._chunk({"delta": {}, "finish_reason": finish}, number, more)
+            reason = self._reason(finish, called=number in self._called)
+            yield self._chunk({"delta": {}, "finish_reason": reason}, number, more)
         if self._included.usage:
             head = {**self._head, "object": "chat.completion.chunk"}
             yield event(encode({**head, "choices": [], "usage": usage(reply.usage)}))
@@ -84,9 +96,9 @@ class CompletionFormat:
         choices = [
             {
                 "index": number,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": self._message(choice),
                 "logprobs": self._logprobs_of(choice.logprobs),
-                "finish_reason": choice.finish,
+                "finish_reason": self._reason(choice.finish, called=bool(choice.calls)),
                 **self._ids_of(choice),
             }
             for number, choice in enumerate(reply.choices)
@@ -107,6 +119,26 @@ class CompletionFormat:
         head = {**self._head, "object": "chat.completion.chunk"}
         return event(encode({**head, "choices": [choice], **extra, **(more or {})}))
 
+    def _reason(self, finish: Finish | None, *, called: bool) -> str | None:
+        """OpenAI's `finish_reason` of a choice."""
+        return self._included.calls if called and finish == "stop" else finish
+
+    def _message(self, choice: FinishedChoice) -> dict[str, Any]:
+        """The assistant's message, with the calls that it makes."""
+        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        if not choice.calls:
+            return message
+        message["content"] = choice.text or None
+        if self._included.calls == "function_call":
+            return {**message, "function_call": function(choice.calls[0])}
+        return {**message, "tool_calls": [tool_call(call) for call in choice.calls]}
+
+    def _call_delta(self, part: CallPart) -> dict[str, Any]:
+        """The delta of a part of a call: name and id come first, then the arguments in pieces."""
+        if self._included.calls == "function_call":
+            return {"function_call": function(part)}
+        return {"tool_calls": [{"index": part.number, **tool_call(part)}]}
+
     def _ids_of(self, part: Piece | FinishedChoice) -> dict[str, Any]:
         """The ids of a choice, if wanted."""
         return {"token_ids": part.ids} if self._included.token_ids else {}
@@ -114,6 +146,17 @@ class CompletionFormat:
     def _logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         """OpenAI's `logprobs` object, or None if not wanted."""
         return {"content": tokens, "refusal": None} if self._included.logprobs else None
+
+
+def tool_call(call: CallPart) -> dict[str, Any]:
+    """A call, or a part of one, as OpenAI's `tool_calls` have it."""
+    head = {"id": call.id, "type": "function"} if call.name else {}
+    return {**head, "function": function(call)}
+
+
+def function(call: CallPart) -> dict[str, Any]:
+    """The function of a call, or of a part of one."""
+    return {**({"name": call.name} if call.name else {}), "arguments": call.arguments}
 
 
 def usage(tokens: Usage) -> dict[str, Any]:

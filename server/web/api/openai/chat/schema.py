@@ -3,7 +3,7 @@
 Every fault raises InvalidRequest with the field; `fields.py` says what becomes of fields that are not read.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, field
 from server.chat.idempotent_replies import Origin
 from server.chat.messages import ROLES, ChatMessage, Message, TemplateOptions
 from server.chat.request import ReplyRequest
+from server.chat.tools.offer import CHOICES, Asked, Choice, Definition, Named, Offer, Tool, offer_of
 from server.engine.sequence import RequestedSampling
 from server.errors import InvalidRequest
 from server.skills.skill import Skill
@@ -20,7 +21,7 @@ from server.web.api.openai.fields import fields_of, sort_fields
 from server.web.http.json_body import convert, decode
 
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
-ALLOWED = {"role": ROLES, "type": "function"}
+ALLOWED = {"role": ROLES, "type": "function", "tool_choice": CHOICES, "function_call": CHOICES}
 MOST_VARIABLES = 4096  # bytes of `chat_template_kwargs` as JSON
 
 
@@ -53,6 +54,15 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
     """Whether the reply continues the last message, an assistant's, instead of answering it (vLLM)."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, such as `enable_thinking`."""
+    tools: list[Tool] = field(default_factory=list)
+    """Functions that the model may call."""
+    tool_choice: Choice = "auto"
+    parallel_tool_calls: bool = True
+    """Whether one reply may call several functions."""
+    functions: list[Definition] = field(default_factory=list)
+    """The older name of `tools`."""
+    function_call: Literal["none", "auto"] | Named = "auto"
+    """The older name of `tool_choice`."""
 
     @property
     def turns(self) -> tuple[Message, ...]:
@@ -64,6 +74,12 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
         """What the chat template reads beside the messages."""
         continued = self.continue_final_message or bool(self.messages[-1].prefix)
         return TemplateOptions(variables=self.chat_template_kwargs, continued=continued)
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that the model may call; raises InvalidRequest naming the field."""
+        asked = Asked(self.tools, self.tool_choice, self.parallel_tool_calls, self.functions, self.function_call)
+        return offer_of(asked)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -80,7 +96,9 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
         )
 
     def ask(self, skill: Skill) -> ReplyRequest:
-        """The request for one reply of `skill`."""
+        """The request for one reply of `skill`; raises InvalidRequest for what it refuses."""
+        if self.offer.tools and not skill.tools:
+            raise InvalidRequest(f"The skill {skill.name!r} does not allow tools.", param="tools")
         return ReplyRequest(
             skill,
             self.turns,
@@ -91,6 +109,7 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
             ignored=self.ignored_for(skill),
             choices=self.n,
             grammar=self.constraint,
+            tools=self.offer,
             ids=self.return_token_ids,
             prompt_shown=self.return_token_ids or self.prompt_logprobs is not None,
         )
@@ -100,6 +119,7 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
         options = self.stream_options or StreamOptions()
         included = Included(
             choices=self.n,
+            calls="function_call" if self.offer.legacy else "tool_calls",
             logprobs=self.logprobs,
             prompt_logprobs=self.prompt_logprobs,
             token_ids=self.return_token_ids,
@@ -127,6 +147,7 @@ def read(fields: Any) -> ChatRequest:
 def check(request: ChatRequest) -> None:
     """Validate what types cannot: content, and fields that depend on each other."""
     check_continued(request)
+    _ = request.offer  # raises
     check_biases(request.logit_bias)
     if len(msgspec.json.encode(request.chat_template_kwargs)) > MOST_VARIABLES:
         raise InvalidRequest(
