@@ -1,6 +1,8 @@
 """knowledge.toml: which documents a knowledge is built from, and how they are cut and encoded."""
 
+import ipaddress
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -102,13 +104,16 @@ def _check(settings: Settings, source: Source, where: str) -> None:
         raise ConfigError(f"{where} reads {source.name}, which needs `network = true` at the top of the file")
     if source.path and (source.hosts or source.private_addresses):
         raise ConfigError(f"{where}: `hosts` and `private_addresses` are for `sitemap` and `urls`")
+    for address in source.private_addresses:
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"{where}.private_addresses: {error}; write an address or a network") from None
     if unknown := [part for part in _fields(source.url) if part not in ("path", "name")]:
         raise ConfigError(f"{where}: `url` has {{{unknown[0]}}}; known are {{path}} and {{name}}")
 
 
 def _fields(template: str) -> list[str]:
-    from string import Formatter
-
     try:
         return [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError:

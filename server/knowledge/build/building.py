@@ -59,12 +59,10 @@ def build(settings: Settings, folder: Path, output: Path, *, shown: bool = True)
     writing.check_output(_restored(output))
     encoder = _encoder(settings, folder)
     with Journal(journal_of(settings, output)) as journal:
-        listed = listings(settings, folder, journal)
-        with (
-            Reading(megabytes=settings.reader_megabytes, seconds=settings.document_seconds) as reading,
-            Progress("reading", max(1, len(listed.items)), shown=shown) as progress,
-        ):
-            counts = read_all(listed.items, settings, journal, reading, progress.step)
+        with Reading(megabytes=settings.reader_megabytes, seconds=settings.document_seconds) as reading:
+            listed = listings(settings, folder, reading)
+            with Progress("reading", max(1, len(listed.items)), shown=shown) as progress:
+                counts = read_all(listed.items, settings, journal, reading, progress.step)
         found = list(entries(listed.items, settings, journal))
         failed = [*(Failure(name, why) for name, why in listed.failed.items()), *failures(listed.items, journal)]
         if not any(entry.passages for entry in found):

@@ -31,8 +31,7 @@ def read_all(
     counts = Counts()
     for item in items:
         known, options = journal.known(item.name), _options(item, settings)
-        stamp = known.stamp if known is not None and known.options == options else ""
-        found = _read(item, settings, reading, known, stamp)
+        found = _read(item, settings, reading, known, same=known is not None and known.options == options)
         if found is None:
             journal.remember(item.name, Known("", options, "", ()))
         elif found is not known:
@@ -69,15 +68,16 @@ def failures(items: Sequence[Item], journal: Journal) -> Iterator[Failure]:
             yield Failure(item.name, known.failure, bool(known.parts))
 
 
-def _read(item: Item, settings: Settings, reading: Reading, known: Known | None, stamp: str) -> Known | None:
-    """The document as it is now; `known` itself if it has not changed."""
+def _read(item: Item, settings: Settings, reading: Reading, known: Known | None, *, same: bool) -> Known | None:
+    """The document as it is now; `known` itself if it has not changed. `same`: it was read with these settings."""
     before = known.parts if known is not None else ()
+    content = None
     try:
-        content = item.fetch(stamp)
+        content = item.fetch(known.stamp if known is not None and same else "")
         if content is None:
             return known
         digest = hashlib.sha256(content.data).hexdigest()
-        if known is not None and stamp and known.digest == digest and not known.failure:
+        if known is not None and same and known.digest == digest and not known.failure:
             return msgspec.structs.replace(known, stamp=content.stamp)
         return Known(content.stamp, "", digest, _parts(item, content, settings, reading))
     except Gone as error:

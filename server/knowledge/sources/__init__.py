@@ -15,6 +15,14 @@ class Gone(Refused):
     """A document that no longer exists."""
 
 
+class Status(Refused):
+    """A page that the server answers with an unexpected status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"the server answers with status {status}")
+        self.status = status
+
+
 class Content(Struct, frozen=True):
     """The bytes of a document."""
 
