@@ -153,8 +153,7 @@ def run(parts: Parts, early: Sequence[int] = ()) -> int:
     # The demo page shows the public port, which is known only now if the file says 0.
     parts = replace(parts, config=replace(parts.config, port=bound["skills"].getsockname()[1]))
     apps = build(parts)
-    announce(parts, apps, {name: listeners.address(one) for name, one in bound.items()})
-    return asyncio.run(serve(parts, apps, listen(parts.config, apps, bound), early))
+    return asyncio.run(serve(parts, apps, bound, early))
 
 
 def bind_all(config: Config) -> dict[str, socket.socket]:
@@ -184,11 +183,13 @@ def limits_of(config: Config, connections: int) -> ConnectionLimits:
     return ConnectionLimits(config.head_seconds, config.send_seconds, min(connections, config.connections))
 
 
-async def serve(parts: Parts, apps: Apps, listening: Sequence[Listener], early: Sequence[int]) -> int:
-    """Serve until SIGTERM, SIGINT or a failed engine, then drain; returns as `run`."""
+async def serve(parts: Parts, apps: Apps, bound: dict[str, socket.socket], early: Sequence[int]) -> int:
+    """Announce and serve the apps until SIGTERM, SIGINT or a failed engine, then drain; returns as `run`."""
+    listening = listen(parts.config, apps, bound)
     stop = asyncio.Event()
     signals = Signals(stop, apps.reloader.on_signal)
-    signals.install()
+    signals.install()  # before the announcement: who has read it may send a signal
+    announce(parts, apps, {name: listeners.address(one) for name, one in bound.items()})
     if early:
         signals.reload()
     failing = asyncio.create_task(engine_failed(parts.rollout, apps, stop))

@@ -55,6 +55,10 @@ class Database(Protocol):
         """Raise if SQLite's file was deleted, moved or replaced since it was opened; writes nothing."""
         ...
 
+    def check_room(self) -> None:
+        """Raise if the disk of SQLite's file is nearly full; PostgreSQL's own disk is not looked at."""
+        ...
+
     def tables(self) -> set[str]:
         """The names of all tables."""
         ...

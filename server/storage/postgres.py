@@ -97,6 +97,9 @@ class Postgres:
         with self._translated(), self._connection.transaction():
             yield
 
+    def check_room(self) -> None:
+        """Nothing: the server's disk cannot be seen from here."""
+
     def check(self) -> None:
         """Do nothing: a lost connection shows with the next statement."""
 

@@ -12,6 +12,8 @@ from server.storage.lock import FileLock
 
 PARTS = ("", "-wal", "-shm")
 """Suffixes of the files of a database in WAL mode."""
+LEAST_ROOM = 1 << 18
+"""Bytes that a disk must have left for `check_room`: a commit of many replies takes less."""
 
 
 class SQLite:
@@ -82,6 +84,12 @@ class SQLite:
                     f"{name} was {'replaced by another file' if found else 'deleted or moved'} while it was open; "
                     "put the same file back, or restart to open the one that is there"
                 )
+
+    def check_room(self) -> None:
+        """Compare the free bytes of the file's disk with LEAST_ROOM: one page may fit where a row does not."""
+        disk = os.statvfs(Path(self.where).absolute().parent)
+        if (free := disk.f_bavail * disk.f_frsize) < LEAST_ROOM:
+            raise self._failure(f"the disk of {self.where} has {free} bytes left, and {LEAST_ROOM} are needed")
 
     def tables(self) -> set[str]:
         """The names of all tables."""

@@ -62,6 +62,8 @@ from server.web.metrics import Labels, register_collectors
 from server.web.process import ProcessMetrics
 
 ASSETS = Path(__file__).parent / "assets"
+SILENCE_SECONDS = 1.0
+"""Between checks that the ledger answers."""
 
 
 class Parts(Struct, frozen=True):
@@ -233,6 +235,7 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     """Run the engines, the webhook and the registry's follower; on exit stop them and close the ledger."""
     await closing.auditing.start(parts.rollout)
     parts.rollout.start()
+    silence = asyncio.create_task(report_silence(parts.ledger))
     if closing.webhook is not None:
         closing.webhook.start()
     following = asyncio.create_task(reloader.follow(parts.config.registry_seconds))
@@ -240,9 +243,10 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     try:
         yield
     finally:
+        silence.cancel()
         following.cancel()
         watching.cancel()
-        await asyncio.wait([following, watching])
+        await asyncio.wait([silence, following, watching])
         await to_thread.run_sync(parts.rollout.stop)  # in a thread: the loop must hear a second signal
         if closing.webhook is not None:
             await to_thread.run_sync(closing.webhook.stop)
@@ -251,3 +255,10 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
         closing.feedback.close()
         await closing.rate_limits.close()
         await to_thread.run_sync(closing.traces.close)
+
+
+async def report_silence(ledger: Ledger) -> None:
+    """Have the ledger log that its database does not answer; never returns."""
+    while True:
+        await asyncio.sleep(SILENCE_SECONDS)
+        ledger.report_silence()

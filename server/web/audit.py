@@ -2,10 +2,13 @@
 
 import asyncio
 import hashlib
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ KEY_SECONDS = 5.0
 """Between looks at the key files: `secateur keys` has no ledger, so the server records what it did."""
 SERVER = "server"
 UNKNOWN = "unknown"
+Stamp = tuple[int, ...]
 
 
 class Auditing:
@@ -97,21 +101,59 @@ class Auditing:
         return await problems.on_error(request, answer)
 
     async def _follow_keys(self, paths: Iterable[Path]) -> None:
-        """Record what happened to the keys in these files; never returns."""
+        """Record what happened to the keys in these files; never returns.
+
+        An unchanged file is not read again before the next of its keys expires.
+        """
         recorded: set[tuple[str, str]] = set()
+        files = [KeyFile(path) for path in paths]
         while True:
-            for path in paths:
+            for file in files:
                 with suppress(ConfigError, StorageError):  # reported by who uses the file, and the ledger
-                    for event in await to_thread.run_sync(self._key_events, path):
+                    for event in await to_thread.run_sync(self._key_events, file) if file.changed else ():
                         if (event.action, event.object) not in recorded:
                             self.log.put(event)
                             recorded.add((event.action, event.object))
             await asyncio.sleep(KEY_SECONDS)
 
-    def _key_events(self, path: Path) -> list[Event]:
-        if not path.exists():
-            return []
-        return list(key_events(path.name, api_keys.read(path).keys, self.log.objects("key.created")))
+    def _key_events(self, file: "KeyFile") -> list[Event]:
+        stamp, keys = file.stamp, file.read()
+        found = list(key_events(file.path.name, keys, self.log.objects("key.created"))) if stamp else []
+        file.note(stamp, keys)
+        return found
+
+
+class KeyFile:
+    """A file of keys that is followed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: Stamp | None = ()
+        self._until = math.inf
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """What changes with the file's content; None for a missing file."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file is another one than was noted, or a key has expired since."""
+        return self.stamp != self._seen or time.time() >= self._until
+
+    def read(self) -> Sequence[Key]:
+        """Its keys now; raises ConfigError."""
+        return api_keys.read(self.path).keys if self.path.exists() else ()
+
+    def note(self, stamp: Stamp | None, keys: Iterable[Key]) -> None:
+        """Note that these keys, read after the file had this stamp, were dealt with."""
+        valid = [key for key in keys if key.expires and not key.revoked and not key.expired]
+        self._until = min((datetime.fromisoformat(key.expires).timestamp() for key in valid), default=math.inf)
+        self._seen = stamp
 
 
 def key_events(file: str, keys: Iterable[Key], known: Iterable[str]) -> Iterator[Event]:

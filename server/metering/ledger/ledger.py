@@ -85,6 +85,7 @@ class Ledger:
         self._failed = False
         self._next_report = 0.0
         self._began: float | None = None
+        self._silence_told = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []
         self._database = writer(self.where, busy_seconds)
@@ -103,6 +104,14 @@ class Ledger:
         """Whether the last transaction succeeded and the current one is not too slow."""
         began = self._began
         return not self._failed and (began is None or time.monotonic() - began < SLOW_SECONDS)
+
+    def report_silence(self) -> None:
+        """Log, at most every REPORT_SECONDS, that the database does not answer; the thread that waits for it cannot."""
+        began, now = self._began, time.monotonic()
+        if began is not None and now - began >= SLOW_SECONDS and now >= self._next_report:
+            logger.error("The ledger has not answered for %.0f s: requests are answered 503.", now - began)
+            self._next_report = now + REPORT_SECONDS
+            self._silence_told = True
 
     def open(self, opening: Opening) -> "Future[Admission]":
         """Open a row; the future gives the admission once durable. After LedgerUnavailable no row stays open."""
@@ -241,9 +250,9 @@ class Ledger:
         finally:
             self._began = None
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
-        if self._failed:
+        if self._failed or self._silence_told:
             logger.warning("The ledger can be written again.")
-        self._failed = False
+        self._failed = self._silence_told = False
         for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
             job.done.set_result(result)
         self._unsettled.clear()

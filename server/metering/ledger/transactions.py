@@ -224,7 +224,8 @@ def remember(database: Database, name: str, value: int) -> None:
 
 
 def probe(database: Database) -> None:
-    """Change a row: SQLite skips writing an unchanged page and would not notice a full disk."""
+    """Change a row, since SQLite skips writing an unchanged page; raises if the disk has room for little else."""
+    database.check_room()
     database.execute(PROBE)
 
 

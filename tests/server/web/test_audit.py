@@ -1,6 +1,7 @@
 """What a running server records: admin requests, keys, reloads, its start and stop; and never a key or a prompt."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,35 @@ def test_no_prompt_and_no_key_is_recorded(serve: Serve, tmp_path: Path, capsys: 
     for entry in every:
         text = "".join(str(getattr(entry, name)) for name in chain.COLUMNS)
         assert not [word for word in ("planted", key, KEY) if word in text]
+
+
+def test_unchanged_key_files_cost_an_idle_server_no_query(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, read, asked, looks = tmp_path / "admin.json", api_keys.read, [], []
+    monkeypatch.setattr(audit, "KEY_SECONDS", 0.001)
+    monkeypatch.setattr(api_keys, "read", lambda path: asked.append(path) or read(path))
+    stamp = audit.KeyFile.stamp.fget
+    assert stamp is not None
+    monkeypatch.setattr(audit.KeyFile, "stamp", property(lambda it: looks.append(it) or stamp(it)))
+    key_of(file, capsys, "--admin", "all")
+    server = serve("ok", admin_keys=str(file))
+    until(lambda: len(found(server, "key.created")) == 1)
+    asked.clear()
+    looks.clear()
+    until(lambda: len(looks) >= 20)
+    assert asked == []
+    key_of(file, capsys, "--admin", "metrics")
+    until(lambda: len(found(server, "key.created")) == 2)
+
+
+def test_a_key_that_expires_is_noticed_in_an_unchanged_file(tmp_path: Path) -> None:
+    key = api_keys.Key("0" * 64, ("help",), "2026-01-01T00:00:00+00:00", expires="2099-01-01T00:00:00+00:00")
+    file = audit.KeyFile(tmp_path / "keys.json")
+    assert file.changed
+    file.note(file.stamp, [key])
+    assert not file.changed
+    file.note(file.stamp, [key, replace(key, expires="2026-01-01T00:00:00+00:00")])  # has its entry already
+    assert not file.changed
+    file.note(file.stamp, [replace(key, expires=(datetime.now(UTC) + timedelta(seconds=0.05)).isoformat())])
+    until(lambda: file.changed)

@@ -29,6 +29,13 @@ def test_a_signal_drains_and_the_exit_code_is_0(tmp_path: Path, number: signal.S
     assert [row["outcome"] for row in rows(tmp_path / "usage.sqlite3")] == ["stop"]
 
 
+def test_a_signal_right_after_the_announcement_is_an_orderly_end(tmp_path: Path) -> None:
+    for _ in range(3):
+        with process(tmp_path) as server:
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(120) == 0
+
+
 def test_a_server_whose_engine_failed_exits_with_1(tmp_path: Path) -> None:
     with process(tmp_path, "fail_after=3", delay=0.02) as server:
         text, events = received(send(server.url, STREAM))

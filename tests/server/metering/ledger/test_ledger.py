@@ -332,3 +332,21 @@ def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
     database.close()
     with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 3"):
         Ledger(path)
+
+
+def test_a_disk_with_room_for_the_probe_alone_is_full(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.probe().result(timeout=120)
+    disk = os.statvfs("/")
+    fields = list(disk)
+    fields[4] = 10_000 // disk.f_frsize  # f_bavail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    with pytest.raises(
+        LedgerUnavailable, match=r"disk of .*sqlite3 has 8192 bytes left, and 262144 are needed"
+    ):
+        ledger.probe().result(timeout=120)
+    assert not ledger.writable
+    monkeypatch.undo()
+    until(lambda: ledger.writable)
+    assert "The ledger can be written again." in caplog.text

@@ -253,7 +253,7 @@ def backend_of(url: str) -> int:
 
 
 def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
-    shared: str, monkeypatch: pytest.MonkeyPatch
+    shared: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It neither answers nor closes the connection, as behind a network that swallows everything."""
     for name, seconds in (
@@ -274,6 +274,8 @@ def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
             with pytest.raises(LedgerUnavailable, match="does not answer"):
                 await metering.admit(opening("late"))
             assert not made.writable
+            for _ in range(3):
+                made.report_silence()
             assert not await metering.writable()
             with pytest.raises(LedgerUnavailable, match="its last write failed or hangs"):  # at once
                 await metering.admit(opening("refused"))
@@ -286,6 +288,10 @@ def test_a_hanging_database_is_answered_503_and_leaves_no_open_row(
 
     asyncio.run(through())
     until(lambda: made.writable)
+    assert [record.getMessage() for record in caplog.records if "ledger" in record.name] == [
+        "The ledger has not answered for 0 s: requests are answered 503.",
+        "The ledger can be written again.",
+    ]
     until(lambda: [row.reserved for row in made.spent()] == [0, 0])
     with snapshot(shared) as database:
         rows = database.execute("SELECT request_id, state, outcome, output_tokens FROM requests ORDER BY id")
