@@ -130,6 +130,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file of API keys, written by `secateur keys create --file`; changes apply from the next request."""
     rate_limits: str = "memory://"
     """The store of rate limit counters: `memory://`, this process, or `redis[s]://...`, shared by replicas."""
+    rate_limits_fail: Literal["closed", "open"] = "closed"
+    """While Redis does not answer: `closed` refuses what a limit holds for with 503, `open` counts in this process."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of the proxies whose X-Forwarded-For is trusted."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600

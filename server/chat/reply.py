@@ -20,7 +20,8 @@ from server.errors import Overloaded
 from server.metering.ledger.records import Limits, Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation, added
 from server.models.rollout import Model, Rollout
-from server.skills.limits import RateLimits
+from server.skills.key_limits import Allowance, KeyLimits
+from server.skills.limits import Entered, RateLimits
 from server.skills.skill import Skill
 
 DRAIN_RETRY_SECONDS = 5
@@ -29,13 +30,17 @@ DRAIN_RETRY_SECONDS = 5
 class Replies:
     """Begins replies, tracks the live ones, and ends them when the server shuts down."""
 
-    def __init__(self, rollout: Rollout, meter: Meter, rate_limits: RateLimits) -> None:
+    def __init__(
+        self, rollout: Rollout, meter: Meter, rate_limits: RateLimits, allowance: Callable[[str], Allowance]
+    ) -> None:
+        """`allowance` gives the limits of the API key with an id."""
         self.draining = False
         self._rollout = rollout
         self._meter = meter
         self._rate_limits = rate_limits
+        self._allowance = allowance
         self._prefixes = SharedPrefixes()
-        self._live: dict[Reply, tuple[Model, Skill]] = {}
+        self._live: dict[Reply, tuple[Model, str]] = {}
         self._beginning = 0
 
     @property
@@ -54,15 +59,16 @@ class Replies:
         Idempotency-Key.
         """
         self._refuse_while_draining()
-        headers = await self._rate_limits.enter(request.skill)
+        key = self._allowance(request.key_id)
+        entered = await self._rate_limits.enter(request.skill, key)
         try:
-            return await self._begin(request_id, request, headers)
+            return await self._begin(request_id, request, key, entered)
         except BaseException:
-            self._rate_limits.leave(request.skill)
+            await self._rate_limits.leave(entered.lease)
             raise
 
-    async def _begin(self, request_id: str, request: ReplyRequest, headers: Mapping[str, str]) -> "Reply":
-        """`begin`, within the skill's request limits."""
+    async def _begin(self, request_id: str, request: ReplyRequest, key: Allowance, entered: Entered) -> "Reply":
+        """`begin`, within the limits of requests and concurrent replies."""
         skill = request.skill
         model = self._rollout.use(skill.model)  # until the reply ends, even if another is promoted
         self._beginning += 1
@@ -70,10 +76,11 @@ class Replies:
             prompts = await prompts_of(request, model)
             shared = 0 if request.prompts else await self._prefixes.length(prompts[0], skill, model)
             self._refuse_while_draining()
-            sampling = sampling_of(request, max(map(len, prompts)), model)
+            sampling = sampling_of(request, max(map(len, prompts)), model, key.limits)
             sampling = await constrained(request, sampling, model)
             opening = opening_of(request_id, request, model, sum(map(len, prompts)), sampling.max_tokens)
-            token_headers = await self._rate_limits.spend(skill, opening.prompt + opening.wanted)
+            token_headers = await self._rate_limits.spend(skill, key, opening.prompt + opening.wanted)
+            opening = replace(opening, key_limits=budgets_of(key.limits), key_ids=key.ids)
             with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
                 reservation = await self._meter.admit(opening)
             try:
@@ -87,10 +94,10 @@ class Replies:
             reply = Reply(
                 choices_of(request, streams, model, sampling),
                 reservation,
-                {**headers, **token_headers, **notes_of(request, sampling)},
+                {**entered.headers, **token_headers, **notes_of(request, sampling)},
                 self._ended,
             )
-            self._live[reply] = (model, skill)
+            self._live[reply] = (model, entered.lease)
             return reply
         except BaseException:
             self._rollout.release(model)
@@ -108,10 +115,10 @@ class Replies:
             reply.interrupt()
 
     async def _ended(self, reply: "Reply") -> None:
-        """Release the model and the concurrency limit that a live reply holds; idempotent."""
+        """Release the model and the lease that a live reply holds; idempotent."""
         if live := self._live.pop(reply, None):
             self._rollout.release(live[0])
-            self._rate_limits.leave(live[1])
+            await self._rate_limits.leave(live[1])
 
     def _refuse_while_draining(self) -> None:
         if self.draining:
@@ -129,7 +136,7 @@ class Reply:
         ended: "Callable[[Reply], Awaitable[None]]",
     ) -> None:
         self.headers = headers
-        """Rate-limit headers: what is left of the skill's requests and tokens a minute."""
+        """Rate-limit headers: what is left of the key's requests and tokens a minute."""
         self._choices = choices
         self._reservation = reservation
         self._ended = ended
@@ -204,6 +211,11 @@ def choices_of(request: ReplyRequest, streams: Sequence[Stream], model: Model, s
     return made
 
 
+def budgets_of(limited: Skill | KeyLimits) -> Limits:
+    """The budgets of a skill or a key."""
+    return Limits(limited.tokens_per_day, limited.tokens_per_month)
+
+
 def opening_of(request_id: str, request: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
     """The ledger's row of a reply to `prompt` tokens, of at most `wanted` tokens a choice."""
     skill, choices = request.skill, request.choices * max(1, len(request.prompts))
@@ -213,7 +225,7 @@ def opening_of(request_id: str, request: ReplyRequest, model: Model, prompt: int
         model.name,
         prompt,
         wanted * choices,
-        Limits(skill.tokens_per_day, skill.tokens_per_month),
+        budgets_of(skill),
         skill.revision,
         request.key_id,
         request.idempotency,

@@ -15,6 +15,7 @@ from server.engine.sequence import RequestedSampling, Sampling, check
 from server.engine.sequence import Sequence as EngineSequence
 from server.errors import InvalidRequest
 from server.models.rollout import Model
+from server.skills.key_limits import NO_LIMITS, KeyLimits
 from server.skills.skill import Skill
 from server.skills.turns import conversation
 from server.text.chat_template import Message, TemplateOptions, strings
@@ -47,6 +48,10 @@ class ReplyRequest(Struct, frozen=True):
     """The caller's own divisions of its prefix cache, such as its users."""
     person: str = ""
     """The verified visitor's identity, for the system prompt; empty if unknown."""
+    groups: frozenset[str] = frozenset()
+    """The groups of the caller's key or verified identity: what it may see of a knowledge beside what everyone may."""
+    questions: tuple[str, ...] = ()
+    """The user's own words, to search a knowledge for, where `messages` hold more; empty: the user's turns."""
     idempotency: str | None = None
     """Digest of the Idempotency-Key."""
     template: TemplateOptions = TemplateOptions()
@@ -157,8 +162,10 @@ def long_prompt(messages: Sequence[Message], options: TemplateOptions, model: Mo
     return model.tokenizer.chat(messages, options=options)
 
 
-def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
+def sampling_of(request: ReplyRequest, prompt: int, model: Model, own: KeyLimits = NO_LIMITS) -> Sampling:
     """The request's options over the skill's, for a prompt of `prompt` tokens; `max_tokens` is what there is room for.
+
+    `own` are the limits of the caller's key.
 
     Raises InvalidRequest for an option above the skill's limit, or if the prompt leaves no room in the context.
     """
@@ -167,7 +174,8 @@ def sampling_of(request: ReplyRequest, prompt: int, model: Model) -> Sampling:
         raise too_long(prompt, model.engine.context, "prompt" if request.prompts else "messages")
     check_limits(request)
     wanted = skill.usual_tokens if asked.max_tokens is None else asked.max_tokens
-    merged = replace(asked.merged_over(skill), max_tokens=min(wanted, most_tokens(skill, prompt, model.engine.context)))
+    most = most_tokens(skill, own, prompt, model.engine.context)
+    merged = replace(asked.merged_over(skill), max_tokens=min(wanted, most))
     sampling = Sampling.resolve(merged, model.tokenizer.stop_ids)
     check(prompt, sampling, model.engine.context)  # before any limit or budget is charged
     return sampling
@@ -181,10 +189,10 @@ async def constrained(request: ReplyRequest, sampling: Sampling, model: Model) -
     return replace(sampling, constraint=await model.tokenizer.grammars.compile(grammar))
 
 
-def most_tokens(skill: Skill, prompt: int, context: int) -> int:
-    """The most tokens of a reply of `skill` to a prompt of `prompt` tokens: at least 1."""
-    most = min(context - prompt, skill.tokens_per_reply or context)
-    return most if skill.tokens_per_minute is None else max(1, min(most, skill.tokens_per_minute - prompt))
+def most_tokens(skill: Skill, own: KeyLimits, prompt: int, context: int) -> int:
+    """The most tokens of a reply of `skill`, to a key with limits of its `own`, after `prompt` tokens: at least 1."""
+    a_minute = [limit - prompt for limit in (skill.tokens_per_minute, own.tokens_per_minute) if limit is not None]
+    return max(1, min(context - prompt, skill.tokens_per_reply or context, *a_minute))
 
 
 def notes_of(request: ReplyRequest, sampling: Sampling) -> dict[str, str]:

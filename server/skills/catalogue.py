@@ -4,13 +4,14 @@ Denied by default: without keys no program can use a skill, without origins no p
 """
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills.api_keys import KEY_ID, Keys, digest
+from server.skills.key_limits import Allowance
 from server.skills.skill import Skill
 
 MOST_NAMED = 10
@@ -81,6 +82,14 @@ class Skills:
     def get(self, name: str) -> Skill | None:
         """The current skill of this name or alias, or None."""
         return self._skills.get(name) or self._aliases.get(name)
+
+    def allowance(self, key_id: str) -> Allowance:
+        """The limits of the API key with this id; none for a key of a skill's own file, or a visitor."""
+        return self._keys.allowance(key_id)
+
+    def limited_keys(self) -> Sequence[Allowance]:
+        """The limits of all valid keys that have some, once for keys that share them."""
+        return self._keys.limited()
 
     def knows(self, origin: str) -> bool:
         """Whether any skill may be embedded in pages of `origin`."""

@@ -25,10 +25,13 @@ class KeyLimits(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
+NO_LIMITS = KeyLimits()
+
+
 class Allowance(Struct, frozen=True):
     """A key's limits, and the ids of the keys that share them since it was rotated, the newest first."""
 
-    limits: KeyLimits = KeyLimits()
+    limits: KeyLimits = NO_LIMITS
     ids: tuple[str, ...] = ()
 
     @property

@@ -1,116 +1,160 @@
-"""A skill's limits before anything is generated: requests, tokens and sessions a minute, and concurrent replies.
+"""Limits of requests, tokens, sessions and concurrent replies, before anything is generated.
 
-A skill's limits hold for all its callers together; a visitor's for one conversation or one client address.
+A skill's limits hold for all its callers together, a key's over all skills that it opens, a visitor's for one
+conversation or one client address. Where several apply, all must hold.
 """
 
 import ipaddress
 import math
-from collections import Counter
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from limits.errors import StorageError
-
-from server.errors import InvalidRequest, Overloaded, RateLimited
+from server.errors import InvalidRequest, RateLimited, Reason
+from server.skills.counters.store import Fail, Store
+from server.skills.counters.windows import Spent, Unit
+from server.skills.key_limits import Allowance
 from server.skills.skill import Skill
-from server.skills.windows import Spent, Unit, open_windows
 
 BUSY_RETRY_SECONDS = 2
-STORE_RETRY_SECONDS = 5
+
+
+class Entered(NamedTuple):
+    """A live reply, until `RateLimits.leave`."""
+
+    lease: str
+    """Empty if no limit of concurrent replies applies."""
+    headers: Mapping[str, str]
 
 
 class RateLimits:
-    """Counts in the store at `url`; concurrent replies are counted in this process alone."""
+    """The limits, counted in the store at `url`; `fail` says what holds while that does not answer."""
 
-    def __init__(self, url: str = "memory://") -> None:
-        self._windows = open_windows(url)
-        self._live: Counter[str] = Counter()
+    def __init__(self, url: str = "memory://", fail: Fail = "closed") -> None:
+        self.store = Store(url, fail)
 
-    async def enter(self, skill: Skill) -> Mapping[str, str]:
-        """Count a request, and a live reply until `leave`; returns headers. Raises RateLimited or Overloaded."""
-        if skill.concurrent_replies is not None and self._live[skill.name] >= skill.concurrent_replies:
-            raise RateLimited(
-                f"The skill {skill.name!r} allows {skill.concurrent_replies} concurrent replies, all in use.",
-                retry_after=BUSY_RETRY_SECONDS,
-                reason="concurrency",
-            )
-        self._live[skill.name] += 1  # before the first await, so that no other request takes the same place
+    async def enter(self, skill: Skill, key: Allowance) -> Entered:
+        """Count a request, and a live reply; returns rate-limit headers too. Raises RateLimited or Overloaded."""
+        lease = await self._take(_both(skill, key, "concurrent_replies"))
         try:
-            if skill.requests_per_minute is None:
-                return {}
-            return await self._spend("requests", skill.name, 1, skill.requests_per_minute)
+            limits = _both(skill, key, "requests_per_minute")
+            return Entered(lease, _headers("requests", await self._spend("requests", 1, limits)))
         except BaseException:
-            self.leave(skill)
+            await self.leave(lease)
             raise
 
-    def leave(self, skill: Skill) -> None:
+    async def leave(self, lease: str) -> None:
         """End a live reply."""
-        self._live[skill.name] -= 1
+        if lease:
+            await self.store.give_back(lease)
 
-    async def spend(self, skill: Skill, tokens: int) -> Mapping[str, str]:
-        """Count `tokens`, prompt and longest reply, against the skill's limit; returns OpenAI's rate-limit headers.
+    async def spend(self, skill: Skill, key: Allowance, tokens: int) -> Mapping[str, str]:
+        """Count `tokens`, prompt and longest reply; returns OpenAI's rate-limit headers.
 
         Raises RateLimited, Overloaded, or InvalidRequest if they exceed the limit of a whole minute.
         """
-        limit = skill.tokens_per_minute
-        if limit is None:
-            return {}
-        if tokens > limit:
-            raise InvalidRequest(
-                f"The prompt and max_tokens need {tokens} tokens; the skill {skill.name!r} allows {limit} a minute.",
-                param="max_tokens",
-                code="tokens_per_minute_exceeded",
-                reason="tokens",
-            )
-        return await self._spend("tokens", skill.name, tokens, limit)
+        limits = _both(skill, key, "tokens_per_minute")
+        for limit in limits:
+            if tokens > limit.most:
+                raise InvalidRequest(
+                    f"The prompt and max_tokens need {tokens} tokens; {limit.subject} allows {limit.most} a minute.",
+                    param="max_tokens",
+                    code="tokens_per_minute_exceeded",
+                    reason="tokens",
+                )
+        return _headers("tokens", await self._spend("tokens", tokens, limits))
 
     async def message(self, skill: Skill, conversation: str, address: str) -> None:
         """Count a visitor's message for its conversation and its client address; raises RateLimited or Overloaded."""
-        limits = {
-            f"{skill.name}/{conversation}": skill.visitor_requests_per_minute,
-            f"{skill.name}@{client_network(address)}": skill.address_requests_per_minute,
-        }
-        for owner, limit in limits.items():
-            await self._spend("requests", owner, 1, limit)
+        limits = (
+            _Limit(f"{skill.name}/{conversation}", skill.visitor_requests_per_minute, "this conversation"),
+            _Limit(f"{skill.name}@{client_network(address)}", skill.address_requests_per_minute, "your address"),
+        )
+        await self._spend("requests", 1, limits)
 
     async def rating(self, skill: Skill, conversation: str) -> None:
         """Count a rating, with the same limit as messages; raises RateLimited or Overloaded."""
         owner = f"{skill.name}/{conversation}/ratings"
-        await self._spend("requests", owner, 1, skill.visitor_requests_per_minute)
+        await self._spend("requests", 1, [_Limit(owner, skill.visitor_requests_per_minute, "this conversation")])
 
     async def session(self, skill: Skill, address: str) -> None:
         """Count a new widget session of a client address; raises RateLimited or Overloaded."""
-        await self._spend("sessions", f"{skill.name}@{client_network(address)}", 1, skill.sessions_per_minute)
+        owner = f"{skill.name}@{client_network(address)}"
+        await self._spend("sessions", 1, [_Limit(owner, skill.sessions_per_minute, "your address")])
 
     async def close(self) -> None:
         """Close the connections to Redis, in the loop that used them."""
-        await self._windows.close()
+        await self.store.close()
 
-    async def _spend(self, unit: Unit, owner: str, cost: int, limit: int) -> Mapping[str, str]:
-        """Headers with what is left; raises RateLimited, or Overloaded if the store does not answer."""
-        try:
-            spent = await self._windows.spend(unit, owner, cost, limit)
-        except (StorageError, OSError) as error:
-            raise Overloaded(
-                f"Rate limits cannot be counted ({type(error).__name__}).",
-                retry_after=STORE_RETRY_SECONDS,
-                reason="store",
-            ) from None
-        if not spent.allowed:
-            raise RateLimited(
-                f"Too many {unit}: {limit} a minute are allowed.",
-                retry_after=max(1, math.ceil(spent.reset)),
-                reason=unit,
-                headers=_headers(unit, limit, spent),
-            )
-        return _headers(unit, limit, spent)
+    async def _take(self, limits: "Sequence[_Limit]") -> str:
+        """A lease of a concurrent reply; empty if none is limited."""
+        if not limits:
+            return ""
+        lease = secrets.token_hex(16)
+        full = await self.store.take(lease, {limit.owner: limit.most for limit in limits})
+        if full is None:
+            return lease
+        [limit] = [limit for limit in limits if limit.owner == full]
+        raise _refused(limit, "concurrency", f"{limit.most} concurrent replies, all in use", BUSY_RETRY_SECONDS, {})
+
+    async def _spend(self, unit: Unit, cost: int, limits: "Sequence[_Limit]") -> "list[_Left]":
+        """What is left of each limit; raises RateLimited for the first that is exceeded, or Overloaded."""
+        if not limits:
+            return []
+        spent = await self.store.spend(unit, cost, {limit.owner: limit.most for limit in limits})
+        left = [_Left(limit, spent[limit.owner]) for limit in limits]
+        for limit, state in left:
+            if not state.allowed:
+                retry_after = max(1, math.ceil(state.reset))
+                raise _refused(limit, unit, f"{limit.most} {unit} a minute", retry_after, _headers(unit, left))
+        return left
 
 
-def _headers(unit: Unit, limit: int, spent: Spent) -> Mapping[str, str]:
-    """OpenAI's rate-limit headers."""
+class _Limit(NamedTuple):
+    """A limit that applies to a request."""
+
+    owner: str
+    """The name that it is counted by."""
+    most: int
+    subject: str
+    """Whose it is, for messages."""
+    rank: int = 0
+    """Whose headers are shown: those of the highest; 0 for none, since other callers' use would show in them."""
+
+
+class _Left(NamedTuple):
+    limit: _Limit
+    spent: Spent
+
+
+def _both(skill: Skill, key: Allowance, name: str) -> list[_Limit]:
+    """The key's and the skill's limit of this name, if any; the key's own is refused first."""
+    found = (
+        (f"key:{key.owner}", getattr(key.limits, name), "this API key", 2),
+        (skill.name, getattr(skill, name), f"the skill {skill.name!r}", int(skill.rate_limit_headers)),
+    )
+    return [_Limit(owner, most, subject, rank) for owner, most, subject, rank in found if most is not None]
+
+
+def _refused(
+    limit: _Limit, reason: Reason, allowance: str, retry_after: int, headers: Mapping[str, str]
+) -> RateLimited:
+    """The error for a limit that is exceeded."""
+    message = f"{limit.subject[0].upper()}{limit.subject[1:]} allows {allowance}."
+    if limit.owner.startswith("key:"):
+        return RateLimited(message, retry_after=retry_after, reason=reason, headers=headers, code="key_rate_limited")
+    return RateLimited(message, retry_after=retry_after, reason=reason, headers=headers, code="rate_limited")
+
+
+def _headers(unit: Unit, left: Sequence[_Left]) -> Mapping[str, str]:
+    """OpenAI's rate-limit headers for the key's own limit, or for the skill's if it shows it."""
+    shown = max(left, key=lambda one: one.limit.rank, default=None)
+    if shown is None or not shown.limit.rank:
+        return {}
     return {
-        f"x-ratelimit-limit-{unit}": str(limit),
-        f"x-ratelimit-remaining-{unit}": str(spent.remaining),
-        f"x-ratelimit-reset-{unit}": f"{math.ceil(spent.reset)}s",
+        f"x-ratelimit-limit-{unit}": str(shown.limit.most),
+        f"x-ratelimit-remaining-{unit}": str(shown.spent.remaining),
+        f"x-ratelimit-reset-{unit}": f"{math.ceil(shown.spent.reset)}s",
     }
 
 

@@ -95,6 +95,12 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Few-shot turns after the system prompt; small models follow examples far better than instructions."""
     sources: tuple[Source, ...] = ()
     """References that the widget shows below replies."""
+    knowledge: str = ""
+    """What replies are grounded in: a directory or `registry:NAME@production`; left out, the model answers by itself."""
+    knowledge_tokens: Annotated[int, Meta(ge=64, le=100_000)] = 512
+    """Tokens of the passages that are quoted to the model, at most."""
+    refusal: Annotated[str, Meta(max_length=1000)] = "I found no answer to that in our pages."
+    """The answer to a question that the knowledge does not cover, followed by links to the nearest documents."""
     origins: tuple[str, ...] = ()
     """Web origins (`scheme://host[:port]`) whose pages may embed the widget; `*` allows every page, left out, none."""
     site_keys: tuple[str, ...] = ()
@@ -130,7 +136,13 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     requests_per_minute: Count | None = None
     """Requests within a minute, of all callers and visitors together."""
     concurrent_replies: Count | None = None
-    """Replies generated at once by this server process."""
+    """Replies generated at once, of all callers and visitors, by all servers that share `rate_limits`."""
+    rate_limit_headers: bool = False
+    """Whether callers see in `x-ratelimit-*` headers what is left of the two limits a minute above.
+
+    They count all callers of the skill, so each then sees how much the others ask. Callers whose API key has limits of
+    its own see those instead, always.
+    """
     visitor_requests_per_minute: Count = 20
     """Messages, and separately ratings, of one widget conversation within a minute; 20 is faster than anyone reads."""
     address_requests_per_minute: Count = 120

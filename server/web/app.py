@@ -112,11 +112,12 @@ HANDLERS = {
 def build(parts: Parts) -> Apps:
     """The apps for these parts; call it once."""
     config, registry = parts.config, CollectorRegistry()
-    rate_limits, feedback = RateLimits(config.rate_limits), Feedback(config.feedback_file)
+    rate_limits = RateLimits(config.rate_limits, config.rate_limits_fail)
+    feedback = Feedback(config.feedback_file)
     labels = Labels(parts.skills, parts.rollout)
     traces = open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
-    replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits)
+    replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance)
     auditing = Auditing(config, registry)
     reloader = Reloader(config, parts.skills, parts.rollout, parts.loader, auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
@@ -164,8 +165,8 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     messages = ReplyEndpoint(parse_message, parts.skills, kept, max_body=max_body, dialect=ANTHROPIC)
     counted = CountEndpoint(parts.skills, parts.rollout, max_body=max_body)
-    completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
     responses = ReplyEndpoint(parse_response, parts.skills, kept, max_body=max_body, dialect=RESPONSES)
+    completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
     models = ModelEndpoints(parts.skills, parts.rollout)
     tokens = TokenizeEndpoints(parts.skills, parts.rollout, max_body=max_body)
     return [
@@ -240,6 +241,7 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
         closing.webhook.start()
     following = asyncio.create_task(reloader.follow(parts.config.registry_seconds))
     watching = asyncio.create_task(closing.process.watch())
+    counting = asyncio.create_task(closing.rate_limits.store.watch())
     try:
         yield
     finally:
@@ -253,6 +255,8 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
         await closing.auditing.stop()
         await to_thread.run_sync(parts.ledger.close)
         closing.feedback.close()
+        counting.cancel()
+        await asyncio.wait([counting])
         await closing.rate_limits.close()
         await to_thread.run_sync(closing.traces.close)
 

@@ -1,13 +1,8 @@
 """Rate limits in memory and in a real Redis, with headers that the official client obeys."""
 
-import shutil
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,43 +12,19 @@ from openai import OpenAI
 
 from server.errors import ConfigError
 from server.skills.limits import RateLimits
-from tests.support.harness import HELP, KEY, Serve, Served, until
+from tests.support.harness import HELP, KEY, Serve, Served
+from tests.support.redis_server import redis
 from tests.support.visitor import Visitor, events
+
+__all__ = ["redis"]
 
 ASK: Any = [{"role": "user", "content": "hi"}]
 
 
-@pytest.fixture
-def redis(tmp_path: Path) -> Iterator[str]:
-    """The URL of a Redis server started for this test."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed: tests/install")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL) as server:
-        try:
-            until(lambda: _answers(port))
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.terminate()
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
-
-
 @pytest.fixture(params=["memory", "redis"])
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("server.skills.windows.REDIS_SECONDS", 120.0)
-    return "memory://" if request.param == "memory" else request.getfixturevalue("redis")
+    monkeypatch.setattr("server.skills.counters.redis_store.REDIS_SECONDS", 120.0)
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue("redis").url)
 
 
 def connect(served: Served, **options: Any) -> OpenAI:
@@ -65,7 +36,7 @@ def limited(**fields: Any) -> Any:
 
 
 def test_requests_a_minute_are_exact_with_retry_after(serve: Serve, store: str) -> None:
-    served = serve("ok", skills=(limited(requests_per_minute=3),), rate_limits=store)
+    served = serve("ok", skills=(limited(requests_per_minute=3, rate_limit_headers=True),), rate_limits=store)
     with connect(served) as client:
         for left in (2, 1, 0):
             raw = client.chat.completions.with_raw_response.create(model="help", messages=ASK)
@@ -82,7 +53,8 @@ def test_requests_a_minute_are_exact_with_retry_after(serve: Serve, store: str) 
 
 @pytest.mark.slow
 def test_the_official_client_waits_for_retry_after(serve: Serve, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
-    monkeypatch.setattr("server.skills.windows.WINDOW_SECONDS", 2)
+    for name in ("windows", "redis_store"):
+        monkeypatch.setattr(f"server.skills.counters.{name}.WINDOW_SECONDS", 2)
     served = serve("ok", skills=(limited(requests_per_minute=1),), rate_limits=store)
     waits: list[float] = []
     here, really_sleep = threading.get_ident(), time.sleep
@@ -100,7 +72,7 @@ def test_the_official_client_waits_for_retry_after(serve: Serve, monkeypatch: py
 
 
 def test_tokens_a_minute_count_the_prompt_and_the_longest_reply(serve: Serve, store: str) -> None:
-    served = serve("ok", skills=(limited(tokens_per_minute=300),), rate_limits=store)
+    served = serve("ok", skills=(limited(tokens_per_minute=300, rate_limit_headers=True),), rate_limits=store)
     with connect(served) as client:
         prompt = client.chat.completions.create(model="help", messages=ASK, max_tokens=1).usage
         assert prompt
@@ -114,8 +86,8 @@ def test_tokens_a_minute_count_the_prompt_and_the_longest_reply(serve: Serve, st
 
 
 def test_a_request_above_the_limit_of_a_whole_minute_is_invalid(serve: Serve) -> None:
-    small = serve("ok", skills=(limited(tokens_per_minute=50),))
-    with connect(small) as client, pytest.raises(openai.BadRequestError, match="allows 50 a minute"):
+    small = serve("ok", skills=(limited(tokens_per_minute=10),))
+    with connect(small) as client, pytest.raises(openai.BadRequestError, match="the skill 'help' allows 10 a minute"):
         client.chat.completions.create(model="help", messages=ASK)
 
 
@@ -130,7 +102,7 @@ def test_concurrent_replies_are_bounded_and_each_frees_its_place(serve: Serve) -
             served.runner.release()
             assert list(running)
         with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(model="help", messages=ASK, max_tokens=10_000)
+            client.chat.completions.create(model="help", messages=[{"role": "user", "content": "x" * 600}])
         assert client.chat.completions.create(model="help", messages=ASK).choices[0].message.content == "0123456789"
 
 

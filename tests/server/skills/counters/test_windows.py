@@ -1,11 +1,9 @@
 """Moving windows in memory, compared with the whole history on a simulated clock."""
 
-import asyncio
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.skills.windows import WINDOW_SECONDS, MemoryWindows
+from server.skills.counters.windows import WINDOW_SECONDS, MemoryWindows, Spent
 
 Attempt = tuple[float, str, int]
 """When (or how long after the one before, in quarters of a second), whose, and how much."""
@@ -29,7 +27,7 @@ def test_at_most_the_limit_is_spent_within_any_window(limit: int, attempts: list
             continue
         now += pause / 4  # exact in binary, so that windows end exactly
         fits = within(owner, now) + cost <= limit
-        found = asyncio.run(memory.spend("tokens", owner, cost, limit))
+        found = memory.spend("tokens", cost, {owner: limit})[owner]
         assert found.allowed == fits
         if fits:
             spent.append((now, owner, cost))
@@ -45,21 +43,26 @@ def test_at_most_the_limit_is_spent_within_any_window(limit: int, attempts: list
 def test_unused_windows_are_dropped() -> None:
     now = 0.0
     memory = MemoryWindows(lambda: now)
-
-    async def visits() -> None:
-        nonlocal now
-        for name in range(2000):
-            await memory.spend("requests", str(name), 1, 1)
-        assert len(memory._windows) == 2000
-        now += WINDOW_SECONDS
-        await memory.spend("requests", "later", 1, 1)
-        assert len(memory._windows) == 1
-
-    asyncio.run(visits())
+    for name in range(2000):
+        memory.spend("requests", 1, {str(name): 1})
+    assert len(memory._windows) == 2000
+    now += WINDOW_SECONDS
+    memory.spend("requests", 1, {"later": 1})
+    assert len(memory._windows) == 1
 
 
 def test_a_lowered_limit_counts_what_was_spent_before() -> None:
     memory = MemoryWindows(lambda: 0.0)
-    assert asyncio.run(memory.spend("requests", "a", 3, 5)).allowed
-    refused = asyncio.run(memory.spend("requests", "a", 1, 2))
+    assert memory.spend("requests", 3, {"a": 5})["a"].allowed
+    refused = memory.spend("requests", 1, {"a": 2})["a"]
     assert (refused.allowed, refused.remaining) == (False, 0)
+
+
+def test_what_does_not_fit_one_window_is_spent_from_none() -> None:
+    now = 0.0
+    memory = MemoryWindows(lambda: now)
+    memory.spend("tokens", 5, {"skill": 10})
+    now = 20.0
+    refused = memory.spend("tokens", 6, {"key": 100, "skill": 10})
+    assert refused == {"key": Spent(True, 100, 0.0), "skill": Spent(False, 5, 40.0)}
+    assert memory.spend("tokens", 5, {"key": 100, "skill": 10})["key"] == Spent(True, 95, 60.0)

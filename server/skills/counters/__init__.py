@@ -1,0 +1,1 @@
+"""What rate limits count by: moving windows and live replies, in this process or in a Redis that replicas share."""
