@@ -13,12 +13,12 @@ MOST_CALLS = 16
 """Of one reply: a small model can repeat a call until `max_tokens`."""
 
 
-def tools_grammar(offer: Offer, form: ToolForm, instead: Grammar | None = None) -> Grammar:
-    """The grammar of a reply to `offer`, with calls written as `form`.
+def tools_grammar(offer: Offer, form: ToolForm, instead: Grammar | None = None, *, several: bool = False) -> Grammar:
+    """The grammar of a reply to `offer`, with calls written as `form`, `several` if the form allows.
 
     `instead` is what a reply without calls matches, None for any text. Raises InvalidRequest if that is no JSON.
     """
-    several = offer.parallel and form.between is not None
+    several = several and form.between is not None
     start = _start(form, required=offer.required, instead=instead)
     lines = [*start, *_calls(offer.callable, form), _further(form, several=several)]
     return Grammar("lark", "\n".join(lines), "tools")

@@ -81,8 +81,8 @@ class Offer(Struct, frozen=True):
     """Those that the reply may call."""
     required: bool = False
     """Whether it must call one."""
-    parallel: bool = True
-    """Whether it may call several."""
+    parallel: bool | None = None
+    """Whether it may call several; None: if the model's own template writes several."""
     legacy: bool = False
     """Whether the caller used the older fields `functions` and `function_call`."""
 
@@ -97,7 +97,7 @@ class Asked(Struct, frozen=True):
 
     tools: list[Tool] = field(default_factory=list)
     tool_choice: Choice = "auto"
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool | None = None
     functions: list[Definition] = field(default_factory=list)
     function_call: Literal["none", "auto"] | Named = "auto"
 
@@ -112,7 +112,7 @@ def offer_of(asked: Asked) -> Offer:
         tools = tuple(Tool(function) for function in asked.functions)
         return _offer(tools, choice, "functions", "function_call", legacy=True)
     offered = _offer(tuple(asked.tools), asked.tool_choice, "tools", "tool_choice")
-    return offered if asked.parallel_tool_calls else replace(offered, parallel=False)
+    return offered if offered.parallel is False else replace(offered, parallel=asked.parallel_tool_calls)
 
 
 def _offer(tools: tuple[Tool, ...], choice: Choice, field: str, choice_field: str, *, legacy: bool = False) -> Offer:
@@ -121,7 +121,8 @@ def _offer(tools: tuple[Tool, ...], choice: Choice, field: str, choice_field: st
     mode, callable = _chosen(tools, choice, choice_field)
     if mode == "none":
         return Offer()
-    return Offer(tools, callable, mode == "required", parallel=not legacy, legacy=legacy)
+    one = legacy or (isinstance(choice, Chosen) and choice.type == "function")
+    return Offer(tools, callable, mode == "required", parallel=False if one else None, legacy=legacy)
 
 
 def _check(tools: Sequence[Tool], field: str) -> None:

@@ -34,7 +34,10 @@ class ToolUse(Struct, frozen=True):
     @property
     def grammar(self) -> Grammar | None:
         """What the reply must match; raises InvalidRequest for what cannot be combined."""
-        return tools_grammar(self.offer, self.form, self.instead) if self.offer.callable else self.instead
+        if not self.offer.callable:
+            return self.instead
+        several = self.native if self.offer.parallel is None else self.offer.parallel
+        return tools_grammar(self.offer, self.form, self.instead, several=several)
 
     @property
     def reader(self) -> CallReader | None:

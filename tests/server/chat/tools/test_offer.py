@@ -45,8 +45,11 @@ def test_the_older_names_offer_the_same_one_call_at_a_time() -> None:
     assert names(older) == (["add", "now"], ["add"], True)
     assert (older.legacy, older.parallel) == (True, False)
     assert names(offer(functions=[ADD])) == (["add"], ["add"], False)
-    assert offer(tools=TOOLS).parallel
-    assert not offer(tools=TOOLS, parallel_tool_calls=False).parallel
+    assert offer(tools=TOOLS).parallel is None
+    assert offer(tools=TOOLS, parallel_tool_calls=True).parallel is True
+    assert offer(tools=TOOLS, parallel_tool_calls=False).parallel is False
+    named = {"type": "function", "function": {"name": "now"}}
+    assert offer(tools=TOOLS, tool_choice=named, parallel_tool_calls=True).parallel is False
 
 
 def test_nothing_is_offered_without_tools() -> None:

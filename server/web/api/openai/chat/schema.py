@@ -57,8 +57,8 @@ class ChatRequest(EngineFields, frozen=True, kw_only=True):
     tools: list[Tool] = field(default_factory=list)
     """Functions that the model may call."""
     tool_choice: Choice = "auto"
-    parallel_tool_calls: bool = True
-    """Whether one reply may call several functions."""
+    parallel_tool_calls: bool | None = None
+    """Whether one reply may call several functions; by default if the model's own template writes several."""
     functions: list[Definition] = field(default_factory=list)
     """The older name of `tools`."""
     function_call: Literal["none", "auto"] | Named = "auto"
