@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from server.chat.choices.prompt import PromptShown
 from server.chat.choices.logprobs import TokenLogprob
+from server.chat.choices.prompt import PromptShown
 from server.chat.choices.reply_text import Piece
 from server.chat.tools.calls import CallPart, whole_calls
 from server.engine.sequence import Finish
@@ -23,6 +23,8 @@ class FinishedChoice(Struct, frozen=True):
     prompt: PromptShown | None = None
     sampled: int = 0
     """The number of tokens."""
+    stop: str | None = None
+    """The stop string that ended it."""
 
     calls: tuple[CallPart, ...] = ()
     """Each whole."""
@@ -30,7 +32,7 @@ class FinishedChoice(Struct, frozen=True):
     @property
     def piece(self) -> Piece:
         """The choice as one piece, of number 0."""
-        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled, calls=self.calls)
+        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled, self.stop, self.calls)
 
 
 class FinishedReply(Struct, frozen=True):
@@ -67,5 +69,6 @@ def _finished(pieces: Sequence[Piece], finish: Finish) -> FinishedChoice:
         tuple(id for piece in pieces for id in piece.ids),
         next((piece.prompt for piece in pieces if piece.prompt), None),
         max((piece.sampled for piece in pieces), default=0),
-        calls=whole_calls(part for piece in pieces for part in piece.calls),
+        next((piece.stop for piece in pieces if piece.stop), None),
+        whole_calls(part for piece in pieces for part in piece.calls),
     )

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from server.chat.choices.logprobs import PendingLogprobs, TokenLogprob
 from server.chat.choices.prompt import PromptShown, prompt_shown
 from server.chat.choices.stop_strings import StopStrings
-from server.chat.choices.logprobs import PendingLogprobs, TokenLogprob
 from server.chat.tools.calls import CallPart
 from server.engine.stream import Stream, Token
+from server.knowledge.grounding.citations import Citation
 from server.text.tokenizer import TextStream, Tokenizer
 
 
@@ -25,14 +26,17 @@ class Piece(NamedTuple):
     """With the first piece of a choice, if the caller may see the prompt."""
     sampled: int = 0
     """The number of tokens of the choice so far."""
-
+    stop: str | None = None
+    """The stop string that ended the choice, with its last piece."""
     calls: tuple[CallPart, ...] = ()
     """Parts of calls, whose text is not in `text`."""
+    citations: tuple[Citation, ...] = ()
+    """The passages that support the choice, with its last piece."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to send."""
-        return not (self.text or self.logprobs or self.ids or self.prompt or self.calls)
+        return not (self.text or self.logprobs or self.ids or self.prompt or self.stop or self.calls or self.citations)
 
 
 class TextOptions(Struct, frozen=True):
@@ -69,7 +73,7 @@ class ReplyText:
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found; nothing after it is returned."""
-        return self._stop_strings.matched
+        return self._stop_strings.found is not None
 
     def push(self, token: Token) -> str:
         """The text that can be sent after this token."""
@@ -96,4 +100,4 @@ class ReplyText:
         computed = shown is not None and shown.prompt_computed  # not if the reply was interrupted before
         prompt = prompt_shown(shown, self._tokenizer) if shown and computed else None
         ids, self._ids = tuple(self._ids), []
-        return Piece(text, logprobs, ids=ids, prompt=prompt, sampled=self._pushed)
+        return Piece(text, logprobs, ids=ids, prompt=prompt, sampled=self._pushed, stop=self._stop_strings.found)

@@ -4,24 +4,24 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Holds back the end of the text while it may be the start of a stop string; `matched` once one was found."""
+    """Holds back the end of the text while it may be the start of a stop string; `found` is the first one, once met."""
 
     def __init__(self, strings: Sequence[str]) -> None:
         assert all(strings), "an empty stop string would match everywhere"
-        self.matched = False
+        self.found: str | None = None
         self._strings = strings
         self._held = ""
 
     def push(self, text: str) -> str:
         """The text that can be sent now: never a stop string, nor anything after it."""
-        if self.matched:
+        if self.found is not None:
             return ""
         text = self._held + text
-        found = [index for string in self._strings if (index := text.find(string)) >= 0]
+        found = [(index, string) for string in self._strings if (index := text.find(string)) >= 0]
         if found:
-            self.matched = True
+            index, self.found = min(found, key=lambda pair: pair[0])
             self._held = ""
-            return text[: min(found)]
+            return text[:index]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from sse_starlette.event import ServerSentEvent
 
-from server.chat.idempotent_replies import Origin
 from server.chat.choices.reply_text import Piece
+from server.chat.idempotent_replies import Origin
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.anthropic.errors import error_body
@@ -26,6 +26,7 @@ class MessageFormat:
         self._model = model
         self._blocks: list[dict[str, Any]] = []
         self._open = False
+        self._stop_sequence: str | None = None
 
     def opening(self, prompt: int) -> Iterator[ServerSentEvent]:
         """The message without content, with its prompt's tokens."""
@@ -34,6 +35,7 @@ class MessageFormat:
 
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
         """The text of a piece; the first begins a block."""
+        self._stop_sequence = piece.stop
         if piece.text:
             yield from self._text(piece.text)
 
@@ -86,9 +88,9 @@ class MessageFormat:
 
     def _stop(self, reply: Ended) -> dict[str, Any]:
         """Why the reply ended."""
-        reason = "max_tokens" if reply.finish == "length" else "end_turn"
+        reason = "max_tokens" if reply.finish == "length" else "stop_sequence" if self._stop_sequence else "end_turn"
         more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
-        return {"stop_reason": reason, "stop_sequence": None, **more}
+        return {"stop_reason": reason, "stop_sequence": self._stop_sequence, **more}
 
     def _head(self) -> dict[str, Any]:
         return {"id": self._id, "type": "message", "role": "assistant", "model": self._model}

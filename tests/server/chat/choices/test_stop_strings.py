@@ -23,12 +23,12 @@ def cut(text: str, stops: list[str]) -> tuple[str, bool]:
 def test_pieces_give_what_the_whole_text_gives(pieces: list[str], stops: list[str]) -> None:
     one_by_one = StopStrings(stops)
     sent = "".join(one_by_one.push(letter) for letter in "".join(pieces)) + one_by_one.finish()
-    assert (sent, one_by_one.matched) == cut("".join(pieces), stops)
+    assert (sent, one_by_one.found is not None) == cut("".join(pieces), stops)
 
     whole = StopStrings(stops)
     sent = "".join(whole.push(piece) for piece in pieces) + whole.finish()
     found = [index for stop in stops if (index := "".join(pieces).find(stop)) >= 0]
-    assert whole.matched is bool(found)
+    assert (whole.found is not None) is bool(found)
     if len(stops) == 1:
         assert sent == ("".join(pieces)[: found[0]] if found else "".join(pieces))
 
@@ -40,4 +40,4 @@ def test_nothing_is_held_back_that_cannot_begin_a_stop_string() -> None:
     assert stops.push("\n") == ""
     assert stops.push("Us") == ""
     assert stops.push("age") == "\n\nUsage"
-    assert not stops.matched
+    assert stops.found is None

@@ -85,6 +85,17 @@ def test_max_tokens(client: Anthropic) -> None:
     assert (message.content[0].text, message.stop_reason) == ("Hello", "max_tokens")
 
 
+def test_a_stop_sequence_is_named(client: Anthropic) -> None:
+    options: Any = {"model": "help", "max_tokens": 64, "messages": ASK, "stop_sequences": ["nothing", "wor", "o, w"]}
+    message = client.messages.create(**options)
+    assert message.content[0].type == "text"
+    assert message.content[0].text == "Hell"
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "o, w")
+    with client.messages.stream(**options) as stream:
+        final = stream.get_final_message()
+    assert (final.content, final.stop_reason, final.stop_sequence) == (message.content, "stop_sequence", "o, w")
+
+
 def test_systems_blocks_and_turns_become_the_conversation(serve: Serve) -> None:
     served = serve("ok")
     with connect(served) as client:
