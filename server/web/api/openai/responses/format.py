@@ -12,9 +12,9 @@ import msgspec
 from msgspec import Struct, field
 from sse_starlette.event import ServerSentEvent
 
-from server.chat.idempotent_replies import Origin
 from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.reply_text import Piece
+from server.chat.idempotent_replies import Origin
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.openai.responses.output import Call, Item, Output, Text, written

@@ -109,7 +109,7 @@ class ResponsesRequest:
             prompt_cache_key=chat.prompt_cache_key,
             user=chat.user,
         )
-        return ResponseFormat(origin, echo, logprobs=chat.choices.logprobs)
+        return ResponseFormat(origin, echo, logprobs=chat.logprobs)
 
 
 def parse(body: bytes) -> ResponsesRequest:
