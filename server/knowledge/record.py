@@ -15,6 +15,7 @@ VECTORS = "vectors.npy"
 FORMAT = 1
 
 Measure = Literal["cosine", "coverage"]
+Ranking = Literal["scores", "ranks", "vectors", "words"]
 
 
 class EncoderRecord(Struct, frozen=True, omit_defaults=True):
@@ -75,6 +76,8 @@ class Manifest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     thresholds: Thresholds
     calibration: Calibration
     encoder: EncoderRecord | None = None
+    ranking: Ranking = "scores"
+    """How passages are ordered, as `Settings.ranking`."""
     failed: tuple[Failure, ...] = ()
     format: int = FORMAT
 

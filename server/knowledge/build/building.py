@@ -103,6 +103,7 @@ def _content(
         settings=as_record(settings),
         versions=_versions(),
         encoder=vectoriser.record if vectoriser else None,
+        ranking=settings.ranking,
         vectors=matrix,
     )
     return content, encoded

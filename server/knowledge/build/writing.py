@@ -17,7 +17,7 @@ from server.knowledge import record
 from server.knowledge.index import schema, vectors
 from server.knowledge.index.schema import Entry, Row
 from server.knowledge.index.vectors import Vector
-from server.knowledge.record import INDEX, VECTORS, Calibration, EncoderRecord, Failure, Manifest, Thresholds
+from server.knowledge.record import INDEX, VECTORS, Calibration, EncoderRecord, Failure, Manifest, Ranking, Thresholds
 from server.storage.files import publish, sync_folder
 
 
@@ -34,6 +34,7 @@ class Content(Struct, frozen=True):
     """knowledge.toml, for the lineage."""
     versions: Mapping[str, str]
     encoder: EncoderRecord | None = None
+    ranking: Ranking = "scores"
     vectors: Vector | None = None
     """Unit vectors of all rows, then of their stored questions."""
     failed: Sequence[Failure] = ()
@@ -99,6 +100,7 @@ def _write_files(content: Content, folder: Path) -> dict[str, str]:
         thresholds=content.thresholds,
         calibration=content.calibration,
         encoder=content.encoder,
+        ranking=content.ranking,
         failed=tuple(content.failed),
     )
     (folder / KNOWLEDGE).write_bytes(record.encoded(manifest))

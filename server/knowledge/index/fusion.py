@@ -1,15 +1,26 @@
-"""Reciprocal rank fusion (Cormack, Clarke and Buettcher 2009): sum of weight / (K + rank) over the rankings."""
+"""Joins the rankings by words and by vectors: by scores, or by reciprocal rank.
+
+By scores (Bruch, Gai and Ingber 2023, arXiv:2210.11934): cosine + COVERAGE * coverage. By rank (Cormack, Clarke and
+Buettcher 2009): the sum of 1 / (K + rank). docs/results/log.md has what both find.
+"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 K = 60
+COVERAGE = 0.2
+"""What a passage that covers all words of a question gains over one that covers none."""
 
 
-def fused(rankings: Sequence[tuple[float, Sequence[int]]]) -> dict[int, float]:
-    """The fused score of every id in `rankings`, each a weight and ids with the best first."""
+def by_rank(rankings: Sequence[Sequence[int]]) -> dict[int, float]:
+    """The joint score of every id in `rankings`, each with the best id first."""
     scores: dict[int, float] = defaultdict(float)
-    for weight, ranking in rankings:
+    for ranking in rankings:
         for rank, id in enumerate(ranking, 1):
-            scores[id] += weight / (K + rank)
+            scores[id] += 1 / (K + rank)
     return scores
+
+
+def by_score(cosine: Mapping[int, float], coverage: Mapping[int, float]) -> dict[int, float]:
+    """The joint score of every id that has a cosine."""
+    return {id: value + COVERAGE * coverage.get(id, 0.0) for id, value in cosine.items()}
