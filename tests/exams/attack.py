@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.exams import public
-from tests.exams.hostile import cache_probe, keys, ledger_deletion, registry_inserts, slow_bodies
+from tests.exams.hostile import cache_probe, keys, ledger_deletion, logins, registry_inserts, slow_bodies
 from tests.exams.row import Row, show
 
 
@@ -20,6 +20,7 @@ def attacks(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
     few = quick
     return {
         "prefix cache probed": lambda: probed(4 if few else cache_probe.TRIALS),
+        "admin logins forged": lambda: logins.forged_logins(20 if few else logins.FORGED),
         "keys guessed": lambda: keys.key_guessing(40 if few else keys.GUESSES),
         "registry edited": registry_inserts.rows,
         "bodies sent slowly": lambda: slow_bodies.slow_bodies(*((100, 4, 5, 120) if few else (200, 10, 50))),
