@@ -24,6 +24,7 @@ from server.text.grammar.grammar import Kind as Kind
 
 LONG_TEXT = 4096  # characters; longer prompts are tokenised in a thread, so that other streams go on
 MOST_NAMES = 32
+MOST_LOGPROBS = 500_000  # of one request: about 100 MB
 TURN = 64  # characters added per message for what the chat template writes around it
 
 
@@ -89,10 +90,13 @@ def cache_salt(request: ReplyRequest) -> str:
 async def prompts_of(request: ReplyRequest, model: Model) -> list[list[int]]:
     """The token ids of each prompt; raises InvalidRequest if one is too long, empty, or not the model's."""
     if not request.prompts:
-        return [await prompt_of(request, model)]
-    if sum(map(len, request.prompts)) <= LONG_TEXT:
-        return raw_prompts(request, model)
-    return await to_thread.run_sync(raw_prompts, request, model)
+        found = [await prompt_of(request, model)]
+    elif sum(map(len, request.prompts)) <= LONG_TEXT:
+        found = raw_prompts(request, model)
+    else:
+        found = await to_thread.run_sync(raw_prompts, request, model)
+    check_logprobs(request, sum(map(len, found)))
+    return found
 
 
 def raw_prompts(request: ReplyRequest, model: Model) -> list[list[int]]:
@@ -221,6 +225,22 @@ def check_limits(request: ReplyRequest) -> None:
         raise InvalidRequest(
             f"temperature is {asked.temperature}; the skill {skill.name!r} allows at most {skill.max_temperature}.",
             param="temperature",
+        )
+
+
+def check_logprobs(request: ReplyRequest, prompt: int) -> None:
+    """Raise InvalidRequest for more logprobs than a reply may hold in memory; the prompts have `prompt` tokens."""
+    asked, entries = request.sampling, 0
+    if asked.prompt_logprobs is not None:
+        entries += prompt * request.choices * (1 + asked.prompt_logprobs)
+    if asked.logprobs is not None:
+        choices = request.choices * max(1, len(request.prompts))
+        entries += choices * (asked.max_tokens or request.skill.usual_tokens) * (1 + asked.logprobs)
+    if entries > MOST_LOGPROBS:
+        raise InvalidRequest(
+            f"The request asks for up to {entries} log probabilities with alternatives; at most {MOST_LOGPROBS} are "
+            "allowed: send fewer prompts, or ask for fewer choices, alternatives or tokens.",
+            param="logprobs" if asked.logprobs is not None else "prompt_logprobs",
         )
 
 

@@ -23,9 +23,9 @@ from server.storage.toml import read
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LATER = frozenset({"repetition_penalty", "min_tokens", "tools"})
+LATER = frozenset({"repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"})
 """Fields that the first release lacked: at their defaults they do not change a revision."""
-OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible")
+OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible", "rate_limit_headers")
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
@@ -96,7 +96,7 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sources: tuple[Source, ...] = ()
     """References that the widget shows below replies."""
     knowledge: str = ""
-    """What replies are grounded in: a directory or `registry:NAME@production`; left out, the model answers by itself."""
+    """What replies are grounded in: a directory or `registry:NAME@production`; left out, the model answers alone."""
     knowledge_tokens: Annotated[int, Meta(ge=64, le=100_000)] = 512
     """Tokens of the passages that are quoted to the model, at most."""
     refusal: Annotated[str, Meta(max_length=1000)] = "I found no answer to that in our pages."
@@ -171,11 +171,11 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     choices: Annotated[int, Meta(ge=1, le=16)] = 16
     """The most choices of one prompt (`n`) that callers may ask for; a request for more is refused with 400."""
     completions: bool = True
-    """Whether callers with an API key may send raw prompts to /v1/completions, which bypass the prompt of the skill."""
+    """Whether callers with an API key may send raw prompts to /v1/completions, past its prompt and knowledge."""
     prompt_visible: bool = False
     """Whether callers with an API key may see the skill's own prompt, by `prompt_logprobs` or `return_token_ids`.
 
-    If false, both are refused with 400 in chats with a skill that has a prompt or examples.
+    If false, both are refused with 400 in chats with a skill that has a prompt, examples or knowledge.
     """
     history_turns: Annotated[int, Meta(ge=0, le=200)] = 12
     """Earlier turns of a widget conversation that are kept and sent to the model; the oldest are dropped."""
@@ -202,8 +202,8 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def hides_prompt(self) -> bool:
-        """Whether the skill has turns of its own that callers may not see."""
-        return bool(self.system or self.examples) and not self.prompt_visible
+        """Whether the skill has turns or passages of its own that callers may not see."""
+        return bool(self.system or self.examples or self.knowledge) and not self.prompt_visible
 
     @property
     def revision(self) -> str:

@@ -247,3 +247,12 @@ def test_choices_are_one_reply_for_concurrency(serve: Serve) -> None:
         served.runner.release()
         thread.join()
         client.completions.create(**asked)
+
+
+def test_the_logprobs_of_a_request_are_bounded(serve: Serve) -> None:
+    served = serve()
+    with connect(served) as client:
+        for more in ({"prompt": ["x"] * 8, "max_tokens": 500, "n": 16}, {"prompt": ["x" * 200] * 120, "echo": True}):
+            with pytest.raises(openai.BadRequestError, match="send fewer prompts"):
+                client.completions.create(**{"model": "help", "prompt": "x", "logprobs": 20, **more})
+    assert not ledger_of(served)
