@@ -28,6 +28,7 @@ from server.models.rollout import Rollout
 from server.skills import api_keys
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
+from server.skills.counters.store import MEANWHILE
 from server.storage.postgres import is_postgres, without_password
 from server.web import listeners, logs
 from server.web.app import Apps, Parts, build
@@ -221,7 +222,7 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"ledger   {without_password(parts.config.ledger)}")
     print(f"ratings  {parts.config.feedback_file}")
-    print(f"limits   {store_of(parts.config.rate_limits)}")
+    print(f"limits   {store_of(parts.config)}")
     print(f"API      {addresses['skills']}/v1")
     print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
     login = parts.config.admin_login
@@ -231,7 +232,9 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     print("Stop with Ctrl-C.", flush=True)
 
 
-def store_of(url: str) -> str:
-    """The store of rate limit counters without its credentials and parameters."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "this process"
+def store_of(config: Config) -> str:
+    """The store of rate limits without its credentials, and what holds while it is away."""
+    url = urlsplit(config.rate_limits)
+    if not url.netloc:
+        return "this process"
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]} (while it is away, {MEANWHILE[config.rate_limits_fail]})"

@@ -13,8 +13,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from server.errors import SecateurError
+from server.metering.budgets import KeyIds, key_budgets, skill_budgets
 from server.metering.ledger.ledger import Ledger
-from server.metering.ledger.records import KINDS, OUTCOMES, Limits, Period, Spent, Totals
+from server.metering.ledger.records import KINDS, OUTCOMES, Limits, Totals
 from server.storage.database import StorageError
 
 
@@ -41,6 +42,10 @@ class Scope(Protocol):
         """The budgets by skill, in the order of the configuration."""
         ...
 
+    def key_limits(self) -> Mapping[KeyIds, Limits]:
+        """The budgets of the valid API keys that have some."""
+        ...
+
     def answered(self) -> Iterable[tuple[str, str]]:
         """(skill, model) for every model that has answered a skill since the start."""
         ...
@@ -65,7 +70,7 @@ class LedgerCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples, so that registering does not read the ledger."""
-        return (*_counters(), *_budgets([], {}))
+        return (*_counters(), *skill_budgets([], {}), *key_budgets([], {}))
 
     def collect(self) -> Iterator[Metric]:
         """The families; without the counters while the ledger cannot be read."""
@@ -86,7 +91,7 @@ class LedgerCollector(Collector):
         )
 
     def _counters(self) -> tuple[Metric, ...]:
-        totals, spent = self._ledger.totals(), self._ledger.spent()
+        totals = self._ledger.totals()
         tokens, requests = _counters()
         zero: dict[tuple[str, str, str], int] = {}
         zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
@@ -96,7 +101,8 @@ class LedgerCollector(Collector):
         none.update(((*labels, outcome), 0) for labels in self._scope.answered() for outcome in OUTCOMES)
         for labels, value in {**none, **totals.requests}.items():
             requests.add_metric(labels, value)
-        return tokens, requests, *_budgets(spent, self._scope.limits())
+        skills = skill_budgets(self._ledger.spent(), self._scope.limits())
+        return tokens, requests, *skills, *key_budgets(self._ledger.spent("key"), self._scope.key_limits())
 
 
 class EngineCollector(Collector):
@@ -244,24 +250,6 @@ def _counters() -> tuple[CounterMetricFamily, CounterMetricFamily]:
             "secateur_requests", "Replies settled in the ledger.", labels=("skill", "model", "outcome")
         ),
     )
-
-
-def _budgets(spent: Iterable[Spent], limits: dict[str, Limits]) -> tuple[Metric, ...]:
-    """Limit (if any), used and reserved tokens of each skill in the current day and month."""
-    labels = ("skill", "period")
-    limit = GaugeMetricFamily("secateur_budget_limit_tokens", "Tokens that a skill may use.", labels=labels)
-    used = GaugeMetricFamily("secateur_budget_used_tokens", "Of these, used by closed replies.", labels=labels)
-    reserved = GaugeMetricFamily("secateur_budget_reserved_tokens", "Reserved by replies under way.", labels=labels)
-    known = {(row.owner, "day" if len(row.period) == len("YYYY-MM-DD") else "month"): row for row in spent}
-    both: tuple[Period, ...] = ("day", "month")
-    for skill, allowed in limits.items():
-        for period in both:
-            row, tokens = known.get((skill, period)), allowed.of(period)
-            if tokens is not None:
-                limit.add_metric((skill, period), tokens)
-            used.add_metric((skill, period), row.used if row else 0)
-            reserved.add_metric((skill, period), row.reserved if row else 0)
-    return limit, used, reserved
 
 
 def _info(name: str, text: str, rows: Sequence[dict[str, str]]) -> GaugeMetricFamily:

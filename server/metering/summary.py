@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from math import ceil
+from types import MappingProxyType
 
 from msgspec import Struct
 
+from server.metering.budgets import PERIODS, KeyIds, by_owner, summed
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Limits, Period, Spent
 from server.metering.ledger.transactions import day_of
+from server.metering.ledger.transactions import spent as spent_of
 from server.metering.usage import Span, grouped
 from server.storage.database import Database
 
@@ -16,6 +19,7 @@ DAYS = 30
 WEEK = 7
 LATEST = 1000
 QUANTILES = (0.5, 0.95, 0.99)
+NO_KEYS: Mapping[KeyIds, Limits] = MappingProxyType({})
 
 
 class Budget(Struct, frozen=True):
@@ -26,6 +30,16 @@ class Budget(Struct, frozen=True):
     used: int
     reserved: int
     limit: int | None
+
+
+class KeyBudget(Struct, frozen=True):
+    """An API key's tokens in the current day or month, with those of the keys that it replaced."""
+
+    key: str
+    period: Period
+    used: int
+    reserved: int
+    limit: int
 
 
 class Use(Struct, frozen=True):
@@ -61,6 +75,7 @@ class Summary(Struct, frozen=True):
     days: tuple[str, ...]
     use: Sequence[Use]
     budgets: Sequence[Budget]
+    key_budgets: Sequence[KeyBudget]
     skills: Sequence[SkillUse]
     first_token: Latency
     duration: Latency
@@ -68,12 +83,15 @@ class Summary(Struct, frozen=True):
     """Tokens in the whole ledger."""
 
 
-def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summary:
+def summarise(
+    ledger: Ledger, limits: Mapping[str, Limits], now: float, key_limits: Mapping[KeyIds, Limits] = NO_KEYS
+) -> Summary:
     """Read the summary from the ledger; `now` in seconds since 1970. Raises StorageError."""
     today = day_of(now)
     days = tuple(str(date.fromisoformat(today) - timedelta(days=back)) for back in reversed(range(DAYS)))
     with ledger.snapshot() as database:
-        spent = [Spent(*row) for row in database.execute(PERIODS, (days[0], today[:7]))]
+        spent = [Spent(*row) for row in database.execute(SPENT, (days[0], today[:7]))]
+        by_key = spent_of(database, "key", today)
         week = grouped(database, ("skill", "outcome"), Span(days[-WEEK], today))
         first, duration = (_latency(database, column) for column in ("first_token_seconds", "duration_seconds"))
         [(total,)] = database.execute("SELECT coalesce(sum(used), 0) FROM budgets WHERE length(period) = 7")
@@ -82,6 +100,7 @@ def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summa
         days,
         [Use(row.period, row.owner, row.used) for row in spent if row.period in days and row.used],
         _budgets(limits, {(row.owner, row.period): row for row in spent}, today),
+        _key_budgets(key_limits, by_key),
         _skills(week),
         first,
         duration,
@@ -89,7 +108,7 @@ def summarise(ledger: Ledger, limits: Mapping[str, Limits], now: float) -> Summa
     )
 
 
-PERIODS = """
+SPENT = """
 SELECT skill, period, used, reserved FROM budgets WHERE (length(period) = 10 AND period >= ?) OR period = ?
 ORDER BY period, skill
 """
@@ -103,6 +122,16 @@ def _budgets(limits: Mapping[str, Limits], spent: Mapping[tuple[str, str], Spent
             row = spent.get((skill, name), Spent(skill, name, 0, 0))
             found.append(Budget(skill, period, row.used, row.reserved, allowed.of(period)))
     return found
+
+
+def _key_budgets(limits: Mapping[KeyIds, Limits], spent: Sequence[Spent]) -> list[KeyBudget]:
+    found = by_owner(spent)
+    return [
+        KeyBudget(ids[0], period, *summed(found, ids, period), limit)
+        for ids, allowed in limits.items()
+        for period in PERIODS
+        if (limit := allowed.of(period)) is not None
+    ]
 
 
 def _skills(rows: Sequence[tuple[str, str, int, int, int, int]] | Sequence[tuple[object, ...]]) -> list[SkillUse]:

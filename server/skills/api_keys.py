@@ -203,7 +203,7 @@ def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, 
         chosen = _unrevoked(path, file, id)
         kept = asdict(chosen.limits) if chosen.limits else {}
         limits = convert({**kept, **changes}, KeyLimits)
-        marks = {"limits": limits if str(limits) else None, "limited": _now(), "limited_by": _account()}
+        marks = {"limits": limits if str(limits) else None, "limited": _now("milliseconds"), "limited_by": _account()}
         shared = allowances(file.keys)[id].ids
         new = {key.id: replace(key, **marks) for key in file.keys if key.id in shared and not key.revoked}
         _write(path, KeyFile(tuple(new.get(key.id, key) for key in file.keys)))
@@ -290,5 +290,5 @@ def _inherit(path: Path, handle: int) -> None:
     os.fchmod(handle, stat.S_IMODE(old.st_mode))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(precision: str = "seconds") -> str:
+    return datetime.now(UTC).isoformat(timespec=precision)

@@ -58,7 +58,7 @@ from server.web.http.connections import ClosedConnections
 from server.web.http.metrics import Measured, RequestMetrics
 from server.web.http.middleware import PublicMiddleware
 from server.web.http.traces import Traces, open_traces
-from server.web.metrics import Labels, register_collectors
+from server.web.metrics import Labels, StoreCollector, register_collectors
 from server.web.process import ProcessMetrics
 
 ASSETS = Path(__file__).parent / "assets"
@@ -113,6 +113,7 @@ def build(parts: Parts) -> Apps:
     """The apps for these parts; call it once."""
     config, registry = parts.config, CollectorRegistry()
     rate_limits = RateLimits(config.rate_limits, config.rate_limits_fail)
+    registry.register(StoreCollector(rate_limits.store))
     feedback = Feedback(config.feedback_file)
     labels = Labels(parts.skills, parts.rollout)
     traces = open_traces(config.traces)
@@ -127,7 +128,7 @@ def build(parts: Parts) -> Apps:
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
     routes = [*public_routes(parts, replies), *widget.routes(), Route("/health", health.health), *probes(health)]
-    page = AdminPage(parts.ledger, labels.limits, lambda: parts.rollout.engines, auditing.sessions)
+    page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     watched += probes(health)
     closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing)

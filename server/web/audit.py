@@ -168,6 +168,9 @@ def key_events(file: str, keys: Iterable[Key], known: Iterable[str]) -> Iterator
             yield Event(key.revoked_by or UNKNOWN, "key.revoked", name, result=f"revoked {key.revoked}", once=True)
         elif key.expired:
             yield Event(SERVER, "key.expired", name, result=f"expired {key.expires}", once=True)
+        if key.limited:
+            change = f"{name} at {key.limited}"
+            yield Event(key.limited_by or UNKNOWN, "key.limited", change, result=str(key.limits or "none"), once=True)
     for name in known:
         if name.endswith(f" in {file}") and name not in here:
             yield Event(UNKNOWN, "key.removed", name, once=True)

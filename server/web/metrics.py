@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from server.chat.conversation.feedback import Feedback
+from server.chat.reply import budgets_of
 from server.config import Config
 from server.metering.histograms import Histograms, Observers, VllmHistograms
 from server.metering.ledger.ledger import Ledger
@@ -12,6 +15,7 @@ from server.metering.ledger.records import Limits
 from server.metering.metrics import Described, EngineCollector, FeedbackCollector, LedgerCollector, VllmCollector
 from server.models.rollout import Model, Rollout
 from server.skills.catalogue import Skills
+from server.skills.counters.store import Store
 
 
 class Labels:
@@ -25,9 +29,34 @@ class Labels:
         """Each skill's token budgets."""
         return {skill.name: Limits(skill.tokens_per_day, skill.tokens_per_month) for skill in self.skills}
 
+    def key_limits(self) -> dict[tuple[str, ...], Limits]:
+        """The token budgets of valid API keys that have some."""
+        found = {key.ids: budgets_of(key.limits) for key in self.skills.limited_keys()}
+        return {ids: limits for ids, limits in found.items() if limits != Limits()}
+
     def answered(self) -> Iterable[tuple[str, str]]:
         """Pairs of a skill and a model that has answered it since the start."""
         return [(skill.name, name) for skill in self.skills for name in self.rollout.names(skill.model)]
+
+
+class StoreCollector(Collector):
+    """Whether the store of rate limits answers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """The current values."""
+        return (
+            GaugeMetricFamily(
+                "secateur_rate_limit_store_up",
+                "1 while rate limits can be counted over all replicas.",
+                self._store.available,
+            ),
+            CounterMetricFamily(
+                "secateur_rate_limit_store_absences", "Times that Redis stopped answering.", self._store.absences
+            ),
+        )
 
 
 def register_collectors(

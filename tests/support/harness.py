@@ -21,7 +21,7 @@ from server.engine.speculation import PromptLookup
 from server.metering.ledger.ledger import Ledger
 from server.models.loading import Loader
 from server.models.rollout import CurrentModel, Model, Rollout
-from server.skills.api_keys import digest
+from server.skills.api_keys import Keys, digest
 from server.skills.catalogue import Skills
 from server.skills.skill import Skill
 from server.text.tokenizer import Tokenizer as ServerTokenizer
@@ -130,9 +130,9 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     look_up = PromptLookup() if config.look_up == "on" else None  # each pass of a fake is one token unless a test asks
     engine = Engine(runner, slots=config.slots, context=config.context, max_waiting=config.max_waiting, look_up=look_up)
     words = tokenizer(folder / "tiny")
-    ledger = Ledger(config.ledger, busy_seconds=0.3, retry_seconds=0.1)
+    ledger = Ledger(config.ledger, instance=config.instance, busy_seconds=0.3, retry_seconds=0.1)
     rollout = Rollout({config.model: CurrentModel(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)
-    return Parts(config, Skills(skills), ledger, rollout, Loader(config))
+    return Parts(config, Skills(skills, Keys(config.keys)), ledger, rollout, Loader(config))
 
 
 @contextmanager

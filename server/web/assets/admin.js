@@ -159,17 +159,19 @@ function byDay(use) {
 }
 
 function budgets(summary, color) {
-  const limited = summary.budgets.filter((budget) => budget.limit !== null);
-  if (!limited.length) return [empty("No skill has a budget: tokens_per_day and tokens_per_month in its file set one.")];
+  const ofSkills = summary.budgets.filter((budget) => budget.limit !== null).map((budget) => ({ ...budget, name: budget.skill }));
+  const ofKeys = summary.key_budgets.map((budget) => ({ ...budget, name: `key ${budget.key}`, skill: OTHERS }));
+  const limited = [...ofSkills, ...ofKeys];
+  if (!limited.length) return [empty("No skill or key has a budget: tokens_per_day and tokens_per_month in a skill's file, or `secateur keys limit`, set one.")];
   const full = ({ used, reserved, limit }) => (used + reserved) / limit;
-  return limited.sort((a, b) => full(b) - full(a)).map(({ skill, period, used, reserved, limit }) => {
+  return limited.sort((a, b) => full(b) - full(a)).map(({ name, skill, period, used, reserved, limit }) => {
     const left = Math.max(0, limit - used - reserved);
     const level = left === 0 ? "budget out" : left < limit / 10 ? "budget low" : "budget";
     const part = (tokens) => `${Math.min(100, (100 * tokens) / limit)}%`;
     const bar = html("div", { class: "bar", "--swatch": color(skill) },
       ...(used ? [html("i", { "--part": part(used) })] : []),
       ...(reserved ? [html("i", { class: "reserved", "--part": part(reserved) })] : []));
-    const title = html("span", {}, html("b", {}, skill), period === "day" ? " today" : " this month");
+    const title = html("span", {}, html("b", {}, name), period === "day" ? " today" : " this month");
     const rest = `${number(used)} of ${number(limit)}, ${left ? `${number(left)} left` : "none left"}`;
     return html("div", { class: level }, html("p", {}, title, html("span", { class: "left" }, rest)), bar);
   });

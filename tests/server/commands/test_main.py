@@ -17,11 +17,13 @@ from urllib.request import urlopen
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from openai import OpenAI
 
 from server.artifact.checkpoint.lineage import FILE, encoded, read
 from server.commands.__main__ import COMMANDS, main
 from server.commands.serve import store_of
+from server.config import Config
 from server.metering.ledger.ledger import Ledger
 from server.skills.api_keys import digest
 from tests.support.harness import KEY, LINEAGE, until
@@ -146,12 +148,15 @@ def test_serve_check_tries_the_files_and_the_ports_and_loads_nothing(tmp_path: P
     ("url", "shown"),
     [
         ("memory://", "this process"),
-        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379"),
-        ("rediss://me:hunter2@host/0?ssl_cert_reqs=none", "rediss://host"),
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379 (while it is away, requests that a limit holds for are "),
+        ("rediss://me:hunter2@host/0?ssl_cert_reqs=none", "rediss://host (while it is away, "),
     ],
 )
 def test_the_store_of_rate_limits_is_shown_without_secrets(url: str, shown: str) -> None:
-    assert store_of(url) == shown
+    config = Config(model="m", skills=Path("s"), ledger="l", rate_limits=url)
+    assert store_of(config).startswith(shown)
+    assert "hunter2" not in store_of(config)
+    assert "this process alone" in store_of(replace(config, rate_limits="redis://host", rate_limits_fail="open"))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
+from server.metering.ledger.connection import snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Limits, Opening, Settlement, Usage
-from server.metering.summary import _quantile, summarise
+from server.metering.summary import KeyBudget, _quantile, summarise
 
 NOW = datetime(2026, 12, 1, 0, 30, tzinfo=UTC).timestamp()
 DAY = 86400
@@ -21,7 +22,8 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     for index in range(80):
         moment[0] = NOW - DAY * draw.randrange(40)
         skill, seconds = draw.choice("abc"), draw.uniform(0.1, 9)
-        admission = ledger.open(Opening(f"r{index}", skill, "m", 10, 50)).result()
+        key = draw.choice(("new", "old", ""))
+        admission = ledger.open(Opening(f"r{index}", skill, "m", 10, 50, key_id=key)).result()
         usage = Usage(10, 0, draw.randrange(1, 50))
         ledger.settle(Settlement(f"r{index}", usage, "stop", skill, admission.day, seconds, seconds / 4)).result()
         plain.append((admission.day, skill, 10 + usage.output, seconds))
@@ -32,7 +34,8 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     moment[0] += 900  # so long the server is down
     ledger = Ledger(where, clock=lambda: moment[0])
     plain.append(("2026-12-01", "a", 15, None))
-    found = summarise(ledger, {"a": Limits(day=1000), "b": Limits(month=500)}, NOW)
+    keys = {("new", "old"): Limits(month=400)}
+    found = summarise(ledger, {"a": Limits(day=1000), "b": Limits(month=500)}, NOW, keys)
     ledger.close()
 
     assert (found.days[0], found.days[-1], len(found.days)) == ("2026-11-02", "2026-12-01", 30)
@@ -47,6 +50,11 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     assert (budget.used, budget.reserved, budget.limit) == (today, 0, 1000)
     [budget] = [row for row in found.budgets if (row.skill, row.period) == ("b", "month")]
     assert (budget.used, budget.limit) == (sum(t for d, s, t, _ in plain if d[:7] == "2026-12" and s == "b"), 500)
+    with snapshot(where) as database:
+        statement = "SELECT sum(prompt_tokens + output_tokens) FROM requests WHERE day >= '2026-12' AND key_id <> ''"
+        [(by_keys,)] = database.execute(statement)
+    assert by_keys
+    assert found.key_budgets == [KeyBudget("new", "month", by_keys, 0, 400)]
     # How long a server was down is not how long a reply took.
     assert found.duration.values == pytest.approx(sorted(s for *_, s in plain if s is not None), abs=1e-4)
     assert max(found.duration.quantiles) < 9

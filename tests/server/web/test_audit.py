@@ -140,6 +140,10 @@ def test_keys_made_revoked_expired_and_removed_are_recorded_once(
         until(lambda: found(server, "key.created"))
         _, late = api_keys.create(file, ["help"], "")
         until(lambda: len(found(server, "key.created")) == 2)
+        api_keys.limit(file, early.id, {"tokens_per_day": 10})
+        until(lambda: found(server, "key.limited"))
+        api_keys.limit(file, early.id, {"tokens_per_day": None})
+        until(lambda: [entry.result for entry in found(server, "key.limited")] == ["tokens_per_day=10", "none"])
         api_keys.revoke(file, late.id)
         until(lambda: found(server, "key.revoked"))
         api_keys._write(file, api_keys.KeyFile((replace(early, expires="2020-01-01T00:00:00+00:00"),)))
@@ -151,6 +155,8 @@ def test_keys_made_revoked_expired_and_removed_are_recorded_once(
     assert shown == [
         ("key.created", early.id),
         ("key.created", late.id),
+        ("key.limited", early.id),
+        ("key.limited", early.id),
         ("key.revoked", late.id),
         ("key.expired", early.id),
         ("key.removed", late.id),

@@ -4,7 +4,6 @@ Its Content-Security-Policy forbids loading anything from another origin.
 """
 
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.metering.ledger.ledger import Ledger
-from server.metering.ledger.records import LedgerUnavailable, Limits
-from server.metering.metrics import Engines, states
+from server.metering.ledger.records import LedgerUnavailable
+from server.metering.metrics import Engines, Scope, states
 from server.metering.summary import Summary, summarise
 from server.storage.database import StorageError
 from server.web.access.sessions import Role, Sessions
@@ -74,17 +73,17 @@ class Figures(Struct, frozen=True):
 
 
 class AdminPage:
-    """The page's routes; `limits` gives each skill's token budgets, `sessions` who is signed in."""
+    """The page's routes; `scope` gives the token budgets, `sessions` who is signed in."""
 
     def __init__(
         self,
         ledger: Ledger,
-        limits: Callable[[], Mapping[str, Limits]],
+        scope: Scope,
         engines: Engines,
         sessions: Sessions | None = None,
     ) -> None:
         self._ledger = ledger
-        self._limits = limits
+        self._scope = scope
         self._engines = engines
         self._sessions = sessions
 
@@ -97,7 +96,7 @@ class AdminPage:
         """The current figures as JSON; raises LedgerUnavailable."""
         now, ledger = time.time(), self._ledger
         try:
-            summary = await run_in_threadpool(summarise, ledger, self._limits(), now)
+            summary = await run_in_threadpool(summarise, ledger, self._scope.limits(), now, self._scope.key_limits())
         except StorageError as error:
             raise LedgerUnavailable(str(error)) from None
         running, waiting, cache = states(self._engines())
