@@ -64,4 +64,4 @@ class IdempotentReplies:
 def finished(reply: Reply, pieces: Iterable[Piece]) -> FinishedReply:
     """The reply with its text, from all its pieces, once it has ended."""
     finishes = [finish for finish in reply.finishes if finish is not None]
-    return FinishedReply(finished_choices(pieces, finishes), reply.usage, reply.ended_by_server)
+    return FinishedReply(finished_choices(pieces, finishes), reply.usage, reply.ended_by_server, reply.clamped)

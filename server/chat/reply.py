@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.chat.choices.live import OUTCOMES, Choice, generate
 from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
-from server.chat.request import ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of, tools_of
+from server.chat.request import CLAMPED, ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of, tools_of
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
@@ -161,6 +161,12 @@ class Reply:
     def finishes(self) -> tuple[Finish | None, ...]:
         """Why each choice ended; None while it is generated."""
         return tuple(choice.finish for choice in self._choices)
+
+    @property
+    def clamped(self) -> int | None:
+        """The `max_tokens` that was granted, if more was asked for."""
+        granted = self.headers.get(CLAMPED)
+        return None if granted is None else int(granted)
 
     @property
     def ended_by_server(self) -> Outcome | None:

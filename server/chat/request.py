@@ -23,6 +23,7 @@ from server.text.grammar.grammar import Grammar as Grammar
 from server.text.grammar.grammar import Kind as Kind
 
 LONG_TEXT = 4096  # characters; longer prompts are tokenised in a thread, so that other streams go on
+CLAMPED = "X-Secateur-Max-Tokens"
 MOST_NAMES = 32
 MOST_LOGPROBS = 500_000  # of one request: about 100 MB
 TURN = 64  # characters added per message for what the chat template writes around it
@@ -205,7 +206,7 @@ def notes_of(request: ReplyRequest, sampling: Sampling) -> dict[str, str]:
     if request.ignored:
         notes["X-Secateur-Ignored"] = header_value(request.ignored)
     if asked is not None and sampling.max_tokens < asked:
-        notes["X-Secateur-Max-Tokens"] = str(sampling.max_tokens)
+        notes[CLAMPED] = str(sampling.max_tokens)
     return notes
 
 

@@ -41,6 +41,8 @@ class FinishedReply(Struct, frozen=True):
     choices: tuple[FinishedChoice, ...]
     usage: Usage
     ended_by_server: Outcome | None = None
+    clamped: int | None = None
+    """The `max_tokens` that was granted, if more was asked for."""
 
     @property
     def finish(self) -> Finish:

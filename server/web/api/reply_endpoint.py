@@ -51,6 +51,10 @@ class Ended(Protocol):
     def ended_by_server(self) -> Outcome | None:
         """Why the server ended it, or None if the model or the caller did."""
 
+    @property
+    def clamped(self) -> int | None:
+        """The `max_tokens` that was granted, if more was asked for."""
+
 
 class ReplyFormat(Protocol):
     """Writes one reply in a wire format. May count events and gather text: each instance serves one response."""

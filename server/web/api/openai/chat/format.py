@@ -76,15 +76,15 @@ class CompletionFormat:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
         more: dict[str, Any] = {}
         if reply.ended_by_server:
-            more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage)}
+            more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage, reply.clamped)}
         if self._included.usage:
-            more["usage"] = usage(reply.usage) if self._included.usage_so_far else None
+            more["usage"] = usage(reply.usage, reply.clamped) if self._included.usage_so_far else None
         for number, finish in enumerate(reply.finishes):
             reason = self._reason(finish, called=number in self._called)
             yield self._chunk({"delta": {}, "finish_reason": reason}, number, more)
         if self._included.usage:
             head = {**self._head, "object": "chat.completion.chunk"}
-            yield event(encode({**head, "choices": [], "usage": usage(reply.usage)}))
+            yield event(encode({**head, "choices": [], "usage": usage(reply.usage, reply.clamped)}))
         yield event(DONE)
 
     def failure(self, error: SecateurError) -> Iterator[ServerSentEvent]:
@@ -109,7 +109,7 @@ class CompletionFormat:
         if piece.prompt and self._included.prompt_logprobs is not None:
             more["prompt_logprobs"] = by_id(piece.prompt, self._included.prompt_logprobs)
         head = {**self._head, "object": "chat.completion"}
-        return encode({**head, "choices": choices, "usage": usage(reply.usage), **more})
+        return encode({**head, "choices": choices, "usage": usage(reply.usage, reply.clamped), **more})
 
     def _chunk(self, content: dict[str, Any], number: int, more: dict[str, Any] | None = None) -> ServerSentEvent:
         """One chunk with the `content` of a choice; `more` adds fields beside the choices."""
@@ -159,13 +159,15 @@ def function(call: CallPart) -> dict[str, Any]:
     return {**({"name": call.name} if call.name else {}), "arguments": call.arguments}
 
 
-def usage(tokens: Usage) -> dict[str, Any]:
-    """OpenAI's `usage` object, from the ledger's counts."""
+def usage(tokens: Usage, clamped: int | None = None) -> dict[str, Any]:
+    """OpenAI's `usage` object, from the ledger's counts; `clamped` is a shorter length than was asked for."""
+    details = {} if clamped is None else {"completion_tokens_details": {"x_secateur_max_tokens": clamped}}
     return {
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.output,
         "total_tokens": tokens.prompt + tokens.output,
         "prompt_tokens_details": {"cached_tokens": tokens.cached},
+        **details,
     }
 
 
