@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_a_keys_budget_ends_its_replies_and_metrics_admin_page_and_usage_agree(s
         api_keys.limit(file, key.id, {"tokens_per_day": 2 * prompt + 1 + 7})
         cut = reply(first).parse()
         assert (cut.choices[0].finish_reason, cut.usage.completion_tokens) == ("length", 7)
-        shown, new, _ = api_keys.rotate(file, key.id, api_keys.timedelta(hours=1))
+        shown, new, _ = api_keys.rotate(file, key.id, timedelta(hours=1))
         rotated = OpenAI(base_url=f"{served.url}/v1", api_key=shown, max_retries=0)
         for asking in (first, rotated):
             with pytest.raises(openai.RateLimitError, match="This API key has no tokens left for this day") as caught:
