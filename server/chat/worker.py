@@ -1,6 +1,7 @@
 """Runs work that no metered reply bounds in few threads, off the event loop, and refuses it when too much waits."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -22,10 +23,17 @@ class Worker:
 
     async def run(self, function: Callable[..., Result], *arguments: object, **named: object) -> Result:
         """The function's result; raises Overloaded when too many calls wait, and what the function raises."""
+        async with self.turn():
+            return await to_thread.run_sync(partial(function, *arguments, **named))
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, for work that uses threads itself; raises Overloaded when too many calls wait."""
         if not self._free:
             raise Overloaded(f"Too many requests for {self._what} wait; try again.", retry_after=RETRY_SECONDS)
         self._free -= 1
         try:
-            return await to_thread.run_sync(partial(function, *arguments, **named), limiter=self._limiter)
+            async with self._limiter:
+                yield
         finally:
             self._free += 1

@@ -12,6 +12,7 @@ from sse_starlette.event import ServerSentEvent
 
 from server.chat.choices.reply_text import Piece
 from server.chat.idempotent_replies import Origin
+from server.chat.tools.calls import CallPart
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.anthropic.errors import error_body
@@ -26,6 +27,7 @@ class MessageFormat:
         self._model = model
         self._blocks: list[dict[str, Any]] = []
         self._open = False
+        self._called = False
         self._stop_sequence: str | None = None
 
     def opening(self, prompt: int) -> Iterator[ServerSentEvent]:
@@ -34,10 +36,12 @@ class MessageFormat:
         yield written("message_start", {"message": {**head, "usage": usage(Usage(prompt))}})
 
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
-        """The text of a piece; the first begins a block."""
+        """The text and the calls of a piece; each kind begins a block of its own."""
         self._stop_sequence = piece.stop
         if piece.text:
             yield from self._text(piece.text)
+        for part in piece.calls:
+            yield from self._call(part)
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The end of the last block, why the reply ended, and its tokens."""
@@ -56,17 +60,31 @@ class MessageFormat:
         """The whole message."""
         for _ in (*self.piece(piece), *self.ending(reply)):
             pass
-        message = {**self._head(), "content": self._blocks, **self._stop(reply), "usage": usage(reply.usage)}
+        message = {
+            **self._head(),
+            "content": list(map(whole_block, self._blocks)),
+            **self._stop(reply),
+            "usage": usage(reply.usage),
+        }
         return msgspec.json.encode(message).decode()
 
     def _text(self, text: str) -> Iterator[ServerSentEvent]:
         """Text of a text block, which begins here unless it is open."""
-        if not self._open:
+        if not self._open or self._blocks[-1]["type"] != "text":
             yield from self._begin({"type": "text", "text": ""})
-        block = self._blocks[-1]
-        block["text"] += text
+        self._blocks[-1]["text"] += text
         if text:
             yield self._delta({"type": "text_delta", "text": text})
+
+    def _call(self, part: CallPart) -> Iterator[ServerSentEvent]:
+        """A part of a call: its first begins a block."""
+        if part.name:
+            self._called = True
+            yield from self._begin({"type": "tool_use", "id": part.id, "name": part.name, "input": {}})
+            self._blocks[-1]["input"] = ""  # as JSON, until the message is whole
+        if part.arguments:
+            self._blocks[-1]["input"] += part.arguments
+            yield self._delta({"type": "input_json_delta", "partial_json": part.arguments})
 
     def _begin(self, block: dict[str, Any]) -> Iterator[ServerSentEvent]:
         """Begin a block; a ping follows the first one."""
@@ -88,7 +106,9 @@ class MessageFormat:
 
     def _stop(self, reply: Ended) -> dict[str, Any]:
         """Why the reply ended."""
-        reason = "max_tokens" if reply.finish == "length" else "stop_sequence" if self._stop_sequence else "end_turn"
+        reason = "stop_sequence" if self._stop_sequence else "tool_use" if self._called else "end_turn"
+        if reply.finish == "length":
+            reason = "max_tokens"
         more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
         return {"stop_reason": reason, "stop_sequence": self._stop_sequence, **more}
 
@@ -99,6 +119,16 @@ class MessageFormat:
 def written(kind: str, fields: dict[str, Any]) -> ServerSentEvent:
     """An event with its name, in the data too."""
     return ServerSentEvent(msgspec.json.encode({"type": kind, **fields}).decode(), event=kind, sep="\n")
+
+
+def whole_block(block: dict[str, Any]) -> dict[str, Any]:
+    """A block with the arguments of a call as an object; empty if the reply ended before they were whole."""
+    if block["type"] != "tool_use":
+        return block
+    try:
+        return {**block, "input": msgspec.json.decode(block["input"])}
+    except msgspec.DecodeError:
+        return {**block, "input": {}}
 
 
 def usage(tokens: Usage) -> dict[str, Any]:

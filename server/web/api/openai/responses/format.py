@@ -15,6 +15,7 @@ from sse_starlette.event import ServerSentEvent
 from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.reply_text import Piece
 from server.chat.idempotent_replies import Origin
+from server.chat.tools.calls import CallPart
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage
 from server.web.api.openai.responses.output import Call, Item, Output, Text, written
@@ -63,8 +64,11 @@ class ResponseFormat:
             yield self._event(f"response.{kind}", {"response": self._response("in_progress")})
 
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
-        """The text of a piece; the first begins the message."""
-        yield from self._text(piece.text, piece.logprobs)
+        """The text and the calls of a piece; each kind begins an item of its own."""
+        if piece.text or (piece.logprobs and self._logprobs and not piece.calls):
+            yield from self._text(piece.text, piece.logprobs)
+        for part in piece.calls:
+            yield from self._call(part)
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The end of the last item, and the whole response."""
@@ -101,6 +105,17 @@ class ResponseFormat:
         if text or shown:
             delta = {"delta": text, "logprobs": written(shown)}
             yield self._part_event("response.output_text.delta", item, delta)
+
+    def _call(self, part: CallPart) -> Iterator[ServerSentEvent]:
+        """A part of a call: its first begins an item."""
+        if part.name:
+            yield from self._close("completed")
+            yield self._item_event("added", self._output.begin_call(part.id, part.name), "in_progress")
+        item = self._output.last
+        if part.arguments and isinstance(item, Call):
+            item.arguments += part.arguments
+            place = {"item_id": item.id, "output_index": item.index}
+            yield self._event("response.function_call_arguments.delta", {**place, "delta": part.arguments})
 
     def _close(self, status: str) -> Iterator[ServerSentEvent]:
         """End the item that is open, if there is one."""

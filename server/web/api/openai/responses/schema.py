@@ -104,7 +104,8 @@ class ResponsesRequest:
             top_p=chat.top_p,
             top_logprobs=chat.top_logprobs or 0,
             text={"format": own.text.format, **({"verbosity": own.text.verbosity} if own.text.verbosity else {})},
-            tools=own.tools,
+            tools=[{"description": None, "parameters": None, "strict": True, **tool} for tool in own.tools],
+            parallel_tool_calls=chat.parallel_tool_calls is not False,
             tool_choice=own.tool_choice,
             prompt_cache_key=chat.prompt_cache_key,
             user=chat.user,
@@ -138,9 +139,6 @@ def translated(own: Own, others: dict[str, Any]) -> ChatRequest:
     if own.instructions:
         messages, places = [{"role": "system", "content": own.instructions}, *messages], ["instructions", *places]
     tools, choice = tools_of(own.tools), choice_of(own.tool_choice)
-    if isinstance(own.tool_choice, dict) and own.tool_choice.get("type") == "allowed_tools":
-        names = [tool.get("name") for tool in own.tool_choice.get("tools", ()) if isinstance(tool, dict)]
-        tools = [tool for tool in tools if tool["function"].get("name") in names]
     logprobs = LOGPROBS in own.include or bool(others.get("top_logprobs"))
     fields = {
         **others,
@@ -152,7 +150,7 @@ def translated(own: Own, others: dict[str, Any]) -> ChatRequest:
         "reasoning_effort": own.reasoning.get("effort"),
         "verbosity": own.text.verbosity,
         "tools": tools or None,
-        "tool_choice": choice if tools else None,
+        "tool_choice": choice if tools or choice != "auto" else None,
     }
     paths = {f"messages[{index}]": place for index, place in enumerate(places)}
     paths |= {f"tools[{index}].function": f"tools[{index}]" for index in range(len(tools))}
@@ -193,7 +191,9 @@ def choice_of(given: str | dict[str, Any]) -> str | dict[str, Any]:
         case "function":
             return {"type": "function", "function": {"name": given.get("name")}}
         case "allowed_tools":
-            return str(given.get("mode", "auto"))
+            names = [tool.get("name") for tool in given.get("tools", ()) if isinstance(tool, dict)]
+            allowed = [{"type": "function", "function": {"name": name}} for name in names]
+            return {"type": "allowed_tools", "allowed_tools": {"mode": given.get("mode"), "tools": allowed}}
         case kind:
             raise InvalidRequest(
                 f"The tool choice {str(kind)[:64]!r} is not supported: `tool_choice.type`.", param="tool_choice.type"
