@@ -22,7 +22,9 @@ from server.text.sandbox import Sandbox
 Message = Mapping[str, Any]
 """One turn of a conversation: `role`, `content` and whatever else the template reads."""
 Clock = Callable[[], datetime]
-RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message", "documents", "tokenize"})
+RESERVED = frozenset(
+    {"messages", "tools", "add_generation_prompt", "continue_final_message", "documents", "tokenize", "range"}
+)
 """Names that a caller's variables may not have."""
 
 
