@@ -21,7 +21,7 @@ PER_WEIGHT = (".sparsity.", ".losses.")
 
 
 def overview(registry: Registry, signers: Signers | None = None) -> Iterator[str]:
-    """A line per version of every model; with `signers`, one more for each result and its signature."""
+    """A line per version of every model; with `signers`, also a line for each result and its signature."""
     for model in registry.models():
         aliases = registry.aliases(model)
         for number in registry.numbers(model):
