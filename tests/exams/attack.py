@@ -1,6 +1,6 @@
 """`make exam-attack`: what attackers tried, tried again: each finding with its bound, on real servers over loopback.
 
-Prints a table and exits with 1 if a bound is exceeded. Hostile schemas and documents follow when there are such inputs.
+Prints a table and exits with 1 if a bound is exceeded. Hostile documents follow when there are such inputs.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.exams import public
-from tests.exams.hostile import cache_probe, keys, ledger_deletion, logins, registry_inserts, slow_bodies
+from tests.exams.hostile import cache_probe, grammars, keys, ledger_deletion, logins, registry_inserts, slow_bodies
 from tests.exams.row import Row, show
 
 
@@ -25,6 +25,7 @@ def attacks(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "registry edited": registry_inserts.rows,
         "bodies sent slowly": lambda: slow_bodies.slow_bodies(*((100, 4, 5, 120) if few else (200, 10, 50))),
         "ledger deleted": ledger_deletion.ledger_deletion,
+        "hostile grammars": lambda: grammars.hostile_grammars(60.0 if few else grammars.SECONDS),
         "heads sent slowly": lambda: public.slow_connections(40 if few else 1000),
         "bodies framed and fuzzed": lambda: public.fuzzed_bodies(20 if few else 1000),
         "headers and bodies too large": lambda: public.large_requests(0),

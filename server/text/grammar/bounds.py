@@ -14,7 +14,7 @@ from server.text.grammar.grammar import Grammar
 MOST_CHARACTERS = 1 << 16
 MOST_DEPTH = 64
 """Nested objects and arrays of a schema."""
-MOST_REPEATS = 10_000
+MOST_REPEATS = 4096
 """Of `minItems` and the like, and of a repetition in a regular expression or in Lark."""
 MOST_MULTIPLE = 20_000
 """The sum of the significant digits of every `multipleOf`, as integers: each is a state of an automaton."""

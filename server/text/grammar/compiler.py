@@ -20,6 +20,8 @@ STACK = 64 << 20
 """Bytes of the thread's stack: llguidance recurses along references, at most 2,000 in `bounds.MOST_CHARACTERS`."""
 FUEL = 100_000
 """Of the lexer at compile time: forced text, the costliest step, is bounded by it to a tenth of a second."""
+MOST_CHECKED = 512
+"""Forced tokens that are followed when a grammar is checked."""
 PATIENCE = 10
 """Seconds in the queue for the thread."""
 
@@ -83,7 +85,9 @@ class GrammarCompiler:
 def _check_beginning(compiled: CompiledGrammar, grammar: Grammar) -> None:
     """Take the forced tokens and one choice, which finds what no text matches and what is too complex at once."""
     state = compiled.begin()
-    while state.forced is not None and not state.failure:
+    for _ in range(MOST_CHECKED):
+        if state.forced is None or state.failure:
+            break
         state.accept(state.forced)
     if not state.failure and not state.complete:
         state.masks(())

@@ -26,17 +26,18 @@ Mask = numpy.ndarray[Any, numpy.dtype[numpy.int32]]
 
 
 class CompiledGrammar:
-    """A grammar for one tokenizer, as often as it is begun."""
+    """A grammar for one tokenizer; several replies may begin it."""
 
     def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._ends = ends
         self._field = field
+        self._forced = tuple(matcher.compute_ff_tokens())
 
     def begin(self) -> "Matcher":
         """The state of a reply without tokens."""
-        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._ends, self._field)
+        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._ends, self._field, self._forced)
 
 
 class Matcher:
@@ -46,12 +47,12 @@ class Matcher:
     too, so that a reply is the same whether forced tokens are appended or sampled.
     """
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str, forced: Ids[int]) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._ends = ends
         self._field = field
-        self._forced = deque(matcher.compute_ff_tokens())
+        self._forced = deque(forced)
         self._failure = ""
 
     @property
@@ -128,6 +129,8 @@ def reason(error: str) -> str:
     for said, meant in MEANINGS.items():
         if said in error:
             return meant
+    if error.startswith("Unimplemented keys: "):
+        return f"it uses the keywords {error.partition(': ')[2]}"
     lines = error.partition("<")[0].splitlines() or [""]
     why = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     return why.strip().rstrip(".")[:MOST_REASON]
