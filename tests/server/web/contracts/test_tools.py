@@ -12,6 +12,7 @@ from openai import OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 from server.text.tool_form import HERMES
+from tests.support import harness
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of
 
 ASK: Any = [{"role": "user", "content": "What is the weather in Rome?"}]
@@ -158,3 +159,33 @@ def test_a_skill_may_refuse_tools(serve: Serve, tmp_path: Path) -> None:
         with pytest.raises(openai.BadRequestError, match="does not allow tools"):
             client.chat.completions.create(**options)
         client.chat.completions.create(**options, tool_choice="none")
+
+
+NATIVE = (  # in the manner of Qwen's
+    "{% if tools %}<|im_start|>tools\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for call in m.tool_calls or [] %}"
+    '<call>{"name": "{{ call.function.name }}", "input": {{ call.function.arguments | tojson }}}</call>{% endfor %}'
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_with_tools_of_its_own_is_followed(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "TEMPLATE", NATIVE)
+    calls = [f'<call>{{"name": "Weather", "input": {arguments}}}</call>' for arguments in (ROME, OSLO)]
+    chat, served = ask("".join(calls))
+    seen: list[str] = []
+    submit = served.engine.submit_together
+
+    def watched(sequences: Any) -> Any:
+        seen.extend(served.tokenizer.detokenise(sequence.prompt) for sequence in sequences)
+        return submit(sequences)
+
+    monkeypatch.setattr(served.engine, "submit_together", watched)
+    reply = chat.create(model="help", messages=ASK, tools=TOOLS, max_tokens=500).choices[0]
+    assert [call.function.arguments for call in reply.message.tool_calls] == [ROME, OSLO]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "21"} for call in reply.message.tool_calls]
+    chat.create(model="help", messages=[*ASK, reply.message, *results], tools=TOOLS, max_tokens=5)
+    assert seen[0].startswith('<|im_start|>tools\n{"type": "function", "function": {"name": "Weather", ')
+    assert seen[1].endswith(
+        f"assistant\n{''.join(calls)}<|im_end|>\n" + "<|im_start|>tool\n21<|im_end|>\n" * 2 + "<|im_start|>assistant\n"
+    )
