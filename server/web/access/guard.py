@@ -45,7 +45,6 @@ POLLED_SECONDS = 3600.0  # the page asks for its summary every two seconds: one 
 MOST_READERS = 1000
 THIS_MACHINE = "this machine"
 READING = {"GET", "HEAD"}
-LOGIN_REQUIRED = "login_required"
 
 
 class Access(NamedTuple):
@@ -83,7 +82,7 @@ class AdminGuard:
         if access.refusal is None:
             await self._admitted(access.who, scope, receive, send)
             return
-        if path == PAGE and access.refusal.code == LOGIN_REQUIRED:
+        if path == PAGE and access.refusal.code == "login_required":
             await RedirectResponse(LOGIN, 303)(scope, receive, send)
             return
         # Any other path may hold a client's own text.
@@ -163,8 +162,10 @@ def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
     """Check that a person is signed in, may do this, and does it on this listener's own page."""
     person = sessions.person(scope)
     if person is None:
-        text = "Sign in at /admin/login, or send an admin key: `Authorization: Bearer ...`."
-        return Access("", Unauthorized(text, code=LOGIN_REQUIRED))
+        refusal = Unauthorized(
+            "Sign in at /admin/login, or send an admin key: `Authorization: Bearer ...`.", code="login_required"
+        )
+        return Access("", refusal)
     if scope["method"] in READING:
         return Access(person.who, None)
     if headers.get("origin") != sessions.origin:

@@ -104,8 +104,10 @@ class LoginEndpoints:
         answer = dict(request.query_params)
         attempt = self._sessions.take_attempt(request.scope, answer.get("state", ""))
         if attempt is None:
-            text = "This browser did not begin this login, began it more than ten minutes ago, or has ended it."
-            raise Unauthorized(text, code="login_state")
+            raise Unauthorized(
+                "This browser did not begin this login, began it more than ten minutes ago, or has ended it.",
+                code="login_state",
+            )
         return await to_thread.run_sync(self._provider.claims, answer, attempt, limiter=self._one)
 
     async def _recorded(self, request: Request, who: str, action: str, result: str) -> None:
