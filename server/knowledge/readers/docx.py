@@ -14,7 +14,7 @@ from server.knowledge.readers.marks import sections, title_of
 LARGEST = 256 << 20
 """Bytes of all parts, uncompressed."""
 MOST_PARTS = 5000
-STYLES = "p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => p:fresh"
+STYLES = "p[style-name='Title'] => h1:fresh\np.Title => h1:fresh\np[style-name='Subtitle'] => p:fresh"
 
 
 def read(content: bytes) -> Document:

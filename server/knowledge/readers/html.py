@@ -155,7 +155,7 @@ def _main(found: tuple[Section, ...], content: bytes) -> tuple[Section, ...]:
     extracted = trafilatura.extract(content, favor_recall=True, include_comments=False, include_tables=True) or ""
     words = set(re.findall(r"\w+", extracted.lower()))
     kept = tuple(one for one in found if _share(one.text, words) >= MAIN_SHARE)
-    return kept if sum(len(one.text) for one in kept) * 4 >= len(extracted) else found
+    return kept if kept and sum(len(one.text) for one in kept) * 4 >= len(extracted) else found
 
 
 def _share(text: str, words: set[str]) -> float:
