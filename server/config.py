@@ -229,7 +229,13 @@ def _resolved_login(login: AdminLogin) -> AdminLogin:
         client_secret = kept_elsewhere(login.client_secret) if login.client_secret else ""
     except ConfigError as error:
         raise ConfigError(f"{error} - at `$.admin_login.client_secret`") from None
-    return msgspec.structs.replace(login, url=login.url.rstrip("/"), client_secret=client_secret)
+    return msgspec.structs.replace(login, url=_origin(login.url), client_secret=client_secret)
+
+
+def _origin(url: str) -> str:
+    """The origin of a URL as browsers send it: lower case, without the default port."""
+    parts = urlsplit(url.lower())
+    return f"{parts.scheme}://{parts.netloc.removesuffix({'https': ':443', 'http': ':80'}[parts.scheme])}"
 
 
 def _address_problems(config: Config) -> Iterator[str]:

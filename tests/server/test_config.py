@@ -163,3 +163,19 @@ def test_a_login_opens_the_admin_listener_and_its_secret_is_elsewhere(
     login = load(tmp_path / "server.toml").admin_login
     assert isinstance(login, AdminLogin)
     assert (login.client_secret, login.url) == ("hunter2", "https://secateur.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Admin.Example:443/", "https://admin.example"),
+        ("https://admin.example:8443", "https://admin.example:8443"),
+        ("http://127.0.0.1:80", "http://127.0.0.1"),
+        ("http://[::1]:9464/", "http://[::1]:9464"),
+    ],
+)
+def test_the_logins_url_is_the_origin_that_browsers_send(tmp_path: Path, url: str, origin: str) -> None:
+    (tmp_path / "server.toml").write_text(LOGIN.replace("https://secateur.example/", url))
+    login = load(tmp_path / "server.toml").admin_login
+    assert login
+    assert login.url == origin

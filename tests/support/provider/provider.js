@@ -25,7 +25,7 @@ async function build(issuer) {
   const kid = `key-${Math.random().toString(36).slice(2)}`;
   const provider = new Provider(issuer, {
     clients: [{ client_id: "secateur", client_secret: "a secret: with + and %", redirect_uris: [redirect] }],
-    claims: { openid: ["sub", "groups", "realm", "preferred_username"] },
+    claims: { openid: ["sub", "groups", "realm", "preferred_username", "email", "email_verified"] },
     conformIdTokenClaims: false, // groups in the ID token, as most providers give them
     jwks: { keys: [{ ...(await exportJWK(privateKey)), kid, alg: "RS256", use: "sig" }] },
     cookies: { keys: ["of this test"] },
@@ -52,7 +52,8 @@ async function build(issuer) {
 
 function about(id) {
   const groups = GROUPS[id] ?? ["sre"];
-  return { groups, realm: { roles: groups }, preferred_username: `${id}@shop.example` };
+  const email = { email: "ada@shop.example", email_verified: id === "ada" };
+  return { groups, realm: { roles: groups }, preferred_username: `${id}@shop.example`, ...email };
 }
 
 const server = createServer((request, response) => current(request, response));

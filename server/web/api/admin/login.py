@@ -1,6 +1,7 @@
 """The admin login: /admin/login sends a browser to the provider, its callback opens a session, /admin/logout ends it.
 
-Each login, refusal and logout leaves an entry in the audit log. Wrong answers to the callback are throttled as wrong keys.
+Each login, refusal and logout leaves an entry in the audit log. Wrong answers to the callback are throttled like wrong
+keys.
 """
 
 import asyncio
@@ -133,8 +134,11 @@ class LoginEndpoints:
 
 
 def role_of(settings: AdminLogin, claims: Mapping[str, Any]) -> Role:
-    """The role that the groups in a person's claims give; raises Forbidden if they give none."""
-    found: Any = claims
+    """The role that the groups in a person's claims give; raises Forbidden if they give none.
+
+    An address that the provider has not verified gives none: anybody could have entered it.
+    """
+    found: Any = claims if settings.claim != "email" or claims.get("email_verified") is True else {}
     for step in settings.claim.split("."):
         found = found.get(step) if isinstance(found, Mapping) else None
     groups = [found] if isinstance(found, str) else found if isinstance(found, list) else []

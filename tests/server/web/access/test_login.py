@@ -151,6 +151,14 @@ def test_the_claim_may_be_inside_objects(house: Callable[..., House], claim: str
     assert Browser().sign_in(house(login={"claim": claim}).admin, "ben").status == expected
 
 
+@pytest.mark.parametrize(("account", "expected"), [("ada", 303), ("unverified", 403)])
+def test_an_address_counts_only_if_the_provider_verified_it(
+    house: Callable[..., House], account: str, expected: int
+) -> None:
+    at = house(login={"claim": "email", "operators": ["ada@shop.example"], "viewers": []})
+    assert Browser().sign_in(at.admin, account).status == expected
+
+
 def test_a_forged_state_a_foreign_answer_and_a_replayed_one_are_refused(house: Callable[..., House]) -> None:
     at, browser = house(), Browser()
     url = browser.callback(at.admin, "ada")
