@@ -139,7 +139,7 @@ class Scheduler:
     def _accept(self, chunk: Chunk, row: int, tokens: Ids[int]) -> list[Accepted]:
         """Append a chunk's accepted ids to its sequence; `row` is its first logits row."""
         sequence = chunk.sequence
-        if chunk.wants_logits and sequence.sampling.max_tokens == 0:  # only the prompt was to be computed
+        if chunk.wants_logits and sequence.sampling.max_tokens == 0:  # only the prompt is wanted
             sequence.finish, tokens = "length", ()
         count = chunk.accepted(tokens) if tokens else 0
         accepted: list[Accepted] = []

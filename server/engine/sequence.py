@@ -168,7 +168,7 @@ class Sequence:
         self.registered = 0
         """Number of first blocks that other sequences can find."""
         self.constraint: ConstraintState | None = None
-        """Where the reply stands in its `sampling.constraint`; None until the sequence is admitted."""
+        """The state of the reply in its `sampling.constraint`; None until the sequence is admitted."""
         self.finish: Finish | None = None
 
     @property
