@@ -22,6 +22,8 @@ from msgspec.structs import replace
 
 from server.commands.__main__ import main
 from server.metering.ledger.ledger import Ledger
+from server.skills import api_keys
+from server.skills.key_limits import KeyLimits
 from tests.conftest import ROOT
 from tests.exams.client import Server, ask, serving
 from tests.support.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
@@ -68,11 +70,19 @@ def test_every_alert_fires_in_a_test_and_names_only_existing_metrics(tmp_path: P
     assert sorted(alerts) == sorted(fires)
     runner = says(tmp_path, "Good day.")
     skills = (replace(HELP, tokens_per_day=10**6), OTHER)
-    with served(parts(tmp_path, runner, skills, webhook="http://127.0.0.1:9/"), runner) as server:
+    made = parts(tmp_path, runner, skills, webhook="http://127.0.0.1:9/", keys=limited_key(tmp_path))
+    with served(made, runner) as server:
         chat(server.url, "help", KEY)
         exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=120).read().decode()
     known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))
     assert not set(METRIC.findall(ALERTS.read_text())) - known - {"gen_ai_request_model"}
+
+
+def limited_key(folder: Path) -> str:
+    """A file of keys with one that has a budget."""
+    file = folder / "keys.json"
+    api_keys.create(file, ["help"], "", limits=KeyLimits(tokens_per_month=10**6))
+    return str(file)
 
 
 class Scraped(Struct):
@@ -204,7 +214,8 @@ def by_type(port: int) -> dict[str, float]:
 def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.", delay=0.001)
     skills = (replace(HELP, tokens_per_day=10**6, tokens_per_month=10**7), OTHER)
-    with served(parts(tmp_path, runner, skills), runner) as server, prometheus(server.admin, tmp_path) as port:
+    made = parts(tmp_path, runner, skills, keys=limited_key(tmp_path))
+    with served(made, runner) as server, prometheus(server.admin, tmp_path) as port:
         missing = set(expressions())
 
         def complete() -> bool:
@@ -245,7 +256,8 @@ def expressions() -> Iterator[str]:
 
 def test_the_dashboard_names_only_existing_metrics(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.")
-    with served(parts(tmp_path, runner, (replace(HELP, tokens_per_day=10**6), OTHER)), runner) as server:
+    made = parts(tmp_path, runner, (replace(HELP, tokens_per_day=10**6), OTHER), keys=limited_key(tmp_path))
+    with served(made, runner) as server:
         chat(server.url, "help", KEY)
         exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=120).read().decode()
     known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))

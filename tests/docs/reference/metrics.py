@@ -10,6 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.errors import REASONS
 from server.metering.ledger.records import KINDS, OUTCOMES
+from server.skills import api_keys
+from server.skills.key_limits import KeyLimits
 from tests.docs.reference.markdown import prose, table
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, parts, says, served
@@ -41,7 +43,9 @@ def scraped() -> list[Metric]:
         folder = Path(scratch)
         runner = says(folder, "Good day.")
         skill = replace(HELP, tokens_per_day=1000)
-        made = parts(folder, runner, (skill,), metrics_compat="vllm", webhook="http://127.0.0.1:9/")
+        keys = folder / "keys.json"
+        api_keys.create(keys, ["help"], "", limits=KeyLimits(tokens_per_day=1000))
+        made = parts(folder, runner, (skill,), metrics_compat="vllm", webhook="http://127.0.0.1:9/", keys=str(keys))
         with served(made, runner) as server:
             assert ask(server, ASK).status == 200
             with urllib.request.urlopen(f"{server.admin}/metrics") as answer:
