@@ -42,11 +42,12 @@ class Replies:
         self._prefixes = SharedPrefixes()
         self._live: dict[Reply, tuple[Model, str]] = {}
         self._beginning = 0
+        self.working = 0  # embeddings under way, which a drain waits for too
 
     @property
     def idle(self) -> bool:
         """Whether no reply is live or about to begin."""
-        return not self._live and not self._beginning
+        return not self._live and not self._beginning and not self.working
 
     async def writable(self) -> bool:
         """Whether the ledger is writable; no reply begins while it is not."""

@@ -110,6 +110,7 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     ledger = Ledger(config.ledger, instance=instance_of(config))
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
+    loader.encoders.arrange(skills, loader.encoders.load(skills))
     return Parts(config, skills, ledger, rollout, loader)
 
 
@@ -218,6 +219,8 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         for choice in model.choices:
             print(f"  {choice.subject}: {choice.value} ({choice.reason})")
         print(f"  counting: {model.tokenizer.encoding_reason}")
+    for named, names in parts.loader.encoders.users(parts.skills):
+        print(f"{named.name}: skills {', '.join(names)} embed, {named.encoder.dimension} numbers, {named.most} tokens")
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"ledger   {without_password(parts.config.ledger)}")

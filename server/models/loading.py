@@ -14,6 +14,7 @@ from server.artifact.signing.keys import Signers
 from server.config import Config, registered
 from server.engine.choice import Choice
 from server.errors import ArtifactError, ConfigError
+from server.models.encoders import Encoders
 from server.models.follow import Follower, SignedReference
 from server.models.rollout import CurrentModel, Engine, Model
 from server.storage.digests import FileDigests
@@ -47,6 +48,8 @@ class Loader:
         self._config = config
         self._allow_failed_gate = allow_failed_gate
         self._seen = LastSeen(config.last_seen_file)
+        self.encoders = Encoders()
+        """The encoders of skills that embed."""
         if config.signers:
             Signers.read(config.signers)  # report a damaged file before any model is read
 

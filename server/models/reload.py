@@ -84,8 +84,10 @@ class Reloader:
         async with self._turn:
             skills = await to_thread.run_sync(load_skills, self._config)
             new = await to_thread.run_sync(self._load, skills)
+            encoders = await to_thread.run_sync(self._loader.encoders.load, skills)
             await to_thread.run_sync(check_prompts, skills, partial(self._model, new))
             self._rollout.arrange([skill.model for skill in skills], new)
+            self._loader.encoders.arrange(skills, encoders)
             old = {skill.name: skill.revision for skill in self._skills}
             self._skills.replace(skills)  # no await in between: a request that finds a skill finds its model
             await self.began()

@@ -23,12 +23,13 @@ from server.storage.toml import read
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LATER = frozenset({"repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"})
+LATER = frozenset({"encoder", "repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"})
 """Fields that the first release lacked: at their defaults they do not change a revision."""
 OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible", "rate_limit_headers")
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
+WITHOUT_ENCODER = ("model", "system", "examples", "knowledge", "origins")
 DEFAULT_PORTS = {"http": "80", "https": "443"}  # browsers leave them out of an origin
 
 Count = Annotated[int, Meta(ge=1)]
@@ -83,6 +84,8 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Questions that the widget offers before the first message, at most 6."""
     model: str = ""
     """The model that answers: a directory or `registry:NAME@production`; left out, the server's own model."""
+    encoder: str = ""
+    """The BERT-family encoder of a skill that only embeds: a directory with safetensors, or `package:MODULE/FOLDER`."""
     system: str = ""
     """The system prompt, sent before the caller's own; at most 100,000 characters.
 
@@ -245,6 +248,8 @@ def _problems(skill: Skill) -> Iterator[str]:
     for index, source in enumerate(skill.sources):
         if urlsplit(source.url).scheme not in ("http", "https") or not urlsplit(source.url).hostname:
             yield f"`$.sources[{index}].url` must begin with http:// or https:// and name a host"
+    alone = [field for field in WITHOUT_ENCODER if skill.encoder and getattr(skill, field)]
+    yield from (f"a skill with `$.encoder` only embeds: leave out `$.{field}`" for field in alone)
     if skill.temperature > skill.max_temperature:
         yield "`$.temperature` is above `$.max_temperature`"
 

@@ -20,6 +20,7 @@ from server.chat.conversation.feedback import Feedback
 from server.chat.conversation.session import Sessions
 from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
+from server.chat.embeddings import Embeddings
 from server.chat.idempotent_replies import IdempotentReplies
 from server.chat.reply import Replies
 from server.config import Config
@@ -46,6 +47,7 @@ from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
 from server.web.api.openai.completions.schema import parse as parse_completion
+from server.web.api.openai.embeddings import EmbeddingsEndpoint
 from server.web.api.openai.models import ModelEndpoints
 from server.web.api.openai.responses.schema import RESPONSES
 from server.web.api.openai.responses.schema import parse as parse_response
@@ -127,7 +129,9 @@ def build(parts: Parts) -> Apps:
     registry.register(refusals)
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
-    routes = [*public_routes(parts, replies), *widget.routes(), Route("/health", health.health), *probes(health)]
+    embeddings = Embeddings(replies, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance)
+    routes = [*public_routes(parts, replies), embeddings_route(parts, embeddings), *widget.routes()]
+    routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     watched += probes(health)
@@ -168,7 +172,7 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     counted = CountEndpoint(parts.skills, parts.rollout, max_body=max_body)
     responses = ReplyEndpoint(parse_response, parts.skills, kept, max_body=max_body, dialect=RESPONSES)
     completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
-    models = ModelEndpoints(parts.skills, parts.rollout)
+    models = ModelEndpoints(parts.skills, parts.rollout, parts.loader.encoders)
     tokens = TokenizeEndpoints(parts.skills, parts.rollout, max_body=max_body)
     return [
         Route("/v1/chat/completions", chat.answer, methods=["POST"]),
@@ -185,6 +189,14 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         *assets.routes(ASSETS / "widget"),
     ]
+
+
+def embeddings_route(parts: Parts, embeddings: Embeddings) -> Route:
+    """OpenAI's embeddings, by the encoders that skills name."""
+    endpoint = EmbeddingsEndpoint(
+        parts.skills, embeddings, parts.loader.encoders, max_body=parts.config.max_body
+    )
+    return Route("/v1/embeddings", endpoint.embed, methods=["POST"])
 
 
 def admin_routes(parts: Parts, registry: CollectorRegistry, reloader: Reloader) -> list[Route]:

@@ -47,6 +47,8 @@ class Encoder:
         self._lock = threading.Lock()
         self.dimension = int(config.get("hidden_size") or config["dim"])
         """Numbers in each vector."""
+        self.vocabulary = int(config["vocab_size"])
+        """The number of token ids."""
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 1) -> Self:

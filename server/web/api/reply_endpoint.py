@@ -21,7 +21,7 @@ from server.chat.reply import Reply
 from server.chat.choices.reply_text import Piece
 from server.chat.request import ReplyRequest
 from server.engine.sequence import Finish
-from server.errors import SecateurError
+from server.errors import InvalidRequest, SecateurError
 from server.metering.ledger.records import Outcome, Usage
 from server.skills.catalogue import Skills
 from server.skills.skill import Skill
@@ -128,6 +128,7 @@ class ReplyEndpoint:
         state.name_skill(self._skills.get(wanted.model))
         grant = self._skills.authorise(wanted.model, caller)
         state.key = grant.key_id
+        check_speaks(grant.skill)
         key = idempotency_digest(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
         asked = replace(wanted.ask(grant.skill), key_id=grant.key_id, idempotency=key)
         origin = Origin(digest_of(request.url.path, body), state.request_id, int(time.time()))
@@ -141,6 +142,12 @@ class ReplyEndpoint:
         response = await whole(request, answer, form)
         note_usage(state, answer.reply)
         return response
+
+
+def check_speaks(skill: Skill) -> None:
+    """Raise InvalidRequest for a skill that only embeds."""
+    if skill.encoder:
+        raise InvalidRequest(f"The skill {skill.name!r} only embeds: send it to /v1/embeddings.", param="model")
 
 
 def digest_of(path: str, body: bytes) -> str:

@@ -149,6 +149,12 @@ def test_names_and_aliases_are_unique_over_all_skills(tmp_path: Path, aliases: s
         Skills.read(tmp_path)
 
 
+def test_a_skill_with_an_encoder_only_embeds(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('name = "a"\nencoder = "e"\nsystem = "Be kind."')
+    with pytest.raises(ConfigError, match=r"only embeds: leave out `\$.system`"):
+        Skills.read(tmp_path)
+
+
 def test_an_alias_changes_no_revision() -> None:
     assert Skill(name="a", aliases=("B",)).revision == Skill(name="a").revision
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.artifact.checkpoint.lineage import Lineage, address
+from server.models.encoders import Encoders
 from server.models.rollout import Rollout
 from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
@@ -18,9 +19,10 @@ from server.web.http.responses import json_response
 class ModelEndpoints:
     """The endpoints for these skills; each is shown with the model that answers it now."""
 
-    def __init__(self, skills: Skills, rollout: Rollout) -> None:
+    def __init__(self, skills: Skills, rollout: Rollout, encoders: Encoders) -> None:
         self._skills = skills
         self._rollout = rollout
+        self._encoders = encoders
 
     async def list(self, request: Request) -> Response:
         """Every skill that the caller may use, and each of its aliases."""
@@ -56,13 +58,14 @@ class ModelEndpoints:
 
     def _model(self, name: str, skill: Skill) -> dict[str, Any]:
         """OpenAI's model object; `root` is the skill's name, and `max_model_len` the context in tokens, as in vLLM."""
+        head = {"id": name, "object": "model", "owned_by": "secateur", "root": skill.name}
+        if named := self._encoders.of(skill):
+            shown = {"created": 0, "max_model_len": named.most, "artifact": named.name}
+            return {**head, **shown, "dimensions": named.encoder.dimension}
         model = self._rollout.of(skill.model)
         return {
-            "id": name,
-            "object": "model",
+            **head,
             "created": timestamp(model.lineage.created),
-            "owned_by": "secateur",
-            "root": skill.name,
             "max_model_len": model.engine.context,
             "artifact": model.name,
             "lineage": {"address": address(model.lineage), "url": f"/v1/skills/{skill.name}/lineage"},

@@ -20,6 +20,7 @@ from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
 from server.skills.turns import conversation
 from server.text.tokenizer import Tokenizer
+from server.web.api.reply_endpoint import check_speaks
 from server.web.http.json_body import convert, decode
 from server.web.http.requests import RequestState, bearer, read_body
 from server.web.http.responses import json_response
@@ -113,6 +114,7 @@ class TokenizeEndpoints:
         state = RequestState.of(request.scope)
         state.key = caller.key_id
         state.name_skill(skill)
+        check_speaks(skill)
         return skill
 
 

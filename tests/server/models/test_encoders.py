@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from server.errors import ArtifactError, ConfigError
+from server.models.encoders import Encoders
+from server.skills.skill import Skill
+from tests.server.engine.runners.test_encoder import tiny
+
+
+def test_an_encoder_is_loaded_once_and_dropped_when_no_skill_names_it(tmp_path: Path) -> None:
+    path = str(tiny(tmp_path / "tiny"))
+    skills = [Skill(name="a", encoder=path), Skill(name="b", encoder=path), Skill(name="c")]
+    encoders = Encoders()
+    found = encoders.load(skills)
+    assert list(found) == [path]
+    encoders.arrange(skills, found)
+    named = encoders.of(skills[0])
+    assert named is encoders.of(skills[1])
+    assert named is not None
+    assert (named.name, named.most, named.encoder.dimension) == ("tiny", 14, 32)
+    assert encoders.of(skills[2]) is None
+    assert encoders.load(skills) == {}
+    assert [(one.name, names) for one, names in encoders.users(skills)] == [("tiny", ["a", "b"])]
+    encoders.arrange(skills[2:], {})
+    assert encoders.of(skills[0]) is None
+
+
+def test_a_missing_encoder_is_named_with_its_skill(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`encoder` of the skill 'a' is not there"):
+        Encoders().load([Skill(name="a", encoder=str(tmp_path / "none"))])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        Encoders().load([Skill(name="a", encoder=str(tmp_path / "empty"))])
