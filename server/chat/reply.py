@@ -6,17 +6,30 @@ every sampled token, before the reader learns that the reply has ended.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import anyio
 from msgspec.structs import replace
 
-from server.chat.choices.live import OUTCOMES, Choice, generate
+from server.chat.choices.live import OUTCOMES, AnyChoice, Choice, generate
 from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
-from server.chat.request import CLAMPED, ReplyRequest, constrained, notes_of, prompts_of, sampling_of, sequences_of, tools_of
+from server.chat.choices.written import WrittenChoice
+from server.chat.grounded import Answer, Grounded, Grounder
+from server.chat.request import (
+    CLAMPED,
+    ReplyRequest,
+    constrained,
+    notes_of,
+    prompts_of,
+    sampling_of,
+    sequences_of,
+    tools_of,
+)
 from server.chat.shared_prefix import SharedPrefixes
 from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.errors import Overloaded
+from server.knowledge.grounding.citations import Citation
 from server.metering.ledger.records import Limits, Opening, Outcome, Usage
 from server.metering.meter import Meter, Reservation, added
 from server.models.rollout import Model, Rollout
@@ -27,11 +40,27 @@ from server.skills.skill import Skill
 DRAIN_RETRY_SECONDS = 5
 
 
+class Beginning(NamedTuple):
+    """A reply that is about to begin."""
+
+    request_id: str
+    request: ReplyRequest
+    model: Model
+    key: Allowance
+    found: Grounded | None
+    """What the request is answered from, if its skill has knowledge."""
+
+
 class Replies:
     """Begins replies, tracks the live ones, and ends them when the server shuts down."""
 
     def __init__(
-        self, rollout: Rollout, meter: Meter, rate_limits: RateLimits, allowance: Callable[[str], Allowance]
+        self,
+        rollout: Rollout,
+        meter: Meter,
+        rate_limits: RateLimits,
+        allowance: Callable[[str], Allowance],
+        grounder: Grounder | None = None,
     ) -> None:
         """`allowance` gives the limits of the API key with an id."""
         self.draining = False
@@ -39,6 +68,7 @@ class Replies:
         self._meter = meter
         self._rate_limits = rate_limits
         self._allowance = allowance
+        self._grounder = grounder or Grounder(lambda skill: None)
         self._prefixes = SharedPrefixes()
         self._live: dict[Reply, tuple[Model, str]] = {}
         self._beginning = 0
@@ -70,34 +100,15 @@ class Replies:
 
     async def _begin(self, request_id: str, request: ReplyRequest, key: Allowance, entered: Entered) -> "Reply":
         """`begin`, within the limits of requests and concurrent replies."""
-        skill = request.skill
-        model = self._rollout.use(skill.model)  # until the reply ends, even if another is promoted
+        model = self._rollout.use(request.skill.model)  # until the reply ends, even if another is promoted
         self._beginning += 1
         try:
-            prompts = await prompts_of(request, model)
-            shared = 0 if request.prompts else await self._prefixes.length(prompts[0], skill, model)
-            self._refuse_while_draining()
-            sampling = sampling_of(request, max(map(len, prompts)), model, key.limits)
-            sampling = await constrained(request, sampling, model)
-            opening = opening_of(request_id, request, model, sum(map(len, prompts)), sampling.max_tokens)
-            token_headers = await self._rate_limits.spend(skill, key, opening.prompt + opening.wanted)
-            opening = replace(opening, key_limits=budgets_of(key.limits), key_ids=key.ids)
-            with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
-                reservation = await self._meter.admit(opening)
-            try:
-                count = len(prompts) * request.choices
-                granted = replace(sampling, max_tokens=reservation.granted // count)
-                streams = model.engine.submit_together(sequences_of(request, prompts, granted, shared))
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await reservation.settle("rejected")
-                raise
-            reply = Reply(
-                choices_of(request, streams, model, sampling),
-                reservation,
-                {**entered.headers, **token_headers, **notes_of(request, sampling)},
-                self._ended,
-            )
+            found = await self._grounder.ground(request, model)
+            beginning = Beginning(request_id, found.request if found else request, model, key, found)
+            if found is not None and found.answer is not None:
+                reply = await self._write(beginning, found.answer, entered.headers)
+            else:
+                reply = await self._generate(beginning, entered.headers)
             self._live[reply] = (model, entered.lease)
             return reply
         except BaseException:
@@ -105,6 +116,38 @@ class Replies:
             raise
         finally:
             self._beginning -= 1
+
+    async def _generate(self, beginning: Beginning, headers: Mapping[str, str]) -> "Reply":
+        """Submit the prompt to the engine, within the limit of tokens and the budgets."""
+        request, model, key = beginning.request, beginning.model, beginning.key
+        prompts = await prompts_of(request, model)
+        shared = 0 if request.prompts else await self._prefixes.length(prompts[0], request.skill, model)
+        self._refuse_while_draining()
+        sampling = sampling_of(request, max(map(len, prompts)), model, key.limits)
+        sampling = await constrained(request, sampling, model)
+        opening = opening_of(beginning, sum(map(len, prompts)), sampling.max_tokens)
+        token_headers = await self._rate_limits.spend(request.skill, key, opening.prompt + opening.wanted)
+        with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
+            reservation = await self._meter.admit(opening)
+        try:
+            count = len(prompts) * request.choices
+            granted = replace(sampling, max_tokens=reservation.granted // count)
+            streams = model.engine.submit_together(sequences_of(request, prompts, granted, shared))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await reservation.settle("rejected")
+            raise
+        notes = {**headers, **token_headers, **notes_of(request, sampling)}
+        choices = choices_of(request, streams, model, sampling)
+        return Reply(choices, reservation, notes, self._ended, beginning.found.cite if beginning.found else None)
+
+    async def _write(self, beginning: Beginning, answer: Answer, headers: Mapping[str, str]) -> "Reply":
+        """A reply whose text is known: its row has no tokens."""
+        self._refuse_while_draining()
+        with anyio.CancelScope(shield=True):
+            reservation = await self._meter.admit(opening_of(beginning, 0, 0))
+        choices = [WrittenChoice(index, answer.text, answer.outcome) for index in range(beginning.request.choices)]
+        return Reply(choices, reservation, headers, self._ended, beginning.found.cite if beginning.found else None)
 
     def drain(self) -> None:
         """Refuse new replies; live ones continue."""
@@ -131,16 +174,20 @@ class Reply:
 
     def __init__(
         self,
-        choices: Sequence[Choice],
+        choices: Sequence[AnyChoice],
         reservation: Reservation,
         headers: Mapping[str, str],
         ended: "Callable[[Reply], Awaitable[None]]",
+        cite: Callable[[str], tuple[Citation, ...]] | None = None,
     ) -> None:
+        """`cite` finds what a whole choice cites; None for a skill without knowledge."""
         self.headers = headers
         """Rate-limit headers: what is left of the key's requests and tokens a minute."""
         self._choices = choices
         self._reservation = reservation
         self._ended = ended
+        self._cite = cite
+        self._said = [""] * len(choices)
         self._outcome: Outcome = "stop"
 
     @property
@@ -181,8 +228,8 @@ class Reply:
         """
         try:
             async for piece in generate(self._choices, self._reservation):
-                if not piece.empty:
-                    yield piece
+                if not (cited := self._cited(piece)).empty:
+                    yield cited
         except Exception:
             await self.close("error")
             raise
@@ -199,6 +246,14 @@ class Reply:
                 await self._reservation.settle(outcome, computed=computed, waited=self._choices[0].stream.waited)
             finally:
                 await self._ended(self)
+
+    def _cited(self, piece: Piece) -> Piece:
+        """The piece; the last of a choice with what the choice cites."""
+        if self._cite is None:
+            return piece
+        self._said[piece.choice] += piece.text
+        ended = self._choices[piece.choice].finish is not None
+        return piece._replace(citations=self._cite(self._said[piece.choice])) if ended else piece
 
     def interrupt(self) -> None:
         """End every choice with the text so far."""
@@ -223,18 +278,23 @@ def budgets_of(limited: Skill | KeyLimits) -> Limits:
     return Limits(limited.tokens_per_day, limited.tokens_per_month)
 
 
-def opening_of(request_id: str, request: ReplyRequest, model: Model, prompt: int, wanted: int) -> Opening:
+def opening_of(beginning: Beginning, prompt: int, wanted: int) -> Opening:
     """The ledger's row of a reply to `prompt` tokens, of at most `wanted` tokens a choice."""
+    request, found, key = beginning.request, beginning.found, beginning.key
     skill, choices = request.skill, request.choices * max(1, len(request.prompts))
     return Opening(
-        request_id,
+        beginning.request_id,
         skill.name,
-        model.name,
+        beginning.model.name,
         prompt,
         wanted * choices,
         budgets_of(skill),
         skill.revision,
         request.key_id,
         request.idempotency,
+        key_limits=budgets_of(key.limits),
+        key_ids=key.ids,
         least=choices if wanted else 0,
+        knowledge_tokens=found.tokens if found else 0,
+        retrieval=found.grounding.seconds if found else None,
     )

@@ -22,9 +22,11 @@ from server.config import Config, load, warnings
 from server.errors import ArtifactError, ConfigError, RegistryError, reason
 from server.metering.audit.log import AuditLog
 from server.metering.ledger.ledger import Ledger
+from server.models.knowledge import KnowledgeLoader
 from server.models.loading import ALLOW_FAILED_GATE, Loader, Opened, check_names
 from server.models.reload import check_prompts, load_skills, refused_model
 from server.models.rollout import Rollout
+from server.models.shelf import Shelf
 from server.skills import api_keys
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
@@ -111,7 +113,9 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
     loader.encoders.arrange(skills, loader.encoders.load(skills))
-    return Parts(config, skills, ledger, rollout, loader)
+    shelf = Shelf(KnowledgeLoader(config))
+    shelf.arrange(skills, shelf.load(skills))
+    return Parts(config, skills, ledger, rollout, loader, shelf)
 
 
 def open_model(config: Config, loader: Loader, wanted: str) -> Opened:

@@ -89,3 +89,8 @@ def _cut(text: str, longest: int) -> list[str]:
     from semantic_text_splitter import TextSplitter  # late: the extra `knowledge`
 
     return [piece for piece in TextSplitter((longest // 2, longest)).chunks(text) if re.search(r"\w", piece)]
+
+
+def is_link(url: str) -> bool:
+    """Whether `url` can be followed in a browser: it is http or https, and has no blanks or angle brackets."""
+    return url.startswith(("http://", "https://")) and not set(url) & set(" <>\n")

@@ -16,6 +16,7 @@ from server.errors import ArtifactError
 from server.knowledge import record
 from server.knowledge.index.fusion import by_rank, by_score
 from server.knowledge.index.lexical import Lexical, Partition, read_partitions
+from server.knowledge.index.terms import STOP_WORDS, WORD
 from server.knowledge.index.vectors import Vector, Vectors, unit
 from server.knowledge.passages import Passage
 from server.knowledge.record import INDEX, VECTORS, EncoderRecord, Manifest, Ranking, Thresholds
@@ -142,6 +143,14 @@ class Knowledge:
             scores = self._joined(scored, ranking or self.manifest.ranking, query)
             best = sorted(scores, key=lambda id: (-scores[id], -scored.cosine.get(id, 0.0), id))[:limit]
             return [self._found(connection, id, scores[id], scored, query) for id in best]
+
+    def compare(self, question: str, texts: Sequence[str]) -> list[float]:
+        """How near each text is to `question`: the cosine of their vectors, or without an encoder shared words."""
+        if self._encoder is None or not texts:
+            asked = frozenset(WORD.findall(question.lower())) - STOP_WORDS
+            return [len(asked & frozenset(WORD.findall(text.lower()))) / max(1, len(asked)) for text in texts]
+        vectors = unit(self._encoder.encode([question, *texts]).vectors)
+        return [float(cosine) for cosine in vectors[1:] @ vectors[0]]
 
     def documents(self) -> Iterator[Listed]:
         """Every document, in the order of the sources."""

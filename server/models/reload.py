@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from anyio import to_thread
 
@@ -13,6 +14,7 @@ from server.errors import ConfigError, SecateurError, reason
 from server.metering.audit.chain import Event
 from server.models.loading import Loader, Opened, check_names
 from server.models.rollout import CurrentModel, Model, Rollout, Successors
+from server.models.shelf import Shelf
 from server.models.suitability import suitability_warnings
 from server.skills.catalogue import Skills
 from server.skills.skill import EVERY_ORIGIN, Skill
@@ -58,8 +60,18 @@ def refused_model(name: str, why: str) -> Event:
     return Event("server", "model.refused", name, result=why)
 
 
+class Loaded(NamedTuple):
+    """What skills answer with now, and what loads more."""
+
+    rollout: Rollout
+    loader: Loader
+    shelf: Shelf
+
+
 class Reloader:
-    """Replaces `skills` and the models that they name while requests go on; belongs to the asyncio loop.
+    """Replaces `skills`, and the models and knowledge that they name, while requests go on.
+
+    Belongs to the asyncio loop.
 
     `record` receives each change for the audit log.
     """
@@ -68,14 +80,12 @@ class Reloader:
         self,
         config: Config,
         skills: Skills,
-        rollout: Rollout,
-        loader: Loader,
+        loaded: Loaded,
         record: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._config = config
         self._skills = skills
-        self._rollout = rollout
-        self._loader = loader
+        self._rollout, self._loader, self._shelf = loaded
         self._record = record
         self._turn = asyncio.Lock()
 
@@ -86,8 +96,10 @@ class Reloader:
             new = await to_thread.run_sync(self._load, skills)
             encoders = await to_thread.run_sync(self._loader.encoders.load, skills)
             await to_thread.run_sync(check_prompts, skills, partial(self._model, new))
+            knowledge = await to_thread.run_sync(self._shelf.load, skills)
             self._rollout.arrange([skill.model for skill in skills], new)
             self._loader.encoders.arrange(skills, encoders)
+            self._shelf.arrange(skills, knowledge)
             old = {skill.name: skill.revision for skill in self._skills}
             self._skills.replace(skills)  # no await in between: a request that finds a skill finds its model
             await self.began()
@@ -110,6 +122,8 @@ class Reloader:
         """Record in the registry which versions answer which skills."""
         for reference, successors in self._rollout.successors.items():
             await self._begin(reference, successors)
+        for reference, current in self._shelf.current.items():
+            await to_thread.run_sync(current.began, self._grounded(reference))
 
     async def follow(self, seconds: float) -> None:
         """Look for new versions at this interval and switch to them; never returns."""
@@ -118,6 +132,7 @@ class Reloader:
             await asyncio.sleep(seconds)
             try:
                 await self._follow()
+                await self._follow_knowledge()
             except Exception as error:  # following must go on
                 logger.error("Following failed: %s; the old versions stay", reason(error))
 
@@ -137,6 +152,18 @@ class Reloader:
                     result = f"{old.model.name if old else 'none'} -> {model.name} {address(model.lineage)}"
                     self._record(Event("server", "model.promoted", reference, result=result))
                     await self._begin(reference, successors)
+
+    async def _follow_knowledge(self) -> None:
+        """Look once for a new version of each followed knowledge."""
+        for reference, current in self._shelf.current.items():
+            old = current.name
+            if await to_thread.run_sync(current.refresh):
+                self._record(Event("server", "knowledge.promoted", reference, result=f"{old} -> {current.name}"))
+                await to_thread.run_sync(current.began, self._grounded(reference))
+
+    def _grounded(self, reference: str) -> list[str]:
+        """The names of the skills that answer from the knowledge of `reference`."""
+        return [skill.name for skill in self._skills if skill.knowledge == reference]
 
     def _record_changes(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
         """Record each skill whose revision changed."""

@@ -102,6 +102,9 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What replies are grounded in: a directory or `registry:NAME@production`; left out, the model answers alone."""
     knowledge_tokens: Annotated[int, Meta(ge=64, le=100_000)] = 512
     """Tokens of the passages that are quoted to the model, at most."""
+    answers: Literal["free", "quoted"] = "free"
+    """How replies from knowledge are worded: `free` by the model, or `quoted`: the model only chooses which sentences
+    of the passages are said, word by word, so that a small model cannot invent."""
     refusal: Annotated[str, Meta(max_length=1000)] = "I found no answer to that in our pages."
     """The answer to a question that the knowledge does not cover, followed by links to the nearest documents."""
     origins: tuple[str, ...] = ()

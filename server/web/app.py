@@ -21,6 +21,7 @@ from server.chat.conversation.session import Sessions
 from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
 from server.chat.embeddings import Embeddings
+from server.chat.grounded import Grounder
 from server.chat.idempotent_replies import IdempotentReplies
 from server.chat.reply import Replies
 from server.config import Config
@@ -31,8 +32,9 @@ from server.metering.meter import Meter
 from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
 from server.models.loading import Loader
-from server.models.reload import Reloader
+from server.models.reload import Loaded, Reloader
 from server.models.rollout import Rollout
+from server.models.shelf import Shelf
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
 from server.web.api import assets
@@ -69,13 +71,14 @@ SILENCE_SECONDS = 1.0
 
 
 class Parts(Struct, frozen=True):
-    """What is opened before the apps are built; `loader` loads the models that a reload adds."""
+    """What is opened before the apps are built; `loader` and `shelf` open what a reload adds."""
 
     config: Config
     skills: Skills
     ledger: Ledger
     rollout: Rollout
     loader: Loader
+    shelf: Shelf
 
 
 class Apps(NamedTuple):
@@ -120,9 +123,11 @@ def build(parts: Parts) -> Apps:
     labels = Labels(parts.skills, parts.rollout)
     traces = open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
-    replies = Replies(parts.rollout, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance)
+    replies = Replies(
+        parts.rollout, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance, Grounder(parts.shelf.of)
+    )
     auditing = Auditing(config, registry)
-    reloader = Reloader(config, parts.skills, parts.rollout, parts.loader, auditing.log.put)
+    reloader = Reloader(config, parts.skills, Loaded(parts.rollout, parts.loader, parts.shelf), auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
     refusals, closed = Refusals(lambda: parts.skills.names), ClosedConnections()
@@ -193,9 +198,7 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
 
 def embeddings_route(parts: Parts, embeddings: Embeddings) -> Route:
     """OpenAI's embeddings, by the encoders that skills name."""
-    endpoint = EmbeddingsEndpoint(
-        parts.skills, embeddings, parts.loader.encoders, max_body=parts.config.max_body
-    )
+    endpoint = EmbeddingsEndpoint(parts.skills, embeddings, parts.loader.encoders, max_body=parts.config.max_body)
     return Route("/v1/embeddings", endpoint.embed, methods=["POST"])
 
 

@@ -19,8 +19,10 @@ from server.config import Config
 from server.engine.engine import Engine
 from server.engine.speculation import PromptLookup
 from server.metering.ledger.ledger import Ledger
+from server.models.knowledge import KnowledgeLoader
 from server.models.loading import Loader
 from server.models.rollout import CurrentModel, Model, Rollout
+from server.models.shelf import Shelf
 from server.skills.api_keys import Keys, digest
 from server.skills.catalogue import Skills
 from server.skills.skill import Skill
@@ -132,7 +134,9 @@ def parts(folder: Path, runner: FakeRunner, skills: Sequence[Skill] = (HELP, OTH
     words = tokenizer(folder / "tiny")
     ledger = Ledger(config.ledger, instance=config.instance, busy_seconds=0.3, retry_seconds=0.1)
     rollout = Rollout({config.model: CurrentModel(Model("tiny", engine, words, LINEAGE, runner.choices))}, config.model)
-    return Parts(config, Skills(skills, Keys(config.keys)), ledger, rollout, Loader(config))
+    shelf = Shelf(KnowledgeLoader(config))
+    shelf.arrange(skills, shelf.load(skills))
+    return Parts(config, Skills(skills, Keys(config.keys)), ledger, rollout, Loader(config), shelf)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from server.chat.choices.prompt import PromptShown
 from server.chat.choices.reply_text import Piece
 from server.chat.tools.calls import CallPart, whole_calls
 from server.engine.sequence import Finish
+from server.knowledge.grounding.citations import Citation
 from server.metering.ledger.records import Outcome, Usage
 
 
@@ -25,14 +26,16 @@ class FinishedChoice(Struct, frozen=True):
     """The number of tokens."""
     stop: str | None = None
     """The stop string that ended it."""
-
     calls: tuple[CallPart, ...] = ()
     """Each whole."""
+    citations: tuple[Citation, ...] = ()
+    """The passages that support it."""
 
     @property
     def piece(self) -> Piece:
         """The choice as one piece, of number 0."""
-        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled, self.stop, self.calls)
+        ended = (self.stop, self.calls, self.citations)
+        return Piece(self.text, self.logprobs, 0, self.ids, self.prompt, self.sampled, *ended)
 
 
 class FinishedReply(Struct, frozen=True):
@@ -73,4 +76,5 @@ def _finished(pieces: Sequence[Piece], finish: Finish) -> FinishedChoice:
         max((piece.sampled for piece in pieces), default=0),
         next((piece.stop for piece in pieces if piece.stop), None),
         whole_calls(part for piece in pieces for part in piece.calls),
+        next((piece.citations for piece in pieces if piece.citations), ()),
     )

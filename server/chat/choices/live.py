@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from server.chat.choices.reply_text import Piece, ReplyText
 from server.chat.tools.calls import CallReader
@@ -10,8 +11,45 @@ from server.engine.stream import Stream
 from server.metering.ledger.records import Outcome, Usage
 from server.metering.meter import Reservation
 
-OUTCOMES: tuple[Outcome, ...] = ("stop", "length", "budget", "server_shutdown")
+OUTCOMES: tuple[Outcome, ...] = ("refused", "verbatim", "stop", "length", "budget", "server_shutdown")
 """How a choice can end; of several, the reply has the last of these."""
+
+
+class ClosableStream(Protocol):
+    """What a choice reads."""
+
+    @property
+    def waited(self) -> float | None:
+        """Seconds until its prefill began."""
+
+    async def aclose(self) -> None:
+        """Free the engine's slot."""
+
+
+class AnyChoice(Protocol):
+    """A choice that a model generates, `Choice`, or a written one."""
+
+    finish: Finish | None
+    outcome: Outcome
+
+    @property
+    def index(self) -> int:
+        """Its number, from 0."""
+
+    @property
+    def stream(self) -> ClosableStream:
+        """What it reads."""
+
+    @property
+    def computed(self) -> Usage:
+        """The tokens that the engine has computed, whether or not they were read."""
+
+    def interrupt(self) -> None:
+        """End with the text so far."""
+
+    async def next(self, reservation: Reservation) -> Piece:
+        """Wait for the next piece, count it, and set `finish` with the last."""
+        ...
 
 
 class Choice:
@@ -92,7 +130,7 @@ class Choice:
         return text
 
 
-async def generate(choices: Sequence[Choice], reservation: Reservation) -> AsyncIterator[Piece]:
+async def generate(choices: Sequence[AnyChoice], reservation: Reservation) -> AsyncIterator[Piece]:
     """The pieces of all choices as they come; the first failure of one ends it with that error."""
     if len(choices) == 1:
         while choices[0].finish is None:

@@ -15,6 +15,8 @@ from msgspec import Struct
 
 from server.chat.reply import Reply
 from server.errors import RateLimited, SecateurError
+from server.knowledge.grounding.citations import Citation as Supported
+from server.knowledge.passages import is_link
 from server.skills.skill import Source
 
 STOPPED, TIMEOUT, ERROR = "stopped", "timeout", "error"
@@ -32,11 +34,13 @@ class Event(NamedTuple):
     data: Any
 
 
-class Citation(Struct, frozen=True):
+class Citation(Struct, frozen=True, omit_defaults=True):
     """A reference shown below the reply; `url` is http or https."""
 
     title: str
     url: str
+    passage: str = ""
+    """The text that supports the reply; empty for one of the skill's own references."""
 
 
 class Recording:
@@ -51,6 +55,7 @@ class Recording:
         self._conversation = conversation
         self._reply = reply
         self._sources = sources
+        self._cited: tuple[Supported, ...] = ()
         self._ends = array("I")  # end of each piece in `text`; a list of strings takes ten times the memory
         self._last: tuple[tuple[str, Any], ...] = ()
         self._grown = asyncio.Event()
@@ -122,7 +127,9 @@ class Recording:
             with self._scope:
                 self._scope.deadline = anyio.current_time() + seconds
                 async for piece in self._reply.pieces():
-                    self._add(piece.text)
+                    self._cited = self._cited or piece.citations
+                    if piece.text:
+                        self._add(piece.text)
         finally:
             await self._reply.close("client_gone")
         if self._scope.cancelled_caught:
@@ -136,7 +143,11 @@ class Recording:
         self._wake()
 
     def _finish(self, finish: str) -> None:
-        cited = tuple(Citation(source.title, source.url) for source in self._sources if source.cited(self.text))
+        found = [
+            Citation(one.title, one.passage.url, one.passage.text) for one in self._cited if is_link(one.passage.url)
+        ]
+        own = [Citation(source.title, source.url) for source in self._sources if source.cited(self.text)]
+        cited = (*found, *own)
         usage = self._reply.usage
         counts = {
             "prompt_tokens": usage.prompt,

@@ -26,6 +26,13 @@ class Citation(Struct, frozen=True):
     end: int
     """The character after the span."""
 
+    @property
+    def title(self) -> str:
+        """Title and heading, for a link."""
+        passage = self.passage
+        below = passage.headings[-1] if passage.headings and passage.headings[-1] != passage.title else ""
+        return " - ".join(filter(None, (passage.title, below))) or passage.url
+
 
 def citations(reply: str, passages: Sequence[Passage]) -> list[Citation]:
     """One citation for each passage that supports a sentence of `reply`, in the order of the reply."""

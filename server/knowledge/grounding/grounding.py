@@ -31,6 +31,10 @@ class Searchable(Protocol):
         """The `limit` best passages that `groups` may see."""
         ...
 
+    def compare(self, question: str, texts: Sequence[str]) -> list[float]:
+        """How near each text is to `question`."""
+        ...
+
 
 class Question(Struct, frozen=True):
     """Who asks what."""
@@ -49,6 +53,8 @@ class Grounding(Struct, frozen=True):
     """The passages to quote, the stored answer, or what a refusal links to; best first."""
     seconds: float
     """What the search took."""
+    query: str = ""
+    """What was searched for."""
 
     @property
     def relevance(self) -> float:
@@ -63,7 +69,7 @@ def ground(knowledge: Searchable, question: Question) -> Grounding:
     is off topic. Nothing relevant enough is refused, with the nearest documents.
     """
     started = time.perf_counter()
-    found = _search(knowledge, question)
+    query, found = _search(knowledge, question)
     kind: Kind = "passages"
     limits = knowledge.thresholds
     same = [one for one in found if one.passage.question and one.same_question >= limits.same_question]
@@ -71,17 +77,17 @@ def ground(knowledge: Searchable, question: Question) -> Grounding:
         kind, found = "verbatim", [max(same, key=lambda one: one.same_question)]
     elif not any(one.relevance >= limits.on_topic for one in found):
         kind, found = "refused", _nearest(found, limits.on_topic)
-    return Grounding(kind, tuple(found), time.perf_counter() - started)
+    return Grounding(kind, tuple(found), time.perf_counter() - started, query)
 
 
-def _search(knowledge: Searchable, question: Question) -> list[Found]:
-    """The best passages for the first reading of the question that is on topic; else for its last reading."""
-    found: list[Found] = []
+def _search(knowledge: Searchable, question: Question) -> tuple[str, list[Found]]:
+    """The first reading of the question that is on topic, else its last, and the best passages for it."""
+    query, found = "", list[Found]()
     for query in queries(question.questions):
         found = knowledge.search(query, PASSAGES, question.groups)
         if any(one.relevance >= knowledge.thresholds.on_topic for one in found):
-            return found
-    return found
+            break
+    return query, found
 
 
 def _nearest(found: Sequence[Found], needed: float) -> list[Found]:

@@ -10,10 +10,15 @@ from msgspec import Struct
 
 from server.errors import SecateurError
 
-Outcome = Literal["stop", "length", "budget", "client_gone", "error", "server_shutdown", "recovered", "rejected"]
+Outcome = Literal[
+    "stop", "length", "budget", "client_gone", "error", "server_shutdown", "recovered", "rejected",
+    "refused", "verbatim",
+]  # fmt: skip
 OUTCOMES: tuple[Outcome, ...] = (
     "stop", "length", "budget", "client_gone", "error", "server_shutdown", "recovered", "rejected",
+    "refused", "verbatim",
 )  # fmt: skip
+"""`refused`: the skill's knowledge does not cover the question; `verbatim`: a stored answer, both without a model."""
 Period = Literal["day", "month"]
 Holder = Literal["key", "skill"]
 """Whose budget it is: an API key's or a skill's."""
@@ -74,6 +79,10 @@ class Opening(Struct, frozen=True):
     """The keys that share `key_limits` since they were rotated, `key_id` among them; empty for `key_id` alone."""
     least: int = 1
     """The fewest tokens to grant; a budget with fewer left refuses the reply. One for each choice."""
+    knowledge_tokens: int = 0
+    """Tokens of quoted passages, a part of `prompt`."""
+    retrieval: float | None = None
+    """Seconds that the search took; None for a skill without knowledge."""
 
 
 class Known(Struct, frozen=True):

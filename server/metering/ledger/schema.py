@@ -31,7 +31,9 @@ TABLES = (
   cached_tokens BIGINT NOT NULL DEFAULT 0,
   output_tokens BIGINT NOT NULL DEFAULT 0,
   first_token_seconds DOUBLE PRECISION,
-  duration_seconds DOUBLE PRECISION
+  duration_seconds DOUBLE PRECISION,
+  knowledge_tokens BIGINT NOT NULL DEFAULT 0,
+  retrieval_seconds DOUBLE PRECISION
 )""",
     "CREATE INDEX requests_open ON requests (instance) WHERE state = 'open'",
     "CREATE INDEX requests_by_day ON requests (day, skill)",
@@ -59,9 +61,11 @@ FROM_VERSION_2 = (
         f"FROM requests WHERE key_id <> '' GROUP BY key_id, {period}"
         for period in ("day", "substr(day, 1, 7)")
     ),
+    "ALTER TABLE requests ADD COLUMN knowledge_tokens BIGINT NOT NULL DEFAULT 0",
+    "ALTER TABLE requests ADD COLUMN retrieval_seconds DOUBLE PRECISION",
     f"UPDATE ledger SET version = {VERSION}",
 )
-"""Version 3 added the budgets of API keys."""
+"""Version 3 added the budgets of API keys, and what retrieval cost."""
 SEEN = "SELECT instance FROM outcomes UNION SELECT instance FROM requests WHERE state = 'open'"
 
 

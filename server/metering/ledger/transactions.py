@@ -28,7 +28,8 @@ BUDGETS: dict[Holder, tuple[str, str]] = {"key": ("key_budgets", "key_id"), "ski
 """The table of each kind of budget, and its column of owners."""
 OPEN = """
 INSERT INTO requests (request_id, instance, skill, revision, model, key_id, idempotency, state, opened_at, day,
-  reserved_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
+  reserved_tokens, knowledge_tokens, retrieval_seconds)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
 """
 KNOWN = """
 SELECT request_id, outcome, prompt_tokens, cached_tokens, output_tokens FROM requests WHERE idempotency = ?
@@ -123,7 +124,8 @@ def open_row(database: Database, instance: str, opening: Opening, now: float) ->
     granted, refused = _room(database, opening, day)
     reserved = 0 if refused else opening.prompt + granted
     marks = (opening.revision, opening.model, opening.key_id, None if refused else opening.idempotency)
-    values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved)
+    found = (opening.knowledge_tokens, opening.retrieval)
+    values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved, *found)
     if not database.execute(OPEN, values):  # another replica opened the same Idempotency-Key meanwhile
         return Admission(0, day, known=_known(database, opening.idempotency or ""))
     _charge(database, budgets_of(opening.skill, (opening.key_id,), day), 0, reserved)

@@ -13,8 +13,8 @@ from tokenizers import decoders, models, normalizers
 
 from server.chat.choices.live import Choice
 from server.chat.choices.logprobs import LEAST, PendingLogprobs
-from server.chat.reply import Reply
 from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
+from server.chat.reply import Reply
 from server.engine.sequence import Finish
 from server.engine.sequence import Logprobs as Position
 from server.engine.stream import Token

@@ -19,6 +19,7 @@ from server.chat.idempotent_replies import Origin
 from server.chat.tools.calls import CallPart
 from server.engine.sequence import Finish
 from server.errors import SecateurError
+from server.knowledge.grounding.citations import Citation
 from server.metering.ledger.records import Usage
 from server.web.api.reply_endpoint import Ended
 from server.web.http import problems
@@ -64,13 +65,16 @@ class CompletionFormat:
         self._sampled[piece.choice] = piece.sampled
         more = {"prompt_token_ids": piece.prompt.ids} if piece.prompt and self._included.token_ids else {}
         about = {"logprobs": self._logprobs_of(piece.logprobs), **self._ids_of(piece)}
-        if piece.text or not piece.calls:
+        if piece.text or not (piece.calls or piece.citations):
             yield self._chunk({"delta": {"content": piece.text}, **about}, piece.choice, more)
             about, more = {}, {}
         for part in piece.calls:
             self._called.add(piece.choice)
             yield self._chunk({"delta": self._call_delta(part), **about}, piece.choice, more)
             about, more = {}, {}
+
+        if piece.citations:
+            yield self._chunk({"delta": {"annotations": annotations(piece.citations)}}, piece.choice)
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
@@ -125,7 +129,9 @@ class CompletionFormat:
 
     def _message(self, choice: FinishedChoice) -> dict[str, Any]:
         """The assistant's message, with the calls that it makes."""
-        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.citations:
+            message["annotations"] = annotations(choice.citations)
         if not choice.calls:
             return message
         message["content"] = choice.text or None
@@ -146,6 +152,22 @@ class CompletionFormat:
     def _logprobs_of(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         """OpenAI's `logprobs` object, or None if not wanted."""
         return {"content": tokens, "refusal": None} if self._included.logprobs else None
+
+
+def annotations(citations: Sequence[Citation]) -> list[dict[str, Any]]:
+    """OpenAI's `annotations`: the passages that support the text between two indices, in code points."""
+    return [
+        {
+            "type": "url_citation",
+            "url_citation": {
+                "url": one.passage.url,
+                "title": one.title,
+                "start_index": one.start,
+                "end_index": one.end,
+            },
+        }
+        for one in citations
+    ]
 
 
 def tool_call(call: CallPart) -> dict[str, Any]:

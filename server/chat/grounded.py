@@ -1,0 +1,124 @@
+"""Grounds requests in the knowledge of their skills: a written answer, or passages before the question."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from server.chat.request import ReplyRequest
+from server.chat.worker import Worker
+from server.knowledge.grounding.citations import Citation, citations
+from server.knowledge.grounding.grounding import Grounding, Question, Searchable, ground
+from server.knowledge.grounding.quoting import Count, fitting, with_passages
+from server.knowledge.grounding.quotations import MOST, quotations, quoting_grammar
+from server.knowledge.passages import Passage, is_link
+from server.models.rollout import Model
+from server.skills.skill import Skill
+from server.text.chat_template import Message
+from server.text.grammar.grammar import Grammar
+
+EARLIER = 2
+"""User turns that are considered: the question, and the one that it may lean on."""
+PARAGRAPHS = "\n\n"
+
+
+class Answer(Struct, frozen=True):
+    """An answer that no model writes."""
+
+    text: str
+    outcome: Literal["refused", "verbatim"]
+
+
+class Grounded(Struct, frozen=True):
+    """A request with what was found for it."""
+
+    request: ReplyRequest
+    """With the passages before its question."""
+    grounding: Grounding
+    passages: tuple[Passage, ...]
+    """What the reply may cite."""
+    tokens: int = 0
+    """Prompt tokens that the passages take."""
+    answer: Answer | None = None
+    """None if the model answers."""
+
+    def cite(self, text: str) -> tuple[Citation, ...]:
+        """What a reply with this text cites: a stored answer its passage, a refusal nothing, a model its overlaps."""
+        if self.answer is None:
+            return tuple(citations(text, self.passages))
+        return (Citation(self.passages[0], 0, len(text)),) if self.answer.outcome == "verbatim" else ()
+
+
+class Grounder:
+    """Searches off the event loop; `find` gives the open knowledge of a skill, or None. Belongs to the asyncio loop."""
+
+    def __init__(self, find: Callable[[Skill], Searchable | None], *, threads: int = 2) -> None:
+        self._find = find
+        self._worker = Worker("knowledge", threads=threads, waiting=128)
+
+    async def ground(self, request: ReplyRequest, model: Model) -> Grounded | None:
+        """What `request` is answered from; None if its skill has no knowledge or it asks no question.
+
+        Raises Overloaded if too many searches wait, ArtifactError if the knowledge cannot be read.
+        """
+        knowledge = self._find(request.skill)
+        questions = questions_of(request)
+        if knowledge is None or not questions:
+            return None
+        return await self._worker.run(grounded, knowledge, request, questions, model.tokenizer.count)
+
+
+def questions_of(request: ReplyRequest) -> tuple[str, ...]:
+    """The last questions of the user; empty for raw prompts, and where the reply continues a turn."""
+    if request.prompts or request.template.continued:
+        return ()
+    if request.questions:
+        return request.questions[-EARLIER:]
+    return tuple(message["content"] for message in request.messages if message["role"] == "user")[-EARLIER:]
+
+
+def grounded(knowledge: Searchable, request: ReplyRequest, questions: tuple[str, ...], count: Count) -> Grounded:
+    """Search and decide; a reply that must have a form is always the model's, from the best passages."""
+    found = ground(knowledge, Question(questions, request.groups))
+    passages = tuple(one.passage for one in found.found)
+    if found.kind != "passages" and request.grammar is None and not request.tools.tools:
+        text = refusal(request.skill, passages) if found.kind == "refused" else passages[0].text
+        return Grounded(request, found, passages, answer=Answer(text, found.kind))
+    quoted = tuple(fitting(passages, request.skill.knowledge_tokens, count))
+    if not quoted:
+        return Grounded(request, found, ())
+    if request.skill.answers == "quoted" and request.grammar is None and not request.tools.tools:
+        request = replace(request, grammar=quoted_only(knowledge, found.query, quoted))
+    messages = quoting(request.messages, quoted)
+    tokens = sum(count(text["content"]) for text in messages) - sum(count(text["content"]) for text in request.messages)
+    return Grounded(replace(request, messages=messages), found, quoted, tokens)
+
+
+def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
+    """The grammar of the sentences that are nearest to `question`; None if the passages have no sentence."""
+    known = quotations(passages)
+    nearness = knowledge.compare(question, [one.text for one in known])
+    ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    best = [known[index] for _, index in ranked[:MOST]]
+    return Grammar("lark", quoting_grammar(best, known), "knowledge") if best else None
+
+
+def quoting(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:
+    """`messages` with the passages before the text of the user's last turn."""
+    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    asked = messages[last]
+    quoted = {**asked, "content": with_passages(asked["content"], passages)}
+    return (*messages[:last], quoted, *messages[last + 1 :])
+
+
+def refusal(skill: Skill, nearest: Sequence[Passage]) -> str:
+    """The skill's sentence of refusal, with links to the nearest documents."""
+    links = "\n".join(f"- [{_plain(passage)}](<{passage.url}>)" for passage in nearest if is_link(passage.url))
+    return PARAGRAPHS.join(filter(None, (skill.refusal, links)))
+
+
+def _plain(passage: Passage) -> str:
+    """A link's text without Markdown of its own."""
+    text = passage.heading.rpartition(" > ")[2] or passage.title or passage.url
+    return "".join(" " if letter in "[]\\`*_<>\n" else letter for letter in text).strip()

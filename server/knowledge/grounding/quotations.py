@@ -1,0 +1,102 @@
+"""Quotations: sentences of passages, word by word, as the only things that a reply may say."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from server.knowledge.passages import Passage
+
+FENCED = re.compile(r"^(```|~~~)[^\n]*\n.*?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
+ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
+ASIDE = re.compile(r"^\s*(?:\||#|!\[|<)")
+"""Lines that are no sentences: rows of tables, headings, pictures and tags."""
+END = re.compile(r"(?<=[.!?:;])[\"')\]]*\s+(?=[\"'(\[`*]*[A-Z0-9])")
+LEAST_WORDS = 3
+LONGEST = 800
+"""Characters of a quotation."""
+MOST = 3
+"""Quotations that a reply may begin with: the nearest, since an encoder judges better than a small model."""
+FOLLOWING = 2
+"""Further sentences of the same passage that a reply may go on with."""
+
+
+class Quotation(Struct, frozen=True):
+    """A sentence of a passage, or a sentence with the code that it introduces."""
+
+    text: str
+    passage: int
+    """The number of its passage, from 0."""
+    place: int
+    """Its number among the sentences of its passage, from 0."""
+
+
+def quotations(passages: Sequence[Passage]) -> list[Quotation]:
+    """Every sentence of the passages that can be quoted, in their order, each once."""
+    found: dict[str, Quotation] = {}
+    for number, passage in enumerate(passages):
+        for place, text in enumerate(_sentences(passage.text)):
+            found.setdefault(text, Quotation(text, number, place))
+    return list(found.values())
+
+
+def quoting_grammar(best: Sequence[Quotation], known: Sequence[Quotation]) -> str:
+    """A Lark grammar of one of the `best` quotations, and up to FOLLOWING that come next in its passage.
+
+    `known` are all quotations of the passages.
+    """
+    after = {(one.passage, one.place): one for one in known}
+    rules: dict[str, str] = {}
+
+    def rule(one: Quotation, further: int) -> str:
+        name = f"q_{one.passage}_{one.place}_{further}"
+        next_one = after.get((one.passage, one.place + 1)) if further else None
+        rest = f' (" " {rule(next_one, further - 1)})?' if next_one is not None else ""
+        rules[name] = f"{json.dumps(one.text)}{rest}"
+        return name
+
+    start = " | ".join(rule(one, FOLLOWING) for one in best)
+    return "\n".join([f"start: {start}", *(f"{name}: {text}" for name, text in rules.items())])
+
+
+def _sentences(text: str) -> Iterator[str]:
+    """The sentences of a text; code is part of the sentence before it."""
+    last = ""
+    for block in _blocks(text):
+        if FENCED.match(block):
+            if last and len(last) + len(block) < LONGEST:
+                yield f"{last}\n\n{block}"
+                last = ""
+            continue
+        if last:
+            yield last
+        *complete, last = [part for part in END.split(block) if _quotable(part)] or [""]
+        yield from complete
+    if last:
+        yield last
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Code, paragraphs as one line, and items of lists each for itself."""
+    end = 0
+    for code in FENCED.finditer(text):
+        yield from _paragraphs(text[end : code.start()])
+        yield code[0]
+        end = code.end()
+    yield from _paragraphs(text[end:])
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    lines: list[str] = []
+    for line in [*text.split("\n"), ""]:
+        ends = not line.strip() or ASIDE.match(line) or ITEM.match(line)
+        if ends and lines:
+            yield " ".join(lines)
+            lines = []
+        if line.strip() and not ASIDE.match(line):
+            lines.append(ITEM.sub("", line).strip())
+
+
+def _quotable(text: str) -> bool:
+    return len(text) <= LONGEST and len(re.findall(r"\w+", text)) >= LEAST_WORDS
