@@ -81,8 +81,8 @@ def client(served: Served) -> OpenAI:
 
 
 def asked(served: Served, *turns: str, **options: Any) -> Any:
-    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
-    return client(served).chat.completions.create(model="help", messages=messages, **options)  # type: ignore[call-overload]
+    messages: Any = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+    return client(served).chat.completions.create(model="help", messages=messages, **options)
 
 
 def test_a_reply_is_written_from_passages_and_cites_what_it_overlaps(answers: Answers) -> None:
