@@ -143,10 +143,7 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
     assert set(finished) | aborted == set(accepted)
     assert not set(finished) & aborted
     for sequence in finished:
-        assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + max(0, sequence.generated - 1)
-        scored = range(len(sequence.prompt) - 1 if sequence.scores_prompt else 0)
-        assert cache.scored[sequence] == list(scored), "an id of the prompt was scored twice or not at all"
-        check_finished(sequence)
+        check_finished(sequence, cache)
 
 
 def arrive(scheduler: Scheduler, request: list[Sequence], max_waiting: int) -> list[Sequence]:
@@ -161,7 +158,10 @@ def arrive(scheduler: Scheduler, request: list[Sequence], max_waiting: int) -> l
     return []
 
 
-def check_finished(sequence: Sequence) -> None:
+def check_finished(sequence: Sequence, cache: Cache) -> None:
+    assert cache.computed[sequence] == len(sequence.prompt) - sequence.cached + max(0, sequence.generated - 1)
+    scored = range(len(sequence.prompt) - 1 if sequence.scores_prompt else 0)
+    assert cache.scored[sequence] == list(scored), "an id of the prompt was scored twice or not at all"
     assert sequence.finish == ("stop" if sequence.generated and sequence.tokens[-1] == STOP else "length")
     assert STOP not in sequence.tokens[len(sequence.prompt) : -1]
     assert sequence.generated <= sequence.sampling.max_tokens

@@ -362,9 +362,7 @@ def test_a_disk_with_room_for_the_probe_alone_is_full(
     fields = list(disk)
     fields[4] = 10_000 // disk.f_frsize  # f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
-    with pytest.raises(
-        LedgerUnavailable, match=r"disk of .*sqlite3 has 8192 bytes left, and 262144 are needed"
-    ):
+    with pytest.raises(LedgerUnavailable, match=r"disk of .*sqlite3 has 8192 bytes left, and 262144 are needed"):
         ledger.probe().result(timeout=120)
     assert not ledger.writable
     monkeypatch.undo()
