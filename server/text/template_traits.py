@@ -28,7 +28,7 @@ class TemplateTraits:
         """Whether it describes tools to the model."""
 
     def fitted(self, messages: Sequence[Message], *, continued: bool = False) -> list[Message]:
-        """`messages` as the template takes them; `continued`: the last one is to be continued, not answered.
+        """`messages` as the template takes them; `continued`: the reply continues the last one.
 
         An empty user turn fills a gap where the template demands alternation; where it takes no system message, that
         text begins the first user turn.

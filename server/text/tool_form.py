@@ -76,7 +76,7 @@ def _arguments(index: int) -> str:
 
 
 def _rendered(template: ChatTemplate, text: str, calls: int = 0) -> str:
-    """A question, and an assistant's turn of `text` and so many calls."""
+    """The text of a question, and of an assistant's turn with `text` and `calls` calls."""
     made: list[dict[str, Any]] = [
         {
             "id": f"probe0{index}00",  # nine characters, as Mistral's templates demand

@@ -78,7 +78,7 @@ class Offer(Struct, frozen=True):
     tools: tuple[Tool, ...] = ()
     """Shown to the model."""
     callable: tuple[Tool, ...] = ()
-    """Those that the reply may call."""
+    """What the reply may call."""
     required: bool = False
     """Whether it must call one."""
     parallel: bool | None = None

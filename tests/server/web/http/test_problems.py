@@ -1,4 +1,4 @@
-"""What a client that knocks at the wrong door is told, over HTTP."""
+"""Wrong paths, wrong methods, encoded bodies and preflights, over HTTP."""
 
 import gzip
 import json
