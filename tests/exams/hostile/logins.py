@@ -19,8 +19,8 @@ from tests.exams.row import Row, show
 from tests.support.harness import parts, says, served
 from tests.support.provider import CLIENT_SECRET, FOLDER, Browser, provider
 
-FAULTS = ("wrong-audience", "shared-audience", "wrong-issuer", "wrong-nonce", "no-nonce", "expired", "eternal")
-FAULTS += ("other-key", "unsigned")
+AUDIENCES, NONCES = ("wrong-audience", "shared-audience"), ("wrong-nonce", "no-nonce")
+FAULTS = (*AUDIENCES, "wrong-issuer", *NONCES, "expired", "eternal", "other-key", "unsigned")
 FORGED = 100
 FOREIGN = "https://evil.example"
 

@@ -185,12 +185,23 @@ def test_no_prompt_and_no_key_is_recorded(serve: Serve, tmp_path: Path, capsys: 
 def test_unchanged_key_files_cost_an_idle_server_no_query(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, read, asked, looks = tmp_path / "admin.json", api_keys.read, [], []
+    file, read = tmp_path / "admin.json", api_keys.read
+    asked: list[Path] = []
+    looks: list[Path] = []
+
+    def counted(path: Path) -> api_keys.KeyFile:
+        asked.append(path)
+        return read(path)
+
+    class Watched(audit.KeyFile):
+        @property
+        def changed(self) -> bool:
+            looks.append(self.path)
+            return super().changed
+
     monkeypatch.setattr(audit, "KEY_SECONDS", 0.001)
-    monkeypatch.setattr(api_keys, "read", lambda path: asked.append(path) or read(path))
-    stamp = audit.KeyFile.stamp.fget
-    assert stamp is not None
-    monkeypatch.setattr(audit.KeyFile, "stamp", property(lambda it: looks.append(it) or stamp(it)))
+    monkeypatch.setattr(audit, "KeyFile", Watched)
+    monkeypatch.setattr(api_keys, "read", counted)
     key_of(file, capsys, "--admin", "all")
     server = serve("ok", admin_keys=str(file))
     until(lambda: len(found(server, "key.created")) == 1)

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPMessage
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urljoin
@@ -61,14 +61,14 @@ def provider(redirect_uri: str) -> Iterator[Provider]:
 class Answer:
     """What a server answered to a browser."""
 
-    def __init__(self, status: int, headers: HTTPMessage, text: str) -> None:
+    def __init__(self, status: int, headers: Message, text: str) -> None:
         self.status = status
         self.headers = headers
         self.text = text
 
     @property
     def location(self) -> str:
-        return self.headers.get("Location", "")
+        return str(self.headers.get("Location", ""))
 
 
 class Browser:
