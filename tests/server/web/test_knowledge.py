@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -31,7 +31,9 @@ Answers = Callable[..., Served]
 class Listening(ScriptRunner):
     """Keeps the prompts that it computes."""
 
-    prompts: ClassVar[list[tuple[int, ...]]]
+    def __init__(self, runner: ScriptRunner) -> None:
+        super().__init__(runner.script, runner.vocabulary)
+        self.prompts: list[tuple[int, ...]] = []
 
     def forward(self, batch: Batch) -> Tensor:
         self.prompts += [chunk.sequence.prompt for chunk in batch.chunks if not chunk.sequence.generated]
@@ -63,9 +65,7 @@ def answers(serve: Serve, knowledge: Path, tmp_path: Path) -> Answers:
 
     def start(text: str = "It opens at nine and closes at five.", **fields: Any) -> Served:
         skill: Skill = replace(HELP, knowledge=str(knowledge), **fields)
-        runner = says(tmp_path, text)
-        runner.__class__, runner.prompts = Listening, []  # type: ignore[attr-defined]
-        return serve(runner=runner, skills=[skill], context=4096)
+        return serve(runner=Listening(says(tmp_path, text)), skills=[skill], context=4096)
 
     return start
 

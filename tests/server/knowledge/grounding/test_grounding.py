@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from server.knowledge.grounding.grounding import NEAREST, Question, ground
 from server.knowledge.passages import Passage
 from server.knowledge.record import Thresholds
@@ -21,6 +23,9 @@ class Shop:
             same = 1.0 if passage.question and passage.question == question else 0.0
             found.append(Found(number, passage, relevance, relevance, relevance, relevance, same))
         return sorted(found, key=lambda one: -one.score)[:limit]
+
+    def compare(self, question: str, texts: Sequence[str]) -> list[float]:
+        return [0.0 for _ in texts]
 
 
 HOURS = Passage("From nine to five.", "Hours", "hours.html#week")
