@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-native bench-peers bench-serving bench-pruning prune wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-native bench-peers bench-serving bench-structured bench-pruning prune wheel sbom lock clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -61,6 +61,9 @@ bench-peers: .venv/test prune  ## race other engines, each from its wheel, on on
 
 bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-server, a busy neighbour, a skill's long prompt
 	@$(BIN)/python -m tests.benchmarks.serving $(ARTIFACT)
+
+bench-structured: .venv/test prune  ## constrain replies to 300 JSON schemas of the folder SCHEMAS, such as JSONSchemaBench's
+	@$(BIN)/python -m tests.benchmarks.structured $(ARTIFACT) $(SCHEMAS)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.engine.native.bench
