@@ -239,18 +239,22 @@ def test_a_deleted_file_fails_closed_says_so_once_and_recovers(path: Path, caplo
 
 def test_a_retried_count_does_not_undo_that_of_another_choice(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first choice's count fails, the second's is written, and then the first's is tried again."""
-    monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("server.metering.meter.RETRY_SECONDS", 1.0)
     ledger = Ledger(path, retry_seconds=0.02)
+
+    async def becomes(writable: bool) -> None:
+        while ledger.writable != writable:
+            await asyncio.sleep(0.005)
 
     async def through() -> None:
         reply = await Meter(ledger, Observers([])).admit(opening("r1"))
         away = path.rename(path.with_name("away"))
         first = asyncio.create_task(reply.count(1, prompt=Usage(10)))
-        await asyncio.sleep(0)
-        until(lambda: not ledger.writable)
+        await becomes(False)
         away.rename(path)
-        until(lambda: ledger.writable)
-        await asyncio.gather(first, reply.count(2, choice=1))
+        await becomes(True)
+        await reply.count(2, choice=1)
+        await first
 
     asyncio.run(through())
     ledger.close()
