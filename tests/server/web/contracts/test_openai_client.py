@@ -178,7 +178,7 @@ def test_errors_are_the_clients_own_exceptions(serve: Serve) -> None:
 
 def test_limits_are_reported_in_headers_and_errors(serve: Serve) -> None:
     with connect(serve("x" * 200, context=100)) as client:
-        raw = client.chat.completions.with_raw_response
+        raw: Any = client.chat.completions.with_raw_response
         for asked, header in (
             (100 - PROMPT_TOKENS, None),
             (65, str(100 - PROMPT_TOKENS)),

@@ -92,7 +92,7 @@ def test_a_conversation_goes_on_with_the_results(ask: Any, monkeypatch: pytest.M
     seen: list[Any] = []
     render = served.tokenizer.chat
 
-    def watched(messages: Any, **options: Any) -> list[int]:
+    def watched(messages: Any, **options: Any) -> Any:
         seen.append([(message["role"], message["content"]) for message in messages])
         return render(messages, **options)
 
