@@ -271,7 +271,7 @@ def too_long(prompt: int, context: int, param: str = "messages") -> InvalidReque
     what, have = ("prompt", "has") if param == "prompt" else ("messages", "have")
     return InvalidRequest(
         f"This model's maximum context length is {context} tokens. However, your {what} {have} at least {prompt} "
-        f"tokens, and a reply needs at least 1 more. Please shorten the {what}.",
+        f"tokens, and a reply needs at least 1 more: the prompt is too long. Please shorten the {what}.",
         param=param,
         code="context_length_exceeded",
         reason="context",

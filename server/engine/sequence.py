@@ -102,8 +102,8 @@ def check(prompt: int, sampling: Sampling, context: int) -> None:
         raise InvalidRequest(f"max_tokens is {sampling.max_tokens}; it must be at least 0.", param="max_tokens")
     if prompt + sampling.max_tokens > context:
         raise InvalidRequest(
-            f"The prompt has {prompt} tokens and max_tokens is {sampling.max_tokens}, together "
-            f"{prompt + sampling.max_tokens}; this server's context is {context} tokens.",
+            f"This model's maximum context length is {context} tokens. However, the prompt has {prompt} tokens and "
+            f"max_tokens is {sampling.max_tokens}, together {prompt + sampling.max_tokens}.",
             param="max_tokens" if prompt < context else "messages",
             code="context_length_exceeded",
             reason="context",

@@ -198,6 +198,7 @@ def test_limits_are_reported_in_headers_and_errors(serve: Serve) -> None:
             assert length <= int(numbers[1]) <= length + PROMPT_TOKENS
             # litellm and LangChain look for these words.
             assert "This model's maximum context length is 100 tokens." in str(caught.value)
+            assert "prompt is too long" in caught.value.message
         with pytest.raises(openai.APIStatusError, match=r"larger than 1048576 bytes") as refused:
             client.chat.completions.create(model="help", messages=[{"role": "user", "content": "a" * 2_000_000}])
         assert refused.value.status_code == 413
