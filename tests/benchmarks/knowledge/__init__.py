@@ -1,0 +1,1 @@
+"""What a search in a knowledge costs, and what it finds."""
