@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-native bench-peers bench-serving bench-structured bench-pruning prune wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-serving bench-structured bench-pruning prune wheel sbom lock clean
 
 demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -64,6 +64,16 @@ bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-s
 
 bench-structured: .venv/test prune  ## constrain replies to 300 JSON schemas of the folder SCHEMAS, such as JSONSchemaBench's
 	@$(BIN)/python -m tests.benchmarks.structured $(ARTIFACT) $(SCHEMAS)
+
+FAQS = build/bench-knowledge
+bench-knowledge: .venv/test .venv/demo  ## what a search in 100,000 passages costs on one core, and what is found for the questions of three FAQs
+	@tests/install
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.knowledge speed --folder $(FAQS)
+	@rm -f $(FAQS)/*.toml $(FAQS)/*.jsonl
+	@$(BIN)/secateur task from-faq build/faq/usr/share/doc/debian/FAQ/*.en.html --output $(FAQS)/debian.toml
+	@$(BIN)/secateur task from-faq build/faq/usr/share/doc/python3*/html/faq --output $(FAQS)/python.toml
+	@$(BIN)/secateur task from-faq build/faq/usr/share/perl/*/pod/perl*faq*.pod --output $(FAQS)/perl.toml
+	@$(BIN)/python -m tests.benchmarks.knowledge quality $(FAQS)/debian.jsonl $(FAQS)/python.jsonl $(FAQS)/perl.jsonl --folder $(FAQS)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.engine.native.bench
