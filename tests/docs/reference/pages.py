@@ -5,6 +5,7 @@ from typing import get_args
 from pruning.evaluation.tasks.task import Task
 from pruning.recipe.recipe import Recipe
 from server.config import Config
+from server.knowledge.settings import Settings
 from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.docs.reference import cli, errors, metrics, tree
@@ -21,6 +22,10 @@ ones that matter first.
 SKILL = """
 One TOML file for each skill; relative paths start at the skill's own folder. `secateur skills check` validates it.
 [Skills](../guide/skills.md) explains the fields by example.
+"""
+KNOWLEDGE = """
+One TOML file for `secateur knowledge build`; relative paths start at its own folder. A mistake is refused before any
+work, with its place in the file and what is allowed there. [Knowledge](../guide/knowledge.md) begins with an example.
 """
 RECIPE = """
 One TOML file: a base, two texts and a list of stages, which run in their order. A mistake is refused before any work,
@@ -60,6 +65,9 @@ def pages() -> dict[str, str]:
         "reference/config.md": page("server.toml", "`server/config.py`", CONFIG, sections([Root(Config, "Settings")])),
         "reference/skill.md": page(
             "A skill's file", "`server/skills/skill.py`", SKILL, sections([Root(Skill, "A skill")])
+        ),
+        "reference/knowledge.md": page(
+            "A knowledge's file", "`server/knowledge/settings.py`", KNOWLEDGE, sections([Root(Settings, "The file")])
         ),
         "reference/recipe.md": page("A recipe", "`pruning/recipe/`", RECIPE, sections([Root(Recipe, "The recipe")])),
         "reference/task.md": page("A task", "`pruning/evaluation/tasks/task.py`", TASK, tasks),
