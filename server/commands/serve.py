@@ -218,7 +218,7 @@ async def engine_failed(rollout: Rollout, apps: Apps, stop: asyncio.Event) -> bo
 def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     """Print each model with its skills and automatic choices, then each listener's address."""
     for model in parts.rollout.models:
-        names = [skill.name for skill in parts.skills if parts.rollout.of(skill.model) is model]
+        names = [one.name for one in parts.skills if not one.encoder and parts.rollout.of(one.model) is model]
         print(f"{model.name}: skills {', '.join(names)}")
         for choice in model.choices:
             print(f"  {choice.subject}: {choice.value} ({choice.reason})")

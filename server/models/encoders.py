@@ -1,13 +1,14 @@
 """The encoders that skills name as `encoder`: loaded once each, by the directory or package that they are named by."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from server.errors import ConfigError
 from server.skills.skill import Skill
-from server.storage.packages import located
+from server.storage.packages import PACKAGE, located
 
 
 class Recipe(Protocol):
@@ -99,4 +100,9 @@ def load(reference: str, skill: Skill) -> NamedEncoder:
         path = located(reference)
     except ConfigError as error:
         raise ConfigError(f"the `encoder` of the skill {skill.name!r} is not there: {error}") from None
-    return NamedEncoder(reference.rstrip("/").rpartition("/")[2] or reference, Encoder.open(path))
+    return NamedEncoder(name_of(reference, path), Encoder.open(path))
+
+
+def name_of(reference: str, path: Path) -> str:
+    """The label of an encoder: the name of its package or directory."""
+    return reference.removeprefix(PACKAGE).partition("/")[0] if reference.startswith(PACKAGE) else path.resolve().name

