@@ -23,7 +23,9 @@ from server.storage.toml import read
 
 ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-LATER = frozenset({"answers", "encoder", "repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"})
+LATER = frozenset(
+    {"answers", "encoder", "repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"}
+)
 """Fields that the first release lacked: at their defaults they do not change a revision."""
 OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible", "rate_limit_headers")
 """Fields that shape no reply."""
