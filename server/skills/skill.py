@@ -4,10 +4,8 @@ It is a value: nothing else shapes a reply but the model and the conversation, a
 """
 
 import hashlib
-import ipaddress
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -19,9 +17,9 @@ from server.engine.sequence import Sampling, SamplingOptions, Temperature
 from server.errors import ConfigError
 from server.skills import identity, system_prompt
 from server.skills.identity import Identity
+from server.skills.origins import origin_problems
 from server.storage.toml import read
 
-ORIGIN = re.compile(r"https?://([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 LATER = frozenset(
     {"answers", "encoder", "repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"}
@@ -32,7 +30,6 @@ OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visibl
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
 WITHOUT_ENCODER = ("model", "system", "examples", "knowledge", "origins")
-DEFAULT_PORTS = {"http": "80", "https": "443"}  # browsers leave them out of an origin
 
 Count = Annotated[int, Meta(ge=1)]
 Line = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -242,8 +239,8 @@ def check(where: str, skill: Skill) -> None:
 
 def _problems(skill: Skill) -> Iterator[str]:
     """Faults of a skill's lists and numbers, one sentence each."""
-    yield from _origin_problems("origins", skill.origins, allowed=EVERY_ORIGIN)
-    yield from _origin_problems("image_origins", skill.image_origins)
+    yield from origin_problems("origins", skill.origins, allowed=EVERY_ORIGIN)
+    yield from origin_problems("image_origins", skill.image_origins)
     for index, known in enumerate(skill.keys):
         if not DIGEST.fullmatch(known):
             yield f"`$.keys[{index}]` is not a SHA-256 digest in hexadecimal; `secateur keys create` makes keys"
@@ -257,31 +254,6 @@ def _problems(skill: Skill) -> Iterator[str]:
     yield from (f"a skill with `$.encoder` only embeds: leave out `$.{field}`" for field in alone)
     if skill.temperature > skill.max_temperature:
         yield "`$.temperature` is above `$.max_temperature`"
-
-
-def _origin_problems(field: str, origins: Sequence[str], allowed: str = "") -> Iterator[str]:
-    for index, origin in enumerate(origins):
-        if origin == allowed:
-            continue
-        if not ORIGIN.fullmatch(origin):
-            yield (
-                f"{origin!r} at `$.{field}[{index}]` is not an origin; write scheme://host or scheme://host:port, "
-                "in lower case, without a path, and international names as xn--..."
-            )
-        elif (sent := _as_browsers_send(origin)) != origin:
-            yield f"{origin!r} at `$.{field}[{index}]` is not how browsers send it; write {sent!r}"
-
-
-def _as_browsers_send(origin: str) -> str:
-    """The origin without its scheme's default port, and with an IPv6 address in its shortest form."""
-    scheme, _, rest = origin.partition("://")
-    host, port = rest, ""
-    if found := re.fullmatch(r"(.*?):([0-9]+)", rest.rpartition("]")[2]):
-        host, port = rest.removesuffix(f":{found[2]}"), str(min(int(found[2]), 65535))
-    if host.startswith("["):
-        with suppress(ValueError):
-            host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
-    return f"{scheme}://{host}" + (f":{port}" if port and port != DEFAULT_PORTS[scheme] else "")
 
 
 def _system(path: Path, skill: Skill) -> str:
