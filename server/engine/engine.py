@@ -47,6 +47,8 @@ class Engine:
         )
         self._streams: dict[Sequence, Stream] = {}
         self._failure: str | None = None
+        self.forced_tokens = 0
+        """Output tokens that grammars forced, so that no row was sampled for them."""
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -166,6 +168,7 @@ class Engine:
             self._end_unsampled(batch)
 
     def _deliver(self, accepted: Ids[Accepted], logprobs: Ids[Logprobs | None]) -> None:
+        self.forced_tokens += sum(one.row is None for one in accepted)
         results = []
         for sequence, ids in groupby(accepted, key=lambda one: one.sequence):
             reply = [

@@ -28,6 +28,7 @@ class Engine(EngineState, Protocol):
     """The engine's interface."""
 
     context: int
+    forced_tokens: int
 
     @property
     def vocabulary(self) -> int:

@@ -1,9 +1,9 @@
 """The Prometheus metrics of a server: ledger, engines, ratings, and the durations of replies."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from server.chat.conversation.feedback import Feedback
@@ -59,6 +59,33 @@ class StoreCollector(Collector):
         )
 
 
+class StructuredCollector(Collector):
+    """What structured output has cost and saved, by model, since the start."""
+
+    def __init__(self, models: Callable[[], Iterable[Model]]) -> None:
+        self._models = models
+
+    def describe(self) -> Iterable[Metric]:
+        """As `collect`: reading the figures costs nothing."""
+        return self.collect()
+
+    def collect(self) -> Iterable[Metric]:
+        """The current values."""
+        compiled = SummaryMetricFamily(
+            "secateur_grammar_compile_seconds", "Grammars compiled, refused ones included.", labels=["model"]
+        )
+        forced = CounterMetricFamily(
+            "secateur_forced_tokens",
+            "Output tokens forced by grammars, without a pass.",
+            labels=["model"],
+        )
+        for name, model in {model.name: model for model in self._models()}.items():  # two aliases may name one version
+            grammars = model.tokenizer.grammars
+            compiled.add_metric([name], count_value=grammars.compiled, sum_value=grammars.seconds)
+            forced.add_metric([name], model.engine.forced_tokens)
+        return compiled, forced
+
+
 def register_collectors(
     registry: CollectorRegistry, config: Config, ledger: Ledger, feedback: Feedback, labels: Labels
 ) -> Observers:
@@ -66,6 +93,7 @@ def register_collectors(
     rollout, skills = labels.rollout, labels.skills
     registry.register(LedgerCollector(ledger, labels))
     registry.register(EngineCollector(lambda: rollout.engines, lambda: [described(model) for model in rollout.models]))
+    registry.register(StructuredCollector(lambda: rollout.models))
     registry.register(FeedbackCollector(feedback, lambda: skills.names))
     if config.metrics_compat != "vllm":
         return Observers([Histograms(registry)])

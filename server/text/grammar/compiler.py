@@ -5,6 +5,7 @@ Nothing is kept between requests: a grammar compiles in a millisecond, and a cac
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -32,6 +33,10 @@ class GrammarCompiler:
     def __init__(self, files: TokenizerFiles) -> None:
         self._definition = files.definition
         self._ends = files.stop_ids
+        self.compiled = 0
+        """Grammars compiled, refused ones included."""
+        self.seconds = 0.0
+        """Time of the thread in which they were."""
 
     async def compile(self, grammar: Grammar) -> CompiledGrammar:
         """Compile, without holding up the event loop.
@@ -40,7 +45,7 @@ class GrammarCompiler:
         """
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.wrap_future(self._thread.submit(self._compile, grammar))
+                return await asyncio.wrap_future(self._thread.submit(self._timed, grammar))
         except TimeoutError:
             raise Overloaded("Other requests' grammars are being compiled; try again later.", retry_after=1) from None
 
@@ -70,6 +75,14 @@ class GrammarCompiler:
                 raise
             return reason(str(error))
         return None
+
+    def _timed(self, grammar: Grammar) -> CompiledGrammar:
+        begin = time.monotonic()
+        try:
+            return self._compile(grammar)
+        finally:
+            self.compiled += 1
+            self.seconds += time.monotonic() - begin
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:
         bounds.check(grammar)

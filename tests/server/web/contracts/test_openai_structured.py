@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from server.engine.batch import Batch
+from tests.server.web.contracts.test_metrics import samples
 from tests.server.web.contracts.test_openai_client import connect
 from tests.support.fakes import FakeRunner
 from tests.support.harness import HELP, OTHER, Serve, Served, ledger_of, until
@@ -105,6 +106,10 @@ def test_forced_tokens_take_no_pass_and_are_metered(client: OpenAI, served: Serv
     assert served.runner.steps - before < 6, "the prompt's pass, and one for the first forced run"
     assert reply.usage is not None
     assert reply.usage.completion_tokens == len(text) == ledger_of(served)[-1]["output_tokens"]
+    figures = samples(served)
+    assert figures["secateur_forced_tokens_total", "tiny"] == len(text) - 1, "the first is sampled after the prompt"
+    assert figures["secateur_grammar_compile_seconds_count", "tiny"] == 1
+    assert figures["secateur_grammar_compile_seconds_sum", "tiny"] > 0
 
 
 @pytest.mark.parametrize("most", [1, 2, 11, 12, 13])
