@@ -132,7 +132,7 @@ def whole_block(block: dict[str, Any]) -> dict[str, Any]:
 
 
 def usage(tokens: Usage) -> dict[str, Any]:
-    """Anthropic's `usage`, from the ledger's counts: `input_tokens` are those that were not read from the cache."""
+    """Anthropic's `usage`, from the ledger's counts: `input_tokens` leaves out what came from the cache."""
     return {
         "input_tokens": tokens.prompt - tokens.cached,
         "cache_creation_input_tokens": 0,
