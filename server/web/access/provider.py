@@ -11,17 +11,21 @@ import http.client
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import jwt
 import msgspec
+from msgspec import Struct
 
 from server.config import AdminLogin, is_address, is_loopback
 from server.errors import RequestError, Unauthorized
 from server.web.access.sessions import Attempt
 
+T = TypeVar("T")
 CALLBACK = "/admin/login/callback"
+CHALLENGE = "S256"
+BASIC = "client_secret_basic"
 DISCOVERY = "/.well-known/openid-configuration"
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 """Signatures that a token may have: asymmetric ones, and never `none`."""
@@ -52,13 +56,33 @@ class Unusable(Exception):
     """What is wrong with an answer of the provider."""
 
 
+class Metadata(Struct, frozen=True):
+    """What is read of the provider's discovery document."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    end_session_endpoint: str = ""
+    code_challenge_methods_supported: tuple[str, ...] = (CHALLENGE,)
+    token_endpoint_auth_methods_supported: tuple[str, ...] = (BASIC,)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class Redeemed(Struct, frozen=True):
+    """The answer to a code: an ID token, or the provider's word for what is wrong."""
+
+    id_token: str = ""
+    error: str = ""
+
+
 class Provider:
     """The provider at `settings.issuer`; after a failure it is left alone for 1 s, doubled up to LONGEST_WAIT."""
 
     def __init__(self, settings: AdminLogin, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._metadata: dict[str, Any] = {}
+        self._metadata: Metadata | None = None
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = self._keys_fetched = -KEPT_SECONDS
         self._failures = 0
@@ -80,14 +104,15 @@ class Provider:
             "state": attempt.state,
             "nonce": attempt.nonce,
             "code_challenge": challenge.decode(),
-            "code_challenge_method": "S256",
+            "code_challenge_method": CHALLENGE,
         }
-        endpoint = str(self._tried(self._discovered)["authorization_endpoint"])
+        endpoint = self._tried(self._discovered).authorization_endpoint
         return f"{endpoint}{'&' if urlsplit(endpoint).query else '?'}{urlencode(asked)}"
 
-    def logout_url(self) -> str | None:
-        """Where the person can sign out of the provider itself, as far as it was said; asks nothing."""
-        return self._metadata.get("end_session_endpoint")
+    def logout_url(self) -> str:
+        """Where the person can sign out of the provider itself; empty if it did not say. Asks nothing."""
+        url = self._metadata.end_session_endpoint if self._metadata else ""
+        return url if self._safe(url) else ""
 
     def claims(self, answer: Mapping[str, str], attempt: Attempt) -> dict[str, Any]:
         """The verified claims of the person whose browser came back with `answer`.
@@ -96,7 +121,7 @@ class Provider:
         """
         metadata = self._tried(self._discovered)
         named = answer.get("iss")
-        if named != metadata["issuer"] and (named or metadata.get("authorization_response_iss_parameter_supported")):
+        if named != metadata.issuer and (named or metadata.authorization_response_iss_parameter_supported):
             raise Unauthorized("The answer is not from the configured login provider.", code="login_state")
         if "error" in answer or not 0 < len(answer.get("code", "")) <= LONGEST_CODE:
             raise Unauthorized("The login provider did not let you in.", code="login_denied")
@@ -105,7 +130,7 @@ class Provider:
             raise Unauthorized("The login provider does not accept the code: it serves once.", code="login_code")
         return self._verified(token, attempt)
 
-    def _tried(self, ask: Callable[[], Any]) -> Any:
+    def _tried(self, ask: Callable[[], T]) -> T:
         """What `ask` returns; ProviderUnavailable if it fails, or failed lately."""
         if (wait := self._retry_at - self._clock()) > 0:
             raise ProviderUnavailable("The login provider did not answer lately.", retry_after=int(wait) + 1)
@@ -122,28 +147,28 @@ class Provider:
         self._failures = 0
         return found
 
-    def _discovered(self) -> dict[str, Any]:
+    def _discovered(self) -> Metadata:
         """The provider's metadata, at most KEPT_SECONDS old."""
-        if self._clock() - self._fetched >= KEPT_SECONDS:
-            found = fetch(self._settings.issuer.rstrip("/") + DISCOVERY)
-            if found.get("issuer") != self._settings.issuer:
+        if self._metadata is None or self._clock() - self._fetched >= KEPT_SECONDS:
+            found = fetch(self._settings.issuer.rstrip("/") + DISCOVERY, Metadata)
+            if found.issuer != self._settings.issuer:
                 raise Unusable("calls itself by another issuer than `$.admin_login.issuer`")
-            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-                self._check_address(found.get(name), name)
-            if "S256" not in found.get("code_challenge_methods_supported", ["S256"]):
-                raise Unusable("does not support PKCE with S256")
+            for url in (found.authorization_endpoint, found.token_endpoint, found.jwks_uri):
+                if not self._safe(url):
+                    raise Unusable("gives an address that is not https://")
+            if CHALLENGE not in found.code_challenge_methods_supported:
+                raise Unusable(f"does not support PKCE with {CHALLENGE}")
             self._metadata, self._fetched = found, self._clock()
         return self._metadata
 
-    def _check_address(self, address: object, name: str) -> None:
-        """Raise Unusable unless `address` may be asked: https://, or http:// where the issuer is on this machine."""
-        text = address if isinstance(address, str) else ""
-        here = is_loopback(urlsplit(self._settings.issuer).hostname or "")
-        parts = urlsplit(text)
-        if not is_address(text) or (parts.scheme == "http" and not (here and is_loopback(parts.hostname or ""))):
-            raise Unusable(f"gives no safe address as {name}")
+    def _safe(self, url: str) -> bool:
+        """Whether `url` may be asked: https://, or http:// on this machine if the issuer is there."""
+        parts = urlsplit(url) if is_address(url) else None
+        if parts is None or parts.scheme == "https":
+            return parts is not None
+        return all(is_loopback(host or "") for host in (parts.hostname, urlsplit(self._settings.issuer).hostname))
 
-    def _redeemed(self, metadata: Mapping[str, Any], code: str, attempt: Attempt) -> str | None:
+    def _redeemed(self, metadata: Metadata, code: str, attempt: Attempt) -> str | None:
         """The ID token for a code; None if the provider refuses the code."""
         form = {
             "grant_type": "authorization_code",
@@ -152,21 +177,17 @@ class Provider:
             "code_verifier": attempt.verifier,
         }
         name, secret, basic = self._settings.client_id, self._settings.client_secret, ""
-        supported = metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        if secret and "client_secret_basic" in supported:
+        if secret and BASIC in metadata.token_endpoint_auth_methods_supported:
             pair = f"{quote(name, safe='')}:{quote(secret, safe='')}"  # RFC 6749, section 2.3.1
             basic = "Basic " + base64.b64encode(pair.encode()).decode()
         else:
             form |= {"client_id": name, **({"client_secret": secret} if secret else {})}
-        found = fetch(metadata["token_endpoint"], form, basic)
-        token, error = found.get("id_token"), found.get("error")
-        if isinstance(token, str):
-            return token
-        if error in ("invalid_client", "unauthorized_client"):
-            raise Unusable(f"answered {error}: check `client_id` and `client_secret`")
-        if error is not None:
-            return None
-        raise Unusable("gives no ID token: the scopes must contain openid")
+        found = fetch(metadata.token_endpoint, Redeemed, form, basic)
+        if found.error in ("invalid_client", "unauthorized_client"):
+            raise Unusable(f"answered {found.error}: check `client_id` and `client_secret`")
+        if not found.id_token and not found.error:
+            raise Unusable("gives no ID token: the scopes must contain openid")
+        return found.id_token or None
 
     def _verified(self, token: str, attempt: Attempt) -> dict[str, Any]:
         """The claims of an ID token; Unauthorized unless everything about it is right."""
@@ -196,7 +217,7 @@ class Provider:
         age = self._clock() - self._keys_fetched
         if age >= KEPT_SECONDS or (name not in self._keys and age >= REFETCH_SECONDS):
             try:
-                found = jwt.PyJWKSet.from_dict(fetch(self._discovered()["jwks_uri"])).keys
+                found = jwt.PyJWKSet.from_dict(fetch(self._discovered().jwks_uri, dict)).keys
             except (jwt.PyJWTError, ValueError, TypeError):
                 raise Unusable("gives no usable keys") from None
             self._keys = {key.key_id: key for key in found if key.public_key_use in (None, "sig")}
@@ -213,14 +234,14 @@ def refused_token(what: str) -> Unauthorized:
     return Unauthorized(f"The login provider's ID token is not valid here ({what}).", code="login_token")
 
 
-def fetch(url: str, form: Mapping[str, str] | None = None, authorization: str = "") -> dict[str, Any]:
-    """The JSON object at `url`, or in the answer to a POST of `form`; follows no redirect. Raises Unusable.
+def fetch(url: str, kind: type[T], form: Mapping[str, str] | None = None, authorization: str = "") -> T:
+    """The JSON at `url` as `kind`, or that of the answer to a POST of `form`; follows no redirect. Raises Unusable.
 
     With a form, the object of a 400 or 401 is returned too: it says which of the two parties is wrong.
     """
     address = urlsplit(url)
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.netloc, timeout=TIMEOUT)
+    opened = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = opened(address.netloc, timeout=TIMEOUT)
     headers = {"Accept": "application/json", **({"Authorization": authorization} if authorization else {})}
     if form is not None:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
@@ -236,7 +257,6 @@ def fetch(url: str, form: Mapping[str, str] | None = None, authorization: str = 
     if response.status != 200 and not (form is not None and response.status in (400, 401)):
         raise Unusable(f"answered {response.status}")
     try:
-        found = msgspec.json.decode(text if len(text) <= LONGEST else b"", type=dict[str, Any])
+        return msgspec.json.decode(text if len(text) <= LONGEST else b"", type=kind)
     except msgspec.DecodeError:
-        raise Unusable("did not answer with a JSON object") from None
-    return found
+        raise Unusable("did not answer as OpenID Connect says") from None

@@ -71,9 +71,9 @@ class LoginEndpoints:
         person = self._sessions.person(request.scope)
         if person is None:
             return problems.response(InvalidRequest("There is no session to end: a key has none.", code="no_session"))
-        await self._recorded(request, person.who, "logout", "")
         response = json_response({"location": SIGNED_OUT}, no_store=True)
-        self._sessions.end(response, person)
+        self._sessions.end(response, person)  # even if the audit log fails
+        await self._recorded(request, person.who, "logout", "")
         return response
 
     async def ended(self, _: Request) -> Response:
@@ -127,7 +127,7 @@ class LoginEndpoints:
         response.headers.update({**HEADERS, "Cache-Control": "no-store"})
         return response
 
-    def _html(self, title: str, text: str, status: int, provider: str | None = None) -> Response:
+    def _html(self, title: str, text: str, status: int, provider: str = "") -> Response:
         link = f'<a href="{html.escape(provider)}">Sign out of the login provider</a>' if provider else ""
         filled = self._page.substitute(title=html.escape(title), text=html.escape(text), link=link)
         return HTMLResponse(filled, status, {**HEADERS, "Cache-Control": "no-store"})
