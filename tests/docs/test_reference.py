@@ -8,13 +8,14 @@ import pytest
 
 from pruning.recipe.recipe import Recipe
 from server.config import Config
+from server.knowledge.settings import Settings
 from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.docs.reference.errors import codes
 from tests.docs.reference.pages import TASKS, pages
 from tests.docs.reference.structs import documented, every, fields
 
-NAMES = ("config", "skill", "recipe", "task", "cli", "metrics", "errors")
+NAMES = ("config", "skill", "knowledge", "recipe", "task", "cli", "metrics", "errors")
 METRIC = re.compile(r"(?:secateur_|gen_ai_(?:server|client)_|vllm:)[a-z_]+")
 
 
@@ -33,7 +34,7 @@ def test_every_generated_page_is_compared(generated: dict[str, str]) -> None:
 
 
 def test_every_field_has_a_docstring() -> None:
-    structs = [kind for root in (Config, Skill, Recipe, *TASKS) for kind in every(root)]
+    structs = [kind for root in (Config, Skill, Settings, Recipe, *TASKS) for kind in every(root)]
     missing = {
         f"{kind.__name__}.{item.name}" for kind in structs for item in fields(kind) if not meaning(kind, item.name)
     }
