@@ -1,4 +1,4 @@
-"""Where one reply stands in its grammar: what may come next, and what must."""
+"""A reply's place in its grammar: the tokens that may come next, and those forced."""
 
 from collections import deque
 from collections.abc import Sequence as Ids

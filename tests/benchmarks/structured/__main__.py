@@ -24,7 +24,7 @@ from tests.benchmarks.serving.servers import KEY, Setting, ours
 
 MOST_TOKENS = 256
 CLIENTS = 4
-"""Requests at once, of those that are not timed."""
+"""Concurrent requests, where they are not timed."""
 SKILL = "plain"
 ASK = "Write one example of {title}."
 

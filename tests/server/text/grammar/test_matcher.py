@@ -150,7 +150,7 @@ def test_states_of_one_grammar_are_independent(compiled: Compiled, library: Toke
 
 
 def test_a_failure_within_the_reply_is_an_error_of_the_request(compiled: Compiled, library: Tokenizer) -> None:
-    """`{` is allowed before 2,000 properties of which none is required, and too many may follow."""
+    """`{` is allowed before 2,000 optional properties, and too many may follow."""
     schema = {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(2000)}}
     state = compiled(Grammar("json_schema", json.dumps(schema), "guided_json")).begin()
     state.accept(library.encode("{").ids[0])
