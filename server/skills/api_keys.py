@@ -195,7 +195,7 @@ def revoke(path: Path, id: str) -> Key:
 
 
 def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, ...]:
-    """Change some limits of a key, and of those that share them by rotation; returns them as they are now.
+    """Change some limits of a key and of all keys that share them by rotation; returns the changed keys.
 
     Raises ConfigError if there is no such key that is not revoked.
     """

@@ -37,7 +37,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for index = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[index]) end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """
-"""Extend the leases ARGV[2...] of KEYS[1] to ARGV[1] ms from now; those that Redis lost are taken again."""
+"""Extend the leases ARGV[2...] of KEYS[1] to ARGV[1] ms from now, and take again what Redis lost."""
 
 
 class StoreAway(Exception):

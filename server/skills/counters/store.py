@@ -76,9 +76,12 @@ class Store:
                     self._lost(error)
 
     async def watch(self) -> None:
-        """Renew the leases, notice when Redis is away, and try it until it is back; never returns."""
+        """Renew the leases, notice when Redis is away, and try it until it is back; ends when it is cancelled."""
+        task = asyncio.current_task()
         while self._shared is not None:
             await self._renew(self._shared)
+            if task is not None and task.cancelling():  # a timeout in the driver may swallow the cancellation
+                return
             await asyncio.sleep(RENEW_SECONDS if self.available else PROBE_SECONDS)
 
     async def close(self) -> None:

@@ -1,7 +1,8 @@
 """`python -m tests.exams.servers.exam_server FOLDER [SETTING=VALUE ...]`: the real server, its engine faked.
 
 The runner repeats ten letters, one token each, at `step` seconds a forward pass, so that a client can count its tokens.
-`metered=0` leaves the ledger's writes out, to measure their cost.
+`metered=0` leaves the ledger's writes out, to measure their cost. `lease` sets the seconds after which leases of
+concurrent replies lapse.
 """
 
 import sys
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from server.commands.serve import run
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Admission, Opening
+from server.skills.counters import redis_store, store
 from server.web import logs
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, OTHER, parts, tokenizer
@@ -57,6 +59,8 @@ def main(folder: Path, settings: dict[str, str]) -> None:
         settings.pop("day", ""),
     )
     metered = settings.pop("metered", "1") == "1"
+    redis_store.LEASE_SECONDS = float(settings.pop("lease", redis_store.LEASE_SECONDS))
+    store.RENEW_SECONDS = redis_store.LEASE_SECONDS / 6
     words = tokenizer(folder / "tiny")
     runner = Cycle(words.encode(SCRIPT), words.vocabulary, delay=step)
     skill = replace(HELP, max_tokens=tokens, tokens_per_day=int(budget) if budget else None)

@@ -194,3 +194,28 @@ def test_a_lease_given_back_while_it_is_renewed_does_not_stay(
             assert await one.take("next", {"a": 1}) is None
 
     asyncio.run(through())
+
+
+def test_a_cancellation_that_the_driver_swallows_ends_the_watch(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the server would hang as it stops: seen when a cancellation met the end of one of the driver's timeouts."""
+    monkeypatch.setattr(store, "RENEW_SECONDS", 3600.0)
+
+    async def through() -> None:
+        async with replica(redis.url, watched=False) as one:
+            begun = asyncio.Event()
+
+            async def swallowing(_: object) -> None:
+                begun.set()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(3600)
+
+            monkeypatch.setattr(one._shared, "renew", swallowing)
+            watching = asyncio.create_task(one.watch())
+            await begun.wait()
+            watching.cancel()
+            async with asyncio.timeout(120):
+                await asyncio.wait([watching])
+
+    asyncio.run(through())
