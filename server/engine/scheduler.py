@@ -1,4 +1,4 @@
-"""Plans which tokens the next forward pass computes: first in, first out, at most `batch_tokens` a pass.
+"""Plans which tokens the next forward pass computes: requests take turns, at most `batch_tokens` a pass.
 
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
@@ -53,7 +53,8 @@ class Scheduler:
         size = CacheSize(slots, context)
         self.blocks = Blocks(size.count, size.pinned)
         self.free = list(range(slots))
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: deque[deque[Sequence]] = deque()
+        """The queued sequences of each request, the next to be admitted first."""
         self.running: list[Sequence] = []
 
     @property
@@ -70,7 +71,7 @@ class Scheduler:
         if len(self.waiting) >= self.max_waiting + len(self.free):
             rounds = 1 + len(self.waiting) // self.slots  # a round of replies takes at least a second
             raise Overloaded(f"{len(self.waiting)} requests are already waiting; try again later.", retry_after=rounds)
-        self.waiting.extend(sequences)
+        self.waiting.append(deque(sequences))
 
     def schedule(self) -> Batch:
         """Admit what fits, then plan one pass: a token of each decoding sequence, and prefill with the rest.
@@ -78,7 +79,7 @@ class Scheduler:
         While sequences decode, `prefill_budget` limits the pass.
         """
         while self.waiting and self.free:
-            self._admit(self.waiting.popleft())
+            self._admit(self._next_waiting())
         decoding = sum(1 for sequence in self.running if sequence.generated)
         remaining = sum(sequence.remaining for sequence in self.running)
         if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES and remaining <= self.batch_tokens:
@@ -121,8 +122,18 @@ class Scheduler:
         """Drop a queued or running sequence; its slot is free for the next pass. Idempotent."""
         if sequence.slot is not None:
             self._release(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        elif request := next((request for request in self.waiting if sequence in request), None):
+            request.remove(sequence)
+            if not request:
+                self.waiting.remove(request)
+
+    def _next_waiting(self) -> Sequence:
+        """Take the next sequence of the first request in the queue; if it has more, the request queues again behind."""
+        request = self.waiting.popleft()
+        sequence = request.popleft()
+        if request:
+            self.waiting.append(request)
+        return sequence
 
     def _decode_with_guesses(self, look_up: PromptLookup) -> Batch:
         """Plan a decode pass in which the sequences share the room for guesses."""

@@ -63,6 +63,7 @@ def check_laws(scheduler: Scheduler, batch: Batch) -> None:
         leader = chunk.sequence.leader
         assert leader is None or leader.slot is None or leader.generated, "a prompt was computed twice"
     assert not (scheduler.waiting and scheduler.free)
+    assert all(scheduler.waiting)
     decoding = {sequence for sequence in scheduler.running if sequence.generated}
     assert decoding <= {chunk.sequence for chunk in batch.chunks}, "a long prompt stalled a reply"
     assert bool(batch.chunks) == bool(scheduler.running)
@@ -128,7 +129,7 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
             scheduler.abort(victim)
             assert victim.slot is None
             assert victim not in scheduler.running
-            assert victim not in scheduler.waiting
+            assert not any(victim in request for request in scheduler.waiting)
         running = {sequence for sequence in batch.sampled if sequence not in aborted}
         expected = {one: min(one.generated + 1, one.sampling.max_tokens) for one in running}
         scheduler.commit(batch, tokens)
@@ -188,6 +189,17 @@ def test_admission_is_first_in_first_out() -> None:
         scheduler.add(sequence)
     first_seen = list(dict.fromkeys(chunk.sequence for batch in run(scheduler, Cache()) for chunk in batch.chunks))
     assert first_seen == sequences
+
+
+def test_a_request_of_many_choices_takes_turns_with_later_ones() -> None:
+    scheduler = Scheduler(slots=1, context=20, batch_tokens=4, max_waiting=5)
+    many = [ask("a", [number]) for number in range(4)]
+    later = [ask("a", [number]) for number in (7, 8)]
+    scheduler.add(*many)
+    for sequence in later:
+        scheduler.add(sequence)
+    first_seen = dict.fromkeys(chunk.sequence for batch in run(scheduler, Cache()) for chunk in batch.chunks)
+    assert list(first_seen) == [many[0], *later, *many[1:]]
 
 
 def test_a_long_prompt_is_computed_in_chunks_beside_a_reply() -> None:

@@ -252,7 +252,11 @@ def test_choices_are_one_reply_for_concurrency(serve: Serve) -> None:
 def test_the_logprobs_of_a_request_are_bounded(serve: Serve) -> None:
     served = serve()
     with connect(served) as client:
-        for more in ({"prompt": ["x"] * 8, "max_tokens": 500, "n": 16}, {"prompt": ["x" * 200] * 120, "echo": True}):
+        cases: list[Any] = [
+            {"prompt": ["x"] * 8, "max_tokens": 500, "n": 16},
+            {"prompt": ["x" * 200] * 120, "echo": True},
+        ]
+        for more in cases:
             with pytest.raises(openai.BadRequestError, match="send fewer prompts"):
-                client.completions.create(**{"model": "help", "prompt": "x", "logprobs": 20, **more})
+                client.completions.create(model="help", logprobs=20, **more)
     assert not ledger_of(served)
