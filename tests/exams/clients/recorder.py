@@ -80,6 +80,7 @@ def usage_of(body: str) -> tuple[int, int] | None:
     if not merged:
         return None
     prompt = merged.get("prompt_tokens", merged.get("input_tokens", 0))
+    prompt += merged.get("cache_read_input_tokens", 0)  # Anthropic's `input_tokens` leaves them out
     return prompt, merged.get("completion_tokens", merged.get("output_tokens", 0))
 
 

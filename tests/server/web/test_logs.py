@@ -35,7 +35,7 @@ def plant(served: Any) -> list[bytes]:
         complete(served, ASK, Authorization=SECRET, Cookie=SECRET, X_Request_Id=SECRET, Traceparent=SECRET),
         complete(served, b'{"messages": "' + SECRET.encode()),
         call(served.url, f"/v1/models?key={SECRET}", X_Forwarded_For=SECRET, User_Agent=SECRET, **BEARER),
-        call(served.url, f"/{SECRET}", Origin=f"https://{SECRET}.example"),
+        call(served.url, "/nowhere", Origin=f"https://{SECRET}.example"),
         call(served.url, "/healthz", method=SECRET.upper(), Tracestate=f"a={SECRET}", Traceparent=PARENT),
     ]
     complete(served, ASK)
@@ -48,6 +48,7 @@ def plant(served: Any) -> list[bytes]:
         visitor.post("feedback", {"reply": SECRET, "rating": "up", "comment": SECRET}),
     ]
     call(served.url, f"/v1/widget/replies/{SECRET}?from={SECRET}")
+    call(served.url, f"/{SECRET}")  # the answer names the path
     return [*(answer.content for answer in answers), *(json.dumps(answer.json).encode() for answer in refused)]
 
 

@@ -19,7 +19,6 @@ from server.models.rollout import Model, Rollout
 from server.skills.catalogue import Caller, Skills
 from server.skills.skill import Skill
 from server.skills.turns import conversation
-from server.text.tokenizer import Tokenizer
 from server.web.api.reply_endpoint import check_speaks
 from server.web.http.json_body import convert, decode
 from server.web.http.requests import RequestState, bearer, read_body
@@ -127,27 +126,27 @@ def answer(wanted: TokenizeRequest, skill: Skill, model: Model) -> dict[str, Any
     """The response to a tokenisation."""
     if wanted.content is not None:
         ids = model.tokenizer.tokenise(wanted.content, add_special=wanted.add_special, recognise=wanted.parse_special)
-        return {"tokens": [piece(id, model.tokenizer) for id in ids] if wanted.with_pieces else ids}
-    ids = ids_of(wanted, skill, model.tokenizer)
+        return {"tokens": [piece(id, model) for id in ids] if wanted.with_pieces else ids}
+    ids = ids_of(wanted, skill, model)
     body: dict[str, Any] = {"count": len(ids), "max_model_len": model.engine.context, "tokens": ids, "token_strs": None}
     if wanted.return_token_strs:
         body["token_strs"] = [model.tokenizer.entry(id) for id in ids]
     return body
 
 
-def ids_of(wanted: TokenizeRequest, skill: Skill, tokenizer: Tokenizer) -> list[int]:
+def ids_of(wanted: TokenizeRequest, skill: Skill, model: Model) -> list[int]:
     """The ids of a prompt, or of a conversation without what the skill adds to it."""
     if wanted.messages is None:
         add_special = wanted.add_special_tokens is not False
-        return tokenizer.tokenise(wanted.prompt or "", add_special=add_special, recognise=wanted.parse_special)
+        return model.tokenizer.tokenise(wanted.prompt or "", add_special=add_special, recognise=wanted.parse_special)
     turns = [message.plain(f"messages[{index}]") for index, message in enumerate(wanted.messages)]
     bare = replace(skill, system="", examples=())
-    return tokenizer.chat(conversation(bare, turns), reply=wanted.add_generation_prompt)
+    return model.tokenizer.chat(conversation(bare, turns), reply=wanted.add_generation_prompt)
 
 
-def piece(id: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def piece(id: int, model: Model) -> dict[str, Any]:
     """An id with its text, or its bytes where they are a part of a character, as llama-server writes it."""
-    text, raw = tokenizer.spelling(id)
+    text, raw = model.tokenizer.spelling(id)
     try:
         return {"id": id, "piece": text if raw is None else raw.decode()}
     except UnicodeDecodeError:
