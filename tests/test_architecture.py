@@ -169,7 +169,7 @@ def test_torch_and_http_stay_apart() -> None:
 
 
 def test_three_files_import_transformers() -> None:
-    """The models that generate, those that encode, and the bases that are pruned."""
+    """Generating models, encoders, and the bases that are pruned."""
     files = {m for m in MODULES for name in imports(m) if within(name, "transformers")}
     runners = "server.engine.runners"
     assert files == {f"{runners}.transformers_runner", f"{runners}.encoder", "pruning.model.base"}

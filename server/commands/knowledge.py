@@ -60,7 +60,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    """List the documents, those that could not be read, and the calibrated thresholds."""
+    """List the documents, the unreadable ones with their reasons, and the calibrated thresholds."""
     print("\n".join(show.details(Knowledge.open(arguments.knowledge, words_only=True))))
     return 0
 

@@ -72,7 +72,7 @@ class Manifest(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=Tr
     documents: int
     passages: int
     files: dict[str, str]
-    """SHA-256 of index and vectors, so that this file's digest stands for all that is found."""
+    """SHA-256 of index and vectors, so that this file's digest covers everything that is searched."""
     thresholds: Thresholds
     calibration: Calibration
     encoder: EncoderRecord | None = None

@@ -127,7 +127,7 @@ class Knowledge:
     def search(
         self, question: str, limit: int = 5, groups: frozenset[str] = EVERYONE, *, ranking: Ranking | None = None
     ) -> list[Found]:
-        """The `limit` passages that answer `question` best, best first, of those that a visitor in `groups` may see.
+        """The `limit` passages that answer `question` best, best first, among the ones visible to a visitor in `groups`.
 
         `ranking` is by default the artifact's. Nothing is found for a question without words.
         """
@@ -257,7 +257,7 @@ class Knowledge:
 
 
 def load_encoder(wanted: EncoderRecord, threads: int = 1) -> Encoder:
-    """The encoder that a manifest names; raises ArtifactError if its files are not those that made the vectors."""
+    """The encoder that a manifest names; raises ArtifactError if its digest is not the recorded one."""
     from server.engine.runners import encoder, encoder_files  # late: torch takes seconds
 
     path = located(wanted.reference)

@@ -96,7 +96,7 @@ class Encoder:
 
 
 def _model(path: Path, settings: dict[str, Any]) -> torch.nn.Module:
-    """The model with all weights filled; raises ArtifactError naming those that are missing or misshapen."""
+    """The model with all weights filled; raises ArtifactError naming missing and misshapen ones."""
     config = CONFIG_MAPPING[settings["model_type"]].from_dict(settings)
     model_class: Any = MODEL_MAPPING[type(config)]
     with redirect_stderr(StringIO()):  # its progress bar would fill log files

@@ -1,4 +1,4 @@
-"""Reads the documents that changed since the journal saw them, and lists those that cannot be read."""
+"""Reads the documents that changed since the last build, and lists unreadable ones with their reasons."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from server.knowledge.settings import Source
 
 
 class Refused(Exception):
-    """A document that cannot be had; the text says why."""
+    """A document that cannot be fetched; the text says why."""
 
 
 class Gone(Refused):

@@ -68,7 +68,7 @@ def resolve(host: str, port: int, private: Sequence[Network]) -> list[tuple[int,
 
 
 def permitted(address: str, private: Sequence[Network]) -> bool:
-    """Whether an address is public or in one of the networks `private`, also where it stands for another one."""
+    """Whether an address, and the IPv4 address that it may embed, is public or in one of the networks `private`."""
     found = ipaddress.ip_address(address.partition("%")[0])
     every = [found, *_embedded(found)]
     named = any(one.version == network.version and one in network for one in every for network in private)

@@ -1,4 +1,4 @@
-"""Each format: titles, headings, anchors, text without navigation, and what is quoted of it."""
+"""Each format: titles, headings, anchors, text without navigation, and passages."""
 
 import pytest
 

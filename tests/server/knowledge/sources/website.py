@@ -1,4 +1,4 @@
-"""A website on this machine that counts what is asked of it."""
+"""A website on this machine that records its requests."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
