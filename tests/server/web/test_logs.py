@@ -30,7 +30,7 @@ def plant(served: Any) -> list[bytes]:
     visitor = Visitor(served)
     visitor.ask(f"hello {SECRET}", context=SECRET)
     answers = [
-        complete(served, {**ASK, "user": SECRET, "metadata": {"a": SECRET}, "n": 2}),
+        complete(served, {**ASK, "user": SECRET, "metadata": {"a": SECRET}, "audio": {"voice": SECRET}}),
         complete(served, ASK, Authorization=f"Bearer {SECRET}"),
         complete(served, ASK, Authorization=SECRET, Cookie=SECRET, X_Request_Id=SECRET, Traceparent=SECRET),
         complete(served, b'{"messages": "' + SECRET.encode()),
