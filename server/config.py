@@ -93,6 +93,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file with the secret that signs these events (standardwebhooks.com: `whsec_` and base64)."""
     page_port: Port | None = None
     """The port of a demo page that embeds the widget; by default there is none."""
+    page_docs: Path | None = None
+    """A folder of HTML that the demo page's port serves below /docs/, so that links of answers lead somewhere."""
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
     """Replies that each model generates at once."""
     context: Positive = 2048

@@ -234,7 +234,7 @@ def host_page(parts: Parts) -> ASGIApp | None:
 
     host = "127.0.0.1" if parts.config.host in ("0.0.0.0", "::") else parts.config.host  # browsers cannot open those
     host = f"[{host}]" if ":" in host else host
-    return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals)
+    return demo_page(skill, f"http://{host}:{parts.config.port}/widget.js", totals, parts.config.page_docs)
 
 
 def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:

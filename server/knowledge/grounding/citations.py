@@ -1,4 +1,4 @@
-"""Which passages a reply may cite: those that share enough of its words, sentence by sentence."""
+"""Which passages a reply may cite: a sentence cites the passage that shares most of its words, if enough."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -71,5 +71,5 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def words(text: str) -> frozenset[str]:
-    """The stems of a text's words, without those that say nothing of a topic."""
+    """The stems of a text's words, without stop words."""
     return frozenset(word[:STEM] for word in WORD.findall(text.lower()) if word not in STOP_WORDS)

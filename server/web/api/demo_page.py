@@ -13,7 +13,8 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 from server.storage.database import StorageError
 
@@ -22,8 +23,10 @@ KINDS = ("input", "cached", "output", "requests")
 FRESH = {"Cache-Control": "no-store"}
 
 
-def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -> Starlette:
-    """An app that serves the page for `skill`; `widget_url` is the URL of widget.js.
+def page(
+    skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]], docs: Path | None = None
+) -> Starlette:
+    """An app that serves the page for `skill`, and below /docs/ the folder `docs`; `widget_url` is that of widget.js.
 
     `totals`, called in a thread, returns the skill's counts by KINDS; `cached` tokens are part of `input`.
     """
@@ -45,7 +48,8 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]]) -
         static("/page.css", (ASSETS / "page.css").read_bytes(), "text/css"),
         static("/page.js", (ASSETS / "page.js").read_bytes(), "text/javascript"),
     ]
-    return Starlette(routes=[*files, Route("/tokens", tokens)])
+    shown = [Mount("/docs", StaticFiles(directory=docs, html=True))] if docs is not None else []
+    return Starlette(routes=[*files, Route("/tokens", tokens), *shown])
 
 
 def policy(widget_url: str) -> str:
