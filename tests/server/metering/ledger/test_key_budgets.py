@@ -124,6 +124,8 @@ def make_version_2(where: str) -> None:
     database = connect(where, Options())
     with database.transaction():
         database.execute("DROP TABLE key_budgets")
+        for column in ("knowledge_tokens", "retrieval_seconds"):
+            database.execute(f"ALTER TABLE requests DROP COLUMN {column}")
         database.execute("UPDATE ledger SET version = 2")
     database.close()
 
