@@ -83,9 +83,9 @@ def write(path: Path, entries: Sequence[Entry], rows: Sequence[Row]) -> None:
         connection.execute("BEGIN")
         for table in TABLES:
             connection.execute(table)
-        numbers = {entry.name: number for number, entry in enumerate(entries, 1)}
+        numbers = {id(entry): number for number, entry in enumerate(entries, 1)}
         for entry in entries:
-            row = (numbers[entry.name], entry.name, entry.url, entry.title, entry.digest, len(entry.passages))
+            row = (numbers[id(entry)], entry.name, entry.url, entry.title, entry.digest, len(entry.passages))
             connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", row)
         next_id, next_question = 1, 1
         for number, (key, group) in enumerate(groupby(rows, key=_partition), 1):
@@ -108,9 +108,9 @@ def _partition(row: Row) -> tuple[str, str]:
 
 
 def _write_partition(
-    connection: sqlite3.Connection, words: Words, rows: Sequence[Row], documents: dict[str, int]
+    connection: sqlite3.Connection, words: Words, rows: Sequence[Row], documents: dict[int, int]
 ) -> int:
-    """Write one partition; returns how many stored questions it has. `documents` has their ids by name."""
+    """Write one partition; returns how many stored questions it has. `documents` has the number of each entry."""
     number, first, question = words.number, words.first, words.first_question
     run = connection.execute
     options = f"content = '', tokenize = '{words.tokenizer}'"
@@ -119,7 +119,7 @@ def _write_partition(
     for place, row in enumerate(rows, first):
         passage = row.passage
         headings = msgspec.json.encode(passage.headings).decode()
-        stored = (place, documents[row.entry.name], passage.url, headings, passage.question, passage.text)
+        stored = (place, documents[id(row.entry)], passage.url, headings, passage.question, passage.text)
         run("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", stored)
         above = " ".join(dict.fromkeys((*passage.headings, passage.question)))
         run(

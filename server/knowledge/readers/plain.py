@@ -34,7 +34,7 @@ def read(content: str) -> Document:
 
 def json_lines(content: str) -> list[Document]:
     """One document for each line; raises ValueError naming the first line that is none."""
-    found = []
+    found: dict[str, Document] = {}
     for number, text in enumerate(content.split("\n"), 1):
         if not text.strip():
             continue
@@ -46,8 +46,11 @@ def json_lines(content: str) -> list[Document]:
             raise ValueError(f"line {number} needs either `text`, or `question` and `answer`")
         asked = (line.question,) if line.question else ()
         section = Section(line.text or line.answer, asked, "", line.question)
-        found.append(Document(line.title, (section,), line.url, str(line.id or number)))
-    return found
+        key = str(number) if line.id == "" else str(line.id)
+        if key in found:
+            raise ValueError(f"line {number} has the id {key}, which another line has")
+        found[key] = Document(line.title, (section,), line.url, key)
+    return list(found.values())
 
 
 def faq(content: bytes, suffix: str, encoding: str = "") -> Document:

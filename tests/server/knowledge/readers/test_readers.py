@@ -78,6 +78,9 @@ def test_json_lines_are_texts_and_pairs() -> None:
     assert (first.title, first.url, first.key, first.sections[0].text) == ("T", "http://a/", "1", "One.")
     assert second.sections == (Section("Yes.", ("Two?",), "", "Two?"),)
     assert second.key == "7"
+    assert [one.key for one in plain.json_lines('{"text": "a", "id": 0}\n{"text": "b", "id": "x"}')] == ["0", "x"]
+    with pytest.raises(ValueError, match="line 2 has the id 2, which another line has"):
+        plain.json_lines('{"text": "a", "id": 2}\n{"text": "b"}')
     with pytest.raises(ValueError, match="line 2 needs either"):
         plain.json_lines('{"text": "a"}\n{"question": "b"}')
 
