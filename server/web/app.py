@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -42,9 +43,10 @@ from server.web.api.admin.page import AdminPage
 from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
 from server.web.api.admin.usage import UsageEndpoint
-from server.web.api.anthropic.count import CountEndpoint
 from server.web.api.anthropic.errors import ANTHROPIC
 from server.web.api.anthropic.schema import parse as parse_message
+from server.web.api.anthropic.schema import parse_count
+from server.web.api.count_endpoint import CountEndpoint
 from server.web.api.demo_page import page as demo_page
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
@@ -174,7 +176,7 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
     kept, max_body = IdempotentReplies(replies), parts.config.max_body
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     messages = ReplyEndpoint(parse_message, parts.skills, kept, max_body=max_body, dialect=ANTHROPIC)
-    counted = CountEndpoint(parts.skills, parts.rollout, max_body=max_body)
+    count = partial(CountEndpoint, skills=parts.skills, rollout=parts.rollout, max_body=max_body)
     responses = ReplyEndpoint(parse_response, parts.skills, kept, max_body=max_body, dialect=RESPONSES)
     completions = ReplyEndpoint(parse_completion, parts.skills, kept, max_body=max_body)
     models = ModelEndpoints(parts.skills, parts.rollout, parts.loader.encoders)
@@ -184,7 +186,8 @@ def public_routes(parts: Parts, replies: Replies) -> list[Route]:
         Route("/v1/completions", completions.answer, methods=["POST"]),
         Route("/v1/responses", responses.answer, methods=["POST"]),
         Route("/v1/messages", messages.answer, methods=["POST"]),
-        Route("/v1/messages/count_tokens", counted.count, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count(parse_count, dialect=ANTHROPIC).count, methods=["POST"]),
+        Route("/v1/responses/input_tokens", count(parse_response, dialect=RESPONSES).count, methods=["POST"]),
         Route("/v1/models", models.list),
         Route("/v1/models/{name:path}", models.one),
         Route("/v1/skills/{name}", models.skill),

@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import anyio
@@ -98,6 +99,8 @@ class Dialect(Struct, frozen=True):
 
     credential: Callable[[Headers], str | None] = bearer
     error_body: Callable[[SecateurError], dict[str, Any]] = problems.body
+    count_head: Mapping[str, str] = MappingProxyType({})
+    """What a count of tokens has beside the number."""
 
 
 class ReplyEndpoint:

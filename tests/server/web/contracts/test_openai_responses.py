@@ -185,6 +185,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(
     assert ledger_of(served) == []
 
 
+def test_counting_gives_what_is_billed(serve: Serve) -> None:
+    served = serve("ok")
+    with connect(served) as client:
+        counted = client.responses.input_tokens.count(model="help", instructions="More.", input="hi")
+        assert ledger_of(served) == []
+        used = client.responses.create(model="help", instructions="More.", input="hi").usage
+    assert used is not None
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", used.input_tokens)
+
+
 def test_an_overflow_names_the_input(serve: Serve) -> None:
     answer = post(serve(context=64), input="a" * 100)
     assert (answer.status, answer.json["error"]["param"]) == (400, "input")

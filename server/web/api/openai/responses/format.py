@@ -17,6 +17,7 @@ from server.chat.choices.reply_text import Piece
 from server.chat.idempotent_replies import Origin
 from server.chat.tools.calls import CallPart
 from server.errors import SecateurError
+from server.knowledge.grounding.citations import Citation
 from server.metering.ledger.records import Usage
 from server.web.api.openai.responses.output import Call, Item, Output, Text, written
 from server.web.api.reply_endpoint import Ended
@@ -69,6 +70,8 @@ class ResponseFormat:
             yield from self._text(piece.text, piece.logprobs)
         for part in piece.calls:
             yield from self._call(part)
+        for citation in piece.citations:
+            yield from self._cite(citation)
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The end of the last item, and the whole response."""
@@ -99,7 +102,7 @@ class ResponseFormat:
             yield from self._close("completed")
             item = self._output.begin_text()
             yield self._item_event("added", item, "in_progress")
-            yield self._part_event("response.content_part.added", item, {"part": Text.part("", ())})
+            yield self._part_event("response.content_part.added", item, {"part": item.part})
         shown = tuple(logprobs) if self._logprobs else ()
         item.add(text, shown)
         if text or shown:
@@ -117,13 +120,20 @@ class ResponseFormat:
             place = {"item_id": item.id, "output_index": item.index}
             yield self._event("response.function_call_arguments.delta", {**place, "delta": part.arguments})
 
+    def _cite(self, citation: Citation) -> Iterator[ServerSentEvent]:
+        """A passage that supports the message."""
+        item = self._output.last
+        if isinstance(item, Text):
+            added = {"annotation_index": len(item.annotations), "annotation": item.cite(citation)}
+            yield self._part_event("response.output_text.annotation.added", item, added)
+
     def _close(self, status: str) -> Iterator[ServerSentEvent]:
         """End the item that is open, if there is one."""
         item = self._output.close(status)
         if isinstance(item, Text):
             done = {"text": item.text, "logprobs": written(item.logprobs)}
             yield self._part_event("response.output_text.done", item, done)
-            yield self._part_event("response.content_part.done", item, {"part": Text.part(item.text, item.logprobs)})
+            yield self._part_event("response.content_part.done", item, {"part": item.part})
         elif isinstance(item, Call):
             place = {"item_id": item.id, "output_index": item.index}
             yield self._event("response.function_call_arguments.done", {**place, "arguments": item.arguments})

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from server.chat.choices.logprobs import TokenLogprob
+from server.knowledge.grounding.citations import Citation
 
 
 class Item(Protocol):
@@ -25,6 +26,7 @@ class Text:
         self.index = index
         self.status = "in_progress"
         self.logprobs: list[TokenLogprob] = []
+        self.annotations: list[dict[str, Any]] = []
         self._parts: list[str] = []
 
     @property
@@ -37,14 +39,21 @@ class Text:
         self._parts.append(text)
         self.logprobs.extend(logprobs)
 
-    @staticmethod
-    def part(text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """A part of a message's content."""
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": written(logprobs)}
+    def cite(self, citation: Citation) -> dict[str, Any]:
+        """Add the annotation of a passage that supports the text; returns it."""
+        place = {"start_index": citation.start, "end_index": citation.end}
+        self.annotations.append({"type": "url_citation", "url": citation.passage.url, "title": citation.title, **place})
+        return self.annotations[-1]
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The part of the message's content."""
+        about = {"annotations": list(self.annotations), "logprobs": written(self.logprobs)}
+        return {"type": "output_text", "text": self.text, **about}
 
     def written(self, status: str) -> dict[str, Any]:
         """The message, without content while it is in progress."""
-        content = [] if status == "in_progress" else [self.part(self.text, self.logprobs)]
+        content = [] if status == "in_progress" else [self.part]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
 

@@ -205,4 +205,4 @@ def error_body(error: SecateurError) -> dict[str, Any]:
     return problems.body(renamed(error, RENAMED) if isinstance(error, InvalidRequest) else error)
 
 
-RESPONSES = Dialect(error_body=error_body)
+RESPONSES = Dialect(error_body=error_body, count_head={"object": "response.input_tokens"})
