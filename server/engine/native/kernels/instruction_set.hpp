@@ -17,6 +17,8 @@ struct InstructionSet {
     // weights. `first` is a multiple of BLOCK_ROWS.
     void (*codes)(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
     void (*bf16)(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+    // Rounds rows `first` .. `last` of `values` [tokens, columns] to the codes of `input`, whose buffers are large enough.
+    void (*round_to_codes)(const float* values, RoundedInput& input, int64_t first, int64_t last);
     bool tiles = false;  // whether it reads tiles (tiles.hpp), which are then its quickest layout
 };
 

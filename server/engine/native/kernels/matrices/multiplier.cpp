@@ -39,7 +39,7 @@ void Multiplier::round(std::span<const Matrix> weights, const float* values, int
     pool_.run((tokens + ROUNDED_TOGETHER - 1) / ROUNDED_TOGETHER, [&](int64_t part) {
         const int64_t first = part * ROUNDED_TOGETHER, last = std::min(first + ROUNDED_TOGETHER, tokens);
         if (bf16) round_to_bf16(values, input_, first, last);
-        if (codes) round_to_codes(values, input_, first, last);
+        if (codes) set_.round_to_codes(values, input_, first, last);
     });
 }
 

@@ -4,6 +4,7 @@
 
 #include "kernels/instruction_set.hpp"
 #include "base/half_precision.hpp"
+#include "kernels/matrices/rounding.hpp"
 #include "kernels/matrices/tiles.hpp"
 
 namespace secateur {
@@ -47,6 +48,6 @@ void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
 
 }  // namespace
 
-const InstructionSet PORTABLE{"portable", codes, bf16};
+const InstructionSet PORTABLE{"portable", codes, bf16, round_to_codes};
 
 }  // namespace secateur

@@ -16,8 +16,7 @@ struct RoundedInput {
     Buffer<uint16_t> bf16;   // [tokens, runs * 64]: bits
 };
 
-// Round rows `first` .. `last` of `values` [tokens, columns] into `input`, whose buffers are large enough.
-void round_to_codes(const float* values, RoundedInput& input, int64_t first, int64_t last);
+// Rounds rows `first` .. `last` of `values` [tokens, columns] into `input`, whose buffers are large enough.
 void round_to_bf16(const float* values, RoundedInput& input, int64_t first, int64_t last);
 
 }  // namespace secateur

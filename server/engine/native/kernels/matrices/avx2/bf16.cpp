@@ -2,6 +2,7 @@
 // additions by ascending column and a fixed sum across its register, so it does not depend on the batch.
 #include "kernels/matrices/avx2/avx2.hpp"
 #include "kernels/matrices/avx2/spread.hpp"
+#include "kernels/matrices/rounding.hpp"
 
 namespace secateur::avx2 {
 namespace {
@@ -192,6 +193,6 @@ void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64
 
 }  // namespace
 
-const InstructionSet AVX2{"avx2", codes, avx2::bf16};
+const InstructionSet AVX2{"avx2", codes, avx2::bf16, round_to_codes};
 
 }  // namespace secateur

@@ -1,6 +1,7 @@
 // bfloat16 products with AVX-512: vdpbf16ps on tiles. Each output is the sum of two chains, over even and odd pairs of
 // columns, so it does not depend on the batch.
 #include "kernels/matrices/avx512/avx512.hpp"
+#include "kernels/matrices/rounding.hpp"
 
 namespace secateur::avx512 {
 namespace {
@@ -56,6 +57,6 @@ void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
 
 }  // namespace
 
-const InstructionSet AVX512{"avx512", codes, bf16, true};
+const InstructionSet AVX512{"avx512", codes, bf16, round_to_codes, true};
 
 }  // namespace secateur
