@@ -47,5 +47,6 @@ void bind_kernels(nb::module_& module);
 void bind_model(nb::module_& module);
 void bind_step(nb::module_& module);
 void bind_sampling(nb::module_& module);
+void bind_attention(nb::module_& module);
 
 }  // namespace secateur

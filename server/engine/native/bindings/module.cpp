@@ -7,4 +7,5 @@ NB_MODULE(_core, module) {
     secateur::bind_model(module);
     secateur::bind_step(module);
     secateur::bind_sampling(module);
+    secateur::bind_attention(module);
 }

@@ -21,7 +21,7 @@ struct CacheSizes {
 
 CacheSizes cache_sizes(const Model& model, const Layer& layer, const Limits& limits) {
     const int64_t places = int64_t{limits.blocks} * model.key_heads(layer) * block_positions;
-    return {places * model.head_width, places * padded(model.head_width), limits.eight_bits ? places : 0};
+    return {places * even(model.head_width), places * padded(model.head_width), limits.eight_bits ? places : 0};
 }
 
 size_t all_cache_bytes(const Model& model, const Limits& limits) {
@@ -138,7 +138,7 @@ void Step::place(const Batch& batch) {
     ends_.clear(), parts_.clear();
     const Layer& first = model_.layers.front();
     const int32_t group = model_.heads(first) / model_.key_heads(first);
-    const int32_t rows = std::max(1, 32 / group);
+    const int32_t rows = std::max(1, kernels_.queries / group);
     for (size_t i = 0; i < batch.chunks.size(); ++i) {
         const Chunk& chunk = batch.chunks[i];
         for (int32_t row = 0; row < chunk.count; row += rows)
@@ -205,7 +205,8 @@ void Step::rotate_and_store(const Layer& layer, const Cache& cache, const Batch&
     const int32_t block = batch.chunks[owners_[i]].blocks[position / block_positions];
     for (int32_t head = 0; head < cache.heads; ++head) {
         turn(key + head * width, layer.key_norm);
-        kernels_.store(cache, block, head, position % block_positions, key + head * width, value + head * width);
+        kernels_.store(cache, {block, head, position % block_positions, i + 1 == ends_[owners_[i]]}, key + head * width,
+                       value + head * width);
     }
 }
 

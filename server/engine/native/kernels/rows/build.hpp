@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/rows/attention/units.hpp"
 #include "kernels/rows/lanes.hpp"
 #include "kernels/rows/row_kernels.hpp"
 
@@ -82,34 +83,43 @@ int8_t code(float value, float step) {
     return step > 0 ? static_cast<int8_t>(std::lrint(std::clamp(value / step, -127.0f, 127.0f))) : int8_t{0};
 }
 
-void store_row(const Cache& cache, int64_t block, int32_t head, int32_t place, const float* key, const float* value) {
-    const int64_t keys = cache.key_offset(block, head) + place;
-    const int64_t values = cache.value_offset(block, head) + int64_t{place} * padded(cache.width);
+// Writes one head's key and value into the layout of `Cache`.
+template <class Element, class Round>
+void store_values(const Cache& cache, const Place& place, const float* key, const float* value, Round round) {
+    const int64_t unit = place.position / unit_values, within = place.position % unit_values;
+    auto* keys = static_cast<Element*>(cache.keys) + cache.key_offset(place.block, place.head);
+    auto* values = static_cast<Element*>(cache.values) + cache.value_offset(place.block, place.head);
+    keys += place.position * unit_values, values += unit * padded(cache.width) * unit_values + within;
+    for (int32_t i = 0; i < units_of(cache.width) * unit_values; ++i)
+        keys[int64_t{i / unit_values} * block_positions * unit_values + i % unit_values] =
+            i < cache.width ? round(key[i], true) : Element{0};
+    for (int32_t i = 0; i < cache.width; ++i) values[int64_t{i} * unit_values] = round(value[i], false);
+    if (!place.last || within + 1 == unit_values) return;
+    for (int32_t i = 0; i < cache.width; ++i) values[int64_t{i} * unit_values + 1] = 0;
+}
+
+void store_row(const Cache& cache, const Place& place, const float* key, const float* value) {
     if (!cache.eight_bits) {
-        auto* to_keys = static_cast<uint16_t*>(cache.keys) + keys;
-        auto* to_values = static_cast<uint16_t*>(cache.values) + values;
-        for (int32_t i = 0; i < cache.width; ++i) to_keys[int64_t{i} * block_positions] = to_bf16(key[i]);
-        for (int32_t i = 0; i < cache.width; ++i) to_values[i] = to_bf16(value[i]);
+        store_values<uint16_t>(cache, place, key, value, [](float x, bool) { return to_bf16(x); });
         return;
     }
-    auto* to_keys = static_cast<int8_t*>(cache.keys) + keys;
-    auto* to_values = static_cast<int8_t*>(cache.values) + values;
     const float key_step = step_of(key, cache.width), value_step = step_of(value, cache.width);
-    for (int32_t i = 0; i < cache.width; ++i) to_keys[int64_t{i} * block_positions] = code(key[i], key_step);
-    for (int32_t i = 0; i < cache.width; ++i) to_values[i] = code(value[i], value_step);
-    cache.key_scales[cache.scale_offset(block, head) + place] = key_step;
-    cache.value_scales[cache.scale_offset(block, head) + place] = value_step;
+    store_values<int8_t>(cache, place, key, value,
+                         [&](float x, bool of_key) { return code(x, of_key ? key_step : value_step); });
+    const int64_t scale = cache.scale_offset(place.block, place.head) + place.position;
+    cache.key_scales[scale] = key_step, cache.value_scales[scale] = value_step;
+    if (place.last && place.position % unit_values + 1 < unit_values) cache.value_scales[scale + 1] = 0;
 }
 
 }  // namespace
 }  // namespace secateur::SECATEUR_SET
 
-#include "kernels/rows/attention.hpp"
+#include "kernels/rows/attention/attend.hpp"
 #include "kernels/rows/softmax.hpp"
 
 namespace secateur::SECATEUR_SET {
 
 extern const RowKernels kernels;
-const RowKernels kernels{norm, add, scale, cap, gate, rotate, store_row, attend, maxima, weigh};
+const RowKernels kernels{norm, add, scale, cap, gate, rotate, store_row, attend, most_queries, maxima, weigh};
 
 }  // namespace secateur::SECATEUR_SET

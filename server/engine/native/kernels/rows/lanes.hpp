@@ -45,7 +45,12 @@ SECATEUR_INLINE Floats fused(Floats a, Floats b, Floats c) {
 #endif
 }
 
-SECATEUR_INLINE Floats all(float value) { return Floats{} + value; }
+// Not Floats{} + value: the compiler may not drop that addition, which turns -0 into 0.
+SECATEUR_INLINE Floats all(float value) {
+    Floats values;
+    for (int32_t lane = 0; lane < lanes; ++lane) values[lane] = value;
+    return values;
+}
 
 SECATEUR_INLINE Floats load(const float* from) {
     Floats values;
@@ -67,6 +72,21 @@ SECATEUR_INLINE Floats load(const int8_t* from) {
 
 SECATEUR_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
+// The first `count` values, at most a register of them, and zeros.
+SECATEUR_INLINE Floats load_some(const float* from, int32_t count) {
+    if (count >= lanes) return load(from);
+    float values[lanes] = {};
+    for (int32_t i = 0; i < count; ++i) values[i] = from[i];
+    return load(values);
+}
+
+SECATEUR_INLINE void store_some(float* to, Floats values, int32_t count) {
+    if (count >= lanes) return store(to, values);
+    float some[lanes];
+    store(some, values);
+    for (int32_t i = 0; i < count; ++i) to[i] = some[i];
+}
+
 SECATEUR_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 SECATEUR_INLINE float sum(Floats values) {  // pairwise, in a fixed order
@@ -85,25 +105,53 @@ SECATEUR_INLINE float largest(Floats values) {
     return parts[0];
 }
 
+constexpr float rounding = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+
+// e^x for |x| <= 0.35
+SECATEUR_INLINE Floats near_one(Floats x) {
+    Floats power = all(1.9875691500e-4f);  // Cephes' polynomial
+    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        power = fused(power, x, all(next));
+    return fused(power * x, x, x) + 1.0f;
+}
+
 // e^x to about 2 units in the last place; 0 below -87, e^88 above 88.
 SECATEUR_INLINE Floats exponential(Floats x) {
     const Words tiny = x < all(-87.0f);
     x = x > all(88.0f) ? all(88.0f) : x;
     x = tiny ? all(-87.0f) : x;
-    const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const Floats count = fused(x, all(1.44269504f), shift) - shift;
+    const Floats count = fused(x, all(1.44269504f), all(rounding)) - all(rounding);
     const Floats rest = fused(count, all(2.12194440e-4f), fused(count, all(-0.693359375f), x));
-    Floats power = all(1.9875691500e-4f);  // Cephes' polynomial
-    for (const float next : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-        power = fused(power, rest, all(next));
-    power = fused(power * rest, rest, rest) + 1.0f;
     const Words exponent = (__builtin_convertvector(count, Words) + 127) << 23;
-    const Floats result = power * reinterpret_cast<Floats>(exponent);
+    const Floats result = near_one(rest) * reinterpret_cast<Floats>(exponent);
     return tiny ? Floats{} : result;
 }
 
 SECATEUR_INLINE Floats tangent(Floats x) {  // tanh
     return 1.0f - 2.0f / (1.0f + exponential(2.0f * x));
+}
+
+// Exchanges the off-diagonal quarters of each square of 2 * width rows.
+template <int32_t width> SECATEUR_INLINE void exchange(Floats (&rows)[lanes]) {
+    Words first, second;
+    for (int32_t lane = 0; lane < lanes; ++lane) {
+        first[lane] = lane & width ? lanes + lane - width : lane;
+        second[lane] = lane & width ? lanes + lane : lane + width;
+    }
+    for (int32_t i = 0; i < lanes; ++i) {
+        if (i & width) continue;
+        const Floats above = rows[i], below = rows[i + width];
+        rows[i] = __builtin_shuffle(above, below, first);
+        rows[i + width] = __builtin_shuffle(above, below, second);
+    }
+}
+
+// rows[i][lane] becomes rows[lane][i].
+SECATEUR_INLINE void transpose(Floats (&rows)[lanes]) {
+    exchange<1>(rows);
+    exchange<2>(rows);
+    if constexpr (lanes > 4) exchange<4>(rows);
+    if constexpr (lanes > 8) exchange<8>(rows);
 }
 
 SECATEUR_INLINE uint16_t to_bf16(float value) {  // to nearest, ties to even

@@ -15,19 +15,30 @@ constexpr int32_t draw_group = 64;  // logits that share a maximum
 
 inline int32_t padded(int32_t width) { return (width + 15) / 16 * 16; }  // to a multiple of the widest register
 
+inline int32_t even(int32_t width) { return (width + 1) / 2 * 2; }
+
 struct Cache {  // keys and values of one layer
-    // Keys are [block, head, width, position] and values [block, head, position, padded width], so both products of
-    // attention run along a register. bf16, or int8 with one scale per head and position.
+    // Keys are [block, head, width, position] and values [block, head, position, padded width]. With AVX-512, pairs of a
+    // key's columns and pairs of positions of the values are neighbours: keys [block, head, width / 2, position, 2], values
+    // [block, head, position / 2, padded width, 2]. bf16, or int8 with one scale per head and position.
     bool eight_bits = false;
     int32_t heads = 0, width = 0;
     void *keys = nullptr, *values = nullptr;
     float *key_scales = nullptr, *value_scales = nullptr;  // [block, head, position], null at 16 bits
 
-    int64_t key_offset(int64_t block, int64_t head) const { return (block * heads + head) * width * block_positions; }
+    int64_t key_offset(int64_t block, int64_t head) const {
+        return (block * heads + head) * even(width) * block_positions;
+    }
     int64_t value_offset(int64_t block, int64_t head) const {
         return (block * heads + head) * padded(width) * block_positions;
     }
     int64_t scale_offset(int64_t block, int64_t head) const { return (block * heads + head) * block_positions; }
+};
+
+struct Place {  // of a key and a value in the cache
+    int64_t block;
+    int32_t head, position;  // position in the block
+    bool last;  // of the sequence so far: the next place may hold what another text left
 };
 
 struct Attention {  // some consecutive queries of one sequence, for the query heads of one key head
@@ -51,9 +62,10 @@ struct RowKernels {
     // gate = activation(gate) * up
     void (*gate)(float* gate, const float* up, int64_t size, bool gelu);
     void (*rotate)(float* head, const float* cosines, const float* sines, int32_t width);
-    // Writes one head's key and value [width] at position `place` of `block`.
-    void (*store)(const Cache& cache, int64_t block, int32_t head, int32_t place, const float* key, const float* value);
+    // Writes one head's key and value [width].
+    void (*store)(const Cache& cache, const Place& place, const float* key, const float* value);
     void (*attend)(const Attention& what);
+    int32_t queries;  // that share a tile of `attend`
     // out[i] = the maximum of the i-th `draw_group` values, NaN if one of them is.
     void (*maxima)(const float* values, int64_t size, float* out);
     // out [draw_group] = e^((values - top) * factor) for at most `draw_group` values; returns their sum.

@@ -97,7 +97,9 @@ private:
 
 class Reference {
 public:
-    explicit Reference(const RandomModel& made) : made_(made), model_(made.model), cache_(model_.layers.size()) {}
+    // `pairs`: queries and softmax weights are rounded to bf16, as AVX-512 multiplies them.
+    Reference(const RandomModel& made, bool pairs)
+        : made_(made), model_(made.model), pairs_(pairs), cache_(model_.layers.size()) {}
 
     // Appends an id and returns its logits.
     Doubles next(int32_t id) {
@@ -198,18 +200,37 @@ private:
         const int64_t width = model_.head_width, from = head * width;
         const int64_t shared = head / (model_.heads(layer) / model_.key_heads(layer)) * width;
         const int64_t first = layer.window ? std::max<int64_t>(0, position_ - layer.window + 1) : 0;
-        Doubles weights;
-        double most = -1e300, total = 0;
+        const double unit = std::log2(std::exp(1)), cap = model_.attention_cap;
+        const double scale = cap > 0 ? model_.attention_scale / cap : model_.attention_scale * unit;
+        Doubles scores, most;  // in bits; and the largest score up to the end of each position's block
         for (int64_t at = first; at <= position_; ++at) {
             double score = 0;
-            for (int64_t i = 0; i < width; ++i) score += query[from + i] * cache.keys[at][shared + i];
-            weights.push_back(capped(score * model_.attention_scale, model_.attention_cap));
-            most = std::max(most, weights.back());
+            for (int64_t i = 0; i < width; ++i) score += halved(query[from + i] * scale) * cache.keys[at][shared + i];
+            scores.push_back(cap > 0 ? cap * unit * std::tanh(score) : score);
         }
-        for (double& weight : weights) total += weight = std::exp(weight - most);
-        for (int64_t at = first; at <= position_; ++at)
+        for (int64_t at = first; at <= position_; ++at) {
+            const int64_t end = std::min(position_, at / block_positions * block_positions + block_positions - 1);
+            most.push_back(*std::max_element(scores.begin(), scores.begin() + (end - first + 1)));
+        }
+        double total = 0;
+        for (int64_t at = first; at <= position_; ++at) {
+            const double later = std::exp2(most[at - first] - most.back());
+            const double weight = std::exp2(scores[at - first] - most[at - first]);
+            const double step = step_of(cache.values[at], shared);
+            total += later * halved(weight);
             for (int64_t i = 0; i < width; ++i)
-                mixed[from + i] += weights[at - first] / total * cache.values[at][shared + i];
+                mixed[from + i] += later * halved(weight * step) / step * cache.values[at][shared + i];
+        }
+        for (int64_t i = 0; i < width; ++i) mixed[from + i] /= total;
+    }
+
+    double halved(double value) const { return pairs_ ? from_bf16(to_bf16(static_cast<float>(value))) : value; }
+
+    // The scale of a cached value's codes; 1 at 16 bits.
+    double step_of(const Doubles& values, int64_t from) const {
+        double most = 0;
+        for (int32_t i = 0; i < model_.head_width; ++i) most = std::max(most, std::fabs(values[from + i]));
+        return made_.eight_bits && most > 0 ? most / 127 : 1;
     }
 
     Doubles feed_forward(const Layer& layer, const Doubles& in) const {
@@ -224,6 +245,7 @@ private:
 
     const RandomModel& made_;
     const Model& model_;
+    const bool pairs_;
     std::vector<Kept> cache_;
     int64_t position_ = 0;
 };
