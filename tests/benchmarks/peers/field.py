@@ -97,11 +97,11 @@ class Racer:
         self._process.kill()
         self._process.wait()
 
-    def seconds(self, *, batch: int, prompt: int, tokens: int) -> float:
-        """Wall time in seconds from a batch of fresh prompts to its last token."""
+    def seconds(self, *, batch: int, prompt: int, tokens: int, cpu: bool = False) -> float:
+        """Wall time, or CPU time, in seconds from a batch of fresh prompts to its last token."""
         assert self._process.stdin
         print(json.dumps({"batch": batch, "prompt": prompt, "tokens": tokens}), file=self._process.stdin, flush=True)
-        return float(self._answer()["seconds"])
+        return float(self._answer()["cpu_seconds" if cpu else "seconds"])
 
     def _answer(self) -> dict[str, float]:
         assert self._process.stdout

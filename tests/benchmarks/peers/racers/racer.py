@@ -1,7 +1,8 @@
 """The racers' protocol, one line of JSON each way; standard library only, since it runs in any environment.
 
 A request is {"batch": prompts at once, "prompt": tokens of each, "tokens": new tokens for each}; the answer is
-{"seconds": wall time until the last token}. A racer sleeps while it waits for a line.
+{"seconds": wall time until the last token, "cpu_seconds": of the process and its children}. A racer sleeps while it
+waits for a line.
 """
 
 import json
@@ -12,8 +13,10 @@ import time
 from collections.abc import Callable
 
 Ids = list[int]
-Generate = Callable[[list[Ids], int], None]
-"""`(prompts, tokens)`: decode `tokens` new ids for each prompt, greedily and past any stop id."""
+Generate = Callable[[list[Ids], int], float | None]
+"""`(prompts, tokens)`: decode `tokens` new ids for each prompt, greedily and past any stop id.
+
+Returns the CPU seconds that do not count, such as for loading the model."""
 
 LOWEST, HIGHEST = 100, 40000
 """Ids of ordinary tokens, from which prompts are drawn."""
@@ -29,7 +32,13 @@ def race(generate: Generate) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         prompts = [[draw.randrange(LOWEST, HIGHEST) for _ in range(asked["prompt"])] for _ in range(asked["batch"])]
-        begin = time.perf_counter()
-        generate(prompts, asked["tokens"])
-        answers.write(json.dumps({"seconds": time.perf_counter() - begin}) + "\n")
+        begin, cpu_begin = time.perf_counter(), cpu_seconds()
+        left_out = generate(prompts, asked["tokens"]) or 0
+        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu_begin - left_out
+        answers.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu}) + "\n")
         answers.flush()
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its finished children so far."""
+    return sum(os.times()[:4])

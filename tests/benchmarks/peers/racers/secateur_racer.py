@@ -1,4 +1,4 @@
-"""This product's engine, without HTTP: `... ARTIFACT THREADS`."""
+"""This product's engine, without HTTP: `... ARTIFACT THREADS SLOTS CONTEXT`."""
 
 import asyncio
 import sys
@@ -10,21 +10,20 @@ from server.engine.sequence import Sampling
 from server.models.loading import load_engine
 from tests.benchmarks.peers.racers.racer import Ids, race
 
-SLOTS = 16
-
 
 def main() -> None:
     """Race."""
     import torch
 
-    threads, unused = int(sys.argv[2]), Path("unused")
+    threads, slots, context = (int(argument) for argument in sys.argv[2:5])
+    unused = Path("unused")
     torch.set_num_threads(threads)
     config = Config(
         model=sys.argv[1],
         skills=unused,
         ledger=str(unused),
-        slots=SLOTS,
-        context=1024,
+        slots=slots,
+        context=context,
         look_up="off",
         threads=threads,  # there is no HTTP here for which a core should be left
     )

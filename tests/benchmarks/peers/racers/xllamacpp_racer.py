@@ -1,4 +1,4 @@
-"""llama.cpp in the wheel xllamacpp, through its own server's batching: `... MODEL.gguf THREADS SLOTS`."""
+"""llama.cpp in the wheel xllamacpp, through its own server's batching: `... MODEL.gguf THREADS SLOTS CONTEXT`."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +11,10 @@ from tests.benchmarks.peers.racers.racer import Ids, race
 
 def main() -> None:
     """Race."""
-    threads, slots = int(sys.argv[2]), int(sys.argv[3])
+    threads, slots, context = (int(argument) for argument in sys.argv[2:5])
     params = xllamacpp.CommonParams()
     params.model.path = sys.argv[1]
-    params.n_parallel, params.n_ctx = slots, slots * 1024
+    params.n_parallel, params.n_ctx = slots, slots * context
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = False
     server = xllamacpp.Server(params)
