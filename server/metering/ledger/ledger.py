@@ -199,12 +199,15 @@ class Ledger:
                 self._sweep()
         self._commit([])
 
-    def _watch(self) -> None:
-        """Check that the ledger's file is still in place, so that its loss is noticed before a request fails."""
+    def _watch(self) -> bool:
+        """Check that the ledger's file is in place and its disk has room, which shows before a request fails."""
         try:
             self._database.check()
+            self._database.check_room()
         except StorageError as error:
             self._fail([], LedgerUnavailable(str(error)))
+            return False
+        return True
 
     def _sweep(self) -> None:
         """Close the open rows of replicas whose names were unclaimed at this sweep and the one before."""
@@ -250,9 +253,10 @@ class Ledger:
         finally:
             self._began = None
         self.commits, self.commit_seconds = self.commits + 1, self.commit_seconds + time.monotonic() - started
-        if self._failed or self._silence_told:
-            logger.warning("The ledger can be written again.")
-        self._failed = self._silence_told = False
+        if jobs or not self._failed or self._watch():  # on a full disk a settlement may fit where a row does not
+            if self._failed or self._silence_told:
+                logger.warning("The ledger can be written again.")
+            self._failed = self._silence_told = False
         for job, result in zip(jobs, results[len(self._unsettled) :], strict=bool(jobs)):
             job.done.set_result(result)
         self._unsettled.clear()

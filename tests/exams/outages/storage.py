@@ -61,7 +61,7 @@ def outage(folder: Path, ledger: Path, begin: Callable[[], Callable[[], None]], 
             while time.monotonic() < deadline:
                 refused()
                 time.sleep(0.1)
-            until(refused)  # on a full disk the probe's page may still fit once, where a row does not
+            until(refused)
             end()
             ended = time.monotonic()
             until(lambda: ask(server.url, SHORT).status == 200)

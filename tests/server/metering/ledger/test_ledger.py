@@ -358,17 +358,41 @@ def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
         Ledger(path)
 
 
-def test_a_disk_with_room_for_the_probe_alone_is_full(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    ledger.probe().result(timeout=120)
+def fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every disk have two pages left, as the operating system tells it."""
     disk = os.statvfs("/")
     fields = list(disk)
     fields[4] = 10_000 // disk.f_frsize  # f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+
+
+def test_a_disk_with_room_for_the_probe_alone_is_full(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger.probe().result(timeout=120)
+    fill(monkeypatch)
     with pytest.raises(LedgerUnavailable, match=r"disk of .*sqlite3 has 8192 bytes left, and 262144 are needed"):
         ledger.probe().result(timeout=120)
     assert not ledger.writable
     monkeypatch.undo()
     until(lambda: ledger.writable)
     assert "The ledger can be written again." in caplog.text
+
+
+def test_an_idle_ledger_notices_a_full_disk_and_a_settlement_that_fits_does_not_hide_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("server.metering.ledger.ledger.WATCH_SECONDS", 0.01)
+    ledger = Ledger(path, retry_seconds=0.01)
+    ledger.open(opening("r1")).result(timeout=120)
+    fill(monkeypatch)
+    until(lambda: not ledger.writable)
+    commits = ledger.commits
+    ledger._unsettled.append(Settlement("r1", Usage(10, 0, 3), "stop"))
+    until(lambda: ledger.commits > commits)
+    until(lambda: not ledger._unsettled)
+    assert not ledger.writable
+    assert "again" not in caplog.text
+    monkeypatch.undo()
+    until(lambda: ledger.writable)
+    ledger.close()
