@@ -1,6 +1,8 @@
 """Embeddings by the official client, beside the encoder itself; metered, limited and bounded."""
 
 import base64
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from server.skills.skill import Skill
 from server.web.app import Parts
 from tests.server.engine.runners.test_encoder import tiny
 from tests.server.web.test_listeners import call
-from tests.support.harness import HELP, KEY, Serve, Served, ledger_of
+from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, until
 
 EMBED = Skill(name="embed", encoder="tiny", aliases=("text-embedding-3-small",), keys=(digest(KEY),))
 TEXTS = ["how to prune", "a b c d", "j"]
@@ -30,7 +32,7 @@ def encoder(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def embed(serve: Serve, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def embed(serve: Serve, encoder: Any) -> Any:
     """Starts a server with a skill that embeds, and another that chats."""
 
     def start(skill: Skill = EMBED, **settings: Any) -> Served:
@@ -179,3 +181,47 @@ def test_a_prefix_of_the_encoder_is_written_before_questions(embed: Any, encoder
     served = embed()
     told = post(served, input="prune", input_type="query").json["data"][0]["embedding"]
     assert numpy.allclose(told, encoder.encode(["to prune"]).vectors[0], atol=1e-6)
+
+
+class Held:
+    """An encoder that waits in `encode` until it is released."""
+
+    def __init__(self, encoder: Any) -> None:
+        self.entered, self.released = threading.Event(), threading.Event()
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, inputs: Any) -> Any:
+        self.entered.set()
+        assert self.released.wait(120)
+        return self._encoder.encode(inputs)
+
+
+def test_others_are_answered_meanwhile_and_a_stopping_server_waits(embed: Any, encoder: Any) -> None:
+    served, held = embed(), Held(encoder)
+    arrange(served.parts, replace(EMBED, encoder="held"), held)
+    served.parts.skills.replace([replace(EMBED, encoder="held"), HELP])
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(post, served)
+        assert held.entered.wait(120)
+        assert call(served.url, "/health").status == 200
+        assert not served.apps.replies.idle
+        served.stop()
+        until(lambda: served.apps.replies.draining)
+        held.released.set()
+        assert answer.result().status == 200
+    until(lambda: [row["outcome"] for row in ledger_of(served)] == ["stop"])
+
+
+def test_a_failing_encoder_leaves_no_open_row(embed: Any, encoder: Any) -> None:
+    class Failing(Held):
+        def encode(self, inputs: Any) -> Any:
+            raise RuntimeError("broken")
+
+    served = embed()
+    arrange(served.parts, EMBED, Failing(encoder))
+    assert post(served).status == 500
+    assert [(row["outcome"], row["prompt_tokens"]) for row in ledger_of(served)] == [("rejected", 0)]
+    assert served.apps.replies.idle
