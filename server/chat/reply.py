@@ -11,8 +11,8 @@ from typing import NamedTuple
 import anyio
 from msgspec.structs import replace
 
-from server.chat.choices.live import OUTCOMES, AnyChoice, Choice, generate
-from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
+from server.chat.choices.live import OUTCOMES, AnyChoice, choices_of, generate
+from server.chat.choices.reply_text import Piece
 from server.chat.choices.written import WrittenChoice
 from server.chat.grounded import Answer, Grounded, Grounder
 from server.chat.request import (
@@ -23,11 +23,9 @@ from server.chat.request import (
     prompts_of,
     sampling_of,
     sequences_of,
-    tools_of,
 )
 from server.chat.shared_prefix import SharedPrefixes
-from server.engine.sequence import Finish, Sampling
-from server.engine.stream import Stream
+from server.engine.sequence import Finish
 from server.errors import Overloaded
 from server.knowledge.grounding.citations import Citation
 from server.metering.ledger.records import Limits, Opening, Outcome, Usage
@@ -259,18 +257,6 @@ class Reply:
         """End every choice with the text so far."""
         for choice in self._choices:
             choice.interrupt()
-
-
-def choices_of(request: ReplyRequest, streams: Sequence[Stream], model: Model, sampling: Sampling) -> list[Choice]:
-    """The choices that `streams` generate, those of one prompt beside each other."""
-    options = TextOptions(request.stop, sampling.min_tokens, request.stop_token, request.ids)
-    made = []
-    for index, stream in enumerate(streams):
-        leader = streams[index - index % request.choices]
-        text = ReplyText(model.tokenizer, options, leader if request.prompt_shown else None)
-        calls = tools_of(request, model).reader if request.tools.callable else None
-        made.append(Choice(index, stream, text, leads=stream is leader, calls=calls))
-    return made
 
 
 def budgets_of(limited: Skill | KeyLimits) -> Limits:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from server.chat.choices.reply_text import Piece, ReplyText
+from server.chat.choices.reply_text import Piece, ReplyText, TextOptions
+from server.chat.request import ReplyRequest, tools_of
 from server.chat.tools.calls import CallReader
-from server.engine.sequence import Finish
+from server.engine.sequence import Finish, Sampling
 from server.engine.stream import Stream
 from server.metering.ledger.records import Outcome, Usage
 from server.metering.meter import Reservation
+from server.models.rollout import Model
 
 OUTCOMES: tuple[Outcome, ...] = ("refused", "verbatim", "stop", "length", "budget", "server_shutdown")
 """How a choice can end; of several, the reply has the last of these."""
@@ -149,3 +151,15 @@ async def generate(choices: Sequence[AnyChoice], reservation: Reservation) -> As
         for task in waiting:
             task.cancel()
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieved: the first is raised
+
+
+def choices_of(request: ReplyRequest, streams: Sequence[Stream], model: Model, sampling: Sampling) -> list[Choice]:
+    """The choices that `streams` generate, those of one prompt beside each other."""
+    options = TextOptions(request.stop, sampling.min_tokens, request.stop_token, request.ids)
+    made = []
+    for index, stream in enumerate(streams):
+        leader = streams[index - index % request.choices]
+        text = ReplyText(model.tokenizer, options, leader if request.prompt_shown else None)
+        calls = tools_of(request, model).reader if request.tools.callable else None
+        made.append(Choice(index, stream, text, leads=stream is leader, calls=calls))
+    return made
