@@ -139,6 +139,11 @@ def test_a_failing_provider_is_asked_after_1_2_4_and_at_most_60_seconds(said: Sa
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     said.document()
     assert provider.authorization_url(ATTEMPT).startswith(f"{said.url}/authorization_endpoint?response_type=code&")
+    said.now += 3600.0
+    del said.answers[DISCOVERY]
+    with pytest.raises(ProviderUnavailable) as caught:
+        provider.authorization_url(ATTEMPT)
+    assert caught.value.retry_after == 2
 
 
 def test_the_document_is_kept_for_an_hour(said: Said, provider: Provider) -> None:
