@@ -10,8 +10,8 @@ from server.chat.request import ReplyRequest
 from server.chat.worker import Worker
 from server.knowledge.grounding.citations import Citation, citations
 from server.knowledge.grounding.grounding import Grounding, Question, Searchable, ground
-from server.knowledge.grounding.quoting import Count, fitting, with_passages
 from server.knowledge.grounding.quotations import MOST, quotations, quoting_grammar
+from server.knowledge.grounding.quoting import Count, fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
 from server.skills.skill import Skill
@@ -98,7 +98,7 @@ def grounded(knowledge: Searchable, request: ReplyRequest, questions: tuple[str,
 def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
     """The grammar of the sentences that are nearest to `question`; None if the passages have no sentence."""
     known = quotations(passages)
-    nearness = knowledge.compare(question, [one.text for one in known])
+    nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
     best = [known[index] for _, index in ranked[:MOST]]
     return Grammar("lark", quoting_grammar(best, known), "knowledge") if best else None

@@ -16,15 +16,15 @@ LONGEST = 2000
 
 
 def queries(questions: Sequence[str]) -> list[str]:
-    """What to search for, best understood first; `questions` are the user's, the last one last.
+    """What to search for: the last question, and if it leans on the one before, both together after it.
 
-    The last question alone, and if it leans on the one before, both together first.
+    `questions` are the user's, the last one last.
     """
     if not questions:
         return []
     last = questions[-1][:LONGEST]
     if len(questions) > 1 and leans(last):
-        return [f"{questions[-2][:LONGEST]} {last}", last]
+        return [last, f"{questions[-2][:LONGEST]} {last}"]
     return [last]
 
 

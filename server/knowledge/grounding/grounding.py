@@ -65,29 +65,20 @@ class Grounding(Struct, frozen=True):
 def ground(knowledge: Searchable, question: Question) -> Grounding:
     """Search for `question` and decide how it is answered.
 
-    A stored question that is nearly the same answers it verbatim, and so does the next best only if the best passage
-    is off topic. Nothing relevant enough is refused, with the nearest documents.
+    A stored question that is nearly the same as the last one answers it verbatim. Otherwise a question that leans on
+    the one before is searched with it. Nothing relevant enough is refused, with the nearest documents.
     """
     started = time.perf_counter()
-    query, found = _search(knowledge, question)
-    kind: Kind = "passages"
-    limits = knowledge.thresholds
-    same = [one for one in found if one.passage.question and one.same_question >= limits.same_question]
-    if same:
-        kind, found = "verbatim", [max(same, key=lambda one: one.same_question)]
-    elif not any(one.relevance >= limits.on_topic for one in found):
-        kind, found = "refused", _nearest(found, limits.on_topic)
-    return Grounding(kind, tuple(found), time.perf_counter() - started, query)
-
-
-def _search(knowledge: Searchable, question: Question) -> tuple[str, list[Found]]:
-    """The first reading of the question that is on topic, else its last, and the best passages for it."""
-    query, found = "", list[Found]()
-    for query in queries(question.questions):
+    limits, query, found = knowledge.thresholds, "", list[Found]()
+    for number, query in enumerate(queries(question.questions)):
         found = knowledge.search(query, PASSAGES, question.groups)
-        if any(one.relevance >= knowledge.thresholds.on_topic for one in found):
-            break
-    return query, found
+        same = [one for one in found if one.passage.question and one.same_question >= limits.same_question]
+        if same and number == 0:
+            best = max(same, key=lambda one: one.same_question)
+            return Grounding("verbatim", (best,), time.perf_counter() - started, query)
+    if any(one.relevance >= limits.on_topic for one in found):
+        return Grounding("passages", tuple(found), time.perf_counter() - started, query)
+    return Grounding("refused", tuple(_nearest(found, limits.on_topic)), time.perf_counter() - started, query)
 
 
 def _nearest(found: Sequence[Found], needed: float) -> list[Found]:

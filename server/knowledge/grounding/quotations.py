@@ -30,14 +30,22 @@ class Quotation(Struct, frozen=True):
     """The number of its passage, from 0."""
     place: int
     """Its number among the sentences of its passage, from 0."""
+    above: str = ""
+    """The question or heading of its passage."""
+
+    @property
+    def compared(self) -> str:
+        """What a question is compared with."""
+        return f"{self.above}\n{self.text}" if self.above else self.text
 
 
 def quotations(passages: Sequence[Passage]) -> list[Quotation]:
-    """Every sentence of the passages that can be quoted, in their order, each once."""
+    """Every sentence of the passages that can be quoted, in their order, each once; a stored answer as a whole."""
     found: dict[str, Quotation] = {}
     for number, passage in enumerate(passages):
-        for place, text in enumerate(_sentences(passage.text)):
-            found.setdefault(text, Quotation(text, number, place))
+        whole = passage.question and len(passage.text) <= LONGEST
+        for place, text in enumerate([passage.text] if whole else _sentences(passage.text)):
+            found.setdefault(text, Quotation(text, number, place, passage.question or passage.heading or passage.title))
     return list(found.values())
 
 

@@ -16,7 +16,7 @@ from server.knowledge.grounding.follow_up import LONGEST, queries
     ],
 )
 def test_a_question_that_leans_on_the_one_before_is_searched_with_it(last: str) -> None:
-    assert queries(["When does the shop open?", last]) == [f"When does the shop open? {last}", last]
+    assert queries(["When does the shop open?", last]) == [last, f"When does the shop open? {last}"]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,12 @@ def test_a_question_of_its_own_is_not_answered_from_the_one_before() -> None:
     assert ground(shop(), asked).kind == "refused"
 
 
+def test_a_stored_question_is_answered_verbatim_also_after_another_and_no_earlier_one_again() -> None:
+    asked = shop()
+    assert ground(asked, Question(("How do I return a parcel?", "And why?"))).kind != "verbatim"
+    assert ground(asked, Question(("When does the shop open?", "How do I return a parcel?"))).kind == "verbatim"
+
+
 def test_every_search_is_for_the_callers_groups() -> None:
     asked = shop()
     ground(asked, Question(("When?", "And then?"), frozenset({"staff"})))
