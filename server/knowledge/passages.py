@@ -2,12 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from msgspec import Struct
 
 SPACE = re.compile(r"[ \t\f\v\u00a0]+")
 BREAKS = re.compile(r"\n{3,}")
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
+
+LONGEST_LINE = 300
+"""Characters of a title, heading or anchor that are kept."""
+FRAGMENT = "!$&'()*+,;=:@/?-._~%"
+"""Characters of a URL's fragment (RFC 3986) beside letters and digits; others are percent-encoded."""
 
 
 class Section(Struct, frozen=True, omit_defaults=True):
@@ -64,7 +70,9 @@ def passages(document: Document, url: str, longest: int) -> Iterator[Passage]:
         if not re.search(r"\w", text):
             continue
         headings = tuple(filter(None, map(line, section.headings)))
-        where = f"{url.partition('#')[0]}#{section.anchor}" if section.anchor else url
+        where = (
+            f"{url.partition('#')[0]}#{quote(section.anchor[:LONGEST_LINE], safe=FRAGMENT)}" if section.anchor else url
+        )
         pieces = [text] if len(text) <= longest else _cut(text, longest)
         question = line(section.question or (headings[-1] if headings and headings[-1].endswith("?") else ""))
         for piece in pieces:
@@ -80,8 +88,9 @@ def clean(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """Text on one line, without control characters."""
-    return " ".join(CONTROL.sub("", text).split())
+    """Text on one line of at most LONGEST_LINE characters, without control characters."""
+    whole = " ".join(CONTROL.sub("", text).split())
+    return whole if len(whole) <= LONGEST_LINE else f"{whole[: LONGEST_LINE - 1]}…"
 
 
 def _cut(text: str, longest: int) -> list[str]:

@@ -127,7 +127,7 @@ class Knowledge:
     def search(
         self, question: str, limit: int = 5, groups: frozenset[str] = EVERYONE, *, ranking: Ranking | None = None
     ) -> list[Found]:
-        """The `limit` passages that answer `question` best, best first, among the ones visible to a visitor in `groups`.
+        """The `limit` passages that answer `question` best, best first, that a visitor in `groups` may see.
 
         `ranking` is by default the artifact's. Nothing is found for a question without words.
         """

@@ -46,6 +46,8 @@ def json_lines(content: str) -> list[Document]:
             raise ValueError(f"line {number} needs either `text`, or `question` and `answer`")
         asked = (line.question,) if line.question else ()
         section = Section(line.text or line.answer, asked, "", line.question)
+        if line.url and not line.url.lower().startswith(("http://", "https://")):
+            raise ValueError(f"line {number} has the url {line.url[:80]!r}: only http and https lead to a document")
         key = str(number) if line.id == "" else str(line.id)
         if key in found:
             raise ValueError(f"line {number} has the id {key}, which another line has")

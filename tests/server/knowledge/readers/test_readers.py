@@ -81,6 +81,8 @@ def test_json_lines_are_texts_and_pairs() -> None:
     assert [one.key for one in plain.json_lines('{"text": "a", "id": 0}\n{"text": "b", "id": "x"}')] == ["0", "x"]
     with pytest.raises(ValueError, match="line 2 has the id 2, which another line has"):
         plain.json_lines('{"text": "a", "id": 2}\n{"text": "b"}')
+    with pytest.raises(ValueError, match="only http and https lead to a document"):
+        plain.json_lines('{"text": "a", "url": "javascript:alert(1)"}')
     with pytest.raises(ValueError, match="line 2 needs either"):
         plain.json_lines('{"text": "a"}\n{"question": "b"}')
 
@@ -140,3 +142,9 @@ def test_long_sections_are_cut_between_paragraphs_and_keep_their_place() -> None
 def test_a_passage_has_no_control_characters() -> None:
     [found] = passages(Document("a\x00b", (Section("x\x1b[31m\r\ny\x00 \u00a0 z\ud800"),)), "u", 500)
     assert (found.title, found.text) == ("ab", "x[31m\ny z")
+
+
+def test_headings_and_anchors_are_bounded_and_an_anchor_is_a_fragment() -> None:
+    [found] = passages(Document("t" * 9999, (Section("x", ("h" * 9999,), 'a "b"<ü'),)), "http://a/#old", 500)
+    assert (len(found.title), len(found.headings[0])) == (300, 300)
+    assert found.url == "http://a/#a%20%22b%22%3C%C3%BC"
