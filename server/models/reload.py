@@ -33,6 +33,8 @@ def load_skills(config: Config) -> Sequence[Skill]:
             )
         for warning in warnings(skill):
             logger.warning("%s", warning)
+        if skill.encoder and config.signers is not None:
+            logger.warning("the encoder of the skill %r is not verified: `signers` sign models", skill.name)
     return skills
 
 
