@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tests.conftest import ROOT
 
+AT_THE_END = "# at the end of "
 RUNNABLE = ("sh", "toml", "python")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DEFAULTS = {"port": 8000, "admin_port": 9464}
@@ -63,8 +64,11 @@ def written(block: Block) -> Iterator[str]:
 
 
 def file(body: str) -> Iterator[str]:
-    """A block of TOML as the file that its first line names: `# NAME`, or `# added to NAME` before what is there."""
+    """A block of TOML as the file that its first line names: `# NAME`, or before or after what NAME holds already."""
     first, lines = body.split("\n", 1)
+    if first.startswith(AT_THE_END):  # a table, which would take what follows as its own
+        yield f"cat >> {shlex.quote(first.removeprefix(AT_THE_END))} <<'TOML'\n{lines}TOML"
+        return
     added = first.startswith("# added to ")
     path = shlex.quote(first.removeprefix("# added to ").removeprefix("# "))
     if first == "# server.toml":
