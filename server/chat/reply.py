@@ -220,19 +220,26 @@ class Reply:
         return self._outcome if self._outcome in ("budget", "server_shutdown") else None
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The choices as they are generated; settled when the iterator ends. The last piece may have no text.
+        """The choices as they are generated; settled before the last piece of the last choice. It may have no text.
 
         Raises EngineFailed or LedgerUnavailable; the failure of one choice ends all.
         """
+        last: list[Piece] = []
         try:
             async for piece in generate(self._choices, self._reservation):
-                if not (cited := self._cited(piece)).empty:
+                if (cited := self._cited(piece)).empty:
+                    continue
+                if None in self.finishes:
                     yield cited
+                else:
+                    last.append(cited)
         except Exception:
             await self.close("error")
             raise
         self._outcome = max((choice.outcome for choice in self._choices), key=OUTCOMES.index)
         await self.close(self._outcome)
+        for piece in last:
+            yield piece
 
     async def close(self, outcome: Outcome) -> None:
         """Free the engine's slots and settle; the first outcome counts, and closing again does nothing."""

@@ -89,7 +89,8 @@ class Choice:
         Raises EngineFailed or LedgerUnavailable.
         """
         text = await self._next(reservation)
-        piece = self._text.piece(text, last=self.finish is not None)._replace(choice=self.index)
+        finish = self.finish if self.outcome in ("stop", "length") else None
+        piece = self._text.piece(text, last=self.finish is not None)._replace(choice=self.index, finish=finish)
         if self._calls is None:
             return piece
         own, calls = self._calls.push(piece.text, last=self.finish is not None)

@@ -8,6 +8,7 @@ from server.chat.choices.logprobs import PendingLogprobs, TokenLogprob
 from server.chat.choices.prompt import PromptShown, prompt_shown
 from server.chat.choices.stop_strings import StopStrings
 from server.chat.tools.calls import CallPart
+from server.engine.sequence import Finish
 from server.engine.stream import Stream, Token
 from server.knowledge.grounding.citations import Citation
 from server.text.tokenizer import TextStream, Tokenizer
@@ -32,6 +33,8 @@ class Piece(NamedTuple):
     """Parts of calls, whose text is not in `text`."""
     citations: tuple[Citation, ...] = ()
     """The passages that support the choice, with its last piece."""
+    finish: Finish | None = None
+    """Why the choice ended, with its last piece; None also if the server ended it."""
 
     @property
     def empty(self) -> bool:

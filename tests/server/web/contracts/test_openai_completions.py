@@ -260,3 +260,46 @@ def test_the_logprobs_of_a_request_are_bounded(serve: Serve) -> None:
             with pytest.raises(openai.BadRequestError, match="send fewer prompts"):
                 client.completions.create(model="help", logprobs=20, **more)
     assert not ledger_of(served)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_last_text_has_the_finish_reason_and_comes_once_the_row_is_settled(serve: Serve, n: int) -> None:
+    """As vLLM sends it: one chunk a token, each with more tokens counted than the one before."""
+    served = serve(runner=SeedRunner(VOCABULARY))
+    seed = 5 * (served.tokenizer.encode("a")[0] // 5) + 1
+    with connect(served) as client:
+        usage: Any = {"include_usage": True, "continuous_usage_stats": True}
+        more: Any = {"n": n, "seed": seed, "max_tokens": 6, "stream": True, "stream_options": usage}
+        raw = list_until_finished(served, client.completions.create(model="help", prompt="abc", **more), n)
+        chat = list_until_finished(served, client.chat.completions.create(model="help", messages=ASK, **more), n)
+    check_chunks(raw, n)
+    check_chunks(chat, n)
+
+
+def list_until_finished(served: Served, chunks: Any, n: int) -> list[Any]:
+    """All chunks of a stream; its row is closed when the last choice has its finish reason."""
+    found, ends = [], 0
+    for chunk in chunks:
+        found.append(chunk)
+        ends += sum(choice.finish_reason is not None for choice in chunk.choices)
+        if ends == n:
+            assert ledger_of(served)[-1]["outcome"] == "length"
+    return found
+
+
+def check_chunks(found: list[Any], n: int) -> None:
+    *texts, last = [chunk for chunk in found if not is_opening(chunk)]
+    assert len(texts) == 6 * n
+    assert [chunk.usage.completion_tokens for chunk in texts] == list(range(1, 6 * n + 1))
+    ended = [chunk for chunk in texts if chunk.choices[0].finish_reason == "length"]
+    assert sorted(chunk.choices[0].index for chunk in ended) == list(range(n))
+    assert all(text_of(chunk.choices[0]) for chunk in texts)
+    assert (last.choices, last.usage.completion_tokens) == ([], 6 * n)
+
+
+def is_opening(chunk: Any) -> bool:
+    return bool(chunk.choices) and getattr(getattr(chunk.choices[0], "delta", None), "role", None) is not None
+
+
+def text_of(choice: Any) -> str:
+    return str(choice.text if hasattr(choice, "text") else choice.delta.content)

@@ -50,6 +50,7 @@ class CompletionFormat:
         self._included = included
         self._prompt = 0
         self._sampled: dict[int, int] = {}
+        self._ended: set[int] = set()
         self._called: set[int] = set()
         id = f"chatcmpl-{origin.request_id.removeprefix('req_')}"
         self._head = {"id": id, "created": origin.created, "model": model}
@@ -64,17 +65,22 @@ class CompletionFormat:
         """A chunk of text, with its tokens' logprobs if wanted; the first may have the prompt's ids."""
         self._sampled[piece.choice] = piece.sampled
         more = {"prompt_token_ids": piece.prompt.ids} if piece.prompt and self._included.token_ids else {}
-        about = {"logprobs": self._logprobs_of(piece.logprobs), **self._ids_of(piece)}
+        deltas: list[dict[str, Any]] = []
         if piece.text or not (piece.calls or piece.citations):
-            yield self._chunk({"delta": {"content": piece.text}, **about}, piece.choice, more)
-            about, more = {}, {}
-        for part in piece.calls:
+            deltas.append({"content": piece.text})
+        if piece.calls:
             self._called.add(piece.choice)
-            yield self._chunk({"delta": self._call_delta(part), **about}, piece.choice, more)
-            about, more = {}, {}
-
+            deltas += map(self._call_delta, piece.calls)
         if piece.citations:
-            yield self._chunk({"delta": {"annotations": annotations(piece.citations)}}, piece.choice)
+            deltas.append({"annotations": annotations(piece.citations)})
+        contents = [{"delta": delta} for delta in deltas]
+        contents[0] |= {"logprobs": self._logprobs_of(piece.logprobs), **self._ids_of(piece)}
+        if piece.finish:
+            self._ended.add(piece.choice)
+            contents[-1]["finish_reason"] = self._reason(piece.finish, called=piece.choice in self._called)
+        for content in contents:
+            yield self._chunk(content, piece.choice, more)
+            more = {}
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
@@ -84,6 +90,8 @@ class CompletionFormat:
         if self._included.usage:
             more["usage"] = usage(reply.usage, reply.clamped) if self._included.usage_so_far else None
         for number, finish in enumerate(reply.finishes):
+            if number in self._ended:
+                continue
             reason = self._reason(finish, called=number in self._called)
             yield self._chunk({"delta": {}, "finish_reason": reason}, number, more)
         if self._included.usage:

@@ -23,6 +23,8 @@ from server.web.api.reply_endpoint import Ended
 from server.web.http import problems
 from server.web.http.events import event
 
+DETAILS = "prompt_tokens_details"
+
 
 class Included(Struct, frozen=True):
     """What a response contains beside the text."""
@@ -47,6 +49,7 @@ class CompletionsFormat:
         self._places: dict[int, TextPlaces] = {}
         self._prompt = 0
         self._sampled: dict[int, int] = {}
+        self._ended: set[int] = set()
         id = f"cmpl-{origin.request_id.removeprefix('req_')}"
         self._head = {"id": id, "object": "text_completion", "created": origin.created, "model": model}
 
@@ -58,20 +61,24 @@ class CompletionsFormat:
     def piece(self, piece: Piece) -> Iterator[ServerSentEvent]:
         """A chunk of text; the first of a choice has its prompt too, if wanted."""
         self._sampled[piece.choice] = piece.sampled
-        so_far = {"usage": usage(Usage(self._prompt, output=sum(self._sampled.values())))}
-        yield self._chunk([self._choice(piece, None)], so_far if self._included.usage_so_far else {})
+        so_far = {"usage": counts(Usage(self._prompt, output=sum(self._sampled.values())))}
+        if piece.finish:
+            self._ended.add(piece.choice)
+        yield self._chunk([self._choice(piece, piece.finish)], so_far if self._included.usage_so_far else {})
 
     def ending(self, reply: Ended) -> Iterator[ServerSentEvent]:
         """The last chunks: the finish reason of each choice, the usage if wanted, and [DONE]."""
         more: dict[str, Any] = {}
         if reply.ended_by_server or self._included.usage_so_far:
-            more = {"usage": usage(reply.usage)}
+            more = {"usage": counts(reply.usage, reply.clamped)}
         if reply.ended_by_server:
-            more = {"outcome": reply.ended_by_server, "usage": usage(reply.usage)}
+            more = {"outcome": reply.ended_by_server, "usage": counts(reply.usage, reply.clamped)}
         for index, finish in enumerate(reply.finishes):
+            if index in self._ended:
+                continue
             yield self._chunk([self._choice(Piece("", choice=index), finish)], more)
         if self._included.usage:
-            yield self._chunk([], {"usage": usage(reply.usage)})
+            yield self._chunk([], {"usage": counts(reply.usage, reply.clamped)})
         yield event(DONE)
 
     def failure(self, error: SecateurError) -> Iterator[ServerSentEvent]:
@@ -85,7 +92,7 @@ class CompletionsFormat:
             for index, choice in enumerate(reply.choices)
         ]
         more = {"outcome": reply.ended_by_server} if reply.ended_by_server else {}
-        return encode({**self._head, "choices": choices, "usage": usage(reply.usage), **more})
+        return encode({**self._head, "choices": choices, "usage": counts(reply.usage, reply.clamped), **more})
 
     def _chunk(self, choices: list[dict[str, Any]], more: dict[str, Any] | None = None) -> ServerSentEvent:
         """One chunk; `more` adds fields beside the choices."""
@@ -131,6 +138,12 @@ class CompletionsFormat:
             alternatives = alternatives_of(sampled, sampled.top_logprobs)
             add(label(sampled), sampled.logprob, alternatives, places.add(sampled, shown=False))
         return found
+
+
+def counts(tokens: Usage, clamped: int | None = None) -> dict[str, Any]:
+    """OpenAI's `usage` object; of completions it has the details of the prompt only if tokens were cached."""
+    found = usage(tokens, clamped)
+    return found if tokens.cached else {name: value for name, value in found.items() if name != DETAILS}
 
 
 class TextPlaces:
