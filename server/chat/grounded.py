@@ -1,5 +1,6 @@
 """Grounds requests in the knowledge of their skills: a written answer, or passages before the question."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -10,7 +11,7 @@ from server.chat.request import ReplyRequest
 from server.chat.worker import Worker
 from server.knowledge.grounding.citations import Citation, citations
 from server.knowledge.grounding.grounding import Grounding, Question, Searchable, ground
-from server.knowledge.grounding.quotations import MOST, quotations, quoting_grammar
+from server.knowledge.grounding.quotations import MOST, quotations, runs
 from server.knowledge.grounding.quoting import Count, fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
@@ -96,12 +97,12 @@ def grounded(knowledge: Searchable, request: ReplyRequest, questions: tuple[str,
 
 
 def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
-    """The grammar of the sentences that are nearest to `question`; None if the passages have no sentence."""
+    """What may be said: the sentences that are nearest to `question`; None if the passages have no sentence."""
     known = quotations(passages)
     nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
     best = [known[index] for _, index in ranked[:MOST]]
-    return Grammar("lark", quoting_grammar(best, known), "knowledge") if best else None
+    return Grammar("choice", json.dumps(runs(best, known)), "knowledge") if best else None
 
 
 def quoting(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:

@@ -1,6 +1,5 @@
 """Quotations: sentences of passages, word by word, as the only things that a reply may say."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 
@@ -49,23 +48,22 @@ def quotations(passages: Sequence[Passage]) -> list[Quotation]:
     return list(found.values())
 
 
-def quoting_grammar(best: Sequence[Quotation], known: Sequence[Quotation]) -> str:
-    """A Lark grammar of one of the `best` quotations, and up to FOLLOWING that come next in its passage.
+def runs(best: Sequence[Quotation], known: Sequence[Quotation]) -> list[str]:
+    """What a reply may be: one of the `best` quotations, alone or with up to FOLLOWING that come next in its passage.
 
     `known` are all quotations of the passages.
     """
     after = {(one.passage, one.place): one for one in known}
-    rules: dict[str, str] = {}
-
-    def rule(one: Quotation, further: int) -> str:
-        name = f"q_{one.passage}_{one.place}_{further}"
-        next_one = after.get((one.passage, one.place + 1)) if further else None
-        rest = f' (" " {rule(next_one, further - 1)})?' if next_one is not None else ""
-        rules[name] = f"{json.dumps(one.text)}{rest}"
-        return name
-
-    start = " | ".join(rule(one, FOLLOWING) for one in best)
-    return "\n".join([f"start: {start}", *(f"{name}: {text}" for name, text in rules.items())])
+    found: dict[str, None] = {}
+    for one in best:
+        text = one.text
+        found[text] = None
+        for step in range(1, FOLLOWING + 1):
+            if (next_one := after.get((one.passage, one.place + step))) is None:
+                break
+            text = f"{text} {next_one.text}"
+            found[text] = None
+    return list(found)
 
 
 def _sentences(text: str) -> Iterator[str]:

@@ -1,11 +1,6 @@
-"""What a reply may quote; the grammar is tried with llguidance's own matcher on the reply's bytes."""
-
-import json
-
-import llguidance
 import pytest
 
-from server.knowledge.grounding.quotations import FOLLOWING, LONGEST, Quotation, quotations, quoting_grammar
+from server.knowledge.grounding.quotations import FOLLOWING, LONGEST, quotations, runs
 from server.knowledge.passages import Passage
 
 TEXT = """The shop opens at nine and
@@ -52,39 +47,14 @@ def test_a_sentence_of_two_passages_is_quoted_once() -> None:
     )
 
 
-class Bytes:
-    """A tokenizer with one token per byte, as llguidance reads tokenizers."""
-
-    eos_token_id, bos_token_id, unk_token_id = 256, None, None
-
-    def __init__(self) -> None:
-        self.tokens = [*(bytes([byte]) for byte in range(256)), b"<end>"]
-        self.special_token_ids = [256]
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_reply_is_a_run_of_sentences_that_begins_with_one_of_the_best(first: int) -> None:
+    known = quotations([Passage(TEXT, "Shop", "u"), Passage("Another passage says this.", "B", "b")])
+    expected = [" ".join(SENTENCES[first : first + count]) for count in range(1, FOLLOWING + 2)]
+    assert runs([known[first]], known) == expected
+    assert set(runs([known[0], known[3]], known)) >= set(expected)
 
 
-def accepts(grammar: str, text: str) -> bool:
-    """Whether `text` is all of a reply by `grammar`."""
-    tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(Bytes()))
-    matcher = llguidance.LLMatcher(tokenizer, llguidance.LLMatcher.grammar_from_lark(grammar))
-    return all(matcher.consume_tokens([byte]) for byte in text.encode()) and matcher.is_accepting()
-
-
-@pytest.mark.parametrize("count", range(1, FOLLOWING + 2))
-def test_a_reply_is_a_run_of_sentences_that_begins_with_one_of_the_best(count: int) -> None:
-    known = quotations([Passage(TEXT, "Shop", "u")])
-    grammar = quoting_grammar([known[0], known[3]], known)
-    assert accepts(grammar, " ".join(SENTENCES[:count]))
-    assert accepts(grammar, " ".join(SENTENCES[3 : 3 + count]))
-    assert not accepts(grammar, " ".join(SENTENCES[1 : 1 + count]))
-    assert not accepts(grammar, " ".join(SENTENCES[:count]) + " And more.")
-    assert not accepts(grammar, " ".join(SENTENCES[: FOLLOWING + 2]))
-
-
-def test_quotes_and_line_breaks_are_no_syntax_of_the_grammar() -> None:
-    odd = 'He said: "\\d+ | start: /x/" and left.\n\n```\na "b" \\ c\n```'
-    quotation = Quotation(odd, 0, 0)
-    assert accepts(quoting_grammar([quotation], [quotation]), odd)
-    assert not accepts(quoting_grammar([quotation], [quotation]), json.dumps(odd))
+def test_a_run_ends_with_its_passage() -> None:
+    known = quotations([Passage(TEXT, "Shop", "u"), Passage("Another passage says this.", "B", "b")])
+    assert runs(known[-2:], known) == ["Yes it is.", "Another passage says this."]
