@@ -9,6 +9,10 @@ from server.errors import InvalidRequest
 from server.text.grammar.grammar import Grammar, json_rule
 from server.text.tool_form import ToolForm
 
+OPEN = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+)
+"""Keywords beside which `properties` are not all that an object may have."""
 MOST_CALLS = 16
 """Of one reply: a small model can repeat a call until `max_tokens`."""
 
@@ -64,10 +68,27 @@ def _calls(tools: Sequence[Tool], form: ToolForm) -> list[str]:
     names = [f"call_{index}" for index in range(len(tools))]
     rules = [
         f"{name}: {_literal(tool.name + form.middle)} {name}_arguments {_literal(form.after)}\n"
-        f"{name}_arguments: {json_rule(tool.schema)}"
+        f"{name}_arguments: {json_rule(closed(tool.schema))}"
         for name, tool in zip(names, tools, strict=True)
     ]
     return [f"call: {' | '.join(names)}", *rules]
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose objects have no properties but the listed ones, unless it says otherwise.
+
+    JSON Schema allows any others, and a small model invents them. Schemas that are combined stay open.
+    """
+    found = {name: _closed_within(name, value) for name, value in schema.items()}
+    open_ended = OPEN & schema.keys() or not isinstance(schema.get("properties"), dict)
+    return found if open_ended else {**found, "additionalProperties": False}
+
+
+def _closed_within(keyword: str, value: Any) -> Any:
+    """The value of a schema's keyword, with the schemas within it closed."""
+    if keyword in ("properties", "$defs", "definitions") and isinstance(value, dict):
+        return {name: closed(inner) if isinstance(inner, dict) else inner for name, inner in value.items()}
+    return closed(value) if keyword == "items" and isinstance(value, dict) else value
 
 
 def _further(form: ToolForm, *, several: bool) -> str:

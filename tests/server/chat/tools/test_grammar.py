@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.chat.tools.grammar import MOST_CALLS, tools_grammar
+from server.chat.tools.grammar import MOST_CALLS, closed, tools_grammar
 from server.chat.tools.offer import Asked, offer_of
 from server.chat.tools.use import tool_use
 from server.errors import InvalidRequest
@@ -110,6 +110,28 @@ def test_a_model_without_a_form_of_its_own_makes_one_call_unless_several_are_ask
         assert not use.native
         assert use.grammar is not None
         assert allows(words, use.grammar, f"{now}\n{now}") == several
+
+
+def test_arguments_have_no_properties_that_were_not_listed_unless_the_schema_says_so(words: Tokenizer) -> None:
+    inner = {"type": "object", "properties": {"b": {"type": "integer"}}}
+    schema = {"properties": {"a": inner, "free": {"type": "object"}, "list": {"type": "array", "items": inner}}}
+    reopened = {**schema, "additionalProperties": {"type": "integer"}}
+    for given, allowed, refused in (
+        (schema, ['{"a": {"b": 1}}', '{"free": {"x": 1}}', '{"list": [{"b": 1}]}'],
+         ['{"x": 1}', '{"a": {"x": 1}}', '{"list": [{"x": 1}]}']),
+        (reopened, ['{"a": {"b": 1}, "x": 1}'], ['{"a": {"x": 1}}', '{"x": "1"}']),
+        ({"properties": {"a": {"$ref": "#/$defs/Inner"}}, "$defs": {"Inner": inner}}, ['{"a": {"b": 1}}'],
+         ['{"a": {"x": 1}}']),
+    ):  # fmt: skip
+        tools = [{"type": "function", "function": {"name": "f", "parameters": given}}]
+        grammar = tools_grammar(offer_of(msgspec.convert({"tools": tools}, Asked)), HERMES)
+        assert all(allows(words, grammar, HERMES.written("f", text)) for text in allowed)
+        assert not any(allows(words, grammar, HERMES.written("f", text)) for text in refused)
+
+
+def test_combined_schemas_stay_open() -> None:
+    combined = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}], "properties": {"c": {}}}
+    assert closed(combined) == combined
 
 
 def test_names_and_texts_that_look_like_grammar_are_only_text(words: Tokenizer) -> None:
