@@ -73,7 +73,7 @@ class CompletionFormat:
             deltas += map(self._call_delta, piece.calls)
         if piece.citations:
             deltas.append({"annotations": annotations(piece.citations)})
-        contents = [{"delta": delta} for delta in deltas]
+        contents: list[dict[str, Any]] = [{"delta": delta} for delta in deltas]
         contents[0] |= {"logprobs": self._logprobs_of(piece.logprobs), **self._ids_of(piece)}
         if piece.finish:
             self._ended.add(piece.choice)
