@@ -34,7 +34,7 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     moment[0] += 900  # so long the server is down
     ledger = Ledger(where, clock=lambda: moment[0])
     plain.append(("2026-12-01", "a", 15, None))
-    keys = {("new", "old"): Limits(month=400)}
+    keys: dict[tuple[str, ...], Limits] = {("new", "old"): Limits(month=400)}
     found = summarise(ledger, {"a": Limits(day=1000), "b": Limits(month=500)}, NOW, keys)
     ledger.close()
 
