@@ -17,9 +17,9 @@ from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, says
 from tests.support.visitor import Visitor, text_of
 
-ODD = 'The heating is set by "temperature = 1.5" or \\d{99999} | start: /x/ in its file.'
+ODD = 'Heating needs "temperature = 1.5" or \\d{99999} | start: /x/.'
 PAGES = {
-    "heating.md": f"# Heating\n\n{ODD}\n",
+    "heating.md": f"# Heating temperature\n\n{ODD}\n",
     "hours.md": "# Opening hours\n\nThe library opens at nine and closes at five.\n\n## Sundays\n\nIt is closed.\n",
     "fees.md": "# Fees\n\n## What does a late book cost?\n\nA late book costs ten cents a day.\n",
     "staff.md": "# Staff\n\nThe alarm code of the library is hidden under the red carpet.\n",
@@ -189,4 +189,6 @@ def test_an_idempotent_refusal_is_answered_again_without_a_new_row(answers: Answ
 
 def test_what_a_page_says_is_no_syntax_of_the_grammar(answers: Answers) -> None:
     served = answers("Zebras!", answers="quoted")
-    assert asked(served, "Which file sets the heating temperature?", max_tokens=200).choices[0].message.content == ODD
+    assert (
+        asked(served, "Which heating temperature?", max_tokens=200).choices[0].message.content == ODD
+    )
