@@ -93,6 +93,10 @@ def schemas() -> Iterator[tuple[str, Any, bool]]:
     yield "60 patterns of keys", {"patternProperties": {f"^{n}.*b{n % 7}$": {} for n in range(60)}}, False
     yield "numbers of 300 digits", {"type": "integer", "minimum": -(10**300), "maximum": 10**300}, True
     yield "400 patterns", {"prefixItems": [{"pattern": f"(a|b)*a(a|b){{{n}}}"} for n in range(400)]}, False
+
+
+def patterns() -> Iterator[tuple[str, Any, bool]]:
+    """Likewise for schemas of one pattern."""
     for pattern, refused in (
         ("^(a+)+$", False),
         ("^(a|a)*b(a|a)*(a?){100}a{100}$", False),
@@ -107,7 +111,7 @@ def schemas() -> Iterator[tuple[str, Any, bool]]:
 
 def grammars() -> Iterator[tuple[str, Fields, bool]]:
     """Names of grammars, the fields that ask for them, and whether they must be refused."""
-    for name, schema, refused in schemas():
+    for name, schema, refused in (*schemas(), *patterns()):
         yield name, {"guided_json": schema}, refused
     for name, regex, refused in (
         ("20,000 parentheses", "(" * 20_000 + "a" + ")" * 20_000, True),
