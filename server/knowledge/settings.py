@@ -50,7 +50,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     requests_a_second: Annotated[float, Meta(gt=0, le=100)] = 1.0
     """Requests a second to each host at most; a longer `Crawl-delay` of robots.txt holds too."""
     most_documents: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """Pages or files of this source at most; the ones beyond are named."""
+    """Pages or files of this source at most, in alphabetical order."""
 
     @property
     def name(self) -> str:

@@ -44,6 +44,13 @@ class Item(Struct, frozen=True):
     """The content, or None if its stamp shows that it has not changed since; raises Refused."""
 
 
+def left_out(source: Source, documents: int) -> dict[str, str]:
+    """The failure of a source with more `documents` than are read, by the source's name."""
+    if documents <= source.most_documents:
+        return {}
+    return {source.name: f"it has {documents} documents, of which {source.most_documents} are read (`most_documents`)"}
+
+
 class Listing(Struct, frozen=True):
     """What a source has."""
 

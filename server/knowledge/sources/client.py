@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import SplitResult, urljoin, urlunsplit
 
@@ -60,10 +60,18 @@ class Client:
         """When each host may be asked again."""
         self._tls = ssl.create_default_context()
 
-    def get(self, url: str, headers: Mapping[str, str] | None = None, *, delay: float = 0.0) -> Response:
+    def get(
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        delay: float = 0.0,
+        redirected: Callable[[str], None] = lambda url: None,
+    ) -> Response:
         """The answer for `url`, after redirects within the hosts; raises Refused, or Gone for 404 and 410.
 
-        `delay` is the least time between two requests to the host, where that is longer than the configured one.
+        `delay` is the least time between two requests to the host, where that is longer than the configured one;
+        `redirected` is called with the target of each redirect before that is requested, and may raise Refused.
         """
         for _ in range(MOST_REDIRECTS + 1):
             response = self._patient(parsed(url), headers or {}, delay)
@@ -72,6 +80,7 @@ class Client:
             target = urljoin(url, response.headers["location"])
             if url.startswith("https:") and target.startswith("http:"):
                 raise Refused(f"it redirects from https to {target}")
+            redirected(target)
             url = target
         raise Refused(f"it redirects more than {MOST_REDIRECTS} times")
 

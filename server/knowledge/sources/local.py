@@ -10,7 +10,7 @@ from urllib.parse import quote
 from server.errors import ConfigError
 from server.knowledge.readers.formats import SUFFIXES
 from server.knowledge.settings import Source
-from server.knowledge.sources import Content, Gone, Item, Listing, Refused
+from server.knowledge.sources import Content, Gone, Item, Listing, Refused, left_out
 from server.storage.packages import located
 
 
@@ -30,11 +30,9 @@ def listing(source: Source, folder: Path, largest: int) -> Listing:
         name = f"{source.path.rstrip('/')}/{below}"
         if not _inside(path, root):
             failed[name] = "it is a link that leads out of the folder"
-        elif len(items) >= source.most_documents:
-            failed[name] = f"the source has more than {source.most_documents} documents (`most_documents`)"
         else:
             items.append(_item(source, path, below, name, largest))
-    return Listing(items, failed)
+    return Listing(items[: source.most_documents], failed | left_out(source, len(items)))
 
 
 def _files(root: Path, failed: dict[str, str]) -> Iterator[Path]:

@@ -13,13 +13,13 @@ from server.knowledge.passages import Document
 from server.knowledge.readers.process import Reading, Unreadable
 from server.knowledge.readers.sitemap import SITEMAPS
 from server.knowledge.settings import Settings, Source
-from server.knowledge.sources import Content, Gone, Item, Listing, Refused, Status, robots
-from server.knowledge.sources.addresses import host_of, parsed
+from server.knowledge.sources import Content, Gone, Item, Listing, Refused, Status, left_out, robots
+from server.knowledge.sources.addresses import check_host, host_of, parsed
 from server.knowledge.sources.client import Client, Limits
 from server.knowledge.sources.robots import Rules
 
-MOST_SITEMAPS = 200
-"""Sitemaps that an index may lead to."""
+MOST_SITEMAPS, MOST_PAGES = 200, 1_000_000
+"""Sitemaps that an index may lead to, and pages of all of them."""
 
 
 class Site:
@@ -41,26 +41,18 @@ class Site:
 
     def listing(self, reading: Reading) -> Listing:
         """The pages; raises KnowledgeError if the sitemap cannot be read, so that no page counts as gone."""
-        items: list[Item] = []
-        failed: dict[str, str] = {}
-        for url in dict.fromkeys(urldefrag(url)[0] for url in self._urls(reading)):
-            if not self._wanted(url):
-                continue
-            if len(items) >= self._source.most_documents:
-                failed[url] = f"the source has more than {self._source.most_documents} documents (`most_documents`)"
-            else:
-                items.append(Item(url, url, self._source, partial(self.fetch, url)))
-        return Listing(items, failed)
+        found = [url for url in dict.fromkeys(urldefrag(url)[0] for url in self._urls(reading)) if self._wanted(url)]
+        taken = found[: self._source.most_documents]
+        items = [Item(url, url, self._source, partial(self.fetch, url)) for url in taken]
+        return Listing(items, left_out(self._source, len(found)))
 
     def fetch(self, url: str, stamp: str = "") -> Content | None:
         """A page, or None if the server says that it has not changed since `stamp`; raises Refused."""
-        rules = self._rules_for(url)
-        parts = parsed(url)
-        if not rules.allows(urlunsplit(("", "", parts.path or "/", parts.query, ""))):
-            raise Refused("robots.txt forbids it")
+        rules = self._permitted(url)
         etag, _, modified = stamp.partition("\n")
         asked = {"If-None-Match": etag, "If-Modified-Since": modified}
-        answer = self._client.get(url, {name: value for name, value in asked.items() if value}, delay=rules.delay)
+        headers = {name: value for name, value in asked.items() if value}
+        answer = self._client.get(url, headers, delay=rules.delay, redirected=self._permitted)
         if answer.status == 304:
             return None
         told = Message()
@@ -83,8 +75,10 @@ class Site:
                 elif document.url not in seen:
                     seen.add(document.url)
                     waiting.append(document.url)
-            if len(seen) > MOST_SITEMAPS:
-                raise KnowledgeError(f"{self._source.sitemap} leads to more than {MOST_SITEMAPS} sitemaps")
+            if len(seen) > MOST_SITEMAPS or len(pages) > MOST_PAGES:
+                raise KnowledgeError(
+                    f"{self._source.sitemap} leads to more than {MOST_SITEMAPS} sitemaps or {MOST_PAGES} pages"
+                )
         yield from sorted(pages)
 
     def _read_sitemap(self, url: str, reading: Reading) -> list[Document]:
@@ -99,6 +93,15 @@ class Site:
         return any(fnmatch.fnmatch(url, pattern) for pattern in taken) and not any(
             fnmatch.fnmatch(url, pattern) for pattern in self._source.exclude
         )
+
+    def _permitted(self, url: str) -> Rules:
+        """The rules of the URL's host; raises Refused if they forbid it, or if its host is not among the source's."""
+        parts = parsed(url)
+        check_host(parts, self._limits.hosts)
+        rules = self._rules_for(url)
+        if not rules.allows(urlunsplit(("", "", parts.path or "/", parts.query, ""))):
+            raise Refused("robots.txt forbids it")
+        return rules
 
     def _rules_for(self, url: str) -> Rules:
         """The rules of the URL's host, read once; a robots.txt that cannot be read forbids everything (RFC 9309)."""

@@ -102,6 +102,18 @@ def test_robots_txt_is_obeyed_and_asked_once(site: Website, built: Builder) -> N
     made = built(sitemap(site), NETWORK)
     assert [one.reason for one in made.failed] == ["robots.txt forbids it"]
     assert site.paths() == ["/robots.txt", "/sitemap.xml", "/a"]
+    site.answers["/a"] = Answer(status=302, headers={"Location": "/b"})
+    site.sitemap("/a", "/c")
+    site.page("/c", "Hours", "Open.")
+    assert [one.reason for one in built(sitemap(site), NETWORK).failed] == ["robots.txt forbids it"]
+    assert "/b" not in site.paths()
+
+
+def test_documents_beyond_the_limit_are_counted(tmp_path: Path, site: Website, pages: Path, built: Builder) -> None:
+    files = '[[sources]]\npath = "pages"\nmost_documents = 1'
+    made = built(f"{sitemap(site, 'most_documents = 1')}\n{files}", NETWORK)
+    assert [one.reason for one in made.failed] == ["it has 2 documents, of which 1 are read (`most_documents`)"] * 2
+    assert titles(tmp_path) == ["Opening hours", "Opening hours"]
 
 
 def test_a_robots_txt_that_cannot_be_read_forbids_everything(site: Website, built: Builder) -> None:
