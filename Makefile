@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-serving bench-structured bench-pruning prune knowledge wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning prune knowledge wheel sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -62,6 +62,14 @@ bench-peers: .venv/test prune  ## race other engines, each from its wheel, on on
 	@for name in $(RACED); do $(BIN)/secateur prune tests/benchmarks/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
 	@$(BIN)/python -m tests.benchmarks.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
 	@$(BIN)/python -m tests.benchmarks.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
+
+LLAMA_BENCH ?=
+
+bench-prompts: .venv/test prune  ## race other engines on prompts of 512 to 4,096 tokens, in CPU seconds of one core
+	@$(BIN)/secateur prune tests/benchmarks/peers/recipes/int4.toml --output build/peers/int4
+	@$(BIN)/python -m tests.benchmarks.peers --rounds 3 --prompts-only --peer openvino-genai --peer xllamacpp \
+		$(foreach size,512 1024 2048 4096,--prompt $(size)) $(if $(LLAMA_BENCH),--llama-bench $(LLAMA_BENCH)) \
+		build/base/SmolLM2-135M-Instruct.Q4_1-* $(ARTIFACT) build/peers/int4
 
 bench-serving: .venv/test prune  ## what HTTP costs, streams held beside llama-server, a busy neighbour, a skill's long prompt
 	@$(BIN)/python -m tests.benchmarks.serving $(ARTIFACT)
