@@ -106,11 +106,7 @@ def lock_budgets(database: Database, names: Iterable[BudgetName]) -> None:
     """
     if not database.shared:
         return
-    wanted = sorted(set(names))
-    for holder in sorted(BUDGETS):
-        rows = [(owner, period, 0, 0) for which, owner, period in wanted if which == holder]
-        if rows:
-            database.execute_many(ADD_BUDGET[holder], rows)
+    _charge(database, sorted(set(names)), 0, 0)
 
 
 def open_row(database: Database, instance: str, opening: Opening, now: float) -> Admission:
@@ -134,8 +130,11 @@ def open_row(database: Database, instance: str, opening: Opening, now: float) ->
 
 def _charge(database: Database, names: Iterable[BudgetName], used: int, reserved: int) -> None:
     """Add to what these budgets have used and reserved."""
-    for holder, owner, period in names:
-        database.execute(ADD_BUDGET[holder], (owner, period, used, reserved))
+    charged = list(names)
+    for holder, statement in ADD_BUDGET.items():
+        rows = [(owner, period, used, reserved) for which, owner, period in charged if which == holder]
+        if rows:
+            database.execute_many(statement, rows)
 
 
 def spent(database: Database, holder: Holder, day: str) -> list[Spent]:
