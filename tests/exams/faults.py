@@ -16,7 +16,7 @@ from msgspec import Struct
 from tests.deploy.test_prometheus import through_kills
 from tests.exams import public
 from tests.exams.hostile import crowd, nginx, secrets
-from tests.exams.outages import clock, kill, stages, storage
+from tests.exams.outages import clock, kill, replicas, stages, storage
 from tests.exams.row import Row
 
 SKIPPED = "skipped: it needs root, to mount a small file system, or a package that tests/install names"
@@ -43,13 +43,14 @@ def exams(quick: bool) -> dict[str, Callable[[Path], Any]]:
         "nginx in front": lambda at: Hostile(public.behind_nginx(0)) if nginx.installed() else None,
         "planted secrets": secrets.exam,
         "Prometheus and kill -9": through_kills,
+        "a key's limits, 2 replicas": lambda at: limits_of_a_key(at, budget=2000 if few else 20_000),
         "each kind of stage": lambda at: stages.exam(at, SOME if few else stages.STAGES, kills=3, growth=0.2),
         "what the ledger costs": lambda at: storage.cost(at, runs=1 if few else 5, replies=1 if few else 3),
     }
 
 
 class Hostile(Struct):
-    """Findings about the public endpoint, each with its bound."""
+    """Findings, each with its bound."""
 
     findings: list[Row]
 
@@ -57,6 +58,12 @@ class Hostile(Struct):
     def good(self) -> bool:
         """Whether each is within its bound."""
         return all(finding.held for finding in self.findings)
+
+
+def limits_of_a_key(folder: Path, budget: int) -> Hostile | None:
+    """The exam of two replicas; None without PostgreSQL or Redis."""
+    found = list(replicas.exam(folder, budget=budget, seconds=5.0))
+    return Hostile(found) if found else None
 
 
 def main(argv: Sequence[str]) -> int:
