@@ -35,7 +35,7 @@ await feature("runTools, two turns", async () => {
   const run = client.chat.completions.runTools({
     model,
     messages: [{ role: "user", content: "How is the weather in Paris?" }],
-    max_tokens: 60,
+    stop: ["."],
     tools: [{
       type: "function",
       function: {

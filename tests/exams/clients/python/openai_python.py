@@ -43,7 +43,7 @@ def _() -> object:
 
 @feature("chat, stream helper")
 def _() -> object:
-    with client.chat.completions.stream(model=MODEL, messages=HELLO, max_tokens=240) as stream:
+    with client.chat.completions.stream(model=MODEL, messages=HELLO, stop=["."]) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(deltas) == final.choices[0].message.content
