@@ -14,19 +14,23 @@ RowLogprobs = Callable[[Tensor, int, int], Logprobs]
 
 def sampled_rows(batch: Batch, logits: Tensor) -> Tensor:
     """The rows of logits [sum(batch.wanted), vocabulary] that ids are sampled from, one for each `batch.sampled`."""
-    if not any(chunk.prompt_rows for chunk in batch.chunks):
+    if not _scores(batch):
         return logits
     return torch.cat([rows[chunk.prompt_rows :] for chunk, rows in _rows(batch, logits)])
 
 
 def prompt_logprobs(batch: Batch, logits: Tensor, of_row: RowLogprobs) -> Iterator[tuple[Chunk, list[PromptLogprob]]]:
     """The log probabilities of the prompt ids that follow each chunk's, for chunks with `prompt_rows`."""
-    for chunk, rows in _rows(batch, logits):
+    for chunk, rows in _rows(batch, logits) if _scores(batch) else ():
         count = chunk.sequence.sampling.prompt_logprobs
         if chunk.prompt_rows and count is not None:
             following = chunk.sequence.prompt[chunk.start + 1 :]
             places = zip(rows[: chunk.prompt_rows], following, strict=False)
             yield chunk, [PromptLogprob(of_row(row, id, count), _rank(row, id)) for row, id in places]
+
+
+def _scores(batch: Batch) -> bool:
+    return any(chunk.prompt_rows for chunk in batch.chunks)
 
 
 def _rows(batch: Batch, logits: Tensor) -> Iterator[tuple[Chunk, Tensor]]:

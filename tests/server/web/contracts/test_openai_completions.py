@@ -218,6 +218,20 @@ def test_a_failure_ends_all_choices_with_an_error(serve: Serve) -> None:
     assert [row["outcome"] for row in ledger_of(served)] == ["error"]
 
 
+def test_a_shutdown_ends_all_choices_with_their_usage(serve: Serve) -> None:
+    served = serve(runner=ScriptRunner([65], VOCABULARY, delay=0.01), drain_seconds=0.1)
+    with connect(served) as client:
+        stream = client.completions.create(model="help", prompt="abc", n=2, max_tokens=200, stream=True)
+        next(iter(stream))
+        served.stop()
+        chunks = list(stream)
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    assert reasons == ["length", "length"]
+    assert chunks[-1].to_dict()["outcome"] == "server_shutdown"
+    until(lambda: ledger_of(served)[0]["outcome"] == "server_shutdown")
+    check_ledger(served, chunks[-1].usage)
+
+
 def test_a_repeated_request_gets_the_same_choices(serve: Serve) -> None:
     served = serve(runner=SeedRunner(VOCABULARY))
     with connect(served) as client:
