@@ -34,10 +34,11 @@ def ask(server: Served, key: str | None = KEY, **more: Any) -> int:
 
 def test_a_prompt_beyond_the_context_is_charged_to_no_limit(tmp_path: Path) -> None:
     runner = says(tmp_path, "ok")
-    skill = replace(HELP, tokens_per_reply=100_000, tokens_per_minute=120_000, tokens_per_day=110_000)
+    skill = replace(HELP, tokens_per_minute=1000, tokens_per_day=1000)
     with served(parts(tmp_path, runner, (skill, OTHER)), runner) as server:
-        assert [ask(server, max_tokens=90_000) for _ in range(3)] == [400] * 3
-        assert ask(server, max_tokens=5) == 200
+        long = [{"role": "user", "content": "x" * 600}]
+        assert [ask(server, messages=long, max_tokens=90_000) for _ in range(3)] == [400] * 3
+        assert ask(server, max_tokens=90_000) == 200  # for what is left of the context
         assert refused(server) == {("help", "context"): 3}
     assert len(rows(tmp_path / "usage.sqlite3")) == 1
 
