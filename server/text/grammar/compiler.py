@@ -21,6 +21,8 @@ STACK = 64 << 20
 """Bytes of the thread's stack: llguidance recurses along references, at most 2,000 in `bounds.MOST_CHARACTERS`."""
 FUEL = 100_000
 """Of the lexer at compile time: forced text, the costliest step, is bounded by it to a tenth of a second."""
+STATES = 100_000
+"""Of a reply's lexer, about 20 MB; real schemas need hundreds."""
 MOST_CHECKED = 512
 """Forced tokens that are followed when a grammar is checked."""
 PATIENCE = 10
@@ -88,7 +90,7 @@ class GrammarCompiler:
         bounds.check(grammar)
         if failure := self._failure():
             raise InvalidRequest(f"This model's tokenizer cannot be constrained: {failure}.", param=grammar.field)
-        limits = LLParserLimits(initial_lexer_fuel=FUEL, verbose_errors=False)
+        limits = LLParserLimits(initial_lexer_fuel=FUEL, max_lexer_states=STATES, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, definition(grammar), log_level=0, limits=limits)
         compiled = CompiledGrammar(matcher, self._tokenizer.vocab_size, self._ends, grammar.field)
         _check_beginning(compiled, grammar)

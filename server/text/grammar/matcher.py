@@ -17,6 +17,7 @@ MEANINGS = {
     "oneOf constraints": "`oneOf` needs alternatives that exclude each other by a type or a constant; use `anyOf`",
     "lexer precomputation failed": "its regular expressions are too complex",
     "too many expressions": "its regular expressions or constants are too complex",
+    "too many states": "its regular expressions are too complex",
     "row has": "it has too many alternatives at one place",
     "Too many items": "it is too ambiguous",
     "Default retriever": "a `$ref` to another document; references are never fetched",

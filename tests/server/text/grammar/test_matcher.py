@@ -158,3 +158,18 @@ def test_a_failure_within_the_reply_is_an_error_of_the_request(compiled: Compile
     assert "alternatives" in state.failure
     assert state.error.param == "guided_json"
     assert state.error.status == 400
+
+
+def test_the_states_of_a_regular_expression_are_bounded(
+    compiled: Compiled, library: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each letter that may be the last `a` doubles what must be remembered."""
+    monkeypatch.setattr("server.text.grammar.compiler.STATES", 500)
+    state = compiled(Grammar("regex", "([a-z ])*a[a-z ]{30}b[a-z ]{25}")).begin()
+    generator, end = random.Random(4), end_of(library)
+    for _ in range(200):
+        (mask,) = state.masks(())
+        if state.failure:
+            break
+        state.accept(generator.choice([id for id in ids(mask) if id != end]))
+    assert state.failure == "its regular expressions are too complex"
