@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from server.errors import InvalidRequest
 
-THOUGHTS = {"thinking", "redacted_thinking"}
+THOUGHTS = ("thinking", "redacted_thinking")
 """Blocks of earlier turns that are not shown to the model again."""
-ROLES = {"user", "assistant", "system"}
+ROLES = ("user", "assistant", "system")
 FAILED = "Error: "
 """Begins the text of a tool's result that has `is_error`."""
 

@@ -191,7 +191,8 @@ def choice_of(given: str | dict[str, Any]) -> str | dict[str, Any]:
         case "function":
             return {"type": "function", "function": {"name": given.get("name")}}
         case "allowed_tools":
-            names = [tool.get("name") for tool in given.get("tools", ()) if isinstance(tool, dict)]
+            listed = given.get("tools")
+            names = [tool.get("name") for tool in listed if isinstance(tool, dict)] if isinstance(listed, list) else []
             allowed = [{"type": "function", "function": {"name": name}} for name in names]
             return {"type": "allowed_tools", "allowed_tools": {"mode": given.get("mode"), "tools": allowed}}
         case kind:
