@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from playwright.sync_api import expect
 
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
+from server.skills import api_keys
+from server.skills.key_limits import KeyLimits
 from tests.browser.conftest import Visitor
 from tests.browser.support.drivers import free_port
 from tests.server.web.access.test_guard import key_of
@@ -52,7 +54,10 @@ def test_seven_of_many_skills_have_a_colour_of_their_own(tmp_path: Path, open_pa
     """The other skills share a colour; all are in the table with their budgets."""
     skills = [replace(HELP, name=f"skill-{index:02}", tokens_per_day=10_000) for index in range(12)]
     runner = says(tmp_path, "Good day.")
-    made = parts(tmp_path, runner, skills)
+    keys = tmp_path / "keys.json"
+    _, key = api_keys.create(keys, ["skill-00"], "", limits=KeyLimits(tokens_per_month=100))
+    made = parts(tmp_path, runner, skills, keys=str(keys))
+    made.ledger.open(Opening("of a key", "skill-00", "tiny", 30, 70, key_id=key.id)).result()
     for index, skill in enumerate(skills):
         day = made.ledger.open(Opening(skill.name, skill.name, "tiny", 10)).result().day
         usage = Usage(10, 0, 100 * (index + 1))
@@ -69,8 +74,9 @@ def test_seven_of_many_skills_have_a_colour_of_their_own(tmp_path: Path, open_pa
         )
         assert len(set(swatches)) == 8
         expect(page.locator("#days-table th")).to_have_count(13)
-        expect(page.locator(".budget b")).to_have_count(12)
-        expect(page.locator(".budget b").first).to_have_text("skill-11")  # the fullest budget first
+        expect(page.locator(".budget b")).to_have_count(13)
+        expect(page.locator(".budget.out")).to_have_text(f"key {key.id} this month0 of 100, none left")
+        expect(page.locator(".budget b").nth(1)).to_have_text("skill-11")  # the fullest budget first
         expect(page.locator("#outcomes .legend")).to_contain_text("failed 1")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
 
