@@ -55,7 +55,7 @@ class Named(Struct, frozen=True):
 
 
 class Allowed(Struct, frozen=True):
-    """The tools of which the model may call some."""
+    """The subset of the tools that may be called."""
 
     mode: Literal["auto", "required"]
     tools: list["Chosen"]

@@ -42,5 +42,5 @@ def _spelled(message: Message, form: ToolForm) -> Message:
 
 
 def _json(arguments: Any) -> str:
-    """Arguments as JSON; as they are if they are text that was none."""
+    """Arguments as JSON; text that could not be decoded stays as it came."""
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

@@ -48,7 +48,10 @@ class ToolUse(Struct, frozen=True):
 
 
 def tool_use(offer: Offer, codec: TextCodec, instead: Grammar | None) -> ToolUse:
-    """The use of `offer` with a model; bare JSON as a call would be mistaken for JSON as a reply, so ours is used."""
+    """Use `offer` in the form of the model's own template, or in ours.
+
+    Ours is for templates without a form, and where calls as bare JSON could be mistaken for the JSON of `instead`.
+    """
     own = codec.tool_form
     if own is None or (instead is not None and not own.trigger):
         return ToolUse(offer, HERMES, False, instead)

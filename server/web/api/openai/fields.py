@@ -52,7 +52,7 @@ NOTES = frozenset(
 )
 """The caller's own notes, and hints to a scheduler or cache: they change no reply, and are not stored or logged."""
 IGNORED = frozenset({"reasoning_effort", "verbosity", "prediction", "service_tier", "store"})
-"""Fields that ask for a style, a service or speed, without a promise of what the reply contains."""
+"""Fields that ask for a style, a service tier or speed; no reply is wrong without them."""
 NOTHING: tuple[Any, ...] = (None, False, [], {}, "", "none", "auto", "default")
 """Values that ask for nothing, whatever the field."""
 SHOWN = 64  # characters of an unknown field's name
