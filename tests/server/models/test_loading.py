@@ -22,7 +22,7 @@ from server.commands.ledger.usage import main as ledger_command
 from server.engine.engine import Engine
 from server.errors import ConfigError
 from server.models.follow import Follower
-from server.models.loading import Loader, Opened, check_names
+from server.models.loading import Loader, Opened, check_names, structured_output
 from server.models.rollout import CurrentModel, Model, Rollout
 from server.skills.api_keys import digest
 from server.skills.catalogue import Skills
@@ -285,3 +285,14 @@ def test_a_skill_can_name_the_registry_only_with_signers(tmp_path: Path) -> None
     made = msgspec.structs.replace(made, config=msgspec.structs.replace(made.config, skills=tmp_path / "skills"))
     with served(made, ScriptRunner([0], 258)) as server:
         assert b"name the file of `signers`" in post(server.admin, "/admin/reload")
+
+
+def test_structured_output_is_on_for_a_known_tokenizer_and_off_with_the_reason_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tokenizer(tmp_path)
+    assert structured_output(words).value == "on"
+    monkeypatch.setattr(words.grammars, "unsupported", lambda: "it has no tokens")
+    choice = structured_output(words)
+    assert choice.value == "off"
+    assert choice.reason.endswith("it has no tokens")
