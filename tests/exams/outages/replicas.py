@@ -164,7 +164,7 @@ def fill_places(found: Replicas, seconds: float) -> Iterator[Row]:
 
 def open_rows(ledger: str, key: str, ends: float) -> list[int]:
     """The number of open rows of a key, in one snapshot after another."""
-    seen = []
+    seen: list[int] = []
     with psycopg.connect(ledger, autocommit=True) as connection:
         while time.monotonic() < ends or not seen:
             statement = "SELECT count(*) FROM requests WHERE state = 'open' AND key_id = %s"
