@@ -23,7 +23,10 @@ template <class Element, class State> void attend_blocks(State& state, const Att
         const int32_t start = number * block_positions, end = std::min(block_positions, queries.highest() - start + 1);
         const auto* keys = static_cast<const Element*>(cache.keys) + cache.key_offset(block, what.head);
         const auto* values = static_cast<const Element*>(cache.values) + cache.value_offset(block, what.head);
-        attend_block(state, Block<Element>{start, end, keys, values,
+        const bool is_last = number == queries.highest() / block_positions;
+        const int64_t next = is_last ? 0 : cache.key_offset(what.blocks[number + 1], what.head);
+        const auto* next_keys = is_last ? nullptr : static_cast<const Element*>(cache.keys) + next;
+        attend_block(state, Block<Element>{start, end, keys, values, next_keys,
                                            cache.eight_bits ? cache.key_scales + scales : nullptr,
                                            cache.eight_bits ? cache.value_scales + scales : nullptr});
     }

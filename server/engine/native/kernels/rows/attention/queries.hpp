@@ -36,6 +36,7 @@ struct Queries {
 template <class Element> struct Block {  // of one key head
     int32_t start, end;  // its first position, and its number of positions that some query sees
     const Element *keys, *values;
+    const Element* next_keys;  // of the block after it; null at the end
     const float *key_scales, *value_scales;  // null at 16 bits
 };
 
