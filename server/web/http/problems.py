@@ -1,6 +1,7 @@
 """Errors in OpenAI's shape, {"error": {message, type, param, code}}, with Retry-After where a retry can succeed."""
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +27,7 @@ from server.web.http.requests import RequestState
 RETRY_SECONDS = 5
 MAX_CHARACTERS = 800
 SHOWN_PATH = 100  # characters
+CONVERTOR = re.compile(r":\w+(?=})")  # of a route's pattern, such as `:path`
 logger = logging.getLogger(__name__)
 BUG = SecateurError("The server made a mistake; its log has the details under this request's id.")
 ErrorBody = Callable[[SecateurError], dict[str, Any]]
@@ -126,7 +128,7 @@ def served(request: Request) -> list[str]:
     """The method and path of each endpoint of the API, or of the whole app if it has none."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     api = [route for route in routes if route.path.startswith("/v1/") and not route.path.startswith("/v1/widget/")]
-    return [f"{min((route.methods or {'GET'}) - {'HEAD'})} {route.path}" for route in api or routes]
+    return [f"{min((route.methods or {'GET'}) - {'HEAD'})} {CONVERTOR.sub('', route.path)}" for route in api or routes]
 
 
 async def on_bug(request: Request, _: Exception) -> Response:

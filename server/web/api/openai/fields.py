@@ -6,6 +6,7 @@ style, are ignored; `X-Secateur-Ignored` of the response lists those.
 
 import json
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from server.engine.sequence import SamplingOptions
@@ -75,9 +76,10 @@ class Tolerant(SamplingOptions, frozen=True, kw_only=True):
     def ignored_for(self, skill: Skill) -> tuple[str, ...]:
         """The names of the fields that a reply of `skill` ignores; raises InvalidRequest if it refuses unknown ones."""
         if self.unknown and skill.unknown_fields == "refuse":
-            raise InvalidRequest(
-                f"Unknown field: `{self.unknown[0]}`.", param=self.unknown[0], code="unknown_parameter"
-            )
+            name = self.unknown[0]
+            near = get_close_matches(name, fields_of(type(self)), n=1)
+            hint = f" Is it `{near[0]}`?" if near else ""
+            raise InvalidRequest(f"Unknown field: `{name}`.{hint}", param=name, code="unknown_parameter")
         return (*self.ignored, *self.unknown)
 
 

@@ -34,7 +34,7 @@ def test_an_unknown_path_is_named_with_what_exists(serve: Serve, path: str) -> N
     assert (refused.status_code, error(refused)["code"]) == (404, "not_found")
     assert f"nothing at {httpx.URL('http://x' + path).path}" in error(refused)["message"]
     assert "POST /v1/chat/completions" in error(refused)["message"]
-    assert "GET /v1/models" in error(refused)["message"]
+    assert "GET /v1/models/{name}," in error(refused)["message"]
     assert "widget" not in error(refused)["message"]
 
 
