@@ -42,7 +42,7 @@ def test_requests_are_counted_by_route_method_and_status(serve: Serve) -> None:
 def test_a_500_is_logged_with_its_cause_and_without_text(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing(*_: object) -> list[int]:
+    def failing(*_: object, **__: object) -> list[int]:
         try:
             raise ValueError(SECRET)
         except ValueError as error:
