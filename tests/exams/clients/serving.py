@@ -59,6 +59,7 @@ def served(model: Path, folder: Path) -> Iterator[Served]:
         "skills": str(skills),
         "ledger": str(ledger),
         "port": port,
+        "context": 8192,  # Open WebUI alone sends 6,600 tokens of tools
         "admin_port": free_port(),
     }
     config = folder / "server.toml"
