@@ -83,7 +83,7 @@ class Embeddings:
             self._replies.working -= 1
 
     async def _embed(self, request_id: str, request: EmbeddingRequest, named: NamedEncoder) -> Embedded:
-        """`embed`, with the encoder that was found."""
+        """`embed`, while a drain waits for it."""
         key = self._allowance(request.key_id)
         entered = await self._rate_limits.enter(request.skill, key)
         try:
@@ -102,7 +102,7 @@ class Embeddings:
         return await self._worker.run(rows_of, request, named)
 
     async def _encode(self, opening: Opening, rows: Sequence[Sequence[int]], named: NamedEncoder) -> list[Any]:
-        """The vectors of `rows`, within a row of the ledger."""
+        """The vectors of `rows`; opens the ledger's row, and settles it with the tokens that were encoded."""
         with anyio.CancelScope(shield=True):  # an opened row must reach its owner, to be closed
             try:
                 reservation = await self._meter.admit(opening)

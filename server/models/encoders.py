@@ -1,4 +1,4 @@
-"""The encoders that skills name as `encoder`: loaded once each, by the directory or package that they are named by."""
+"""Loads the encoders of skills that embed, each once, and drops unused ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,12 +30,14 @@ class Recipe(Protocol):
 class Encoder(Protocol):
     """Encodes texts as vectors; `server.engine.runners.encoder.Encoder` is one."""
 
-    recipe: Any
-    """A `Recipe`."""
     dimension: int
     """Numbers in each vector."""
     vocabulary: int
     """The number of token ids."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its texts become vectors."""
 
     @property
     def special_tokens(self) -> int:
@@ -57,12 +59,11 @@ class NamedEncoder(Struct, frozen=True, eq=False):
     @property
     def most(self) -> int:
         """The most tokens of an input without special ones."""
-        longest: int = self.encoder.recipe.max_tokens
-        return longest - self.encoder.special_tokens
+        return self.encoder.recipe.max_tokens - self.encoder.special_tokens
 
 
 class Encoders:
-    """The loaded encoders, by the `encoder` of skills; changed in the asyncio loop alone."""
+    """The loaded encoders by reference, a skill's `encoder`; only the asyncio loop changes them."""
 
     def __init__(self, current: Mapping[str, NamedEncoder] | None = None) -> None:
         self._current = dict(current or {})

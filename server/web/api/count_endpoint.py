@@ -35,7 +35,7 @@ class CountEndpoint:
         self._worker = Worker("counting")
 
     async def count(self, request: Request) -> Response:
-        """The number as `input_tokens`, raises InvalidRequest beyond the context."""
+        """The number of prompt tokens; raises InvalidRequest for a prompt that exceeds the context."""
         problems.write_errors_by(self._dialect.error_body, request)
         caller = self._skills.recognise(self._dialect.credential(request.headers))
         body = await read_body(request, self._max_body)

@@ -1,4 +1,4 @@
-"""Bodies of other APIs, translated into a chat completion's; errors name the fields that the caller sent."""
+"""Reads bodies of other APIs as chat completions, and names the caller's own fields in errors."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def read_translated(fields: dict[str, Any], places: Mapping[str, str]) -> ChatRe
 
 
 def renamed(error: InvalidRequest, places: Mapping[str, str]) -> InvalidRequest:
-    """The error with paths below a key of `places` written as the caller's; the longest key counts."""
+    """The error with its path rewritten by the longest key of `places` that begins it."""
     found = next((path for path in sorted(places, key=len, reverse=True) if below(error.param, path)), None)
     if error.param is None or found is None:
         return error

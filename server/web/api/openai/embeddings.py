@@ -124,8 +124,7 @@ def prefix_of(kind: str | None, named: NamedEncoder) -> str:
     if kind is None:
         return ""
     recipe = named.encoder.recipe
-    prefix: str = recipe.query_prompt if kind == "query" else recipe.document_prompt
-    return prefix
+    return recipe.query_prompt if kind == "query" else recipe.document_prompt
 
 
 def check_dimensions(wanted: int | None, named: NamedEncoder) -> None:
