@@ -39,6 +39,8 @@ NOT_SHOWN = {
     "process_virtual_memory_bytes",
     "secateur_build_info",
     "secateur_feedback",
+    "secateur_forced_tokens",
+    "secateur_grammar_compile_seconds",
     "secateur_ledger_info",
     "secateur_runtime_info",
 }
