@@ -16,6 +16,10 @@ from tests.browser.support.drivers import Engine, firefox, installed, minibrowse
 
 PAGE = "http://127.0.0.1:8001/"
 QUESTION = "What is Secateur?"
+"""Stored in the pages, so it is answered verbatim."""
+MODELLED = "Which pages may embed a skill in their own site?"
+"""Not stored: the model chooses what is quoted."""
+OFF_TOPIC = "Who won the world cup in 2018?"
 ANSWER_MS = 120_000
 
 
@@ -29,7 +33,10 @@ def main(screenshot: Path) -> None:
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(PAGE)
         before = tokens()
-        print("answer:", chat(page))
+        page.get_by_role("button", name="Open chat").click()
+        for question in (OFF_TOPIC, QUESTION, MODELLED):
+            print(question, "->", chat(page, question))
+        linked(page)
         page.wait_for_timeout(2500)  # the page reads its counts every two seconds
         page.screenshot(path=screenshot)
         after = tokens()
@@ -45,30 +52,40 @@ def main(screenshot: Path) -> None:
     print("tokens:", after)
     assert not errors, errors
     assert after["output"] > before["output"]
-    assert after["requests"] == before["requests"] + 1
+    assert after["requests"] == before["requests"] + 3
 
 
-def chat(page: Page) -> str:
-    """Ask one question and return the whole answer."""
-    page.get_by_role("button", name="Open chat").click()
-    page.get_by_role("textbox", name="Your message").fill(QUESTION)
+def chat(page: Page, question: str) -> str:
+    """Ask one question in the open panel and return the whole answer."""
+    asked = page.locator(".question").count()
+    page.get_by_role("textbox", name="Your message").fill(question)
     page.keyboard.press("Enter")
+    expect(page.locator(".actions")).to_have_count(asked + 1, timeout=ANSWER_MS)
     answer = page.locator(".answer .text").last
-    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=ANSWER_MS)
     expect(answer).not_to_be_empty()
     return answer.inner_text()
 
 
+def linked(page: Page) -> None:
+    """The source below the last answer is a page of the documentation that has the heading it names."""
+    link = page.locator(".sources a").last.get_attribute("href") or ""
+    address, _, anchor = link.partition("#")
+    with urllib.request.urlopen(address, timeout=120) as response:
+        assert f'id="{anchor}"' in response.read().decode(), link
+    print("source:", link)
+
+
 def returned(page: Page) -> None:
-    """Leave the page during a second answer; on return it is complete and can be rated."""
-    page.get_by_role("textbox", name="Your message").fill("How do I try it?")
+    """Leave the page during another answer; on return it is complete and can be rated."""
+    asked = page.locator(".question").count()
+    page.get_by_role("textbox", name="Your message").fill(MODELLED)
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     expect(page.locator(".answer .text").last).not_to_be_empty(timeout=ANSWER_MS)
     page.reload()
     page.get_by_role("button", name="Open chat").click()
-    expect(page.locator(".question")).to_have_count(2)
-    expect(page.locator(".actions")).to_have_count(2, timeout=ANSWER_MS)
+    expect(page.locator(".question")).to_have_count(asked + 1)
+    expect(page.locator(".actions")).to_have_count(asked + 1, timeout=ANSWER_MS)
     page.get_by_role("button", name="Good answer").last.click()
     expect(page.get_by_role("button", name="Good answer", pressed=True)).to_be_visible()
 
