@@ -17,7 +17,7 @@ from tests.server.engine.runners.test_native_runner import runner_of
 PROMPT = [(7 * index * index + 3 * index) % 31 for index in range(110)]
 
 
-@pytest.mark.parametrize("batch_tokens", [8, 50, 512])
+@pytest.mark.parametrize("batch_tokens", [8, 50, 128])
 def test_they_are_those_of_the_whole_prompt_however_it_is_chunked_or_cached(batch_tokens: int) -> None:
     packed = Packed(tiny("llama"))
     sequence = Sequence("", tuple(PROMPT), Sampling())
