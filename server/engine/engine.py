@@ -118,7 +118,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """The number of requests of which a sequence is queued."""
+        """The number of requests in the queue."""
         return len(self._scheduler.waiting)
 
     @property

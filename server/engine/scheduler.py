@@ -15,7 +15,7 @@ from server.engine.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.errors import ConfigError, Overloaded
 
 MOST_PROMPT_ROWS = 64
-"""Rows of logits of prompt ids in a pass: those of a long prompt's ids never lie in memory together."""
+"""The most prompt positions scored in a pass; the logits of a long prompt are never in memory together."""
 
 
 class Accepted(NamedTuple):

@@ -53,7 +53,7 @@ class Ended(Struct, frozen=True):
     opened: float = 0.0
     """Until its row was open."""
     gaps: Sequence[float] = ()
-    """Between the counts of two steps."""
+    """Between consecutive counts of a choice: the inter-token latencies."""
 
 
 class Answered(Exception):
