@@ -112,6 +112,17 @@ def test_a_keys_limits_hold_over_all_its_skills_and_change_at_once(serve: Serve,
             reply(asking)
 
 
+def test_a_reply_is_cut_to_what_the_keys_minute_can_hold(serve: Serve, file: Path) -> None:
+    served = serve("0123456789" * 6, keys=str(file))
+    with client(served, file) as asking:
+        prompt = reply(asking, max_tokens=1).parse().usage.prompt_tokens
+        [key] = api_keys.read(file).keys
+        api_keys.limit(file, key.id, {"tokens_per_minute": prompt + 20})
+        raw = reply(asking, max_tokens=50)
+    assert raw.headers["x-secateur-max-tokens"] == "20"
+    assert raw.parse().usage.completion_tokens == 20
+
+
 def test_replies_of_a_key_are_bounded_and_another_key_goes_on(serve: Serve, file: Path) -> None:
     served = serve("0123456789", keys=str(file), slots=4)
     with client(served, file, concurrent_replies=1) as one, client(served, file) as other:
