@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urljoin, urlunsplit
 from msgspec import Struct
 
 from server.knowledge.sources import Gone, Refused, Status
-from server.knowledge.sources.addresses import Network, check_host, host_of, parsed, port_of, resolve
+from server.knowledge.sources.addresses import PORTS, Network, check_host, host_of, parsed, port_of, resolve
 
 MOST_REDIRECTS = 5
 IDLE_SECONDS = 15.0
@@ -126,6 +126,7 @@ class Client:
         problem: OSError | None = None
         for family, address in resolve(host, port, self._limits.private):
             connection = HTTPConnection(host, port, timeout=IDLE_SECONDS)
+            connection.default_port = PORTS[parts.scheme]  # left out of the header `Host`
             try:
                 opened = socket.socket(family, socket.SOCK_STREAM)
                 opened.settimeout(IDLE_SECONDS)

@@ -2,9 +2,16 @@
 
 import gzip
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
 from server.errors import ConfigError, KnowledgeError
 from server.knowledge.search import Knowledge
@@ -165,6 +172,35 @@ def test_a_gzip_body_is_bounded(site: Website, built: Builder) -> None:
     site.answers["/a"] = Answer(b"a" * (3 << 20))
     made = built(sitemap(site), f"{NETWORK}\ndocument_megabytes = 2")
     assert "has more than 2 MB" in made.failed[0].reason
+
+
+def certificate(path: Path) -> Path:
+    """A key and its own certificate for this machine, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    path.write_bytes(key.private_bytes(*form) + made.sign(key, SHA256()).public_bytes(form[0]))
+    return path
+
+
+def test_tls_is_verified_and_no_redirect_leads_out_of_it(
+    tmp_path: Path, site: Website, built: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = certificate(tmp_path / "site.pem")
+    with website(pem) as secure:
+        secure.page("/a", "Opening hours", "The shop is open from nine.")
+        secure.answers["/b"] = Answer(status=302, headers={"Location": f"{site.address}/b"})
+        pages = urls(f"{secure.address}/a", f"{secure.address}/b")
+        with pytest.raises(KnowledgeError, match="certificate verify failed"):
+            built(pages, NETWORK)
+        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        made = built(pages, NETWORK)
+    assert titles(tmp_path) == ["Opening hours"]
+    assert "redirects from https to http" in made.failed[0].reason
+    assert site.asked == []
 
 
 def test_a_list_of_urls_is_read_and_a_pattern_leaves_pages_out(tmp_path: Path, site: Website, built: Builder) -> None:

@@ -1,9 +1,11 @@
 """A website on this machine that records its requests."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -42,7 +44,9 @@ class Website:
 
 
 @contextmanager
-def website() -> Iterator[Website]:
+def website(certificate: Path | None = None) -> Iterator[Website]:
+    """Serves until the end of the block, over TLS with the key and `certificate` of a PEM file if one is given."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
@@ -62,6 +66,11 @@ def website() -> Iterator[Website]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     site = Website(server.server_address[1])
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        site.address = site.address.replace("http:", "https:")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
