@@ -36,6 +36,11 @@ class CurrentKnowledge:
         self.knowledge, self.name = found, self._follower.version.name
         return True
 
+    @property
+    def refusal(self) -> tuple[str, str] | None:
+        """The version that the last `refresh` refused, and why."""
+        return self._follower.refusal if self._follower is not None else None
+
     def began(self, skills: Sequence[str]) -> None:
         """Record in the registry that these skills answer from this version."""
         if self._follower is not None:

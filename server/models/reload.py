@@ -58,7 +58,7 @@ def warnings(skill: Skill) -> Iterator[str]:
 
 
 def refused_model(name: str, why: str) -> Event:
-    """The audit log's event of a model or version that was not loaded."""
+    """The audit log's event of a model, knowledge or version of them that was not loaded."""
     return Event("server", "model.refused", name, result=why)
 
 
@@ -162,6 +162,8 @@ class Reloader:
             if await to_thread.run_sync(current.refresh):
                 self._record(Event("server", "knowledge.promoted", reference, result=f"{old} -> {current.name}"))
                 await to_thread.run_sync(current.began, self._grounded(reference))
+            elif current.refusal is not None:
+                self._record(refused_model(*current.refusal))
 
     def _grounded(self, reference: str) -> list[str]:
         """The names of the skills that answer from the knowledge of `reference`."""

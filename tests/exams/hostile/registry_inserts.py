@@ -81,7 +81,7 @@ class Site:
         settings = {"model": model, "skills": skill, "ledger": ledger, "registry": self.registry}
         return {**settings, "signers": self.signers} if signed else settings
 
-    def follower(self) -> Follower:
+    def follower(self) -> Follower[Model]:
         """The follower of a running server, whose models have no engine."""
         follower = self.loader("registry:tiny@production").open("registry:tiny@production").follower
         assert follower is not None
@@ -113,7 +113,7 @@ class Site:
         self.sql("DELETE FROM moves WHERE move > ?", above)
 
 
-def followed(site: Site, follower: Follower) -> str:
+def followed(site: Site, follower: Follower[Model]) -> str:
     """What the running server does with what the registry says now."""
     with log() as said:
         model = follower.next()

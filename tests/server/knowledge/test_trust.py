@@ -1,7 +1,10 @@
 """A knowledge signed, registered, promoted, followed and rolled back by the commands that models have."""
 
+import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +13,9 @@ from server.artifact.checkpoint.reader import Artifact
 from server.commands.__main__ import main
 from server.config import Config
 from server.errors import ArtifactError, ConfigError, SignatureError
+from server.metering.audit.chain import Event
 from server.models.knowledge import KnowledgeLoader
+from server.models.reload import Reloader
 from tests.server.artifact.registry.shop import Shop
 from tests.server.artifact.signing.artifacts import make
 from tests.server.knowledge.conftest import Builder
@@ -64,6 +69,22 @@ def test_from_the_build_to_production_and_back_while_it_is_followed(
     assert shop("diff", "handbook@1", "handbook@2") == 0
     assert shop("verify", "handbook@1", "--signers", shop.signers) == 0
     assert "handbook@1 is whole; signed by alice" in capsys.readouterr().out
+
+
+def test_a_refused_version_is_recorded_once_and_the_old_one_stays(shop: Shop, built: Builder) -> None:
+    version(shop, built, "nine")
+    assert shop("promote", "handbook@1", "--signers", shop.signers) == 0
+    followed, events = KnowledgeLoader(config(shop)).open("registry:handbook@production"), list[Event]()
+    path = version(shop, built, "ten")
+    assert shop("promote", "handbook@2", "--signers", shop.signers) == 0
+    (path / "model.sig").unlink()
+    shelf = SimpleNamespace(current={"registry:handbook@production": followed})
+    reloader: Any = SimpleNamespace(_shelf=shelf, _record=events.append)
+    for _ in range(2):
+        asyncio.run(Reloader._follow_knowledge(reloader))
+    assert followed.name == "handbook@1"
+    assert [(event.action, event.object) for event in events] == [("model.refused", "handbook@2")]
+    assert "is not signed" in events[0].result
 
 
 def test_a_changed_passage_is_found_out(shop: Shop, built: Builder, capsys: pytest.CaptureFixture[str]) -> None:
