@@ -32,13 +32,6 @@ MAPPED = 1 << 30
 EVERYONE: frozenset[str] = frozenset()
 
 
-class Recipe(Protocol):
-    """What an encoder says of itself."""
-
-    query_prompt: str
-    document_prompt: str
-
-
 class Encoder(Protocol):
     """Encodes questions; `server.engine.runners.encoder.Encoder` is one."""
 

@@ -66,7 +66,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         *,
         delay: float = 0.0,
-        redirected: Callable[[str], None] = lambda url: None,
+        redirected: Callable[[str], object] = lambda url: None,
     ) -> Response:
         """The answer for `url`, after redirects within the hosts; raises Refused, or Gone for 404 and 410.
 
