@@ -17,7 +17,7 @@ def main() -> None:
         """CPU seconds of the program for one prompt."""
         begin = cpu_seconds()
         options = ["-r", "1", "-n", "0", "--no-warmup", "-p", str(prompt), "-t", threads, "-ub", "512", "-fa", "1"]
-        subprocess.run([program, "-m", model, *options], check=True)
+        subprocess.run([program, "-m", model, *options], check=True, stdout=subprocess.DEVNULL)
         return cpu_seconds() - begin
 
     def generate(prompts: list[Ids], tokens: int) -> float:
