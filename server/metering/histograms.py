@@ -53,6 +53,15 @@ class Histograms:
             (),
             BETWEEN,
         )
+        self._search = histogram(
+            "secateur_knowledge_search_seconds", "The search of a question in the skill's knowledge.", (), DURATION
+        )
+        self._quoted = histogram(
+            "secateur_knowledge_tokens",
+            "Prompt tokens that quoted passages took, of replies from knowledge.",
+            (),
+            USAGE,
+        )
         self._usage = histogram(
             "gen_ai_client_token_usage", "Tokens of a reply, cached ones included.", ("gen_ai_token_type",), USAGE
         )
@@ -68,6 +77,9 @@ class Histograms:
                 self._per_token.labels(*call).observe(seconds)
         if reply.waited is not None:
             self._queue.labels(*call).observe(reply.waited)
+        if reply.retrieval is not None:
+            self._search.labels(*call).observe(reply.retrieval)
+            self._quoted.labels(*call).observe(reply.knowledge_tokens)
         between = self._between.labels(*call)
         for seconds in reply.gaps:
             between.observe(seconds)

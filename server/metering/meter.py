@@ -54,6 +54,10 @@ class Ended(Struct, frozen=True):
     """Until its row was open."""
     gaps: Sequence[float] = ()
     """Between consecutive counts of a choice: the inter-token latencies."""
+    knowledge_tokens: int = 0
+    """Prompt tokens that quoted passages took."""
+    retrieval: float | None = None
+    """Seconds of the search for passages; None for a skill without knowledge."""
 
 
 class Answered(Exception):
@@ -270,7 +274,18 @@ class Reservation:
         duration = time.monotonic() - self._started
         skill, model, first = self._opening.skill, self._opening.model, self._first_token
         ended = Ended(
-            skill, model, outcome, self.usage, duration, first, waited, self.granted, self._opened, self._gaps
+            skill,
+            model,
+            outcome,
+            self.usage,
+            duration,
+            first,
+            waited,
+            self.granted,
+            self._opened,
+            self._gaps,
+            self._opening.knowledge_tokens,
+            self._opening.retrieval,
         )
         key = self._opening.key_id
         end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first, key)

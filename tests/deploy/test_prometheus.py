@@ -24,9 +24,11 @@ from server.commands.__main__ import main
 from server.metering.ledger.ledger import Ledger
 from server.skills import api_keys
 from server.skills.key_limits import KeyLimits
+from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.exams.client import Server, ask, serving
 from tests.support.harness import HELP, KEY, OTHER, OTHER_KEY, Served, parts, says, served, until
+from tests.support.library import library
 
 DEPLOY = ROOT / "deploy"
 CONFIG = DEPLOY / "prometheus" / "prometheus.yml"
@@ -215,7 +217,7 @@ def by_type(port: int) -> dict[str, float]:
 @needs_prometheus
 def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.", delay=0.001)
-    skills = (replace(HELP, tokens_per_day=10**6, tokens_per_month=10**7), OTHER)
+    skills = (replace(HELP, tokens_per_day=10**6, tokens_per_month=10**7), OTHER, desk(tmp_path))
     made = parts(tmp_path, runner, skills, keys=limited_key(tmp_path))
     with served(made, runner) as server, prometheus(server.admin, tmp_path) as port:
         missing = set(expressions())
@@ -223,6 +225,7 @@ def test_every_expression_of_the_dashboard_returns_data(tmp_path: Path) -> None:
         def complete() -> bool:
             chat(server.url, "help", KEY)
             chat(server.url, "other", OTHER_KEY)
+            chat(server.url, "desk", KEY)
             with suppress(urllib.error.HTTPError):  # an error by route
                 urllib.request.urlopen(f"{server.url}/v1/none", timeout=120)
             missing.difference_update([expression for expression in missing if has_data(port, expression)])
@@ -245,6 +248,11 @@ def assert_counters_equal_the_ledger(server: Served, port: int) -> None:
     assert min(expected[skill, kind] for skill in ("help", "other") for kind in ("input", "output")) > 0
 
 
+def desk(folder: Path) -> Skill:
+    """A skill that answers from knowledge."""
+    return replace(HELP, name="desk", knowledge=str(library(folder)))
+
+
 def expressions() -> Iterator[str]:
     """Every PromQL expression of the dashboard, with its variables substituted as in Grafana."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
@@ -258,9 +266,11 @@ def expressions() -> Iterator[str]:
 
 def test_the_dashboard_names_only_existing_metrics(tmp_path: Path) -> None:
     runner = says(tmp_path, "Good day.")
-    made = parts(tmp_path, runner, (replace(HELP, tokens_per_day=10**6), OTHER), keys=limited_key(tmp_path))
+    skills = (replace(HELP, tokens_per_day=10**6), OTHER, desk(tmp_path))
+    made = parts(tmp_path, runner, skills, keys=limited_key(tmp_path))
     with served(made, runner) as server:
         chat(server.url, "help", KEY)
+        chat(server.url, "desk", KEY)
         exposed = urllib.request.urlopen(f"{server.admin}/metrics", timeout=120).read().decode()
     known = set(re.findall(r"^(\w+)(?:\{| )", exposed, re.MULTILINE))
     named = {name for e in expressions() for name in METRIC.findall(e)}

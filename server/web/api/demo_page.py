@@ -23,9 +23,7 @@ KINDS = ("input", "cached", "output", "requests")
 FRESH = {"Cache-Control": "no-store"}
 
 
-def page(
-    skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]], docs: Path | None = None
-) -> Starlette:
+def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]], docs: Path | None = None) -> Starlette:
     """An app that serves the page for `skill`, and below /docs/ the folder `docs`; `widget_url` is that of widget.js.
 
     `totals`, called in a thread, returns the skill's counts by KINDS; `cached` tokens are part of `input`.

@@ -1,5 +1,7 @@
 """Skills that answer from knowledge, over HTTP."""
 
+import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,12 @@ from openai import OpenAI
 from torch import Tensor
 
 from server.engine.batch import Batch
-from server.knowledge import settings
-from server.knowledge.build.building import build
 from server.skills.skill import Skill
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, says
+from tests.support.library import ODD, PAGES, library
 from tests.support.visitor import Visitor, text_of
 
-ODD = 'Heating needs "temperature = 1.5" or \\d{99999} | start: /x/.'
-PAGES = {
-    "heating.md": f"# Heating temperature\n\n{ODD}\n",
-    "hours.md": "# Opening hours\n\nThe library opens at nine and closes at five.\n\n## Sundays\n\nIt is closed.\n",
-    "fees.md": "# Fees\n\n## What does a late book cost?\n\nA late book costs ten cents a day.\n",
-    "staff.md": "# Staff\n\nThe alarm code of the library is hidden under the red carpet.\n",
-}
-FILLER = "# {n}\n\nNumber {n} is about {words}.\n"
-WORDS = ("apples", "bridges", "clouds", "dragons", "engines", "flutes", "gardens", "harbours", "islands", "jewels")
 TOPIC = "When does the library open?"
 Answers = Callable[..., Served]
 
@@ -44,21 +36,8 @@ class Listening(ScriptRunner):
 
 @pytest.fixture
 def knowledge(tmp_path: Path) -> Path:
-    """A small knowledge without vectors; `staff.md` is for staff."""
-    pages = tmp_path / "pages"
-    pages.mkdir()
-    for name, text in PAGES.items():
-        (pages / name).write_text(text)
-    for n, words in enumerate(WORDS):
-        (pages / f"filler{n}.md").write_text(FILLER.format(n=n, words=words))
-    file = tmp_path / "knowledge.toml"
-    file.write_text(
-        'name = "library"\n'
-        '[[sources]]\npath = "pages"\nexclude = ["staff.md"]\nurl = "https://library.example/{name}"\n'
-        '[[sources]]\npath = "pages/staff.md"\ngroups = ["staff"]\nurl = "https://library.example/staff"\n'
-    )
-    build(settings.read(file), tmp_path, tmp_path / "library", shown=False)
-    return tmp_path / "library"
+    """The library's knowledge."""
+    return library(tmp_path)
 
 
 @pytest.fixture
@@ -189,6 +168,14 @@ def test_an_idempotent_refusal_is_answered_again_without_a_new_row(answers: Answ
 
 def test_what_a_page_says_is_no_syntax_of_the_grammar(answers: Answers) -> None:
     served = answers("Zebras!", answers="quoted")
-    assert (
-        asked(served, "Which heating temperature?", max_tokens=200).choices[0].message.content == ODD
-    )
+    assert asked(served, "Which heating temperature?", max_tokens=200).choices[0].message.content == ODD
+
+
+def test_a_search_is_in_the_metrics(answers: Answers) -> None:
+    served = answers()
+    asked(served, "Who wrote Hamlet and Macbeth?")
+    with urllib.request.urlopen(f"{served.admin}/metrics", timeout=120) as response:
+        scraped = response.read().decode()
+    assert re.search(r"^secateur_knowledge_search_seconds_count\{.*\} 1\.0$", scraped, re.MULTILINE)
+    assert re.search(r"^secateur_knowledge_tokens_sum\{.*\} 0\.0$", scraped, re.MULTILINE)
+    assert re.search(r'^secateur_requests_total\{.*outcome="refused".*\} 1\.0$', scraped, re.MULTILINE)
