@@ -85,7 +85,7 @@ def as_stored(values: Array, eight_bits: bool) -> Tensor:
 
 def dense(case: Case, queries: Array, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Outputs [rows, heads, width] in float64, and the largest magnitude that bounds each."""
-    query = torch.from_numpy(queries).double().unflatten(1, (case.heads, case.group))
+    query = torch.from_numpy(queries).double().view(-1, case.heads, case.group, case.width)
     scores = torch.einsum("rhgw,phw->hgrp", query, keys) * case.width**-0.5
     if case.cap:
         scores = case.cap * torch.tanh(scores / case.cap)
