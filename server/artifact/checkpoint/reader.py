@@ -164,7 +164,7 @@ class Artifact:
 
 
 def verified_record(path: Path, digests: FileDigests | None = None) -> Lineage:
-    """The record of the model, knowledge or export in `path`; raises ArtifactError naming the file or step that does not match.
+    """The record of the model, knowledge or export in `path`; raises ArtifactError naming what does not match.
 
     The weights of a model are also compared with its last step; those of an export only other software reads, and a
     knowledge has none.

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -199,6 +199,11 @@ def endless(url: str, key: str, stop: threading.Event) -> None:
         ask(url, key)
 
 
+def warnings(output: Iterable[str]) -> int:
+    """How many lines warn of the store of rate limits."""
+    return sum("store of rate limits" in line and "WARNING" in line for line in output)
+
+
 def stop_redis(found: Replicas, fail: str) -> Iterator[Row]:
     """Stop Redis while clients ask, and start it again."""
     key, _ = found.key(requests_per_minute=100_000, concurrent_replies=50)
@@ -232,8 +237,7 @@ def stop_redis(found: Replicas, fail: str) -> Iterator[Row]:
         seconds, phase[0] = time.monotonic() - again, "after"
         until(lambda: phases["after"][200] >= 8)
         stop.set()
-    wanted = {200} if fail == "open" else {503}
-    said = [sum("store of rate limits" in line and "WARNING" in line for line in one.output) for one in found.servers]
+    wanted, said = {200} if fail == "open" else {503}, [warnings(one.output) for one in found.servers]
     yield Row(f"Redis away, {fail}: answers", str({name: dict(counts) for name, counts in phases.items()}),
               f"{wanted} while away, else 200",
               set(phases["away"]) == wanted and {*phases["before"], *phases["after"]} == {200})  # fmt: skip

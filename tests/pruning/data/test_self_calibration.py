@@ -11,9 +11,9 @@ from pruning.data.draw import ids_digest
 from pruning.data.self_calibration import BATCH, first_token, sample_base
 from pruning.errors import DataError
 from pruning.model import base
-from server.progress import Progress
 from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.reader import Artifact
+from server.progress import Progress
 from tests.pruning.conftest import SPARSEGPT
 
 DISTILL = '[[stages]]\nkind = "distill"\ntokens = 64\nlength = 16\nbatch = 2\nheld_out = 2\n'

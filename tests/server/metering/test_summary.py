@@ -14,10 +14,9 @@ NOW = datetime(2026, 12, 1, 0, 30, tzinfo=UTC).timestamp()
 DAY = 86400
 
 
-def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None:
-    """Over the end of a month: the day's and the month's budget begin anew, the days before stay as they were."""
-    moment, draw = [NOW], random.Random(5)
-    ledger = Ledger(where, clock=lambda: moment[0])
+def replies_of_forty_days(where: str, moment: list[float]) -> list[tuple[str, str, int, float | None]]:
+    """Settle 80 replies on random days and leave one open; returns day, skill, tokens and seconds of the settled."""
+    ledger, draw = Ledger(where, clock=lambda: moment[0]), random.Random(5)
     plain: list[tuple[str, str, int, float | None]] = []
     for index in range(80):
         moment[0] = NOW - DAY * draw.randrange(40)
@@ -31,6 +30,13 @@ def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None
     ledger.open(Opening("cut", "a", "m", 10, 50)).result()
     ledger.count({"cut": Usage(10, 0, 5)}).result()
     ledger.close()
+    return plain
+
+
+def test_days_budgets_and_latencies_are_those_of_the_replies(where: str) -> None:
+    """Over the end of a month: the day's and the month's budget begin anew, the days before stay as they were."""
+    moment = [NOW]
+    plain = replies_of_forty_days(where, moment)
     moment[0] += 900  # so long the server is down
     ledger = Ledger(where, clock=lambda: moment[0])
     plain.append(("2026-12-01", "a", 15, None))

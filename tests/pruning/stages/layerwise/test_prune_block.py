@@ -17,7 +17,6 @@ from pruning.passes.gradients import moments
 from pruning.passes.observation import count_groups, observing
 from pruning.passes.statistics import Gram, InputStatistics
 from pruning.passes.sweep import Sweep
-from server.progress import Progress
 from pruning.stages.block_weights import block_file
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise import prune_block
@@ -25,6 +24,7 @@ from pruning.stages.layerwise.prune_block import PruneBlock, prune_weight
 from pruning.techniques import GPTQ, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
+from server.progress import Progress
 from tests.pruning import tiny
 
 pytestmark = pytest.mark.slow

@@ -225,7 +225,7 @@ def test_a_shutdown_ends_all_choices_with_their_usage(serve: Serve) -> None:
         next(iter(stream))
         served.stop()
         chunks = list(stream)
-    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    reasons = list(filter(None, (choice.finish_reason for chunk in chunks for choice in chunk.choices)))
     assert reasons == ["length", "length"]
     assert chunks[-1].to_dict()["outcome"] == "server_shutdown"
     until(lambda: ledger_of(served)[0]["outcome"] == "server_shutdown")
