@@ -18,7 +18,7 @@ from server.knowledge.passages import Passage
 from server.storage.connection import connect
 from server.storage.database import Database, Options
 
-VERSION = 2
+VERSION = 3
 """Changes when readers or passages do, so that every document is read anew."""
 TABLES = (
     "CREATE TABLE IF NOT EXISTS journal (version INTEGER NOT NULL)",

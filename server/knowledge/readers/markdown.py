@@ -10,8 +10,12 @@ from server.text.faq import markdown
 FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n(?:---|\.\.\.)\s*\n", re.DOTALL)
 TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-LINK = re.compile(r"!?\[([^\]\[]*)\]\((?:[^()\s]|\([^()]*\))*(?:\s+\"[^\"]*\")?\)")
+IMAGE = re.compile(r"!\[[^\]\[]*\]\((?:[^()\s]|\([^()]*\))*(?:\s+\"[^\"]*\")?\)")
+LINK = re.compile(r"\[([^\]\[]*)\]\((?:[^()\s]|\([^()]*\))*(?:\s+\"[^\"]*\")?\)")
 EXPLICIT = re.compile(r"\s*\{[:#][^}]*?#?([\w-]+)\s*\}\s*$")
+BEGINS = re.compile(r"\s*(?:[-*+]\s|\d+[.)]\s|[|>:#])|\s*$")
+"""Lines that do not go on with the paragraph before: items, rows, quotes, definitions and empty ones."""
+CODE = ("    ", "\t")
 BOLD_LEVEL = 7
 """The level of headings that are lines in bold, which have no anchor."""
 
@@ -46,7 +50,20 @@ def slug(heading: str, seen: dict[str, int]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text without the targets of its links, outside of code blocks."""
+    """Text without pictures and the targets of links, its paragraphs on one line; code blocks stay as they are."""
     if markdown.FENCE.match(text):
         return text
-    return LINK.sub(r"\1", text)
+    return unwrapped(LINK.sub(r"\1", IMAGE.sub("", text)))
+
+
+def unwrapped(text: str) -> str:
+    """Text with each paragraph and each item on one line, so that no cut falls on a soft line break."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        before = lines[-1] if lines else ""
+        apart = BEGINS.match(line) or BEGINS.fullmatch(before) or before.endswith(("  ", "\\"))
+        if apart or before.lstrip().startswith(("|", "#")) or (line.startswith(CODE) and before.startswith(CODE)):
+            lines.append(line)
+        else:
+            lines[-1] = f"{before.rstrip()} {line.strip()}"
+    return "\n".join(lines)

@@ -148,3 +148,20 @@ def test_headings_and_anchors_are_bounded_and_an_anchor_is_a_fragment() -> None:
     [found] = passages(Document("t" * 9999, (Section("x", ("h" * 9999,), 'a "b"<ü'),)), "http://a/#old", 500)
     assert (len(found.title), len(found.headings[0])) == (300, 300)
     assert found.url == "http://a/#a%20%22b%22%3C%C3%BC"
+
+
+def test_markdown_paragraphs_and_items_are_on_one_line_and_pictures_left_out() -> None:
+    page = (
+        "# T\n\nOne sentence that is\nwrapped in the\nsource. ![A picture](p.png)\n\n"
+        "- An item that\n  goes on.\n- Another.\n\n"
+        "| a | b |\n|---|---|\n| 1 | 2 |\n\n    code\n    more code\n\nA break  \nstays.\n\n```sh\nmake\ntest\n```\n"
+    )
+    [section] = markdown.read(page).sections
+    assert section.text.split("\n\n") == [
+        "One sentence that is wrapped in the source.",
+        "- An item that goes on.\n- Another.",
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "    code\n    more code",
+        "A break  \nstays.",
+        "```sh\nmake\ntest\n```",
+    ]
