@@ -79,13 +79,13 @@ class ReplyRequest(Struct, frozen=True):
 
 
 def cache_salt(request: ReplyRequest) -> str:
-    """The salt of a request's own prefix cache blocks: one for each API key and labels, or visitor's conversation.
+    """The salt of a request's own prefix cache blocks: one for each API key, groups and labels, or conversation.
 
     A request with neither gets a random salt, so it shares only the skill's prefix.
     """
     if not request.key_id and not request.conversation:
         return secrets.token_hex()
-    return json.dumps([request.key_id, request.conversation, *request.cache_labels])
+    return json.dumps([request.key_id, request.conversation, sorted(request.groups), *request.cache_labels])
 
 
 async def prompts_of(request: ReplyRequest, model: Model) -> list[list[int]]:

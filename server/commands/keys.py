@@ -10,6 +10,7 @@ from pathlib import Path
 
 from server.errors import ConfigError
 from server.skills import api_keys
+from server.skills.identity import LONGEST_GROUP
 from server.skills.key_limits import KeyLimits
 
 GRACE = timedelta(hours=24)
@@ -76,6 +77,13 @@ def _add_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     create.add_argument(
         "--admin", choices=["metrics", "all"], default="", help="what the key opens on the admin listener"
     )
+    create.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        type=_group,
+        help="a group whose documents the key may see in its skills' knowledge; may be repeated",
+    )
     create.add_argument("--note", default="", help="a reminder of what the key is for, kept in the file")
     create.add_argument(
         "--expires", type=_span, metavar="SPAN", help="refuse the key after this time, such as 90d, 12h or 30m"
@@ -130,8 +138,12 @@ def _create(arguments: argparse.Namespace) -> None:
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
         return
     expires = api_keys.after(arguments.expires) if arguments.expires else ""
-    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, arguments.admin, expires, limits)
+    groups = tuple(dict.fromkeys(arguments.group))
+    more: api_keys.Optional = {"admin": arguments.admin, "expires": expires, "limits": limits, "groups": groups}
+    key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, **more)
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
+    if groups:
+        print(f"Its groups: {', '.join(groups)}")
     if expires:
         print(f"It expires at {expires}.")
     if limits:
@@ -144,14 +156,16 @@ def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
     if arguments.file is None:
         if arguments.expires:
             raise ConfigError("--expires needs the file that keeps the time: --file FILE")
-        if limited:
-            raise ConfigError("a key has limits of its own only in a file of keys: --file FILE")
+        if limited or arguments.group:
+            what = "limits of its own" if limited else "groups"
+            raise ConfigError(f"a key has {what} only in a file of keys: --file FILE")
         if arguments.admin:
             raise ConfigError("--admin needs the file of `admin_keys` to add the key to: --file FILE")
     elif not arguments.skill and not arguments.admin:
         raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
-    elif limited and not arguments.skill:
-        raise ConfigError("limits hold for the replies of skills: name those that the key opens, --skill NAME")
+    elif (limited or arguments.group) and not arguments.skill:
+        what = "limits hold for the replies" if limited else "groups are for the knowledge"
+        raise ConfigError(f"{what} of skills: name those that the key opens, --skill NAME")
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -160,7 +174,8 @@ def _list(arguments: argparse.Namespace) -> None:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
         if key.expires and not key.revoked:
             state += f"  {'expired' if key.expired else 'expires'} {key.expires}"
-        print("  ".join(part for part in (key.id, state, key.opens, str(key.limits or ""), key.note) if part))
+        groups = f"groups={','.join(key.groups)}" if key.groups else ""
+        print("  ".join(part for part in (key.id, state, key.opens, groups, str(key.limits or ""), key.note) if part))
 
 
 def _limit(arguments: argparse.Namespace) -> None:
@@ -232,6 +247,13 @@ def _span(text: str) -> timedelta:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a span of time: write 90d, 12h or 30m")
     return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
+
+
+def _group(text: str) -> str:
+    """A group's name, as in the `groups` of a knowledge's source."""
+    if not text.strip() or len(text) > LONGEST_GROUP or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no group: write 1 to {LONGEST_GROUP} printable characters")
+    return text
 
 
 def _name(text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict, Unpack
 
 import msgspec
 from msgspec import Meta, Struct, convert
@@ -54,6 +54,8 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     limited: str = ""
     """When its limits were last changed; empty if they never were."""
     limited_by: str = ""
+    groups: tuple[str, ...] = ()
+    """What its holder may see of a skill's knowledge beside what everyone may; a rotated key keeps them."""
 
     @property
     def expired(self) -> bool:
@@ -72,6 +74,15 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     def id(self) -> str:
         """The first digits of the digest."""
         return self.digest[:KEY_ID]
+
+
+class Optional(TypedDict, total=False):
+    """What a new key may have beside its skills, as in `Key`."""
+
+    admin: Admin
+    expires: str
+    limits: KeyLimits | None
+    groups: tuple[str, ...]
 
 
 class KeyFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,17 +180,9 @@ def allowances(keys: Iterable[Key]) -> dict[str, Allowance]:
     return {id: Allowance(key.limits or KeyLimits(), families[oldest[id]]) for id, key in known.items()}
 
 
-def create(
-    path: Path,
-    skills: Sequence[str],
-    note: str,
-    admin: Admin = "",
-    expires: str = "",
-    limits: KeyLimits | None = None,
-) -> tuple[str, Key]:
+def create(path: Path, skills: Sequence[str], note: str, **more: Unpack[Optional]) -> tuple[str, Key]:
     """Add a key for `skills` or the admin listener; returns the key, which is not stored, and its entry."""
-    blank = Key("", tuple(skills), _now(), note, admin=admin, expires=expires, created_by=_account(), limits=limits)
-    shown, key = _new(blank)
+    shown, key = _new(Key("", tuple(skills), _now(), note, created_by=_account(), **more))
     with _changing(path) as file:
         _write(path, KeyFile((*file.keys, key)))
     return shown, key
@@ -211,7 +214,7 @@ def limit(path: Path, id: str, changes: Mapping[str, int | None]) -> tuple[Key, 
 
 
 def rotate(path: Path, id: str, grace: timedelta, lifetime: timedelta | None = None) -> tuple[str, Key, Key]:
-    """Make a key with the same access and limits, valid for `lifetime`.
+    """Make a key with the same access, groups and limits, valid for `lifetime`.
 
     The old one expires after `grace` unless it did earlier; until then both share their limits and budgets. Returns
     the new key, its entry and the old one's; raises ConfigError if the old one is revoked or expired.

@@ -24,6 +24,8 @@ class Caller(Struct, frozen=True):
     """Identifies the key in the ledger: the first digits of its SHA-256."""
     skills: frozenset[str]
     """Names of the skills that the key opens."""
+    groups: frozenset[str] = frozenset()
+    """The key's groups: what it may see of a knowledge beside what everyone may."""
 
 
 class Grant(Struct, frozen=True):
@@ -31,6 +33,7 @@ class Grant(Struct, frozen=True):
 
     skill: Skill
     key_id: str
+    groups: frozenset[str] = frozenset()
 
 
 class Skills:
@@ -110,7 +113,8 @@ class Skills:
             if found is not None and not found.revoked:
                 raise Unauthorized(f"This API key expired at {found.expires}.", code="api_key_expired")
             raise Unauthorized("The API key is not known.", code="invalid_api_key")
-        return Caller(wanted[:KEY_ID], frozenset(opened).union(key.skills if key else ()))
+        skills = frozenset(opened).union(key.skills if key else ())
+        return Caller(wanted[:KEY_ID], skills, frozenset(key.groups if key else ()))
 
     def authorise(self, name: str, caller: Caller) -> Grant:
         """The skill of this name or alias for this caller; raises NotFound, or Forbidden if the key does not open it.
@@ -124,11 +128,11 @@ class Skills:
             raise NotFound(f"There is no skill {name[:64]!r}:{hint}.", param="model", code="model_not_found")
         if skill.name not in caller.skills:
             raise Forbidden(f"This API key may not use the skill {name!r}.", code="key_not_allowed")
-        return Grant(skill, caller.key_id)
+        return Grant(skill, caller.key_id, caller.groups)
 
     def usable(self, caller: Caller) -> list[Grant]:
         """Every skill that the caller may use; raises Forbidden if there is none."""
-        grants = [Grant(skill, caller.key_id) for skill in self if skill.name in caller.skills]
+        grants = [Grant(skill, caller.key_id, caller.groups) for skill in self if skill.name in caller.skills]
         if not grants:
             raise Forbidden("This API key may not use any skill.", code="key_not_allowed")
         return grants

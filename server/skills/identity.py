@@ -1,8 +1,9 @@
-"""Verifies visitors by a JWT that the page's own server signed: who they are, not what they may do.
+"""Verifies visitors by a JWT that the page's own server signed: who they are, and their groups.
 
 Only the algorithm that the skill names is accepted, and tokens must expire within five minutes.
 """
 
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,21 @@ LIFETIME = 300  # seconds until a token's expiry, at most
 LEEWAY = 10  # seconds of clock skew
 SHORTEST_SECRET = 32  # bytes: RFC 7518, section 3.2, for HS256
 LONGEST_NAME = 256
+GROUPS_SECONDS = 3600  # after which a page must show a new token to keep its visitor's groups
+MOST_GROUPS = 32
+LONGEST_GROUP = 64
+MOST_GROUP_CHARACTERS = 1000  # of all names as JSON, so that a session token with them fits in a header
+
+
+class Person(Struct, frozen=True):
+    """A verified visitor."""
+
+    name: str
+    """The claim `sub`."""
+    groups: tuple[str, ...] = ()
+    """The claim `groups`, sorted: what the visitor may see of a knowledge beside what everyone may."""
+    verified: int = 0
+    """When a token that had not expired named the groups, in Unix seconds; 0 without groups."""
 
 
 class Identity(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,11 +77,12 @@ def read_key(where: Path, identity: Identity) -> str:
         raise ConfigError(f"{where}: {path} at `$.identity` cannot be read as text") from None
 
 
-def person(identity: Identity | None, token: str | None, skill: str, known: str | None = None) -> str | None:
-    """The `sub` claim of a visitor's token for `skill`, or None without a token; raises Unauthorized.
+def person(identity: Identity | None, token: str | None, skill: str, known: Person | None = None) -> Person | None:
+    """Whom a visitor's token for `skill` names, or None without a token; raises Unauthorized.
 
     `known` is the person whose conversation is resumed. A page keeps its first token, so an expired one is accepted
-    from that person.
+    from that person; its groups are then the known ones, so that an old token gives back no group that was lost, and
+    none GROUPS_SECONDS after a valid token named them.
     """
     if identity is None or (token is None and not identity.required):
         return None
@@ -75,14 +92,29 @@ def person(identity: Identity | None, token: str | None, skill: str, known: str 
         raise refused()
     if not isinstance(expires, int | float) or expires > time.time() + LIFETIME + LEEWAY:
         raise refused()
-    if expires < time.time() - LEEWAY and subject != known:
+    groups = _groups(claims)
+    if expires >= time.time() - LEEWAY:
+        return Person(subject, groups, int(time.time()) if groups else 0)
+    if known is None or subject != known.name:
         raise refused()
-    return subject
+    return known if time.time() < known.verified + GROUPS_SECONDS else Person(subject)
 
 
 def refused() -> Unauthorized:
     """The same error for every refused token, so that it reveals nothing."""
     return Unauthorized("The identity token is missing or not valid for this skill.", code="identity_invalid")
+
+
+def _groups(claims: dict[str, Any]) -> tuple[str, ...]:
+    """The claim `groups`: by default none; raises Unauthorized for anything but a short list of short names."""
+    found = claims.get("groups", [])
+    if not isinstance(found, list) or len(found) > MOST_GROUPS:
+        raise refused()
+    if not all(isinstance(name, str) and 0 < len(name) <= LONGEST_GROUP for name in found):
+        raise refused()
+    if len(json.dumps(found)) > MOST_GROUP_CHARACTERS:
+        raise refused()
+    return tuple(sorted(set(found)))
 
 
 def _claims(identity: Identity, token: str, skill: str, *, expired: bool) -> dict[str, Any]:

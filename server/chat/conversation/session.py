@@ -1,7 +1,7 @@
 """Signed tokens of the widget: `session` for at most 15 minutes, and `resume` to continue the conversation later.
 
-Both are bound to skill, origin, conversation and person. The signing key is random and never stored: conversations live
-in this process's memory, so tokens need not outlive it.
+Both are bound to skill, origin, conversation, person and groups. The signing key is random and never stored:
+conversations live in this process's memory, so tokens need not outlive it.
 """
 
 import secrets
@@ -18,12 +18,15 @@ Kind = Literal["session", "resume"]
 
 
 class Session(Struct, frozen=True):
-    """The claims of a token; `person` is the verified visitor, if any."""
+    """The claims of a token; `person` is the verified visitor, if any, with `groups`, sorted."""
 
     skill: str
     origin: str
     conversation: str
     person: str | None = None
+    groups: tuple[str, ...] = ()
+    verified: int = 0
+    """When an identity token last named the groups, in Unix seconds."""
 
 
 class Sessions:
@@ -48,6 +51,8 @@ class Sessions:
         }
         if session.person is not None:
             claims["sub"] = session.person
+        if session.groups:
+            claims |= {"grp": session.groups, "ver": session.verified}
         return jwt.encode(claims, self._key, algorithm="HS256")
 
     def read(self, token: str, kind: Kind) -> Session | None:
@@ -64,7 +69,8 @@ class Sessions:
             )
         except (jwt.InvalidTokenError, ValueError):
             return None
-        return Session(claims["skl"], claims["org"], claims["cnv"], claims.get("sub"))
+        groups, verified = tuple(claims.get("grp", ())), claims.get("ver", 0)
+        return Session(claims["skl"], claims["org"], claims["cnv"], claims.get("sub"), groups, verified)
 
 
 def expired() -> Unauthorized:

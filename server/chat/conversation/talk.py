@@ -12,6 +12,7 @@ from server.chat.conversation.store import Conversation, Conversations, Turn, hi
 from server.chat.reply import Replies
 from server.chat.request import ReplyRequest
 from server.errors import Conflict
+from server.knowledge.grounding.quoting import OPENING
 from server.models.rollout import Model
 from server.skills.skill import Skill
 
@@ -87,7 +88,14 @@ class Talk:
     ) -> Recording:
         turns = conversation.turns[:-1] if question.replace else conversation.turns
         messages = await to_thread.run_sync(self._messages, skill, turns, question)
-        request = ReplyRequest(skill, tuple(messages), conversation=conversation.id, person=session.person or "")
+        request = ReplyRequest(
+            skill,
+            tuple(messages),
+            conversation=conversation.id,
+            person=session.person or "",
+            groups=frozenset(session.groups),
+            questions=(*(turn.question for turn in turns), question.text),
+        )
         reply = await self._replies.begin(request_id, request)
         if self._conversations.gone(conversation.id):  # reset while it began
             await asyncio.shield(reply.close("client_gone"))
@@ -102,7 +110,7 @@ class Talk:
         return recording
 
     def _messages(self, skill: Skill, turns: Sequence[Turn], question: Question) -> list[Mapping[str, str]]:
-        """The question after as much history as leaves room for the longest reply; run in a worker thread."""
+        """The question after the history that passages and the longest reply leave room for; run in a thread."""
         text = QUOTED.format(context=question.context, text=question.text) if question.context else question.text
         fixed = [skill.system, *(word for shown in skill.examples for word in (shown.question, shown.answer)), text]
         model = self._model_of(skill)
@@ -110,7 +118,8 @@ class Talk:
         def count(text: str) -> int:
             return model.tokenizer.count(text) + TEMPLATE_TOKENS
 
-        room = model.engine.context - skill.max_tokens - sum(map(count, fixed))
+        quoted = skill.knowledge_tokens + count(OPENING) if skill.knowledge else 0
+        room = model.engine.context - skill.max_tokens - quoted - sum(map(count, fixed))
         earlier = history(turns, skill.history_turns, min(room, skill.history_tokens), count)
         return [*earlier, {"role": "user", "content": text}]
 

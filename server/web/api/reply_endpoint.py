@@ -133,7 +133,7 @@ class ReplyEndpoint:
         state.key = grant.key_id
         check_speaks(grant.skill)
         key = idempotency_digest(request.headers.get("idempotency-key"), grant.skill.name, grant.key_id)
-        asked = replace(wanted.ask(grant.skill), key_id=grant.key_id, idempotency=key)
+        asked = replace(wanted.ask(grant.skill), key_id=grant.key_id, groups=grant.groups, idempotency=key)
         origin = Origin(digest_of(request.url.path, body), state.request_id, int(time.time()))
         answer = await self._replies.begin(origin, asked)
         if isinstance(answer, KeptReply):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from anyio import to_thread
 from msgspec import Meta, Struct
+from msgspec.structs import astuple, replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -107,9 +108,9 @@ class WidgetEndpoints:
         shown = self._sessions.read(body.resume, "resume") if body.resume else None
         if shown is not None and (shown.skill, shown.origin) != (skill.name, origin):
             shown = None
-        person = identity.person(skill.identity, body.identity, skill.name, shown.person if shown else None)
-        wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", person)
-        earlier = self._earlier(shown, person)
+        person = identity.person(skill.identity, body.identity, skill.name, _person(shown))
+        wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", *(astuple(person) if person else ()))
+        earlier = self._earlier(shown, wanted)
         session = earlier or wanted
         return json_response(
             {
@@ -197,11 +198,23 @@ class WidgetEndpoints:
         visitor = self._visitor(request)
         return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
 
-    def _earlier(self, shown: Session | None, person: str | None) -> Session | None:
-        """The session of a `resume` token if it belongs to `person` and its conversation is still kept, else None."""
-        if shown is None or shown.person != person or self._talk.find(shown.conversation) is None:
+    def _earlier(self, shown: Session | None, wanted: Session) -> Session | None:
+        """The session of a `resume` token, else None: if its person and groups are those of `wanted`, and it is kept.
+
+        With other groups a new conversation begins: replies of the old one may tell what the new groups may not see.
+        """
+        if shown is None or (shown.person, shown.groups) != (wanted.person, wanted.groups):
             return None
-        return shown
+        if self._talk.find(shown.conversation) is None:
+            return None
+        return replace(shown, verified=wanted.verified)
+
+
+def _person(session: Session | None) -> identity.Person | None:
+    """The person of a session, None without one."""
+    if session is None or session.person is None:
+        return None
+    return identity.Person(session.person, session.groups, session.verified)
 
 
 def _refused() -> Forbidden:

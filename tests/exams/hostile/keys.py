@@ -40,7 +40,7 @@ def key_guessing(guesses: int = GUESSES) -> list[Row]:
     """Guess on both listeners of a server of its own, stop it, and compare its traces."""
     with tempfile.TemporaryDirectory(prefix="secateur-exam-") as name:
         folder = Path(name)
-        admin, _ = api_keys.create(folder / "admin.json", [], "", "all")
+        admin, _ = api_keys.create(folder / "admin.json", [], "", admin="all")
         with running(folder, admin_keys=folder / "admin.json") as server:
             found = {"admin": guess(server, "admin", admin, guesses), "public": guess(server, "public", KEY, guesses)}
             headers = {"Authorization": f"Bearer {admin}"}

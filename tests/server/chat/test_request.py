@@ -69,6 +69,7 @@ def test_a_cache_salt_is_of_a_key_with_its_labels_or_of_a_conversation() -> None
         {"key_id": "a", "cache_labels": ("", "b")},
         {"key_id": "a", "cache_labels": ('b", "', "")},
         {"key_id": "a", "cache_labels": ("\ud800", "")},
+        {"key_id": "a", "groups": frozenset(["b"])},
         {"key_id": "b"},
         {},
         {},  # nobody: a random one, which is never shared

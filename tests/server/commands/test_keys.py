@@ -285,10 +285,14 @@ def test_limits_are_given_shown_changed_and_taken_away(tmp_path: Path, capsys: p
         (["create", "--file", "FILE", "--admin", "all", "--tokens-per-day", "4"], "--skill NAME"),
         (["create", "--file", "FILE", "--skill", "help", "--tokens-per-day", "0"], "'0' is no limit"),
         (["limit", "FILE", "ID", "--tokens-per-day", "-1"], "'-1' is no limit"),
+        (["create", "--group", "staff"], "a key has groups only in a file of keys"),
+        (["create", "--file", "FILE", "--admin", "all", "--group", "staff"], "groups are for the knowledge of skills"),
+        (["create", "--file", "FILE", "--skill", "help", "--group", " "], "' ' is no group"),
+        (["create", "--file", "FILE", "--skill", "help", "--group", "x" * 65], "write 1 to 64 printable characters"),
         (["limit", "FILE", "ID", "--tokens-per-day", "a lot"], "write a whole number above 0"),
     ],
 )
-def test_limits_that_cannot_be_kept_are_refused(
+def test_limits_and_groups_that_cannot_be_kept_are_refused(
     tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys.json"
@@ -301,6 +305,24 @@ def test_limits_that_cannot_be_kept_are_refused(
     assert code == 2
     assert said in capsys.readouterr().err
     assert file.read_bytes() == before
+
+
+def test_groups_are_shown_and_kept_by_rotation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys.json"
+    options = ["--file", str(file), "--skill", "help", "--note", "shop"]
+    groups = ["--group", "staff", "--group", "board", "--group", "staff"]
+    assert main(["keys", "create", *options, *groups]) == 0
+    shown = made(printed := capsys.readouterr().out)
+    assert "Its groups: staff, board\n" in printed
+    main(["keys", "list", str(file)])
+    assert "  help  groups=staff,board  shop" in capsys.readouterr().out
+    assert Skills([HELP], Keys(file)).recognise(shown).groups == {"staff", "board"}
+    new_shown, new, _ = api_keys.rotate(file, digest(shown)[: api_keys.KEY_ID], timedelta(hours=1))
+    assert new.groups == ("staff", "board")
+    assert Skills([HELP], Keys(file)).recognise(new_shown).groups == {"staff", "board"}
+    api_keys.revoke(file, new.id)
+    opened = Skills([msgspec.structs.replace(HELP, keys=(digest(new_shown),))], Keys(file)).recognise(new_shown)
+    assert not opened.groups  # the skill's own file still opens it, without what the revoked key might see
 
 
 def test_rotated_keys_share_their_limits_and_a_change_holds_for_all_of_them(tmp_path: Path) -> None:
@@ -324,4 +346,4 @@ def test_a_file_without_limits_can_still_be_read_by_servers_that_know_none(tmp_p
     """They refuse unknown fields, and with them every key."""
     file = tmp_path / "keys.json"
     api_keys.create(file, ["help"], "shop")
-    assert b"limit" not in file.read_bytes()
+    assert not {"limits", "groups"} & set(msgspec.json.decode(file.read_bytes())["keys"][0])

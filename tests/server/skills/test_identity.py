@@ -11,10 +11,12 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from server.skills.identity import Identity
+from server.chat.reply import Reply
+from server.chat.request import ReplyRequest
+from server.skills.identity import GROUPS_SECONDS, Identity, Person, person
 from server.skills.skill import Skill
 from tests.server.web.api.test_widget import watch_prompts
-from tests.support.harness import HELP, Serve
+from tests.support.harness import HELP, Serve, Served
 from tests.support.visitor import Visitor
 
 SECRET = "a secret of the page's own server"
@@ -26,6 +28,18 @@ def public(key: Any) -> str:
 
 
 OTHER_SKILL = msgspec.structs.replace(HELP, name="shop", identity=Identity("HS256", SECRET))
+
+
+BAD_GROUPS: dict[str, Any] = {
+    "a group that is no list": "staff",
+    "groups in a table": {"staff": True},
+    "groups that are null": None,
+    "a group that is no text": ["staff", 1],
+    "an empty group": [""],
+    "a long group": ["x" * 65],
+    "many groups": [str(n) for n in range(33)],
+    "groups of many bytes": ["\u4e2d" * 60] * 5,
+}
 
 
 def claims(**more: Any) -> dict[str, Any]:
@@ -70,6 +84,8 @@ def test_a_token_signed_with_the_configured_key_identifies_its_visitor(
         jwt.encode(claims(exp="9" * 10), SECRET, "HS256"),
         jwt.encode(claims(exp=float("inf")), SECRET, "HS256"),
         jwt.encode(claims(exp=[1]), SECRET, "HS256"),
+        *(jwt.encode(claims(groups=groups), SECRET, "HS256") for groups in BAD_GROUPS.values()),
+        jwt.encode(claims(groups=["staff"]), "another secret that is as long as it", "HS256"),
         jwt.encode(claims(), "", "none"),
         jwt.encode(claims(), SECRET * 2, "HS512"),
         "nonsense",
@@ -88,6 +104,8 @@ def test_a_token_signed_with_the_configured_key_identifies_its_visitor(
         "expiry in words",
         "endless",
         "expiry in a list",
+        *BAD_GROUPS,
+        "groups by another key",
         "no signature",
         "other algorithm",
         "not a token",
@@ -168,3 +186,49 @@ def test_the_key_can_be_read_from_a_file(tmp_path: Path, setting: str) -> None:
     found = Skill.read(file).identity
     assert found is not None
     assert found.key == SECRET
+
+
+def test_a_session_has_the_groups_of_its_token_until_they_change(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve("ok", skills=(skill(Identity("HS256", SECRET)),))
+    seen = watch_requests(served, monkeypatch)
+
+    def groups_of(**session: Any) -> tuple[list[str], Visitor]:
+        visitor = Visitor(served, **session)
+        visitor.ask("hello")
+        return sorted(seen[-1].groups), visitor
+
+    now = int(time.time())
+    staff = jwt.encode(claims(groups=["staff", "board", "staff"]), SECRET, "HS256")
+    groups, ada = groups_of(identity=staff)
+    assert groups == ["board", "staff"]
+    old = jwt.encode(claims(exp=now - 100, groups=["board", "staff", "owners"]), SECRET, "HS256")
+    groups, again = groups_of(identity=old, resume=ada.opened.json["resume"])
+    assert (groups, again.opened.json["resumed"]) == (["board", "staff"], True)
+    fresh = jwt.encode(claims(groups=["staff"]), SECRET, "HS256")
+    groups, fewer = groups_of(identity=fresh, resume=ada.opened.json["resume"])
+    assert (groups, fewer.opened.json["resumed"]) == (["staff"], False)
+    groups, _ = groups_of(identity=old, resume=fewer.opened.json["resume"])
+    assert groups == ["staff"]
+    assert groups_of(resume=ada.opened.json["resume"])[0] == groups_of()[0] == []
+
+
+def test_groups_end_an_hour_after_a_valid_token_named_them() -> None:
+    identity = Identity("HS256", SECRET)
+    old = jwt.encode(claims(exp=int(time.time()) - 100, groups=["staff"]), SECRET, "HS256")
+    for age, groups in ((GROUPS_SECONDS - 60, ("staff",)), (GROUPS_SECONDS, ())):
+        found = person(identity, old, "help", Person("ada", ("staff",), int(time.time()) - age))
+        assert found is not None
+        assert found.groups == groups
+
+
+def watch_requests(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[ReplyRequest]:
+    """Every request for a reply from now on."""
+    seen: list[ReplyRequest] = []
+    begin = served.apps.replies.begin
+
+    async def watched(request_id: str, request: ReplyRequest) -> Reply:
+        seen.append(request)
+        return await begin(request_id, request)
+
+    monkeypatch.setattr(served.apps.replies, "begin", watched)
+    return seen

@@ -1,23 +1,30 @@
 """Skills that answer from knowledge, over HTTP."""
 
 import re
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from msgspec.structs import replace
 from openai import OpenAI
 from torch import Tensor
 
 from server.engine.batch import Batch
+from server.skills import api_keys
+from server.skills.identity import Identity
 from server.skills.skill import Skill
 from tests.support.fakes import ScriptRunner
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, says
 from tests.support.library import ODD, PAGES, library
 from tests.support.visitor import Visitor, text_of
 
+SECRET = "a secret of the page's own server"
+ALARM = "What is the alarm code of the library?"
+CARPET = "hidden under the red carpet"
 TOPIC = "When does the library open?"
 Answers = Callable[..., Served]
 
@@ -44,9 +51,11 @@ def knowledge(tmp_path: Path) -> Path:
 def answers(serve: Serve, knowledge: Path, tmp_path: Path) -> Answers:
     """Serves a skill that answers from the knowledge."""
 
-    def start(text: str = "It opens at nine and closes at five.", **fields: Any) -> Served:
+    def start(
+        text: str = "It opens at nine and closes at five.", settings: dict[str, Any] | None = None, **fields: Any
+    ) -> Served:
         skill: Skill = replace(HELP, knowledge=str(knowledge), **fields)
-        return serve(runner=Listening(says(tmp_path, text)), skills=[skill], context=4096)
+        return serve(runner=Listening(says(tmp_path, text)), skills=[skill], **{"context": 4096, **(settings or {})})
 
     return start
 
@@ -55,6 +64,11 @@ def prompts(served: Served) -> list[str]:
     """The text of every prompt that the model has read."""
     assert isinstance(served.runner, Listening)
     return [served.tokenizer.detokenise(prompt) for prompt in dict.fromkeys(served.runner.prompts)]
+
+
+def forget_prompts(served: Served) -> None:
+    assert isinstance(served.runner, Listening)
+    served.runner.prompts.clear()
 
 
 def client(served: Served) -> OpenAI:
@@ -152,6 +166,45 @@ def test_a_visitors_follow_up_is_searched_with_the_question_before(answers: Answ
     assert text_of(visitor.ask("And why?")) == "We do not know."
     visitor.ask(TOPIC)
     assert text_of(visitor.ask("And why?")) != "We do not know."
+
+
+def test_a_key_and_a_visitor_read_what_their_groups_may_see(answers: Answers, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    shown, _ = api_keys.create(keys, ["help"], "", groups=("staff",))
+    served = answers("It is under the red carpet.", settings={"keys": keys}, identity=Identity("HS256", SECRET))
+    for key, seen in ((shown, True), (KEY, False)):
+        chat = OpenAI(base_url=f"{served.url}/v1", api_key=key, max_retries=0).chat.completions
+        chat.create(model="help", messages=[{"role": "user", "content": ALARM}])
+        assert any(CARPET in prompt for prompt in prompts(served)) == seen
+        forget_prompts(served)
+    for groups, seen in ((["staff"], True), (["board"], False), ([], False)):
+        claims = {"sub": "ada", "aud": "help", "exp": int(time.time()) + 120, "groups": groups}
+        cited = [event for event in visitor_of(served, claims).ask(ALARM) if event.name == "citations"]
+        assert any("staff" in str(event.data) for event in cited) == seen
+
+
+def visitor_of(served: Served, claims: dict[str, Any]) -> Visitor:
+    return Visitor(served, identity=jwt.encode(claims, SECRET, "HS256"))
+
+
+def test_what_a_page_says_of_itself_is_not_searched_for(answers: Answers) -> None:
+    served = answers(refusal="We do not know.")
+    visitor = Visitor.at(served.url)
+    assert text_of(visitor.ask("Who wrote Hamlet and Macbeth?", context=TOPIC)) == "We do not know."
+    visitor.ask(TOPIC, context="Who wrote Hamlet and Macbeth?")
+    [prompt] = prompts(served)
+    assert "The library opens at nine" in prompt
+    assert "The page says of itself" in prompt
+
+
+def test_history_leaves_room_for_the_passages(answers: Answers) -> None:
+    """One token a byte: 1,024 do not hold the passages, the longest reply and the reply before."""
+    served = answers("It opens at nine. " * 20, settings={"context": 1024}, knowledge_tokens=128, max_tokens=400)
+    visitor = Visitor.at(served.url)
+    for _ in range(4):
+        received = visitor.ask(TOPIC)
+        assert not [event for event in received if event.name == "error"]
+    assert {row["outcome"] for row in ledger_of(served)} == {"stop"}
 
 
 def test_an_idempotent_refusal_is_answered_again_without_a_new_row(answers: Answers) -> None:
