@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from server.errors import ConfigError
 from server.knowledge import settings, show
 from server.knowledge.search import Knowledge
 
@@ -34,6 +36,11 @@ def parser() -> argparse.ArgumentParser:
     shown = actions.add_parser("show", help=_show.__doc__, description=_show.__doc__)
     shown.add_argument("knowledge", type=Path, metavar="DIR", help="a knowledge artifact's directory")
     shown.set_defaults(run=_show)
+    asked = actions.add_parser("questions", help=_questions.__doc__, description=_questions.__doc__)
+    asked.add_argument("file", type=Path, metavar="FEEDBACK", help="the server's `feedback`, an SQLite file")
+    asked.add_argument("--skill", default="", metavar="NAME", help="of this skill only")
+    asked.add_argument("--limit", type=int, default=100, metavar="N", help="questions to show (default: 100)")
+    asked.set_defaults(run=_questions)
     compared = actions.add_parser("diff", help=_diff.__doc__, description=_diff.__doc__)
     compared.add_argument("a", type=Path, metavar="A", help="a knowledge artifact's directory")
     compared.add_argument("b", type=Path, metavar="B", help="another one")
@@ -62,6 +69,20 @@ def _search(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     """List the documents, the unreadable ones with their reasons, and the calibrated thresholds."""
     print("\n".join(show.details(Knowledge.open(arguments.knowledge, words_only=True))))
+    return 0
+
+
+def _questions(arguments: argparse.Namespace) -> int:
+    """List the questions that were refused, or whose answers were rated down, the most frequent first."""
+    from server.chat.conversation.questions import Questions
+
+    if not arguments.file.is_file():
+        raise ConfigError(f"{arguments.file} is no file: give the server's `feedback`, by default beside its ledger")
+    questions = Questions(arguments.file)
+    for one in questions.listed(arguments.skill, arguments.limit):
+        last = datetime.fromtimestamp(one.last, UTC).strftime("%Y-%m-%d")
+        print(f"{one.times:>5}  {last}  {one.skill}  {one.why:<10}  {' '.join(one.text.split())}")
+    questions.close()
     return 0
 
 

@@ -104,6 +104,10 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     answers: Literal["free", "quoted"] = "free"
     """How replies from knowledge are worded: `free` by the model, or `quoted`: the model only chooses which sentences
     of the passages are said, word by word, so that a small model cannot invent."""
+    keep_questions: bool = False
+    """Whether questions that were refused, or answered and rated down, are kept as text; for the pages' authors."""
+    questions_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    """Days after which kept questions are deleted."""
     refusal: Annotated[str, Meta(max_length=1000)] = "I found no answer to that in our pages."
     """The answer to a question that the knowledge does not cover, followed by links to the nearest documents."""
     origins: tuple[str, ...] = ()

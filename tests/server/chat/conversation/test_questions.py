@@ -1,0 +1,59 @@
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from server.chat.conversation.questions import DAY, LONGEST, Questions
+from server.commands.__main__ import main
+from server.skills.skill import Skill
+
+KEEPING = Skill(name="desk", keep_questions=True, questions_days=2)
+
+
+def test_questions_are_kept_only_for_skills_that_say_so(tmp_path: Path) -> None:
+    questions = Questions(tmp_path / "f.sqlite3")
+    questions.note(Skill(name="help"), "refused", "Who are you?")
+    assert questions.listed() == []
+    questions.note(KEEPING, "refused", "Who are you?")
+    questions.note(KEEPING, "refused", "Who are you?")
+    questions.note(replace(KEEPING, name="other"), "rated down", "Where?")
+    assert [one[:4] for one in questions.listed()] == [
+        ("desk", "refused", "Who are you?", 2),
+        ("other", "rated down", "Where?", 1),
+    ]
+    assert [one.skill for one in questions.listed("other")] == ["other"]
+    questions.close()
+
+
+def test_questions_expire_after_the_days_of_their_skill_and_are_cut(tmp_path: Path) -> None:
+    now = [1e9]
+    questions = Questions(tmp_path / "f.sqlite3", clock=lambda: now[0])
+    questions.note(KEEPING, "refused", "old")
+    questions.note(replace(KEEPING, name="slow", questions_days=30), "refused", "kept")
+    now[0] += 3 * DAY
+    questions.note(KEEPING, "refused", "x" * (LONGEST + 1))
+    assert sorted(one.text for one in questions.listed()) == sorted(["kept", "x" * LONGEST])
+    questions.close()
+
+
+def test_a_full_disk_costs_a_log_line_without_the_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    questions = Questions(tmp_path / "f.sqlite3")
+    with closing(sqlite3.connect(tmp_path / "f.sqlite3")) as other:
+        other.execute("DROP TABLE questions")
+        other.commit()
+    questions.note(KEEPING, "refused", "a secret")
+    assert "was not kept" in caplog.text
+    assert "a secret" not in caplog.text
+    questions.close()
+
+
+def test_the_command_lists_questions_on_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    questions = Questions(tmp_path / "f.sqlite3", clock=lambda: 1_764_500_000.0)
+    questions.note(KEEPING, "refused", "Two\nlines?")
+    questions.close()
+    assert main(["knowledge", "questions", str(tmp_path / "f.sqlite3")]) == 0
+    assert capsys.readouterr().out.split() == ["1", "2025-11-30", "desk", "refused", "Two", "lines?"]
+    assert main(["knowledge", "questions", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
