@@ -1,9 +1,9 @@
 """Grounds requests in the knowledge of their skills: a written answer, or passages before the question."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from anyio import to_thread
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -11,13 +11,12 @@ from server.chat.request import ReplyRequest
 from server.chat.worker import Worker
 from server.knowledge.grounding.citations import Citation, citations
 from server.knowledge.grounding.grounding import Grounding, Question, Searchable, ground
-from server.knowledge.grounding.quotations import MOST, quotations, runs
+from server.knowledge.grounding.quotations import quoted_only
 from server.knowledge.grounding.quoting import Count, fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.text.chat_template import Message
-from server.text.grammar.grammar import Grammar
 
 EARLIER = 2
 """User turns that are considered: the question, and the one that it may lean on."""
@@ -52,10 +51,20 @@ class Grounded(Struct, frozen=True):
 
 
 class Grounder:
-    """Searches off the event loop; `find` gives the open knowledge of a skill, or None. Belongs to the asyncio loop."""
+    """Searches off the event loop; `find` gives the open knowledge of a skill, or None. Belongs to the asyncio loop.
 
-    def __init__(self, find: Callable[[Skill], Searchable | None], *, threads: int = 2) -> None:
+    `note` keeps refused questions for the authors of the pages; it is called in a thread.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[Skill], Searchable | None],
+        note: Callable[[Skill, Literal["refused"], str], None] = lambda skill, why, text: None,
+        *,
+        threads: int = 2,
+    ) -> None:
         self._find = find
+        self._note = note
         self._worker = Worker("knowledge", threads=threads, waiting=128)
 
     async def ground(self, request: ReplyRequest, model: Model) -> Grounded | None:
@@ -67,7 +76,10 @@ class Grounder:
         questions = questions_of(request)
         if knowledge is None or not questions:
             return None
-        return await self._worker.run(grounded, knowledge, request, questions, model.tokenizer.count)
+        found: Grounded = await self._worker.run(grounded, knowledge, request, questions, model.tokenizer.count)
+        if found.grounding.kind == "refused":
+            await to_thread.run_sync(self._note, request.skill, "refused", questions[-1])
+        return found
 
 
 def questions_of(request: ReplyRequest) -> tuple[str, ...]:
@@ -94,15 +106,6 @@ def grounded(knowledge: Searchable, request: ReplyRequest, questions: tuple[str,
     messages = quoting(request.messages, quoted)
     tokens = sum(count(text["content"]) for text in messages) - sum(count(text["content"]) for text in request.messages)
     return Grounded(replace(request, messages=messages), found, quoted, tokens)
-
-
-def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
-    """What may be said: the sentences that are nearest to `question`; None if the passages have no sentence."""
-    known = quotations(passages)
-    nearness = knowledge.compare(question, [one.compared for one in known])
-    ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    best = [known[index] for _, index in ranked[:MOST]]
-    return Grammar("choice", json.dumps(runs(best, known)), "knowledge") if best else None
 
 
 def quoting(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:

@@ -125,9 +125,8 @@ def build(parts: Parts) -> Apps:
     labels = Labels(parts.skills, parts.rollout)
     traces = open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
-    replies = Replies(
-        parts.rollout, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance, Grounder(parts.shelf.of)
-    )
+    meter, grounder = Meter(parts.ledger, observers), Grounder(parts.shelf.of, feedback.questions.note)
+    replies = Replies(parts.rollout, meter, rate_limits, parts.skills.allowance, grounder)
     auditing = Auditing(config, registry)
     reloader = Reloader(config, parts.skills, Loaded(parts.rollout, parts.loader, parts.shelf), auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
@@ -136,7 +135,7 @@ def build(parts: Parts) -> Apps:
     registry.register(refusals)
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
-    embeddings = Embeddings(replies, Meter(parts.ledger, observers), rate_limits, parts.skills.allowance)
+    embeddings = Embeddings(replies, meter, rate_limits, parts.skills.allowance)
     routes = [*public_routes(parts, replies), embeddings_route(parts, embeddings), *widget.routes()]
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from server.chat.conversation.questions import Questions
 from server.errors import ConfigError, SecateurError
 from server.storage.connection import connect
 from server.storage.database import Database, Options, StorageError
@@ -72,6 +73,8 @@ class Feedback:
                 raise
         except StorageError as error:
             raise ConfigError(f"{path} cannot be used for feedback: {error}") from None
+        self.questions = Questions(path)
+        """Kept in the same file."""
 
     def give(self, opinion: Opinion) -> None:
         """Store or take back a rating; a repeated rating is not counted again. Raises FeedbackUnavailable."""
@@ -97,6 +100,7 @@ class Feedback:
 
     def close(self) -> None:
         """Close the file."""
+        self.questions.close()
         with self._lock:
             self._database.close()
 

@@ -1,11 +1,14 @@
 """Quotations: sentences of passages, word by word, as the only things that a reply may say."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
+from server.knowledge.grounding.grounding import Searchable
 from server.knowledge.passages import Passage
+from server.text.grammar.grammar import Grammar
 
 FENCED = re.compile(r"^(```|~~~)[^\n]*\n.*?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
 ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
@@ -46,6 +49,15 @@ def quotations(passages: Sequence[Passage]) -> list[Quotation]:
         for place, text in enumerate([passage.text] if whole else _sentences(passage.text)):
             found.setdefault(text, Quotation(text, number, place, passage.question or passage.heading or passage.title))
     return list(found.values())
+
+
+def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
+    """What may be said: the sentences that are nearest to `question`; None if the passages have no sentence."""
+    known = quotations(passages)
+    nearness = knowledge.compare(question, [one.compared for one in known])
+    ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
+    best = [known[index] for _, index in ranked[:MOST]]
+    return Grammar("choice", json.dumps(runs(best, known)), "knowledge") if best else None
 
 
 def runs(best: Sequence[Quotation], known: Sequence[Quotation]) -> list[str]:

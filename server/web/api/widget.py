@@ -174,6 +174,8 @@ class WidgetEndpoints:
         await self._rate_limits.rating(visitor.skill, visitor.session.conversation)
         opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
         await to_thread.run_sync(self._feedback.give, opinion)
+        if body.rating == "down":
+            await to_thread.run_sync(self._feedback.questions.note, visitor.skill, "rated down", turn.question)
         turn.rating = body.rating
         return Response(status_code=204)
 

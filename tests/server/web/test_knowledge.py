@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from openai import OpenAI
 from torch import Tensor
 
+from server.chat.conversation.questions import Questions
 from server.engine.batch import Batch
 from server.skills import api_keys
 from server.skills.identity import Identity
@@ -232,3 +233,17 @@ def test_a_search_is_in_the_metrics(answers: Answers) -> None:
     assert re.search(r"^secateur_knowledge_search_seconds_count\{.*\} 1\.0$", scraped, re.MULTILINE)
     assert re.search(r"^secateur_knowledge_tokens_sum\{.*\} 0\.0$", scraped, re.MULTILINE)
     assert re.search(r'^secateur_requests_total\{.*outcome="refused".*\} 1\.0$', scraped, re.MULTILINE)
+
+
+def test_refused_and_badly_rated_questions_are_kept_where_the_skill_says_so(answers: Answers) -> None:
+    served = answers(keep_questions=True)
+    asked(served, "Who wrote Hamlet and Macbeth?")
+    visitor = Visitor.at(served.url)
+    reply = next(event.data["reply"] for event in visitor.ask(TOPIC) if event.name == "start")
+    assert visitor.post("feedback", {"reply": reply, "rating": "down"}).status == 204
+    kept = Questions(served.parts.config.feedback_file)
+    assert {(one.why, one.text) for one in kept.listed("help")} == {
+        ("refused", "Who wrote Hamlet and Macbeth?"),
+        ("rated down", TOPIC),
+    }
+    kept.close()
