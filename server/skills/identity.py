@@ -78,7 +78,7 @@ def read_key(where: Path, identity: Identity) -> str:
 
 
 def person(identity: Identity | None, token: str | None, skill: str, known: Person | None = None) -> Person | None:
-    """Whom a visitor's token for `skill` names, or None without a token; raises Unauthorized.
+    """The visitor that a token for `skill` names, or None without a token; raises Unauthorized.
 
     `known` is the person whose conversation is resumed. A page keeps its first token, so an expired one is accepted
     from that person; its groups are then the known ones, so that an old token gives back no group that was lost, and
