@@ -30,3 +30,13 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Maximum accuracy lost against the base, as a fraction: 0.02 is two percentage points."""
     max_kl: Annotated[float, Meta(ge=0)] | None = None
     """Maximum mean divergence KL(base || model) of the next-token distributions, in nats."""
+    max_missed: Fraction | None = None
+    """Maximum share of questions whose right passage is not among the first three: 1 - hit@3."""
+    max_off_topic_answered: Fraction | None = None
+    """Maximum share of off-topic questions that are not refused."""
+    max_on_topic_refused: Fraction | None = None
+    """Maximum share of on-topic questions that are refused."""
+    max_unsupported: Fraction | None = None
+    """Maximum share of a free reply's words that no passage it cites supports."""
+    max_wrong: Fraction | None = None
+    """Maximum share of questions whose right answer is not chosen with knowledge."""

@@ -27,6 +27,7 @@ from pruning.evaluation.scoring.planning import (
     token_count,
 )
 from pruning.evaluation.scoring.plans.harness import HarnessPlan
+from pruning.evaluation.scoring.plans.knowledge import KnowledgePlan
 from pruning.evaluation.scoring.plans.plan import LoadedModel, ScoringPlan, check_plan
 from pruning.evaluation.tasks.task import BehaviourTask, Task
 from pruning.model.settings import positions
@@ -103,7 +104,7 @@ class _CachedScoring:
         used = {choice.subject: choice.value for choice in choices} | versions()
         self.runner = used | {"reason": self._choice.reason}
         jobs = [[(request.ids, request.first) for request in job] for job in plan.jobs]
-        own = plan.digest if isinstance(plan, HarnessPlan) else ""
+        own = plan.digest if isinstance(plan, HarnessPlan | KnowledgePlan) else ""
         self._identity = [task.digest, own, msgspec.json.encode(jobs).decode(), sorted(used.items())]
 
     def score(

@@ -8,6 +8,14 @@ from pruning.evaluation.scoring import measures
 from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.tasks.task import Task
 
+SHARES = {
+    "max_missed": measures.HIT_3,
+    "max_off_topic_answered": measures.OFF_TOPIC_REFUSED,
+    "max_unsupported": measures.SUPPORTED,
+    "max_wrong": measures.ACCURACY,
+}
+"""Gates on one minus a measure of the pruned model."""
+
 
 class Judgement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One gate with its limit, the measured figure, and whether it passed."""
@@ -30,6 +38,13 @@ def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
         found.append(_judged("max_accuracy_drop", gates.max_accuracy_drop, bootstrap.difference(other, own, seed)))
     if gates.max_kl is not None:
         found.append(_judged("max_kl", gates.max_kl, bootstrap.mean(scores.measures[measures.KL], seed)))
+    for gate, measure in SHARES.items():
+        limit = getattr(gates, gate)
+        if limit is not None:
+            found.append(_judged(gate, limit, bootstrap.mean([1 - value for value in scores.measures[measure]], seed)))
+    if gates.max_on_topic_refused is not None:
+        refused = bootstrap.mean(scores.measures[measures.ON_TOPIC_REFUSED], seed)
+        found.append(_judged("max_on_topic_refused", gates.max_on_topic_refused, refused))
     return tuple(found)
 
 

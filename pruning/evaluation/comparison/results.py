@@ -74,6 +74,8 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """"said" or "chose": whether answers were generated or picked from options."""
     layers: dict[str, dict[str, float]]
     """"sparsity" and, if recorded, "error": a value per weight."""
+    gains: dict[str, Interval] = {}
+    """Measure -> the pruned model with knowledge minus the base without it; empty for other tasks."""
 
     @property
     def passed(self) -> bool:
@@ -107,6 +109,7 @@ def results_of(comparison: Comparison) -> Results:
         regressions=_regressions(comparison, rank),
         answered="said" if base.scores.replies else "chose",
         layers=_layers(lineage.steps),
+        gains=_gains(comparison),
     )
 
 
@@ -139,6 +142,16 @@ def _changes(model: ScoredModel, base: ScoredModel, rank: str) -> tuple[float, .
     """The ranking measure of `model` minus that of `base`, per item."""
     pairs = zip(model.scores.measures[rank], base.scores.measures[rank], strict=True)
     return tuple(own - other for own, other in pairs)
+
+
+def _gains(comparison: Comparison) -> dict[str, Interval]:
+    """What the pruned model gains by knowledge over the base without it, by measure and paired by item."""
+    own, alone = comparison.pruned.scores.measures, comparison.base.scores.measures
+    return {
+        measure: bootstrap.difference(own[measure], alone[other], comparison.task.seed)
+        for measure, other in measures.ALONE.items()
+        if other in alone
+    }
 
 
 def _regressions(comparison: Comparison, rank: str) -> tuple[Regression, ...]:

@@ -17,8 +17,17 @@ SHORT = {
     "agreement": "same reply",
     "flips": "flips",
     "error": "1 - accuracy",
+    "accuracy_alone": "accuracy alone",
+    "contained_alone": "contained alone",
+    "contained_quoted": "contained, quoted",
+    "supported": "supported words",
+    "supported_quoted": "supported, quoted",
+    "off_topic_refused": "off topic refused",
+    "on_topic_refused": "on topic refused",
 }
 """Column headings."""
+MOST_COLUMNS = 8
+"""With more measures the models are the columns."""
 
 
 def table(results: Results) -> str:
@@ -27,10 +36,16 @@ def table(results: Results) -> str:
     head = "".join(f"{SHORT.get(name, name):>24}" for name in columns)
     lines = [
         f"{results.task}: {results.items} items; 95 % bootstrap intervals over items in brackets, seed {results.seed}",
-        f"{'':34}{'bytes':>14}{head}",
     ]
-    lines += [_line(row, columns) for row in results.rows]
+    if len(columns) > MOST_COLUMNS:
+        lines += _transposed(results.rows, columns)
+    else:
+        lines += [f"{'':34}{'bytes':>14}{head}", *(_line(row, columns) for row in results.rows)]
     lines += _changes(results.rows[1:])
+    lines += [
+        f"pruned with knowledge against the base without it, {SHORT.get(name, name)}: {interval(gain, '+.3f')}"
+        for name, gain in results.gains.items()
+    ]
     lines += [computed(results), "", headline(results), *sentences(results)]
     if not results.passed:
         lines += ["", *(line for item in results.regressions[:SHOWN] for line in _side_by_side(item, results.answered))]
@@ -41,6 +56,15 @@ def _line(row: ModelRow, columns: list[str]) -> str:
     """The table's line for one model."""
     cells = [f"{interval(row.measures[name]) if name in row.measures else '-':>24}" for name in columns]
     return f"{row.name:34}{row.bytes:>14,}{''.join(cells)}"
+
+
+def _transposed(rows: tuple[ModelRow, ...], measures: list[str]) -> Iterator[str]:
+    """The table with a column for each model."""
+    yield f"{'':22}{''.join(f'{row.name:>30}' for row in rows)}"
+    yield f"{'bytes':22}{''.join(f'{row.bytes:>30,}' for row in rows)}"
+    for name in measures:
+        cells = [interval(row.measures[name]) if name in row.measures else "-" for row in rows]
+        yield f"{SHORT.get(name, name):22}{''.join(f'{cell:>30}' for cell in cells)}"
 
 
 def _changes(rows: tuple[ModelRow, ...]) -> Iterator[str]:

@@ -8,6 +8,11 @@ GATES = {
     "max_nll_ratio": "the negative log-likelihood relative to the base",
     "max_accuracy_drop": "the accuracy lost",
     "max_kl": "the KL divergence from the base, in nats per token,",
+    "max_missed": "the share of right passages not among the first three",
+    "max_off_topic_answered": "the share of off-topic questions that are answered",
+    "max_on_topic_refused": "the share of on-topic questions that are refused",
+    "max_unsupported": "the share of words that nothing cited supports",
+    "max_wrong": "the share of wrong choices with knowledge",
 }
 
 

@@ -11,6 +11,15 @@ KL = "kl"
 AGREEMENT = "agreement"
 FLIPS = "flips"
 ERROR = "error"
+ACCURACY_ALONE = "accuracy_alone"
+CONTAINED_ALONE = "contained_alone"
+CONTAINED_QUOTED = "contained_quoted"
+SUPPORTED = "supported"
+SUPPORTED_QUOTED = "supported_quoted"
+HIT_1, HIT_3, HIT_5 = "hit@1", "hit@3", "hit@5"
+RECIPROCAL_RANK = "mrr"
+OFF_TOPIC_REFUSED = "off_topic_refused"
+ON_TOPIC_REFUSED = "on_topic_refused"
 
 LABELS = {
     NLL: "negative log-likelihood, nats per token",
@@ -22,7 +31,21 @@ LABELS = {
     AGREEMENT: "greedy reply equals the base's",
     FLIPS: "choices that differ from the base's",
     ERROR: "1 - accuracy",
+    ACCURACY_ALONE: "accuracy without knowledge",
+    CONTAINED_ALONE: "greedy answer without knowledge contains the reference",
+    CONTAINED_QUOTED: "greedy answer in quotations contains the reference",
+    SUPPORTED: "share of a reply's words supported by what it cites",
+    SUPPORTED_QUOTED: "share of a quoted reply's words supported by what it cites",
+    HIT_1: "right passage first",
+    HIT_3: "right passage among three",
+    HIT_5: "right passage among five",
+    RECIPROCAL_RANK: "mean reciprocal rank of the right passage",
+    OFF_TOPIC_REFUSED: "off-topic questions refused",
+    ON_TOPIC_REFUSED: "on-topic questions refused",
 }
+
+ALONE = {ACCURACY: ACCURACY_ALONE, CONTAINED: CONTAINED_ALONE, CONTAINED_QUOTED: CONTAINED_ALONE}
+"""Measure with knowledge -> the one without it."""
 
 
 class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

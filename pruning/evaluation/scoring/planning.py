@@ -7,6 +7,7 @@ from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.scoring.plans.answers import ChoicePlan, PairsPlan
 from pruning.evaluation.scoring.plans.behaviour import BehaviourPlan
 from pruning.evaluation.scoring.plans.harness import HarnessPlan
+from pruning.evaluation.scoring.plans.knowledge import KnowledgePlan
 from pruning.evaluation.scoring.plans.plan import (
     LoadedModel,
     ScoringPlan,
@@ -19,12 +20,22 @@ from pruning.evaluation.scoring.plans.texts import ChatPlan, TextPlan
 from pruning.evaluation.scoring.pruned_vocabulary import PrunedVocabularyScorer
 from pruning.evaluation.scoring.scorer import Scorer, runner_options
 from pruning.evaluation.tasks.prompts import Prompts
-from pruning.evaluation.tasks.task import BehaviourTask, ChatTask, ChoiceTask, HarnessTask, PairsTask, Task, TextTask
+from pruning.evaluation.tasks.task import (
+    BehaviourTask,
+    ChatTask,
+    ChoiceTask,
+    HarnessTask,
+    KnowledgeTask,
+    PairsTask,
+    Task,
+    TextTask,
+)
 from pruning.model.settings import positions
 from server.artifact.checkpoint.reader import Artifact
 from server.engine.runners import Options, Scoring
 from server.progress import Progress
 from server.text import tokenizer_files
+from server.text.grammar.compiler import GrammarCompiler
 
 
 def retokeniser_for(base: Artifact, artifact: Artifact) -> Retokeniser | None:
@@ -35,10 +46,11 @@ def retokeniser_for(base: Artifact, artifact: Artifact) -> Retokeniser | None:
 
 def refuse_pruned_vocabulary(task: Task) -> None:
     """Raise TaskError for a kind of task that cannot score an artifact with a pruned vocabulary."""
-    if isinstance(task, BehaviourTask | HarnessTask):
+    if isinstance(task, BehaviourTask | KnowledgeTask | HarnessTask):
         raise TaskError(
-            f"the task {task.name} compares distributions or prompts token by token, but the artifact's vocabulary was "
-            "pruned, so its tokens are not the base's: use a task of kind pairs, choice, chat or text"
+            f"the task {task.name} compares distributions, prompts or quotations token by token, but the "
+            "artifact's vocabulary was pruned, so its tokens are not the base's: use a task "
+            "of kind pairs, choice, chat or text"
         )
 
 
@@ -46,7 +58,13 @@ def plan_task(task: Task, artifact: Artifact) -> ScoringPlan:
     """What a model with the tokenizer of `artifact` must compute; raises TaskError for a text beyond its context."""
     encoder = Encoder(artifact)
     limit = positions(artifact.config)
-    plan = HarnessPlan(task, encoder, limit) if isinstance(task, HarnessTask) else _plan(task, encoder)
+    plan: ScoringPlan
+    if isinstance(task, HarnessTask):
+        plan = HarnessPlan(task, encoder, limit)
+    elif isinstance(task, KnowledgeTask):
+        plan = KnowledgePlan(task, Prompts(encoder, task), GrammarCompiler(tokenizer_files.read(artifact.path)))
+    else:
+        plan = _plan(task, encoder)
     check_plan(plan, limit)
     return plan
 

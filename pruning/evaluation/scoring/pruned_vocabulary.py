@@ -12,6 +12,7 @@ from pruning.data.retokenise import Retokeniser
 from pruning.evaluation.scoring.scorer import Job, Scorer, ScoreRequest
 from pruning.evaluation.tasks.prompts import Ids
 from server.engine.runners import Scoring
+from server.engine.sampling.constraint import Constraint
 
 
 class PrunedVocabularyScorer(Scorer):
@@ -30,10 +31,20 @@ class PrunedVocabularyScorer(Scorer):
         ]
 
     def replies(
-        self, prompts: Sequence[Ids], tokens: int, stop_ids: Iterable[int], step: Callable[[], None]
+        self,
+        prompts: Sequence[Ids],
+        tokens: int,
+        stop_ids: Iterable[int],
+        step: Callable[[], None],
+        constraints: Sequence[Constraint | None] = (),
     ) -> list[Ids]:
-        """Greedy replies of at most `tokens` of the model's own ids, returned as the base's ids of the same tokens."""
-        found = super().replies([self._retokeniser.ids(prompt) for prompt in prompts], tokens, stop_ids, step)
+        """Greedy replies of at most `tokens` of the model's own ids, returned as the base's ids of the same tokens.
+
+        `constraints` must be for the model's own tokens.
+        """
+        found = super().replies(
+            [self._retokeniser.ids(prompt) for prompt in prompts], tokens, stop_ids, step, constraints
+        )
         return [self._retokeniser.back(reply) for reply in found]
 
     def _retokenised(self, request: ScoreRequest) -> ScoreRequest:

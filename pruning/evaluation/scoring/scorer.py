@@ -11,12 +11,14 @@ from itertools import takewhile
 from typing import NamedTuple
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from pruning.evaluation.tasks.prompts import Ids
 from server.engine.batch import Batch, Chunk
 from server.engine.engine import Engine
 from server.engine.runners import Options, Scoring
+from server.engine.sampling.constraint import Constraint
 from server.engine.sequence import Sampling
 from server.engine.sequence import Sequence as EngineSequence
 from server.errors import EngineFailed
@@ -74,20 +76,29 @@ class Scorer:
         return results
 
     def replies(
-        self, prompts: Sequence[Ids], tokens: int, stop_ids: Iterable[int], step: Callable[[], None]
+        self,
+        prompts: Sequence[Ids],
+        tokens: int,
+        stop_ids: Iterable[int],
+        step: Callable[[], None],
+        constraints: Sequence[Constraint | None] = (),
     ) -> list[Ids]:
-        """Greedy replies of at most `tokens` ids, stop id included, by the engine that serves the model."""
+        """Greedy replies of at most `tokens` ids, stop id included, by the engine that serves the model.
+
+        `constraints` says what each reply must match, by default nothing.
+        """
         self._cached = [()] * SLOTS
         engine = Engine(self._runner, slots=SLOTS, context=self._context, max_waiting=len(prompts))
         sampling = Sampling(temperature=0, max_tokens=tokens, stop_ids=frozenset(stop_ids))
 
-        async def reply(prompt: Ids) -> Ids:
-            ids = [token.id async for token in engine.submit(prompt, sampling, skill="evaluation")]
+        async def reply(prompt: Ids, constraint: Constraint | None) -> Ids:
+            wanted = replace(sampling, constraint=constraint)
+            ids = [token.id async for token in engine.submit(prompt, wanted, skill="evaluation")]
             step()
             return tuple(ids)
 
         async def all_replies() -> list[Ids]:
-            return list(await asyncio.gather(*map(reply, prompts)))
+            return list(await asyncio.gather(*map(reply, prompts, constraints or [None] * len(prompts))))
 
         engine.start()
         try:

@@ -41,6 +41,10 @@ class Prompts:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return tuple(self._encoder.prompt(turns))
 
+    def count(self, text: str) -> int:
+        """The number of tokens of `text` alone."""
+        return len(self._encoder.ids(text))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
         return self._encoder.decode(ids)

@@ -9,11 +9,13 @@ import msgspec
 from pruning.data.documents import Document
 from pruning.errors import TaskError
 from pruning.evaluation.tasks.task import (
+    Asked,
     BehaviourTask,
     ChatTask,
     ChoiceTask,
     HarnessTask,
     Item,
+    KnowledgeTask,
     Pair,
     PairsTask,
     Prompt,
@@ -30,6 +32,7 @@ ITEMS: dict[type[Task], type[Item]] = {
     ChoiceTask: Question,
     ChatTask: Transcript,
     BehaviourTask: Prompt,
+    KnowledgeTask: Asked,
 }
 """The type of the items of each kind of task that has items."""
 
@@ -43,6 +46,8 @@ def read_task(path: Path) -> Task:
         return msgspec.structs.replace(task, folder=folder)
     if isinstance(task, TextTask):
         return task
+    if isinstance(task, KnowledgeTask):
+        task = _with_files(path, task)
     place = path
     if isinstance(task.items, str):
         place = path.parent / task.items
@@ -54,8 +59,11 @@ def read_task(path: Path) -> Task:
 
 def unmeasured_gates(task: Task) -> set[str]:
     """The gates whose figure this kind of task does not measure."""
-    accuracy = isinstance(task, PairsTask | ChoiceTask | HarnessTask) and getattr(task, "choices", 2) > 0
-    lacks = {
+    accuracy = (
+        isinstance(task, PairsTask | ChoiceTask | KnowledgeTask | HarnessTask) and getattr(task, "choices", 2) > 0
+    )
+    searched = ("max_missed", "max_off_topic_answered", "max_on_topic_refused", "max_unsupported", "max_wrong")
+    lacks = dict.fromkeys(searched, not isinstance(task, KnowledgeTask)) | {
         "max_nll_ratio": isinstance(task, BehaviourTask),
         "max_accuracy_drop": not accuracy,
         "max_kl": not isinstance(task, BehaviourTask),
@@ -79,6 +87,23 @@ def _check_gates(path: Path, task: Task) -> None:
         if getattr(task.gates, gate) is not None:
             kind = type(task).__struct_config__.tag
             raise TaskError(f"{path}: gates.{gate} cannot be judged: a task of kind {kind} does not measure it")
+
+
+def _with_files(path: Path, task: KnowledgeTask) -> KnowledgeTask:
+    """The task with its off-topic questions, and the absolute path of its knowledge; raises TaskError."""
+    questions = task.off_topic
+    if isinstance(questions, str):
+        place = path.parent / questions
+        try:
+            lines = place.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaskError(f"{place}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        questions = tuple(line.strip() for line in lines)
+    questions = tuple(question for question in questions if question.strip())
+    if len(questions) < 2:
+        raise TaskError(f"{path}: off_topic has {len(questions)} questions; an interval needs at least 2")
+    folder = str((path.parent / task.knowledge).resolve())
+    return msgspec.structs.replace(task, off_topic=questions, knowledge=folder)
 
 
 def _read_items(path: Path, kind: type[Item]) -> list[Item]:
@@ -116,7 +141,9 @@ def _scored_items(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, 
     kept = [item for item in kept if _bucket(item) in task.buckets]
     if len(kept) < 2:
         raise TaskError(f"{place}: {len(kept)} of {len(items)} items left to score; an interval needs at least 2")
-    if isinstance(task, PairsTask) and task.choices > (count := len({item.texts["answer"] for item in kept})):
+    if isinstance(task, PairsTask | KnowledgeTask) and task.choices > (
+        count := len({item.texts["answer"] for item in kept})
+    ):
         raise TaskError(f"{place}: choices = {task.choices}, but the items have only {count} different answers")
     return tuple(kept)
 

@@ -42,6 +42,15 @@ class Pair(Item, frozen=True):
         return {"question": self.question, "answer": self.answer}
 
 
+class Asked(Pair, frozen=True):
+    """A question with its reference answer, which some passage of a knowledge has."""
+
+    phrase: str = ""
+    """The answer's key phrase, which a right reply contains; by default its rarest three words in a row."""
+    url: str = ""
+    """URL of the right passages, with or without anchor; by default those whose text the answer has, or has it."""
+
+
 class Question(Item, frozen=True):
     """A multiple-choice question."""
 
@@ -187,6 +196,27 @@ class BehaviourTask(_PromptTask, frozen=True, tag="behaviour"):
     """Tokens of each greedy reply, on which both models are compared."""
 
 
+class KnowledgeTask(_PromptTask, frozen=True, tag="knowledge"):
+    """Retrieval, refusals, support by what is cited, and right answers with and without a knowledge."""
+
+    items: str | tuple[Asked, ...]
+    """The questions on the topic, or a JSON Lines file relative to this file."""
+    knowledge: str
+    """Directory of `secateur knowledge build`, relative to this file."""
+    off_topic: str | Annotated[tuple[str, ...], Meta(min_length=2)]
+    """Questions to refuse, or a file with one a line relative to this file."""
+    answered: Annotated[int, Meta(ge=2)] | None = None
+    """Questions on the topic that models answer, drawn by `seed`; all are searched. All by default."""
+    knowledge_tokens: Annotated[int, Meta(ge=64, le=100_000)] = 512
+    """Tokens of passages before a question, as in a skill."""
+    answer_tokens: Count = 64
+    """Leading tokens of each answer that are scored."""
+    choices: Annotated[int, Meta(ge=2, le=16)] = 4
+    """Options of the multiple choice by PMI: the answer and `choices` - 1 distractors from other items."""
+    greedy: Count = 96
+    """Tokens of each greedy reply."""
+
+
 class HarnessTask(_Task, frozen=True, tag="lm-eval"):
     """A task of EleutherAI's lm-eval (the extra `lm-eval`) with its prompts and metrics; each document is an item."""
 
@@ -206,4 +236,4 @@ class HarnessTask(_Task, frozen=True, tag="lm-eval"):
     """Allow Python code in the folder to run; refused by default, since lm-eval imports it."""
 
 
-Task = PairsTask | ChoiceTask | ChatTask | TextTask | BehaviourTask | HarnessTask
+Task = PairsTask | ChoiceTask | ChatTask | TextTask | BehaviourTask | KnowledgeTask | HarnessTask

@@ -11,7 +11,7 @@ from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.scoring.plans.plan import LoadedModel, Step, after, jobs_after
 from pruning.evaluation.scoring.scorer import Job
 from pruning.evaluation.tasks.prompts import Prompts
-from pruning.evaluation.tasks.task import ChoiceTask, Pair, PairsTask, Question
+from pruning.evaluation.tasks.task import ChoiceTask, KnowledgeTask, Pair, PairsTask, Question
 
 
 class PairsPlan:
@@ -46,7 +46,7 @@ class PairsPlan:
         if self._task.choices:
             for job, options in zip(conditional, self._options, strict=True):
                 gains = [value.sum().item() - priors[text] for value, text in zip(job, options, strict=True)]
-                chosen.append(_best(gains))
+                chosen.append(best_of(gains))
             values[measures.ACCURACY] = tuple(float(choice == 0) for choice in chosen)
         if not self._task.greedy:
             answers = [options[choice] for options, choice in zip(self._options, chosen, strict=False)]
@@ -84,7 +84,9 @@ class ChoicePlan:
         nll, chosen = [], []
         for item, options, job in zip(self.items, self._options, conditional, strict=True):
             nll.append(-job[item.answer].mean().item())
-            chosen.append(_best([self._gain(value, priors.get(ids)) for value, ids in zip(job, options, strict=True)]))
+            chosen.append(
+                best_of([self._gain(value, priors.get(ids)) for value, ids in zip(job, options, strict=True)])
+            )
         right = tuple(float(item.answer == choice) for item, choice in zip(self.items, chosen, strict=True))
         answers = tuple(item.options[choice] for item, choice in zip(self.items, chosen, strict=True))
         return Scores({measures.NLL: tuple(nll), measures.ACCURACY: right}, answers, chosen=tuple(chosen))
@@ -96,7 +98,7 @@ class ChoicePlan:
         return value.sum().item() - (prior or 0)
 
 
-def options_of(item: Pair, answers: Sequence[str], task: PairsTask) -> list[str]:
+def options_of(item: Pair, answers: Sequence[str], task: PairsTask | KnowledgeTask) -> list[str]:
     """The right answer, then its distractors; the item's id seeds the draw, so other items do not change it."""
     others = [text for text in answers if text != item.answer]
     return [item.answer, *random.Random(f"{task.seed}, {item.id}").sample(others, max(task.choices - 1, 0))]
@@ -112,6 +114,6 @@ def _split(found: list[list[Tensor]], items: int) -> tuple[list[list[Tensor]], l
     return found[:items], [value for job in found[items:] for value in job]
 
 
-def _best(gains: Sequence[float]) -> int:
+def best_of(gains: Sequence[float]) -> int:
     """The index of the highest gain; a tie goes to the last, so that the right option, which is first, wins none."""
     return max(range(len(gains)), key=lambda index: (gains[index], index))

@@ -110,7 +110,7 @@ def test_wrong_items(task: Read, items: list[object], sentence: str) -> None:
     [
         (
             'name = "a"\nkind = "pears"',
-            "'pears' - at `\\$.kind`; allowed: behaviour, chat, choice, lm-eval, pairs, text",
+            "'pears' - at `\\$.kind`; allowed: behaviour, chat, choice, knowledge, lm-eval, pairs, text",
         ),
         (PAIRS + "\nanswers = 3", "unknown field `answers`; allowed: answer_tokens, "),
         (PAIRS + '\nitems = "no.jsonl"', "no.jsonl: cannot be read: No such file"),
