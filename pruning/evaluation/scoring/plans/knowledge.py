@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import count
 
 from pruning.errors import TaskError
 from pruning.evaluation.scoring import measures, retrieval
@@ -58,11 +59,10 @@ class KnowledgePlan:
     def run(self, model: LoadedModel, base: LoadedModel | None, step: Step) -> Scores:
         """Score every item; what was found is the same for every model."""
         values, chosen = self._choices(model, step)
-        alone = self._said(model, self._alone)
-        free = self._given(self._said(model, self._with))
-        quoted = self._given(self._said(model, self._with, self._constraints))
-        for _ in self.items:
-            step()
+        third = _every(3, step)
+        alone = self._said(model, self._alone, third)
+        free = self._given(self._said(model, self._with, third))
+        quoted = self._given(self._said(model, self._with, third, self._constraints))
         values |= {
             measures.CONTAINED: self._contained(free),
             measures.CONTAINED_QUOTED: self._contained(quoted),
@@ -93,10 +93,10 @@ class KnowledgePlan:
         return values, tuple(chosen)
 
     def _said(
-        self, model: LoadedModel, prompts: Sequence[Ids], constraints: Sequence[CompiledGrammar | None] = ()
+        self, model: LoadedModel, prompts: Sequence[Ids], step: Step, constraints: Sequence[CompiledGrammar | None] = ()
     ) -> list[str]:
         """The greedy reply to each prompt."""
-        replies = model.scorer.replies(prompts, self._task.greedy, model.stop_ids, lambda: None, constraints)
+        replies = model.scorer.replies(prompts, self._task.greedy, model.stop_ids, step, constraints)
         return [self._prompts.decode(reply) for reply in replies]
 
     def _given(self, said: Sequence[str]) -> list[str]:
@@ -137,3 +137,14 @@ class KnowledgePlan:
         pairs = zip(self._groundings, self._passages, strict=True)
         wanted = [quoted_only(knowledge, found.query, passages) for found, passages in pairs]
         return [asyncio.run(grammars.compile(grammar)) if grammar else None for grammar in wanted]
+
+
+def _every(number: int, step: Step) -> Step:
+    """Calls `step` at every `number`-th call: an item's three replies are one unit of work."""
+    calls = count(1)
+
+    def called() -> None:
+        if next(calls) % number == 0:
+            step()
+
+    return called
