@@ -13,7 +13,7 @@ from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.compare import Comparison, ScoredModel
 from pruning.evaluation.comparison.gates import Judgement, judge
 from pruning.evaluation.scoring import measures
-from pruning.evaluation.tasks.task import Item, Pair, Question, Task, TextTask
+from pruning.evaluation.tasks.task import Item, KnowledgeTask, Pair, Question, Task, TextTask
 from pruning.model.base import now
 from server.artifact.checkpoint.lineage import Step
 
@@ -107,7 +107,7 @@ def results_of(comparison: Comparison) -> Results:
         measure=rank,
         changes={model.name: _changes(model, base, rank) for model in models[1:]},
         regressions=_regressions(comparison, rank),
-        answered="said" if base.scores.replies else "chose",
+        answered="said" if base.scores.replies or isinstance(task, KnowledgeTask) else "chose",
         layers=_layers(lineage.steps),
         gains=_gains(comparison),
     )

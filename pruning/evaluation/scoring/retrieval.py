@@ -45,7 +45,7 @@ def opened(task: KnowledgeTask) -> Knowledge:
 
 
 def retrieval(task: KnowledgeTask, knowledge: Searchable) -> Retrieval:
-    """Search for every question of `task` as a server does, and draw those that models answer."""
+    """Search for every question of `task` as a server does, and draw the questions for the models."""
     items = [item for item in task.items if isinstance(item, Asked)]
     groundings = [ground(knowledge, Question((item.question,))) for item in items]
     ranks = [rank(item, knowledge) for item in items]
