@@ -25,7 +25,16 @@ LATER = frozenset(
     {"answers", "encoder", "repetition_penalty", "min_tokens", "tools", "knowledge", "knowledge_tokens", "refusal"}
 )
 """Fields that the first release lacked: at their defaults they do not change a revision."""
-OUTSIDE = ("aliases", "unknown_fields", "choices", "completions", "prompt_visible", "rate_limit_headers")
+OUTSIDE = (
+    "aliases",
+    "unknown_fields",
+    "choices",
+    "completions",
+    "prompt_visible",
+    "rate_limit_headers",
+    "keep_questions",
+    "questions_days",
+)
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
 EVERY_ORIGIN = "*"
