@@ -32,7 +32,7 @@ export const plugin = (bundled) => ({
     builder.onLoad({ filter: /\.css$/ }, async ({ path }) => {
       const options = { loader: "css", minify: true, charset: "utf8", target: "es2022" };
       const { code } = await transform(readFileSync(path, "utf8"), options);
-      const contents = code.trim().replace(/(?<=[,:]) (?=[a-z\d#])| (?=!)/g, "").replace(/="(\w+)"/g, "=$1");
+      const contents = code.trim().replace(/(?<=[,:]) (?=[.a-z\d#])| (?=!)/g, "").replace(/="(\w+)"/g, "=$1");
       return { contents, loader: "text" };
     });
     if (!bundled) return;
@@ -52,7 +52,7 @@ async function bundle(name, format, define = {}, bundled = false) {
 }
 
 function hashedName(name, bytes) {
-  return `${name}-${createHash("sha256").update(bytes).digest("hex").slice(0, 12)}.js`;
+  return `${name}-${createHash("sha256").update(bytes).digest("hex").slice(0, 8)}.js`;
 }
 
 /** Prints the size of a file and throws above its limit. */

@@ -24,7 +24,7 @@ from tests.browser.support.states import walk
 from tests.browser.support.stub import Stub, listening
 from tests.conftest import ROOT
 from tests.server.web.test_budgets import ASK, ask
-from tests.support.harness import HELP, OTHER, parts, says, served
+from tests.support.harness import HELP, OTHER, parts, says, served, until
 
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 320, "height": 640}
 QUIET: dict[str, Any] = {"viewport": WIDE, "reduced_motion": "reduce"}
@@ -77,7 +77,7 @@ def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
     stub.reset()
     with opened(browser, host, reduced_motion="no-preference") as page:
         page.locator(".launcher").click()
-        page.wait_for_function(f"{ARREST}.length")
+        until(lambda: page.evaluate(f"{ARREST}.length"))  # the page's policy forbids wait_for_function
         page.evaluate(f"{ARREST}.forEach(a => {{ a.pause(); a.currentTime = 60 }})")
         page.screenshot(path=folder / "arriving.png")
         page.emulate_media(media="print")
@@ -91,6 +91,7 @@ def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
             if state == "rated":
                 break
         page.screenshot(path=folder / "inline.png", full_page=True)
+        page.locator(".sources").screenshot(path=folder / "sources.png")
         page.emulate_media(media="print")
         page.screenshot(path=folder / "inline-print.png", full_page=True)
 

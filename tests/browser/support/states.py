@@ -29,8 +29,17 @@ def share(height: float) -> float:
 See [the society's guide](https://example.org/apples) for drawings.
 """
 HALF = ANSWER[: ANSWER.index(" or it makes")]
+PASSAGE = """Apples and pears are pruned in late winter, while they rest.
+
+Old trees take two or three years: begin with dead and crossing wood, then open the crown to the light. \
+Cut less than a fifth of the crown in a year, or the tree makes water shoots; these are torn out in July. \
+Fruit spurs stay, except the oldest third, which are thinned so that the others bear larger fruit.
+
+- Saws and secateurs are cleaned between trees, because canker travels on them.
+- Wounds stay open: paint keeps the wood wet.
+"""
 SOURCES = [
-    {"title": "Apples and pears: winter pruning", "url": "https://example.org/a"},
+    {"title": "Apples and pears: winter pruning", "url": "https://example.org/a", "passage": PASSAGE},
     {"title": "Restoring an old tree", "url": "https://example.org/b"},
 ]
 SKILL = {
@@ -79,6 +88,9 @@ def answering(page: Page, stub: Stub) -> Iterator[str]:
     ask(page, QUESTION)
     expect(page.locator(".sources")).to_be_visible()
     yield "answered"
+    page.locator("summary").click()
+    expect(page.locator(".sources blockquote")).to_be_in_viewport()
+    yield "quoted"
     page.locator(".log").evaluate("e => e.scrollTop -= 300")
     expect(page.locator(".latest")).to_be_visible()
     yield "scrolled"

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 WIDGET = ROOT / "widget"
 AXE = WIDGET / "node_modules" / "axe-core" / "axe.min.js"
 PA11Y = WIDGET / "node_modules" / "pa11y"
-STATES = 15
+STATES = 16
 # HTML_CodeSniffer does not look into shadow roots: the content of ours is moved to where it does.
 INSIDE = """() => {
     const { shadowRoot } = document.querySelector("html > skill-chat");

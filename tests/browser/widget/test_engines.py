@@ -174,6 +174,12 @@ def test_axe_finds_nothing(engine: Engine, host: str, stub: Stub) -> None:
     engine.press(*"When?", "Enter")
     engine.until(f"{ROOT}.querySelectorAll('.sources').length", 1)
     found["answered"] = violations(engine)
+    engine.run(f"{ROOT}.querySelector('summary').focus()")
+    engine.press("Enter")
+    engine.until(
+        f"{ROOT}.querySelector('.sources blockquote').clientHeight > 100 && {ROOT}.querySelector('details').open"
+    )
+    found["quoted"] = violations(engine)
     engine.run(f"{ROOT}.querySelector('.up').click()")
     engine.until(f"{ROOT}.querySelectorAll('.comment').length", 1)
     found["rated"] = violations(engine)

@@ -11,7 +11,7 @@ from tests.browser.widget.test_widget import ask, open_chat
 from tests.conftest import ROOT
 
 ATTACKS = json.loads((ROOT / "widget" / "test" / "attacks.json").read_text())
-OURS = {"div", "h2", "p", "button", "svg", "path", "form", "textarea", "span", "i"}
+OURS = {"div", "h2", "p", "button", "svg", "path", "form", "textarea", "span", "i", "details", "summary"}
 TEXT = {
     "p",
     "h3",
@@ -69,15 +69,21 @@ def test_answers(open_page: Visitor, host: str, stub_server: tuple[Stub, str], s
 
 
 def test_every_other_text(open_page: Visitor, host: str, stub_server: tuple[Stub, str], stub: Stub) -> None:
-    """Each attack alone: earlier conversation, citations, title, greeting, starters, errors, the page's own options."""
+    """Each attack alone: earlier conversation, citations, passages, title, greeting, starters, errors, options."""
     origins = {host, stub_server[1]}
-    sources = [[{"title": text, "url": url} for url in (text, "https://example.org/" + text)] for text in ATTACKS]
+    sources = [
+        [{"title": text, "url": url, "passage": text} for url in (text, "https://example.org/" + text)]
+        for text in ATTACKS
+    ]
     stub.turns = [turn(text, text, citations=cited) for text, cited in zip(ATTACKS, sources, strict=True)]
     page = open_page(host)
     page.evaluate("text => sessionStorage.setItem(`skill-chat ${text}/ help`, 'secret')", stub_server[1])
     open_chat(page)
     expect(page.locator(".question")).to_have_count(len(ATTACKS))
     assert page.locator(".sources li").count() >= len(ATTACKS)
+    quoted = page.locator(".sources blockquote").evaluate_all("quotes => quotes.map(quote => quote.textContent)")
+    assert set(quoted) == set(ATTACKS), "passages are plain text"
+    page.evaluate(f"({INSIDE})('details').forEach(one => one.open = true)")
     assert_harmless(page, open_page.asked, origins)
     for text in ATTACKS:
         stub.skill = {"title": text, "greeting": text, "starters": [text], "image_origins": [text]}

@@ -224,7 +224,7 @@ def test_only_the_script_is_fetched_before_the_visitor_opens_it(open_page: Visit
     assert page.evaluate(stores) == [0, 1, "", 1]
     assert page.context.cookies() == []
     paths = [urlsplit(url).path for url in open_page.asked]
-    assert re.fullmatch(r"/assets/app-[0-9a-f]{12}\.js /assets/app-en-[0-9a-f]{12}\.js", " ".join(paths[-4:-2]))
+    assert re.fullmatch(r"/assets/app-[0-9a-f]{8}\.js /assets/app-en-[0-9a-f]{8}\.js", " ".join(paths[-4:-2]))
     assert paths[-2:] == ["/v1/widget/session", "/v1/widget/messages"]
 
 

@@ -5,6 +5,8 @@ import { asArray, asNumber, asString, property } from "../transport/json.ts";
 export interface Citation {
   title: string;
   address: string;
+  /** The quoted text that supports the reply, or empty. */
+  passage: string;
 }
 
 export type Rating = "up" | "down" | null;
@@ -52,7 +54,8 @@ export function parseTurn(value: unknown): Turn {
 export function parseCitations(value: unknown): Citation[] {
   const citations = asArray(property(value, "citations")).map((citation) => {
     const address = safeAddress(asString(property(citation, "url")));
-    return { title: asString(property(citation, "title")) || address, address };
+    const passage = asString(property(citation, "passage"));
+    return { title: asString(property(citation, "title")) || address, address, passage };
   });
   return citations.filter(({ address }) => address.startsWith("http"));
 }

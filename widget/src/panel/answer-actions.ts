@@ -58,13 +58,13 @@ function commentForm(environment: AnswerEnvironment, ratingButton: HTMLElement, 
   const { texts } = environment;
   const field = element("textarea", { rows: "2", maxlength: MAX_COMMENT_LENGTH, "aria-label": texts.comment, placeholder: texts.comment });
   const form = element("form", { class: "comment" }, field, element("button", { class: "retry" }, texts.sendComment));
-  form.addEventListener("submit", async (event) => {
+  form.onsubmit = async (event) => {
     event.preventDefault();
     detach(form.querySelector("p"));
     if (!(await store(field.value.trim()))) return;
     form.replaceWith(announcedHint(environment, texts.thanks));
     ratingButton.focus();
-  });
+  };
   form.addEventListener("dismiss", () => {
     detach(form);
     ratingButton.focus();

@@ -89,10 +89,19 @@ export class Answer {
   }
 
   #sources(citations: Citation[]): HTMLElement {
-    const items = citations.map(({ title, address }) => {
-      return element("li", {}, link(address, title));
+    const { texts, followEnd } = this.environment;
+    const items = citations.map(({ title, address, passage }) => {
+      const item = element("li", {}, link(address, title));
+      if (passage) {
+        const name = `${texts.passage}: ${title}`;
+        const quote = element("blockquote", { tabindex: "0", dir: "auto", "aria-label": name }, passage);
+        const details = element("details", {}, element("summary", { "aria-label": name }, texts.passage), quote);
+        details.ontoggle = followEnd;
+        item.append(details);
+      }
+      return item;
     });
-    return element("div", { class: "sources" }, element("p", {}, this.environment.texts.sources), element("ol", {}, ...items));
+    return element("div", { class: "sources" }, element("p", {}, texts.sources), element("ol", { "aria-label": texts.sources }, ...items));
   }
 
   #render(streaming: boolean): void {

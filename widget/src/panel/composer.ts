@@ -20,12 +20,12 @@ export class Composer {
     this.#stop.hidden = true;
     const row = element("div", { class: "composer" }, this.field, this.#send, this.#stop);
     this.node = element("form", {}, row, element("p", { class: "caution" }, texts.caution));
-    this.node.addEventListener("submit", (event) => {
+    this.node.onsubmit = (event) => {
       event.preventDefault();
       this.submit();
-    });
+    };
     this.#stop.onclick = stop;
-    this.field.addEventListener("input", () => this.#fitHeight());
+    this.field.oninput = () => this.#fitHeight();
   }
 
   /** Appends text for the visitor to edit, on a new line after what is already written. */

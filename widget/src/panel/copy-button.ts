@@ -1,6 +1,6 @@
 /** Copies text through the clipboard API or, where the page may not use it, through a selection. */
 import { documentMember } from "../dom/document.ts";
-import { detach, element, icon } from "../dom/elements.ts";
+import { detach, element, icon, iconButton } from "../dom/elements.ts";
 import type { Texts } from "../texts/en.ts";
 
 const COPY = "M9 9h11v11H9zM15 9V4H4v11h5";
@@ -15,8 +15,8 @@ interface Environment {
 /** Creates a button that copies what `text` returns and briefly confirms it. */
 export function copyButton(environment: Environment, label: string, text: () => string): HTMLButtonElement {
   const { texts } = environment;
-  const button = element("button", { type: "button", class: "round small copy", "aria-label": label, title: label }, icon(COPY));
-  button.addEventListener("click", async () => {
+  const button = iconButton("small copy", label, COPY);
+  button.onclick = async () => {
     const copied = await copy(text(), button);
     const message = copied ? texts.copied : texts.uncopied;
     button.replaceChildren(icon(copied ? DONE : COPY));
@@ -26,7 +26,7 @@ export function copyButton(environment: Environment, label: string, text: () => 
       button.replaceChildren(icon(COPY));
       button.title = label;
     }, CONFIRMATION_MS);
-  });
+  };
   return button;
 }
 

@@ -65,11 +65,11 @@ export class Panel {
     this.#starters = element("div", { class: "starters", role: "group", "aria-label": this.texts.starters });
     for (const starter of starters) {
       const choice = element("button", { type: "button", class: "starter", dir: "auto" }, starter);
-      choice.addEventListener("click", () => {
+      choice.onclick = () => {
         if (this.composer.busy) return;
         this.composer.focus();
         this.handlers.send(starter);
-      });
+      };
       this.#starters.append(choice);
     }
     if (starters.length) this.#log.append(this.#starters);
@@ -170,15 +170,15 @@ export class Panel {
   }
 
   #listen(): void {
-    this.#log.addEventListener("scroll", () => {
+    this.#log.onscroll = () => {
       this.#atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
       this.#toEnd.hidden = this.#atEnd;
-    });
-    this.#toEnd.addEventListener("click", () => {
+    };
+    this.#toEnd.onclick = () => {
       this.#atEnd = true;
       this.#followEnd();
       this.#log.focus({ preventScroll: true });
-    });
+    };
   }
 
   /** Keeps the end in view unless the visitor has scrolled up. */

@@ -42,6 +42,7 @@ export default {
   thanks: "Danke für Ihre Rückmeldung.",
   unstored: "Ihre Rückmeldung konnte nicht gespeichert werden.",
   sources: "Quellen",
+  passage: "Textstelle",
   problems: {
     offline: "Sie sind offline. Prüfen Sie Ihre Verbindung und versuchen Sie es noch einmal.",
     unreachable: "Der Assistent ist gerade nicht erreichbar.",

@@ -43,6 +43,7 @@ const english = {
   thanks: "Thank you for your feedback.",
   unstored: "Your feedback could not be stored.",
   sources: "Sources",
+  passage: "Passage",
   problems: {
     offline: "You are offline. Check your connection and try again.",
     unreachable: "The assistant cannot be reached right now.",

@@ -42,6 +42,7 @@ export default {
   thanks: "Gracias por su opinión.",
   unstored: "No se pudo guardar su opinión.",
   sources: "Fuentes",
+  passage: "Pasaje",
   problems: {
     offline: "No tiene conexión. Compruébela e inténtelo de nuevo.",
     unreachable: "No se puede contactar con el asistente en este momento.",

@@ -42,6 +42,7 @@ export default {
   thanks: "Merci pour votre avis.",
   unstored: "Votre avis n’a pas pu être enregistré.",
   sources: "Sources",
+  passage: "Passage",
   problems: {
     offline: "Vous êtes hors ligne. Vérifiez votre connexion et réessayez.",
     unreachable: "L’assistant est injoignable pour le moment.",
