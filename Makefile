@@ -43,7 +43,7 @@ reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/a
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
 	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py
 
-exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry, slow bodies, the ledger's file, framing
+exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry, slow bodies, the ledger's file, framing, hidden documents, injected pages
 	@$(BIN)/python -m tests.exams.attack
 
 exam-clients: .venv/test prune  ## the clients that people use, feature by feature, on a real server and model; installs them into build/clients

@@ -1,6 +1,7 @@
 """Grounds requests in the knowledge of their skills: a written answer, or passages before the question."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from anyio import to_thread
@@ -10,13 +11,14 @@ from msgspec.structs import replace
 from server.chat.request import ReplyRequest
 from server.chat.worker import Worker
 from server.knowledge.grounding.citations import Citation, citations
-from server.knowledge.grounding.grounding import Grounding, Question, Searchable, ground
+from server.knowledge.grounding.grounding import NEAREST, Grounding, Question, Searchable, ground
 from server.knowledge.grounding.quotations import quoted_only
-from server.knowledge.grounding.quoting import Count, fitting, with_passages
+from server.knowledge.grounding.quoting import fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.text.chat_template import Message
+from server.text.tokenizer import Tokenizer
 
 EARLIER = 2
 """User turns that are considered: the question, and the one that it may lean on."""
@@ -76,7 +78,7 @@ class Grounder:
         questions = questions_of(request)
         if knowledge is None or not questions:
             return None
-        found: Grounded = await self._worker.run(grounded, knowledge, request, questions, model.tokenizer.count)
+        found: Grounded = await self._worker.run(grounded, knowledge, request, questions, model.tokenizer)
         if found.grounding.kind == "refused":
             await to_thread.run_sync(self._note, request.skill, "refused", questions[-1])
         return found
@@ -91,21 +93,35 @@ def questions_of(request: ReplyRequest) -> tuple[str, ...]:
     return tuple(message["content"] for message in request.messages if message["role"] == "user")[-EARLIER:]
 
 
-def grounded(knowledge: Searchable, request: ReplyRequest, questions: tuple[str, ...], count: Count) -> Grounded:
+def grounded(
+    knowledge: Searchable, request: ReplyRequest, questions: tuple[str, ...], tokenizer: Tokenizer
+) -> Grounded:
     """Search and decide; a reply that must have a form is always the model's, from the best passages."""
     found = ground(knowledge, Question(questions, request.groups))
     passages = tuple(one.passage for one in found.found)
     if found.kind != "passages" and request.grammar is None and not request.tools.tools:
         text = refusal(request.skill, passages) if found.kind == "refused" else passages[0].text
         return Grounded(request, found, passages, answer=Answer(text, found.kind))
+    count = tokenizer.count
     quoted = tuple(fitting(passages, request.skill.knowledge_tokens, count))
+    if request.skill.answers == "quoted" and request.grammar is None and not request.tools.tools:
+        grammar = quoted_only(knowledge, found.query, quoted, partial(spells_no_token, tokenizer))
+        if grammar is None:  # the model may say nothing of its own
+            return Grounded(
+                request, found, passages, answer=Answer(refusal(request.skill, passages[:NEAREST]), "refused")
+            )
+        request = replace(request, grammar=grammar)
     if not quoted:
         return Grounded(request, found, ())
-    if request.skill.answers == "quoted" and request.grammar is None and not request.tools.tools:
-        request = replace(request, grammar=quoted_only(knowledge, found.query, quoted))
     messages = quoting(request.messages, quoted)
     tokens = sum(count(text["content"]) for text in messages) - sum(count(text["content"]) for text in request.messages)
     return Grounded(replace(request, messages=messages), found, quoted, tokens)
+
+
+def spells_no_token(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether `text` has the same ids where special tokens are recognised: a grammar would force them in a reply."""
+    plain, recognised = (tokenizer.tokenise(text, add_special=False, recognise=how) for how in (False, True))
+    return plain == recognised
 
 
 def quoting(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:

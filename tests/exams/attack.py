@@ -1,6 +1,6 @@
 """`make exam-attack`: what attackers tried, tried again: each finding with its bound, on real servers over loopback.
 
-Prints a table and exits with 1 if a bound is exceeded. Hostile documents follow when there are such inputs.
+Prints a table and exits with 1 if a bound is exceeded.
 """
 
 import argparse
@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.exams import public
-from tests.exams.hostile import cache_probe, grammars, keys, ledger_deletion, logins, registry_inserts, slow_bodies
+from tests.exams.hostile import cache_probe, grammars, ledger_deletion, registry_inserts, slow_bodies
+from tests.exams.hostile.credentials import keys, logins
+from tests.exams.hostile.knowledge import injections, leaks
+from tests.exams.hostile.knowledge.pages import PAGES
 from tests.exams.row import Row, show
 
 
@@ -26,6 +29,8 @@ def attacks(quick: bool) -> dict[str, Callable[[], Iterable[Row]]]:
         "bodies sent slowly": lambda: slow_bodies.slow_bodies(*((100, 4, 5, 120) if few else (200, 10, 50))),
         "ledger deleted": ledger_deletion.ledger_deletion,
         "hostile grammars": lambda: grammars.hostile_grammars(60.0 if few else grammars.SECONDS),
+        "hidden documents": lambda: leaks.rows(*((57, 60) if few else (leaks.TRIES, leaks.PAIRS))),
+        "injected pages": lambda: injections.rows(10 if few else len(PAGES)),
         "heads sent slowly": lambda: public.slow_connections(40 if few else 1000),
         "bodies framed and fuzzed": lambda: public.fuzzed_bodies(20 if few else 1000),
         "headers and bodies too large": lambda: public.large_requests(0),

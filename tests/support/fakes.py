@@ -100,6 +100,18 @@ class ScriptRunner(FakeRunner):
         return self.script[min(sequence.generated, len(self.script) - 1)]
 
 
+class Listening(ScriptRunner):
+    """Keeps the prompts that it computes."""
+
+    def __init__(self, script: Ids[int], vocabulary: int) -> None:
+        super().__init__(script, vocabulary)
+        self.prompts: list[tuple[int, ...]] = []
+
+    def forward(self, batch: Batch) -> Tensor:
+        self.prompts += [chunk.sequence.prompt for chunk in batch.chunks if not chunk.sequence.generated]
+        return super().forward(batch)
+
+
 class EchoRunner(FakeRunner):
     """Repeats the prompt's ids, then stops with `stop_id`."""
 

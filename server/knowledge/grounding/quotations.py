@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -51,9 +51,14 @@ def quotations(passages: Sequence[Passage]) -> list[Quotation]:
     return list(found.values())
 
 
-def quoted_only(knowledge: Searchable, question: str, passages: Sequence[Passage]) -> Grammar | None:
-    """What may be said: the sentences that are nearest to `question`; None if the passages have no sentence."""
-    known = quotations(passages)
+def quoted_only(
+    knowledge: Searchable,
+    question: str,
+    passages: Sequence[Passage],
+    sayable: Callable[[str], bool] = lambda text: True,
+) -> Grammar | None:
+    """What may be said: the `sayable` sentences that are nearest to `question`; None if the passages have none."""
+    known = [one for one in quotations(passages) if sayable(one.text)]
     nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
     best = [known[index] for _, index in ranked[:MOST]]

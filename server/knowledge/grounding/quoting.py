@@ -42,10 +42,9 @@ def shortened(passage: Passage, budget: int, count: Count) -> list[Passage]:
 
 
 def quoted(number: int, passage: Passage) -> str:
-    """One passage between fences that its own text cannot close."""
-    text = passage.text.replace(FENCE, "'''")
-    above = f"{passage.question or passage.heading or passage.title}".replace(FENCE, "'''")
-    return f"[{number}] {above}\n{FENCE}\n{text}\n{FENCE}\n"
+    """One passage with its heading between fences that neither can close."""
+    text = f"{passage.question or passage.heading or passage.title}\n{passage.text}".replace(FENCE, "'''")
+    return f"[{number}]\n{FENCE}\n{text}\n{FENCE}\n"
 
 
 def with_passages(question: str, passages: Sequence[Passage]) -> str:

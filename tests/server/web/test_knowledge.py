@@ -11,14 +11,12 @@ import jwt
 import pytest
 from msgspec.structs import replace
 from openai import OpenAI
-from torch import Tensor
 
 from server.chat.conversation.questions import Questions
-from server.engine.batch import Batch
 from server.skills import api_keys
 from server.skills.identity import Identity
 from server.skills.skill import Skill
-from tests.support.fakes import ScriptRunner
+from tests.support.fakes import Listening
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, says
 from tests.support.library import ODD, PAGES, library
 from tests.support.visitor import Visitor, text_of
@@ -28,18 +26,6 @@ ALARM = "What is the alarm code of the library?"
 CARPET = "hidden under the red carpet"
 TOPIC = "When does the library open?"
 Answers = Callable[..., Served]
-
-
-class Listening(ScriptRunner):
-    """Keeps the prompts that it computes."""
-
-    def __init__(self, runner: ScriptRunner) -> None:
-        super().__init__(runner.script, runner.vocabulary)
-        self.prompts: list[tuple[int, ...]] = []
-
-    def forward(self, batch: Batch) -> Tensor:
-        self.prompts += [chunk.sequence.prompt for chunk in batch.chunks if not chunk.sequence.generated]
-        return super().forward(batch)
 
 
 @pytest.fixture
@@ -56,7 +42,10 @@ def answers(serve: Serve, knowledge: Path, tmp_path: Path) -> Answers:
         text: str = "It opens at nine and closes at five.", settings: dict[str, Any] | None = None, **fields: Any
     ) -> Served:
         skill: Skill = replace(HELP, knowledge=str(knowledge), **fields)
-        return serve(runner=Listening(says(tmp_path, text)), skills=[skill], **{"context": 4096, **(settings or {})})
+        said = says(tmp_path, text)
+        return serve(
+            runner=Listening(said.script, said.vocabulary), skills=[skill], **{"context": 4096, **(settings or {})}
+        )
 
     return start
 

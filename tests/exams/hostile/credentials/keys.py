@@ -1,4 +1,4 @@
-"""`python -m tests.exams.hostile.keys`: guesses keys on both listeners, then reloads and exports as an administrator.
+"""`python -m tests.exams.hostile.credentials.keys`: guesses keys on both listeners, then reloads and exports.
 
 Each guess must be counted, few answered as guesses, all accounted for in the audit log, and a correct key let through.
 """

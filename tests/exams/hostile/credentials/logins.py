@@ -1,4 +1,4 @@
-"""`python -m tests.exams.hostile.logins`: forged, stolen and replayed answers to the admin login, by a real provider.
+"""`python -m tests.exams.hostile.credentials.logins`: forged, stolen and replayed answers to the admin login.
 
 None may open a session, each must be in the audit log, and a person who signs in afterwards must be let in.
 """

@@ -1,0 +1,1 @@
+"""Guessed API keys and forged logins."""
