@@ -38,6 +38,16 @@ LOOKS: dict[str, tuple[str, dict[str, Any]]] = {
     "zoomed": ("/", {"viewport": {"width": 320, "height": 200}, "device_scale_factor": 4}),
 }
 DEMO_SKILL = ROOT / "examples/demo/skills/help.toml"
+LINE = """One line, anywhere in the page:
+
+```html
+<script async src="https://chat.example.org/widget.js" data-skill="help"></script>
+```"""
+GUIDE = {"title": "The chat on your page", "url": "http://127.0.0.1:8001/docs/guide/widget/", "passage": LINE}
+REPLIES = {  # of a server with the demo's skill and four of its pages
+    "What is the weather in Paris?": ("I found no answer to that in Secateur's pages.", []),
+    "How do I put the chat on my page?": (LINE, [GUIDE]),
+}
 ARREST = "(document.querySelector('html > skill-chat').shadowRoot.querySelector('.panel')?.getAnimations() ?? [])"
 
 
@@ -119,15 +129,14 @@ def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
 
 
 def demo(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
-    """`chat.png`, the README's picture: the demo's page and skill, with two answered questions."""
+    """`chat.png`, the README's picture: the demo's page and skill, with a refusal and an answer with its source."""
     skill = Skill.read(DEMO_SKILL)
     stub.reset()
     stub.skill = {"name": skill.name, "title": skill.title, "greeting": skill.greeting, "starters": skill.starters}
-    answers = {example.question: example.answer for example in skill.examples}
     with opened(browser, host, viewport={"width": 1280, "height": 745}) as page:
         page.locator(".launcher").click()
-        for number, question in enumerate(("What is Secateur?", "How do I try it?"), 1):
-            stub.pieces = (answers[question],)
+        for number, (question, (text, sources)) in enumerate(REPLIES.items(), 1):
+            stub.pieces, stub.citations = (text,), sources
             ask_widget(page, question)
             expect(page.locator(".actions")).to_have_count(number)
         page.screenshot(path=folder / "chat.png")

@@ -227,6 +227,6 @@ def test_the_host_page_shows_its_line_and_the_totals(open_page: Visitor, host: s
     assert line in page.request.get(host).text()
     expect(page.locator("[data-total=input]")).to_have_text("1,234")
     expect(page.locator("[data-total=requests]")).to_have_text("3")
-    page.get_by_role("button", name="How do I try it?").click()
+    page.get_by_role("button", name="What does it cost?").click()
     expect(answer(page)).to_have_text("Hello world.")
-    assert stub.asked[0]["text"] == "How do I try it?"
+    assert stub.asked[0]["text"] == "What does it cost?"
