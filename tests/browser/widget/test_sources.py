@@ -135,10 +135,12 @@ def test_directions_of_titles_and_passages_end_with_them(open_page: Visitor, hos
 
 def test_an_open_passage_is_printed_whole(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(f"{host}/inline")
-    cite(page, stub, *SOURCES)
+    cite(page, stub, {**SOURCES[0], "passage": PASSAGE * 5})
     page.locator("summary").click()
+    whole = "node => node.clientHeight === node.scrollHeight"
+    assert not page.locator(".sources blockquote").evaluate(whole)
     page.emulate_media(media="print")
-    assert page.locator(".sources blockquote").evaluate("node => node.clientHeight === node.scrollHeight")
+    assert page.locator(".sources blockquote").evaluate(whole)
 
 
 def test_a_conversation_that_is_restored_has_its_passages(open_page: Visitor, host: str, stub: Stub) -> None:
