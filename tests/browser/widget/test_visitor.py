@@ -26,7 +26,7 @@ def test_lists_tables_and_code_are_read_out_with_their_parts_apart(open_page: Vi
 
 def test_closing_by_script_leaves_the_focus_where_the_visitor_is(open_page: Visitor, host: str, stub: Stub) -> None:
     page = open_page(host)
-    starter = page.get_by_role("button", name="How do I try it?")
+    starter = page.get_by_role("button", name="What does it cost?")
     page.evaluate("SkillChat('open', false)")
     expect(page.get_by_role("dialog")).to_be_visible()
     starter.focus()
