@@ -12,7 +12,6 @@ import pytest
 from pruning.commands.__main__ import main
 from pruning.run import output, pipeline
 from pruning.stages.inputs import base_artifact
-from server.artifact.checkpoint import writer
 from server.artifact.checkpoint.reader import Artifact
 from server.storage import files
 from server.storage.files import move
@@ -191,7 +190,7 @@ def test_killed_between_the_two_renames_the_old_artifact_is_put_back(
 
     path.write_text(path.read_text().replace("2:4", "1:4"))
     with monkeypatch.context() as patch:
-        patch.setattr(writer, "move", killed)
+        patch.setattr(files, "move", killed)
         assert prune(path, place) == 130
     assert not place.exists()
     shutil.rmtree(tmp_path / "out.work")
