@@ -62,6 +62,10 @@ class Encoder:
         """The special token id that the tokenizer adds before a text; an empty list if it adds none."""
         return list(self._library.encode("").ids[:1])
 
+    def spells_special(self, text: str) -> bool:
+        """Whether `text` spells a special token."""
+        return self._codec.spells_special(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
         return self._codec.decode(ids)

@@ -1,7 +1,7 @@
 """Grounds requests in the knowledge of their skills: a written answer, or passages before the question."""
 
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal
 
 from anyio import to_thread
@@ -17,7 +17,6 @@ from server.knowledge.grounding.quoting import fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
 from server.skills.skill import Skill
-from server.text.chat_template import Message
 from server.text.tokenizer import Tokenizer
 
 EARLIER = 2
@@ -40,6 +39,8 @@ class Grounded(Struct, frozen=True):
     grounding: Grounding
     passages: tuple[Passage, ...]
     """What the reply may cite."""
+    seconds: float
+    """What the search took, and choosing what may be quoted."""
     tokens: int = 0
     """Prompt tokens that the passages take."""
     answer: Answer | None = None
@@ -97,39 +98,34 @@ def grounded(
     knowledge: Searchable, request: ReplyRequest, questions: tuple[str, ...], tokenizer: Tokenizer
 ) -> Grounded:
     """Search and decide; a reply that must have a form is always the model's, from the best passages."""
+    started = time.perf_counter()
     found = ground(knowledge, Question(questions, request.groups))
     passages = tuple(one.passage for one in found.found)
-    if found.kind != "passages" and request.grammar is None and not request.tools.tools:
-        text = refusal(request.skill, passages) if found.kind == "refused" else passages[0].text
-        return Grounded(request, found, passages, answer=Answer(text, found.kind))
-    count = tokenizer.count
-    quoted = tuple(fitting(passages, request.skill.knowledge_tokens, count))
-    if request.skill.answers == "quoted" and request.grammar is None and not request.tools.tools:
-        grammar = quoted_only(knowledge, found.query, quoted, partial(spells_no_token, tokenizer))
+    own_words = request.grammar is None and not request.tools.tools
+    answer = written(request.skill, found) if own_words and found.kind != "passages" else None
+    quoted = () if answer else tuple(fitting(passages, request.skill.knowledge_tokens, tokenizer.count))
+    if answer is None and own_words and request.skill.answers == "quoted":
+        grammar = quoted_only(knowledge, found.query, quoted, tokenizer.spells_special)
         if grammar is None:  # the model may say nothing of its own
-            return Grounded(
-                request, found, passages, answer=Answer(refusal(request.skill, passages[:NEAREST]), "refused")
-            )
+            answer = Answer(refusal(request.skill, passages[:NEAREST]), "refused")
         request = replace(request, grammar=grammar)
-    if not quoted:
-        return Grounded(request, found, ())
-    messages = quoting(request.messages, quoted)
-    tokens = sum(count(text["content"]) for text in messages) - sum(count(text["content"]) for text in request.messages)
-    return Grounded(replace(request, messages=messages), found, quoted, tokens)
+    seconds = time.perf_counter() - started
+    if answer is not None or not quoted:
+        return Grounded(request, found, passages if answer else (), seconds, answer=answer)
+    place = max(index for index, message in enumerate(request.messages) if message["role"] == "user")
+    asked = request.messages[place]
+    text = with_passages(asked["content"], quoted)
+    messages = (*request.messages[:place], {**asked, "content": text}, *request.messages[place + 1 :])
+    tokens = tokenizer.count(text) - tokenizer.count(asked["content"])
+    return Grounded(replace(request, messages=messages), found, quoted, seconds, tokens)
 
 
-def spells_no_token(tokenizer: Tokenizer, text: str) -> bool:
-    """Whether `text` has the same ids where special tokens are recognised: a grammar would force them in a reply."""
-    plain, recognised = (tokenizer.tokenise(text, add_special=False, recognise=how) for how in (False, True))
-    return plain == recognised
-
-
-def quoting(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:
-    """`messages` with the passages before the text of the user's last turn."""
-    last = max(index for index, message in enumerate(messages) if message["role"] == "user")
-    asked = messages[last]
-    quoted = {**asked, "content": with_passages(asked["content"], passages)}
-    return (*messages[:last], quoted, *messages[last + 1 :])
+def written(skill: Skill, found: Grounding) -> Answer:
+    """The answer without the model: the stored one, or the refusal."""
+    passages = [one.passage for one in found.found]
+    if found.kind == "verbatim":
+        return Answer(passages[0].text, "verbatim")
+    return Answer(refusal(skill, passages), "refused")
 
 
 def refusal(skill: Skill, nearest: Sequence[Passage]) -> str:

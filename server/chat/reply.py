@@ -48,6 +48,11 @@ class Beginning(NamedTuple):
     found: Grounded | None
     """What the request is answered from, if its skill has knowledge."""
 
+    @property
+    def cite(self) -> Callable[[str], tuple[Citation, ...]] | None:
+        """Finds what a whole choice cites; None without knowledge."""
+        return self.found.cite if self.found else None
+
 
 class Replies:
     """Begins replies, tracks the live ones, and ends them when the server shuts down."""
@@ -137,7 +142,7 @@ class Replies:
             raise
         notes = {**headers, **token_headers, **notes_of(request, sampling)}
         choices = choices_of(request, streams, model, sampling)
-        return Reply(choices, reservation, notes, self._ended, beginning.found.cite if beginning.found else None)
+        return Reply(choices, reservation, notes, self._ended, beginning.cite)
 
     async def _write(self, beginning: Beginning, answer: Answer, headers: Mapping[str, str]) -> "Reply":
         """A reply whose text is known: its row has no tokens."""
@@ -145,7 +150,7 @@ class Replies:
         with anyio.CancelScope(shield=True):
             reservation = await self._meter.admit(opening_of(beginning, 0, 0))
         choices = [WrittenChoice(index, answer.text, answer.outcome) for index in range(beginning.request.choices)]
-        return Reply(choices, reservation, headers, self._ended, beginning.found.cite if beginning.found else None)
+        return Reply(choices, reservation, headers, self._ended, beginning.cite)
 
     def drain(self) -> None:
         """Refuse new replies; live ones continue."""
@@ -289,5 +294,5 @@ def opening_of(beginning: Beginning, prompt: int, wanted: int) -> Opening:
         key_ids=key.ids,
         least=choices if wanted else 0,
         knowledge_tokens=found.tokens if found else 0,
-        retrieval=found.grounding.seconds if found else None,
+        retrieval=found.seconds if found else None,
     )

@@ -45,6 +45,10 @@ class TextCodec:
         """The ids of `text`; special tokens are neither added nor recognised."""
         return self._plain.encode(text, add_special_tokens=False).ids
 
+    def spells_special(self, text: str) -> bool:
+        """Whether `text` spells a special token, which a grammar of it would force as that token."""
+        return self._special_pattern.search(text) is not None
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, without special tokens."""
         return self._plain.decode(list(ids), skip_special_tokens=True)

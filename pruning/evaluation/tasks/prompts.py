@@ -45,6 +45,10 @@ class Prompts:
         """The number of tokens of `text` alone."""
         return len(self._encoder.ids(text))
 
+    def spells_special(self, text: str) -> bool:
+        """Whether `text` spells a special token."""
+        return self._encoder.spells_special(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, without special tokens."""
         return self._encoder.decode(ids)

@@ -55,10 +55,13 @@ def quoted_only(
     knowledge: Searchable,
     question: str,
     passages: Sequence[Passage],
-    sayable: Callable[[str], bool] = lambda text: True,
+    spells_special: Callable[[str], bool],
 ) -> Grammar | None:
-    """What may be said: the `sayable` sentences that are nearest to `question`; None if the passages have none."""
-    known = [one for one in quotations(passages) if sayable(one.text)]
+    """What may be said: the sentences that are nearest to `question`; None if the passages have none.
+
+    A sentence for which `spells_special` holds is left out: the grammar would force the special token.
+    """
+    known = [one for one in quotations(passages) if not spells_special(one.text)]
     nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
     best = [known[index] for _, index in ranked[:MOST]]

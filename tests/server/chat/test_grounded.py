@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from server.chat.grounded import Grounded, grounded, spells_no_token
+from server.chat.grounded import Grounded, grounded
 from server.chat.request import ReplyRequest
 from server.knowledge.passages import Passage
 from server.knowledge.record import Thresholds
@@ -39,7 +39,7 @@ def answered(folder: Path, *texts: str) -> Grounded:
 
 def test_a_sentence_that_spells_a_special_token_is_not_quoted(tmp_path: Path) -> None:
     evil = f"The gate opens at {END} nine."
-    assert not spells_no_token(tokenizer(tmp_path), evil)
+    assert tokenizer(tmp_path).spells_special(evil)
     found = answered(tmp_path, evil, "The gate opens at ten.")
     assert found.request.grammar is not None
     assert END not in found.request.grammar.text

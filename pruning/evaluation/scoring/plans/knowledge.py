@@ -62,7 +62,9 @@ class KnowledgePlan:
         third = _every(3, step)
         alone = self._said(model, self._alone, third)
         free = self._given(self._said(model, self._with, third))
-        quoted = self._given(self._said(model, self._with, third, self._constraints))
+        said = self._said(model, self._with, third, self._constraints)
+        pairs = zip(said, self._constraints, strict=True)
+        quoted = self._given([text if constraint else "" for text, constraint in pairs])  # the server refuses these
         values |= {
             measures.CONTAINED: self._contained(free),
             measures.CONTAINED_QUOTED: self._contained(quoted),
@@ -135,7 +137,8 @@ class KnowledgePlan:
         if failure := grammars.unsupported():
             raise TaskError(f"this model cannot reply in quotations: its tokenizer cannot be constrained: {failure}")
         pairs = zip(self._groundings, self._passages, strict=True)
-        wanted = [quoted_only(knowledge, found.query, passages) for found, passages in pairs]
+        spells = self._prompts.spells_special
+        wanted = [quoted_only(knowledge, found.query, passages, spells) for found, passages in pairs]
         return [asyncio.run(grammars.compile(grammar)) if grammar else None for grammar in wanted]
 
 
