@@ -8,6 +8,7 @@ from pathlib import Path
 from server.errors import ConfigError
 from server.knowledge import settings, show
 from server.knowledge.search import Knowledge
+from server.storage.database import StorageError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,15 +75,18 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _questions(arguments: argparse.Namespace) -> int:
     """List the questions that were refused, or whose answers were rated down, the most frequent first."""
-    from server.chat.conversation.questions import Questions
+    from server.chat.conversation.questions import listed
 
-    if not arguments.file.is_file():
-        raise ConfigError(f"{arguments.file} is no file: give the server's `feedback`, by default beside its ledger")
-    questions = Questions(arguments.file)
-    for one in questions.listed(arguments.skill, arguments.limit):
+    try:
+        found = listed(arguments.file, arguments.skill, arguments.limit)
+    except StorageError as error:
+        raise ConfigError(
+            f"{arguments.file} has no questions to list ({error}): give the server's `feedback`, by default "
+            "feedback.sqlite3 beside its ledger"
+        ) from None
+    for one in found:
         last = datetime.fromtimestamp(one.last, UTC).strftime("%Y-%m-%d")
         print(f"{one.times:>5}  {last}  {one.skill}  {one.why:<10}  {' '.join(one.text.split())}")
-    questions.close()
     return 0
 
 

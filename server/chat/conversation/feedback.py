@@ -12,8 +12,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from server.chat.conversation.questions import Questions
-from server.errors import ConfigError, SecateurError
-from server.storage.connection import connect
+from server.errors import SecateurError
+from server.storage.connection import opened
 from server.storage.database import Database, Options, StorageError
 
 BUSY_SECONDS = 5.0
@@ -63,16 +63,7 @@ class Feedback:
     def __init__(self, path: Path, *, most: int = 10_000) -> None:
         self._most = most
         self._lock = threading.Lock()
-        try:
-            self._database = connect(str(path), Options(BUSY_SECONDS, pragmas=("journal_mode = WAL",)))
-            try:
-                for table in TABLES:
-                    self._database.execute(table)
-            except StorageError:
-                self._database.close()
-                raise
-        except StorageError as error:
-            raise ConfigError(f"{path} cannot be used for feedback: {error}") from None
+        self._database = opened(path, "feedback", TABLES, Options(BUSY_SECONDS, pragmas=("journal_mode = WAL",)))
         self.questions = Questions(path)
         """Kept in the same file."""
 

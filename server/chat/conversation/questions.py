@@ -7,12 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from server.errors import ConfigError
 from server.skills.skill import Skill
-from server.storage.connection import connect
+from server.storage.connection import connect, opened
 from server.storage.database import Options, StorageError
 
 BUSY_SECONDS = 5.0
@@ -53,15 +53,8 @@ class Questions:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._lock = threading.Lock()
         self._clock = clock
-        try:
-            self._database = connect(str(path), Options(BUSY_SECONDS, pragmas=("journal_mode = WAL",)))
-            try:
-                self._database.execute(TABLE)
-            except StorageError:
-                self._database.close()
-                raise
-        except StorageError as error:
-            raise ConfigError(f"{path} cannot be used for questions: {error}") from None
+        options = Options(BUSY_SECONDS, pragmas=("journal_mode = WAL",))
+        self._database = opened(path, "questions", (TABLE,), options)
 
     def note(self, skill: Skill, why: Why, text: str) -> None:
         """Keep a question if the skill says so, and drop its expired ones; a failure is logged without the text."""
@@ -75,12 +68,13 @@ class Questions:
         except StorageError as error:
             logger.warning("A question of the skill %r was not kept: %s", skill.name, error)
 
-    def listed(self, skill: str = "", limit: int = 100) -> list[Asked]:
-        """The questions asked most often, of one skill or all; raises StorageError."""
-        with self._lock:
-            return [Asked(*row) for row in self._database.execute(LISTED, (skill, skill, limit))]
-
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._database.close()
+
+
+def listed(path: Path, skill: str = "", limit: int = 100) -> list[Asked]:
+    """The questions in `path` asked most often, of one skill or all; only reads. Raises StorageError."""
+    with closing(connect(str(path), Options(read_only=True))) as database:
+        return [Asked(*row) for row in database.execute(LISTED, (skill, skill, limit))]

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from openai import OpenAI
 
-from server.chat.conversation.questions import Questions
+from server.chat.conversation.questions import listed
 from server.skills import api_keys
 from server.skills.identity import Identity
 from server.skills.skill import Skill
@@ -230,9 +230,8 @@ def test_refused_and_badly_rated_questions_are_kept_where_the_skill_says_so(answ
     visitor = Visitor.at(served.url)
     reply = next(event.data["reply"] for event in visitor.ask(TOPIC) if event.name == "start")
     assert visitor.post("feedback", {"reply": reply, "rating": "down"}).status == 204
-    kept = Questions(served.parts.config.feedback_file)
-    assert {(one.why, one.text) for one in kept.listed("help")} == {
+    kept = listed(served.parts.config.feedback_file, "help")
+    assert {(one.why, one.text) for one in kept} == {
         ("refused", "Who wrote Hamlet and Macbeth?"),
         ("rated down", TOPIC),
     }
-    kept.close()

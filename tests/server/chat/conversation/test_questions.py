@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from server.chat.conversation.questions import DAY, LONGEST, Questions
+from server.chat.conversation.questions import DAY, LONGEST, Questions, listed
 from server.commands.__main__ import main
 from server.skills.skill import Skill
 
@@ -15,15 +15,15 @@ KEEPING = Skill(name="desk", keep_questions=True, questions_days=2)
 def test_questions_are_kept_only_for_skills_that_say_so(tmp_path: Path) -> None:
     questions = Questions(tmp_path / "f.sqlite3")
     questions.note(Skill(name="help"), "refused", "Who are you?")
-    assert questions.listed() == []
+    assert listed(tmp_path / "f.sqlite3") == []
     questions.note(KEEPING, "refused", "Who are you?")
     questions.note(KEEPING, "refused", "Who are you?")
     questions.note(replace(KEEPING, name="other"), "rated down", "Where?")
-    assert [one[:4] for one in questions.listed()] == [
+    assert [one[:4] for one in listed(tmp_path / "f.sqlite3")] == [
         ("desk", "refused", "Who are you?", 2),
         ("other", "rated down", "Where?", 1),
     ]
-    assert [one.skill for one in questions.listed("other")] == ["other"]
+    assert [one.skill for one in listed(tmp_path / "f.sqlite3", "other")] == ["other"]
     questions.close()
 
 
@@ -34,7 +34,7 @@ def test_questions_expire_after_the_days_of_their_skill_and_are_cut(tmp_path: Pa
     questions.note(replace(KEEPING, name="slow", questions_days=30), "refused", "kept")
     now[0] += 3 * DAY
     questions.note(KEEPING, "refused", "x" * (LONGEST + 1))
-    assert sorted(one.text for one in questions.listed()) == sorted(["kept", "x" * LONGEST])
+    assert sorted(one.text for one in listed(tmp_path / "f.sqlite3")) == sorted(["kept", "x" * LONGEST])
     questions.close()
 
 
@@ -57,3 +57,13 @@ def test_the_command_lists_questions_on_one_line_each(tmp_path: Path, capsys: py
     assert capsys.readouterr().out.split() == ["1", "2025-11-30", "desk", "refused", "Two", "lines?"]
     assert main(["knowledge", "questions", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_listing_writes_nothing_into_another_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as other:
+        other.execute("CREATE TABLE requests (id)")
+        other.commit()
+    before = (tmp_path / "ledger.sqlite3").read_bytes()
+    assert main(["knowledge", "questions", str(tmp_path / "ledger.sqlite3")]) == 2
+    assert "has no questions to list" in capsys.readouterr().err
+    assert (tmp_path / "ledger.sqlite3").read_bytes() == before
