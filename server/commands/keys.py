@@ -165,7 +165,7 @@ def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
         raise ConfigError("name the skills that the key opens: --skill NAME; or --admin metrics, or --admin all")
     elif (limited or arguments.group) and not arguments.skill:
         what = "limits hold for the replies" if limited else "groups are for the knowledge"
-        raise ConfigError(f"{what} of skills: name those that the key opens, --skill NAME")
+        raise ConfigError(f"{what} of skills: name the skills that the key opens, --skill NAME")
 
 
 def _list(arguments: argparse.Namespace) -> None:
