@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import msgspec
 from msgspec import Struct
@@ -139,11 +139,13 @@ class Knowledge:
 
     def compare(self, question: str, texts: Sequence[str]) -> list[float]:
         """How near each text is to `question`: the cosine of their vectors, or without an encoder shared words."""
-        if self._encoder is None or not texts:
+        query = self._encoded(question) if texts else None
+        if self._encoder is None or query is None:
             asked = frozenset(WORD.findall(question.lower())) - STOP_WORDS
             return [len(asked & frozenset(WORD.findall(text.lower()))) / max(1, len(asked)) for text in texts]
-        vectors = unit(self._encoder.encode([question, *texts]).vectors)
-        return [float(cosine) for cosine in vectors[1:] @ vectors[0]]
+        prompt = self._prompt("document_prompt")
+        vectors = unit(self._encoder.encode([prompt + text for text in texts]).vectors)
+        return [float(cosine) for cosine in vectors @ query]
 
     def documents(self) -> Iterator[Listed]:
         """Every document, in the order of the sources."""
@@ -182,11 +184,15 @@ class Knowledge:
             return None
         return scored.cosine[id] if id in scored.cosine else self._vectors.cosine(query, id - 1)
 
+    def _prompt(self, kind: Literal["query_prompt", "document_prompt"]) -> str:
+        """What the encoder wants before a text of this kind."""
+        prompt: str = getattr(getattr(self._encoder, "recipe", None), kind, "")
+        return prompt
+
     def _encoded(self, question: str) -> Vector | None:
         if self._encoder is None or self._vectors is None:
             return None
-        prompt = getattr(getattr(self._encoder, "recipe", None), "query_prompt", "")
-        vectors: Vector = unit(self._encoder.encode([prompt + question]).vectors)
+        vectors: Vector = unit(self._encoder.encode([self._prompt("query_prompt") + question]).vectors)
         first: Vector = vectors[0]
         return first
 

@@ -2,8 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from server.engine.runners.encoder import Encoder
 from server.errors import ArtifactError
+from server.knowledge.index.vectors import unit
 from server.knowledge.search import Knowledge
+from tests.server.engine.runners.test_encoder import tiny
 from tests.server.knowledge.conftest import Builder
 
 
@@ -64,3 +67,15 @@ def test_a_changed_file_is_refused(tmp_path: Path, opened: Knowledge) -> None:
     index.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"index.sqlite3 was changed"):
         Knowledge.open(tmp_path / "knowledge")
+
+
+def test_texts_are_compared_with_the_prompts_that_their_vectors_were_made_with(
+    tmp_path: Path, pages: Path, built: Builder
+) -> None:
+    bert = tiny(tmp_path / "bert")
+    (bert / "config_sentence_transformers.json").write_text('{"prompts": {"query": "query: ", "document": "text: "}}')
+    built(head=f'encoder = "{bert}"')
+    knowledge = Knowledge.open(tmp_path / "knowledge")
+    texts = ["when it opens", "a parcel"]
+    vectors = unit(Encoder.open(bert).encode(["query: a day", *(f"text: {text}" for text in texts)]).vectors)
+    assert knowledge.compare("a day", texts) == pytest.approx(list(vectors[1:] @ vectors[0]), abs=1e-5)
