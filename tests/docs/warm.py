@@ -44,7 +44,7 @@ def main(path: str) -> NoReturn:
 def warm() -> None:
     """Import what commands import late."""
     import server.artifact.export.gguf_file
-    import server.commands.registry
+    import server.commands.artifact.registry
     import server.commands.serve  # noqa: F401
 
 

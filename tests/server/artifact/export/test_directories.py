@@ -22,7 +22,7 @@ from server.artifact.export import compressed, output
 from server.artifact.export.settings import for_all
 from server.artifact.signing import keys
 from server.commands.__main__ import main
-from server.commands.export import UNITS
+from server.commands.artifact.export import UNITS
 from tests.server.artifact.export import made
 
 PROMPT = torch.tensor([[3, 7, 100, 256, 5, 77, 12, 300]])

@@ -7,7 +7,7 @@ import pytest
 
 from server.artifact.checkpoint import lineage as record
 from server.commands.__main__ import main
-from server.commands.lineage import draw
+from server.commands.artifact.lineage import draw
 from tests.server.artifact.signing.artifacts import make
 
 

@@ -1,0 +1,1 @@
+"""`secateur export`, `lineage`, `registry`, `sign` and `verify`: what is done with an artifact."""
