@@ -6,7 +6,9 @@ It imports nothing else, so that `secateur --help` is fast and the server never 
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from typing import NamedTuple
 
 from server.errors import SecateurError
@@ -47,9 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"secateur {version('secateur')}")
+        return 0
     name, *arguments = words
     if name not in COMMANDS:
-        print(f"secateur: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"secateur: {unknown(name)}", file=sys.stderr)
         return 2
     try:
         code: int = import_module(COMMANDS[name].module).main(arguments)
@@ -65,10 +70,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def unknown(name: str) -> str:
+    """The sentence for a command that does not exist, with the nearest one that does."""
+    near = get_close_matches(name, COMMANDS, n=1)
+    guess = f"did you mean `{near[0]}`? " if near else ""
+    return f"there is no command {name!r}; {guess}there are {', '.join(COMMANDS)}"
+
+
 def usage() -> str:
     """The text of `secateur --help`."""
     lines = [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: secateur COMMAND ...", "", *lines, "", "`secateur COMMAND --help` says more."])
+    more = "`secateur COMMAND --help` says more, and `secateur --version` which release this is."
+    return "\n".join(["usage: secateur COMMAND ...", "", *lines, "", more])
 
 
 if __name__ == "__main__":

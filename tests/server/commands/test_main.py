@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import takewhile
@@ -26,6 +27,7 @@ from server.commands.serve import store_of
 from server.config import Config
 from server.metering.ledger.ledger import Ledger
 from server.skills.api_keys import digest
+from tests.conftest import ROOT
 from tests.support.harness import KEY, LINEAGE, until
 from tests.support.tiny_llama import tiny_llama
 
@@ -49,9 +51,17 @@ def test_help_names_every_command_and_loads_no_library(capsys: pytest.CaptureFix
 
 
 def test_an_unknown_command_is_one_sentence() -> None:
-    done = run("prun")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"secateur: there is no command 'prun'; there are {', '.join(COMMANDS)}\n"
+    for wrong, guess in (("prun", "did you mean `prune`? "), ("xyzzy", "")):
+        done = run(wrong)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"secateur: there is no command '{wrong}'; {guess}there are {', '.join(COMMANDS)}\n"
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_that_of_pyproject(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([option]) == 0
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"secateur {version}\n"
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
