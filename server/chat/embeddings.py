@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import anyio
 from msgspec import Struct
 
-from server.chat.idempotency import not_kept
+from server.chat.kept.idempotency import not_kept
 from server.chat.reply import DRAIN_RETRY_SECONDS, Replies, budgets_of
 from server.chat.worker import Worker
 from server.errors import InvalidRequest, Overloaded

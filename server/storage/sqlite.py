@@ -12,12 +12,14 @@ from server.storage.lock import FileLock
 
 PARTS = ("", "-wal", "-shm")
 """Suffixes of the files of a database in WAL mode."""
+MEMORY = ":memory:"
+"""The path of a database that lives in memory alone and ends with its connection."""
 LEAST_ROOM = 1 << 18
 """Bytes that a disk must have left for `check_room`: a commit of many replies takes less."""
 
 
 class SQLite:
-    """The file `where`; unless `read_only`, it and its folder are created if missing, for its owner only.
+    """The file `where`, or MEMORY; unless `read_only`, file and folder are created if missing, for their owner only.
 
     Transactions raise `options.failure` while the file is not where it was opened: deleted, moved or replaced.
     """
@@ -31,11 +33,12 @@ class SQLite:
         self._begin = "BEGIN" if options.read_only else "BEGIN IMMEDIATE"
         self._lock: FileLock | None = None
         path = Path(where)
-        if not options.read_only:
+        on_disk = where != MEMORY
+        if on_disk and not options.read_only:
             self._make_folder(path.parent)
-        if options.exclusive:
+        if on_disk and options.exclusive:
             self._lock = self._locked(path)
-        if not options.read_only:
+        if on_disk and not options.read_only:
             _create(path)
         name = f"{path.absolute().as_uri()}?mode=ro" if options.read_only else where
         try:
@@ -46,7 +49,8 @@ class SQLite:
                 )
                 for pragma in options.pragmas:
                     self._connection.execute(f"PRAGMA {pragma}")
-            self._files = {where: _inode(where)}
+            self._parts = PARTS if on_disk else ()
+            self._files = {where + part: _inode(where + part) for part in self._parts[:1]}
         except BaseException:
             self._unlock()
             raise
@@ -73,8 +77,8 @@ class SQLite:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             raise
-        if len(self._files) < len(PARTS):  # SQLite creates -wal and -shm when it first needs them
-            self._files |= {name: inode for part in PARTS if (inode := _inode(name := self.where + part))}
+        if len(self._files) < len(self._parts):  # SQLite creates -wal and -shm when it first needs them
+            self._files |= {name: inode for part in self._parts if (inode := _inode(name := self.where + part))}
 
     def check(self) -> None:
         """Compare device and inode of the files with the opened ones; SQLite itself writes on regardless."""

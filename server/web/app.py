@@ -23,7 +23,7 @@ from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
 from server.chat.embeddings import Embeddings
 from server.chat.grounded import Grounder
-from server.chat.idempotent_replies import IdempotentReplies
+from server.chat.kept.idempotent_replies import IdempotentReplies
 from server.chat.reply import Replies
 from server.config import Config
 from server.errors import SecateurError

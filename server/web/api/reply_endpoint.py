@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from server.chat.choices.finished import FinishedReply
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotency import KeptReply, idempotency_digest
-from server.chat.idempotent_replies import IdempotentReplies, Origin, Started, finished
+from server.chat.kept.idempotency import KeptReply, idempotency_digest
+from server.chat.kept.idempotent_replies import IdempotentReplies, Origin, Started, finished
 from server.chat.reply import Reply
 from server.chat.request import ReplyRequest
 from server.engine.sequence import Finish

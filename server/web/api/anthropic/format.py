@@ -11,7 +11,7 @@ import msgspec
 from sse_starlette.event import ServerSentEvent
 
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.tools.calls import CallPart
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
 
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.request import ReplyRequest
 from server.errors import InvalidRequest
 from server.skills.skill import Skill

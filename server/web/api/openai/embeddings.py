@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.chat.embeddings import MOST_INPUTS, Embedded, EmbeddingRequest, Embeddings
-from server.chat.idempotency import idempotency_digest
+from server.chat.kept.idempotency import idempotency_digest
 from server.errors import InvalidRequest
 from server.models.encoders import Encoders, NamedEncoder
 from server.skills.catalogue import Skills

@@ -15,7 +15,7 @@ from server.chat.choices.finished import FinishedChoice, FinishedReply
 from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.prompt import PromptShown, RankedToken
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.tools.calls import CallPart
 from server.engine.sequence import Finish
 from server.errors import SecateurError

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.messages import ROLES, ChatMessage, Message, TemplateOptions
 from server.chat.request import ReplyRequest
 from server.chat.tools.offer import CHOICES, Asked, Choice, Definition, Named, Offer, Tool, offer_of

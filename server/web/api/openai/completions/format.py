@@ -14,7 +14,7 @@ from server.chat.choices.finished import FinishedReply
 from server.chat.choices.logprobs import TokenLogprob, TopLogprob
 from server.chat.choices.prompt import PromptShown, RankedToken
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.request import RawPrompt
 from server.errors import SecateurError
 from server.metering.ledger.records import Usage

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.request import RawPrompt, ReplyRequest
 from server.errors import InvalidRequest
 from server.skills.skill import Skill

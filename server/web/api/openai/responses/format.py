@@ -14,7 +14,7 @@ from sse_starlette.event import ServerSentEvent
 
 from server.chat.choices.logprobs import TokenLogprob
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.chat.tools.calls import CallPart
 from server.errors import SecateurError
 from server.knowledge.grounding.citations import Citation

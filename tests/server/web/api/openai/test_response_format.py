@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from server.chat.choices.finished import FinishedChoice, FinishedReply
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotent_replies import Origin
+from server.chat.kept.idempotent_replies import Origin
 from server.knowledge.grounding.citations import Citation
 from server.knowledge.passages import Passage
 from server.metering.ledger.records import Usage

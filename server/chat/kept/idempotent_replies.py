@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from server.chat.choices.finished import FinishedReply, finished_choices
 from server.chat.choices.reply_text import Piece
-from server.chat.idempotency import KeptReplies, KeptReply, not_kept
+from server.chat.kept.idempotency import KeptReplies, KeptReply, not_kept
 from server.chat.reply import Replies, Reply
 from server.chat.request import ReplyRequest
 from server.metering.meter import Answered

@@ -1,7 +1,7 @@
 """The cache of replies by Idempotency-Key; tests/server/web/test_budgets.py has it over HTTP."""
 
 from server.chat.choices.finished import FinishedChoice, FinishedReply
-from server.chat.idempotency import KeptReplies, KeptReply
+from server.chat.kept.idempotency import KeptReplies, KeptReply
 from server.metering.ledger.records import Usage
 
 
