@@ -29,7 +29,11 @@ class WeightSource(Protocol):
         ...
 
     def scales(self, name: str) -> Tensor | None:
-        """The scales [rows, groups] of a quantised weight, whose values are integers times scales; else None."""
+        """The grid of a quantised weight; else None.
+
+        It is scales [rows, groups], whose integer multiples the values are, or [rows, groups, 2] of scales and
+        minimums, with values code * scale + minimum.
+        """
         return None
 
 

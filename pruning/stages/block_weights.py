@@ -23,7 +23,7 @@ def stored_tensors(name: str, linear: nn.Module, scales: Tensor | None) -> dict[
     weight = {name: linear.get_parameter("weight").data.bfloat16()}
     if scales is None:
         return weight
-    return weight | {f"{name}.scales": scales if isinstance(linear, nn.Linear) else scales.T}
+    return weight | {f"{name}.scales": scales if isinstance(linear, nn.Linear) else scales.transpose(0, 1)}
 
 
 def zero_fraction(weight: Tensor) -> float:

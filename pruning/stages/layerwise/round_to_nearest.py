@@ -73,4 +73,4 @@ def _round(stage: Round, name: str, transposed: bool, model: StageModel, file: P
     weight = model.source.tensor(name).bfloat16().clone()
     rows = weight.T if transposed else weight
     scales = round_groups(rows, torch.ones(rows.shape[1]), stage.bits, stage.group)
-    write_file(file, {name: weight, f"{name}.scales": scales.T if transposed else scales})
+    write_file(file, {name: weight, f"{name}.scales": scales.transpose(0, 1) if transposed else scales})

@@ -11,14 +11,17 @@ from msgspec import Meta
 RUN = 64
 """Columns that share one mask: a 64-bit word, and the width of the widest registers at 8 bits."""
 
-FORMAT_VERSION = 2
-"""The newest version that is read. 2 added unstructured weights; a file without them is written as 1."""
+FORMAT_VERSION = 3
+"""The newest version that is read. 2 added unstructured weights; 3 codes of 3, 5 and 6 bits, minimums and levels. A
+file is written in the oldest version that knows its layouts."""
 
 METADATA_KEY = "secateur"
 
 Count = Annotated[int, Meta(ge=1)]
 Keep = Annotated[int, Meta(ge=1, le=RUN)]
 Group = Literal[32, 64, 128]
+Bits = Literal[3, 4, 5, 6, 8]
+Level = Annotated[int, Meta(ge=-128, le=127)]
 
 
 class Part(NamedTuple):
@@ -68,22 +71,27 @@ class Unstructured(msgspec.Struct, frozen=True, tag="unstructured", tag_field="l
         return _unstructured(self.count, self.columns, ("BF16", "F16", "F32"))
 
 
-class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"):
-    """Symmetric integer codes: weight = code * scale, one float16 scale for each row and `group` columns.
+class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout", omit_defaults=True):
+    """Integer codes: weight = code * scale, or with `asymmetric` code * scale + minimum, for each row and `group`.
 
-    `NAME.scales` is [rows, ceil(columns / group)]. `NAME.values` holds all codes; with `keep`, those selected by
-    `NAME.mask`, as in the balanced layout; with `count` (8 bits only), those of the unstructured layout. Codes are
-    two's complement. At 4 bits a byte holds two, the lower column in its low half, and each row (with a mask, each run
-    of 64 columns) starts a new byte.
+    `NAME.scales` and `NAME.minimums` are [rows, ceil(columns / group)], float16. `NAME.values` holds all codes; with
+    `keep`, those selected by `NAME.mask`, as in the balanced layout; with `count` (8 bits only), those of the
+    unstructured layout. Codes are two's complement; asymmetric ones, and indices of `levels`, are unsigned. Below 8
+    bits the codes of a row (with a mask, of each run of 64 columns) are a stream of bits that starts a new byte, lowest
+    bit and lowest column first: at 4 bits a byte holds two codes, the lower column in its low half.
     """
 
-    bits: Literal[4, 8]
+    bits: Bits
     group: Group
     columns: Count
     keep: Keep | None = None
     count: Count | None = None
     transposed: bool = False
     """The weight itself is [columns, rows], as in GPT-2."""
+    asymmetric: bool = False
+    """Each group has a minimum beside its scale."""
+    levels: tuple[Level, ...] | None = None
+    """The table of 2^bits integers that a stored code is an index of, in place of the code itself (3 or 4 bits)."""
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -94,7 +102,22 @@ class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"
         strides, codes = (1, self.columns) if self.keep is None else (runs, self.keep)
         values = Part(strides * (-(-codes * self.bits // 8)), ("I8" if self.bits == 8 else "U8",))
         parts = {"values": values, "scales": self._scales}
+        parts |= {"minimums": self._scales} if self.asymmetric else {}
         return parts if self.keep is None else parts | {"mask": Part(runs, ("I64",))}
+
+    @property
+    def kind(self) -> str:
+        """The kind of codes in words, such as "asymmetric codes of 4 bits"."""
+        if self.levels:
+            return f"codes of {self.bits} bits in a table"
+        return f"{'asymmetric ' if self.asymmetric else ''}codes of {self.bits} bits"
+
+    @property
+    def version(self) -> int:
+        """The oldest version of the format that knows this layout."""
+        if self.bits in (3, 5, 6) or self.asymmetric or self.levels:
+            return 3
+        return 1 if self.count is None else 2
 
     @property
     def _scales(self) -> Part:
@@ -103,6 +126,10 @@ class Quantised(msgspec.Struct, frozen=True, tag="quantised", tag_field="layout"
     def __post_init__(self) -> None:
         if self.count is not None and (self.keep is not None or self.bits != 8):
             raise ValueError("count goes with 8 bits and without keep")
+        if self.asymmetric and (self.keep or self.count or self.levels or self.bits == 8):
+            raise ValueError("asymmetric codes have at most 6 bits, and neither keep, count nor levels")
+        if self.levels is not None and (self.bits > 4 or len(self.levels) != 1 << self.bits):
+            raise ValueError("levels are 8 integers with 3 bits, or 16 with 4")
 
 
 def _unstructured(count: int, columns: int, dtypes: tuple[str, ...]) -> dict[str, Part]:
@@ -130,8 +157,7 @@ class LayoutTable(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, layouts: dict[str, Packed]) -> "LayoutTable":
         """The table of `layouts`, in the oldest version that supports them."""
-        new = any(isinstance(layout, Unstructured) or getattr(layout, "count", None) for layout in layouts.values())
-        return cls(version=2 if new else 1, layouts=layouts)
+        return cls(version=max((_version(layout) for layout in layouts.values()), default=1), layouts=layouts)
 
     def metadata(self) -> dict[str, str]:
         """The safetensors metadata that carries this table."""
@@ -155,6 +181,11 @@ class _RawTable(msgspec.Struct):
 
     version: Annotated[int, Meta(ge=1, le=FORMAT_VERSION)]
     layouts: dict[str, msgspec.Raw]
+
+
+def _version(layout: Packed) -> int:
+    """The oldest version of the format that knows `layout`."""
+    return layout.version if isinstance(layout, Quantised) else 2 if isinstance(layout, Unstructured) else 1
 
 
 def _layout(name: str, values: msgspec.Raw) -> Packed:

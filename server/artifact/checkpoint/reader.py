@@ -17,7 +17,7 @@ from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.layouts import Dense, Layout, LayoutTable, Packed, Quantised, Unstructured
 from server.artifact.checkpoint.lineage import WEIGHTS, Lineage
 from server.artifact.checkpoint.packing import unpack, unpack_unstructured
-from server.artifact.checkpoint.quantised import unpack_codes, unpack_quantised
+from server.artifact.checkpoint.quantised import grid_of, unpack_codes, unpack_quantised
 from server.artifact.checkpoint.safetensors_file import SafetensorsReader, identity
 from server.errors import ArtifactError
 from server.storage.digests import FileDigests
@@ -106,12 +106,17 @@ class Artifact:
             raise self._refusal(name, str(error)) from None
 
     def scales(self, name: str) -> Tensor | None:
-        """The float16 scales [rows, groups] of a quantised weight, [groups, rows] if transposed; None for any other."""
+        """The float16 grid of a quantised weight; None for any other.
+
+        It is scales [rows, groups], or [rows, groups, 2] of scales and minimums; [groups, rows, ...] if transposed.
+        """
         layout = self.layout(name)
         if not isinstance(layout, Quantised):
             return None
-        scales = self._stored(f"{name}.scales")
-        return scales.T if layout.transposed else scales
+        grid = grid_of(
+            {part: self._stored(f"{name}.{part}") for part in layout.parts if part in ("scales", "minimums")}
+        )
+        return grid.transpose(0, 1) if layout.transposed else grid
 
     def codes(self, name: str) -> Tensor:
         """The int8 codes of a quantised weight, in its shape, or transposed if it is stored transposed."""

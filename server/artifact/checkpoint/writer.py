@@ -55,7 +55,8 @@ class CheckpointWriter:
     def add(self, name: str, tensor: Tensor, scales: Tensor | None = None) -> None:
         """Append a weight under its Hugging Face name, in any order.
 
-        With `scales` [rows, groups] the weight is quantised: its values must be code * scale, and the codes are stored.
+        With `scales` the weight is quantised, and its codes are stored: its values must be code * scale, with `scales`
+        [rows, groups], or code * scale + minimum, with both in `scales` [rows, groups, 2].
         """
         layout, parts = _parts(tensor, scales, self.zeros) if self.packed else (Dense(), {})
         if isinstance(layout, Dense):

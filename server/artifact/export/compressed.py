@@ -73,6 +73,8 @@ def plan(artifact: Artifact) -> tuple[dict[str, Scheme], dict[str, str]]:
             left[name] = "the format has no transposed matrices"
         elif not IN_BLOCK.search(name):
             left[name] = "vLLM takes embeddings and head at 16 bits only"
+        elif layout.asymmetric or layout.levels or layout.bits not in (4, 8):
+            left[name] = f"vLLM computes with symmetric codes of 4 or 8 bits only, and it has {layout.kind}"
         elif group is None:
             left[name] = f"its {layout.columns} columns are not a multiple of 32"
         else:

@@ -82,6 +82,8 @@ def plan(artifact: Artifact) -> tuple[dict[str, int], dict[str, str]]:
         layout = artifact.layout(name)
         if isinstance(layout, Quantised) and layout.columns % BLOCK:
             left[name] = f"llama.cpp's integers come in blocks of {BLOCK} columns, and it has {layout.columns}"
+        elif isinstance(layout, Quantised) and (layout.asymmetric or layout.levels or layout.bits not in (4, 8)):
+            left[name] = f"{layout.kind} are not written as llama.cpp's integers"
         elif isinstance(layout, Quantised):
             bits[name] = layout.bits
     return bits, left

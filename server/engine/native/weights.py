@@ -11,7 +11,7 @@ from msgspec import structs
 from torch import Tensor
 
 from server.artifact.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, Unstructured
-from server.artifact.checkpoint.quantised import with_zeros
+from server.artifact.checkpoint.quantised import widened, with_zeros
 from server.engine.native import core
 from server.engine.native.pages import Pages
 from server.engine.native.plan import Refused
@@ -105,6 +105,7 @@ class Loader:
         kind, keep, group = _kind(layout, columns)
         label = {RUN: kind, 0: f"{kind}, unstructured"}.get(keep, f"{kind}, {keep} of {RUN}")
         self.kinds[label] = self.kinds.get(label, 0) + 1
+        layout, parts = _computed(layout, parts)
         if self._unpack and (wider := _unpacked(layout, parts)):
             layout, parts = wider
             kind, keep, group = _kind(layout, columns)
@@ -131,6 +132,15 @@ class Loader:
         if flat.data_ptr() % ALIGNMENT:
             flat = flat.clone()
         return flat.numpy().view(kind)
+
+
+def _computed(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+    """Layout and parts that the kernels compute with: codes without a kernel take a byte each."""
+    if not isinstance(layout, Quantised) or (layout.bits in (4, 8) and not layout.levels and not layout.asymmetric):
+        return layout, parts
+    if layout.asymmetric:
+        raise Refused("asymmetric codes have no kernels yet")
+    return widened(parts, layout)
 
 
 def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]] | None:

@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.artifact.checkpoint.layouts import Quantised, size_of
+from server.artifact.checkpoint.layouts import LayoutTable, Packed, Quantised, Unstructured, size_of
 from server.artifact.checkpoint.lineage import Base, Lineage, read
-from server.artifact.checkpoint.quantised import codes_of, dequantise, pack_quantised, unpack_codes, unpack_quantised
+from server.artifact.checkpoint.quantised import (
+    codes_of,
+    dequantise,
+    pack_quantised,
+    unpack_codes,
+    unpack_quantised,
+    widened,
+    with_zeros,
+)
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
 from server.errors import ArtifactError
@@ -38,7 +46,7 @@ def quantised(rows: int, columns: int, bits: int, group: int, keep: int, seed: i
 @given(
     rows=st.integers(1, 5),
     columns=st.integers(1, 300),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([3, 4, 5, 6, 8]),
     group=st.sampled_from([32, 64, 128]),
     keep=st.integers(1, 64),
     seed=st.integers(0, 2**31),
@@ -58,7 +66,7 @@ def test_codes_and_scales_come_back_exactly(
 
 
 @pytest.mark.parametrize("keep", range(1, 64))
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [3, 4, 5, 6, 8])
 def test_every_count_in_64_columns_takes_the_bytes_of_the_arithmetic(bits: int, keep: int) -> None:
     codes, scales = quantised(4, 192, bits, 64, keep, seed=keep)
     codes[:, :64] = 0
@@ -101,6 +109,71 @@ def test_each_run_of_64_columns_begins_with_a_new_byte() -> None:
     assert parts["mask"].tolist() == [[1 | 1 << 5 | -(1 << 63), 1 | 2 | -(1 << 63)]]
 
 
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 300),
+    bits=st.sampled_from([3, 4, 5, 6]),
+    group=st.sampled_from([32, 64, 128]),
+    seed=st.integers(0, 2**31),
+)
+def test_asymmetric_codes_and_their_grid_come_back_exactly(
+    rows: int, columns: int, bits: int, group: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 1 << bits, (rows, columns), generator=generator).to(torch.int8)
+    codes[0, 0] = (1 << bits) - 1
+    scales = torch.rand(rows, -(-columns // group), generator=generator) / 50 + 1e-3
+    minimums = -scales * torch.randint(0, 1 << bits, scales.shape, generator=generator)  # groups on both sides of 0
+    grid = torch.stack([scales, minimums], dim=2).half()
+    weight = dequantise(codes, grid)
+    each = [(codes[:, i].float() * grid[:, i // group, 0] + grid[:, i // group, 1]).bfloat16() for i in range(columns)]
+    assert torch.equal(weight, torch.stack(each, dim=1))
+    layout, parts = pack_quantised(weight, grid)
+    assert layout == Quantised(bits=bits, group=layout.group, columns=columns, asymmetric=True)  # type: ignore[arg-type]
+    assert torch.equal(unpack_codes(parts, layout), codes)
+    assert torch.equal(unpack_quantised(parts, layout), weight)
+    assert {part: tensor.shape[1] for part, tensor in parts.items()} == {n: p.columns for n, p in layout.parts.items()}
+    if grid.shape[1] != columns:
+        turned, parts = pack_quantised(weight.T, grid.transpose(0, 1))
+        assert turned.transposed
+        assert torch.equal(unpack_quantised(parts, turned), weight.T)
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_codes_are_a_stream_of_bits_from_the_lowest(bits: int, asymmetric: bool) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    least = 0 if asymmetric else -(1 << (bits - 1))
+    codes = torch.randint(least, least + (1 << bits), (3, 45), generator=generator).to(torch.int8)
+    codes[:, 0] = least + (1 << bits) - 1
+    grid = torch.tensor([0.5, 0.25]).expand(3, 2, 2) if asymmetric else torch.full((3, 2), 0.5)
+    layout, parts = pack_quantised(dequantise(codes, grid), grid)
+    assert layout.bits == bits
+    for row, stored in zip(codes.tolist(), parts["values"].numpy(), strict=True):
+        number = int.from_bytes(stored.tobytes(), "little")
+        assert [number >> (bits * i) & ((1 << bits) - 1) for i in range(45)] == [c & ((1 << bits) - 1) for c in row]
+        assert number >> (bits * 45) == 0
+
+
+@pytest.mark.parametrize(("values", "bits"), [(8, 3), (16, 4)])
+@pytest.mark.parametrize("keep", [64, 40])
+def test_few_values_are_indices_of_a_table(values: int, bits: int, keep: int) -> None:
+    generator = torch.Generator().manual_seed(values)
+    table = torch.randperm(127, generator=generator)[:values].to(torch.int8) * 2 - 127  # never 0
+    codes = table[torch.randint(0, values, (40, 256), generator=generator)]
+    pruned = torch.rand(40, 4, 64, generator=generator).argsort(dim=2).argsort(dim=2) >= keep
+    codes[pruned.flatten(1)] = 0
+    scales = torch.rand(40, 8, generator=generator) / 100 + 1e-3
+    layout, parts = pack_quantised(dequantise(codes, scales), scales)
+    assert (layout.bits, layout.keep) == (bits, None if keep == 64 else keep)
+    assert layout.levels == tuple(sorted(table.tolist()))
+    assert torch.equal(unpack_codes(parts, layout), codes)
+    for change in (widened, with_zeros):
+        other, changed = change(parts, layout)
+        assert other.levels is None or other.keep is None
+        assert torch.equal(unpack_codes(changed, other), codes)
+
+
 def test_values_that_are_not_codes_times_scales_are_refused() -> None:
     with pytest.raises(ValueError, match="not integers of at most 8 bits times its scales"):
         pack_quantised(torch.tensor([[1.0, 0.5]]), torch.ones(1, 1))
@@ -108,6 +181,16 @@ def test_values_that_are_not_codes_times_scales_are_refused() -> None:
         pack_quantised(torch.tensor([[128.0]]), torch.ones(1, 1))
     with pytest.raises(ValueError, match="7 scales do not fit 128 columns in groups of 32, 64 or 128"):
         pack_quantised(torch.ones(1, 128), torch.ones(1, 7))
+    with pytest.raises(ValueError, match="not codes of 6 bits on its grid"):
+        pack_quantised(torch.tensor([[1.0, 0.5]]), torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_file_is_written_in_the_oldest_version_that_knows_its_layouts(version: int) -> None:
+    old = Quantised(bits=4, group=32, columns=64)
+    new: dict[int, Packed] = {1: old, 2: Unstructured(count=3, columns=64)}
+    new[3] = Quantised(bits=4, group=32, columns=64, asymmetric=True)
+    assert LayoutTable.of({"a": old, "b": new[version]}).version == version
 
 
 def write(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -179,7 +262,7 @@ def damage(path: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda _, t: t["layouts"]["half4.weight"].update(bits=3), "layout of half4.weight is malformed.*3"),
+        (lambda _, t: t["layouts"]["half4.weight"].update(bits=7), "layout of half4.weight is malformed.*7"),
         (lambda _, t: t["layouts"]["half4.weight"].update(group=48), "layout of half4.weight is malformed.*48"),
         (lambda _, t: t["layouts"]["half4.weight"].update(keep=65), "layout of half4.weight is malformed.*<= 64"),
         (lambda _, t: t["layouts"]["half4.weight"].update(layout="x"), "layout of half4.weight is malformed.*'x'"),
@@ -189,7 +272,11 @@ def damage(path: Path, change: Any) -> None:
         (lambda _, t: t["layouts"]["dense8.weight"].update(group=32), r"weight dense8.weight .*needs F16 \[8, 8\]"),
         (lambda _, t: t["layouts"]["half4.weight"].update(count=9), "half4.weight is malformed.*count goes with"),
         (lambda _, t: t["layouts"]["dense8.weight"].update(count=9), r"weight dense8.weight .*needs I8 \[1, 9\]"),
-        (lambda _, t: t.update(version=3), "version"),
+        (lambda _, t: t["layouts"]["half4.weight"].update(asymmetric=True), "malformed.*asymmetric codes have at most"),
+        (lambda _, t: t["layouts"]["half4.weight"].update(levels=[1, 2]), "malformed.*levels are 8 integers"),
+        (lambda _, t: t["layouts"]["half4.weight"].update(levels=[128] * 16), "half4.weight is malformed.*<= 127"),
+        (lambda _, t: t["layouts"]["dense4.weight"].update(asymmetric=True), "dense4.weight.minimums is missing"),
+        (lambda _, t: t.update(version=4), "version"),
         (lambda _, t: t.update(layouts=3), "layouts"),
         (lambda w, _: w.pop("half4.weight.mask"), "weight half4.weight .*half4.weight.mask is missing"),
         (lambda w, _: w.update({"half4.weight.mask": w["half4.weight.mask"][:7]}), r"needs I64 \[8, 4\]"),
