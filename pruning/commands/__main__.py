@@ -1,11 +1,11 @@
-"""`python -m pruning.commands prune | evaluate ...`: starts a process of a team without the console script."""
+"""`python -m pruning.commands prune | evaluate | import ...`: starts a process without the console script."""
 
 import sys
 from collections.abc import Sequence
 
-from pruning.commands import evaluate, prune
+from pruning.commands import evaluate, import_base, prune
 
-COMMANDS = {"prune": prune.main, "evaluate": evaluate.main}
+COMMANDS = {"prune": prune.main, "evaluate": evaluate.main, "import": import_base.main}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

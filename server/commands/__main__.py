@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "prune": Command("pruning.commands.prune", "prune a model as a recipe says, and evaluate it"),
+    "import": Command("pruning.commands.import_base", "read a base model, and say what it lacks"),
     "evaluate": Command("pruning.commands.evaluate", "measure an artifact on a task or a text"),
     "task": Command("pruning.commands.task", "make a task from FAQ pages"),
     "knowledge": Command("server.commands.knowledge", "build, search and compare knowledge from documents"),
@@ -33,6 +34,7 @@ COMMANDS = {
     "export": Command("server.commands.artifact.export", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": Command("server.commands.serve", "serve the skills of a configuration file"),
     "skills": Command("server.commands.skills", "validate skills before they are served"),
+    "init": Command("server.commands.start.init", "write settings, a skill and a key for a first server"),
     "usage": Command(
         "server.commands.ledger.usage", "tokens by skill, day, model or key, as a table, CSV or JSON lines"
     ),

@@ -1,4 +1,4 @@
-"""`secateur serve CONFIG.toml`: opens what the configuration names, prints what was chosen and why, and serves it.
+"""`secateur serve CONFIG.toml|MODEL`: opens what the settings name, prints what was chosen and why, and serves it.
 
 Every mistake in the files is reported before the first listener answers.
 """
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from server.commands.start import quick
 from server.config import Config, load, warnings
 from server.errors import ArtifactError, ConfigError, RegistryError, reason
 from server.metering.audit.log import AuditLog
@@ -46,8 +47,14 @@ logger = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(prog="secateur serve", description="Serve the skills of a configuration file.")
-    options.add_argument("config", type=Path, metavar="CONFIG.toml", help="the server's settings, a TOML file")
+    options = argparse.ArgumentParser(
+        prog="secateur serve",
+        description="Serve the skills of a configuration file; or a model with a default skill and a key, which are "
+        "made at its first start.",
+    )
+    options.add_argument(
+        "config", type=Path, metavar="CONFIG.toml|MODEL", help="the server's settings, or a model's directory or GGUF"
+    )
     options.add_argument(
         "--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat` of the file"
     )
@@ -67,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     arguments = parser().parse_args(argv)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its default would end the process while it starts
-    config = load(arguments.config)
+    config = load(quick.settings_of(arguments.config) if quick.is_model(arguments.config) else arguments.config)
     if arguments.check:
         check(config)
         return 0

@@ -1,0 +1,53 @@
+"""Settings for `secateur serve MODEL`: made at the first start, below the user's state directory, and kept."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from server.artifact.checkpoint.lineage import FILE
+from server.commands.start.settings import FirstServer
+from server.errors import ArtifactError
+
+GGUF = ".gguf"
+
+
+def is_model(path: Path) -> bool:
+    """Whether `path` is a model and not a file of settings: a directory, or a GGUF file."""
+    return path.is_dir() or path.suffix == GGUF
+
+
+def settings_of(model: Path) -> Path:
+    """The settings that serve `model`; where there are none yet, makes them and prints their place and the key.
+
+    What is no artifact yet, a GGUF file for instance, is imported first. Raises ArtifactError for other models.
+    """
+    folder = state_folder(model)
+    first = FirstServer(folder=folder, model=model, title=model.stem)
+    if first.config.exists():
+        print(f"settings {first.config} (of an earlier start, with its key)")
+        return first.config
+    if not (model / FILE).exists():
+        first = FirstServer(folder=folder, model=imported(model, folder / "base"), title=model.stem)
+    key = first.write()
+    print(f"settings {first.config} (made now: change them as you like)")
+    print(f"key      {key} (shown this once)")
+    print(f"try      {first.curl(key)}")
+    return first.config
+
+
+def state_folder(model: Path) -> Path:
+    """Where the settings, the key file and the ledger of `model` are kept: below XDG_STATE_HOME, by its path."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = model.resolve()
+    return Path(home) / "secateur" / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+
+
+def imported(model: Path, cache: Path) -> Path:
+    """The model's artifact in `cache`, imported by a process of its own, which loads transformers."""
+    command = [sys.executable, "-m", "pruning.commands", "import", str(model), "--base-cache", str(cache)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise ArtifactError(f"{model} was not imported, for the reason above")
+    return Path(done.stdout.splitlines()[-1])
