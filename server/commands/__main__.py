@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": Command("server.commands.serve", "serve the skills of a configuration file"),
     "skills": Command("server.commands.skills", "validate skills before they are served"),
     "init": Command("server.commands.start.init", "write settings, a skill and a key for a first server"),
+    "explain": Command("server.commands.start.explain", "say what an error code means, and what to do"),
     "usage": Command(
         "server.commands.ledger.usage", "tokens by skill, day, model or key, as a table, CSV or JSON lines"
     ),

@@ -83,10 +83,13 @@ def _measured(made: Lineage) -> Iterator[str]:
     evaluation = made.evaluation
     if evaluation is None:
         return
-    for key, perplexity in evaluation.perplexity.items():
+    for key in evaluation.perplexity:
         size = evaluation.bytes.get(key)
-        yield f"{printable(key):<8}{f'{size:>15,} bytes' if size else ''}  perplexity {perplexity:.2f}"
-    data = evaluation.data
-    yield f"perplexity on {data.sequences} windows of {evaluation.window} tokens of {printable(data.source)}"
+        found = [f"{printable(text.name)} {text.perplexity[key]:.2f}".strip() for text in evaluation.texts]
+        yield f"{printable(key):<8}{f'{size:>15,} bytes' if size else ''}  perplexity {', '.join(found)}"
+    for text in evaluation.texts:
+        data, name = text.data, text.name
+        of = f"{printable(data.source)}{f' ({printable(name)})' if name else ''}"
+        yield f"perplexity on {data.sequences} windows of {evaluation.window} tokens of {of}"
     for gate in evaluation.gates:
         yield f"gate {printable(gate.task)}: {'passed' if gate.passed else 'failed'}"

@@ -6,11 +6,13 @@ from importlib import import_module
 from inspect import getdoc
 from typing import NamedTuple
 
+from server.commands.start.codes import CODES
 from server.errors import RequestError, SecateurError
 from tests.conftest import ROOT
 from tests.docs.reference.markdown import prose, table
 
 SOURCES = sorted(path for top in ("server", "pruning") for path in (ROOT / top).rglob("*.py"))
+HEADINGS = ("code", "status", "type", "message", "what to do")
 
 
 class Code(NamedTuple):
@@ -29,7 +31,9 @@ def sections() -> str:
     return "\n\n".join(
         [
             "## Error codes",
-            table(("code", "status", "type", "message"), code_rows({kind.__name__: kind for kind in kinds})),
+            table(
+                ("code", "status", "type", "message", "what to do"), code_rows({kind.__name__: kind for kind in kinds})
+            ),
             "## Classes of refused requests",
             table(
                 ("class", "status", "type", "meaning"),
@@ -73,8 +77,8 @@ def family(kind: type[SecateurError]) -> Iterator[type[SecateurError]]:
         yield from family(child)
 
 
-def code_rows(kinds: dict[str, type[SecateurError]]) -> list[tuple[str, str, str, str]]:
-    """One row for each code and status, with every sentence that carries it, or what its class says."""
+def code_rows(kinds: dict[str, type[SecateurError]]) -> list[tuple[str, str, str, str, str]]:
+    """One row for each code and status, with every sentence that carries it, or what its class says, and the advice."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for code in codes():
         kind = kinds[code.raised]
@@ -83,7 +87,7 @@ def code_rows(kinds: dict[str, type[SecateurError]]) -> list[tuple[str, str, str
             (code.sentence.strip(". ") and code.sentence) or said(kind)
         )
     return [
-        (f"`{code}`", status, f"`{kind}`", " / ".join(dict.fromkeys(texts)))
+        (f"`{code}`", status, f"`{kind}`", " / ".join(dict.fromkeys(texts)), prose(CODES[code].remedy))
         for (code, status, kind), texts in sorted(rows.items())
     ]
 
