@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from server.errors import ConfigError
+from server.storage.addresses import is_address, is_loopback, is_network
 from server.storage.postgres import is_postgres, misnamed
+from server.storage.sqlite import MEMORY
 from server.storage.toml import kept_elsewhere, read, secret
 
 Format = Literal["text", "json"]
@@ -138,8 +140,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Addresses or networks of the proxies whose X-Forwarded-For is trusted."""
     token_seconds: Annotated[int, Meta(ge=30, le=900)] = 600
     """Seconds until a widget's session token expires and must be refreshed."""
+    conversation_storage: Literal["memory", "database"] = "memory"
+    """Conversations are kept in this process, or in conversations.sqlite3 beside the ledger, or its PostgreSQL."""
+    conversation_key: Path | None = None
+    """The file of keys that encrypt these texts in the database (`secateur conversations key --file FILE`)."""
+    conversation_days: Annotated[int, Meta(ge=1, le=3650)] | None = None
+    """Days that a conversation is kept after its last message, instead of `conversation_seconds`."""
     conversation_seconds: Annotated[int, Meta(ge=60, le=7 * 86400)] = 4 * 3600
-    """Seconds that a widget conversation is kept after its last message, in memory only."""
+    """Seconds that a widget conversation is kept after its last message."""
     conversations: Positive = 10_000
     """The most conversations kept; beyond that the least recently used are dropped."""
     reply_seconds: Annotated[float, Meta(gt=0, le=3600)] = 300.0
@@ -151,6 +159,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def feedback_file(self) -> Path:
         """The file of visitors' ratings."""
         return self.feedback or Path(self.ledger).parent / "feedback.sqlite3"
+
+    @property
+    def conversation_life(self) -> int:
+        """Seconds that a conversation is kept after its last message."""
+        return self.conversation_days * 86400 if self.conversation_days else self.conversation_seconds
+
+    @property
+    def conversations_at(self) -> str:
+        """The database of visitors' words, as `server.storage.connection` opens it."""
+        if self.conversation_storage == "memory":
+            return MEMORY
+        beside = Path(self.ledger).parent / "conversations.sqlite3"
+        return self.ledger if is_postgres(self.ledger) else str(beside)
 
     @property
     def last_seen_file(self) -> Path:
@@ -177,7 +198,7 @@ def load(path: Path) -> Config:
             "`[admin_login]`, or 127.0.0.1 - at `$.admin_host`"
         )
     for index, proxy in enumerate(config.trusted_proxies):
-        if not _is_network(proxy):
+        if not is_network(proxy):
             raise ConfigError(
                 f"{path}: {proxy!r} is not an address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
             )
@@ -247,6 +268,11 @@ def _address_problems(config: Config) -> Iterator[str]:
             yield f"{problem} - at `$.{name}`"
     if config.feedback is not None and ("://" in str(config.feedback) or misnamed(str(config.feedback))):
         yield "ratings are kept in an SQLite file, such as feedback.sqlite3, not at a URL - at `$.feedback`"
+    if config.conversation_key is not None and config.conversation_storage == "memory":
+        yield (
+            'a key encrypts what a database keeps: set conversation_storage = "database", or leave the key out '
+            "- at `$.conversation_key`"
+        )
     if not RATE_LIMITS.fullmatch(config.rate_limits):
         yield "counters are kept at memory://, redis://HOST:PORT/NUMBER or rediss://... - at `$.rate_limits`"
 
@@ -259,30 +285,3 @@ def warnings(config: Config) -> Iterator[str]:
                 f"`trusted_proxies` has {proxy}, so any client may choose the address that limits are counted for, "
                 "in X-Forwarded-For: name the networks of your proxies"
             )
-
-
-def is_address(url: str) -> bool:
-    """Whether `url` is a well-formed http(s) URL without credentials, ready for a POST."""
-    try:
-        address = urlsplit(url)
-        url.encode("ascii")
-        address.netloc.encode("idna")
-        named = bool(address.hostname) and address.port != 0  # `port` raises ValueError if malformed
-    except ValueError:
-        return False
-    return named and address.scheme in ("http", "https") and "@" not in address.netloc and not set(url) & set(" \t\r\n")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listener bound to `host` is reachable from this machine only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_network(text: str) -> bool:
-    try:
-        return bool(ipaddress.ip_network(text))
-    except ValueError:
-        return False

@@ -23,7 +23,10 @@ from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
 from server.chat.embeddings import Embeddings
 from server.chat.grounded import Grounder
+from server.chat.kept.idempotency import KeptReplies
 from server.chat.kept.idempotent_replies import IdempotentReplies
+from server.chat.kept.sealing import Seal
+from server.chat.kept.texts import Texts
 from server.chat.reply import Replies
 from server.config import Config
 from server.errors import SecateurError
@@ -107,6 +110,8 @@ class Closing(NamedTuple):
     webhook: Webhook | None
     process: ProcessMetrics
     auditing: Auditing
+    texts: Texts
+    talk: Talk
 
 
 HANDLERS = {
@@ -130,18 +135,21 @@ def build(parts: Parts) -> Apps:
     auditing = Auditing(config, registry)
     reloader = Reloader(config, parts.skills, Loaded(parts.rollout, parts.loader, parts.shelf), auditing.log.put)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
-    widget = WidgetEndpoints(parts.skills, sessions_of(config), talk_of(parts, replies), feedback, rate_limits)
+    texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
+    talk = talk_of(parts, replies, texts)
+    widget = WidgetEndpoints(parts.skills, sessions_of(config, texts), talk, feedback, rate_limits)
     refusals, closed = Refusals(lambda: parts.skills.names), ClosedConnections()
     registry.register(refusals)
     registry.register(closed)
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
     embeddings = Embeddings(replies, meter, rate_limits, parts.skills.allowance)
-    routes = [*public_routes(parts, replies), embeddings_route(parts, embeddings), *widget.routes()]
+    kept = IdempotentReplies(replies, KeptReplies(texts))
+    routes = [*public_routes(parts, kept), embeddings_route(parts, embeddings), *widget.routes()]
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     watched += probes(health)
-    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing)
+    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk)
     return Apps(
         public=PublicMiddleware(starlette(routes, auditing.handlers), parts.skills, routes, traces, requests.ended),
         admin=Measured(auditing.guard(starlette(watched)), watched, requests),
@@ -158,21 +166,24 @@ def starlette(routes: list[Route], handlers: Mapping[Any, Any] = MappingProxyTyp
     return Starlette(routes=routes, exception_handlers={**HANDLERS, **handlers})
 
 
-def sessions_of(config: Config) -> Sessions:
-    """The widget's sessions."""
-    return Sessions(token_seconds=config.token_seconds, resume_seconds=config.conversation_seconds)
+def sessions_of(config: Config, texts: Texts) -> Sessions:
+    """The widget's sessions, signed with the key that lies beside the conversations."""
+    key, life = texts.signing_key, config.conversation_life
+    return Sessions(token_seconds=config.token_seconds, resume_seconds=life, key=key)
 
 
-def talk_of(parts: Parts, replies: Replies) -> Talk:
+def talk_of(parts: Parts, replies: Replies, texts: Texts) -> Talk:
     """The widget's conversations."""
     config = parts.config
-    conversations = Conversations(seconds=config.conversation_seconds, most=config.conversations)
+    conversations = Conversations(
+        texts, seconds=config.conversation_life, most=config.conversations, instance=parts.ledger.instance
+    )
     return Talk(conversations, replies, lambda skill: parts.rollout.of(skill.model), seconds=config.reply_seconds)
 
 
-def public_routes(parts: Parts, replies: Replies) -> list[Route]:
+def public_routes(parts: Parts, kept: IdempotentReplies) -> list[Route]:
     """OpenAI's API and the widget's files."""
-    kept, max_body = IdempotentReplies(replies), parts.config.max_body
+    max_body = parts.config.max_body
     chat = ReplyEndpoint(parse_chat, parts.skills, kept, max_body=max_body)
     messages = ReplyEndpoint(parse_message, parts.skills, kept, max_body=max_body, dialect=ANTHROPIC)
     count = partial(CountEndpoint, skills=parts.skills, rollout=parts.rollout, max_body=max_body)
@@ -261,7 +272,8 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
     watching = asyncio.create_task(closing.process.watch())
     counting = asyncio.create_task(closing.rate_limits.store.watch())
     try:
-        yield
+        async with closing.talk.running():
+            yield
     finally:
         silence.cancel()
         following.cancel()
@@ -272,6 +284,7 @@ async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIt
             await to_thread.run_sync(closing.webhook.stop)
         await closing.auditing.stop()
         await to_thread.run_sync(parts.ledger.close)
+        closing.texts.close()
         closing.feedback.close()
         counting.cancel()
         await asyncio.wait([counting])

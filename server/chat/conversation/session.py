@@ -1,10 +1,9 @@
 """Signed tokens of the widget: `session` for at most 15 minutes, and `resume` to continue the conversation later.
 
-Both are bound to skill, origin, conversation, person and groups. The signing key is random and never stored:
-conversations live in this process's memory, so tokens need not outlive it.
+Both are bound to skill, origin, conversation, person and groups. The signing key is random and lies beside the
+conversations, so that tokens live as long as these and hold at every replica that shares them.
 """
 
-import secrets
 import time
 from typing import Any, Literal
 
@@ -32,11 +31,11 @@ class Session(Struct, frozen=True):
 class Sessions:
     """Signs and reads tokens, valid for `token_seconds` (session) and `resume_seconds` (resume)."""
 
-    def __init__(self, *, token_seconds: int, resume_seconds: int, key: bytes | None = None) -> None:
+    def __init__(self, *, token_seconds: int, resume_seconds: int, key: bytes) -> None:
         assert 0 < token_seconds <= 900
         self.token_seconds = token_seconds
         self._resume_seconds = resume_seconds
-        self._key = key or secrets.token_bytes(32)
+        self._key = key
 
     def sign(self, session: Session, kind: Kind) -> str:
         """A signed token of this kind."""

@@ -1,25 +1,31 @@
 """Replies kept under their Idempotency-Key: a repeated request gets the same reply without generating it again.
 
-In memory, bounded in bytes and time. The ledger keeps no text; for a reply no longer kept it knows only how it ended.
+They lie beside the conversations, bounded in bytes and time. The ledger keeps no text; for a reply no longer kept it
+knows only how it ended.
 """
 
 import hashlib
-import time
-from collections import OrderedDict
-from collections.abc import Callable
+import logging
+from functools import partial
 
+import msgspec
 from msgspec import Struct
 
-from server.chat.choices.finished import FinishedChoice, FinishedReply
+from server.chat.choices.finished import FinishedReply
+from server.chat.kept.schema import now
+from server.chat.kept.sealing import Unreadable
+from server.chat.kept.texts import Texts, TextsUnavailable
 from server.errors import Conflict, InvalidRequest
 from server.metering.ledger.records import Known
+from server.storage.database import Database
 
 KEEP_SECONDS = 3600.0
 KEEP_BYTES = 16 << 20
-OVERHEAD = 512  # bytes of an entry beside its text
-LOGPROB_BYTES = 512  # of one token or alternative
-ID_BYTES = 40
+OVERHEAD = 512  # bytes of an entry beside its content
 LONGEST_KEY = 255
+KEEP = "INSERT INTO kept_replies VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+OLDEST = "SELECT key, size FROM kept_replies ORDER BY ends_at"
+logger = logging.getLogger(__name__)
 
 
 class KeptReply(Struct, frozen=True):
@@ -34,45 +40,53 @@ class KeptReply(Struct, frozen=True):
 
 
 class KeptReplies:
-    """Finished replies by `idempotency_digest`; the oldest are dropped beyond `most` bytes or after `seconds`.
+    """Finished replies by `idempotency_digest`; the oldest are dropped beyond `most` bytes or after `seconds`."""
 
-    Belongs to the asyncio loop; `clock` is monotonic.
-    """
-
-    def __init__(
-        self, *, seconds: float = KEEP_SECONDS, most: int = KEEP_BYTES, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, texts: Texts, *, seconds: float = KEEP_SECONDS, most: int = KEEP_BYTES) -> None:
+        self._texts = texts
         self._seconds = seconds
         self._most = most
-        self._clock = clock
-        self._kept: OrderedDict[str, tuple[float, KeptReply]] = OrderedDict()
-        self._size = 0
 
-    def find(self, key: str, body: str) -> KeptReply | None:
-        """The reply to this request, if kept; raises InvalidRequest if the key was used with another body."""
-        self._expire()
-        _, kept = self._kept.get(key, (0.0, None))
-        if kept is not None and kept.body != body:
+    async def find(self, key: str, body: str) -> KeptReply | None:
+        """The reply to this request, if kept.
+
+        Raises InvalidRequest if the key was used with another body, and TextsUnavailable.
+        """
+        select = "SELECT content FROM kept_replies WHERE key = ? AND ends_at > ?"
+        found = await self._texts.run(lambda database: database.execute(select, (key, now(database))))
+        if not found:
+            return None
+        try:
+            kept = msgspec.msgpack.decode(self._texts.seal.open(bytes(found[0][0]), key), type=KeptReply)
+        except (Unreadable, msgspec.DecodeError) as error:
+            logger.error("A kept reply cannot be read: %s", error)
+            return None
+        if kept.body != body:
             raise InvalidRequest(
                 "This Idempotency-Key was used for a different request.", code="idempotency_key_reused"
             )
         return kept
 
-    def keep(self, key: str, reply: KeptReply) -> None:
-        """Keep a reply, unless it alone exceeds the limit."""
-        if key not in self._kept and _size(reply) <= self._most:
-            self._kept[key] = (self._clock() + self._seconds, reply)
-            self._size += _size(reply)
-        self._expire()
+    async def keep(self, key: str, reply: KeptReply) -> None:
+        """Keep a reply, unless it alone exceeds the limit; a failure is logged, since the reply was delivered."""
+        content = self._texts.seal.close(msgspec.msgpack.encode(reply), key)
+        try:
+            await self._texts.run(partial(self._keep, key=key, content=content))
+        except TextsUnavailable as error:
+            logger.error("A reply is not kept for its Idempotency-Key: %s", error)
 
-    def _expire(self) -> None:
-        now = self._clock()
-        while self._kept:
-            ends, reply = next(iter(self._kept.values()))
-            if ends > now and self._size <= self._most:
-                break
-            self._kept.popitem(last=False)
-            self._size -= _size(reply)
+    def _keep(self, database: Database, key: str, content: bytes) -> None:
+        size, moment = len(content) + OVERHEAD, now(database)
+        if size <= self._most:
+            database.execute(KEEP, (key, moment + self._seconds, size, content))
+        database.execute("DELETE FROM kept_replies WHERE ends_at <= ?", (moment,))
+        rows = database.execute(OLDEST)
+        total = sum(size for _, size in rows)
+        for name, size in rows:
+            if total <= self._most:
+                return
+            total -= size
+            database.execute("DELETE FROM kept_replies WHERE key = ?", (name,))
 
 
 def idempotency_digest(header: str | None, skill: str, key_id: str) -> str | None:
@@ -94,17 +108,3 @@ def not_kept(known: Known) -> Conflict:
         f"{usage.output} completion tokens; its text is not kept, and no new tokens were made.",
         code="idempotency_reply_gone",
     )
-
-
-def _size(kept: KeptReply) -> int:
-    return OVERHEAD + sum(_size_of_choice(choice) for choice in kept.reply.choices)
-
-
-def _size_of_choice(choice: FinishedChoice) -> int:
-    entries = sum(1 + len(token.top_logprobs) for token in choice.logprobs)
-    prompt = choice.prompt
-    if prompt is not None:
-        entries += sum(1 + len(token.top) for token in prompt.tokens)
-    texts = len(choice.text) + (len(prompt.text) if prompt else 0)
-    ids = len(choice.ids) + (len(prompt.ids) if prompt else 0)
-    return texts * 4 + ids * ID_BYTES + entries * LOGPROB_BYTES

@@ -33,18 +33,18 @@ class Started(NamedTuple):
 class IdempotentReplies:
     """Begins replies and keeps those with an Idempotency-Key; belongs to the asyncio loop."""
 
-    def __init__(self, replies: Replies) -> None:
+    def __init__(self, replies: Replies, kept: KeptReplies) -> None:
         self._replies = replies
-        self._kept = KeptReplies()
+        self._kept = kept
 
     async def begin(self, origin: Origin, request: ReplyRequest) -> KeptReply | Started:
         """The kept reply for the request's key, or a new one, which the caller must close.
 
-        Raises InvalidRequest for a key of another body, Conflict for one that only the ledger knows, and what
-        `Replies.begin` raises.
+        Raises InvalidRequest for a key of another body, Conflict for one that only the ledger knows, TextsUnavailable,
+        and what `Replies.begin` raises.
         """
         key = request.idempotency
-        if key is not None and (kept := self._kept.find(key, origin.body)):
+        if key is not None and (kept := await self._kept.find(key, origin.body)):
             return kept
         try:
             reply = await self._replies.begin(origin.request_id, request)
@@ -58,7 +58,7 @@ class IdempotentReplies:
         async for piece in reply.pieces():
             pieces.append(piece)
             yield piece
-        self._kept.keep(key, KeptReply(origin.body, origin.request_id, origin.created, finished(reply, pieces)))
+        await self._kept.keep(key, KeptReply(origin.body, origin.request_id, origin.created, finished(reply, pieces)))
 
 
 def finished(reply: Reply, pieces: Iterable[Piece]) -> FinishedReply:

@@ -1,6 +1,6 @@
 """Encrypts kept texts: AES-256-GCM with a random nonce, bound to the row, under the keys of one file.
 
-The file has one key a line, 32 bytes in base64. The first encrypts and all decrypt, so a new first line rotates the key.
+The file has one key a line, 32 bytes in base64. The first encrypts, all decrypt: a new first line rotates the key.
 """
 
 import base64

@@ -116,5 +116,3 @@ class Texts:
 
 def _unavailable(error: StorageError) -> TextsUnavailable:
     return TextsUnavailable(f"The conversations cannot be reached: {error}; try again later.")
-
-

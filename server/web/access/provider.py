@@ -18,8 +18,9 @@ import jwt
 import msgspec
 from msgspec import Struct
 
-from server.config import AdminLogin, is_address, is_loopback
+from server.config import AdminLogin
 from server.errors import RequestError, Unauthorized
+from server.storage.addresses import is_address, is_loopback
 from server.web.access.sessions import Attempt
 
 T = TypeVar("T")

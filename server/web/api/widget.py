@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from server.chat.conversation.feedback import Feedback, Opinion
 from server.chat.conversation.session import Session, Sessions, expired
-from server.chat.conversation.store import Conversation, Turn
 from server.chat.conversation.talk import MOST_COMMENT, MOST_CONTEXT, MOST_TEXT, Question, Talk
+from server.chat.conversation.turns import Conversation, Turn
 from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
 from server.skills import identity
 from server.skills.catalogue import Skills
@@ -61,10 +61,11 @@ class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Visitor(Struct, frozen=True):
-    """The holder of a valid session token, and the current skill."""
+    """The holder of a valid session token, the current skill, and the conversation, once it has begun."""
 
     session: Session
     skill: Skill
+    conversation: Conversation | None
 
 
 class WidgetEndpoints:
@@ -110,7 +111,7 @@ class WidgetEndpoints:
             shown = None
         person = identity.person(skill.identity, body.identity, skill.name, _person(shown))
         wanted = Session(skill.name, origin, f"cnv_{secrets.token_hex(16)}", *(astuple(person) if person else ()))
-        earlier = self._earlier(shown, wanted)
+        earlier = await self._earlier(shown, wanted)
         session = earlier or wanted
         return json_response(
             {
@@ -127,8 +128,8 @@ class WidgetEndpoints:
 
     async def conversation(self, request: Request) -> Response:
         """The kept turns, and the id of the reply that is being generated."""
-        visitor = self._visitor(request)
-        kept = self._talk.find(visitor.session.conversation)
+        visitor = await self._visitor(request)
+        kept = visitor.conversation
         running = kept.running if kept else None
         turns = [_turn(turn) for turn in kept.turns] if kept else []
         shown = {
@@ -140,74 +141,76 @@ class WidgetEndpoints:
 
     async def ask(self, request: Request) -> Response:
         """The stream of a new reply, which is generated to its end even if the client leaves."""
-        visitor = self._visitor(request)
+        visitor = await self._visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
         await self._rate_limits.message(visitor.skill, visitor.session.conversation, address(request))
         question = Question(body.text, body.message, body.context, body.replace)
-        recording = await self._talk.ask(
+        reply = await self._talk.ask(
             RequestState.of(request.scope).request_id, visitor.skill, visitor.session, question
         )
-        return EventStream(numbered(recording.follow(0)))
+        return EventStream(numbered(self._talk.follow(reply, 0)))
 
     async def follow(self, request: Request) -> Response:
         """The events of a reply from an event id on, as they come."""
-        recording = self._turn(request)[1].recording
-        first = _first(request)
-        if first > recording.next:
-            raise InvalidRequest(f"The reply has {recording.next} events so far.", param="from")
-        return EventStream(numbered(recording.follow(first)))
+        turn = await self._turn(request)
+        return EventStream(numbered(self._talk.follow(turn.reply, _first(request))))
 
     async def stop(self, request: Request) -> Response:
         """End a reply, and wait until it has ended."""
-        recording = self._turn(request)[1].recording
-        await recording.stop()
-        return json_response({"reply": recording.id, "finish": recording.finish})
+        turn = await self._turn(request)
+        reply = await self._talk.stop(turn.reply)
+        return json_response({"reply": reply.id, "finish": reply.finish})
 
     async def rate(self, request: Request) -> Response:
         """Store a visitor's rating of a reply."""
-        visitor = self._visitor(request)
+        visitor = await self._visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
         _bounded("comment", body.comment, MOST_COMMENT)
-        turn = _reply_of(self._talk.find(visitor.session.conversation), body.reply)
+        turn = _reply_of(visitor.conversation, body.reply)
         await self._rate_limits.rating(visitor.skill, visitor.session.conversation)
         opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
         await to_thread.run_sync(self._feedback.give, opinion)
         if body.rating == "down":
-            await to_thread.run_sync(self._feedback.questions.note, visitor.skill, "rated down", turn.question)
-        turn.rating = body.rating
+            await to_thread.run_sync(self._feedback.questions.note, visitor.skill, "rated down", turn.reply.question)
+        await self._talk.rate(body.reply, body.rating)
         return Response(status_code=204)
 
     async def reset(self, request: Request) -> Response:
         """Delete the conversation, and end its running reply."""
-        await self._talk.forget(self._visitor(request).session.conversation)
+        visitor = await self._visitor(request)
+        await self._talk.forget(visitor.session.conversation)
         return Response(status_code=204)
 
-    def _visitor(self, request: Request) -> Visitor:
+    async def _visitor(self, request: Request) -> Visitor:
         """The visitor with the request's session token; raises Unauthorized or Forbidden."""
         session = self._sessions.read(bearer(request.headers) or "", "session")
-        if session is None or session.origin != request.headers.get("origin") or self._talk.gone(session.conversation):
+        if session is None or session.origin != request.headers.get("origin"):
+            raise expired()
+        conversation = await self._talk.find(session.conversation)
+        if conversation and conversation.gone:
             raise expired()
         skill = self._skills.get(session.skill)
         RequestState.of(request.scope).name_skill(skill)
         if skill is None or not skill.admits(session.origin):
             raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed", reason="origin")
-        return Visitor(session, skill)
+        return Visitor(session, skill, conversation)
 
-    def _turn(self, request: Request) -> tuple[Visitor, Turn]:
-        """The visitor, and the turn of the reply whose id is in the path; raises NotFound too."""
-        visitor = self._visitor(request)
-        return visitor, _reply_of(self._talk.find(visitor.session.conversation), request.path_params["id"])
+    async def _turn(self, request: Request) -> Turn:
+        """The turn of the reply whose id is in the path; raises NotFound, and as `_visitor`."""
+        visitor = await self._visitor(request)
+        return _reply_of(visitor.conversation, request.path_params["id"])
 
-    def _earlier(self, shown: Session | None, wanted: Session) -> Session | None:
+    async def _earlier(self, shown: Session | None, wanted: Session) -> Session | None:
         """The session of a `resume` token, else None: if its person and groups are those of `wanted`, and it is kept.
 
         With other groups a new conversation begins: replies of the old one may tell what the new groups may not see.
         """
         if shown is None or (shown.person, shown.groups) != (wanted.person, wanted.groups):
             return None
-        if self._talk.find(shown.conversation) is None:
+        found = await self._talk.find(shown.conversation)
+        if found is None or found.gone:
             return None
         return replace(shown, verified=wanted.verified)
 
@@ -242,7 +245,7 @@ def _shown(skill: Skill) -> dict[str, object]:
 
 def _turn(turn: Turn) -> dict[str, object]:
     """A turn as the widget restores it after a page load."""
-    made = turn.recording
+    made = turn.reply
     shown = {
         "id": made.id,
         "text": made.text,
@@ -251,11 +254,11 @@ def _turn(turn: Turn) -> dict[str, object]:
         "citations": made.citations,
         "rating": turn.rating,
     }
-    return {"question": turn.question, "reply": shown}
+    return {"question": made.question, "reply": shown}
 
 
 def _reply_of(conversation: Conversation | None, id: str) -> Turn:
-    turn = conversation.reply(id) if conversation else None
+    turn = conversation.find(id) if conversation else None
     if turn is None:
         raise NotFound("There is no such reply in this conversation.", code="reply_unknown")
     return turn

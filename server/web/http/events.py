@@ -12,7 +12,7 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.types import Receive, Scope, Send
 
-from server.chat.conversation.recording import Event
+from server.chat.conversation.transcript import Event
 from server.chat.reply import Reply
 from server.metering.ledger.records import LedgerUnavailable
 
