@@ -236,6 +236,7 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"ledger   {without_password(parts.config.ledger)}")
     print(f"ratings  {parts.config.feedback_file}")
+    print(f"chats    {chats_of(parts.config)}")
     print(f"limits   {store_of(parts.config)}")
     print(f"API      {addresses['skills']}/v1")
     print(f"metrics  {addresses['metrics']}/metrics{' (with a key of `admin_keys`)' * bool(parts.config.admin_keys)}")
@@ -244,6 +245,16 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     if apps.page is not None:
         print(f"page     {addresses['page']}/")
     print("Stop with Ctrl-C.", flush=True)
+
+
+def chats_of(config: Config) -> str:
+    """Where visitors' words are kept, and for how long after the last."""
+    hours = config.conversation_life / 3600
+    long = f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
+    if config.conversation_storage == "memory":
+        return f"this process, for {long}; a restart ends them (conversation_storage)"
+    where = without_password(config.conversations_at)
+    return f"{where}, for {long}, {'encrypted' if config.conversation_key else 'not encrypted (conversation_key)'}"
 
 
 def store_of(config: Config) -> str:

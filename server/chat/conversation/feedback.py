@@ -5,7 +5,7 @@ Bounded: of each skill only the newest `most` ratings are kept; the totals count
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +79,17 @@ class Feedback:
             if known != [(opinion.rating,)]:
                 database.execute(COUNT, (opinion.skill, opinion.rating))
             database.execute(PRUNE, (opinion.skill, self._most))
+
+    def comments(self, replies: Iterable[str]) -> dict[str, str]:
+        """The comments on these replies, by reply; raises FeedbackUnavailable."""
+        select = "SELECT reply, comment FROM feedback WHERE reply = ? AND comment <> ''"
+        with self._transaction() as database:
+            return dict(row for reply in replies for row in database.execute(select, (reply,)))
+
+    def erase(self, replies: Iterable[str]) -> None:
+        """Delete the ratings of these replies with their comments; the totals stay. Raises FeedbackUnavailable."""
+        with self._transaction() as database:
+            database.execute_many("DELETE FROM feedback WHERE reply = ?", [(reply,) for reply in replies])
 
     def totals(self) -> Mapping[tuple[str, str], int]:
         """(skill, rating) -> how often it was given; raises FeedbackUnavailable."""

@@ -17,7 +17,7 @@ from tests.support.postgres_server import postgres as postgres
 from tests.support.server_process import process
 from tests.support.visitor import Visitor, events, text_of
 
-DATABASE = {"conversation_storage": "database"}
+DATABASE: dict[str, Any] = {"conversation_storage": "database"}
 Replica = Callable[..., Served]
 
 
@@ -66,9 +66,12 @@ def test_a_conversation_goes_on_after_a_restart(tmp_path: Path, serve: Serve, mo
     assert again.follow(reply[0].data["reply"]) == reply
     seen: list[Any] = []
     chat = second.tokenizer.chat
-    monkeypatch.setattr(
-        second.tokenizer, "chat", lambda messages, **more: seen.append(messages) or chat(messages, **more)
-    )
+
+    def watched(messages: Any, **more: Any) -> list[int]:
+        seen.append(messages)
+        return chat(messages, **more)
+
+    monkeypatch.setattr(second.tokenizer, "chat", watched)
     again.ask("two")
     assert [message["content"] for message in seen[0]] == ["Be brief.", "one", "Yes", "two"]
     resumed = Visitor(second, resume=visitor.opened.json["resume"])
