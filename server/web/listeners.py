@@ -78,14 +78,15 @@ class Listener(uvicorn.Server):
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises ConfigError if the address cannot be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sets TCP_NODELAY; without it, each event waits 40 ms for an ACK.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        # With the protocol named, asyncio sets TCP_NODELAY; without it, each event waits 40 ms for an ACK.
-        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
         bound.listen()  # clients that connect during the start wait instead of being refused
         return bound
     except OSError as error:
+        bound.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from server.artifact.checkpoint.lineage import FILE
 from server.commands.start.settings import FirstServer
 from server.errors import ArtifactError
@@ -28,8 +30,7 @@ def settings_of(model: Path) -> Path:
     if first.config.exists():
         print(f"settings {first.config} (of an earlier start, with its key)")
         return first.config
-    if not (model / FILE).exists():
-        first = FirstServer(folder=folder, model=imported(model, folder / "base"), title=model.stem)
+    first = replace(first, model=artifact_of(model, folder / "base"))
     key = first.write()
     print(f"settings {first.config} (made now: change them as you like)")
     print(f"key      {key} (shown this once)")
@@ -44,8 +45,10 @@ def state_folder(model: Path) -> Path:
     return Path(home) / "secateur" / f"{path.stem}-{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
 
 
-def imported(model: Path, cache: Path) -> Path:
-    """The model's artifact in `cache`, imported by a process of its own, which loads transformers."""
+def artifact_of(model: Path, cache: Path) -> Path:
+    """`model` if it is an artifact; else the one in `cache`, imported by a process of its own with transformers."""
+    if (model / FILE).exists():
+        return model
     command = [sys.executable, "-m", "pruning.commands", "import", str(model), "--base-cache", str(cache)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
