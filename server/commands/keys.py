@@ -6,13 +6,17 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 
+from server.config import load
 from server.errors import ConfigError
 from server.skills import api_keys
+from server.skills.catalogue import Skills
 from server.skills.identity import LONGEST_GROUP
 from server.skills.key_limits import KeyLimits
 
+SETTINGS = "server.toml"
 GRACE = timedelta(hours=24)
 LIMITS = {
     "requests_per_minute": "requests within a minute",
@@ -140,6 +144,7 @@ def _create(arguments: argparse.Namespace) -> None:
     expires = api_keys.after(arguments.expires) if arguments.expires else ""
     groups = tuple(dict.fromkeys(arguments.group))
     more: api_keys.Optional = {"admin": arguments.admin, "expires": expires, "limits": limits, "groups": groups}
+    _check_skills(arguments.file, arguments.skill)
     key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, **more)
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
     if groups:
@@ -166,6 +171,25 @@ def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
     elif (limited or arguments.group) and not arguments.skill:
         what = "limits hold for the replies" if limited else "groups are for the knowledge"
         raise ConfigError(f"{what} of skills: name the skills that the key opens, --skill NAME")
+
+
+def _check_skills(file: Path, names: Sequence[str]) -> None:
+    """Raise ConfigError for a skill that the server of this key file does not have; warn if no server names the file."""
+    for path in dict.fromkeys((file.parent / SETTINGS, Path(SETTINGS))):
+        if not path.exists():
+            continue
+        config = load(path)
+        if config.keys is None or config.keys.resolve() != file.resolve():
+            continue
+        known = [skill.name for skill in Skills.read(config.skills)]
+        for name in names:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                guess = f"did you mean {near[0]!r}? " if near else ""
+                raise ConfigError(f"{config.skills} has no skill {name!r}; {guess}there are {', '.join(known)}")
+        return
+    if names:
+        print(f"warning: no {SETTINGS} here or beside {file} names it, so no name was checked", file=sys.stderr)
 
 
 def _list(arguments: argparse.Namespace) -> None:

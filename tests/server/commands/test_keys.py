@@ -347,3 +347,21 @@ def test_a_file_without_limits_can_still_be_read_by_servers_that_know_none(tmp_p
     file = tmp_path / "keys.json"
     api_keys.create(file, ["help"], "shop")
     assert not {"limits", "groups"} & set(msgspec.json.decode(file.read_bytes())["keys"][0])
+
+
+def test_a_skill_that_the_server_of_the_file_lacks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "help.toml").write_text('name = "help"')
+    settings = 'model = "m"\nskills = "help.toml"\nledger = "l.sqlite3"\n'
+    create = ["keys", "create", "--file", "keys.json", "--skill"]
+    (tmp_path / "server.toml").write_text(settings)
+    assert main([*create, "hlep"]) == 0
+    assert "so no name was checked" in capsys.readouterr().err
+    (tmp_path / "server.toml").write_text(f'{settings}keys = "keys.json"\n')
+    assert main([*create, "hlep"]) == 2
+    assert "help.toml has no skill 'hlep'; did you mean 'help'? there are help" in capsys.readouterr().err
+    assert main([*create, "help"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert [key.skills for key in api_keys.read(tmp_path / "keys.json").keys] == [("hlep",), ("help",)]
