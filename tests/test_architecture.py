@@ -60,7 +60,7 @@ WITHOUT_TORCH = (
     "server.storage",
     "server.text",
     "server.engine.sequence",
-    "server.engine.scheduler",
+    "server.engine.scheduling.scheduler",
     "server.engine.batch",
 )
 

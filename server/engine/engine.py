@@ -15,9 +15,9 @@ from server.engine.runners import Runner
 from server.engine.sampling.masks import masks
 from server.engine.sampling.prompt import prompt_logprobs, sampled_rows
 from server.engine.sampling.sampler import choose_sampler
-from server.engine.scheduler import Accepted, Scheduler
+from server.engine.scheduling.scheduler import Accepted, Scheduler
+from server.engine.scheduling.speculation import PromptLookup
 from server.engine.sequence import Logprobs, Sampling, Sequence, check
-from server.engine.speculation import PromptLookup
 from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest
 

@@ -120,7 +120,7 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
     from server.engine import engine
     from server.engine.runners import Options
     from server.engine.runners.choosing import load_runner
-    from server.engine.speculation import choose_look_up
+    from server.engine.scheduling.speculation import choose_look_up
 
     options = Options(
         slots=config.slots,

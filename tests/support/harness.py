@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from server.artifact.checkpoint.lineage import Base, Lineage, Step
 from server.config import Config
 from server.engine.engine import Engine
-from server.engine.speculation import PromptLookup
+from server.engine.scheduling.speculation import PromptLookup
 from server.metering.ledger.ledger import Ledger
 from server.models.knowledge import KnowledgeLoader
 from server.models.loading import Loader

@@ -14,9 +14,9 @@ from server.engine.engine import Engine
 from server.engine.sampling.constraint import Mask
 from server.engine.sampling.masks import masks
 from server.engine.sampling.reference import draw, sample
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.speculation import PromptLookup
 from server.engine.sequence import Sampling, Sequence
-from server.engine.speculation import PromptLookup
 from server.engine.stream import Stream, Token
 from server.errors import InvalidRequest
 from tests.support.fakes import Cells, ScriptRunner

@@ -14,7 +14,7 @@ from server.engine.native.plan.decoder import plan_of
 from server.engine.runners import Options
 from server.engine.runners.native_runner import NativeRunner
 from server.engine.sampling.reference import sample
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 from tests.server.engine.native.tiny import MODELS, Packed, own_logits, tiny

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from server.engine.batch import Batch, Chunk
 from server.engine.runners.transformers_runner import TransformersRunner, choose_dtype, load
 from server.engine.sampling.reference import sample
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 from tests.server.engine.native.tiny import SHAPE

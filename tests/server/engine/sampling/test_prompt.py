@@ -9,8 +9,8 @@ pytest.importorskip("server.engine.native._core")
 
 from server.engine.batch import Batch, Chunk
 from server.engine.engine import Engine
+from server.engine.scheduling.speculation import PromptLookup
 from server.engine.sequence import Sampling, Sequence
-from server.engine.speculation import PromptLookup
 from tests.server.engine.native.tiny import Packed, tiny
 from tests.server.engine.runners.test_native_runner import runner_of
 

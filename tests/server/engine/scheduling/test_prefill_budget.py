@@ -8,8 +8,8 @@ from torch import Tensor
 
 from server.engine.batch import Batch
 from server.engine.engine import Engine
-from server.engine.prefill_budget import LEAST, PASS_SECONDS, PrefillBudget
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.prefill_budget import LEAST, PASS_SECONDS, PrefillBudget
+from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from tests.support.fakes import ScriptRunner
 

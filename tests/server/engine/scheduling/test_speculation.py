@@ -14,9 +14,9 @@ from server.engine.blocks import BLOCK
 from server.engine.engine import Engine
 from server.engine.sampling.prompt import sampled_rows
 from server.engine.sampling.reference import sample
-from server.engine.scheduler import Scheduler
+from server.engine.scheduling.scheduler import Scheduler
+from server.engine.scheduling.speculation import FIRST, LONGEST, MOST_ROWS, MOST_SEQUENCES, PromptLookup, choose_look_up
 from server.engine.sequence import Sampling, Sequence
-from server.engine.speculation import FIRST, LONGEST, MOST_ROWS, MOST_SEQUENCES, PromptLookup, choose_look_up
 from server.errors import ConfigError
 from tests.support.fakes import Cells, FakeRunner
 

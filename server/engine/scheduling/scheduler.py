@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, CacheSize, blocks_for
-from server.engine.prefill_budget import PrefillBudget
+from server.engine.scheduling.prefill_budget import PrefillBudget
+from server.engine.scheduling.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.engine.sequence import Finish, Sequence
-from server.engine.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.errors import ConfigError, Overloaded
 
 MOST_PROMPT_ROWS = 64

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from server.engine.batch import Batch
 from server.engine.blocks import BLOCK, CacheSize
-from server.engine.scheduler import MOST_PROMPT_ROWS, Scheduler
+from server.engine.scheduling.scheduler import MOST_PROMPT_ROWS, Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ConfigError, Overloaded
 from tests.support.fakes import Cell, Cells
