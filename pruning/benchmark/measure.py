@@ -135,7 +135,9 @@ def stage_digests(inputs: Inputs, threads: int) -> list[str]:
     code = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         code.update(path.read_bytes())
-    texts = {name: digest for name, digest in inputs.identity.items() if name not in ("recipe", "evaluation")}
+    texts = {
+        name: digest for name, digest in inputs.identity.items() if name.split()[0] not in ("recipe", "evaluation")
+    }
     common = (texts, code.hexdigest(), inputs.recipe.calibration, threads)  # threads decide the recorded seconds
     parts = [(common, inputs.recipe.stages[: count + 1]) for count in range(len(inputs.recipe.stages))]
     return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]

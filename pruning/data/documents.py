@@ -1,12 +1,14 @@
-"""Reads the documents of a source: plain text, JSON lines, a JSON object of texts, or a column of a dataset.
+"""Reads the documents of a source: plain text, JSON lines, JSON, any of them gzipped, or a column of a dataset.
 
 A document belongs to the bucket `int(sha1(title), 16) % 10`, so that calibration and evaluation stay apart. Without a
 title it goes by its question, else by what the assistant first says in it, else by its text. JSON lines with
 `"held_out": true` are for evaluation on a task and are never read here.
 """
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,8 @@ from pruning.errors import DataError
 from pruning.recipe import sources
 from pruning.recipe.sources import locate
 
-BODY_FIELDS = ("text", "extract", "content")
-"""Keys under which an article of a JSON object may hold its text."""
+BODY_FIELDS = ("text", "extract", "content", "description")
+"""Keys under which a record may hold its text; the first that it has counts."""
 Messages = list[dict[str, Any]]
 Render = Callable[[Messages], str]
 """Writes a conversation as text, as the model's chat template does."""
@@ -69,12 +71,16 @@ def read(path: Path, render: Render) -> list[Document]:
     if path.exists() and not path.is_file() and not path.is_dir():
         raise DataError(f"{path} is a pipe or a device, which cannot be read twice: write its text to a file first")
     try:
-        content = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-        documents = list(_READERS.get(path.suffix.lower(), _paragraphs)(content, render))
+        packed = path.suffix.lower() == ".gz"
+        form = (path.with_suffix("") if packed else path).suffix.lower()
+        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+        text = content.decode("utf-8-sig")  # some editors begin a file with a byte order mark
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        documents = list(_READERS.get(form, _paragraphs)(text, render))
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{error}){_line_of(error)}"
         raise DataError(f"{path} is in no known form ({reason}: docs/guide/prune.md describes the known ones") from None
-    except (OSError, ValueError, RecursionError) as error:  # of UTF-8, of JSON, of a lone surrogate
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:  # of gzip, UTF-8, JSON, a surrogate
         raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}{_line_of(error)}") from None
     return [document for document in documents if document.body.strip()]
 
@@ -112,8 +118,9 @@ def _document(value: dict[str, Any], render: Render) -> Document:
         messages = value["messages"]
         if not isinstance(messages, list):
             raise TypeError(f"messages are {type(messages).__name__}, not a list")
-    body = _string(value["text"]) if messages is None else render(messages)
-    return Document(str(value.get("title") or value.get("question") or _first_said(value) or body), body, messages)
+    body = _body(value) if messages is None else render(messages)
+    named = value.get("title") or value.get("subject") or value.get("question") or _first_said(value)
+    return Document(str(named or body), body, messages)
 
 
 def _first_said(value: Mapping[str, Any]) -> str | None:
@@ -135,9 +142,17 @@ def _encodable(document: Document) -> Document:
     return document
 
 
-def _json_object(content: str, _: object) -> Iterator[Document]:
-    """One document for each title."""
-    for title, value in json.loads(content, object_pairs_hook=_unique_names).items():
+def _json(content: str, render: Render) -> Iterator[Document]:
+    """One document for each title of an object, or for each record of a list, as in JSON lines."""
+    values = json.loads(content, object_pairs_hook=_unique_names)
+    if isinstance(values, list):
+        for value in values:
+            if isinstance(value, str):
+                yield _encodable(Document(value, value))
+            elif not value.get("held_out"):
+                yield _encodable(_document(value, render))
+        return
+    for title, value in values.items():
         yield _encodable(Document(title, value if isinstance(value, str) else _body(value)))
 
 
@@ -158,4 +173,4 @@ def _body(value: Mapping[str, Any]) -> str:
     return _string(value[field])
 
 
-_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_object}
+_READERS = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json}

@@ -46,9 +46,9 @@ def draw(wanted: Draw, encoder: Encoder) -> tuple[Tensor, Data]:
     return packed, data_record(source, packed, seed)
 
 
-def data_record(source: str, ids: Tensor, seed: int) -> Data:
-    """The lineage's record of `ids` [sequences, tokens]."""
-    return Data(source=source, digest=ids_digest(ids), sequences=len(ids), tokens=ids.shape[1], seed=seed)
+def data_record(source: str, ids: Tensor, seed: int, parts: tuple[Data, ...] = ()) -> Data:
+    """The lineage's record of `ids` [sequences, tokens], which mix those of `parts`."""
+    return Data(source=source, digest=ids_digest(ids), sequences=len(ids), tokens=ids.shape[1], seed=seed, parts=parts)
 
 
 def ids_digest(ids: Tensor) -> str:

@@ -100,9 +100,9 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Which tenths of its documents, as in `calibration.buckets`; default: the calibration's."""
 
     @property
-    def sources(self) -> tuple[str | None, ...]:
-        """The one source; None is the calibration's."""
-        return (self.source,)
+    def named_sources(self) -> tuple[str, ...]:
+        """The one source; empty for the calibration's."""
+        return (self.source,) if self.source else ()
 
 
 class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):

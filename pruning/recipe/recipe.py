@@ -18,18 +18,19 @@ from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import Bucket, Count, Gates
 from pruning.recipe.options import Layerwise, Stage, Vocabulary
 from pruning.recipe.sources import SELF
-
-ALL_BUCKETS = tuple(range(10))
+from pruning.recipe.texts import ALL_BUCKETS, EvaluatedText, WeightedText, one_or_several, refuse_repeated
 
 
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The token sequences on which layer inputs are observed while pruning."""
 
-    source: str
-    """Where the text comes from. A file of plain text, JSON lines or a JSON object of texts: a path, or
+    source: str = ""
+    """Where the text comes from. A file of plain text, JSON lines or JSON, any of them gzipped: a path, or
     `package:module/file` in an installed Python package. A column of a dataset:
     `dataset:NAME[:config][:split][:column]`. Or "self": sequences sampled from the base itself, where there is no text
     (https://arxiv.org/abs/2410.17170); `buckets` is then ignored."""
+    sources: tuple[WeightedText, ...] = ()
+    """Several texts instead of `source`, mixed by weight: whole sequences of each, spread evenly over the others."""
     buckets: tuple[Bucket, ...] = ALL_BUCKETS
     """Which tenths of the documents to draw from, 0 to 9, by the hash of their titles."""
     sequences: Count = 64
@@ -41,26 +42,57 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Count = 8
     """Sequences in memory at once: more are faster and need more memory."""
 
+    def __post_init__(self) -> None:
+        one_or_several(self.source, self.buckets, self.sources, "sources")
+        refuse_repeated(self.sources)
+
+    @property
+    def texts(self) -> tuple[WeightedText, ...]:
+        """The sources with their weights; one where `source` is given."""
+        return self.sources or (WeightedText(self.source, self.buckets),)
+
+
+def texts_or_calibration(
+    source: str | None, buckets: tuple[Bucket, ...] | None, calibration: Calibration
+) -> tuple[WeightedText, ...]:
+    """The texts of a stage that gives `source`, `buckets`, both or neither; what is missing is the calibration's."""
+    theirs = calibration.texts
+    if source is None:
+        return tuple(WeightedText(text.source, buckets or text.buckets, text.weight) for text in theirs)
+    known = next((text.buckets for text in theirs if text.source == source or not calibration.sources), ALL_BUCKETS)
+    return (WeightedText(source, buckets or known),)
+
 
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The text on which perplexity is measured before and after pruning."""
+    """The texts on which perplexity is measured before and after pruning."""
 
-    source: str
+    source: str = ""
     """Where the text comes from, as in `calibration.source`; "self" is not allowed."""
+    texts: tuple[EvaluatedText, ...] = ()
+    """Several texts instead of `source`, each measured apart; the first ranks models where one figure is needed."""
     buckets: tuple[Bucket, ...] = ALL_BUCKETS
     """Which tenths of the documents; choose others than the calibration's, or the perplexity flatters the result."""
     tokens: Annotated[int, Meta(ge=2)] = 8192
-    """Number of tokens in all, rounded down to whole windows."""
+    """Number of tokens of each text, rounded down to whole windows."""
     window: Annotated[int, Meta(ge=2)] = 512
     """Length of each window, in tokens; windows do not overlap."""
     seed: int = 0
     """Seeds the order of the documents."""
 
     def __post_init__(self) -> None:
-        if self.source == SELF:
+        one_or_several(self.source, self.buckets, self.texts, "texts")
+        names = [text.name for text in self.texts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two texts are named {twice[0]}: names must differ")
+        if SELF in {self.source, *(text.source for text in self.texts)}:
             raise ValueError(f'source "{SELF}" is for calibration only: perplexity needs a text by others')
         if self.tokens < self.window:
             raise ValueError(f"tokens = {self.tokens} do not fill one window of {self.window}")
+
+    @property
+    def every(self) -> tuple[EvaluatedText, ...]:
+        """The texts by name; the name of a single `source` is empty."""
+        return self.texts or (EvaluatedText("", self.source, self.buckets),)
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.recipe.bounds import Bucket, Count
+from pruning.recipe.texts import WeightedText, refuse_repeated
 from server.artifact.checkpoint.layouts import Group
 
 
@@ -60,23 +61,30 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return max(self.tokens // (self.batch * self.length), 1)
 
     @property
-    def sources(self) -> tuple[str | None, ...]:
-        """Every source that is trained on; None is the calibration's."""
+    def named_sources(self) -> tuple[str, ...]:
+        """Every source that is trained on and that the stage names itself."""
         raise NotImplementedError
 
 
 class TextTraining(Training, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Training on one source of texts."""
+    """Training on one source of texts, or on several mixed by weight."""
 
     source: str | None = None
     """The texts, as in `calibration.source`; default: the calibration's."""
     buckets: Annotated[tuple[Bucket, ...], Meta(min_length=1)] | None = None
     """Which tenths of its documents, as in `calibration.buckets`; default: the calibration's."""
+    sources: tuple[WeightedText, ...] = ()
+    """Several texts instead of `source`, mixed by weight; default: the calibration's."""
+
+    def __post_init__(self) -> None:
+        if self.sources and (self.source or self.buckets):
+            raise ValueError("give either source and buckets or sources, not both")
+        refuse_repeated(self.sources)
 
     @property
-    def sources(self) -> tuple[str | None, ...]:
-        """The one source; None is the calibration's."""
-        return (self.source,)
+    def named_sources(self) -> tuple[str, ...]:
+        """The sources of the stage's own texts; empty for the calibration's."""
+        return tuple(text.source for text in self.sources) or ((self.source,) if self.source else ())
 
 
 class Distill(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind", tag="distill"):
@@ -96,6 +104,7 @@ class Distill(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     stored. A quantised model starts from its own codes, any other is rounded first; the result is always quantised."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lora and self.quantise:
             raise ValueError("lora keeps the weights frozen, and quantise trains them: use one")
         if self.lora and self.embeddings:
@@ -128,9 +137,9 @@ class Continue(Training, frozen=True, forbid_unknown_fields=True, kw_only=True, 
     """Whether embeddings and head are trained too."""
 
     @property
-    def sources(self) -> tuple[str | None, ...]:
-        """The source of each domain; None is the calibration's."""
-        return tuple(domain.source for domain in self.domains)
+    def named_sources(self) -> tuple[str, ...]:
+        """The sources that domains name; the others train on the calibration's."""
+        return tuple(domain.source for domain in self.domains if domain.source)
 
     def __post_init__(self) -> None:
         names = [domain.name for domain in self.domains]
@@ -170,6 +179,7 @@ class Shear(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=True,
         return {kind: size for kind, size in sizes.items() if size is not None}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.target:
             raise ValueError("nothing to prune: give at least one of layers, hidden, kv_groups and ffn")
 

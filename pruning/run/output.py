@@ -13,6 +13,7 @@ from typing import Any
 from pruning.errors import RecipeError
 from pruning.model.versions import versions
 from pruning.recipe.sources import locate
+from pruning.stages.inputs import THREADS
 from server.artifact.checkpoint import lineage as record
 from server.errors import ArtifactError, Busy
 from server.storage.files import replaced
@@ -81,7 +82,10 @@ def remove_leftovers(output: Path, identity: dict[str, str]) -> None:
     """
     shutil.rmtree(replaced(output), ignore_errors=True)
     work = work_directory(output)
-    if not work.is_dir() or (found := _identity(work)) not in (run_identity(identity), None):
+    if not work.is_dir():
+        return
+    found = _identity(work)
+    if found is not None and not can_resume(work, identity):
         return
     if found is None and any(not OURS.fullmatch(entry.name) for entry in work.iterdir() if entry.name != LOCK):
         return
@@ -91,13 +95,22 @@ def remove_leftovers(output: Path, identity: dict[str, str]) -> None:
 
 
 def run_identity(identity: dict[str, str]) -> dict[str, str]:
-    """What must be equal for a run to resume: the digests of its inputs, and the versions of the software."""
+    """What must be equal for a run to resume: its inputs, and the versions of the software.
+
+    The number of threads is recorded too; the resumed run takes it over.
+    """
     return identity | versions()
 
 
 def can_resume(work: Path, identity: dict[str, str]) -> bool:
-    """Whether `work` was left by an interrupted run of the same inputs and software."""
-    return bool(_identity(work) == run_identity(identity))
+    """Whether `work` was left by an interrupted run of the same inputs and software, with any number of threads."""
+    found = _identity(work) or {}
+    return THREADS in found and found | {THREADS: ""} == run_identity(identity) | {THREADS: ""}
+
+
+def begun_threads(work: Path) -> int:
+    """The number of threads of the run that left `work`."""
+    return int(_identity(work)[THREADS])
 
 
 def _identity(work: Path) -> Any:

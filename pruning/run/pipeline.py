@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from pruning.model import base as bases
 from pruning.model.versions import versions
@@ -21,7 +22,7 @@ from pruning.model.weights import WeightSource
 from pruning.recipe.options import AWQ, Depth, Layerwise, Round, Stage, Vocabulary, Width
 from pruning.recipe.order import undone_quantisations
 from pruning.recipe.training import Continue, Distill, Reconstruct, Shear, TextTraining, Training
-from pruning.run.output import CANDIDATE, IDENTITY, LOCK, can_resume, clear, run_identity, work_directory
+from pruning.run.output import CANDIDATE, IDENTITY, LOCK, begun_threads, can_resume, clear, run_identity, work_directory
 from pruning.run.record import evaluate
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
@@ -100,11 +101,19 @@ def follow(inputs: Inputs, output: Path, team: Team) -> None:
 
 
 def begin(work: Path, inputs: Inputs) -> None:
-    """Prepare `work`: keep an interrupted run's results if its inputs and software were the same, else clear them."""
-    if not can_resume(work, inputs.identity):
-        if clear(work):
-            logger.info("%s was begun with another recipe, other data or another version: starting anew", work)
-        write_atomically(work / IDENTITY, json.dumps(run_identity(inputs.identity)).encode())
+    """Prepare `work`: keep an interrupted run's results if its inputs and software were the same, else clear them.
+
+    A resumed run computes with the number of threads that it was begun with, so that its figures are those of one run.
+    """
+    if can_resume(work, inputs.identity):
+        threads = begun_threads(work)
+        if threads != torch.get_num_threads():
+            logger.info("resuming with %d threads, the number that the run was begun with", threads)
+            torch.set_num_threads(threads)
+        return
+    if clear(work):
+        logger.info("%s was begun with another recipe, other data or another version: starting anew", work)
+    write_atomically(work / IDENTITY, json.dumps(run_identity(inputs.identity)).encode())
 
 
 def _candidate(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> Artifact:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from torch import Tensor
 
 from pruning.data.retokenise import retokenise
 from pruning.evaluation.scoring.perplexity import Int8Weights, perplexity
@@ -22,20 +23,27 @@ RETOKENISED = "its text is written in the remaining tokens, its loss is per toke
 
 
 def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Artifact:
-    """`candidate` with its bytes and perplexity, beside the base's at 16 bits and int8, in its record."""
-    ids, data = inputs.evaluation
-    figures = _base_figures(inputs, cache, work)
-    model = StageModel(candidate.config, candidate)
+    """`candidate` with its bytes and perplexities, beside the base's as found, at 16 bits and int8, in its record."""
     before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
-    windows = ids if same else retokenise(ids, before, after)
-    pruned = perplexity(model, windows, work / "evaluation-pruned", "evaluating the pruned model")
+    model, texts = StageModel(candidate.config, candidate), []
+    sizes: dict[str, int] = {}
+    for number, (name, ids, data) in enumerate(inputs.evaluation, 1):
+        figures = _base_figures(inputs.base, ids, data, cache, work)
+        windows = ids if same else retokenise(ids, before, after)
+        what = "evaluating the pruned model" + (f" on {name}" if name else "")
+        pruned = perplexity(model, windows, work / f"evaluation-pruned{number}", what)
+        texts.append(record.EvaluatedText(name, data, figures["perplexity"] | {"pruned": pruned}))
+        sizes = figures["bytes"] | {"pruned": candidate.size}
+    first, *others = texts
     evaluation = record.Evaluation(
-        data=data,
-        window=data.tokens,
-        perplexity=figures["perplexity"] | {"pruned": pruned},
-        bytes=figures["bytes"] | {"pruned": candidate.size},
+        data=first.data,
+        window=first.data.tokens,
+        perplexity=first.perplexity,
+        bytes=sizes,
         note="" if same else RETOKENISED,
+        name=first.name,
+        others=tuple(others),
     )
     return write_record(candidate, msgspec.structs.replace(candidate.lineage, evaluation=evaluation))
 
@@ -55,19 +63,23 @@ def write_record(candidate: Artifact, lineage: record.Lineage) -> Artifact:
     return Artifact(candidate.path, complete, candidate.config)
 
 
-def _base_figures(inputs: Inputs, cache: Path, work: Path) -> dict[str, dict[str, Any]]:
+def _base_figures(
+    base: Artifact, windows: Tensor, data: record.Data, cache: Path, work: Path
+) -> dict[str, dict[str, Any]]:
     """Perplexity and bytes of the base at 16 bits ("dense") and int8, cached by text and software versions."""
-    windows, data = inputs.evaluation
     software = hashlib.sha256(json.dumps(versions()).encode()).hexdigest()[:8]  # others may compute other figures
-    path = cache / "evaluations" / f"{inputs.base.path.name}-{data.digest[:12]}-{data.tokens}-{software}.json"
+    path = cache / "evaluations" / f"{base.path.name}-{data.digest[:12]}-{data.tokens}-{software}.json"
     if path.exists():
         figures: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         return figures
-    model = StageModel(inputs.base.config, inputs.base)
+    model = StageModel(base.config, base)
     rounded = Int8Weights(model)
-    before = perplexity(model, windows, work / "evaluation-base", "evaluating the base")
-    int8 = perplexity(model._replace(source=rounded), windows, work / "evaluation-int8", "evaluating the base at int8")
-    size = inputs.base.size
+    folder = f"evaluation-{{}}_{data.digest[:8]}"
+    before = perplexity(model, windows, work / folder.format("base"), "evaluating the base")
+    int8 = perplexity(
+        model._replace(source=rounded), windows, work / folder.format("int8"), "evaluating the base at int8"
+    )
+    size = base.size
     figures = {"perplexity": {"dense": before, "int8": int8}, "bytes": {"dense": size, "int8": size - rounded.saved}}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(figures).encode())

@@ -4,21 +4,24 @@ Imports no model code, so a reusable artifact is found in about a second.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from pruning.data.documents import digest_of_source
 from pruning.data.draw import Draw, data_record, draw
 from pruning.data.encoder import Encoder
+from pruning.data.mixing import mixed, shares
 from pruning.data.self_calibration import sample_base
 from pruning.errors import RecipeError
 from pruning.model.settings import positions
 from pruning.recipe.options import Vocabulary
-from pruning.recipe.recipe import Calibration, Recipe
+from pruning.recipe.recipe import Calibration, Evaluation, Recipe
 from pruning.recipe.sources import SELF, digest_of, locate
+from pruning.recipe.texts import WeightedText
 from pruning.recipe.training import Training
 from server.artifact.checkpoint import lineage
 from server.artifact.checkpoint.reader import Artifact
@@ -28,6 +31,18 @@ from server.storage.lock import locked
 
 logger = logging.getLogger(__name__)
 
+THREADS = "threads"
+"""The key of the number of threads in a run's identity."""
+
+
+class EvaluationWindows(NamedTuple):
+    """The windows of one text that perplexity is measured on."""
+
+    name: str
+    ids: Tensor
+    """Token ids [windows, tokens]."""
+    data: lineage.Data
+
 
 class Inputs(NamedTuple):
     """Everything that decides the result of a run."""
@@ -35,19 +50,23 @@ class Inputs(NamedTuple):
     recipe: Recipe
     base: Artifact
     calibration: tuple[Tensor, lineage.Data]
-    evaluation: tuple[Tensor, lineage.Data]
+    evaluation: tuple[EvaluationWindows, ...]
     text_digests: dict[str, str]
     """SHA-256 of each text that a training or vocabulary stage reads, by source."""
 
     @property
     def identity(self) -> dict[str, str]:
-        """Digests of all inputs, by name; equal for two runs that give the same artifact. Stored in the lineage."""
+        """Digests of all inputs and the number of threads, by name; equal for two runs that give the same artifact.
+
+        Sums in another order differ in their last bits, which decides ties between weights. Stored in the lineage.
+        """
         return {
             "recipe": self.recipe.digest,
             "base": self.base.lineage.base.digest,
             "calibration": self.calibration[1].digest,
-            "evaluation": self.evaluation[1].digest,
+            **{f"evaluation {windows.name}".strip(): windows.data.digest for windows in self.evaluation},
             **{f"text {source}": digest for source, digest in self.text_digests.items()},
+            THREADS: str(torch.get_num_threads()),
         }
 
 
@@ -55,17 +74,26 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
     """Import the base into `cache` and draw the token ids; raises RecipeError or DataError."""
     base = base_artifact(recipe.base, cache)
     encoder = Encoder(base)
-    c, e = recipe.calibration, recipe.evaluation
     refuse_long(_lengths(recipe), base.config)
-    if c.source == e.source and set(c.buckets) & set(e.buckets):
-        logger.warning("calibration and evaluation share texts: the perplexity after pruning will flatter it")
-    calibration = _calibration(c, base, encoder)
-    evaluation = draw(Draw(e.source, e.buckets, max(e.tokens // e.window, 1), e.window, e.seed), encoder)
+    own = recipe.calibration.texts
+    warn_of_shared_texts("calibration", own, recipe)
+    calibration = _calibration(recipe.calibration, base, encoder)
     readers = [stage for stage in recipe.stages if isinstance(stage, Training | Vocabulary)]
-    texts = {source or c.source for stage in readers for source in stage.sources}
+    texts = {source for stage in readers for source in stage.named_sources}
+    texts |= {text.source for text in own} if readers else set()
+    evaluation = _evaluation(recipe.evaluation, encoder)
     return Inputs(
         recipe, base, calibration, evaluation, {source: digest_of_source(source) for source in sorted(texts - {SELF})}
     )
+
+
+def warn_of_shared_texts(what: str, texts: Iterable[WeightedText], recipe: Recipe) -> None:
+    """Warn, naming the source, where `texts` may contain a document that perplexity is measured on."""
+    for text in texts:
+        if any(text.shares(other) for other in recipe.evaluation.every):
+            logger.warning(
+                "%s and evaluation share texts of %s: the perplexity after pruning will flatter it", what, text.source
+            )
 
 
 def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
@@ -91,15 +119,31 @@ def _lengths(recipe: Recipe) -> dict[str, int]:
 
 
 def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, lineage.Data]:
-    """The calibration ids [sequences, tokens]: drawn from a text, or sampled from the base itself."""
-    if wanted.source == SELF:
-        ids = sample_base(base, wanted.sequences, wanted.tokens, wanted.seed)
-        return ids, data_record(SELF, ids, wanted.seed)
-    return draw(Draw(wanted.source, wanted.buckets, wanted.sequences, wanted.tokens, wanted.seed), encoder)
+    """The calibration ids [sequences, tokens]: drawn from texts and mixed, or sampled from the base itself."""
+    parts = []
+    for text, count in zip(wanted.texts, shares(wanted.texts, wanted.sequences, "sequences"), strict=True):
+        if text.source == SELF:
+            ids = sample_base(base, count, wanted.tokens, wanted.seed)
+            parts.append((ids, data_record(SELF, ids, wanted.seed)))
+        else:
+            parts.append(draw(Draw(text.source, text.buckets, count, wanted.tokens, wanted.seed), encoder))
+    return mixed(parts)
+
+
+def _evaluation(wanted: Evaluation, encoder: Encoder) -> tuple[EvaluationWindows, ...]:
+    """The windows of every text of an evaluation."""
+    count = max(wanted.tokens // wanted.window, 1)
+    return tuple(
+        EvaluationWindows(text.name, *draw(Draw(text.source, text.buckets, count, wanted.window, wanted.seed), encoder))
+        for text in wanted.every
+    )
 
 
 def reusable(output: Path, inputs: Inputs) -> Artifact | None:
-    """The artifact at `output` if it is intact and was made from the same recipe, base and data; else None."""
+    """The artifact at `output` if it is intact and was made from the same recipe, base and data; else None.
+
+    One made with another number of threads is kept.
+    """
     if not (output / lineage.FILE).exists():
         return None
     try:
@@ -107,10 +151,16 @@ def reusable(output: Path, inputs: Inputs) -> Artifact | None:
     except ArtifactError as error:
         logger.info("%s; starting over", error)
         return None
-    same = artifact.lineage.inputs == inputs.identity and artifact.lineage.evaluation is not None
-    if not same:
+    made, wanted = dict(artifact.lineage.inputs), inputs.identity
+    threads, ours = made.pop(THREADS, None), wanted.pop(THREADS)
+    if made != wanted or artifact.lineage.evaluation is None:
         logger.info("%s was made with another recipe or other data: starting over", output)
-    return artifact if same else None
+        return None
+    if threads != ours:
+        logger.info(
+            "%s was made with %s threads and is kept; %s would give slightly other figures", output, threads, ours
+        )
+    return artifact
 
 
 def base_artifact(reference: str, cache: Path) -> Artifact:

@@ -3,9 +3,11 @@
 Every figure comes from the lineage or the artifact itself.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.model.weights import parameters
+from server.artifact.checkpoint.lineage import Evaluation
 from server.artifact.checkpoint.reader import Artifact
 
 LABELS = {"dense": "base, 16 bits", "int8": "base, int8 in groups of 32", "pruned": "pruned"}
@@ -16,19 +18,28 @@ def table(artifact: Artifact, source: Path) -> str:
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     total, zeros = parameters(artifact)
-    lines = [f"{'':34}{'bytes':>15}{'perplexity':>12}"]
+    texts = evaluation.texts
+    heads = "".join(f"{text.name or 'perplexity':>12}" for text in texts)
+    lines = [f"{'':34}{'bytes':>15}{heads}"]
     if source.is_file():
-        lines.append(_line(f"base as found ({artifact.lineage.base.note})", source.stat().st_size, None))
+        lines.append(_line(f"base as found ({artifact.lineage.base.note})", source.stat().st_size, []))
     for key, label in LABELS.items():
-        lines.append(_line(label, evaluation.bytes[key], evaluation.perplexity[key]))
+        lines.append(_line(label, evaluation.bytes[key], [text.perplexity[key] for text in texts]))
     removed = sum(len(step.removed_blocks) for step in artifact.lineage.steps)
     lines.append(f"{total:,} parameters, {zeros / total:.1%} of them zero; {removed} blocks removed")
-    lines.append(f"perplexity on {evaluation.data.sequences} windows of {evaluation.window} tokens")
+    lines.append(_basis(evaluation))
     if evaluation.note:
         lines.append(f"pruned: {evaluation.note}")
     return "\n".join(lines)
 
 
-def _line(label: str, size: int, perplexity: float | None) -> str:
+def _basis(evaluation: Evaluation) -> str:
+    """The sentence that says what the perplexities were measured on."""
+    windows = f"perplexity on {evaluation.data.sequences} windows of {evaluation.window} tokens"
+    named = [f"{text.name} ({text.data.source})" for text in evaluation.texts if text.name]
+    return f"{windows} of each text: {', '.join(named)}" if named else windows
+
+
+def _line(label: str, size: int, perplexities: Sequence[float]) -> str:
     """One line of the table."""
-    return f"{label:34}{size:>15,}{'' if perplexity is None else f'{perplexity:.2f}':>12}"
+    return f"{label:34}{size:>15,}{''.join(f'{value:>12.2f}' for value in perplexities)}"

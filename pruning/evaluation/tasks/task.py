@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from pruning.recipe.bounds import Bucket, Count, Gates
-from pruning.recipe.recipe import ALL_BUCKETS
+from pruning.recipe.texts import ALL_BUCKETS
 
 FIELD = "kind"
 

@@ -23,9 +23,11 @@ from pruning.model import base
 from pruning.model.settings import positions, read_settings
 from pruning.model.weights import Rows, parameters
 from pruning.recipe.options import Vocabulary
+from pruning.recipe.recipe import texts_or_calibration
 from pruning.recipe.sources import SELF
+from pruning.recipe.texts import WeightedText
 from pruning.stages.context import StageContext, StageModel
-from pruning.stages.inputs import Inputs
+from pruning.stages.inputs import Inputs, warn_of_shared_texts
 from pruning.stages.structured import bpe
 from server.artifact.checkpoint.lineage import Step
 from server.progress import Progress
@@ -67,16 +69,15 @@ def check(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) -
     would exceed the model's positions.
     """
     smaller = plan(config, context.inputs, choose(stage, config, context).kept)
-    windows = context.inputs.evaluation[0]
-    spelt = retokenise(
-        windows, tokenizer_files.read(context.inputs.base.path).library, Tokenizer.from_str(smaller.files[TOKENIZER])
-    )
-    longest = spelt.ids.shape[1]
+    before = tokenizer_files.read(context.inputs.base.path).library
+    after = Tokenizer.from_str(smaller.files[TOKENIZER])
+    texts = [windows.ids for windows in context.inputs.evaluation]
+    longest = max(retokenise(ids, before, after).ids.shape[1] for ids in texts)
     limit = positions(config)
     if limit is not None and longest > limit:
         raise RecipeError(
             f"a window of the evaluation becomes {longest} tokens in the smaller vocabulary, but the model takes "
-            f"{limit}: choose a window below {windows.shape[1]}"
+            f"{limit}: choose a window below {texts[0].shape[1]}"
         )
     return smaller.config
 
@@ -154,22 +155,29 @@ def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
 
 
 def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
-    """Occurrences of each token id in the text."""
-    calibration, evaluation = inputs.recipe.calibration, inputs.recipe.evaluation
-    source, buckets = stage.source or calibration.source, stage.buckets or calibration.buckets
-    if source == evaluation.source and set(buckets) & set(evaluation.buckets):
-        logger.warning("vocabulary and evaluation share texts: the perplexity after pruning will flatter it")
-    if source == SELF:
+    """Occurrences of each token id in the texts of the stage, by default those of the calibration."""
+    texts = texts_or_calibration(stage.source, stage.buckets, inputs.recipe.calibration)
+    warn_of_shared_texts("vocabulary", texts, inputs.recipe)
+    counts: Counter[int] = Counter()
+    for text in texts:
+        counts.update(_count_text(text, inputs))
+    return counts
+
+
+def _count_text(text: WeightedText, inputs: Inputs) -> Counter[int]:
+    """Occurrences of each token id in one text."""
+    calibration = inputs.recipe.calibration
+    if text.source == SELF:
         ids = sample_base(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
         return Counter(ids.flatten().tolist())
     encoder = Encoder(inputs.base)
-    texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]
-    if not texts:
-        raise DataError(f"{source} has no text in the buckets {sorted(buckets)}")
+    found = [document for document in documents_of(text.source, encoder.render) if document.bucket in text.buckets]
+    if not found:
+        raise DataError(f"{text.source} has no text in the buckets {sorted(text.buckets)}")
     counts: Counter[int] = Counter()
-    with Progress("counting tokens", len(texts)) as progress:
-        for text in texts:
-            counts.update(encoder.encode(text))
+    with Progress("counting tokens", len(found)) as progress:
+        for document in found:
+            counts.update(encoder.encode(document))
             progress.step()
     return counts
 

@@ -17,11 +17,14 @@ from torch import Tensor
 from pruning.data.documents import Document, documents_of
 from pruning.data.draw import data_record
 from pruning.data.encoder import Encoder
+from pruning.data.mixing import mixed, shares
 from pruning.data.self_calibration import sample_base
 from pruning.errors import DataError, RecipeError
+from pruning.recipe.recipe import texts_or_calibration
 from pruning.recipe.sources import SELF
+from pruning.recipe.texts import WeightedText
 from pruning.recipe.training import Continue, Domain, TextTraining, Training
-from pruning.stages.inputs import Inputs
+from pruning.stages.inputs import Inputs, warn_of_shared_texts
 from server.artifact.checkpoint.lineage import Data
 
 logger = logging.getLogger(__name__)
@@ -44,49 +47,46 @@ class TrainingData(NamedTuple):
         return self.training[(step - 1) * size :][:size]
 
 
-class Origin(NamedTuple):
-    """A source of text and the buckets of its documents to read."""
-
-    source: str
-    buckets: tuple[int, ...]
-
-    def shares(self, other: "Origin") -> bool:
-        """Whether both may contain the same text."""
-        return self.source == other.source and (self.source == SELF or bool(set(self.buckets) & set(other.buckets)))
+Texts = tuple[WeightedText, ...]
+"""The texts of a stage or a domain, with their weights."""
 
 
 def draw_training_data(stage: TextTraining, inputs: Inputs) -> TrainingData:
     """The ids that `stage` trains on, repeated up to its budget; raises DataError if the texts do not suffice."""
-    return _draw(stage, _origin(stage, inputs), inputs, again=True)
+    return _draw(stage, _texts(stage, inputs), inputs, again=True)
 
 
 def draw_domain_data(stage: Continue, inputs: Inputs) -> list[TrainingData]:
     """The ids of each domain, without repeating its texts; raises DataError if these do not suffice."""
-    return [_draw(stage, origin, inputs, again=False) for origin in origins(stage, inputs)]
+    return [_draw(stage, texts, inputs, again=False) for texts in domain_texts(stage, inputs)]
 
 
 def refuse_scarce_text(stage: TextTraining | Continue, inputs: Inputs) -> None:
     """Raise DataError if the texts of `stage` do not suffice; self-generated text always does."""
     again = isinstance(stage, TextTraining)
-    for origin in _read(stage, inputs):
-        if origin.source != SELF:
-            _ids(stage, origin, inputs, again=again)
+    for texts in _read(stage, inputs):
+        for text, amount in _amounts(stage, texts):
+            if text.source != SELF:
+                _ids(stage, text, amount, inputs, again=again)
 
 
 def write_own_samples(stage: TextTraining | Continue, inputs: Inputs) -> None:
     """Generate the self-calibration text that `stage` trains on, if any, before several processes need it at once."""
-    if any(origin.source == SELF for origin in _read(stage, inputs)):
-        _own(stage, inputs)
+    for texts in _read(stage, inputs):
+        for text, amount in _amounts(stage, texts):
+            if text.source == SELF:
+                _own(stage, amount, inputs)
 
 
-def origins(stage: Continue, inputs: Inputs) -> list[Origin]:
-    """The text and buckets of each domain; raises RecipeError if two domains share texts."""
-    found = [_origin(domain, inputs) for domain in stage.domains]
+def domain_texts(stage: Continue, inputs: Inputs) -> list[Texts]:
+    """The texts of each domain; raises RecipeError if two domains share texts."""
+    found = [_texts(domain, inputs) for domain in stage.domains]
     for (one, first), (other, second) in combinations(zip(stage.domains, found, strict=True), 2):
-        if first.shares(second):
-            remedy = "other sources" if first.source == SELF else "disjoint buckets"
+        shared = [text.source for text in first for against in second if _share(text, against)]
+        if shared:
+            remedy = "other sources" if shared[0] == SELF else "disjoint buckets"
             raise RecipeError(
-                f"the domains {one.name} and {other.name} share texts of {first.source}, so one trains on what the "
+                f"the domains {one.name} and {other.name} share texts of {shared[0]}, so one trains on what the "
                 f"other holds out: give them {remedy}"
             )
     return found
@@ -99,29 +99,55 @@ def joined(data: Sequence[TrainingData]) -> TrainingData:
     return _with_records(source, training, held_out, data[0].training_record.seed)
 
 
-def _read(stage: TextTraining | Continue, inputs: Inputs) -> list[Origin]:
-    """The text and buckets that `stage` trains on, one per domain; raises as `origins`."""
-    return origins(stage, inputs) if isinstance(stage, Continue) else [_origin(stage, inputs)]
+def _share(text: WeightedText, other: WeightedText) -> bool:
+    """Whether both may contain the same text; what the base itself writes has no buckets."""
+    return text.shares(other) or text.source == other.source == SELF
 
 
-def _origin(reader: TextTraining | Domain, inputs: Inputs) -> Origin:
-    """The origin of `reader`, with the calibration's text and buckets by default."""
-    calibration = inputs.recipe.calibration
-    return Origin(reader.source or calibration.source, reader.buckets or calibration.buckets)
+def _read(stage: TextTraining | Continue, inputs: Inputs) -> list[Texts]:
+    """The texts that `stage` trains on, one tuple per domain; raises as `domain_texts`."""
+    return domain_texts(stage, inputs) if isinstance(stage, Continue) else [_texts(stage, inputs)]
 
 
-def _draw(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> TrainingData:
-    """Held-out and training ids of `origin`; with `again`, texts are repeated up to the budget."""
-    source, buckets = origin
-    if source == SELF:
-        return _own(stage, inputs)
-    _warn_of_shared_texts(source, buckets, inputs)
-    ids, held_ids, whole = _ids(stage, origin, inputs, again=again)
+def _texts(reader: TextTraining | Domain, inputs: Inputs) -> Texts:
+    """The texts of `reader`, with the calibration's texts and buckets by default."""
+    own = reader.sources if isinstance(reader, TextTraining) else ()
+    return own or texts_or_calibration(reader.source, reader.buckets, inputs.recipe.calibration)
+
+
+class Amount(NamedTuple):
+    """Sequences to draw of one text."""
+
+    training: int
+    held_out: int
+
+
+def _amounts(stage: Training, texts: Texts) -> list[tuple[WeightedText, Amount]]:
+    """The share of the budget and of the held-out sequences of each text."""
+    training = shares(texts, stage.steps * stage.batch, "training sequences")
+    held_out = shares(texts, stage.held_out, "held-out sequences")
+    return [(text, Amount(*counts)) for text, *counts in zip(texts, training, held_out, strict=True)]
+
+
+def _draw(stage: Training, texts: Texts, inputs: Inputs, *, again: bool) -> TrainingData:
+    """Held-out and training ids of `texts`; with `again`, documents are repeated up to the budget."""
+    parts = [_draw_one(stage, text, amount, inputs, again=again) for text, amount in _amounts(stage, texts)]
+    training, training_record = mixed([(part.training, part.training_record) for part in parts])
+    held_out, held_out_record = mixed([(part.held_out, part.held_out_record) for part in parts])
+    return TrainingData(training, held_out, training_record, held_out_record)
+
+
+def _draw_one(stage: Training, text: WeightedText, amount: Amount, inputs: Inputs, *, again: bool) -> TrainingData:
+    """Held-out and training ids of one text."""
+    if text.source == SELF:
+        return _own(stage, amount, inputs)
+    warn_of_shared_texts("training", [text], inputs.recipe)
+    ids, held_ids, whole = _ids(stage, text, amount, inputs, again=again)
     if len(ids) > whole:
         readings = ceil(len(ids) / whole)
         logger.warning("the budget of %d tokens repeats the %d tokens of the texts %d times", len(ids), whole, readings)
     training = torch.tensor(ids[: len(ids) // stage.length * stage.length]).view(-1, stage.length)
-    return _with_records(source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
+    return _with_records(text.source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
 
 
 class DrawnIds(NamedTuple):
@@ -133,22 +159,22 @@ class DrawnIds(NamedTuple):
     """Number of training ids before any text is repeated."""
 
 
-def _ids(stage: Training, origin: Origin, inputs: Inputs, *, again: bool) -> DrawnIds:
-    """Held-out ids, and training ids up to the budget, repeating texts with `again`; DataError if they are too few."""
-    source, buckets = origin
+def _ids(stage: Training, text: WeightedText, amount: Amount, inputs: Inputs, *, again: bool) -> DrawnIds:
+    """Held-out ids, and training ids up to `amount`, repeated with `again`; raises DataError if they are too few."""
+    source, buckets = text.source, text.buckets
     encoder = Encoder(inputs.base)
-    texts = [text for text in documents_of(source, encoder.render) if text.bucket in buckets]
+    texts = [document for document in documents_of(source, encoder.render) if document.bucket in buckets]
     random.Random(stage.seed).shuffle(texts)
-    held_out, judges = _take(reversed(texts), stage.held_out * stage.length, encoder)
+    held_out, judges = _take(reversed(texts), amount.held_out * stage.length, encoder)
     known = {text.body for text in judges}
     rest = [text for text in texts if text.body not in known]
-    wanted = stage.steps * stage.batch * stage.length
+    wanted = amount.training * stage.length
     once = _take(rest, wanted, encoder)[0]
     ids = _repeat(once, rest, wanted, stage.seed, encoder) if again else once
-    if len(held_out) < stage.held_out * stage.length or len(ids) < (wanted if again else stage.length):
+    if len(held_out) < amount.held_out * stage.length or len(ids) < (wanted if again else stage.length):
         raise DataError(
             f"{source} has {len(texts)} texts in the buckets {sorted(buckets)}: too few to hold out "
-            f"{stage.held_out} x {stage.length} tokens and train on the others"
+            f"{amount.held_out} x {stage.length} tokens and train on the others"
         )
     return DrawnIds(ids, held_out, len(once))
 
@@ -158,18 +184,11 @@ def _with_records(source: str, training: Tensor, held_out: Tensor, seed: int) ->
     return TrainingData(training, held_out, data_record(source, training, seed), data_record(source, held_out, seed))
 
 
-def _own(stage: Training, inputs: Inputs) -> TrainingData:
+def _own(stage: Training, amount: Amount, inputs: Inputs) -> TrainingData:
     """Sequences generated by the base; the last ones are held out."""
-    count = stage.steps * stage.batch
-    ids = sample_base(inputs.base, count + stage.held_out, stage.length, stage.seed)
+    count = amount.training
+    ids = sample_base(inputs.base, count + amount.held_out, stage.length, stage.seed)
     return _with_records(SELF, ids[:count], ids[count:], stage.seed)
-
-
-def _warn_of_shared_texts(source: str, buckets: Iterable[int], inputs: Inputs) -> None:
-    """Warn if the final perplexity is measured on texts that are trained on."""
-    evaluation = inputs.recipe.evaluation
-    if source == evaluation.source and set(buckets) & set(evaluation.buckets):
-        logger.warning("training and evaluation share texts: the perplexity after training will flatter it")
 
 
 def _take(texts: Iterable[Document], count: int, encoder: Encoder) -> tuple[list[int], list[Document]]:

@@ -79,13 +79,19 @@ def _hashes(digest: str) -> list[dict[str, str]]:
 
 def _datasets(lineage: Lineage) -> Iterator[dict[str, Any]]:
     if lineage.calibration:
-        yield _dataset("calibration", lineage.calibration)
+        yield from _sources("calibration", lineage.calibration)
     for step in lineage.steps:
         if step.recovery:
-            yield _dataset("training", step.recovery.training)
-            yield _dataset("held out from training", step.recovery.held_out)
-    if lineage.evaluation:
-        yield _dataset("evaluation", lineage.evaluation.data)
+            yield from _sources("training", step.recovery.training)
+            yield from _sources("held out from training", step.recovery.held_out)
+    for text in lineage.evaluation.texts if lineage.evaluation else ():
+        yield _dataset("evaluation", text.data)
+
+
+def _sources(role: str, data: Data) -> Iterator[dict[str, Any]]:
+    """`data`, or each source of a mixture."""
+    for part in data.parts or (data,):
+        yield _dataset(role, part)
 
 
 def _dataset(role: str, data: Data) -> dict[str, Any]:
@@ -101,6 +107,9 @@ def _metrics(lineage: Lineage) -> Iterator[dict[str, str]]:
     for measure in ("perplexity", "bytes"):
         for model, value in getattr(lineage.evaluation, measure).items():
             yield {"type": measure, "value": str(value), "slice": model}
+    for text in lineage.evaluation.others:
+        for model, value in text.perplexity.items():
+            yield {"type": "perplexity", "value": str(value), "slice": f"{model} on {text.name}"}
     for gate in lineage.evaluation.gates:
         for name, value in gate.figures.items():
             yield {"type": name, "value": str(value), "slice": gate.task}

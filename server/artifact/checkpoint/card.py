@@ -136,13 +136,17 @@ def _figures(lineage: Lineage) -> list[str]:
     evaluation = lineage.evaluation
     if evaluation is None:
         return ["It was not evaluated."]
-    rows = ["| | bytes | perplexity |", "|---|---|---|", *_first_base(lineage)]
+    texts = evaluation.texts
+    heads = " | ".join(f"perplexity, {plain(text.name)}" if text.name else "perplexity" for text in texts)
+    rows = [f"| | bytes | {heads} |", "|---" * (2 + len(texts)) + "|", *_first_base(lineage)]
     for key, label in LABELS.items():
         if key in evaluation.bytes and key in evaluation.perplexity:
             name = label.format(plain(lineage.base.name))
-            rows.append(f"| {name} | {evaluation.bytes[key]:,} | {evaluation.perplexity[key]:.2f} |")
-    data = evaluation.data
-    basis = f"Perplexity on {data.sequences} windows of {evaluation.window} tokens of {plain(data.source)}."
+            figures = " | ".join(f"{text.perplexity[key]:.2f}" for text in texts)
+            rows.append(f"| {name} | {evaluation.bytes[key]:,} | {figures} |")
+    named = [f"{plain(text.data.source)}{f' ({plain(text.name)})' if text.name else ''}" for text in texts]
+    windows = f"{evaluation.data.sequences} windows of {evaluation.window} tokens"
+    basis = f"Perplexity on {windows} of {'each of ' if len(texts) > 1 else ''}{', '.join(named)}."
     gates = [
         f"- {plain(gate.task)}: {'passed' if gate.passed else 'failed'}"
         + "".join(f", {plain(name)} {value:.4g}" for name, value in gate.figures.items())
@@ -157,21 +161,28 @@ def _first_base(lineage: Lineage) -> list[str]:
     ours, theirs = lineage.evaluation, oldest.evaluation
     if oldest is lineage or ours is None or theirs is None or theirs.data.digest != ours.data.digest:
         return []
-    figures = f"{theirs.bytes['dense']:,} | {theirs.perplexity['dense']:.2f}"
+    first = {text.data.digest: text.perplexity for text in theirs.texts}
+    values = [first.get(text.data.digest, {}).get("dense") for text in ours.texts]
+    figures = " | ".join([f"{theirs.bytes['dense']:,}", *("" if value is None else f"{value:.2f}" for value in values)])
     return [f"| {plain(oldest.base.name)}, 16 bits, the first base | {figures} |"]
 
 
 def _data(lineage: Lineage) -> Iterator[str]:
     lines = []
     if lineage.calibration:
-        lines.append(f"- Calibration: {data_line(lineage.calibration)}")
+        lines += _data_lines("Calibration", lineage.calibration)
     for step in lineage.steps:
         if step.recovery:
-            lines.append(f"- Training: {data_line(step.recovery.training)}")
-            lines.append(f"- Held out from it: {data_line(step.recovery.held_out)}")
-    if lineage.evaluation:
-        lines.append(f"- Evaluation: {data_line(lineage.evaluation.data)}")
+            lines += _data_lines("Training", step.recovery.training)
+            lines += _data_lines("Held out from it", step.recovery.held_out)
+    for text in lineage.evaluation.texts if lineage.evaluation else ():
+        lines += _data_lines("Evaluation", text.data)
     yield "\n".join(lines) or "None."
+
+
+def _data_lines(what: str, data: Data) -> list[str]:
+    """The line of `data`, and one for each source of a mixture."""
+    return [f"- {what}: {data_line(data)}", *(f"    - {data_line(part)}" for part in data.parts)]
 
 
 def data_line(data: Data) -> str:

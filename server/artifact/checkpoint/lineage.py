@@ -42,6 +42,8 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     tokens: int
     """Tokens in each sequence."""
     seed: int
+    parts: tuple["Data", ...] = ()
+    """The sources of a mixture, each with the digest of its own ids; `source` then lists their names."""
 
 
 class Domain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -130,8 +132,16 @@ class GateResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     figures: dict[str, float] = {}
 
 
+class EvaluatedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Perplexity on one text, by model."""
+
+    name: str
+    data: Data
+    perplexity: dict[str, float]
+
+
 class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Perplexity and bytes of the dense base, the base at int8, and the artifact."""
+    """Perplexity and bytes of the base as found, at 16 bits ("dense") and at int8, and of the artifact ("pruned")."""
 
     data: Data
     window: int
@@ -141,6 +151,15 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     note: str = ""
     """A caveat of how the artifact was measured."""
     gates: tuple[GateResult, ...] = ()
+    name: str = ""
+    """Name of the first text, which `data` and `perplexity` are of; empty where there is only one."""
+    others: tuple[EvaluatedText, ...] = ()
+    """The other texts, measured on windows of the same length."""
+
+    @property
+    def texts(self) -> tuple[EvaluatedText, ...]:
+        """Every text with its perplexities, the first included."""
+        return (EvaluatedText(self.name, self.data, self.perplexity), *self.others)
 
 
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

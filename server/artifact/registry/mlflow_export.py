@@ -82,6 +82,8 @@ def _tags(version: Version, signers: Signers | None) -> dict[str, str]:
     }
     for key, value in (lineage.evaluation.perplexity if lineage.evaluation else {}).items():
         tags[f"prune.perplexity.{key}"] = str(value)
+    for text in lineage.evaluation.others if lineage.evaluation else ():
+        tags |= {f"prune.perplexity.{text.name}.{key}": str(value) for key, value in text.perplexity.items()}
     for task, passed in judged(version).items():
         tags[f"prune.gate.{task}"] = "passed" if passed else "failed"
     for one in checked(version, signers):  # the last of a task is its latest

@@ -59,7 +59,7 @@ def sentences(ids: torch.Tensor) -> set[tuple[int, ...]]:
         ("a.txt", "too short", r"gives 10 tokens in 1 texts of .* but 4 x 50 = 200 are needed"),
         ("a.json", "{", r"a\.json cannot be read as \.json: Expecting property name"),
         ("a.json", "[1]", r"a\.json is in no known form"),
-        ("a.jsonl", '{"body": "x"}', r"a\.jsonl is in no known form \('text'\)"),
+        ("a.jsonl", '{"body": "x"}', r"a\.jsonl is in no known form \('a record has none of text, extract"),
         ("a.json", '{"a": "x", "b": "y", "a": "z"}', r"cannot be read as \.json: 'a' occurs twice"),
         ("a.json", '{"a": {"text": null}}', r"in no known form \(NoneType where a text was expected\)"),
         ("a.json", '{"\\ud800": "x"}', r"cannot be read as \.json: .*surrogates not allowed"),

@@ -92,6 +92,7 @@ def summary(lineage: Lineage) -> dict[str, Any]:
         ],
         "calibration": lineage.calibration,
         "perplexity": evaluation.perplexity if evaluation else None,
+        "perplexity_by_text": {text.name: text.perplexity for text in evaluation.others} if evaluation else {},
         "bytes": evaluation.bytes if evaluation else None,
         "gates": evaluation.gates if evaluation else (),
         "parent": summary(lineage.parent) if lineage.parent else None,

@@ -200,7 +200,7 @@ def test_with_uncovered_text_perplexity_is_per_token_of_the_base(
     assert artifact.lineage.steps[1].options["covered"] < 0.9
     before, after = tokenizers(folder, artifact.path)
     losses = []
-    for window in prepare(read(path), tmp_path / "base").evaluation[0]:
+    for window in prepare(read(path), tmp_path / "base").evaluation[0].ids:
         alone = [before.decode([id], skip_special_tokens=False) for id in window.tolist()]
         parts = [after.encode(text, add_special_tokens=False).ids for text in alone]  # each token's text alone
         ids = torch.tensor([[id for part in parts for id in part]])
