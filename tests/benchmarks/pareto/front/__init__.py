@@ -1,0 +1,1 @@
+"""Which candidates are on a front, and how that is shown."""

@@ -1,0 +1,86 @@
+"""Makes what a plan asks for and is not there yet: artifacts of recipes, and files of llama.cpp's own quantiser.
+
+Candidates that begin with the same stages share them. An artifact is named by its recipe: a changed one is made anew.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copytree, rmtree
+
+import msgspec
+
+from pruning.benchmark.plan import without_defaults
+from pruning.recipe.recipe import Recipe
+from pruning.run.output import work_directory
+from pruning.run.pipeline import begin, run
+from pruning.stages.inputs import Inputs, base_artifact, prepare, reusable
+from server.artifact.checkpoint.reader import Artifact
+from tests.benchmarks.pareto.bases import source_of
+from tests.benchmarks.pareto.plan import Candidate, ParetoPlan
+
+
+class Workplace(msgspec.Struct, frozen=True):
+    """Where artifacts, bases and stages are kept."""
+
+    work: Path
+    cache: Path
+
+    def base(self, plan: ParetoPlan, candidate: Candidate) -> Artifact:
+        """The dense base of `candidate`, imported."""
+        return base_artifact(source_of(plan.base(candidate), self.work, self.cache), self.cache)
+
+    def recipe(self, plan: ParetoPlan, candidate: Candidate) -> Recipe:
+        """The recipe of `candidate`, whose base is made first."""
+        return plan.recipe(candidate, source_of(plan.base(candidate), self.work, self.cache))
+
+    def path(self, recipe: Recipe) -> Path:
+        """Where the artifact of `recipe` is, or will be."""
+        return self.work / "artifacts" / digest(recipe)[:16]
+
+    def artifact(self, plan: ParetoPlan, candidate: Candidate) -> Artifact:
+        """The artifact of `candidate`, made now unless it is there; resumes an interrupted run."""
+        if not candidate.stages:
+            return self.base(plan, candidate)
+        recipe = self.recipe(plan, candidate)
+        output = self.path(recipe).resolve()
+        inputs = prepare(recipe, self.cache)
+        if found := reusable(output, inputs):
+            return found
+        own = work_directory(output)
+        own.mkdir(parents=True, exist_ok=True)
+        begin(own, inputs)
+        shared = [self.work / "stages" / name for name in _stage_names(inputs)]
+        _link(shared, own)
+        artifact = run(inputs, output, self.cache, keep=True)
+        for number, folder in enumerate(shared):
+            if not folder.exists():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                (own / f"stage-{number}").replace(folder)
+        rmtree(own)
+        return artifact
+
+
+def digest(recipe: Recipe) -> str:
+    """SHA-256 of a recipe without defaults."""
+    return hashlib.sha256(msgspec.json.encode(without_defaults(recipe), order="deterministic")).hexdigest()
+
+
+def _link(shared: Sequence[Path], own: Path) -> None:
+    """Link the finished leading stages into a run's own folder; a stage after a missing one is of another model."""
+    for number, folder in enumerate(shared):
+        mine = own / f"stage-{number}"
+        if not folder.exists():
+            return
+        if not mine.exists():
+            copytree(folder, mine, copy_function=os.link)
+
+
+def _stage_names(inputs: Inputs) -> list[str]:
+    """For each stage, a digest of what decides its result: base, text and the stages up to it."""
+    texts = {name: value for name, value in inputs.identity.items() if name not in ("recipe", "evaluation")}
+    common = (texts, without_defaults(inputs.recipe.calibration))
+    stages = [without_defaults(stage) for stage in inputs.recipe.stages]
+    parts = [(common, stages[: count + 1]) for count in range(len(stages))]
+    return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
