@@ -67,6 +67,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A skill's TOML file, or a folder of them."""
     ledger: Annotated[str, Meta(min_length=1)]
     """The ledger of tokens: an SQLite file, created if missing, or postgresql://... shared by replicas."""
+    skill_revisions: Literal["off", "read", "edit"] = "off"
+    """Skills with versions, in skills.sqlite3 beside the ledger or its PostgreSQL, instead of files of the same name.
+
+    `edit`: the admin page saves, publishes and rolls back revisions; `read`: only `secateur skills` does.
+    """
     instance: Annotated[str, Meta(max_length=64)] = ""
     """This replica's name in a PostgreSQL ledger, the same after a restart; if empty, the host's name."""
     registry: str = "build/registry.sqlite3"
@@ -172,6 +177,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return MEMORY
         beside = Path(self.ledger).parent / "conversations.sqlite3"
         return self.ledger if is_postgres(self.ledger) else str(beside)
+
+    @property
+    def skills_at(self) -> str:
+        """The database of skills' revisions, as `server.storage.connection` opens it."""
+        return self.ledger if is_postgres(self.ledger) else str(Path(self.ledger).parent / "skills.sqlite3")
 
     @property
     def last_seen_file(self) -> Path:

@@ -34,9 +34,10 @@ from server.skills.catalogue import Skills
 from server.skills.counters.store import MEANWHILE
 from server.storage.postgres import is_postgres, without_password
 from server.web import listeners, logs
-from server.web.app import Apps, Parts, build
+from server.web.app import Apps, build
 from server.web.http.protocol import ADMIN_CONNECTIONS, ConnectionLimits, raise_file_limit
 from server.web.listeners import Listener
+from server.web.running import Parts
 from server.web.signals import Signals
 
 SWITCH_SECONDS = 0.0005

@@ -17,6 +17,7 @@ from server.models.rollout import CurrentModel, Model, Rollout, Successors
 from server.models.shelf import Shelf
 from server.models.suitability import suitability_warnings
 from server.skills.catalogue import Skills
+from server.skills.revisions.store import Move, Revisions
 from server.skills.skill import EVERY_ORIGIN, Skill
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 def load_skills(config: Config) -> Sequence[Skill]:
     """Read the configured skills, logging warnings; raises ConfigError."""
-    skills = Skills.read(config.skills)
+    skills = configured(config)
     for skill in skills:
         if registered(skill.model) is not None and config.signers is None:
             raise ConfigError(
@@ -36,6 +37,30 @@ def load_skills(config: Config) -> Sequence[Skill]:
         if skill.encoder and config.signers is not None:
             logger.warning("the encoder of the skill %r is not verified: `signers` sign models", skill.name)
     return skills
+
+
+def configured(config: Config) -> Sequence[Skill]:
+    """The skills of the files, those with a published revision replaced by it, and the skills of revisions alone."""
+    if config.skill_revisions == "off":
+        return Skills.read(config.skills)
+    revisions = open_revisions(config)
+    try:
+        published = {skill.name: skill for skill in revisions.published()}
+    finally:
+        revisions.close()
+    files = Skills.read(config.skills) if config.skills.exists() or not published else []
+    skills = [published.pop(skill.name, skill) for skill in files]
+    return Skills.distinct([*skills, *published.values()])
+
+
+def open_revisions(config: Config) -> Revisions:
+    """The database of revisions; files of keys that they name are in the folder of the skills' files."""
+    return Revisions(config.skills_at, config.skills if config.skills.is_dir() else config.skills.parent)
+
+
+def move_event(move: Move, address: str = "") -> Event:
+    """The audit log's entry of a move, asked for from an `address`."""
+    return Event(move.author, f"skill.{move.action}", f"{move.skill}@{move.number}", address, move.reason)
 
 
 def check_prompts(skills: Iterable[Skill], model: Callable[[str], Model]) -> None:
@@ -84,16 +109,21 @@ class Reloader:
         skills: Skills,
         loaded: Loaded,
         record: Callable[[Event], object] = lambda event: None,
+        revisions: Revisions | None = None,
     ) -> None:
+        """`revisions` are followed: what another process publishes is served within the interval of `follow`."""
         self._config = config
         self._skills = skills
         self._rollout, self._loader, self._shelf = loaded
         self._record = record
+        self._revisions = revisions
+        self._stamp = revisions.stamp() if revisions else 0
         self._turn = asyncio.Lock()
 
     async def reload(self) -> Mapping[str, str]:
         """Read skills and load new models, then switch; returns each skill's revision by name. Raises SecateurError."""
         async with self._turn:
+            self._stamp = await to_thread.run_sync(self._revisions.stamp) if self._revisions else 0
             skills = await to_thread.run_sync(load_skills, self._config)
             new = await to_thread.run_sync(self._load, skills)
             encoders = await to_thread.run_sync(self._loader.encoders.load, skills)
@@ -135,6 +165,7 @@ class Reloader:
             try:
                 await self._follow()
                 await self._follow_knowledge()
+                await self._follow_revisions()
             except Exception as error:  # following must go on
                 logger.error("Following failed: %s; the old versions stay", reason(error))
 
@@ -164,6 +195,11 @@ class Reloader:
                 await to_thread.run_sync(current.began, self._grounded(reference))
             elif current.refusal is not None:
                 self._record(refused_model(*current.refusal))
+
+    async def _follow_revisions(self) -> None:
+        """Reload once if a revision was published, here or by another replica; one that cannot be served is logged."""
+        if self._revisions is not None and await to_thread.run_sync(self._revisions.stamp) != self._stamp:
+            await self.reload()
 
     def _grounded(self, reference: str) -> list[str]:
         """The names of the skills that answer from the knowledge of `reference`."""

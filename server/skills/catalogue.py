@@ -69,6 +69,17 @@ class Skills:
             raise ConfigError("\n".join(problems))
         return skills
 
+    @staticmethod
+    def distinct(skills: Sequence[Skill]) -> Sequence[Skill]:
+        """`skills`; raises ConfigError if two have a name or alias in common."""
+        owners: dict[str, str] = {}
+        for skill in skills:
+            for field, name in names_of(skill):
+                if name in owners:
+                    raise ConfigError(f"{skill.name}: the name {name!r} at `$.{field}` is taken by {owners[name]}")
+                owners[name] = skill.name
+        return skills
+
     def replace(self, skills: Iterable[Skill]) -> None:
         """Serve these skills from the next request on; replies under way keep theirs."""
         self._skills = {skill.name: skill for skill in skills}

@@ -21,13 +21,20 @@ ENVIRONMENT = "env:"
 def read(path: Path, kind: type[T]) -> T:
     """Decode the TOML file `path` as a struct of `kind`; raises ConfigError."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=kind, dec_hook=_path)
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    return decode(content, kind, str(path))
+
+
+def decode(content: bytes, kind: type[T], where: str) -> T:
+    """Decode TOML as a struct of `kind`; raises ConfigError, which begins with `where`."""
+    try:
+        return msgspec.toml.decode(content, type=kind, dec_hook=_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {explain(str(error), kind)}") from None
+        raise ConfigError(f"{where}: {explain(str(error), kind)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(f"{where} is not TOML: {error}") from None
 
 
 def secret(value: str) -> str:

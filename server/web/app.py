@@ -1,16 +1,13 @@
 """Builds the ASGI apps from the opened parts: their routes, and what starts and stops with them."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from anyio import to_thread
-from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,15 +28,10 @@ from server.chat.reply import Replies
 from server.config import Config
 from server.errors import SecateurError
 from server.metering.histograms import Observers
-from server.metering.ledger.ledger import Ledger
 from server.metering.meter import Meter
 from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
-from server.models.loading import Loader
-from server.models.reload import Loaded, Reloader
-from server.models.rollout import Rollout
-from server.models.shelf import Shelf
-from server.skills.catalogue import Skills
+from server.models.reload import Loaded, Reloader, open_revisions
 from server.skills.limits import RateLimits
 from server.web.api import assets
 from server.web.api.admin.page import AdminPage
@@ -66,24 +58,12 @@ from server.web.http import problems
 from server.web.http.connections import ClosedConnections
 from server.web.http.metrics import Measured, RequestMetrics
 from server.web.http.middleware import PublicMiddleware
-from server.web.http.traces import Traces, open_traces
+from server.web.http.traces import open_traces
 from server.web.metrics import Labels, StoreCollector, register_collectors
 from server.web.process import ProcessMetrics
+from server.web.running import Closing, Parts, running
 
 ASSETS = Path(__file__).parent / "assets"
-SILENCE_SECONDS = 1.0
-"""Between checks that the ledger answers."""
-
-
-class Parts(Struct, frozen=True):
-    """What is opened before the apps are built; `loader` and `shelf` open what a reload adds."""
-
-    config: Config
-    skills: Skills
-    ledger: Ledger
-    rollout: Rollout
-    loader: Loader
-    shelf: Shelf
 
 
 class Apps(NamedTuple):
@@ -99,19 +79,6 @@ class Apps(NamedTuple):
     """Counts the connections that the listeners close."""
     running: AbstractAsyncContextManager[None]
     """Enter before the listeners open, leave after they close: starts the engines, and closes the ledger last."""
-
-
-class Closing(NamedTuple):
-    """The parts that are closed after the last reply."""
-
-    feedback: Feedback
-    rate_limits: RateLimits
-    traces: Traces
-    webhook: Webhook | None
-    process: ProcessMetrics
-    auditing: Auditing
-    texts: Texts
-    talk: Talk
 
 
 HANDLERS = {
@@ -133,7 +100,9 @@ def build(parts: Parts) -> Apps:
     meter, grounder = Meter(parts.ledger, observers), Grounder(parts.shelf.of, feedback.questions.note)
     replies = Replies(parts.rollout, meter, rate_limits, parts.skills.allowance, grounder)
     auditing = Auditing(config, registry)
-    reloader = Reloader(config, parts.skills, Loaded(parts.rollout, parts.loader, parts.shelf), auditing.log.put)
+    revisions = open_revisions(config) if config.skill_revisions != "off" else None
+    loaded = Loaded(parts.rollout, parts.loader, parts.shelf)
+    reloader = Reloader(config, parts.skills, loaded, auditing.log.put, revisions)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
     talk = talk_of(parts, replies, texts)
@@ -149,7 +118,9 @@ def build(parts: Parts) -> Apps:
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     watched += probes(health)
-    closing = Closing(feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk)
+    closing = Closing(
+        feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk, revisions
+    )
     return Apps(
         public=PublicMiddleware(starlette(routes, auditing.handlers), parts.skills, routes, traces, requests.ended),
         admin=Measured(auditing.guard(starlette(watched)), watched, requests),
@@ -258,42 +229,3 @@ def webhook_of(parts: Parts, registry: CollectorRegistry) -> Webhook | None:
     webhook = Webhook(parts.ledger, Target(parts.config.webhook, read_secret(secret) if secret else b""))
     registry.register(webhook)
     return webhook
-
-
-@asynccontextmanager
-async def running(parts: Parts, reloader: Reloader, closing: Closing) -> AsyncIterator[None]:
-    """Run the engines, the webhook and the registry's follower; on exit stop them and close the ledger."""
-    await closing.auditing.start(parts.rollout)
-    parts.rollout.start()
-    silence = asyncio.create_task(report_silence(parts.ledger))
-    if closing.webhook is not None:
-        closing.webhook.start()
-    following = asyncio.create_task(reloader.follow(parts.config.registry_seconds))
-    watching = asyncio.create_task(closing.process.watch())
-    counting = asyncio.create_task(closing.rate_limits.store.watch())
-    try:
-        async with closing.talk.running():
-            yield
-    finally:
-        silence.cancel()
-        following.cancel()
-        watching.cancel()
-        await asyncio.wait([silence, following, watching])
-        await to_thread.run_sync(parts.rollout.stop)  # in a thread: the loop must hear a second signal
-        if closing.webhook is not None:
-            await to_thread.run_sync(closing.webhook.stop)
-        await closing.auditing.stop()
-        await to_thread.run_sync(parts.ledger.close)
-        closing.texts.close()
-        closing.feedback.close()
-        counting.cancel()
-        await asyncio.wait([counting])
-        await closing.rate_limits.close()
-        await to_thread.run_sync(closing.traces.close)
-
-
-async def report_silence(ledger: Ledger) -> None:
-    """Have the ledger log that its database does not answer; never returns."""
-    while True:
-        await asyncio.sleep(SILENCE_SECONDS)
-        ledger.report_silence()

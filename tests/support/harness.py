@@ -27,10 +27,11 @@ from server.skills.api_keys import Keys, digest
 from server.skills.catalogue import Skills
 from server.skills.skill import Skill
 from server.text.tokenizer import Tokenizer as ServerTokenizer
-from server.web.app import Apps, Parts, build
+from server.web.app import Apps, build
 from server.web.http.protocol import ConnectionLimits
 from server.web.listeners import Listener, address, bind
 from server.web.listeners import serve as serve_listeners
+from server.web.running import Parts
 from tests.support.fakes import FakeRunner, ScriptRunner
 
 KEY = "sk-test-of-help"

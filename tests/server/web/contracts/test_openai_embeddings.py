@@ -15,7 +15,7 @@ from openai import OpenAI
 from server.models.encoders import NamedEncoder
 from server.skills.api_keys import digest
 from server.skills.skill import Skill
-from server.web.app import Parts
+from server.web.running import Parts
 from tests.server.engine.runners.test_encoder import tiny
 from tests.server.web.test_listeners import call
 from tests.support.harness import HELP, KEY, Serve, Served, ledger_of, until
