@@ -48,15 +48,22 @@ private:
         return _mm512_loadu_si512(values_ - 64);
     }
 
+    // A load that the compiler does not fold into the expansion: from memory, vpexpandb and vpexpandw are microcode.
+    static __m512i in_register(const uint8_t* place) {
+        __m512i values = _mm512_loadu_si512(place);
+        asm("" : "+v"(values));
+        return values;
+    }
+
     __m512i kept() {
         if constexpr (KIND == Kind::bf16) {
             const auto mask = next_mask<uint32_t>();
-            const __m512i values = _mm512_loadu_si512(values_);
+            const __m512i values = in_register(values_);
             values_ += kept_bytes(KIND, mask);
             return _mm512_maskz_expand_epi16(mask, values);
         } else {
             const auto mask = next_mask<uint64_t>();
-            const __m512i values = _mm512_loadu_si512(values_);
+            const __m512i values = in_register(values_);
             values_ += kept_bytes(KIND, mask);
             return _mm512_mask_expand_epi8(_mm512_set1_epi8(static_cast<char>(bias(KIND))), mask, values);
         }
