@@ -1,18 +1,15 @@
-"""Chooses the tokens of a byte-pair encoding to keep, and rewrites tokenizer.json without the others.
+"""The merges of a byte-pair encoding, and tokenizer.json rewritten without some of its tokens.
 
-Byte tokens are kept, so every string can still be encoded. A kept token keeps the tokens it is merged from, so a text
-of kept tokens is encoded as before: all merges on its way remain, in their order.
+A kept token keeps the tokens it is merged from, so a text of kept tokens is encoded as before: all merges on its way
+remain, in their order.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any
 
-from pruning.errors import ModelRefused, RecipeError
-
-MULTIPLE = 64
-"""The number of kept tokens is a multiple of this, which suits the kernels of all runtimes."""
+from pruning.errors import ModelRefused
 
 
 class Merges:
@@ -23,19 +20,18 @@ class Merges:
         if "merges" not in model or affixes:
             raise ModelRefused("the tokenizer is not a plain byte-pair encoding, so no token can be removed")
         self._ranks = {pair: rank for rank, pair in enumerate(map(pair_of, model["merges"]))}
+        self._byte_fallback = bool(model.get("byte_fallback"))
 
     def parts(self, token: str) -> tuple[str, ...]:
         """The two tokens that the last merge into `token` joins; empty if it is not made by merging."""
-        symbols = list(token)
-        while len(symbols) > 1:
-            pairs = list(pairwise(symbols))
-            rank, at = min((self._ranks.get(pair, len(self._ranks)), at) for at, pair in enumerate(pairs))
-            if rank == len(self._ranks):
-                return ()
-            if len(symbols) == 2:
-                return pairs[0]
-            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        return ()
+        found = self._before_the_last(token)
+        return found if len(found) == 2 and found in self._ranks else ()
+
+    def falls_into(self, token: str) -> tuple[str, ...]:
+        """The tokens that replace `token` in a text once it is removed: its parts, or the bytes of a character."""
+        if len(token) == 1:
+            return tuple(f"<0x{byte:02X}>" for byte in token.encode()) if self._byte_fallback else ()
+        return self._before_the_last(token)
 
     def closure(self, token: str, kept: Collection[str]) -> set[str]:
         """`token` and all tokens it is merged from, except those in `kept`."""
@@ -48,41 +44,15 @@ class Merges:
                 waiting += self.parts(token)
         return found
 
-
-def choose(
-    definition: Mapping[str, Any], named: Iterable[str], counts: Mapping[str, int], keep: int | None
-) -> set[str]:
-    """The tokens of a parsed tokenizer.json to keep: a multiple of 64, at most `keep`.
-
-    First byte tokens, added tokens and those `named`; then by descending `counts` in the text, each with the tokens it
-    is merged from, if there is room; then unused ones of lowest id, up to the multiple. Raises RecipeError if `keep` is
-    too small or nothing would be removed.
-    """
-    merges, ids = Merges(definition["model"]), ids_of(definition)
-    kept: set[str] = set()
-    for token in [*_bytes(definition), *_added(definition), *named]:
-        kept |= merges.closure(token, kept)
-    needed = len(kept)
-    used = set(kept)
-    for token in counts:
-        used |= merges.closure(token, used)
-    size = _round_up(min(len(used), keep or len(used)))
-    if size >= len(ids):
-        raise RecipeError(
-            f"vocabulary would remove none of the {len(ids)} tokens: choose a text that uses fewer, or set keep"
-        )
-    if needed > size:
-        raise RecipeError(
-            f"keep = {size} is too small: {needed} tokens are single bytes, special, or named by the model's files; "
-            f"keep at least {_round_up(needed)}"
-        )
-    for token in sorted(ids, key=lambda token: (-counts.get(token, 0), ids[token])):
-        if len(kept) == size:
-            break
-        more = merges.closure(token, kept)
-        if len(kept) + len(more) <= size:
-            kept |= more
-    return kept
+    def _before_the_last(self, token: str) -> tuple[str, ...]:
+        """The symbols of `token` after all its merges but the one that completes it."""
+        symbols = list(token)
+        while len(symbols) > 2:
+            rank, at = min((self._ranks.get(pair, len(self._ranks)), at) for at, pair in enumerate(pairwise(symbols)))
+            if rank == len(self._ranks):
+                break
+            symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
+        return tuple(symbols)
 
 
 def without_others(definition: Mapping[str, Any], number: Mapping[int, int]) -> dict[str, Any]:
@@ -95,7 +65,8 @@ def without_others(definition: Mapping[str, Any], number: Mapping[int, int]) -> 
         if all(token in model["vocab"] for token in (*pair_of(merge), "".join(pair_of(merge))))
     ]
     result = {**definition, "model": model}
-    result["added_tokens"] = [token | {"id": number[token["id"]]} for token in definition.get("added_tokens") or []]
+    added = [token for token in definition.get("added_tokens") or [] if token["id"] in number]
+    result["added_tokens"] = [token | {"id": number[token["id"]]} for token in added]
     result["post_processor"] = _post_processor(definition.get("post_processor"), number)
     if padding := definition.get("padding"):
         result["padding"] = padding | {"pad_id": number[padding["pad_id"]]}
@@ -114,7 +85,7 @@ def pair_of(merge: str | list[str]) -> tuple[str, str]:
     return first, second
 
 
-def _bytes(definition: Mapping[str, Any]) -> list[str]:
+def byte_tokens(definition: Mapping[str, Any]) -> list[str]:
     """The byte tokens; raises ModelRefused if they do not cover every string."""
     model, step = definition["model"], definition.get("pre_tokenizer") or {}
     steps = step.get("pretokenizers", [step])
@@ -125,10 +96,23 @@ def _bytes(definition: Mapping[str, Any]) -> list[str]:
     raise ModelRefused("the tokenizer has no byte tokens, so a smaller vocabulary could not encode every string")
 
 
-def _added(definition: Mapping[str, Any]) -> list[str]:
-    """The added tokens and the unknown token."""
-    unknown = definition["model"].get("unk_token")
-    return [token["content"] for token in definition.get("added_tokens") or []] + ([unknown] if unknown else [])
+def added_tokens(definition: Mapping[str, Any]) -> list[str]:
+    """The added tokens of a parsed tokenizer.json."""
+    return [token["content"] for token in definition.get("added_tokens") or []]
+
+
+def named_tokens(definition: Mapping[str, Any]) -> list[int | str]:
+    """Tokens, by id or text, that other parts of a parsed tokenizer.json name: unknown, padding, and around a text."""
+    unknown, padding = definition["model"].get("unk_token"), definition.get("padding") or {}
+    found: list[int | str] = [unknown] if unknown else []
+    found += [padding["pad_id"]] if padding else []
+    waiting = [definition.get("post_processor") or {}]
+    while waiting:
+        processor = waiting.pop()
+        waiting += processor.get("processors", ())
+        found += [id for token in (processor.get("special_tokens") or {}).values() for id in token["ids"]]
+        found += [processor[key][1] for key in ("sep", "cls") if key in processor]
+    return found
 
 
 def _post_processor(processor: dict[str, Any] | None, number: Mapping[int, int]) -> dict[str, Any] | None:
@@ -146,8 +130,3 @@ def _post_processor(processor: dict[str, Any] | None, number: Mapping[int, int])
         if key in processor:
             result[key] = [processor[key][0], number[processor[key][1]]]
     return result
-
-
-def _round_up(count: int) -> int:
-    """`count` rounded up to a multiple of 64."""
-    return -(-count // MULTIPLE) * MULTIPLE

@@ -29,6 +29,7 @@ from pruning.recipe.texts import WeightedText
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, warn_of_shared_texts
 from pruning.stages.structured import bpe
+from pruning.stages.structured.token_choice import choose as choose_tokens
 from server.artifact.checkpoint.lineage import Step
 from server.progress import Progress
 from server.storage.files import write_atomically
@@ -50,6 +51,8 @@ class KeptTokens(msgspec.Struct, frozen=True):
     """Ids of the kept tokens, ascending."""
     covered: float
     """The fraction of the text's tokens that are kept."""
+    extra: float
+    """How many more tokens the text takes than before, as a fraction."""
     seconds: float
 
 
@@ -91,7 +94,9 @@ def apply(stage: Vocabulary, model: StageModel, context: StageContext) -> tuple[
     options = msgspec.to_builtins(stage)
     step = Step(
         technique=options.pop("kind"),
-        options=options | {"tokens": len(choice.kept), "of": model.config["vocab_size"], "covered": choice.covered},
+        options=options
+        | {"tokens": len(choice.kept), "of": model.config["vocab_size"]}
+        | {"covered": choice.covered, "extra": choice.extra},
         sparsity={},
         seconds=round(choice.seconds + monotonic() - start, 1),
         parameters=parameters(source)[0],
@@ -109,13 +114,18 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) 
     definition = read_settings(folder / TOKENIZER)
     ids = bpe.ids_of(definition)
     token = {id: token for token, id in ids.items()}
-    named = _named(config, folder, ids)
+    named = [token[id] for id in _named(config, folder, definition)]
     # A base may sample ids beyond its tokenizer, as embeddings often have more rows than there are tokens.
     counts = {token[id]: count for id, count in _count(stage, context.inputs).items() if id in token}
-    kept = bpe.choose(definition, [token[id] for id in named], counts, stage.keep)
-    covered = sum(count for token, count in counts.items() if token in kept) / sum(counts.values())
-    logger.info("%d of %d tokens remain, which cover %.2f %% of the text", len(kept), len(ids), 100 * covered)
-    choice = KeptTokens(sorted(ids[token] for token in kept), round(covered, 6), monotonic() - start)
+    kept, extra = choose_tokens(definition, [*named, *_spelled(folder, definition)], counts, stage.keep)
+    whole = sum(counts.values())
+    covered = sum(count for token, count in counts.items() if token in kept) / whole
+    logger.info(
+        "%d of %d tokens remain, which cover %.2f %% of the text; without the others it takes %.2f %% more tokens",
+        *(len(kept), len(ids), 100 * covered, 100 * extra / whole),
+    )
+    found = sorted(ids[token] for token in kept)
+    choice = KeptTokens(found, round(covered, 6), round(extra / whole, 6), monotonic() - start)
     context.folder.mkdir(parents=True, exist_ok=True)
     write_atomically(file, msgspec.json.encode(choice))
     return choice
@@ -132,7 +142,8 @@ def plan(config: Mapping[str, Any], inputs: Inputs, kept: list[int]) -> SmallerV
         files[GENERATION] = _json(_renumbered(generation, number))
     settings = read_settings(folder / SETTINGS)
     if added := settings.get(ADDED):
-        files[SETTINGS] = _json({**settings, ADDED: {str(number[int(id)]): token for id, token in added.items()}})
+        left = {str(number[int(id)]): token for id, token in added.items() if int(id) in number}
+        files[SETTINGS] = _json({**settings, ADDED: left})
     loaded = Tokenizer.from_str(files[TOKENIZER])
     wrong = [token for token, id in bpe.ids_of(definition).items() if loaded.token_to_id(token) != id]
     if wrong or loaded.get_vocab_size() != len(kept):
@@ -154,13 +165,21 @@ def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _count(stage: Vocabulary, inputs: Inputs) -> Counter[int]:
-    """Occurrences of each token id in the texts of the stage, by default those of the calibration."""
+def _count(stage: Vocabulary, inputs: Inputs) -> dict[int, float]:
+    """Occurrences of each token id in the texts of the stage, by default those of the calibration.
+
+    Of several texts each counts with its weight, however long it is.
+    """
     texts = texts_or_calibration(stage.source, stage.buckets, inputs.recipe.calibration)
     warn_of_shared_texts("vocabulary", texts, inputs.recipe)
-    counts: Counter[int] = Counter()
-    for text in texts:
-        counts.update(_count_text(text, inputs))
+    found = [_count_text(text, inputs) for text in texts]
+    if len(found) == 1:
+        return dict(found[0])
+    share = sum(map(Counter.total, found)) / sum(text.weight for text in texts)
+    counts: dict[int, float] = {}
+    for text, own in zip(texts, found, strict=True):
+        for id, count in own.items():
+            counts[id] = counts.get(id, 0) + count * share * text.weight / own.total()
     return counts
 
 
@@ -182,9 +201,13 @@ def _count_text(text: WeightedText, inputs: Inputs) -> Counter[int]:
     return counts
 
 
-def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> list[int]:
-    """Token ids in the model's own files; raises ModelRefused if the tokenizer lacks one."""
-    settings, known = read_settings(folder / SETTINGS), set(ids.values())
+def _named(config: Mapping[str, Any], folder: Path, definition: Mapping[str, Any]) -> list[int]:
+    """Token ids in the model's own files; raises ModelRefused if the tokenizer lacks one.
+
+    Of the tokens that tokenizer_config.json calls added, only those that tokenizer.json does not.
+    """
+    settings, ids = read_settings(folder / SETTINGS), bpe.ids_of(definition)
+    known = set(ids.values())
     found: list[int] = []
     for file, values in ("config.json", config), (GENERATION, read_settings(folder / GENERATION)):
         for id in _flat([values[key] for key in values if key.endswith(NAMING)]):
@@ -194,7 +217,18 @@ def _named(config: Mapping[str, Any], folder: Path, ids: Mapping[str, int]) -> l
     added = settings.get(ADDED) or {}
     if not isinstance(added, dict) or not added.keys() <= set(map(str, known)):
         raise ModelRefused(f"{ADDED} in {SETTINGS} is not an object whose keys are ids of tokens in {TOKENIZER}")
-    return [*found, *map(int, added), *(ids[text] for text in special_tokens(settings).values() if text in ids)]
+    own = {ids[token] for token in bpe.added_tokens(definition)}
+    found += [id for id in map(int, added) if id not in own]
+    found += [id if isinstance(id, int) else ids[id] for id in bpe.named_tokens(definition)]
+    return [*found, *(ids[text] for text in special_tokens(settings).values() if text in ids)]
+
+
+def _spelled(folder: Path, definition: Mapping[str, Any]) -> list[str]:
+    """The added tokens that the chat template or a list in tokenizer_config.json spells."""
+    settings = read_settings(folder / SETTINGS)
+    lists = [settings.get(key) for key in ("additional_special_tokens", "extra_special_tokens")]
+    text = json.dumps(lists, ensure_ascii=False) + (tokenizer_files.read(folder).chat_template or "")
+    return [token for token in bpe.added_tokens(definition) if token in text]
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -17,7 +17,8 @@ from pruning.data.self_calibration import sample_base
 from pruning.errors import ModelRefused, RecipeError
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import prepare
-from pruning.stages.structured.bpe import choose, ids_of, without_others
+from pruning.stages.structured.bpe import ids_of, without_others
+from pruning.stages.structured.token_choice import choose
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.text.tokenizer import Tokenizer as Serving
@@ -239,18 +240,18 @@ LETTERS = "".join(map(chr, range(0x61, 0x61 + 60)))
 def test_the_most_frequent_tokens_stay_with_the_tokens_they_are_merged_from() -> None:
     merges = [("a", "b"), ("h", "i"), ("j", "k"), ("d", "e"), ("ab", "c"), ("f", "g"), ("a", "d")]
     counts = {"fg": 9, "abc": 5, "de": 3, "hi": 2, "a": 1}
-    kept = choose(toy(LETTERS, merges), [], counts, 64)
+    kept = choose(toy(LETTERS, merges), [], counts, 64).kept
     assert kept == {*LETTERS, "fg", "abc", "ab", "de"}
-    kept = choose(toy(LETTERS, merges), ["jk"], counts, 64)
+    kept = choose(toy(LETTERS, merges), ["jk"], counts, 64).kept
     assert kept == {*LETTERS, "jk", "fg", "abc", "ab"}
-    kept = choose(toy(LETTERS, merges), [], {"fg": 1, "de": 1}, None)
+    kept = choose(toy(LETTERS, merges), [], {"fg": 1, "de": 1}, None).kept
     assert kept == {*LETTERS, "fg", "de", "ab", "hi"}, "unused ones of lowest id make the number round"
 
 
 def test_a_token_with_two_derivations_keeps_the_one_in_use() -> None:
     merges = [("b", "c"), ("a", "b"), ("a", "bc"), *(("x", letter) for letter in "bcdefgh")]
     definition = toy(LETTERS[:58], [*merges, ("ab", "c")])  # "abc" comes from a + bc: b + c is merged first
-    kept = choose(definition, [], {"abc": 2}, 64)
+    kept = choose(definition, [], {"abc": 2}, 64).kept
     assert {"abc", "bc"} < kept
     before = Tokenizer.from_str(json.dumps(definition))
     number = {
@@ -272,7 +273,7 @@ def test_byte_fallback_tokens_stay(tmp_path: Path) -> None:
     definition["added_tokens"] = []
     tokenizer = Tokenizer.from_str(json.dumps(definition))
     counts = dict.fromkeys(tokenizer.encode("kalo mite").tokens, 1)
-    kept = choose(definition, [], counts, 320)
+    kept = choose(definition, [], counts, 320).kept
     assert len(kept) == 320
     assert {*fallback, *counts} < kept
     number = {id: new for new, id in enumerate(sorted(ids_of(definition)[token] for token in kept))}
@@ -345,4 +346,4 @@ def test_evaluate_warns_that_its_tokens_differ_from_the_bases(
     prune(recipe(folder, tmp_path, STAGE), tmp_path)
     arguments = ["evaluate", str(tmp_path / "out"), "--source", str(folder.parent / "text.txt")]
     assert main([*arguments, "--tokens", "64", "--window", "32"]) == 0
-    assert "has a reduced vocabulary: its perplexity is per token of its own" in caplog.text
+    assert "its vocabulary was reduced: a perplexity per token of its own" in caplog.text
