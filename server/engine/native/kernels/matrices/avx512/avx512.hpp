@@ -48,7 +48,8 @@ private:
         return _mm512_loadu_si512(values_ - 64);
     }
 
-    // A load that the compiler does not fold into the expansion: from memory, vpexpandb and vpexpandw are microcode.
+    // A load that the compiler does not fold into the expansion: beyond the second-level cache, an expansion from memory
+    // takes 3.8 ns on Zen 5, a load and an expansion 1.2.
     static __m512i in_register(const uint8_t* place) {
         __m512i values = _mm512_loadu_si512(place);
         asm("" : "+v"(values));
