@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.artifact.checkpoint.lineage import Lineage, address
 from server.artifact.registry.seen import LastSeen
@@ -16,6 +17,7 @@ from server.engine.choice import Choice
 from server.errors import ArtifactError, ConfigError
 from server.models.encoders import Encoders
 from server.models.follow import Follower, SignedReference
+from server.models.remote import RemoteModel, is_remote, read_remote, remote_engine
 from server.models.rollout import CurrentModel, Engine, Model
 from server.storage.digests import FileDigests
 from server.text.tokenizer import Tokenizer
@@ -36,10 +38,12 @@ class Opened(Struct, frozen=True):
     follower: Follower[Model] | None = None
     choices: Sequence[Choice] = ()
     """What was decided about serving it."""
+    remote: RemoteModel | None = None
+    """Where it runs, if not here."""
 
 
 class Loader:
-    """Loads models by reference: a directory, or `registry:NAME@ALIAS`.
+    """Loads models by reference: a directory, `registry:NAME@ALIAS`, or the TOML file of a remote model.
 
     `allow_failed_gate` serves signed directories whose own record failed a gate.
     """
@@ -59,6 +63,8 @@ class Loader:
         Without signers, the weights are compared with the last step of the record. Raises RegistryError or
         ArtifactError if the artifact is not trusted, failed its gates, is damaged, or is no chat model.
         """
+        if is_remote(reference):
+            return self._open_remote(Path(reference))
         path, name, follower = Path(reference), Path(reference).resolve().name, None
         version, signers, signed = registered(reference), self._config.signers, None
         digests = FileDigests()  # so that the signature and the record are verified in one reading
@@ -80,11 +86,25 @@ class Loader:
         return Opened(name, artifact, tokenizer, follower, self._gates(path, signed) if signed else ())
 
     def load(self, opened: Opened) -> CurrentModel:
-        """Load the weights into an engine, which is not started yet."""
-        engine, choices = load_engine(self._config, opened.artifact)
-        choices = (*opened.choices, *choices, structured_output(opened.tokenizer))
+        """Load the weights into an engine, or prepare a remote one; it is not started yet."""
+        if opened.remote is not None:
+            engine, choices = load_remote(opened.remote, opened.artifact, opened.tokenizer)
+        else:
+            engine, choices = load_engine(self._config, opened.artifact)
+            choices = (*choices, structured_output(opened.tokenizer))
+        choices = (*opened.choices, *choices)
         model = Model(opened.name, engine, opened.tokenizer, opened.artifact.lineage, choices)
         return CurrentModel(model, opened.follower)
+
+    def _open_remote(self, path: Path) -> Opened:
+        """The artifact of a remote model, verified as any other; its name is the file's."""
+        remote = read_remote(path)
+        if registered(remote.artifact) is not None or is_remote(remote.artifact):
+            raise ConfigError(
+                f"{path}: a remote model's artifact is a directory: its backends do not follow the registry "
+                "- at `$.artifact`"
+            )
+        return replace(self.open(remote.artifact), name=path.stem, remote=remote)
 
     def _gates(self, path: Path, lineage: Lineage) -> Sequence[Choice]:
         """Raise ArtifactError if the artifact's record failed a gate; if that is allowed, warn and return a choice."""
@@ -140,6 +160,11 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         look_up=look_up,
     )
     return made, (*runner.choices, made.sampler.choice, choice)
+
+
+def load_remote(remote: RemoteModel, artifact: "Artifact", tokenizer: Tokenizer) -> tuple[Engine, Sequence[Choice]]:
+    """An engine that sends token ids to the model's backends."""
+    return remote_engine(remote, int(artifact.config.get("vocab_size", tokenizer.vocabulary)))
 
 
 def structured_output(tokenizer: Tokenizer) -> Choice:

@@ -13,8 +13,8 @@ from server.engine.engine import Engine
 from server.engine.runners import Runner
 from server.engine.sequence import Sampling
 from server.engine.stream import Stream, Token
-from server.errors import EngineFailed, InvalidRequest, Overloaded
-from tests.support.fakes import EchoRunner, ScriptRunner
+from server.errors import EngineFailed
+from tests.support.fakes import ScriptRunner
 
 GREEDY = Sampling(temperature=0, max_tokens=10)
 
@@ -38,38 +38,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
-
-
-def test_a_stop_id_is_delivered_and_ends_the_stream() -> None:
-    async def main() -> None:
-        with started(EchoRunner(stop_id=9, vocabulary=10)) as engine:
-            sampling = Sampling(temperature=0, max_tokens=10, stop_ids=frozenset({9}))
-            tokens = await collect(engine.submit([1, 2, 3], sampling, skill="a"))
-        assert tokens == [Token(1, None), Token(2, None), Token(3, None), Token(9, "stop")]
-
-    asyncio.run(main())
-
-
-def test_max_tokens_ends_the_stream_with_length() -> None:
-    async def main() -> None:
-        with started(ScriptRunner([4], vocabulary=5)) as engine:
-            tokens = await collect(engine.submit([0], Sampling(temperature=0, max_tokens=3), skill="a"))
-        assert tokens == [Token(4, None), Token(4, None), Token(4, "length")]
-
-    asyncio.run(main())
-
-
-def test_more_requests_than_slots_all_get_their_own_reply() -> None:
-    async def main() -> None:
-        with started(EchoRunner(stop_id=99, vocabulary=100)) as engine:
-            sampling = Sampling(temperature=0, max_tokens=20, stop_ids=frozenset({99}))
-            prompts = [list(range(start, start + 1 + start % 7)) for start in range(30)]
-            streams = [engine.submit(prompt, sampling, skill="a") for prompt in prompts]
-            replies = await asyncio.gather(*map(collect, streams))
-            assert [[token.id for token in reply] for reply in replies] == [[*prompt, 99] for prompt in prompts]
-            assert (engine.running, engine.waiting, engine.kv_used_ratio) == (0, 0, 0.0)
-
-    asyncio.run(main())
 
 
 def test_a_second_prompt_of_the_skill_reports_its_cached_tokens() -> None:
@@ -103,70 +71,6 @@ def test_closing_a_stream_frees_its_slot_within_one_step() -> None:
     asyncio.run(main())
 
 
-def test_closing_a_waiting_stream_takes_it_out_of_the_queue() -> None:
-    async def main() -> None:
-        runner = ScriptRunner([1], vocabulary=5)
-        runner.hold(1)
-        with started(runner, slots=1) as engine:
-            streams = [engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a") for _ in range(3)]
-            await anext(streams[0])
-            assert engine.waiting == 2
-            await streams[2].aclose()
-            assert engine.waiting == 1
-            runner.release()
-
-    asyncio.run(main())
-
-
-def test_closing_wakes_a_reader_in_another_task() -> None:
-    async def main() -> None:
-        runner = ScriptRunner([1], vocabulary=5)
-        runner.hold(0)
-        with started(runner) as engine:
-            stream = engine.submit([0], GREEDY, skill="a")
-            reader = asyncio.create_task(collect(stream))
-            await asyncio.sleep(0)
-            await stream.aclose()
-            assert await asyncio.wait_for(reader, 120) == []
-            runner.release()
-
-    asyncio.run(main())
-
-
-def test_a_full_queue_is_overloaded_with_a_time_to_retry() -> None:
-    async def main() -> None:
-        runner = ScriptRunner([1], vocabulary=5)
-        runner.hold(1)
-        with started(runner, slots=1, max_waiting=2) as engine:
-            streams = [engine.submit([0], GREEDY, skill="a") for _ in range(1)]
-            await until(lambda: engine.running == 1)
-            streams += [engine.submit([0], GREEDY, skill="a") for _ in range(2)]
-            with pytest.raises(Overloaded, match="2 requests are already waiting") as raised:
-                engine.submit([0], GREEDY, skill="a")
-            assert raised.value.retry_after >= 1
-            runner.release()
-            assert [len(await collect(stream)) for stream in streams] == [10, 10, 10]
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("prompt", "max_tokens", "said"),
-    [
-        ([], 1, "prompt is empty"),
-        ([1], -1, "max_tokens is -1"),
-        ([1] * 60, 5, "60 tokens and max_tokens is 5"),
-        ([1, 5], 1, "contain token 5; the model's vocabulary has 5"),
-    ],
-)
-def test_requests_that_cannot_fit_are_refused_with_the_numbers(prompt: list[int], max_tokens: int, said: str) -> None:
-    async def main() -> None:
-        with started(ScriptRunner([1], vocabulary=5)) as engine, pytest.raises(InvalidRequest, match=said):
-            engine.submit(prompt, Sampling(max_tokens=max_tokens), skill="a")
-
-    asyncio.run(main())
-
-
 def test_a_failing_runner_fails_every_stream_and_later_ones() -> None:
     async def main() -> None:
         with started(ScriptRunner([1], vocabulary=5, fail_after=3)) as engine:
@@ -192,21 +96,6 @@ def test_nan_logits_fail_instead_of_becoming_text(caplog: pytest.LogCaptureFixtu
 
     asyncio.run(main())
     assert "NaN" in caplog.text
-
-
-def test_stopping_ends_open_streams_and_the_thread() -> None:
-    async def main() -> None:
-        with started(ScriptRunner([1], vocabulary=5, delay=0.02), slots=1) as engine:
-            streams = [engine.submit([0], Sampling(temperature=0, max_tokens=60), skill="a") for _ in range(2)]
-            await anext(streams[0])
-            engine.stop()
-            for stream in streams:
-                with pytest.raises(EngineFailed, match="stopped"):
-                    await collect(stream)
-            with pytest.raises(EngineFailed, match="stopped"):
-                engine.submit([0], GREEDY, skill="a")
-
-    asyncio.run(main())
 
 
 def test_an_idle_engine_does_not_compute() -> None:
