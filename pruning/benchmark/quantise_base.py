@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         base = find_base(arguments.base_cache, Artifact.open(arguments.artifact).lineage.base.digest)
         if not arguments.output.exists():
-            shape = next(one for one in quantisations(base) if (one.bits, one.group) == (BITS, GROUP))
+            shape = next(
+                one for one in quantisations(base) if (one.bits, one.embedding_bits, one.group) == (BITS, BITS, GROUP)
+            )
             write(base, shape, arguments.output)
     except SecateurError as error:
         print(error, file=sys.stderr)

@@ -79,27 +79,27 @@ def score_task(arguments: argparse.Namespace) -> int:
 
 
 def score_text(arguments: argparse.Namespace) -> int:
-    """Print the perplexity on windows of a text; returns 0."""
-    from tempfile import TemporaryDirectory
-
-    from pruning.data.draw import Draw, draw
-    from pruning.data.encoder import Encoder
-    from pruning.evaluation.scoring.perplexity import perplexity
-    from pruning.stages.context import StageModel
+    """Print the perplexity on windows of a text, beside the base's; returns 0."""
+    from pruning.data.draw import Draw
+    from pruning.evaluation.comparison.perplexities import perplexities, table
     from pruning.stages.inputs import refuse_long
-    from server.artifact.checkpoint.reader import Artifact
+    from server.artifact.checkpoint.reader import Artifact, find_base
+    from server.errors import ArtifactError
 
     artifact = Artifact.open(arguments.artifact)
     refuse_long({"--window": arguments.window}, artifact.config)
-    if any(step.technique == "vocabulary" for step in artifact.lineage.steps):
-        logger.warning(
-            "%s has a reduced vocabulary: its perplexity is per token of its own and compares with no other model's",
-            arguments.artifact,
-        )
+    try:
+        base = find_base(arguments.base_cache, artifact.lineage.base.digest)
+    except ArtifactError as error:
+        logger.warning("%s; without it only %s is measured", error.message, arguments.artifact)
+        base = None
+        if any(step.technique == "vocabulary" for step in artifact.lineage.steps):
+            logger.warning(
+                "its vocabulary was reduced: a perplexity per token of its own compares with no other model's"
+            )
     count = max(arguments.tokens // arguments.window, 1)
-    windows, _ = draw(Draw(arguments.source, arguments.buckets, count, arguments.window), Encoder(artifact))
-    with TemporaryDirectory() as folder:
-        print(f"{perplexity(StageModel(artifact.config, artifact), windows, Path(folder), 'evaluating'):.4f}")
+    wanted = Draw(arguments.source, arguments.buckets, count, arguments.window, contiguous=arguments.contiguous)
+    print(table(wanted, perplexities(artifact, base, wanted)))
     return 0
 
 
@@ -112,6 +112,12 @@ def _add_text_options(options: argparse.ArgumentParser) -> None:
         default=list(range(10)),
         metavar="N",
         help="which tenths of --source to score, 0 to 9 (default: all)",
+    )
+    options.add_argument(
+        "--contiguous",
+        action="store_true",
+        help="keep --source as one text in its order; by default its paragraphs or records are shuffled, which raises "
+        "the perplexity of a long text",
     )
     options.add_argument(
         "--tokens", type=_tokens, default=8192, metavar="N", help="tokens of --source in all (default: 8192)"

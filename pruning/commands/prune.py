@@ -79,9 +79,8 @@ def prune(arguments: argparse.Namespace) -> int:
     if artifact is None:
         return 0
     from pruning.evaluation.report.before_after import table
-    from pruning.recipe.sources import locate
 
-    print(table(artifact, locate(recipe.base)))
+    print(table(artifact))
     if arguments.explain is not None:
         beside = output.with_name(f"{output.name}.explain.svg")
         _explain(artifact, arguments.explain if arguments.explain.name else beside)

@@ -112,7 +112,8 @@ def _document(value: dict[str, Any], render: Render) -> Document:
     """The document in one line's record."""
     messages: Messages | None = None
     if "question" in value:
-        turns = (("user", value["question"]), ("assistant", value["answer"]))
+        answer = value["answers"][0] if "answers" in value and not value.get("answer") else value["answer"]
+        turns = (("user", value["question"]), ("assistant", answer))
         messages = [{"role": role, "content": _string(content)} for role, content in turns]
     elif "messages" in value:
         messages = value["messages"]

@@ -28,6 +28,10 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """Maximum mean negative log-likelihood of the expected text, as a multiple of the base's."""
     max_accuracy_drop: Fraction | None = None
     """Maximum accuracy lost against the base, as a fraction: 0.02 is two percentage points."""
+    max_exact_drop: Fraction | None = None
+    """Maximum share lost of greedy answers that equal the reference; needs `greedy` in the task."""
+    max_contained_drop: Fraction | None = None
+    """Maximum share lost of greedy answers that contain the reference; needs `greedy` in the task."""
     max_kl: Annotated[float, Meta(ge=0)] | None = None
     """Maximum mean divergence KL(base || model) of the next-token distributions, in nats."""
     max_missed: Fraction | None = None

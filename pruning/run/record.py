@@ -10,7 +10,9 @@ from torch import Tensor
 
 from pruning.data.retokenise import retokenise
 from pruning.evaluation.scoring.perplexity import Int8Weights, perplexity
+from pruning.model.as_found import bytes_as_found
 from pruning.model.versions import versions
+from pruning.recipe.sources import locate
 from pruning.stages.context import StageModel
 from pruning.stages.inputs import Inputs
 from server.artifact.checkpoint import bom, card
@@ -19,6 +21,8 @@ from server.artifact.checkpoint.reader import Artifact
 from server.storage.files import write_atomically
 from server.text import tokenizer_files
 
+FOUND = "found"
+"""The base as its publisher stores it; it holds the same values as the base at 16 bits, and so has its perplexity."""
 RETOKENISED = "its text is written in the remaining tokens, its loss is per token of the base's vocabulary"
 
 
@@ -27,14 +31,15 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
     before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
     model, texts = StageModel(candidate.config, candidate), []
-    sizes: dict[str, int] = {}
+    found, sizes = bytes_as_found(locate(inputs.recipe.base)), {FOUND: 0}
     for number, (name, ids, data) in enumerate(inputs.evaluation, 1):
         figures = _base_figures(inputs.base, ids, data, cache, work)
         windows = ids if same else retokenise(ids, before, after)
         what = "evaluating the pruned model" + (f" on {name}" if name else "")
         pruned = perplexity(model, windows, work / f"evaluation-pruned{number}", what)
-        texts.append(record.EvaluatedText(name, data, figures["perplexity"] | {"pruned": pruned}))
-        sizes = figures["bytes"] | {"pruned": candidate.size}
+        dense = figures["perplexity"]
+        texts.append(record.EvaluatedText(name, data, {FOUND: dense["dense"], **dense, "pruned": pruned}))
+        sizes = {FOUND: found, **figures["bytes"], "pruned": candidate.size}
     first, *others = texts
     evaluation = record.Evaluation(
         data=first.data,

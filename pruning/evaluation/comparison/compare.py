@@ -52,12 +52,14 @@ class ScoredModel(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The scores of all three models on one task."""
+    """The scores of all models on one task."""
 
     task: Task
     plan: ScoringPlan
     artifact: Artifact
     base: ScoredModel
+    found: ScoredModel | None
+    """The base as its publisher stores it, whose scores are those of the same values at 16 bits; None if unknown."""
     quantised: ScoredModel
     pruned: ScoredModel
     runner: dict[str, str]
@@ -82,10 +84,19 @@ def compare(artifact: Artifact, base: Artifact, task: Task, cache: Path, wanted:
         plan,
         artifact,
         ScoredModel("base, 16 bits", base.size, dense),
+        _as_found(artifact, dense),
         ScoredModel(quantisation.name, quantisation.bytes, scores),
         ScoredModel("pruned", artifact.size, own),
         scoring.runner,
     )
+
+
+def _as_found(artifact: Artifact, dense: Scores) -> ScoredModel | None:
+    """The base of `artifact` with the bytes that were recorded of it as found, and the scores `dense`."""
+    evaluation, note = artifact.lineage.evaluation, artifact.lineage.base.note.removesuffix(", dequantised")
+    if evaluation is None or not evaluation.bytes.get("found"):
+        return None
+    return ScoredModel(f"base as found{f' ({note})' if note else ''}", evaluation.bytes["found"], dense)
 
 
 def common_choices(artifact: Artifact, base: Artifact, wanted: Wanted) -> tuple[Choice, ...]:
@@ -143,7 +154,7 @@ class _CachedScoring:
         def change(dense: Artifact) -> AbstractContextManager[Artifact]:
             return quantised_base.quantised(dense, quantisation, self._folder)
 
-        return quantisation, self.score(base, "quantised", quantisation.name, change)
+        return quantisation, self.score(base, "quantised", str(quantisation), change)
 
     def _path(self, artifact: Artifact, note: str) -> Path:
         """The cache file of one model's scores, named by a digest of all that decides them."""

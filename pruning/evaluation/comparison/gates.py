@@ -8,6 +8,12 @@ from pruning.evaluation.scoring import measures
 from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.tasks.task import Task
 
+DROPS = {
+    "max_accuracy_drop": measures.ACCURACY,
+    "max_exact_drop": measures.EXACT,
+    "max_contained_drop": measures.CONTAINED,
+}
+"""Gates on what a measure loses against the base, paired by item."""
 SHARES = {
     "max_missed": measures.HIT_3,
     "max_off_topic_answered": measures.OFF_TOPIC_REFUSED,
@@ -33,9 +39,11 @@ def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
     if gates.max_nll_ratio is not None:
         own, other = scores.measures[measures.NLL], base.measures[measures.NLL]
         found.append(_judged("max_nll_ratio", gates.max_nll_ratio, bootstrap.ratio(own, other, seed)))
-    if gates.max_accuracy_drop is not None:
-        own, other = scores.measures[measures.ACCURACY], base.measures[measures.ACCURACY]
-        found.append(_judged("max_accuracy_drop", gates.max_accuracy_drop, bootstrap.difference(other, own, seed)))
+    for gate, measure in DROPS.items():
+        limit = getattr(gates, gate)
+        if limit is not None:
+            own, other = scores.measures[measure], base.measures[measure]
+            found.append(_judged(gate, limit, bootstrap.difference(other, own, seed)))
     if gates.max_kl is not None:
         found.append(_judged("max_kl", gates.max_kl, bootstrap.mean(scores.measures[measures.KL], seed)))
     for gate, measure in SHARES.items():

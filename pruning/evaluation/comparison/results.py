@@ -5,6 +5,7 @@ The terminal's table and the HTML page are rendered from this value alone.
 
 import math
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
@@ -21,14 +22,21 @@ WORST = 10
 """Regressions that are listed."""
 
 
+Role = Literal["base", "found", "quantised", "pruned"]
+CHANGES = (measures.ACCURACY, measures.EXACT, measures.CONTAINED)
+"""Shares whose changes from the base are reported, paired by item."""
+
+
 class ModelRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model of the table: its measures, and its changes from the base, paired by item."""
 
+    role: Role
     name: str
     bytes: int
     measures: dict[str, Interval]
     nll_ratio: Interval | None = None
-    accuracy_change: Interval | None = None
+    changes: dict[str, Interval] = {}
+    """Measure -> the model minus the base."""
 
 
 class Regression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,14 +68,19 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runner: dict[str, str]
     """The runner, its form, the reason it was chosen, and library versions."""
     rows: tuple[ModelRow, ...]
-    """Base, quantised base, pruned."""
-    against_quantised: Interval
-    """The ranking measure of pruned relative to the quantised base: a ratio for NLL, else a difference."""
+    """The base at 16 bits, the base as found if its bytes are known, the quantised base, and the pruned model."""
+    against: dict[str, Interval]
+    """Rival ("found", "quantised") -> the ranking measure of pruned relative to it: a ratio for NLL, else a difference.
+    """
     gates: tuple[Judgement, ...]
     measure: str
     """The ranking measure: NLL, KL or 1 - accuracy; lower is better."""
     changes: dict[str, tuple[float, ...]]
-    """Change of the ranking measure from the base, one value per item, by model."""
+    """Change of the ranking measure from the base, one value per item, of "quantised" and "pruned"."""
+    scores: dict[str, dict[str, tuple[float, ...]]]
+    """Model ("base", "quantised", "pruned") -> measure -> one value per item, in the order of `ids`."""
+    ids: tuple[str, ...]
+    """The id of each item."""
     regressions: tuple[Regression, ...]
     """The items that got worse, the worst first."""
     answered: str
@@ -76,6 +89,10 @@ class Results(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """"sparsity" and, if recorded, "error": a value per weight."""
     gains: dict[str, Interval] = {}
     """Measure -> the pruned model with knowledge minus the base without it; empty for other tasks."""
+
+    def row(self, role: Role) -> ModelRow | None:
+        """The row of one model; None if the table lacks it."""
+        return next((row for row in self.rows if row.role == role), None)
 
     @property
     def passed(self) -> bool:
@@ -88,7 +105,11 @@ def results_of(comparison: Comparison) -> Results:
     task, base, pruned = comparison.task, comparison.base, comparison.pruned
     ranks = (measures.NLL, measures.KL, measures.ERROR)
     rank = next(name for name in ranks if name in base.scores.measures)
-    models = (base, comparison.quantised, pruned)
+    quantised, found = comparison.quantised, comparison.found
+    models: dict[Role, ScoredModel] = {"base": base, "quantised": quantised, "pruned": pruned}
+    rivals: dict[Role, ScoredModel] = {"quantised": quantised}
+    if found is not None:
+        models, rivals = {"base": base, "found": found, **models}, {"found": found, **rivals}
     lineage = comparison.artifact.lineage
     return Results(
         task=task.name,
@@ -101,11 +122,13 @@ def results_of(comparison: Comparison) -> Results:
         base=f"{lineage.base.name}{f' ({lineage.base.note})' if lineage.base.note else ''}",
         created=now(),
         runner=comparison.runner,
-        rows=tuple(_row(model, base, task) for model in models),
-        against_quantised=_relative(pruned, comparison.quantised, rank, task.seed),
+        rows=tuple(_row(role, model, base, task) for role, model in models.items()),
+        against={role: _relative(pruned, rival, rank, task.seed) for role, rival in rivals.items()},
         gates=judge(task, pruned.scores, base.scores),
         measure=rank,
-        changes={model.name: _changes(model, base, rank) for model in models[1:]},
+        changes={"quantised": _changes(quantised, base, rank), "pruned": _changes(pruned, base, rank)},
+        scores={role: model.scores.measures for role, model in models.items() if role != "found"},
+        ids=tuple(item.id for item in comparison.plan.items),
         regressions=_regressions(comparison, rank),
         answered="said" if base.scores.replies or isinstance(task, KnowledgeTask) else "chose",
         layers=_layers(lineage.steps),
@@ -113,23 +136,23 @@ def results_of(comparison: Comparison) -> Results:
     )
 
 
-def _row(model: ScoredModel, base: ScoredModel, task: Task) -> ModelRow:
+def _row(role: Role, model: ScoredModel, base: ScoredModel, task: Task) -> ModelRow:
     """The row of `model`; flips and changes are relative to `base`."""
     seed = task.seed
     values = dict(model.scores.measures)
-    if model.scores.chosen and model is not base:
+    if model.scores.chosen and role not in ("base", "found"):
         pairs = zip(model.scores.chosen, base.scores.chosen, strict=True)
         values[measures.FLIPS] = tuple(float(left != right) for left, right in pairs)
     figures = {name: bootstrap.mean(value, seed) for name, value in values.items()}
     if isinstance(task, TextTask):
         found = figures[measures.NLL]
         figures[measures.PERPLEXITY] = Interval(*(math.exp(bound) for bound in (found.value, found.low, found.high)))
-    nll, accuracy = None, None
-    if model is not base and measures.NLL in values:
-        nll = bootstrap.ratio(values[measures.NLL], base.scores.measures[measures.NLL], seed)
-    if model is not base and measures.ACCURACY in values:
-        accuracy = bootstrap.difference(values[measures.ACCURACY], base.scores.measures[measures.ACCURACY], seed)
-    return ModelRow(model.name, model.bytes, figures, nll, accuracy)
+    if role in ("base", "found"):
+        return ModelRow(role, model.name, model.bytes, figures)
+    known = base.scores.measures
+    nll = bootstrap.ratio(values[measures.NLL], known[measures.NLL], seed) if measures.NLL in known else None
+    changed = {name: bootstrap.difference(values[name], known[name], seed) for name in CHANGES if name in known}
+    return ModelRow(role, model.name, model.bytes, figures, nll, changed)
 
 
 def _relative(pruned: ScoredModel, rival: ScoredModel, rank: str, seed: int) -> Interval:

@@ -4,27 +4,32 @@ Every figure comes from the lineage or the artifact itself.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pruning.model.weights import parameters
 from server.artifact.checkpoint.lineage import Evaluation
 from server.artifact.checkpoint.reader import Artifact
 
-LABELS = {"dense": "base, 16 bits", "int8": "base, int8 in groups of 32", "pruned": "pruned"}
+LABELS = {
+    "found": "base as found",
+    "dense": "base, 16 bits",
+    "int8": "base, int8 in groups of 32",
+    "pruned": "pruned",
+}
 
 
-def table(artifact: Artifact, source: Path) -> str:
-    """The table of `artifact`, with a line for the size of the original base `source` if that is a single file."""
+def table(artifact: Artifact) -> str:
+    """The table of `artifact` and its base, as found, at 16 bits and at int8."""
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     total, zeros = parameters(artifact)
     texts = evaluation.texts
     heads = "".join(f"{text.name or 'perplexity':>12}" for text in texts)
     lines = [f"{'':34}{'bytes':>15}{heads}"]
-    if source.is_file():
-        lines.append(_line(f"base as found ({artifact.lineage.base.note})", source.stat().st_size, []))
+    note = artifact.lineage.base.note.removesuffix(", dequantised")
     for key, label in LABELS.items():
-        lines.append(_line(label, evaluation.bytes[key], [text.perplexity[key] for text in texts]))
+        if key in evaluation.bytes:
+            name = f"{label} ({note})" if key == "found" and note else label
+            lines.append(_line(name, evaluation.bytes[key], [text.perplexity[key] for text in texts]))
     removed = sum(len(step.removed_blocks) for step in artifact.lineage.steps)
     lines.append(f"{total:,} parameters, {zeros / total:.1%} of them zero; {removed} blocks removed")
     lines.append(_basis(evaluation))

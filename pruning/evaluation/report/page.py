@@ -27,6 +27,7 @@ def page(results: Results) -> str:
         columns=list(dict.fromkeys(name for row in results.rows for name in row.measures)),
         labels=LABELS,
         short=SHORT[results.measure],
+        shorts=SHORT,
         figure=_figure,
         resamples=RESAMPLES,
         plots=Markup(drawn),

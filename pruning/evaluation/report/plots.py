@@ -12,7 +12,6 @@ from pruning.evaluation.scoring.measures import LABELS
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 16, 44
-CLASSES = ("base", "quantised", "pruned")
 BINS = 24
 
 
@@ -40,13 +39,13 @@ class Axis(NamedTuple):
 
 
 def quality(results: Results) -> str:
-    """The ranking measure with its interval over megabytes, for all three models."""
+    """The ranking measure with its interval over megabytes, for every model of the table."""
     points = [(row.bytes / 1e6, row.measures[results.measure]) for row in results.rows]
     x = _across([0, max(size for size, _ in points) * 1.12])
     y = _up([bound for _, found in points for bound in (found.low, found.high)])
     parts = [_frame(x, y, "megabytes", LABELS[results.measure])]
-    for number, ((size, found), kind, row) in enumerate(zip(points, CLASSES, results.rows, strict=True)):
-        place = x.at(size)
+    for number, ((size, found), row) in enumerate(zip(points, results.rows, strict=True)):
+        place, kind = x.at(size), row.role
         parts.append(_line(place, y.at(found.low), place, y.at(found.high), kind))
         parts.append(f'<circle class="{kind}" cx="{place:.1f}" cy="{y.at(found.value):.1f}" r="5"/>')
         label = row.name.split(" in ")[0]
@@ -56,7 +55,7 @@ def quality(results: Results) -> str:
 
 def changes(results: Results) -> str:
     """Histogram of the change per item from the base: bars for pruned, an outline for the quantised base."""
-    quantised, pruned = results.changes.values()
+    quantised, pruned = results.changes["quantised"], results.changes["pruned"]
     low, high = min(0.0, *quantised, *pruned), max(0.0, *quantised, *pruned)
     if low == high:
         high = low + 1

@@ -59,19 +59,23 @@ def _line(row: ModelRow, columns: list[str]) -> str:
 
 
 def _transposed(rows: tuple[ModelRow, ...], measures: list[str]) -> Iterator[str]:
-    """The table with a column for each model."""
+    """The table with a column for each model, and a line for the base as found, whose figures are the base's."""
+    found = [row for row in rows if row.role == "found"]
+    rows = tuple(row for row in rows if row.role != "found")
     yield f"{'':22}{''.join(f'{row.name:>30}' for row in rows)}"
     yield f"{'bytes':22}{''.join(f'{row.bytes:>30,}' for row in rows)}"
     for name in measures:
         cells = [interval(row.measures[name]) if name in row.measures else "-" for row in rows]
         yield f"{SHORT.get(name, name):22}{''.join(f'{cell:>30}' for cell in cells)}"
+    for row in found:
+        yield f"{row.name}: {row.bytes:,} bytes, with the figures of the base at 16 bits"
 
 
 def _changes(rows: tuple[ModelRow, ...]) -> Iterator[str]:
     """One line per model with its changes from the base, paired by item."""
     for row in rows:
         parts = [f"NLL x {interval(row.nll_ratio)}"] if row.nll_ratio else []
-        parts += [f"accuracy {interval(row.accuracy_change, '+.3f')}"] if row.accuracy_change else []
+        parts += [f"{SHORT[name]} {interval(change, '+.3f')}" for name, change in row.changes.items()]
         if parts:
             yield f"{row.name} against the base, item by item: {', '.join(parts)}"
 

@@ -2,11 +2,15 @@
 
 from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.scoring.measures import LABELS, NLL
+from pruning.evaluation.scoring.measures import ACCURACY, LABELS, NLL
 
+GENERATION_FALL = 0.05
+"""A fall of a share of greedy replies that is warned of even where its interval includes zero."""
 GATES = {
     "max_nll_ratio": "the negative log-likelihood relative to the base",
     "max_accuracy_drop": "the accuracy lost",
+    "max_exact_drop": "the share of exact greedy answers lost",
+    "max_contained_drop": "the share of greedy answers with the reference in them that was lost",
     "max_kl": "the KL divergence from the base, in nats per token,",
     "max_missed": "the share of right passages not among the first three",
     "max_off_topic_answered": "the share of off-topic questions that are answered",
@@ -25,23 +29,47 @@ def headline(results: Results) -> str:
 
 
 def sentences(results: Results) -> list[str]:
-    """One sentence per gate, and one that weighs pruning against quantisation at about equal bytes."""
+    """One sentence per gate, and one for each other form of the base that weighs pruning against it."""
     lines = [
         f"{gate.gate} {'holds' if gate.passed else 'does not hold'}: {GATES[gate.gate]} is {gate.measured.value:.3g}, "
         f"at worst {gate.measured.high:.3g}; at most {gate.limit:g} is allowed."
         for gate in results.gates
     ]
-    _, rival, pruned = results.rows
-    found, even = results.against_quantised, 1 if results.measure == NLL else 0
-    size = f"The quantised base ({rival.name.removeprefix('base, ')}) has {rival.bytes / pruned.bytes:.2f} x the bytes"
-    words = f"{LABELS[results.measure]}: pruned {'/' if even else '-'} quantised is {interval(found)}"
+    lines += [_weighed(results, role, against) for role, against in results.against.items()]
+    return lines + generation(results)
+
+
+def _weighed(results: Results, role: str, found: Interval) -> str:
+    """One sentence that weighs the pruned model against another form of its base."""
+    rival, pruned = (next(row for row in results.rows if row.role == name) for name in (role, "pruned"))
+    even = 1 if results.measure == NLL else 0
+    kind, advice = ("The quantised base", "quantise instead, or recover more")
+    if role == "found":
+        kind, advice = "The base as found", "serve it as it is"
+    note = rival.name.removeprefix("base as found").removeprefix("base, ").strip("() ")
+    size = f"{kind} ({note})" if note else kind
+    size += f" has {rival.bytes / pruned.bytes:.2f} x the bytes"
+    words = f"{LABELS[results.measure]}: pruned {'/' if even else '-'} {role} is {interval(found)}"
     if found.low > even:
-        lines.append(f"{size} and scores better: quantise instead, or recover more ({words}).")
-    elif found.high < even:
-        lines.append(f"{size} and scores worse ({words}).")
-    else:
-        lines.append(f"{size}; {results.items} items are too few to tell which of the two scores better ({words}).")
-    return lines
+        more = rival.bytes > pruned.bytes
+        return f"{size} and scores better{'' if more else f': {advice}'} ({words})."
+    if found.high < even:
+        return f"{size} and scores worse ({words})."
+    return f"{size}; {results.items} items are too few to tell which of the two scores better ({words})."
+
+
+def generation(results: Results) -> list[str]:
+    """A warning for each measure of greedy replies that falls while the choices hold; the better bounds decide."""
+    pruned = next(row for row in results.rows if row.role == "pruned")
+    choices = pruned.changes.get(ACCURACY)
+    if choices is None or choices.high < 0:
+        return []
+    return [
+        f"Warning: choices hold (accuracy {interval(choices, '+.3f')}), but generation falls: {LABELS[name]}, "
+        f"pruned - base is {interval(change, '+.3f')}. Gate on max_{name}_drop."
+        for name, change in pruned.changes.items()
+        if name != ACCURACY and (change.high < 0 or change.value <= -GENERATION_FALL)
+    ]
 
 
 def computed(results: Results) -> str:

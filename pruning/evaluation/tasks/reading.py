@@ -63,9 +63,12 @@ def unmeasured_gates(task: Task) -> set[str]:
         isinstance(task, PairsTask | ChoiceTask | KnowledgeTask | HarnessTask) and getattr(task, "choices", 2) > 0
     )
     searched = ("max_missed", "max_off_topic_answered", "max_on_topic_refused", "max_unsupported", "max_wrong")
+    generates = isinstance(task, KnowledgeTask) or (isinstance(task, PairsTask) and task.greedy > 0)
     lacks = dict.fromkeys(searched, not isinstance(task, KnowledgeTask)) | {
         "max_nll_ratio": isinstance(task, BehaviourTask),
         "max_accuracy_drop": not accuracy,
+        "max_exact_drop": not (isinstance(task, PairsTask) and task.greedy > 0),
+        "max_contained_drop": not generates,
         "max_kl": not isinstance(task, BehaviourTask),
     }
     return {gate for gate, lacking in lacks.items() if lacking}
@@ -125,7 +128,7 @@ def _read_items(path: Path, kind: type[Item]) -> list[Item]:
 def _scored_items(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, ...]:
     """The items to score, each with an id; raises TaskError for an empty text, a repeated id, or too few items."""
     seen: set[str] = set()
-    items = [msgspec.structs.replace(item, id=item.id or str(number)) for number, item in enumerate(given, 1)]
+    items = [_completed(item, number) for number, item in enumerate(given, 1)]
     for number, item in enumerate(items, 1):
         where = f"{place}: item {number} (id {item.id!r})"
         empty = [name for name, text in item.texts.items() if not text.strip()]
@@ -141,11 +144,27 @@ def _scored_items(place: Path, task: Any, given: Sequence[Item]) -> tuple[Item, 
     kept = [item for item in kept if _bucket(item) in task.buckets]
     if len(kept) < 2:
         raise TaskError(f"{place}: {len(kept)} of {len(items)} items left to score; an interval needs at least 2")
-    if isinstance(task, PairsTask | KnowledgeTask) and task.choices > (
-        count := len({item.texts["answer"] for item in kept})
-    ):
-        raise TaskError(f"{place}: choices = {task.choices}, but the items have only {count} different answers")
+    if isinstance(task, PairsTask | KnowledgeTask):
+        _check_distractors(place, task.choices, [item for item in kept if isinstance(item, Pair)])
     return tuple(kept)
+
+
+def _completed(item: Item, number: int) -> Item:
+    """`item` with an id, and with the first of its `answers` as the reference where it names none."""
+    item = msgspec.structs.replace(item, id=item.id or str(number))
+    if isinstance(item, Pair) and not item.answer and item.answers:
+        return msgspec.structs.replace(item, answer=item.answers[0])
+    return item
+
+
+def _check_distractors(place: Path, choices: int, items: Sequence[Pair]) -> None:
+    """Raise TaskError if an item has fewer distractors than `choices` - 1: answers of others that are not right."""
+    known = {item.answer for item in items}
+    for item in items:
+        if choices > (count := len(known - set(item.right)) + 1):
+            raise TaskError(
+                f"{place}: choices = {choices}, but the items have only {count} different answers for item {item.id!r}"
+            )
 
 
 def _bucket(item: Item) -> int:

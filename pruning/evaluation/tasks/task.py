@@ -29,17 +29,25 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pair(Item, frozen=True):
-    """A question and its reference answer."""
+    """A question and its reference answer, or several right ones."""
 
     question: str
     """What the user asks."""
-    answer: str
-    """The reference answer."""
+    answer: str = ""
+    """The reference answer, whose likelihood is scored; by default the first of `answers`."""
+    answers: tuple[str, ...] = ()
+    """Other right answers: greedy replies may equal or contain any of them, and none is a distractor."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """Every right answer, the reference first."""
+        return tuple(dict.fromkeys((self.answer, *self.answers)))
 
     @property
     def texts(self) -> dict[str, str]:
-        """Question and answer."""
-        return {"question": self.question, "answer": self.answer}
+        """Question and right answers."""
+        others = {f"answers[{number}]": text for number, text in enumerate(self.answers)}
+        return {"question": self.question, "answer": self.answer} | others
 
 
 class Asked(Pair, frozen=True):
@@ -185,6 +193,9 @@ class TextTask(_Task, frozen=True, tag="text"):
     """Tokens in all, rounded down to whole windows; at least two windows."""
     window: Annotated[int, Meta(ge=2)] = 512
     """Tokens of a window; perplexities compare only at equal windows."""
+    contiguous: bool = False
+    """Keep the texts of the source in their order, as one text with empty lines between them; by default they are
+    shuffled and end with the end-of-sequence token, so a paragraph does not help to predict the next."""
 
 
 class BehaviourTask(_PromptTask, frozen=True, tag="behaviour"):

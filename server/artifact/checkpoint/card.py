@@ -14,7 +14,12 @@ SAFE = re.compile(r"[A-Za-z0-9][\w.-]*")
 """Strings that YAML reads as text without quotes."""
 ROUNDING, TRAINING = {"round", "awq"}, {"reconstruct", "distill", "continue"}
 """Techniques that remove nothing; nor does GPTQ at sparsity 0."""
-LABELS = {"dense": "{}, 16 bits", "int8": "{}, quantised to 8 bits in groups of 32", "pruned": "this model"}
+LABELS = {
+    "found": "{}, as found",
+    "dense": "{}, 16 bits",
+    "int8": "{}, quantised to 8 bits in groups of 32",
+    "pruned": "this model",
+}
 """The base's name is filled in: the base of an artifact may be another artifact."""
 USE = (
     "The uses of the base model, on the task that it was measured on. It is another model than its base: measure it on "
@@ -120,16 +125,23 @@ def _shape(config: Mapping[str, Any]) -> str:
     return f"{kind}, with a context of {context:,} tokens." if isinstance(context, int) else f"{kind}."
 
 
+RIVALS = {"int8": "quantised to 8 bits", "found": "as its publisher stores it"}
+"""Other forms of the base that a user could serve instead."""
+
+
 def _comparison(lineage: Lineage) -> list[str]:
-    """A warning if the base at int8 has both fewer bytes and the lower perplexity; empty otherwise."""
+    """A warning for each form of the base with both fewer bytes and the lower perplexity."""
     evaluation = lineage.evaluation
-    if evaluation is None or not {"int8", "pruned"} <= evaluation.bytes.keys() & evaluation.perplexity.keys():
+    if evaluation is None:
         return []
     size, quality = evaluation.bytes, evaluation.perplexity
-    if size["int8"] > size["pruned"] or quality["int8"] > quality["pruned"]:
-        return []
-    other = f"{plain(lineage.base.name)}, quantised to 8 bits,"
-    return [f"**{other} is smaller than this model and has the lower perplexity.**"]
+    return [
+        f"**{plain(lineage.base.name)}, {form}, is smaller than this model and has the lower perplexity.**"
+        for key, form in RIVALS.items()
+        if {key, "pruned"} <= size.keys() & quality.keys()
+        and size[key] <= size["pruned"]
+        and quality[key] <= quality["pruned"]
+    ]
 
 
 def _figures(lineage: Lineage) -> list[str]:

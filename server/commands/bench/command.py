@@ -86,10 +86,14 @@ def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) ->
                 with Server(artifact.path, Path(directory)) as server:
                     runs[name].append(measure(server, KEY))
     perplexity = recorded.perplexity
+    found = (
+        [Row("base as found", recorded.bytes["found"], perplexity["found"], ())] if "found" in recorded.bytes else []
+    )
     return [
         Row("dense, 16 bits", base.size, perplexity["dense"], tuple(runs["dense"])),
         Row("pruned", pruned.size, perplexity["pruned"], tuple(runs["pruned"])),
         Row("dense, 8 bits", recorded.bytes["int8"], perplexity["int8"], tuple(runs.get("quantised", ()))),
+        *found,
     ]
 
 

@@ -106,6 +106,7 @@ class Loader:
         label = {RUN: kind, 0: f"{kind}, unstructured"}.get(keep, f"{kind}, {keep} of {RUN}")
         self.kinds[label] = self.kinds.get(label, 0) + 1
         layout, parts = _computed(layout, parts)
+        kind, keep, group = _kind(layout, columns)
         if self._unpack and (wider := _unpacked(layout, parts)):
             layout, parts = wider
             kind, keep, group = _kind(layout, columns)

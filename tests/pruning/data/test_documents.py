@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import json
 import os
@@ -25,6 +26,24 @@ def test_plain_text_json_lines_and_a_json_object_are_read(tmp_path: Path) -> Non
     found = read(lines, lambda messages: f"<{messages[0]['content']}>")
     assert found == [Document("one", "one"), Document("T", "<two>", turns)]
     assert read(titled, no_chat) == [Document("A", "one"), Document("B", "two")]
+
+
+def test_a_list_of_records_and_gzipped_files_are_read(tmp_path: Path) -> None:
+    listed = [
+        {"title": "T", "content": "one"},
+        {"subject": "S", "description": "two"},
+        "three",
+        {"question": "q", "answers": ["a", "b"]},
+        {"text": "never", "held_out": True},
+    ]
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(json.dumps(listed).encode()))
+    found = read(tmp_path / "a.json.gz", lambda messages: "|".join(turn["content"] for turn in messages))
+    assert [(text.title, text.body) for text in found] == [("T", "one"), ("S", "two"), ("three", "three"), ("q", "q|a")]
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one\r\n\r\ntwo"))
+    assert [text.body for text in read(tmp_path / "b.txt.gz", no_chat)] == ["one", "two"]
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"one")[:-4])
+    with pytest.raises(DataError, match=r"c\.txt\.gz cannot be read as \.gz"):
+        read(tmp_path / "c.txt.gz", no_chat)
 
 
 def test_without_a_title_the_question_or_text_is_the_title(tmp_path: Path) -> None:

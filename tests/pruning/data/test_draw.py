@@ -82,3 +82,8 @@ def test_bad_text_is_one_sentence(tmp_path: Path, encoder: Encoder, name: str, c
     path.write_text(content)
     with pytest.raises(DataError, match=sentence):
         draw(Draw(str(path), range(10), 4, 50), encoder)
+
+
+def test_a_contiguous_text_keeps_its_order(text: Path, encoder: Encoder) -> None:
+    ids, _ = draw(Draw(str(text), range(10), 4, 50, contiguous=True), encoder)
+    assert ids.flatten().tolist() == encoder.ids(text.read_text())[: 4 * 50]

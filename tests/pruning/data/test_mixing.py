@@ -59,7 +59,9 @@ def test_a_recipe_mixes_its_calibration_and_records_each_source(
     recipe: Callable[[], Path], text: Path, tmp_path: Path, base_cache: Path
 ) -> None:
     other = tmp_path / "other.jsonl"
-    other.write_text("".join(f'{{"title": "{n}", "text": "Letter {n} asks for the price of {n}."}}\n' for n in range(50)))
+    other.write_text(
+        "".join(f'{{"title": "{n}", "text": "Letter {n} asks for the price of {n}."}}\n' for n in range(50))
+    )
     path = recipe()
     old = f'source = "{text}"\nbuckets = [0, 1, 2, 3, 4, 5, 6]'
     content = path.read_text()

@@ -53,7 +53,7 @@ def test_a_recipe_becomes_an_artifact_with_its_lineage(
     assert ((weight != 0).view(64, -1, 4).sum(dim=2) == 2).all()
     assert lineage.calibration is not None
     assert lineage.evaluation is not None
-    assert lineage.evaluation.perplexity.keys() == {"dense", "int8", "pruned"}
+    assert lineage.evaluation.perplexity.keys() == {"found", "dense", "int8", "pruned"}
     assert lineage.evaluation.bytes["pruned"] == artifact.size < lineage.evaluation.bytes["dense"]
     assert not (tmp_path / "out.work").exists()
     table = capsys.readouterr().out
@@ -355,7 +355,11 @@ def test_evaluate_prints_the_perplexity_in_the_lineage(
     assert main(["evaluate", str(tmp_path / "out"), *arguments]) == 0
     evaluation = Artifact.open(tmp_path / "out").lineage.evaluation
     assert evaluation is not None
-    assert capsys.readouterr().out == f"{evaluation.perplexity['pruned']:.4f}\n"
+    head, own = capsys.readouterr().out.splitlines()
+    assert head.startswith(
+        f"perplexity per token on 4 windows of 32 tokens of {text}, buckets 7, 8, 9, its texts shuffled"
+    )
+    assert own.endswith(f"  {evaluation.perplexity['pruned']:.4f}")
 
 
 def test_the_base_is_imported_once(

@@ -53,9 +53,12 @@ class PairsPlan:
             return Scores(values, tuple(answers), chosen=tuple(chosen))
         replies = model.scorer.replies(self._questions, self._task.greedy, model.stop_ids, step)
         said = [self._prompts.decode(reply) for reply in replies]
-        pairs = [(normalised(text), normalised(item.answer)) for text, item in zip(said, self.items, strict=True)]
-        values[measures.EXACT] = tuple(float(text == reference) for text, reference in pairs)
-        values[measures.CONTAINED] = tuple(float(reference in text) for text, reference in pairs)
+        pairs = [
+            (normalised(text), [normalised(answer) for answer in item.right])
+            for text, item in zip(said, self.items, strict=True)
+        ]
+        values[measures.EXACT] = tuple(float(text in references) for text, references in pairs)
+        values[measures.CONTAINED] = tuple(float(any(one in text for one in references)) for text, references in pairs)
         return Scores(values, tuple(said), tuple(replies), tuple(chosen))
 
 
@@ -99,8 +102,11 @@ class ChoicePlan:
 
 
 def options_of(item: Pair, answers: Sequence[str], task: PairsTask | KnowledgeTask) -> list[str]:
-    """The right answer, then its distractors; the item's id seeds the draw, so other items do not change it."""
-    others = [text for text in answers if text != item.answer]
+    """The reference, then its distractors, which no right answer is; the item's id seeds the draw.
+
+    So other items do not change it.
+    """
+    others = [text for text in answers if text not in item.right]
     return [item.answer, *random.Random(f"{task.seed}, {item.id}").sample(others, max(task.choices - 1, 0))]
 
 

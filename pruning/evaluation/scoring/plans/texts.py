@@ -36,7 +36,8 @@ class TextPlan:
     def __init__(self, task: TextTask, encoder: Encoder) -> None:
         count = max(task.tokens // task.window, 2)
         self.reply, self.items = 0, [Item(id=str(number)) for number in range(1, count + 1)]
-        windows, _ = draw(Draw(task.source, task.buckets, count, task.window, task.seed), encoder)
+        wanted = Draw(task.source, task.buckets, count, task.window, task.seed, task.contiguous)
+        windows, _ = draw(wanted, encoder)
         self.jobs: list[Job] = [
             [ScoreRequest(ids[: end + PIECE], max(end, 1)) for end in range(0, len(ids), PIECE)]
             for ids in (tuple(window) for window in windows.tolist())

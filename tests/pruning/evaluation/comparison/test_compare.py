@@ -86,13 +86,20 @@ def test_three_models_on_one_task(place: Place, capsys: pytest.CaptureFixture[st
     found = place.results
     artifact = Artifact.open(place.artifact)
     [base] = [Artifact.open(path.parent) for path in place.cache.glob("*/lineage.json")]
-    assert [row.bytes for row in found.rows][::2] == [base.size, artifact.size]
+    assert [row.bytes for row in found.rows][::3] == [base.size, artifact.size]
+    assert [row.role for row in found.rows] == ["base", "found", "quantised", "pruned"]
+    assert found.rows[1].bytes == (place.folder / "model" / "model.safetensors").stat().st_size
+    assert found.rows[1].measures == found.rows[0].measures
+    assert found.ids == tuple(item["id"] for item in ITEMS)
+    assert found.scores["pruned"]["nll"] == pytest.approx(
+        [one + change for one, change in zip(found.scores["base"]["nll"], found.changes["pruned"], strict=True)]
+    )
     own = score(tiny.loaded(artifact), artifact, read_task(place.folder / "task.toml"))
     mean = sum(own.measures["nll"]) / len(ITEMS)
-    assert found.rows[2].measures["nll"].value == pytest.approx(mean, rel=0.01)  # it served in bfloat16, perhaps
-    ratio = found.rows[2].measures["nll"].value / found.rows[0].measures["nll"].value
-    assert found.rows[2].nll_ratio
-    assert found.rows[2].nll_ratio.value == pytest.approx(ratio)
+    assert found.rows[3].measures["nll"].value == pytest.approx(mean, rel=0.01)  # it served in bfloat16, perhaps
+    ratio = found.rows[3].measures["nll"].value / found.rows[0].measures["nll"].value
+    assert found.rows[3].nll_ratio
+    assert found.rows[3].nll_ratio.value == pytest.approx(ratio)
     assert found.passed
     shown = capsys.readouterr().out
     assert "Passed: every gate holds" in shown
@@ -121,7 +128,7 @@ def test_a_failed_gate_exits_with_3_and_prints_the_worst_regressions(
 
 def test_a_gate_is_judged_by_the_bound_not_the_mean(place: Place) -> None:
     place.evaluate('kind = "pairs"\n', ITEMS)
-    ratio = place.results.rows[2].nll_ratio
+    ratio = place.results.rows[3].nll_ratio
     assert ratio
     between = max(1.0, (ratio.value + ratio.high) / 2)
     assert ratio.value < between < ratio.high
@@ -134,7 +141,7 @@ def test_behaviour_is_compared_with_the_base(place: Place, capsys: pytest.Captur
     found = place.results
     assert found.measure == "kl"
     assert found.rows[0].measures["kl"].high == 0
-    assert 0 < found.rows[1].measures["kl"].value < found.rows[2].measures["kl"].value
+    assert 0 < found.rows[2].measures["kl"].value < found.rows[3].measures["kl"].value
     assert found.regressions[0].base_answer
     assert "max_kl does not hold" in capsys.readouterr().out
 
@@ -149,7 +156,7 @@ def test_windows_of_text_give_the_perplexity_of_a_recipe(place: Place, text: Pat
     assert recorded
     found = [row.measures["perplexity"].value for row in place.results.rows]
     assert found[0] == pytest.approx(recorded.perplexity["dense"], rel=0.05)  # that is float32
-    assert found[2] == pytest.approx(recorded.perplexity["pruned"], rel=0.05)
+    assert found[3] == pytest.approx(recorded.perplexity["pruned"], rel=0.05)
 
 
 @pytest.mark.parametrize("window", [2, 255, 256, 257, 258, 513])

@@ -6,10 +6,15 @@ from pruning.evaluation.report.terminal import table
 from pruning.evaluation.scoring import measures
 
 
-def results(names: list[str]) -> Results:
-    """Three models with the same figures."""
+def results(names: list[str], changes: dict[str, Interval] | None = None) -> Results:
+    """Four models with the same figures."""
     figures = {name: Interval(number / 10, 0, 1) for number, name in enumerate(names)}
-    rows = tuple(ModelRow(name, 1000, figures) for name in ("base, 16 bits", "base, int8", "pruned"))
+    rows = (
+        ModelRow("base", "base, 16 bits", 2000, figures),
+        ModelRow("found", "base as found (Q4_1)", 700, figures),
+        ModelRow("quantised", "base, 8 bits in groups of 32", 1100, figures),
+        ModelRow("pruned", "pruned", 1000, figures, changes=changes or {}),
+    )
     return Results(
         task="a",
         kind="knowledge",
@@ -22,10 +27,12 @@ def results(names: list[str]) -> Results:
         created="",
         runner={"runner": "native", "reason": "of a test"},
         rows=rows,
-        against_quantised=Interval(1, 0.9, 1.1),
+        against={"found": Interval(1.2, 1.1, 1.3), "quantised": Interval(1, 0.9, 1.1)},
         gates=(),
         measure=measures.NLL,
         changes={},
+        scores={},
+        ids=(),
         regressions=(),
         answered="said",
         layers={},
@@ -44,3 +51,26 @@ def test_many_measures_have_a_line_each() -> None:
 
 def test_few_measures_have_a_column_each() -> None:
     assert [line for line in table(results([measures.NLL])).splitlines() if line.startswith("pruned  ")]
+
+
+def test_the_base_as_found_is_weighed_too() -> None:
+    found, quantised = table(results([measures.NLL])).splitlines()[-2:]
+    assert found == (
+        "The base as found (Q4_1) has 0.70 x the bytes and scores better: serve it as it is "
+        "(negative log-likelihood, nats per token: pruned / found is 1.200 [1.100, 1.300])."
+    )
+    assert quantised.startswith("The quantised base (8 bits in groups of 32) has 1.10 x the bytes; 3 items are too few")
+
+
+def test_generation_that_falls_while_choices_hold_is_warned_of() -> None:
+    held, fell = Interval(0.01, -0.02, 0.04), Interval(-0.1, -0.18, -0.02)
+    names = [measures.NLL, measures.ACCURACY, measures.CONTAINED]
+    last = table(results(names, {measures.ACCURACY: held, measures.CONTAINED: fell})).splitlines()[-1]
+    assert last == (
+        "Warning: choices hold (accuracy +0.010 [-0.020, +0.040]), but generation falls: greedy answer contains the "
+        "reference, pruned - base is -0.100 [-0.180, -0.020]. Gate on max_contained_drop."
+    )
+    slight = Interval(-0.02, -0.06, 0.02)
+    assert "Warning" not in table(results(names, {measures.ACCURACY: held, measures.CONTAINED: slight}))
+    lost = Interval(-0.2, -0.3, -0.1)
+    assert "Warning" not in table(results(names, {measures.ACCURACY: lost, measures.CONTAINED: fell}))

@@ -32,6 +32,16 @@ def test_items_are_read_from_a_file_or_inline(task: Read, tmp_path: Path) -> Non
     assert task(PAIRS, A, B).digest != inline.digest
 
 
+def test_several_right_answers_need_no_reference_of_their_own(task: Read) -> None:
+    several = task(PAIRS, {"question": "q", "answers": ["one", "two"]}, A)
+    assert isinstance(several, tasks.PairsTask)
+    pair = several.items[0]
+    assert isinstance(pair, tasks.Pair)
+    assert (pair.answer, pair.right) == ("one", ("one", "two"))
+    with pytest.raises(TaskError, match=r"choices = 2, but the items have only 1 different answers for item '1'"):
+        task(PAIRS.replace("0", "2"), {"question": "q", "answers": ["one", "A."]}, A)
+
+
 def test_a_file_of_items_reads_the_same_as_training_text(task: Read, tmp_path: Path) -> None:
     """Also with a byte order mark and the line separators that JSON allows inside strings."""
     task(PAIRS, A, B)
@@ -94,7 +104,7 @@ def test_items_have_the_buckets_of_training_text(task: Read) -> None:
         ([A, {**B, "answer": " \n"}], r"items.jsonl: item 2 \(id 'b'\): answer is empty"),
         ([A, {**B, "question": ""}], r"item 2 \(id 'b'\): question is empty"),
         ([A, {**B, "id": "a"}], r"item 2 \(id 'a'\): an earlier item has the same id"),
-        ([A, {"question": "q"}], "items.jsonl, line 2: .*missing required field `answer`"),
+        ([A, {"question": "q"}], r"items.jsonl: item 2 \(id .2.\): answer is empty"),
         ([A, {**B, "answer": 3}], r"line 2: Expected `str`, got `int`.*answer"),
         ([A], "1 of 1 items left to score"),
         ([A, {**B, "held_out": True}], "1 of 2 items left"),
@@ -122,7 +132,7 @@ def test_wrong_items(task: Read, items: list[object], sentence: str) -> None:
         ('name = "a"\nkind = "behaviour"\nitems = []\ngates = {max_nll_ratio = 2}', "gates.max_nll_ratio cannot be"),
         (
             'name = "a"\nkind = "pairs"\nitems = [{question = "q", answer = "a"}, {question = "r", answer = "b"}]',
-            "choices = 4, but the items have only 2 different answers",
+            "choices = 4, but the items have only 2 different answers for item '1'",
         ),
         (
             'name = "a"\nkind = "choice"\nitems = [{question = "q", options = ["a", "b"], answer = 2}]',
