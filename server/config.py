@@ -26,8 +26,7 @@ REGISTRY = "registry:"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1)]
 RATE_LIMITS = re.compile(r"memory://|rediss?://[^\s]+")
-SECRETS = ("ledger", "registry", "rate_limits", "webhook", "traces")
-"""URLs that may hold a password or token."""
+SECRETS = ("ledger", "registry", "rate_limits", "webhook", "traces")  # URLs that may hold a password or token
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -46,10 +45,14 @@ class AdminLogin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ID token's claim with a person's groups or roles; dots lead into objects, as in `realm_access.roles`."""
     viewers: tuple[str, ...] = ()
     """Groups whose members may read: the page, usage, metrics and the registry."""
+    editors: tuple[str, ...] = ()
+    """Groups whose members may also save revisions of skills and try them."""
+    publishers: tuple[str, ...] = ()
+    """Groups whose members may also publish revisions and roll them back."""
     operators: tuple[str, ...] = ()
-    """Groups whose members may also change something: POST /admin/reload."""
+    """Groups whose members may do everything, such as POST /admin/reload."""
     scopes: tuple[str, ...] = ("openid", "profile")
-    """The scopes asked for; some providers give groups only with a scope `groups`."""
+    """The scopes to ask for; some providers give groups only with `groups`."""
     session_seconds: Annotated[int, Meta(ge=60, le=12 * 3600)] = 3600
     """Seconds until a person must sign in again; a group that was taken away counts until then."""
 
@@ -114,6 +117,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Threads of the native runner; by default all CPUs of the process but one, which serves HTTP."""
     key_bits: Literal[8, 16] = 16
     """Bits per value of the native runner's KV cache."""
+    input_bits: Literal[8, 16] = 8
+    """Bits that the native runner rounds the inputs of integer weights to. 16 replies as the exported model does: it
+    keeps the weights in bf16, so that they take 2 bytes each and are slower."""
     look_up: Literal["auto", "on", "off"] = "auto"
     """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
@@ -134,7 +140,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The OTLP/HTTP endpoint for spans, as http://collector:4318/v1/traces; needs the extra `otel`."""
     drain_seconds: Annotated[float, Meta(ge=0, le=3600)] = 30.0
     """Seconds that running replies may continue after SIGTERM."""
-
     keys: Path | None = None
     """The file of API keys, written by `secateur keys create --file`; changes apply from the next request."""
     rate_limits: str = "memory://"
@@ -173,15 +178,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def conversations_at(self) -> str:
         """The database of visitors' words, as `server.storage.connection` opens it."""
-        if self.conversation_storage == "memory":
-            return MEMORY
-        beside = Path(self.ledger).parent / "conversations.sqlite3"
-        return self.ledger if is_postgres(self.ledger) else str(beside)
+        return MEMORY if self.conversation_storage == "memory" else self._beside_ledger("conversations.sqlite3")
 
     @property
     def skills_at(self) -> str:
         """The database of skills' revisions, as `server.storage.connection` opens it."""
-        return self.ledger if is_postgres(self.ledger) else str(Path(self.ledger).parent / "skills.sqlite3")
+        return self._beside_ledger("skills.sqlite3")
+
+    def _beside_ledger(self, name: str) -> str:
+        return self.ledger if is_postgres(self.ledger) else str(Path(self.ledger).parent / name)
 
     @property
     def last_seen_file(self) -> Path:
@@ -254,7 +259,7 @@ def _resolved_login(login: AdminLogin) -> AdminLogin:
             )
     if urlsplit(login.url)._replace(scheme="", netloc="").geturl() not in ("", "/"):
         raise ConfigError("url is the origin alone, such as https://secateur.example - at `$.admin_login.url`")
-    if not login.viewers and not login.operators:
+    if not any((login.viewers, login.editors, login.publishers, login.operators)):
         raise ConfigError("name groups of `viewers` or `operators`, else nobody may sign in - at `$.admin_login`")
     if "openid" not in login.scopes:
         raise ConfigError("the scopes must contain openid - at `$.admin_login.scopes`")

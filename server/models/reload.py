@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from anyio import to_thread
@@ -55,7 +56,12 @@ def configured(config: Config) -> Sequence[Skill]:
 
 def open_revisions(config: Config) -> Revisions:
     """The database of revisions; files of keys that they name are in the folder of the skills' files."""
-    return Revisions(config.skills_at, config.skills if config.skills.is_dir() else config.skills.parent)
+    return Revisions(config.skills_at, skills_folder(config))
+
+
+def skills_folder(config: Config) -> Path:
+    """The folder of the skills' files."""
+    return config.skills if config.skills.is_dir() else config.skills.parent
 
 
 def move_event(move: Move, address: str = "") -> Event:

@@ -31,12 +31,14 @@ from server.metering.histograms import Observers
 from server.metering.meter import Meter
 from server.metering.refusals import Refusals
 from server.metering.webhooks import Target, Webhook, read_secret
-from server.models.reload import Loaded, Reloader, open_revisions
+from server.models.reload import Loaded, Reloader, open_revisions, skills_folder
 from server.skills.limits import RateLimits
 from server.web.api import assets
 from server.web.api.admin.page import AdminPage
 from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
+from server.web.api.admin.skills.endpoints import SkillsEndpoints
+from server.web.api.admin.skills.playground import Playground
 from server.web.api.admin.usage import UsageEndpoint
 from server.web.api.anthropic.errors import ANTHROPIC
 from server.web.api.anthropic.schema import parse as parse_message
@@ -117,7 +119,8 @@ def build(parts: Parts) -> Apps:
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
-    watched += probes(health)
+    manager = SkillsEndpoints(config, parts.skills, reloader, revisions, auditing.log.put)
+    watched += [*manager.routes(), *Playground(replies, parts.rollout, skills_folder(config)).routes(), *probes(health)]
     closing = Closing(
         feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk, revisions
     )

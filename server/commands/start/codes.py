@@ -57,6 +57,7 @@ CODES = {
         "No such key: misspelt, revoked, or of another server.",
         "`secateur keys list FILE` shows which are valid; `keys` in server.toml must name that file.",
     ),
+    "invalid_body": Advice("The body is not what the path expects.", "The message names the field."),
     "key_budget_exceeded": Advice(
         "The key has used its own tokens of the day or month.",
         "`secateur usage LEDGER --by key` shows it; `secateur keys limit` changes it.",
@@ -115,12 +116,20 @@ CODES = {
         "The skill's limit of requests, tokens, sessions or concurrent replies is reached.",
         "Wait as `Retry-After` says, or raise the limit in the skill's file.",
     ),
+    "read_only": Advice(
+        "The skills manager of this server only shows skills.", 'Set `skill_revisions = "edit"` in server.toml.'
+    ),
     "reply_running": Advice("The conversation has a reply under way.", "Wait for its end, or stop it."),
     "reply_unknown": Advice(
         "The conversation has no such reply, or it is not the latest.", "Reload the page: it shows what is there."
     ),
+    "revisions_unavailable": Advice(
+        "The database of skills' revisions cannot be read or written.",
+        "Look at the disk, or at the PostgreSQL server; `secateur doctor CONFIG.toml` tries it.",
+    ),
     "role_not_allowed": Advice(
-        "The account may look, not change.", "Its group must be in `operators` of `[admin_login]`."
+        "The account's role does not allow this.",
+        "Its group must be in `editors`, `publishers` or `operators` of `[admin_login]`; the message says which.",
     ),
     "session_expired": Advice("The visitor's session has ended.", "The widget opens a new one by itself."),
     "session_refused": Advice(
@@ -143,4 +152,8 @@ CODES = {
         "The field would change the reply, and is not supported.", "Leave it out; the message says what is supported."
     ),
     "unsupported_value": Advice("The value is not supported.", "The message names the values that are."),
+    "unsupported_by_engine": Advice(
+        "The skill's model runs on other machines, whose protocol lacks what was asked for.",
+        "Leave the field out, or serve the skill from a model on this machine.",
+    ),
 }

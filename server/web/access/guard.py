@@ -6,6 +6,7 @@ login. Requests to paths in AUDITED leave an entry in the audit log, and are ans
 
 import asyncio
 import ipaddress
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +24,7 @@ from server.metering.audit.chain import Event
 from server.metering.ledger.records import LedgerUnavailable
 from server.skills.api_keys import Keys, digest
 from server.web.access.provider import CALLBACK
-from server.web.access.sessions import Sessions
+from server.web.access.sessions import ROLES, Role, Sessions
 from server.web.http import problems
 from server.web.http.requests import bearer
 from server.web.http.throttle import Refused
@@ -45,6 +47,12 @@ POLLED_SECONDS = 3600.0  # the page asks for its summary every two seconds: one 
 MOST_READERS = 1000
 THIS_MACHINE = "this machine"
 READING = {"GET", "HEAD"}
+CHANGES: tuple[tuple[str, Role], ...] = (
+    (LOGOUT, "viewer"),
+    (r"/admin/skills/[^/]+/(check|revisions|try)", "editor"),
+    (r"/admin/skills/[^/]+/(publish|rollback|withdraw)", "publisher"),
+)
+"""The least role of who may send what is not a GET, by pattern of the path; of others, operators."""
 
 
 class Access(NamedTuple):
@@ -80,6 +88,7 @@ class AdminGuard:
             return
         path, access = scope["path"], self._access(scope)
         if access.refusal is None:
+            scope.setdefault("state", {})["who"] = access.who
             await self._admitted(access.who, scope, receive, send)
             return
         if path == PAGE and access.refusal.code == "login_required":
@@ -141,6 +150,11 @@ class AdminGuard:
         return False
 
 
+def who(request: Request) -> str:
+    """Who sent an admitted request, as the audit log names them."""
+    return str(request.scope["state"]["who"])
+
+
 def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
     """Check that the request's admin key is valid and opens `path`."""
     shown = bearer(headers)
@@ -158,6 +172,11 @@ def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
     return Access(key.id, refusal)
 
 
+def least_role(path: str) -> Role:
+    """The least role of somebody who may change something at `path`."""
+    return next((role for pattern, role in CHANGES if re.fullmatch(pattern, path)), "operator")
+
+
 def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
     """Check that a person is signed in, may do this, and does it on this listener's own page."""
     person = sessions.person(scope)
@@ -170,8 +189,9 @@ def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
         return Access(person.who, None)
     if headers.get("origin") != sessions.origin:
         return Access(person.who, Forbidden("This was not sent by the admin page.", code="origin_not_allowed"))
-    if person.role != "operator" and scope["path"] != LOGOUT:
-        return Access(person.who, Forbidden("This needs the role operator.", code="role_not_allowed"))
+    least = least_role(scope["path"])
+    if ROLES.index(person.role) < ROLES.index(least):
+        return Access(person.who, Forbidden(f"This needs the role {least}.", code="role_not_allowed"))
     return Access(person.who, None)
 
 

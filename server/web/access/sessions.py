@@ -18,7 +18,9 @@ from starlette.types import Scope
 
 from server.config import AdminLogin
 
-Role = Literal["viewer", "operator"]
+Role = Literal["viewer", "editor", "publisher", "operator"]
+ROLES: tuple[Role, ...] = ("viewer", "editor", "publisher", "operator")
+"""Each may do what those before it may."""
 T = TypeVar("T", bound=Struct)
 ATTEMPT_SECONDS = 600
 MOST_SPENT = 10_000

@@ -22,7 +22,7 @@ from server.errors import Forbidden, InvalidRequest, RequestError, SecateurError
 from server.metering.audit.chain import Event
 from server.web.access.guard import LOGIN, LOGOUT, PAGE, SIGNED_OUT
 from server.web.access.provider import CALLBACK, Provider
-from server.web.access.sessions import Person, Role, Sessions, who_is
+from server.web.access.sessions import ROLES, Person, Role, Sessions, who_is
 from server.web.api.admin.page import HEADERS
 from server.web.http import problems
 from server.web.http.requests import address
@@ -142,10 +142,9 @@ def role_of(settings: AdminLogin, claims: Mapping[str, Any]) -> Role:
     for step in settings.claim.split("."):
         found = found.get(step) if isinstance(found, Mapping) else None
     groups = [found] if isinstance(found, str) else found if isinstance(found, list) else []
-    if any(group in settings.operators for group in groups):
-        return "operator"
-    if any(group in settings.viewers for group in groups):
-        return "viewer"
+    members = zip(ROLES, (settings.viewers, settings.editors, settings.publishers, settings.operators), strict=True)
+    if held := [role for role, allowed in members if any(group in allowed for group in groups)]:
+        return held[-1]
     raise Forbidden("Your account has no role on this server.", code="login_role")
 
 

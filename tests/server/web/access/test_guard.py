@@ -10,7 +10,7 @@ import pytest
 from server import config
 from server.commands.__main__ import main
 from server.errors import ConfigError
-from server.web.access.guard import OPEN
+from server.web.access.guard import OPEN, least_role
 from server.web.http import throttle
 from tests.server.commands.test_keys import made
 from tests.server.web.test_listeners import call
@@ -42,7 +42,9 @@ def test_every_path_but_the_probes_and_the_empty_page_needs_a_key(
     while not hasattr(app, "routes"):  # unwrap the middleware
         app = app._app
     routes = {route.path for route in app.routes}
-    assert routes - OPEN == {"/metrics", "/admin/usage", "/admin/summary", "/admin/reload", "/admin/registry"}
+    managed = {path for path in routes if path.startswith("/admin/skills")}
+    assert len(managed) == 10
+    assert routes - OPEN - managed == {"/metrics", "/admin/usage", "/admin/summary", "/admin/reload", "/admin/registry"}
     for path in (*CLOSED, *routes - OPEN):
         assert status(server, path) == 401, path
         assert status(server, path, "sk-wrong") == 401, path
@@ -137,3 +139,20 @@ def test_reconcile_and_a_real_prometheus_send_their_keys(
         until(lambda: by_type(port) == {"input": 0.0, "cached": 0.0, "output": 0.0})
     (tmp_path / "checked.yml").write_text(text.replace("rule_files: [alerts.yml]", ""))
     subprocess.run(["promtool", "check", "config", str(tmp_path / "checked.yml")], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "role"),
+    [
+        ("/admin/logout", "viewer"),
+        ("/admin/skills/help/try", "editor"),
+        ("/admin/skills/help/revisions", "editor"),
+        ("/admin/skills/help/publish", "publisher"),
+        ("/admin/skills/help/rollback", "publisher"),
+        ("/admin/skills/help/try/else", "operator"),
+        ("/admin/reload", "operator"),
+        ("/admin/unknown", "operator"),
+    ],
+)
+def test_the_least_role_that_may_change_something(path: str, role: str) -> None:
+    assert least_role(path) == role

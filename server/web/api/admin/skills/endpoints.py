@@ -1,0 +1,262 @@
+"""GET and POST below /admin/skills: list, read, check, save, compare, publish, roll back and withdraw skills."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from anyio import to_thread
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from server.config import Config
+from server.errors import ConfigError, Forbidden, InvalidRequest, NotFound, SecateurError
+from server.metering.audit.chain import Event
+from server.models.reload import Reloader, move_event, skills_folder, warnings
+from server.skills.catalogue import Skills
+from server.skills.revisions.store import LONGEST_REASON, Move, Revision, Revisions
+from server.skills.revisions.text import LONGEST, difference, parse
+from server.skills.skill import Skill
+from server.web.access.guard import who
+from server.web.api.admin.skills.fields import fields
+from server.web.http.requests import address, read_body
+from server.web.http.responses import json_response
+
+T = TypeVar("T", bound=Struct)
+Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
+MOST_BYTES = 4 * LONGEST
+
+
+class Text(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text to check."""
+
+    text: str
+
+
+class Draft(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text to save; `after` is the number of the revision that it was made from, 0 for none."""
+
+    text: str
+    after: Annotated[int, Meta(ge=0)]
+    reason: Reason = ""
+
+
+class Choice(Struct, frozen=True, forbid_unknown_fields=True):
+    """A revision to publish."""
+
+    number: Annotated[int, Meta(ge=1)]
+    reason: Reason = ""
+
+
+class Why(Struct, frozen=True, forbid_unknown_fields=True):
+    """The reason of a rollback or withdrawal."""
+
+    reason: Reason = ""
+
+
+class SkillsEndpoints:
+    """The endpoints; without `revisions` they only show the files' skills. `record` writes the audit log."""
+
+    def __init__(
+        self,
+        config: Config,
+        skills: Skills,
+        reloader: Reloader,
+        revisions: Revisions | None,
+        record: Callable[[Event], object],
+    ) -> None:
+        self._config = config
+        self._skills = skills
+        self._reloader = reloader
+        self._revisions = revisions
+        self._record = record
+
+    def routes(self) -> list[Route]:
+        """The routes, on the admin listener."""
+        one = "/admin/skills/{name}"
+        return [
+            Route("/admin/skills", self.list),
+            Route("/admin/skills/fields", self.fields),
+            Route(one, self.one),
+            Route(f"{one}/diff", self.diff),
+            Route(f"{one}/check", self.check, methods=["POST"]),
+            Route(f"{one}/revisions", self.save, methods=["POST"]),
+            Route(f"{one}/publish", self.publish, methods=["POST"]),
+            Route(f"{one}/rollback", self.rollback, methods=["POST"]),
+            Route(f"{one}/withdraw", self.withdraw, methods=["POST"]),
+        ]
+
+    async def list(self, _: Request) -> Response:
+        """Every skill that is served, or has revisions."""
+        moves = await self._moves()
+        served = {skill.name: skill for skill in self._skills}
+        saved = await to_thread.run_sync(self._revisions.names) if self._revisions else []
+        shown = [
+            self._summary(name, served.get(name), moves.get(name, ())) for name in dict.fromkeys([*served, *saved])
+        ]
+        return json_response({"skills": shown, "editing": self._config.skill_revisions}, no_store=True)
+
+    async def fields(self, _: Request) -> Response:
+        """The fields of a skill's file with their documentation."""
+        return json_response({"fields": fields()}, no_store=True)
+
+    async def one(self, request: Request) -> Response:
+        """A skill's latest text, its revisions and moves; raises NotFound."""
+        name = request.path_params["name"]
+        moves = (await self._moves()).get(name, ())
+        found = self._skills.get(name)
+        revisions: Sequence[Revision] = ()
+        if self._revisions is not None:
+            revisions = await to_thread.run_sync(self._revisions.list, name)
+        if found is None and not revisions:
+            raise NotFound(f"There is no skill {name[:64]!r}.", param="name")
+        text = await to_thread.run_sync(self._latest, name)
+        return json_response(
+            {
+                **self._summary(name, found, moves),
+                "text": text,
+                "revisions": [asdict(one) for one in revisions],
+                "moves": [asdict(move) for move in moves],
+            },
+            no_store=True,
+        )
+
+    async def diff(self, request: Request) -> Response:
+        """The unified diff of two revisions: `old` and `new` are numbers."""
+        name, query = request.path_params["name"], request.query_params
+        numbers = [query.get(side, "") for side in ("old", "new")]
+        if not all(number.isdigit() for number in numbers):
+            raise InvalidRequest("Give the numbers of two revisions: `old` and `new`.", param="old")
+        old, new = [await to_thread.run_sync(self._editable().get, name, int(number)) for number in numbers]
+        names = (f"{name}@{old.number}", f"{name}@{new.number}")
+        return json_response({"diff": difference(old.text, new.text, names)}, no_store=True)
+
+    async def check(self, request: Request) -> Response:
+        """The mistake in a text, or its revision and warnings."""
+        name = request.path_params["name"]
+        asked = await _read(request, Text)
+        try:
+            skill = await to_thread.run_sync(parse, asked.text, skills_folder(self._config), name)
+        except ConfigError as error:
+            return json_response({"problem": str(error)}, no_store=True)
+        return json_response({"revision": skill.revision, "warnings": list(warnings(skill))}, no_store=True)
+
+    async def save(self, request: Request) -> Response:
+        """Save a text as the next revision; 400 for a mistake in it, 409 if somebody else saved meanwhile."""
+        name, asked = request.path_params["name"], await _read(request, Draft)
+        revisions = self._editable()
+
+        def save() -> Revision:
+            return revisions.save(name, asked.text, author=who(request), reason=asked.reason, after=asked.after)
+
+        made = await _refusing(save)
+        self._record(Event(made.author, "skill.save", f"{name}@{made.number}", address(request), made.reason))
+        return json_response(asdict(made), 201, no_store=True)
+
+    async def publish(self, request: Request) -> Response:
+        """Publish a revision and serve it; if it cannot be served, the former one stays, and 400 says why."""
+        name, asked = request.path_params["name"], await _read(request, Choice)
+        revisions = self._editable()
+        return await self._move(
+            request, lambda: revisions.publish(name, asked.number, author=who(request), reason=asked.reason)
+        )
+
+    async def rollback(self, request: Request) -> Response:
+        """Serve again what was served before the last move."""
+        name, asked = request.path_params["name"], await _read(request, Why)
+        revisions = self._editable()
+        return await self._move(request, lambda: revisions.rollback(name, author=who(request), reason=asked.reason))
+
+    async def withdraw(self, request: Request) -> Response:
+        """Serve no revision any more, but the skill's file, if there is one."""
+        name, asked = request.path_params["name"], await _read(request, Why)
+        revisions = self._editable()
+        return await self._move(request, lambda: revisions.withdraw(name, author=who(request), reason=asked.reason))
+
+    async def _move(self, request: Request, move: Callable[[], Move]) -> Response:
+        """Make the move, record it, and reload; a move that cannot be served is taken back."""
+        revisions = self._editable()
+        made = await _refusing(move)
+        self._record(move_event(made, address(request)))
+        try:
+            await self._reloader.reload()
+        except SecateurError as error:
+            back = await to_thread.run_sync(lambda: self._take_back(revisions, made))
+            self._record(move_event(back, address(request)))
+            raise InvalidRequest(
+                f"It cannot be served, so nothing was changed: {error}", code="skills_invalid"
+            ) from None
+        return json_response(asdict(made), no_store=True)
+
+    def _take_back(self, revisions: Revisions, made: Move) -> Move:
+        """Publish what was served before `made`."""
+        before = [move.number for move in revisions.moves(made.skill) if move.id < made.id]
+        why = f"{made.skill}@{made.number} cannot be served"
+        if before and before[-1]:
+            return revisions.publish(made.skill, before[-1], action="rollback", author="server", reason=why)
+        return revisions.withdraw(made.skill, author="server", reason=why)
+
+    def _editable(self) -> Revisions:
+        """The revisions; raises Forbidden if this page only reads."""
+        if self._revisions is None or self._config.skill_revisions != "edit":
+            raise Forbidden('This page only shows skills: `skill_revisions = "edit"` allows changes.', code="read_only")
+        return self._revisions
+
+    async def _moves(self) -> Mapping[str, Sequence[Move]]:
+        """All moves by skill."""
+        found: dict[str, list[Move]] = {}
+        for move in await to_thread.run_sync(self._revisions.moves) if self._revisions else ():
+            found.setdefault(move.skill, []).append(move)
+        return found
+
+    def _latest(self, name: str) -> str:
+        """The text of the latest revision, else of the skill's file; empty if neither can be read."""
+        if self._revisions is not None and (saved := self._revisions.list(name)):
+            return self._revisions.get(name, saved[-1].number).text
+        paths = (
+            sorted(skills_folder(self._config).glob("[!.]*.toml"))
+            if self._config.skills.is_dir()
+            else [self._config.skills]
+        )
+        for path in paths:
+            try:
+                if Skill.read(path).name == name:
+                    return path.read_text()
+            except (OSError, ConfigError):
+                continue
+        return ""
+
+    def _summary(self, name: str, skill: Skill | None, moves: Sequence[Move]) -> dict[str, Any]:
+        """What the list shows of a skill; `skill` is None for one that is not served."""
+        published = moves[-1].number if moves else 0
+        return {
+            "name": name,
+            "title": (skill.title if skill else "") or name,
+            "served": skill is not None,
+            "published": published,
+            "source": "revision" if published else "file" if skill else "draft",
+            "revision": skill.revision if skill else "",
+            "model": (skill.model or self._config.model) if skill else "",
+            "encoder": skill.encoder if skill else "",
+            "knowledge": skill.knowledge if skill else "",
+            "origins": list(skill.origins) if skill else [],
+        }
+
+
+async def _read(request: Request, kind: type[T]) -> T:
+    """The body as `kind`; raises InvalidRequest."""
+    body = await read_body(request, MOST_BYTES)
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(str(error), code="invalid_body") from None
+
+
+async def _refusing(change: Callable[[], T]) -> T:
+    """The result of `change`, in a thread; a ConfigError becomes InvalidRequest."""
+    try:
+        return await to_thread.run_sync(change)
+    except ConfigError as error:
+        raise InvalidRequest(str(error), code="skills_invalid") from None
