@@ -153,12 +153,12 @@ def _pack_codes(codes: Tensor, layout: Quantised) -> dict[str, Tensor]:
     if layout.count is not None:
         return pack_unstructured(codes)
     if layout.keep is None:
-        return {"values": _encoded(codes, layout)}
+        return {"values": encoded(codes, layout)}
     values, mask = pack(codes, layout.keep)
-    return {"values": _encoded(values.view(*mask.shape, layout.keep), layout).flatten(1), "mask": mask}
+    return {"values": encoded(values.view(*mask.shape, layout.keep), layout).flatten(1), "mask": mask}
 
 
-def _encoded(codes: Tensor, layout: Quantised) -> Tensor:
+def encoded(codes: Tensor, layout: Quantised) -> Tensor:
     """int8 codes [..., count] as they are stored, [..., bytes]."""
     if layout.levels:
         table = torch.zeros(256, dtype=torch.uint8)
@@ -172,7 +172,7 @@ def _encoded(codes: Tensor, layout: Quantised) -> Tensor:
 
 
 def _decoded(values: Tensor, layout: Quantised, count: int) -> Tensor:
-    """The inverse of `_encoded`: int8 [..., count]."""
+    """The inverse of `encoded`: int8 [..., count]."""
     if layout.bits == 8:
         return values
     codes = _single(values, count) if layout.bits == 4 else _of_stream(values, layout.bits, count)

@@ -29,6 +29,8 @@ class Storage(NamedTuple):
     """Values kept of every 64 columns; 64: dense, 0: unstructured."""
     group: int = 64
     """Columns that share a scale."""
+    asymmetric: bool = False
+    """Whether a group has a minimum too."""
 
 
 STORAGES = {
@@ -36,6 +38,13 @@ STORAGES = {
     "bf16 32:64": Storage("bf16", 32),
     "bf16 unstructured": Storage("bf16", 0),
     "int8": Storage("int8", 64),
+    "int6": Storage("int6", 64, 32),
+    "int5": Storage("int5", 64, 32),
+    "int4 groups of 32": Storage("int4", 64, 32),
+    "int5 asymmetric": Storage("int5", 64, 32, asymmetric=True),
+    "int4 asymmetric": Storage("int4", 64, 32, asymmetric=True),
+    "int3": Storage("int3", 64, 32),
+    "int3 asymmetric": Storage("int3", 64, 32, asymmetric=True),
     "int8 32:64": Storage("int8", 32),
     "int8 unstructured": Storage("int8", 0),
     "int4": Storage("int4", 64),
@@ -121,7 +130,9 @@ class Model:
 def _random(generator: numpy.random.Generator, storage: Storage, rows: int, columns: int) -> dict[str, Array | None]:
     """The arrays of a random matrix in this layout."""
     runs = columns // 64
-    scales = None if storage.kind == "bf16" else numpy.full(rows * -(-columns // storage.group), 0x2000, numpy.uint16)
+    groups = rows * -(-columns // storage.group)
+    scales = None if storage.kind == "bf16" else numpy.full(groups, 0x2000, numpy.uint16)
+    minimums = numpy.full(groups, 0xA000, numpy.uint16) if storage.asymmetric else None
     mask = offsets = None
     count = rows * columns
     if storage.keep < 64:
@@ -132,8 +143,8 @@ def _random(generator: numpy.random.Generator, storage: Storage, rows: int, colu
     if storage.kind == "bf16":
         values = generator.integers(0x3C00, 0x3F00, count, dtype=numpy.uint16).view(numpy.uint8)
     else:
-        values = generator.integers(0, 256, count if storage.kind == "int8" else count // 2, dtype=numpy.uint8)
-    return {"values": values, "mask": mask, "scales": scales, "offsets": offsets}
+        values = generator.integers(0, 256, count * int(storage.kind[3:]) // 8, dtype=numpy.uint8)
+    return {"values": values, "mask": mask, "scales": scales, "offsets": offsets, "minimums": minimums}
 
 
 def _masks(generator: numpy.random.Generator, keep: int, count: int) -> NDArray[numpy.uint64]:

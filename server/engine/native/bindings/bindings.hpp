@@ -31,6 +31,7 @@ struct Weight {
     std::optional<Words> mask;
     std::optional<Halves> scales;
     std::optional<Words> offsets;
+    std::optional<Halves> minimums;
 };
 
 struct Instructions {

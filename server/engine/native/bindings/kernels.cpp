@@ -21,7 +21,22 @@ Kind kind_of(const std::string& name) {
     if (name == "bf16") return Kind::bf16;
     if (name == "int8") return Kind::int8;
     if (name == "int4") return Kind::int4;
-    throw std::invalid_argument("no weights are stored as " + name + ": choose bf16, int8 or int4");
+    if (name == "int3") return Kind::int3;
+    if (name == "int5") return Kind::int5;
+    if (name == "int6") return Kind::int6;
+    throw std::invalid_argument("no weights are stored as " + name + ": choose bf16, int8, int6, int5, int4 or int3");
+}
+
+// The values of codes of 3 bits: those of a table, or else the codes themselves.
+std::array<int8_t, 8> levels_of(const std::optional<std::vector<int>>& given, bool asymmetric) {
+    std::array<int8_t, 8> levels{};
+    require(!given || given->size() == levels.size(), "a table has 8 levels");
+    for (int i = 0; i < 8; ++i) {
+        const int level = given ? (*given)[i] : asymmetric || i < 4 ? i : i - 8;
+        require(level >= -128 && level <= 127, "a level is -128 to 127");
+        levels[i] = static_cast<int8_t>(level);
+    }
+    return levels;
 }
 
 constexpr int64_t LARGEST = int64_t{1} << 28;
@@ -31,12 +46,18 @@ void check(const Matrix& matrix, const Weight& weight) {
     require(matrix.rows < LARGEST && matrix.columns < LARGEST, "a matrix is larger than 2^28 rows or columns");
     require(matrix.keep >= 0 && matrix.keep <= RUN, "keep is 0 to 64");
     require(matrix.keep != 0 || matrix.kind != Kind::int4, "unstructured weights are bf16 or int8");
+    require(matrix.dense() || !by_spans(matrix.kind), "weights of 3, 5 and 6 bits are dense");
     int64_t rows = matrix.rows, runs = matrix.runs();
     require(matrix.dense() || (weight.mask && int64_t(weight.mask->size()) == rows * runs), "the mask's size is wrong");
     if (matrix.kind != Kind::bf16) {
         require(matrix.group == 32 || matrix.group == 64 || matrix.group == 128 || matrix.group == matrix.columns,
                 "a group is 32, 64, 128 or all columns");
         require(weight.scales && int64_t(weight.scales->size()) == rows * matrix.groups(), "the scales' size is wrong");
+    }
+    if (weight.minimums) {
+        require(matrix.dense() && matrix.kind != Kind::bf16 && matrix.kind != Kind::int8,
+                "weights with minimums are dense codes of 3 to 6 bits");
+        require(int64_t(weight.minimums->size()) == rows * matrix.groups(), "the minimums' size is wrong");
     }
     int64_t size = matrix.kind == Kind::bf16 ? 2 : 1, held = int64_t(weight.values.size());
     if (matrix.keep) {
@@ -56,10 +77,15 @@ void check(const Matrix& matrix, const Weight& weight) {
 }
 
 void build(Weight* self, const std::string& kind, int64_t rows, int64_t columns, int32_t keep, int32_t group,
-           Bytes values, std::optional<Words> mask, std::optional<Halves> scales, std::optional<Words> offsets) {
-    Weight weight{{}, values, mask, scales, offsets};
-    weight.matrix = {kind_of(kind), rows, columns, keep, group, values.data(), mask ? mask->data() : nullptr,
-                     scales ? scales->data() : nullptr, offsets ? offsets->data() : nullptr};
+           Bytes values, std::optional<Words> mask, std::optional<Halves> scales, std::optional<Words> offsets,
+           std::optional<Halves> minimums, const std::optional<std::vector<int>>& levels) {
+    Weight weight{{}, values, mask, scales, offsets, minimums};
+    Matrix& matrix = weight.matrix;
+    matrix = {kind_of(kind), rows, columns, keep, group, values.data(), mask ? mask->data() : nullptr,
+              scales ? scales->data() : nullptr, offsets ? offsets->data() : nullptr};
+    if (minimums) matrix.minimums = minimums->data();
+    if (matrix.kind == Kind::int3) matrix.levels = levels_of(levels, matrix.asymmetric());
+    else require(!levels, "levels go with 3 bits");
     check(weight.matrix, weight);
     new (self) Weight(std::move(weight));
 }
@@ -91,7 +117,7 @@ Weight tiled(const Weight& weight, Array<uint8_t, 1> room) {
         nb::gil_scoped_release release;
         matrix = tile(weight.matrix, room.data());
     }
-    return {matrix, Bytes(room), {}, {}, {}};
+    return {matrix, Bytes(room), {}, {}, {}, {}};
 }
 
 }  // namespace
@@ -100,7 +126,7 @@ void bind_kernels(nb::module_& module) {
     nb::class_<Weight>(module, "Weight", "A view of one packed matrix; it keeps its arrays alive.")
         .def("__init__", build, nb::kw_only(), nb::arg("kind"), nb::arg("rows"), nb::arg("columns"), nb::arg("keep"),
              nb::arg("group"), nb::arg("values"), nb::arg("mask").none(), nb::arg("scales").none(),
-             nb::arg("offsets").none())
+             nb::arg("offsets").none(), nb::arg("minimums").none() = nb::none(), nb::arg("levels").none() = nb::none())
         .def_prop_ro("rows", [](const Weight& weight) { return weight.matrix.rows; })
         .def_prop_ro("columns", [](const Weight& weight) { return weight.matrix.columns; })
         .def_prop_ro("tiled_bytes", [](const Weight& weight) { return tiled_bytes(weight.matrix); },

@@ -5,6 +5,7 @@ The input is rounded as the kernels document it, so only the order of a few floa
 
 from typing import Any
 
+import msgspec
 import numpy
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from server.artifact.checkpoint.layouts import Balanced, Dense, Layout, Quantised, Unstructured
 from server.artifact.checkpoint.packing import pack, pack_unstructured, unpack, unpack_unstructured
-from server.artifact.checkpoint.quantised import dequantise, pack_quantised, unpack_codes
+from server.artifact.checkpoint.quantised import dequantise, encoded, pack_quantised, unpack_codes
 from server.engine.native import absent, core
 
 pytestmark = pytest.mark.skipif(absent() is not None, reason=f"{absent()}")
@@ -81,13 +82,15 @@ def view(layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> A
         ("mask", numpy.uint64),
         ("scales", numpy.uint16),
         ("offsets", numpy.uint64),
+        ("minimums", numpy.uint16),
     ):
         if part in parts:
             lines[part] = parts[part].contiguous().flatten().view(torch.uint8).numpy().view(kind)
     stored_as = f"int{layout.bits}" if isinstance(layout, Quantised) else "bf16"
     group = layout.group if isinstance(layout, Quantised) else columns
     keep = 0 if "offsets" in parts else (getattr(layout, "keep", None) or 64)
-    return core().Weight(kind=stored_as, rows=rows, columns=columns, keep=keep, group=group, **lines)
+    levels = getattr(layout, "levels", None)
+    return core().Weight(kind=stored_as, rows=rows, columns=columns, keep=keep, group=group, levels=levels, **lines)
 
 
 def tiled(weight: Any) -> Any:
@@ -139,6 +142,59 @@ def test_codes(name: str, keep: int | None, group: int, bits: int) -> None:
         check(layout, parts, (unpack_codes(parts, layout).double() * scales64).numpy(), tokens, name)
 
 
+KINDS = ["3", "5", "6", "3 asymmetric", "4 asymmetric", "5 asymmetric", "6 asymmetric", "3 in a table"]
+
+
+def coded(kind: str, rows: int, columns: int, group: int, seed: int) -> tuple[Layout, dict[str, Tensor], Array]:
+    """Random dense codes of a kind of layout: layout, parts, and the exact weight."""
+    generator = torch.Generator().manual_seed(seed)
+    bits, _, how = kind.partition(" ")
+    least = 0 if how == "asymmetric" else -(1 << (int(bits) - 1))
+    codes = torch.randint(least, least + (1 << int(bits)), (rows, columns), generator=generator).to(torch.int8)
+    codes[0, 0] = least + (1 << int(bits)) - 1
+    scales = (torch.rand(rows, -(-columns // group), generator=generator) + 0.1).half()
+    layout = Quantised(bits=int(bits), group=group, columns=columns)  # type: ignore[arg-type]
+    if how == "in a table":
+        levels = torch.tensor([-128, -70, -31, -3, 0, 24, 66, 127], dtype=torch.int8)
+        layout = msgspec.structs.replace(layout, levels=tuple(levels.tolist()))
+        codes = levels[codes.int() + 4]
+    exact = codes.double() * scales.double().repeat_interleave(group, dim=1)[:, :columns]
+    parts = {"scales": scales}
+    if how == "asymmetric":
+        minimums = -scales * torch.rand(scales.shape, generator=generator).half() * (1 << int(bits))
+        exact += minimums.double().repeat_interleave(group, dim=1)[:, :columns]
+        layout = msgspec.structs.replace(layout, asymmetric=True)
+        parts["minimums"] = minimums
+    return layout, parts | {"values": encoded(codes, layout)}, exact.numpy()
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_codes_of_other_bits_tables_and_minimums(name: str, kind: str, group: int) -> None:
+    for seed, (rows, columns, tokens) in enumerate(SHAPES):
+        layout, parts, exact = coded(kind, rows, columns, group, seed)
+        check(layout, parts, exact, tokens, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_instruction_set_gives_codes_the_same_bits_alone_and_in_a_batch(kind: str) -> None:
+    layout, parts, _ = coded(kind, 70, 200, 32, 1)
+    given = numpy.random.default_rng(0).standard_normal((16, 200)).astype(numpy.float32)
+    first = numpy.empty((16, 70), numpy.float32)
+    multiplier("portable").multiply([view(layout, parts, 70, 200)], given, [first])
+    assert numpy.isfinite(first).all()
+    for name, change in [(name, change) for name in SETS for change in (tiled, lambda weight: weight)]:
+        matrix = change(view(layout, parts, 70, 200))
+        batch, alone = numpy.empty((16, 70), numpy.float32), numpy.empty((1, 70), numpy.float32)
+        multiplier(name, threads=2).multiply([matrix], given, [batch])
+        assert batch.tobytes() == first.tobytes()
+        one_by_one = multiplier(name)
+        for token in range(16):
+            one_by_one.multiply([matrix], given[token : token + 1], [alone])
+            assert alone.tobytes() == first[token].tobytes()
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_scales_of_whole_rows(name: str) -> None:
     codes = torch.randint(-128, 128, (19, 200), generator=torch.Generator().manual_seed(0)).to(torch.int8)
@@ -160,7 +216,8 @@ def test_a_row_of_input_gives_the_same_bits_alone_and_in_a_batch(bits: int) -> N
     layout, parts = stored(weight.bfloat16(), 32)
     if bits < 16:
         scales = torch.full((70, 9), 0.01).half()
-        codes = (weight * 3).round().clamp(-8, 7).to(torch.int8) * (1 if bits == 4 else 15)
+        half = 1 << (bits - 1)
+        codes = (weight * half / 3).round().clamp(-half, half - 1).to(torch.int8)
         layout, parts = pack_quantised(dequantise(codes, scales), scales)
     given = numpy.random.default_rng(0).standard_normal((16, 576)).astype(numpy.float32)
     for name, change in [(name, change) for name in core().available() for change in (tiled, lambda weight: weight)]:
@@ -192,7 +249,14 @@ def test_nan_and_infinity_are_not_hidden() -> None:
         ({"keep": 32}, "the mask's size is wrong"),
         ({"keep": 65}, "keep is 0 to 64"),
         ({"group": 48}, "a group is 32, 64, 128 or all columns"),
-        ({"kind": "int3"}, "no weights are stored as int3"),
+        ({"kind": "int2"}, "no weights are stored as int2"),
+        ({"kind": "int5"}, "the values' size is wrong"),
+        ({"kind": "int4", "minimums": numpy.zeros(2, numpy.uint16)}, "the minimums' size is wrong"),
+        ({"minimums": numpy.zeros(1, numpy.uint16)}, "weights with minimums are dense codes of 3 to 6 bits"),
+        ({"levels": [0] * 8}, "levels go with 3 bits"),
+        ({"kind": "int3", "levels": [0] * 7}, "a table has 8 levels"),
+        ({"kind": "int3", "levels": [128] * 8}, "a level is -128 to 127"),
+        ({"kind": "int3", "keep": 32, "mask": numpy.zeros(1, numpy.uint64)}, "weights of 3, 5 and 6 bits are dense"),
         ({"columns": 0}, "at least one column"),
         ({"rows": -1}, "rows"),
         ({"rows": 2**62, "columns": 2**31 - 1}, "larger"),

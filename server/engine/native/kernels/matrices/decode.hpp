@@ -10,15 +10,13 @@
 
 namespace secateur {
 
+// Bytes of `count` values that start a new byte.
+constexpr int64_t packed_bytes(Kind kind, int64_t count) { return (count * bits_of(kind) + 7) / 8; }
+
 // Bytes of a row of `values`, if all rows have the same length.
 inline int64_t stride(const Matrix& weight) {
-    int64_t runs = weight.runs(), keep = weight.keep;
-    switch (weight.kind) {
-        case Kind::bf16: return (weight.dense() ? weight.columns : runs * keep) * 2;
-        case Kind::int8: return weight.dense() ? weight.columns : runs * keep;
-        case Kind::int4: return weight.dense() ? (weight.columns + 1) / 2 : runs * ((keep + 1) / 2);
-    }
-    return 0;
+    if (weight.dense()) return packed_bytes(weight.kind, weight.columns);
+    return weight.runs() * packed_bytes(weight.kind, weight.keep);
 }
 
 // Index of the scale of a span; the last one for a span of padding, whose input is 0.
@@ -34,17 +32,25 @@ private:
     int64_t last_;
 };
 
-// The value `index` of a row that starts at `values`: an integer, or bf16 bits.
+// The bits `index` of a row that starts at `values`, unsigned.
 inline int32_t stored(Kind kind, const uint8_t* values, int64_t index) {
-    if (kind == Kind::int8) return static_cast<int8_t>(values[index]);
-    if (kind == Kind::int4) return ((values[index / 2] >> (index % 2 * 4) & 15) ^ 8) - 8;
-    uint16_t bits;
-    std::memcpy(&bits, values + index * 2, 2);
-    return bits;
+    const int bits = bits_of(kind);
+    if (bits == 16) return values[index * 2] | values[index * 2 + 1] << 8;
+    const int64_t first = index * bits, shift = first % 8;
+    const int32_t high = shift + bits > 8 ? values[first / 8 + 1] << 8 : 0;
+    return (values[first / 8] | high) >> shift & ((1 << bits) - 1);
 }
 
-// Calls `visit(column, value)` for each stored value of a row, by ascending column.
-template <typename Visit> void for_each(const Matrix& weight, int64_t index, Visit visit) {
+// The integer that stored bits mean; bf16 bits as they are.
+inline int32_t value_of(const Matrix& weight, int32_t bits) {
+    if (weight.kind == Kind::int3) return weight.levels[bits];
+    if (weight.kind == Kind::bf16 || weight.asymmetric()) return bits;
+    const int32_t half = 1 << (bits_of(weight.kind) - 1);
+    return (bits ^ half) - half;
+}
+
+// Calls `visit(column, bits)` for each stored value of a row, by ascending column.
+template <typename Visit> void for_each_stored(const Matrix& weight, int64_t index, Visit visit) {
     if (weight.dense()) {
         const uint8_t* values = weight.values + index * stride(weight);
         for (int64_t column = 0; column < weight.columns; ++column) visit(column, stored(weight.kind, values, column));
@@ -53,7 +59,6 @@ template <typename Visit> void for_each(const Matrix& weight, int64_t index, Vis
     int64_t runs = weight.runs(), size = weight.kind == Kind::bf16 ? 2 : 1;
     const uint8_t* values = weight.keep ? weight.values + index * stride(weight)
                                         : weight.values + weight.offsets[index] * size;
-    int64_t step = weight.kind == Kind::int4 ? (weight.keep + 1) / 2 : weight.keep * size;
     for (int64_t run = 0; run < runs; ++run) {
         uint64_t mask = weight.mask[index * runs + run];
         int64_t count = 0;
@@ -62,8 +67,13 @@ template <typename Visit> void for_each(const Matrix& weight, int64_t index, Vis
             if (column < weight.columns) visit(column, stored(weight.kind, values, count));
             ++count;
         }
-        values += weight.keep ? step : count * size;
+        values += weight.keep ? packed_bytes(weight.kind, weight.keep) : count * size;
     }
+}
+
+// Calls `visit(column, value)` likewise; a value is an integer, or bf16 bits.
+template <typename Visit> void for_each(const Matrix& weight, int64_t index, Visit visit) {
+    for_each_stored(weight, index, [&](int64_t column, int32_t bits) { visit(column, value_of(weight, bits)); });
 }
 
 }  // namespace secateur

@@ -35,6 +35,7 @@ void Multiplier::round(std::span<const Matrix> weights, const float* values, int
         input_.codes.grow(tokens * runs * RUN);
         input_.scales.grow(tokens * runs * 2);
         input_.sums.grow(tokens * runs * 2);
+        input_.totals.grow(tokens * runs * 2);
     }
     pool_.run((tokens + ROUNDED_TOGETHER - 1) / ROUNDED_TOGETHER, [&](int64_t part) {
         const int64_t first = part * ROUNDED_TOGETHER, last = std::min(first + ROUNDED_TOGETHER, tokens);
@@ -71,6 +72,7 @@ void unpack_row(const Matrix& weight, int64_t index, float* out) {
     for_each_value(weight, index, [&](int64_t column, int32_t value) {
         const int64_t place = scale_place(weight, index, column / weight.group);
         out[column] = static_cast<float>(value) * from_half(weight.scales[place]);
+        if (weight.asymmetric()) out[column] += from_half(weight.minimums[place]);
     });
 }
 

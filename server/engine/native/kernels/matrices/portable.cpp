@@ -23,9 +23,11 @@ void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64
             for (int64_t span = 0; span < spans; ++span) {
                 int32_t sum = 0;
                 for (int64_t i = span * SPAN; i < (span + 1) * SPAN; ++i) sum += row[i] * x[i];
-                float scale = from_half(weight.scales[scale_place(weight, index, group(span))]) *
-                              input.scales.get()[token * input.runs * 2 + span];
+                const int64_t place = scale_place(weight, index, group(span)), of_input = token * input.runs * 2 + span;
+                const float scale = from_half(weight.scales[place]) * input.scales.get()[of_input];
                 total = std::fma(static_cast<float>(sum), scale, total);
+                if (weight.asymmetric())
+                    total = std::fma(from_half(weight.minimums[place]), input.totals.get()[of_input], total);
             }
             output[token * weight.rows + index] = total;
         }

@@ -13,6 +13,7 @@ struct RoundedInput {
     Buffer<int8_t> codes;    // [tokens, runs * 64]: value = code * scale
     Buffer<float> scales;    // [tokens, runs, 2]: of each span of 32 columns
     Buffer<int32_t> sums;    // [tokens, runs, 2]: of each span's codes, to correct for biased weights
+    Buffer<float> totals;    // [tokens, runs, 2]: scale * sum, the sum of each span's rounded values
     Buffer<uint16_t> bf16;   // [tokens, runs * 64]: bits
 };
 

@@ -72,7 +72,10 @@ void round_to_codes(const float* values, RoundedInput& input, int64_t first, int
                 std::copy_n(from, std::max<int64_t>(left, 0), padded);
                 from = padded;
             }
-            input.scales.get()[place] = round_span(from, input.codes.get() + place * SPAN, input.sums.get()[place]);
+            int32_t& sum = input.sums.get()[place];
+            const float scale = round_span(from, input.codes.get() + place * SPAN, sum);
+            input.scales.get()[place] = scale;
+            input.totals.get()[place] = scale * static_cast<float>(sum);
         }
     }
 }

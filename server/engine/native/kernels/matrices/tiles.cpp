@@ -19,10 +19,12 @@ public:
 
     void read(int64_t block) {
         read_masks(block);
-        std::fill(values_.begin(), values_.end(), static_cast<uint16_t>(bias(from_.kind)));
+        const bool codes = from_.kind != Kind::int3;  // those of 3 bits stay as stored
+        const int added = codes ? bias(from_.kind, from_.asymmetric()) : 0;
+        std::fill(values_.begin(), values_.end(), static_cast<uint16_t>(added));
         for (int64_t r = 0; r < BLOCK_ROWS && block * BLOCK_ROWS + r < from_.rows; ++r)
-            for_each(from_, block * BLOCK_ROWS + r, [&](int64_t column, int32_t value) {
-                values_[r * width_ + column] = static_cast<uint16_t>(value + bias(from_.kind));
+            for_each_stored(from_, block * BLOCK_ROWS + r, [&](int64_t column, int32_t bits) {
+                values_[r * width_ + column] = static_cast<uint16_t>(codes ? value_of(from_, bits) + added : bits);
             });
     }
 
@@ -81,15 +83,30 @@ int64_t all_kept_bytes(const Matrix& from) {
 }
 
 struct Sizes {
-    int64_t values, mask, offsets, scales;
-    int64_t total() const { return whole(values + SPARE) + whole(mask) + whole(offsets) + whole(scales); }
+    int64_t values, mask, offsets, scales, minimums;
+    int64_t total() const {
+        return whole(values + SPARE) + whole(mask) + whole(offsets) + whole(scales) + whole(minimums);
+    }
 };
 
 Sizes sizes(const Matrix& from) {
     const int64_t runs = blocks(from) * from.runs();
     const int64_t scales = from.kind == Kind::bf16 ? 0 : blocks(from) * from.groups() * BLOCK_ROWS * 2;
-    if (from.dense()) return {runs * run_bytes(from.kind), 0, 0, scales};
-    return {all_kept_bytes(from), runs * 32 * 8, runs * 8, scales};
+    if (from.dense()) return {runs * run_bytes(from.kind), 0, 0, scales, from.asymmetric() ? scales : 0};
+    return {all_kept_bytes(from), runs * 32 * 8, runs * 8, scales, 0};
+}
+
+// Writes the lines of a run of PackedSpans; returns their end.
+uint8_t* write_packed_run(const Block& block, Kind kind, int64_t run, uint8_t* to) {
+    for (int64_t part = 0; part < 2 * PARTS; ++part, to += bits_of(kind) * 64)
+        for (int64_t lane = 0; lane < 64; ++lane) {
+            uint8_t codes[8];
+            for (int64_t i = 0; i < 8; ++i)
+                codes[i] = static_cast<uint8_t>(block.value(run, (part / PARTS * 8 + i) * PARTS + part % PARTS, lane));
+            const PackedSpan packed = PackedSpan::of(kind, codes);
+            for (int64_t i = 0; i < bits_of(kind); ++i) to[i * 64 + lane] = packed.bytes[i];
+        }
+    return to;
 }
 
 // Writes the lines of a run, and the masks of its tiles unless `masks` is null; returns the end of the lines.
@@ -114,12 +131,13 @@ uint8_t* write_run(const Block& block, Kind kind, int64_t run, uint64_t* masks, 
     return to;
 }
 
-void write_scales(const Matrix& from, uint16_t* to) {
+// `scales` [rows, groups], or minimums, by blocks.
+void write_scales(const Matrix& from, const uint16_t* scales, uint16_t* to) {
     for (int64_t block = 0; block < blocks(from); ++block)
         for (int64_t group = 0; group < from.groups(); ++group)
             for (int64_t r = 0; r < BLOCK_ROWS; ++r, ++to) {
                 const int64_t row = block * BLOCK_ROWS + r;
-                *to = row < from.rows ? from.scales[row * from.groups() + group] : uint16_t{0};
+                *to = row < from.rows ? scales[row * from.groups() + group] : uint16_t{0};
             }
 }
 
@@ -137,7 +155,12 @@ Matrix tile(const Matrix& from, uint8_t* to) {
     auto* scales = reinterpret_cast<uint16_t*>(next += whole(size.offsets));
     made.mask = from.dense() ? nullptr : masks, made.offsets = from.dense() ? nullptr : offsets;
     made.scales = from.kind == Kind::bf16 ? nullptr : scales;
-    if (made.scales) write_scales(from, scales);
+    if (made.scales) write_scales(from, from.scales, scales);
+    if (from.asymmetric()) {
+        auto* minimums = reinterpret_cast<uint16_t*>(next += whole(size.scales));
+        write_scales(from, from.minimums, minimums);
+        made.minimums = minimums;
+    }
     Block block(from);
     uint8_t* kept = to;
     for (int64_t i = 0; i < blocks(from); ++i) {
@@ -145,7 +168,9 @@ Matrix tile(const Matrix& from, uint8_t* to) {
         for (int64_t run = 0; run < from.runs(); ++run) {
             const int64_t number = i * from.runs() + run;
             if (!from.dense()) offsets[number] = static_cast<uint64_t>(kept - to);
-            kept = write_run(block, from.kind, run, from.dense() ? nullptr : masks + number * 32, kept);
+            kept = by_spans(from.kind)
+                       ? write_packed_run(block, from.kind, run, kept)
+                       : write_run(block, from.kind, run, from.dense() ? nullptr : masks + number * 32, kept);
         }
     }
     return made;

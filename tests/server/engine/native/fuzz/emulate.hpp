@@ -55,6 +55,14 @@ inline I shift_right(I a, int count) {
     Lanes<uint16_t> x = lanes<uint16_t>(a);
     return each<uint16_t, I>([&](unsigned i) { return static_cast<uint16_t>(x.of[i] >> count); });
 }
+template <int LOGIC> void static_assert_select() { static_assert(LOGIC == 0xca); }
+inline I select_bits(I a, I b, I c) {  // bits of b where a has ones, else of c
+    Lanes<uint64_t> x = lanes<uint64_t>(a), y = lanes<uint64_t>(b), z = lanes<uint64_t>(c);
+    return each<uint64_t, I>([&](unsigned i) { return (x.of[i] & y.of[i]) | (~x.of[i] & z.of[i]); });
+}
+inline I look_up(I index, I table) {
+    return map<uint8_t>(index, index, [from = lanes<uint8_t>(table)](uint8_t i, uint8_t) { return from.of[i & 63]; });
+}
 inline F add(F a, F b) { return map<float>(a, b, [](float x, float y) { return x + y; }); }
 inline F mul(F a, F b) { return map<float>(a, b, [](float x, float y) { return x * y; }); }
 inline F fused(F a, F b, F c) {
@@ -117,6 +125,8 @@ inline F from_halves(__m256i a) {
 #define _mm512_dpbusd_epi32(total, a, b) emulated::dot_codes(total, a, b)
 #define _mm512_dpbf16_ps(total, a, b) emulated::dot_halves(total, a, b)
 #define _mm512_add_ps(a, b) emulated::add(a, b)
+#define _mm512_permutexvar_epi8(index, table) emulated::look_up(index, table)
+#define _mm512_ternarylogic_epi32(a, b, c, logic) (emulated::static_assert_select<logic>(), emulated::select_bits(a, b, c))
 #define _mm512_and_si512(a, b) emulated::bits_and(a, b)
 #define _mm512_cvtph_ps(a) emulated::from_halves(a)
 #define _mm512_srli_epi16(a, count) emulated::shift_right(a, count)

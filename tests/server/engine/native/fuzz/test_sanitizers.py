@@ -23,7 +23,7 @@ MATRICES = [f"kernels/matrices/{name}" for name in ("rounded_input", "portable",
 MATRICES += ["base/pool", "kernels/instruction_set"]
 STEP = ["base/mapping", "step/model", "step/step", "kernels/rows/row_kernels", "kernels/rows/portable"]
 VECTORS = [f"kernels/matrices/avx2/{name}" for name in ("codes_gemv", "codes_gemm", "bf16")]
-VECTORS += [f"kernels/matrices/avx512/{name}" for name in ("codes", "bf16")]
+VECTORS += [f"kernels/matrices/avx512/{name}" for name in ("codes", "dense_codes", "bf16")]
 VECTOR_ROWS = ["kernels/rows/avx2", "kernels/rows/avx512"]
 FLAGS = ["-std=c++20", "-O1", "-g1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}", f"-I{HERE}"]
 AVX512 = ["f", "bw", "dq", "vl", "vbmi", "vbmi2", "vnni", "bf16"]

@@ -14,8 +14,11 @@ constexpr int64_t TILE = 16;  // rows unpacked together
 inline __m256i load(const void* place) { return _mm256_loadu_si256(static_cast<const __m256i*>(place)); }
 inline void store(void* place, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(place), value); }
 
-// Scales of 8 rows as float32 [groups, 8]; rows from `last` on repeat the one before.
-void transpose_scales(const Matrix& weight, int64_t first, int64_t last, float* out);
+// 8 rows of `scales` [rows, groups], or of minimums, as float32 [groups, 8]; rows from `last` on repeat the one before.
+void transpose_scales(const uint16_t* scales, int64_t groups, int64_t first, int64_t last, float* out);
+
+// Added to a code of 4 bits to make it unsigned.
+inline int four_bit_bias(const Matrix& weight) { return weight.asymmetric() ? 0 : 8; }
 
 // Integer products with one row of input, and with several.
 void codes_gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);

@@ -11,15 +11,18 @@ constexpr int64_t TOKENS = 64;  // rows of input that share a run: their codes s
 constexpr int64_t TOGETHER = 4; // rows of input whose sums fit the registers
 
 struct Scratch {
-    Buffer<float> scales, totals;
+    Buffer<float> scales, minimums, totals;
     Buffer<int16_t> wide;
 };
 
-// One run of 16 rows, transposed. 4 bits: element [half][j][block] holds columns 4j .. 4j + 3 of 8 rows, code + 8.
-// 8 bits: [half][j][part][block] holds columns 4j, 4j + 2 (part 0) or 4j + 1, 4j + 3 (part 1), widened to 16 bits.
+// One run of 16 rows, transposed. 4 bits: element [half][j][block] holds columns 4j .. 4j + 3 of 8 rows, unsigned.
+// Others: [half][j][part][block] holds columns 4j, 4j + 2 (part 0) or 4j + 1, 4j + 3 (part 1), widened to 16 bits.
 template <Kind KIND> struct Tile {
     static constexpr int PARTS = KIND == Kind::int4 ? 1 : 2;
     __m256i of[2][8][PARTS][2];
+    __m256i bias;
+
+    explicit Tile(const Matrix& weight) : bias(_mm256_set1_epi8(static_cast<char>(four_bit_bias(weight)))) {}
 
     template <typename Source> void fill(const Source& source, int64_t run) {
         for (int block = 0; block < 2; ++block)
@@ -29,7 +32,7 @@ template <Kind KIND> struct Tile {
                 transpose(rows, columns);
                 for (int j = 0; j < 8; ++j) {
                     if (KIND == Kind::int4) {
-                        of[half][j][0][block] = _mm256_xor_si256(columns[j], _mm256_set1_epi8(8));
+                        of[half][j][0][block] = _mm256_xor_si256(columns[j], bias);
                     } else {
                         of[half][j][0][block] = _mm256_srai_epi16(_mm256_slli_epi16(columns[j], 8), 8);
                         of[half][j][PARTS - 1][block] = _mm256_srai_epi16(columns[j], 8);
@@ -91,20 +94,27 @@ struct Span {  // scales to add the sums of a span to the totals of COUNT rows o
     const float* scales;       // of 8 rows; those of the next 8 are `next` floats on
     int64_t next;
     const float* input_scales; // of the first token; the next token's is `spans` on
-    const int32_t* bias;       // likewise
+    const int32_t* sums;       // likewise
     int64_t spans;             // of one token
+    int32_t bias;              // of codes of 4 bits
+    const float* minimums;     // likewise `scales`, or null
+    const float* input_totals; // likewise `input_scales`
 };
 
 template <Kind KIND, int COUNT> inline void finish(const Span& span, const __m256i sums[2][COUNT], float* totals) {
     for (int t = 0; t < COUNT; ++t) {
         __m256i bias = _mm256_setzero_si256();
-        if (KIND == Kind::int4) bias = _mm256_set1_epi32(span.bias[t * span.spans] * 8);
+        if (KIND == Kind::int4) bias = _mm256_set1_epi32(span.sums[t * span.spans] * span.bias);
         __m256 scale = _mm256_set1_ps(span.input_scales[t * span.spans]);
         for (int block = 0; block < 2; ++block) {
             float* total = totals + t * TILE + block * 8;
             __m256 both = _mm256_mul_ps(_mm256_loadu_ps(span.scales + block * span.next), scale);
             __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[block][t], bias));
-            _mm256_storeu_ps(total, _mm256_fmadd_ps(sum, both, _mm256_loadu_ps(total)));
+            __m256 made = _mm256_fmadd_ps(sum, both, _mm256_loadu_ps(total));
+            if (span.minimums)
+                made = _mm256_fmadd_ps(_mm256_loadu_ps(span.minimums + block * span.next),
+                                       _mm256_set1_ps(span.input_totals[t * span.spans]), made);
+            _mm256_storeu_ps(total, made);
         }
     }
 }
@@ -114,6 +124,7 @@ template <Kind KIND> struct Chunk {
     const RoundedInput& input;
     int64_t first_token;
     const float* scales;   // [2][groups][8]
+    const float* minimums; // likewise, or null
     const int16_t* wide;
     float* totals;         // [tokens][16]
     GroupOf group{weight};
@@ -130,8 +141,11 @@ template <Kind KIND> struct Chunk {
             __m256i sums[2][COUNT];
             half_sums<KIND, COUNT>(tile, half, inputs, sums);
             int64_t span = run * 2 + half, place = (first_token + token) * spans + span;
-            finish<KIND, COUNT>({scales + group(span) * 8, weight.groups() * 8, input.scales.get() + place,
-                                 input.sums.get() + place, spans}, sums, totals + token * TILE);
+            const int64_t of_group = group(span) * 8;
+            finish<KIND, COUNT>({scales + of_group, weight.groups() * 8, input.scales.get() + place,
+                                 input.sums.get() + place, spans, four_bit_bias(weight),
+                                 minimums ? minimums + of_group : nullptr, input.totals.get() + place},
+                                sums, totals + token * TILE);
         }
     }
 
@@ -151,17 +165,22 @@ void gemm(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
     thread_local Scratch scratch;
     int64_t groups = weight.groups(), width = input.runs * RUN;
     float* scales = scratch.scales.grow(2 * groups * 8);
+    float* minimums = weight.asymmetric() ? scratch.minimums.grow(2 * groups * 8) : nullptr;
     float* totals = scratch.totals.grow(TOKENS * TILE);
-    Tile<KIND> tile;
+    Tile<KIND> tile(weight);
     for (int64_t token = 0; token < input.tokens; token += TOKENS) {
         int64_t count = std::min(TOKENS, input.tokens - token);
-        int16_t* wide = KIND == Kind::int8 ? scratch.wide.grow(count * width) : nullptr;
+        int16_t* wide = KIND != Kind::int4 ? scratch.wide.grow(count * width) : nullptr;
         if (wide) widen(input.codes.get() + token * width, count * width, wide);
         for (int64_t row = first; row < last; row += TILE) {
-            transpose_scales(weight, row, last, scales);
-            transpose_scales(weight, std::min(row + 8, last - 1), last, scales + groups * 8);
+            const auto both_blocks = [&](const uint16_t* from, float* to) {
+                transpose_scales(from, groups, row, last, to);
+                transpose_scales(from, groups, std::min(row + 8, last - 1), last, to + groups * 8);
+            };
+            both_blocks(weight.scales, scales);
+            if (minimums) both_blocks(weight.minimums, minimums);
             std::fill_n(totals, count * TILE, 0.0f);
-            Chunk<KIND> chunk{weight, input, token, scales, wide, totals};
+            Chunk<KIND> chunk{weight, input, token, scales, minimums, wide, totals};
             using Source = Unpacked<KIND, DENSE, TILE>;
             Source source(weight, row, last);
             for (int64_t step = 0; step < input.runs + Source::LAG; ++step) {

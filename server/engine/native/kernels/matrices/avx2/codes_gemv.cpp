@@ -39,13 +39,14 @@ public:
     static constexpr int64_t LAG = 0;
     static constexpr bool BIASED = true, EVEN_FIRST = true;
 
-    Pairs(const Matrix& weight, int64_t first, int64_t last) : stored_(weight, first, last) {}
+    Pairs(const Matrix& weight, int64_t first, int64_t last)
+        : stored_(weight, first, last), bias_(_mm256_set1_epi8(static_cast<char>(four_bit_bias(weight) * 0x11))) {}
     void prepare(int64_t) {}
     Sums sums(int64_t run, const int8_t* input) {
-        const __m256i low = _mm256_set1_epi8(15), bias = _mm256_set1_epi8(static_cast<char>(0x88));
+        const __m256i low = _mm256_set1_epi8(15);
         __m256i even = load(input), odd = load(input + 32), part[8];
         for (int i = 0; i < 8; ++i) {
-            __m256i pairs = _mm256_xor_si256(load(stored_.run(i, run)), bias);
+            __m256i pairs = _mm256_xor_si256(load(stored_.run(i, run)), bias_);
             __m256i upper = _mm256_and_si256(_mm256_srli_epi16(pairs, 4), low);
             part[i] = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_and_si256(pairs, low), even),
                                        _mm256_maddubs_epi16(upper, odd));
@@ -55,6 +56,7 @@ public:
 
 private:
     PackedRows<8> stored_;
+    __m256i bias_;
 };
 
 template <Kind KIND, bool DENSE> class InOrder {
@@ -88,7 +90,7 @@ private:
 };
 
 struct Scratch {
-    Buffer<float> scales;
+    Buffer<float> scales, minimums;
     Buffer<int8_t> even_first;
 };
 
@@ -109,17 +111,24 @@ void gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
         even_first(codes, input.runs, turned);
         codes = turned;
     }
-    float* scales = scratch.scales.grow(weight.groups() * 8);
+    const int64_t groups = weight.groups();
+    float* scales = scratch.scales.grow(groups * 8);
+    float* minimums = weight.asymmetric() ? scratch.minimums.grow(groups * 8) : nullptr;
+    const int32_t bias = Reader::BIASED ? four_bit_bias(weight) : 0;
     const GroupOf group(weight);
     for (int64_t row = first; row < last; row += 8) {
-        transpose_scales(weight, row, last, scales);
+        transpose_scales(weight.scales, groups, row, last, scales);
+        if (minimums) transpose_scales(weight.minimums, groups, row, last, minimums);
         Reader reader(weight, row, last);
         __m256 total = _mm256_setzero_ps();
         auto add = [&](__m256i sums, int64_t span) {
-            if (Reader::BIASED) sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(input.sums.get()[span] * 8));
+            if (Reader::BIASED) sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(input.sums.get()[span] * bias));
             __m256 both = _mm256_mul_ps(_mm256_loadu_ps(scales + group(span) * 8),
                                         _mm256_set1_ps(input.scales.get()[span]));
             total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), both, total);
+            if (minimums)
+                total = _mm256_fmadd_ps(_mm256_loadu_ps(minimums + group(span) * 8),
+                                        _mm256_set1_ps(input.totals.get()[span]), total);
         };
         for (int64_t step = 0; step < input.runs + Reader::LAG; ++step) {
             reader.prepare(step);
@@ -137,10 +146,10 @@ void gemv(const Matrix& weight, const RoundedInput& input, int64_t first, int64_
 
 }  // namespace
 
-void transpose_scales(const Matrix& weight, int64_t first, int64_t last, float* out) {
-    int64_t groups = weight.groups(), group = 0;
+void transpose_scales(const uint16_t* scales, int64_t groups, int64_t first, int64_t last, float* out) {
+    int64_t group = 0;
     const uint16_t* rows[8];
-    for (int64_t i = 0; i < 8; ++i) rows[i] = weight.scales + std::min(first + i, last - 1) * groups;
+    for (int64_t i = 0; i < 8; ++i) rows[i] = scales + std::min(first + i, last - 1) * groups;
     auto put = [&](__m128i halves) { _mm256_storeu_ps(out + group++ * 8, _mm256_cvtph_ps(halves)); };
     while (group + 8 <= groups) {
         __m128i a[8], b[8];

@@ -55,7 +55,7 @@ public:
 
     PackedRows(const Matrix& weight, int64_t first, int64_t last)
         : size_(weight.kind == Kind::bf16 ? 2 : 1),
-          step_(weight.kind == Kind::int4 ? (weight.keep + 1) / 2 : weight.keep * size_),
+          step_(packed_bytes(weight.kind, weight.keep)),
           length_(stride(weight)),
           ahead_(AHEAD * (weight.keep ? length_ : weight.columns * size_ / 2)) {
         for (int64_t i = 0; i < ROWS; ++i) {
@@ -114,6 +114,24 @@ inline void spread_bytes(const uint8_t* values, uint64_t mask, uint8_t* out) {
         uint64_t part = mask & 255, eight = _pdep_u64(word(values), BYTES[part]);
         std::memcpy(out + 8 * i, &eight, 8);
         values += _mm_popcnt_u64(part);
+    }
+}
+
+// Unpacks 64 codes of 3, 5 or 6 bits to signed bytes in the order of the columns; those of 3 bits are looked up.
+template <Kind KIND> inline void unpack_stream(const Matrix& weight, const uint8_t* values, uint8_t* out) {
+    constexpr int bits = bits_of(KIND);
+    constexpr uint64_t every = 0x0101010101010101u * ((1u << bits) - 1);
+    int64_t words;
+    std::memcpy(&words, weight.levels.data(), 8);
+    const __m128i levels = _mm_set1_epi64x(words);
+    const __m128i half = _mm_set1_epi8(weight.asymmetric() ? 0 : 1 << (bits - 1));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        const auto eight = [&](int j) { return static_cast<int64_t>(_pdep_u64(word(values + j * bits), every)); };
+        const __m128i codes = _mm_set_epi64x(eight(2 * i + 1), eight(2 * i));
+        const __m128i made = KIND == Kind::int3 ? _mm_shuffle_epi8(levels, codes)
+                                                : _mm_sub_epi8(_mm_xor_si128(codes, half), half);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out) + i, made);
     }
 }
 

@@ -6,17 +6,24 @@
 
 namespace secateur::avx2 {
 
-// 8-bit codes are signed bytes; 4-bit codes are bytes 0 .. 15 in two's complement, so 0 is zero.
+// Codes are signed bytes; those of 4 bits are bytes 0 .. 15, in two's complement if symmetric.
 // After prepare(step), run step - LAG can be read: a wide load right after narrow stores to its bytes would stall.
 template <Kind KIND, bool DENSE, int ROWS> class Unpacked {
 public:
-    static constexpr int64_t LAG = (KIND == Kind::int4) + !DENSE;
+    static constexpr int64_t LAG = (KIND != Kind::int8) + !DENSE;
 
-    Unpacked(const Matrix& weight, int64_t first, int64_t last) : stored_(weight, first, last), runs_(weight.runs()) {}
+    Unpacked(const Matrix& weight, int64_t first, int64_t last)
+        : weight_(weight), stored_(weight, first, last), runs_(weight.runs()) {}
 
     void prepare(int64_t step) {
         if (DENSE && KIND == Kind::int8) {
             for (int64_t i = 0; i < ROWS; ++i) place_[i] = stored_.run(i, step);
+            return;
+        }
+        if constexpr (KIND != Kind::int8 && KIND != Kind::int4) {
+            static_assert(DENSE);
+            if (step == runs_) return;
+            for (int64_t i = 0; i < ROWS; ++i) unpack_stream<KIND>(weight_, stored_.run(i, step), split_[step % 2][i]);
             return;
         }
         int64_t spread = KIND == Kind::int4 ? step - 1 : step;
@@ -35,6 +42,7 @@ public:
     }
 
 private:
+    const Matrix& weight_;
     PackedRows<ROWS> stored_;
     int64_t runs_;
     const uint8_t* place_[ROWS] = {};
@@ -46,6 +54,9 @@ private:
 template <typename Function> void with_unpacked(const Matrix& weight, Function function) {
     if (weight.kind == Kind::int8 && weight.dense()) function.template operator()<Kind::int8, true>();
     else if (weight.kind == Kind::int8) function.template operator()<Kind::int8, false>();
+    else if (weight.kind == Kind::int3) function.template operator()<Kind::int3, true>();
+    else if (weight.kind == Kind::int5) function.template operator()<Kind::int5, true>();
+    else if (weight.kind == Kind::int6) function.template operator()<Kind::int6, true>();
     else if (weight.dense()) function.template operator()<Kind::int4, true>();
     else function.template operator()<Kind::int4, false>();
 }

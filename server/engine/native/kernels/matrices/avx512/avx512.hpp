@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/instruction_set.hpp"
 #include "kernels/matrices/tiles.hpp"
@@ -16,10 +17,58 @@
 namespace secateur::avx512 {
 
 constexpr int TOGETHER = 4;     // rows of input whose sums fit the registers
+constexpr int64_t AHEAD = 4096; // bytes to prefetch ahead of dense codes, since processors stop at a page of 4 KB
 constexpr int64_t CHUNK = 128;  // rows of input that share an unpacked block in the second-level cache
 
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+void dense_codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
 void bf16(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
+
+// Bits of `a` where `mask` has ones, else of `b`.
+inline __m512i select(int mask, __m512i a, __m512i b) {
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi8(static_cast<char>(mask)), a, b, 0xca);
+}
+
+// The tiles of a span from its lines, as PackedSpan defines; `step` is 0 .. 3, and tiles 2 step and 2 step + 1 are read.
+// Codes of 5 and 6 bits are masked; those of 3 bits have other bits above them.
+template <Kind KIND> inline void packed_tiles(const uint8_t* lines, int step, __m512i& even, __m512i& odd) {
+    const auto line = [lines](int i) { return _mm512_loadu_si512(lines + i * 64); };
+    if constexpr (KIND == Kind::int3) {
+        if (step < 3) {
+            even = line(step), odd = _mm512_srli_epi16(even, 3);
+            return;
+        }
+        even = select(3, _mm512_srli_epi16(line(0), 6), _mm512_srli_epi16(line(2), 4));
+        odd = select(3, _mm512_srli_epi16(line(1), 6), _mm512_srli_epi16(line(2), 5));
+    } else if constexpr (KIND == Kind::int5) {
+        if (step < 2) {
+            even = line(2 * step), odd = line(2 * step + 1);
+        } else if (step == 2) {
+            even = line(4), odd = select(7, _mm512_srli_epi16(line(0), 5), _mm512_srli_epi16(line(3), 2));
+        } else {
+            even = select(7, _mm512_srli_epi16(line(1), 5), _mm512_srli_epi16(line(4), 2));
+            odd = select(8, _mm512_srli_epi16(line(3), 4), _mm512_srli_epi16(line(4), 3));
+            odd = select(7, _mm512_srli_epi16(line(2), 5), odd);
+        }
+        const __m512i low = _mm512_set1_epi8(31);
+        even = _mm512_and_si512(even, low), odd = _mm512_and_si512(odd, low);
+    } else {
+        const int first = step / 2 * 3;
+        if (step % 2 == 0) {
+            even = line(first), odd = line(first + 1);
+        } else {
+            even = line(first + 2), odd = select(15, _mm512_srli_epi16(line(first + 1), 4), _mm512_srli_epi16(even, 2));
+            odd = select(3, _mm512_srli_epi16(line(first), 6), odd);
+        }
+        const __m512i low = _mm512_set1_epi8(63);
+        even = _mm512_and_si512(even, low), odd = _mm512_and_si512(odd, low);
+    }
+}
+
+struct Levels {
+    __m512i of;
+};
+struct Nothing {};
 
 // The tiles of a block from left to right; codes are unsigned, pruned ones equal the bias.
 template <Kind KIND, bool DENSE> class Tiles {
@@ -28,11 +77,27 @@ public:
         const int64_t run = block * weight.runs();
         values_ = weight.values + (DENSE ? run * run_bytes(KIND) : static_cast<int64_t>(weight.offsets[run]));
         mask_ = DENSE ? nullptr : reinterpret_cast<const uint8_t*>(weight.mask + run * 32);
+        if constexpr (KIND == Kind::int3) {
+            uint8_t levels[64];
+            for (int i = 0; i < 64; ++i) levels[i] = static_cast<uint8_t>(weight.levels[i % 8] + bias(KIND));
+            levels_.of = _mm512_loadu_si512(levels);
+        }
     }
 
-    // Both tiles of the next columns, and of the columns after these.
-    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS]) {
-        if constexpr (KIND == Kind::int4) {
+    // Both tiles of the next columns, and of the columns after these. `step` counts the calls of a span, 0 .. 3.
+    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS], [[maybe_unused]] int step) {
+        if constexpr (by_spans(KIND)) {
+            for (int i = 0; i < PARTS; ++i) {
+                packed_tiles<KIND>(values_ + i * bits_of(KIND) * 64, step, even[i], odd[i]);
+                if constexpr (KIND == Kind::int3) {  // 64 levels, eight times the same: higher bits do not matter
+                    even[i] = _mm512_permutexvar_epi8(even[i], levels_.of);
+                    odd[i] = _mm512_permutexvar_epi8(odd[i], levels_.of);
+                }
+            }
+            if (step == 0)
+                for (int i = 0; i < PARTS * bits_of(KIND); ++i) _mm_prefetch(values_ + AHEAD + i * 64, _MM_HINT_T0);
+            if (step == 3) values_ += PARTS * bits_of(KIND) * 64;
+        } else if constexpr (KIND == Kind::int4) {
             for (int i = 0; i < PARTS; ++i) halves_of_bytes(i, even[i], odd[i]);
             mask_ += DENSE ? 0 : 4 * sizeof(uint64_t);
         } else if constexpr (DENSE) {
@@ -74,6 +139,7 @@ private:
         const __m512i both = _mm512_loadu_si512(values_), low = _mm512_set1_epi8(15);
         even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         if constexpr (DENSE) {
+            _mm_prefetch(values_ + AHEAD, _MM_HINT_T0);
             values_ += 64;
         } else {
             uint64_t first, later;
@@ -92,11 +158,12 @@ private:
     }
 
     const uint8_t *values_, *mask_;
+    [[no_unique_address]] std::conditional_t<KIND == Kind::int3, Levels, Nothing> levels_;
 };
 
 // Bytes of an unpacked block: 8-bit codes, or bf16.
 template <Kind KIND> int64_t unpacked_bytes(const Matrix& weight) {
-    return weight.runs() * run_bytes(KIND == Kind::int4 ? Kind::int8 : KIND);
+    return weight.runs() * run_bytes(KIND == Kind::bf16 ? KIND : Kind::int8);
 }
 
 // The tiles of an unpacked block.
@@ -104,7 +171,7 @@ template <Kind KIND> class Unpacked {
 public:
     explicit Unpacked(const uint8_t* place) : place_(place) {}
 
-    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS]) {
+    void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS], int) {
         for (int i = 0; i < PARTS; ++i)
             even[i] = _mm512_loadu_si512(place_ + i * 64), odd[i] = _mm512_loadu_si512(place_ + (PARTS + i) * 64);
         place_ += 2 * PARTS * 64;
@@ -116,11 +183,16 @@ private:
 
 template <Kind KIND, bool DENSE> void unpack(const Matrix& weight, int64_t block, uint8_t* to) {
     Tiles<KIND, DENSE> tiles(weight, block);
-    for (uint8_t* end = to + unpacked_bytes<KIND>(weight); to != end; to += 2 * PARTS * 64) {
+    const auto put = [&](int step) {
         __m512i even[PARTS], odd[PARTS];
-        tiles.next(even, odd);
+        tiles.next(even, odd, step);
         for (int i = 0; i < PARTS; ++i)
             _mm512_storeu_si512(to + i * 64, even[i]), _mm512_storeu_si512(to + (PARTS + i) * 64, odd[i]);
+        to += 2 * PARTS * 64;
+    };
+    for (uint8_t* end = to + unpacked_bytes<KIND>(weight); to != end;) {
+        put(0);
+        if constexpr (DENSE) put(1), put(2), put(3);
     }
 }
 
@@ -165,7 +237,7 @@ private:
 
     void unpacked(int64_t block, int64_t token, int64_t end) {
         const uint8_t* place = weight_.values + block * unpacked_bytes<KIND>(weight_);
-        if constexpr (!DENSE || KIND == Kind::int4) {
+        if constexpr (!DENSE || (KIND != Kind::int8 && KIND != Kind::bf16)) {
             thread_local Buffer<uint8_t> buffer;
             uint8_t* to = buffer.grow(unpacked_bytes<KIND>(weight_));
             unpack<KIND, DENSE>(weight_, block, to);

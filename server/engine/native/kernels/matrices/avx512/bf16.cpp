@@ -21,7 +21,7 @@ template <Kind KIND> struct Product {
             for (int t = 0; t < COUNT; ++t) even[i][t] = odd[i][t] = _mm512_setzero_ps();
         for (int64_t j = 0; j < width; j += 4) {
             __m512i first[PARTS], second[PARTS];
-            tiles.next(first, second);
+            tiles.next(first, second, 0);
             for (int t = 0; t < COUNT; ++t) {
                 const __m512i low = four_bytes(x + t * width + j), high = four_bytes(x + t * width + j + 2);
                 for (int i = 0; i < PARTS; ++i) {

@@ -1,61 +1,17 @@
-// Integer products with AVX-512: vpdpbusd on tiles; each element of a register is the sum of one row.
-#include "kernels/matrices/avx512/avx512.hpp"
+// Symmetric codes of 4 and 8 bits with AVX-512.
+#include "kernels/matrices/avx512/code_product.hpp"
 
 namespace secateur::avx512 {
 namespace {
 
-// total + products of unsigned `a` and signed `b`, four to an element. With the intrinsic, GCC 12 moves each sum twice
-// per iteration; the bare instruction updates it in place.
-inline __m512i dot(__m512i total, __m512i a, __m512i b) {
-#if defined(SECATEUR_EMULATE)
-    return _mm512_dpbusd_epi32(total, a, b);
-#else
-    asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(a), "v"(b));
-    return total;
-#endif
-}
-
-template <Kind KIND> struct Product {
-    template <int COUNT, typename From>
-    static void run(From& tiles, const Matrix& weight, int64_t block, const RoundedInput& input, int64_t token,
-                    __m512 (*totals)[COUNT]) {
-        const GroupOf group(weight);
-        const int64_t spans = input.runs * 2, place = token * spans, groups = weight.groups();
-        for (int i = 0; i < PARTS; ++i)
-            for (int t = 0; t < COUNT; ++t) totals[i][t] = _mm512_setzero_ps();
-        for (int64_t span = 0; span < spans; ++span) {
-            const int8_t* x = input.codes.get() + (place + span) * SPAN;
-            __m512i sums[PARTS][COUNT];
-            for (int t = 0; t < COUNT; ++t)
-                sums[0][t] = sums[1][t] = _mm512_set1_epi32(-input.sums.get()[place + span + t * spans] * bias(KIND));
-#pragma GCC unroll 4
-            for (int j = 0; j < SPAN; j += 8) {
-                __m512i even[PARTS], odd[PARTS];
-                tiles.next(even, odd);
-                for (int t = 0; t < COUNT; ++t) {
-                    const int8_t* row = x + t * spans * SPAN + j;
-                    const __m512i low = four_bytes(row), high = four_bytes(row + 4);
-                    for (int i = 0; i < PARTS; ++i) sums[i][t] = dot(dot(sums[i][t], even[i], low), odd[i], high);
-                }
-            }
-            for (int i = 0; i < PARTS; ++i) {
-                const uint16_t* scales = weight.scales + (block * groups + group(span)) * BLOCK_ROWS + i * TILE_ROWS;
-                const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(scales)));
-                for (int t = 0; t < COUNT; ++t) {
-                    const float of_input = input.scales.get()[place + span + t * spans];
-                    const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(of_input));
-                    totals[i][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[i][t]), both, totals[i][t]);
-                }
-            }
-        }
-    }
-};
+template <Kind KIND> using Symmetric = CodeProduct<KIND, false>;
 
 }  // namespace
 
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output) {
-    weight.kind == Kind::int4 ? multiply_tiles<Product, Kind::int4>(weight, input, first, last, output)
-                              : multiply_tiles<Product, Kind::int8>(weight, input, first, last, output);
+    if (weight.asymmetric() || by_spans(weight.kind)) return dense_codes(weight, input, first, last, output);
+    weight.kind == Kind::int4 ? multiply_tiles<Symmetric, Kind::int4>(weight, input, first, last, output)
+                              : multiply_tiles<Symmetric, Kind::int8>(weight, input, first, last, output);
 }
 
 }  // namespace secateur::avx512
