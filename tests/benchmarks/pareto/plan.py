@@ -45,7 +45,9 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bits: float
     """Bits of the blocks' codes, without scales."""
     stages: tuple[Stage, ...] = ()
-    """None for the base itself, and for peers."""
+    """None for the base itself, for peers, and where `recipe` names a file."""
+    recipe: str = ""
+    """A recipe's file instead of stages: its artifact is `build/STEM`, with its own calibration."""
     file: str = ""
     """A peer's type of file, such as Q4_K_M, or "as found" for the package's own."""
     engine: Literal["secateur", "llama.cpp", "openvino-genai"] = "secateur"
@@ -71,6 +73,8 @@ class ParetoPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: Annotated[tuple[Text, ...], Meta(min_length=1)]
     bases: Annotated[tuple[Base, ...], Meta(min_length=1)]
     candidates: Annotated[tuple[Candidate, ...], Meta(min_length=1)]
+    notes: str = ""
+    """What the page says before its tables, in Markdown."""
 
     def __post_init__(self) -> None:
         keys = [candidate.key for candidate in self.candidates]

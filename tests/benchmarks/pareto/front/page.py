@@ -29,6 +29,7 @@ llama.cpp's by its own library on the same ids.
 def write(plan: ParetoPlan, results: Results, page: Path, pictures: Path) -> None:
     """Write the page, and both plots of each base that has figures."""
     parts = [HEAD.format(texts=_texts(plan, results), items=results.rows[0].quality.items if results.rows else 0)]
+    parts += [plan.notes, ""] if plan.notes else []
     for base in plan.bases:
         found = points(results, base.name)
         if not found:
