@@ -102,16 +102,23 @@ class Loader:
             held = [parts.get("mask", parts["values"]).shape[0], layout.columns]
         if held != [rows, columns]:
             raise ArtifactError(f"The weight {name} is {held}, but the configuration needs {[rows, columns]}.")
-        kind, keep, group = _kind(layout, columns)
-        label = {RUN: kind, 0: f"{kind}, unstructured"}.get(keep, f"{kind}, {keep} of {RUN}")
+        label = _label(layout, columns)
         self.kinds[label] = self.kinds.get(label, 0) + 1
         layout, parts = _computed(layout, parts)
         kind, keep, group = _kind(layout, columns)
         if self._unpack and (wider := _unpacked(layout, parts)):
             layout, parts = wider
-            kind, keep, group = _kind(layout, columns)
             self.unpacked += 1
+        return self._weight(layout, parts, rows, columns)
+
+    def _weight(self, layout: Layout, parts: dict[str, Tensor], rows: int, columns: int) -> Any:
+        """The kernels' matrix of these parts, copied where the loader copies."""
+        kind, keep, group = _kind(layout, columns)
         values = parts["values"] if kind != "bf16" else parts["values"].bfloat16()
+
+        def part(name: str, dtype: Any) -> Any:
+            return self._aligned(parts[name], dtype) if name in parts else None
+
         weight = core().Weight(
             kind=kind,
             rows=rows,
@@ -119,9 +126,11 @@ class Loader:
             keep=keep,
             group=group,
             values=self._aligned(values, numpy.uint8),
-            mask=self._aligned(parts["mask"], numpy.uint64) if "mask" in parts else None,
-            scales=self._aligned(parts["scales"], numpy.uint16) if "scales" in parts else None,
-            offsets=self._aligned(parts["offsets"], numpy.uint64) if "offsets" in parts else None,
+            mask=part("mask", numpy.uint64),
+            scales=part("scales", numpy.uint16),
+            offsets=part("offsets", numpy.uint64),
+            minimums=part("minimums", numpy.uint16),
+            levels=layout.levels if isinstance(layout, Quantised) else None,
         )
         return weight.tiled(self._pages.take(weight.tiled_bytes)) if self._pages and self._tiles else weight
 
@@ -136,12 +145,11 @@ class Loader:
 
 
 def _computed(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
-    """Layout and parts that the kernels compute with: codes without a kernel take a byte each."""
-    if not isinstance(layout, Quantised) or (layout.bits in (4, 8) and not layout.levels and not layout.asymmetric):
+    """What the kernels compute with: pruned codes of 3, 5 or 6 bits, and indices of 16 levels, become bytes."""
+    if not isinstance(layout, Quantised):
         return layout, parts
-    if layout.asymmetric:
-        raise Refused("asymmetric codes have no kernels yet")
-    return widened(parts, layout)
+    pruned = layout.keep is not None and layout.bits in (3, 5, 6)
+    return widened(parts, layout) if pruned or (layout.levels and layout.bits == 4) else (layout, parts)
 
 
 def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]] | None:
@@ -149,6 +157,14 @@ def _unpacked(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[st
     if isinstance(layout, Quantised) and (layout.keep is not None or layout.count is not None):
         return with_zeros(parts, layout)
     return None
+
+
+def _label(layout: Layout, columns: int) -> str:
+    """How a matrix is stored, for people."""
+    kind, keep, _ = _kind(layout, columns)
+    if isinstance(layout, Quantised):
+        kind += " asymmetric" if layout.asymmetric else " in a table" if layout.levels else ""
+    return {RUN: kind, 0: f"{kind}, unstructured"}.get(keep, f"{kind}, {keep} of {RUN}")
 
 
 def _kind(layout: Layout, columns: int) -> tuple[str, int, int]:
