@@ -33,15 +33,28 @@ class BackwardView:
         self._backward = backward
         self.index = index
 
+    @property
+    def linears(self) -> dict[str, nn.Module]:
+        """The block's linear layers, by the full names of their weights."""
+        return self._backward.blocks.linears(self.index)
+
+    @property
+    def scale(self) -> float:
+        """Turns sums over tokens of squared gradients into means per token of a loss summed over a sequence."""
+        sequences, tokens = self._backward.shape
+        return (tokens - 1) ** 2 / (sequences * tokens)
+
+    def run(self) -> None:
+        """Run every sequence through the block and back, for hooks; weights get no gradients."""
+        for number in range(self._backward.count):
+            self._backward.through(self.index, number)
+
     def sequences(self) -> Iterator[dict[str, Tensor]]:
         """For each sequence, the loss gradients with respect to the block's linear weights, by full name, as stored.
 
         Must be iterated to the end: it also computes the gradients with respect to the states before the block.
         """
-        weights = {
-            name: linear.get_parameter("weight").requires_grad_()
-            for name, linear in self._backward.blocks.linears(self.index).items()
-        }
+        weights = {name: linear.get_parameter("weight").requires_grad_() for name, linear in self.linears.items()}
         for number in range(self._backward.count):
             self._backward.through(self.index, number)
             yield {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
@@ -61,6 +74,7 @@ class Backward:
     def __init__(self, blocks: Blocks, ids: Tensor, folder: Path) -> None:
         self.blocks = blocks
         self.count = len(ids)
+        self.shape = (len(ids), ids.shape[1])
         self._ids = ids
         self._folder = folder
         self._journal = folder / "backward.json"

@@ -97,7 +97,7 @@ class _Observer:
             if name not in self.observed:
                 self._meet(name, args[0])
             if name in self._leaders:
-                self.observed[name].update(args[0])
+                self.observed[name].update(args[0].detach())
             if name == self._last or (self._complete and name in self._leaders):
                 raise Enough
 

@@ -88,17 +88,25 @@ class InputMean(Statistic):
 
 
 class Spectrum(NamedTuple):
-    """Eigendecomposition of a normalised Gram matrix plus damping: `vectors` diag(`values`) `vectors`^T."""
+    """A normalised Gram matrix plus damping, and its eigendecomposition `vectors` diag(`values`) `vectors`^T."""
 
     scale: Tensor
     """The norm of each feature, sqrt(H_jj), [columns]; 1 where it is 0."""
+    matrix: Tensor
+    """[columns, columns]."""
     values: Tensor
     vectors: Tensor
 
-    @property
-    def matrix(self) -> Tensor:
-        """The matrix [columns, columns]."""
-        return self.vectors * self.values @ self.vectors.T
+    @classmethod
+    def of(cls, gram: Tensor, damping: float) -> "Spectrum":
+        """The spectrum of `gram` [columns, columns], which it overwrites: G_ij / sqrt(G_ii G_jj) + damping * I."""
+        diagonal = gram.diagonal()
+        diagonal[diagonal == 0] = 1
+        scale = diagonal.sqrt()
+        gram.div_(scale).div_(scale[:, None])
+        values, vectors = torch.linalg.eigh(gram)
+        gram.diagonal().add_(damping)
+        return cls(scale, gram, values.clamp_min(0) + damping, vectors)
 
 
 class Gram(Statistic):
@@ -125,8 +133,13 @@ class Gram(Statistic):
     def value(self) -> Tensor:
         """H [columns, columns], float32; raises ModelRefused where the inputs were not finite."""
         _finite(self._sum.diagonal())
-        upper = self._sum.triu() * (2 / self._sequences)
-        return upper + upper.triu(1).T
+        full = self._sum * (2 / self._sequences)
+        for start in range(0, len(full), STRIPE):  # mirrored in place: a temporary of n x n is 268 MB at n = 8,192
+            stripe, below = slice(start, start + STRIPE), slice(start + STRIPE, None)
+            full[below, stripe] = full[stripe, below].T
+            square = full[stripe, stripe]
+            square.copy_(square.triu() + square.triu(1).T)
+        return full
 
     def only(self, features: Tensor) -> "Gram":
         """The Gram matrix of the features in the mask `features` [columns] only."""
@@ -159,31 +172,28 @@ class Gram(Statistic):
     def spectrum(self, damping: float) -> Spectrum:
         """The eigendecomposition of H_ij / sqrt(H_ii H_jj) + damping * I, with a diagonal of 1 for dead features."""
         if damping not in self._spectra:
-            gram = self.value
-            gram.diagonal()[self.dead] = 1
-            scale = gram.diagonal().sqrt()
-            gram.div_(scale).div_(scale[:, None])
-            values, vectors = torch.linalg.eigh(gram)
-            self._spectra[damping] = Spectrum(scale, values.clamp_min(0) + damping, vectors)
+            self._spectra[damping] = Spectrum.of(self.value, damping)
         return self._spectra[damping]
 
     def _factor(self, damping: float) -> Tensor:
-        gram, dead = self.value, self.dead
-        mean = 1.0 if dead.all() else float(gram.diagonal()[~dead].mean())
-        gram.diagonal()[dead] = mean  # so that dead features do not depend on the scale of the others
-        unit = torch.eye(len(gram)) * mean
+        dead = self.dead
+        diagonal = self._sum.diagonal() * (2 / self._sequences)
+        mean = torch.tensor(1.0) if dead.all() else diagonal[~dead].mean()
+        diagonal[dead] = mean  # so that dead features do not depend on the scale of the others
         while damping <= MAX_DAMPING:
-            factor = _inverse_factor(gram + damping * unit)
+            gram = self.value
+            gram.diagonal().copy_(diagonal + damping * mean)
+            factor = inverse_factor(gram)
             if factor is not None:
                 return factor
             logger.warning(
                 "the Gram matrix of the %d inputs of %s is singular with damping %g; trying ten times that",
-                len(gram),
+                len(diagonal),
                 self.layer,
                 damping,
             )
             damping *= 10
-        raise ModelRefused(f"the inputs of a layer of {len(gram)} columns are not finite, so it cannot be pruned")
+        raise ModelRefused(f"the inputs of a layer of {len(diagonal)} columns are not finite, so it cannot be pruned")
 
 
 def _finite(sums: Tensor) -> Tensor:
@@ -193,12 +203,16 @@ def _finite(sums: Tensor) -> Tensor:
     return sums
 
 
-def _inverse_factor(gram: Tensor) -> Tensor | None:
-    """The upper Cholesky factor of the inverse of `gram`; None where `gram` is not positive definite."""
+def inverse_factor(gram: Tensor) -> Tensor | None:
+    """The upper Cholesky factor U of the inverse of `gram`, U^T U = G^-1; None unless `gram` is positive definite.
+
+    `gram` is overwritten, so that two n x n matrices are in memory at most.
+    """
     lower, failed = torch.linalg.cholesky_ex(gram)
     if failed:
         return None
-    upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+    torch.cholesky_inverse(lower, out=gram)
+    upper, failed = torch.linalg.cholesky_ex(gram, upper=True, out=(lower, failed))
     return None if failed or not upper.isfinite().all() else upper
 
 
@@ -236,6 +250,8 @@ class InputStatistics:
             statistic.layer = layer
         self.moments: Mapping[int, Tensor] = {}
         """E[g^p] of the weight's gradient g over the sequences, [outputs, inputs], by p."""
+        self.outputs: Tensor | None = None
+        """The Fisher matrix of the layer's outputs [outputs, outputs], where the objective is the loss."""
 
     def __getitem__(self, need: type[S]) -> S:
         return cast(S, self._statistics[need])
@@ -248,8 +264,8 @@ class InputStatistics:
         for statistic in self._statistics.values():
             statistic.update(inputs)
 
-    def with_moments(self, moments: Mapping[int, Tensor]) -> "InputStatistics":
-        """These same statistics, which layers may share, with the moments of one layer's own gradients."""
+    def with_gradients(self, moments: Mapping[int, Tensor], outputs: Tensor | None = None) -> "InputStatistics":
+        """These same statistics, which layers may share, with what one layer's own gradients gave."""
         observed = copy(self)
-        observed.moments = moments
+        observed.moments, observed.outputs = moments, outputs
         return observed

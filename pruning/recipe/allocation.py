@@ -1,13 +1,15 @@
-"""Ways to distribute the sparsity of a layerwise stage over the blocks: options and bounds."""
+"""Ways to distribute the sparsity of a layerwise stage over blocks or matrices: options and bounds."""
 
-from itertools import pairwise
-from typing import Annotated
+from itertools import pairwise, product
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from pruning.recipe.bounds import Count
+from pruning.techniques import GPTQ
 from pruning.techniques.mathematics.patterns import Sparsity, nm_pattern
+from pruning.techniques.technique import Technique
 
 SEARCHED = 64
 """Columns in a group of the N:M levels of a search: the runtime packs any k:64, so k may differ between blocks."""
@@ -59,3 +61,56 @@ def _amount(level: float | str) -> float:
     if groups and groups.columns != SEARCHED:
         raise ValueError(f'the level "{level}" is neither a fraction nor "k:{SEARCHED}"')
     return SEARCHED - groups.keep if groups else float(level)
+
+
+class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="fisher"):
+    """Choose the sparsity, and with GPTQ the bits, of each matrix: the least predicted rise of the loss at equal bytes.
+
+    The prediction is Optimal Brain Surgeon's saliency times the Fisher information of the outputs; costs one backward
+    pass over a few sequences. May be combined with `order`, `correction` and `objective`.
+    """
+
+    levels: Annotated[tuple[Sparsity, ...], Meta(min_length=2)] | None = None
+    """Sparsities that a matrix may get: fractions, or "k:64". Without it, for "k:64" every fourth k from 16 to 60, for
+    a fraction every twentieth within 0.3 of it, for 0 none."""
+    bits: tuple[Literal[2, 3, 4, 8], ...] = ()
+    """Bits of a code that a matrix may get, for `gptq` only; without it, the technique's own."""
+    sequences: Count = 8
+    """Calibration sequences that are run forward and back."""
+
+    def candidates(self, technique: Technique) -> list[Technique]:
+        """The technique with every level and number of bits, its own among them; raises ValueError for mixed units."""
+        levels = dict.fromkeys([technique.sparsity, *(self.levels or _near(technique.sparsity))])
+        if len({isinstance(level, str) for level in levels}) > 1:
+            raise ValueError(f"sparsity {technique.sparsity} and the levels must all be fractions or all patterns")
+        if isinstance(technique, GPTQ):
+            bits = dict.fromkeys([technique.bits, *self.bits])
+            return [
+                msgspec.structs.replace(technique, sparsity=level, bits=width) for level, width in product(levels, bits)
+            ]
+        if self.bits:
+            raise ValueError(f"bits are for gptq, and the technique is {type(technique).__struct_config__.tag}")
+        return [msgspec.structs.replace(technique, sparsity=level) for level in levels]
+
+    def label(self, technique: Technique) -> float | str:
+        """What the record of a result says of a matrix: its level, and its bits where they are chosen."""
+        if isinstance(technique, GPTQ) and self.bits:
+            return f"{technique.sparsity} in {technique.bits} bits"
+        return technique.sparsity
+
+
+def bits_per_weight(technique: Technique) -> float:
+    """The bits that a weight takes after `technique`: its kept share of values, and one of a mask; scales left out."""
+    groups = nm_pattern(technique.sparsity)
+    kept = groups.keep / groups.columns if groups else 1 - float(technique.sparsity)
+    return kept * (technique.bits if isinstance(technique, GPTQ) else 16) + (kept < 1)
+
+
+def _near(sparsity: float | str) -> list[float | str]:
+    """The default levels around `sparsity`."""
+    groups = nm_pattern(sparsity)
+    if groups:
+        return [f"{keep}:{SEARCHED}" for keep in range(16, 61, 4)] if groups.columns == SEARCHED else []
+    share = float(sparsity)
+    steps = (round(share + step / 20, 4) for step in range(-6, 7))
+    return [level for level in steps if 0 < level < 1] if share else []

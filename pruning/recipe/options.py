@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from pruning.recipe.allocation import OWL, SEARCHED, Search
+from pruning.recipe.allocation import OWL, SEARCHED, Fisher, Search
 from pruning.recipe.bounds import Bucket, Count
 from pruning.recipe.training import Continue, Distill, Reconstruct, Shear
 from pruning.techniques import AnyTechnique
@@ -27,8 +27,15 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     before it is pruned, towards the one that gives the unpruned model's outputs on the pruned model's inputs. 0 is off,
     0.5 is recommended, 1 overfits. About doubles the time, since the unpruned model runs along; gains most in
     "sequential" order."""
-    allocation: OWL | Search | None = None
-    """How sparsity is distributed over the blocks; without it, every block gets the technique's `sparsity`."""
+    objective: Literal["layer", "loss"] = "layer"
+    """What a layer's error is measured by. "layer": the squares of its outputs. "loss": those squares weighed by the
+    Fisher matrix of the outputs, which says how far an error there raises the next-token loss (as YAQA,
+    https://arxiv.org/abs/2505.22988); for sparsegpt, admm and gptq. Costs one backward pass over
+    `objective_sequences`."""
+    objective_sequences: Count = 16
+    """Calibration sequences that the Fisher matrices of `objective = "loss"` are estimated on."""
+    allocation: OWL | Search | Fisher | None = None
+    """How sparsity is distributed over blocks or matrices; without it, every matrix gets the technique's `sparsity`."""
 
     def __post_init__(self) -> None:
         if self.order == "sequential" and not (self.technique.needs or self.correction):
@@ -38,6 +45,21 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
             self._check_owl(self.allocation)
         if isinstance(self.allocation, Search):
             self._check_search(self.allocation)
+        if isinstance(self.allocation, Fisher) and len(self.allocation.candidates(self.technique)) < 2:
+            raise ValueError("allocation has one level only: give levels or bits")
+        if self.objective == "loss" and not self.technique.sees_loss:
+            name = self.technique.__struct_config__.tag
+            raise ValueError(f'{name} weighs no output errors: objective = "loss" is for sparsegpt, admm and gptq')
+
+    @property
+    def sparsities(self) -> tuple[float | str, ...]:
+        """Every sparsity that a matrix may get."""
+        match self.allocation:
+            case Search():
+                return (self.technique.sparsity, *self.allocation.levels)
+            case Fisher():
+                return tuple(candidate.sparsity for candidate in self.allocation.candidates(self.technique))
+        return (self.technique.sparsity,)
 
     def _check_owl(self, allocation: OWL) -> None:
         sparsity = self.technique.sparsity

@@ -14,6 +14,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics, Spectrum, Statistic
+from pruning.techniques.mathematics.columns import FISHER_DAMPING
 from pruning.techniques.mathematics.conjugate_gradient import refit_kept
 from pruning.techniques.mathematics.losses import layer_error
 from pruning.techniques.mathematics.patterns import keep_matrix
@@ -36,26 +37,40 @@ class ADMM(Technique, frozen=True):
     """Conjugate-gradient steps that refit the kept weights on the final mask."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
+    sees_loss: ClassVar[bool] = True
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place and refit the rest; the layer error is never above SparseGPT's."""
         start = weight.clone()
         SparseGPT(self.sparsity, damping=self.damping).apply(start, observed)
-        spectrum = observed[Gram].spectrum(self.damping)
-        dense = (weight * spectrum.scale).masked_fill_(observed[Gram].dead, 0)
-        found = self._pattern(dense, spectrum)
-        found = refit_kept(found, dense, spectrum.matrix, self.refits) / spectrum.scale
+        inputs, outputs = observed[Gram].spectrum(self.damping), None
+        dense = (weight * inputs.scale).masked_fill_(observed[Gram].dead, 0)
+        if observed.outputs is not None:
+            outputs = Spectrum.of(observed.outputs.clone(), FISHER_DAMPING)
+            dense *= outputs.scale[:, None]
+        found = self._pattern(dense, inputs, outputs)
+        found = refit_kept(found, dense, inputs.matrix, self.refits, outputs.matrix if outputs else None)
+        found /= inputs.scale
+        if outputs:
+            found /= outputs.scale[:, None]
         gram = observed[Gram].value
-        weight.copy_(min(start, found, key=lambda result: layer_error(result - weight, gram)))
+        weight.copy_(min(start, found, key=lambda result: layer_error(result - weight, gram, observed.outputs)))
 
-    def _pattern(self, dense: Tensor, spectrum: Spectrum) -> Tensor:
-        """Algorithm 1: the sparse iterate D [outputs, inputs], in scaled coordinates, once its mask is stable."""
-        _, values, vectors = spectrum
-        target = dense @ spectrum.matrix
+    def _pattern(self, dense: Tensor, inputs: Spectrum, outputs: Spectrum | None = None) -> Tensor:
+        """Algorithm 1: the sparse iterate D [outputs, inputs], in scaled coordinates, once its mask is stable.
+
+        With the spectrum of the outputs' Fisher matrix, the Hessian is its Kronecker product with the inputs'.
+        """
+        target = dense @ inputs.matrix if outputs is None else outputs.matrix @ dense @ inputs.matrix
+        curvature = inputs.values if outputs is None else outputs.values[:, None] * inputs.values
         D, dual, rho = dense, torch.zeros_like(dense), self.penalty
         keep = torch.ones_like(dense, dtype=torch.bool)
         for _ in range(self.iterations):
-            W = (target - dual + rho * D) @ vectors / (values + rho) @ vectors.T
+            rotated = (target - dual + rho * D) @ inputs.vectors
+            if outputs is None:
+                W = rotated / (curvature + rho) @ inputs.vectors.T
+            else:
+                W = outputs.vectors @ ((outputs.vectors.T @ rotated) / (curvature + rho)) @ inputs.vectors.T
             W += dual / rho
             last, keep = keep, keep_matrix(W.abs(), self.sparsity)
             D = W.masked_fill(~keep, 0)

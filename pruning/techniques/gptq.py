@@ -15,7 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.columns import PruneColumns, sweep_columns
+from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
 from pruning.techniques.mathematics.patterns import nm_pattern
 from pruning.techniques.mathematics.rounding import nearest_codes, search_scales
 from pruning.techniques.technique import Technique
@@ -43,6 +43,7 @@ class GPTQ(Technique, frozen=True):
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
+    sees_loss: ClassVar[bool] = True
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor:
         """Quantise `weight` [outputs, inputs] in place; returns the scales [outputs, groups], float16."""
@@ -51,14 +52,23 @@ class GPTQ(Technique, frozen=True):
         zero = (W == 0).T
         groups = nm_pattern(self.sparsity)
         unit = lcm(self.group, groups.columns if groups else 1)
+        width = max(self.block // unit, 1) * unit
+        factor = observed[Gram].inverse_factor(self.damping)
         scales: list[Tensor] = []
 
-        def begin(block: slice, columns: Tensor, variance: Tensor) -> "_RoundColumns":
-            return _RoundColumns(self, PruneColumns(columns, variance, self.sparsity, zero[block]), variance, scales)
+        def settle(rows: slice) -> None:
+            own: list[Tensor] = []
 
-        sweep_columns(W, observed[Gram].inverse_factor(self.damping), max(self.block // unit, 1) * unit, begin)
+            def begin(block: slice, columns: Tensor, variance: Tensor) -> "_RoundColumns":
+                sparse = PruneColumns(columns, variance, self.sparsity, zero[block, rows])
+                return _RoundColumns(self, sparse, variance, own)
+
+            sweep_columns(W[rows], factor, width, begin)
+            scales.append(torch.stack(own, dim=1))
+
+        settle_rows(W, observed.outputs, settle)
         weight.copy_(W)
-        return torch.stack(scales, dim=1).half()
+        return torch.cat(scales).half()
 
 
 class _RoundColumns:

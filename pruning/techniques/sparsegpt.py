@@ -13,7 +13,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.columns import PruneColumns, sweep_columns
+from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
 from pruning.techniques.mathematics.patterns import nm_pattern
 from pruning.techniques.technique import Technique
 
@@ -28,6 +28,7 @@ class SparseGPT(Technique, frozen=True):
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
+    sees_loss: ClassVar[bool] = True
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> None:
         """Prune `weight` [outputs, inputs] in place and update the remaining weights."""
@@ -39,5 +40,6 @@ class SparseGPT(Technique, frozen=True):
         def begin(_: slice, columns: Tensor, variance: Tensor) -> PruneColumns:
             return PruneColumns(columns, variance, self.sparsity)
 
-        sweep_columns(W, observed[Gram].inverse_factor(self.damping), width, begin)
+        factor = observed[Gram].inverse_factor(self.damping)
+        settle_rows(W, observed.outputs, lambda rows: sweep_columns(W[rows], factor, width, begin))
         weight.copy_(W)

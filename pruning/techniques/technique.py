@@ -24,6 +24,9 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     moments: ClassVar[tuple[int, ...]] = ()
     """Powers p of the gradient whose means E[g^p] `apply` reads; they cost one backward pass before the first block."""
 
+    sees_loss: ClassVar[bool] = False
+    """Whether `apply` weighs output errors by the Fisher matrix in the statistics, where there is one."""
+
     def __post_init__(self) -> None:
         nm_pattern(self.sparsity)
 

@@ -1,4 +1,4 @@
-"""The stage `layerwise`: sets the sparsity of each block, then prunes block after block with one technique."""
+"""The stage `layerwise`: sets the sparsity of each matrix, then prunes block after block with one technique."""
 
 import logging
 from collections.abc import Callable
@@ -9,18 +9,20 @@ import msgspec
 from pruning.errors import RecipeError
 from pruning.model.blocks import Blocks, weight_of
 from pruning.model.weights import Overlay, parameters
+from pruning.passes.fisher import output_fishers
 from pruning.passes.gradients import Moments
 from pruning.passes.observation import count_groups
 from pruning.passes.statistics import Gram
 from pruning.passes.sweep import FollowingSweep
-from pruning.recipe.allocation import OWL, Search
+from pruning.recipe.allocation import OWL, Fisher, Search
 from pruning.recipe.options import Layerwise
 from pruning.stages.block_weights import block_file, losses_in
 from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
+from pruning.stages.layerwise.allocation.fisher import fisher
 from pruning.stages.layerwise.allocation.owl import MeasureOutliers, owl_sparsities
-from pruning.stages.layerwise.allocation.search import Allocation, refuse_unequal, search
+from pruning.stages.layerwise.allocation.search import Allocation, of_every_matrix, refuse_unequal, search
 from pruning.stages.layerwise.correction import Correction
-from pruning.stages.layerwise.prune_block import PruneBlock
+from pruning.stages.layerwise.prune_block import Gradients, PruneBlock
 from pruning.techniques.mathematics.patterns import nm_pattern
 from server.artifact.checkpoint.lineage import Step
 
@@ -41,10 +43,10 @@ def apply(stage: Layerwise, model: StageModel, context: StageContext) -> tuple[S
     groups = count_groups(blocks, context.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
     if Gram in stage.technique.needs or stage.correction:
         warn_of_few_tokens(blocks, context.inputs.calibration[0].numel())
-    moments = context.moments(blocks, stage.technique.moments) if stage.technique.moments else None
-    chosen = CHOOSE[type(stage.allocation)](stage, blocks, context, moments)
+    gradients = _gradients(stage, blocks, context)
+    chosen = CHOOSE[type(stage.allocation)](stage, blocks, context, gradients.moments)
     visit = PruneBlock(
-        stage.technique, context.folder, groups, chosen.techniques, moments, _correction(stage, model, context)
+        stage.technique, context.folder, groups, chosen.techniques, gradients, _correction(stage, model, context)
     )
     notes = context.sweep(blocks).visit(visit, "pruning", visit.runs)
     source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
@@ -53,15 +55,26 @@ def apply(stage: Layerwise, model: StageModel, context: StageContext) -> tuple[S
         options["correction"] = stage.correction
     if stage.order != "block":
         options["order"] = stage.order
+    if stage.objective != "layer":
+        options["objective"] = stage.objective
     step = Step(
         technique=options.pop("name"),
         options=options,
         sparsity={name: value for note in notes for name, value in note["sparsity"].items()},
-        seconds=round(total_seconds(notes) + chosen.seconds + (moments.seconds if moments else 0), 1),
+        seconds=round(total_seconds(notes) + chosen.seconds + gradients.seconds, 1),
         parameters=parameters(source)[0],
         losses=losses_in(notes),
     )
     return StageModel(model.config, source), step
+
+
+def _gradients(stage: Layerwise, blocks: Blocks, context: StageContext) -> Gradients:
+    """What the technique and the objective need of a backward pass."""
+    moments = context.moments(blocks, stage.technique.moments) if stage.technique.moments else None
+    if stage.objective == "layer":
+        return Gradients(moments)
+    ids = context.inputs.calibration[0][: stage.objective_sequences]
+    return Gradients(moments, output_fishers(blocks, ids, context.folder / "objective"))
 
 
 def _correction(stage: Layerwise, model: StageModel, context: StageContext) -> Correction | None:
@@ -82,8 +95,7 @@ def check(stage: Layerwise, config: dict[str, Any], context: StageContext) -> di
 
     Quantisation groups need not divide them: every storage layout allows a shorter last group.
     """
-    levels = stage.allocation.levels if isinstance(stage.allocation, Search) else ()
-    patterns = {level: groups for level in (stage.technique.sparsity, *levels) if (groups := nm_pattern(level))}
+    patterns = {level: groups for level in stage.sparsities if (groups := nm_pattern(level))}
     if not patterns:
         return config
     blocks = blocks_without_weights(config)
@@ -110,7 +122,7 @@ def warn_of_few_tokens(blocks: Blocks, tokens: int) -> None:
 
 def _uniform(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
     """Uniform sparsity."""
-    return Allocation([stage.technique] * len(blocks), {}, 0.0)
+    return Allocation({}, {}, 0.0)
 
 
 def _owl(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
@@ -124,12 +136,13 @@ def _owl(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Momen
     )
     techniques = [msgspec.structs.replace(stage.technique, sparsity=fraction) for fraction in fractions]
     record = msgspec.to_builtins(stage.allocation) | {"levels": fractions}
-    return Allocation(techniques, {"allocation": record}, total_seconds(notes))
+    return Allocation(of_every_matrix(techniques, blocks), {"allocation": record}, total_seconds(notes))
 
 
 CHOOSE: dict[type[Any], Callable[[Layerwise, Blocks, StageContext, Moments | None], Allocation]] = {
     type(None): _uniform,
     OWL: _owl,
     Search: search,
+    Fisher: fisher,
 }
-"""The function that sets the sparsity of each block, by the type of `allocation`."""
+"""The function that sets the sparsity of each matrix, by the type of `allocation`."""

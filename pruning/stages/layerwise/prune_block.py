@@ -4,16 +4,17 @@ A block runs twice per batch: once to observe its inputs with dense weights, onc
 sequential order it runs once per group of layers that share an input, only as far as that group, and once to pass on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from torch import Tensor, nn
 
 from pruning.model.blocks import weight_of
 from pruning.model.weights import write_file
+from pruning.passes.fisher import OutputFishers
 from pruning.passes.gradients import Moments
 from pruning.passes.observation import observe, observe_groups
 from pruning.passes.statistics import InputStatistics
@@ -24,12 +25,33 @@ from pruning.techniques.mathematics.losses import layer_loss
 from pruning.techniques.technique import Technique
 
 
+class Gradients(NamedTuple):
+    """What a backward pass before the first block gave, if the technique or the objective needs one."""
+
+    moments: Moments | None = None
+    fishers: OutputFishers | None = None
+
+    def added(self, observed: InputStatistics, name: str, linear: nn.Module) -> InputStatistics:
+        """`observed` with what was found for the layer with the weight `name`."""
+        return observed.with_gradients(
+            self.moments.of(name, linear) if self.moments else {}, self.fishers.of(name) if self.fishers else None
+        )
+
+    @property
+    def seconds(self) -> float:
+        """The time it took."""
+        return sum(part.seconds for part in (self.moments, self.fishers) if part)
+
+
+NO_GRADIENTS = Gradients()
+
+
 class PruneBlock:
     """A visit that prunes one block and writes `folder`/block-NNNN.safetensors.
 
-    With more than one of `groups` (see `count_groups`), each group sees the earlier ones pruned. `techniques`, if
-    given, holds the technique with each block's own sparsity. If a weight is corrected before pruning, its loss is
-    relative to the corrected weight.
+    With more than one of `groups` (see `count_groups`), each group sees the earlier ones pruned. `techniques` holds the
+    technique with a matrix's own sparsity, by weight name, where it is not `technique` itself. If a weight is corrected
+    before pruning, its loss is relative to the corrected weight.
     """
 
     def __init__(
@@ -37,14 +59,14 @@ class PruneBlock:
         technique: Technique,
         folder: Path,
         groups: int = 1,
-        techniques: Sequence[Technique] = (),
-        moments: Moments | None = None,
+        techniques: Mapping[str, Technique] | None = None,
+        gradients: Gradients = NO_GRADIENTS,
         correction: Correction | None = None,
     ) -> None:
         self._technique = technique
-        self._techniques = techniques
+        self._techniques = techniques or {}
         self._folder = folder
-        self._moments = moments
+        self._gradients = gradients
         self._correction = correction
         self._sequential = groups > 1
         self.runs = groups + 1 if technique.needs or correction else 0
@@ -54,18 +76,17 @@ class PruneBlock:
         """Observe, prune, save, and pass on the states; notes each weight's sparsity and loss, and the seconds."""
         start = monotonic()
         linears = view.linears
-        technique = self._techniques[view.index] if self._techniques else self._technique
         tensors: dict[str, Tensor] = {}
         losses: dict[str, Any] = {}
         for observed in self._observe(view, linears):
             for name in observed:
-                moments = self._moments.of(name, linears[name]) if self._moments else {}
+                technique = self._techniques.get(name, self._technique)
                 weight = weight_of(linears[name])
                 if self._correction:
                     self._correction.correct(name, weight, observed[name], keep_zeros=not technique.sparsity)
                 dense = weight.clone()
                 with naming_weight(name):
-                    scales = prune_weight(weight, technique, observed[name].with_moments(moments))
+                    scales = prune_weight(weight, technique, self._gradients.added(observed[name], name, linears[name]))
                     losses[name] = msgspec.to_builtins(layer_loss(dense, weight, observed[name]))
                 tensors |= stored_tensors(name, linears[name], scales)
         write_file(block_file(self._folder, view.index), tensors)

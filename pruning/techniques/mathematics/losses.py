@@ -35,9 +35,13 @@ def diagonal_loss(dense: Tensor, weight: Tensor, squares: Tensor, measure: Liter
     return _loss(dense, weight, squares, error, measure, None)
 
 
-def layer_error(difference: Tensor, gram: Tensor) -> float:
-    """The squared output error tr(E G E^T) of a weight difference E [outputs, inputs]; G is [inputs, inputs]."""
-    return float(((difference @ gram) * difference).sum(dtype=torch.float64))
+def layer_error(difference: Tensor, gram: Tensor, fisher: Tensor | None = None) -> float:
+    """The squared output error tr(E G E^T) of a weight difference E [outputs, inputs]; G is [inputs, inputs].
+
+    With the Fisher matrix F [outputs, outputs] of the outputs, tr(F E G E^T).
+    """
+    weighed = difference if fisher is None else fisher @ difference
+    return float(((weighed @ gram) * difference).sum(dtype=torch.float64))
 
 
 def effective_rank(gram: Tensor) -> float:

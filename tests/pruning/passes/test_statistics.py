@@ -81,6 +81,7 @@ def test_the_spectrum_is_that_of_the_damped_matrix_of_unit_norm_features() -> No
     torch.testing.assert_close(
         (spectrum.matrix - 0.01 * torch.eye(12))[1:] * scale * scale[1:, None], gram.value[1:], rtol=1e-3, atol=1e-2
     )
+    torch.testing.assert_close(spectrum.vectors * spectrum.values @ spectrum.vectors.T, spectrum.matrix)
     assert gram.spectrum(0.01) is spectrum
     gram.update(batches()[0])
     assert gram.spectrum(0.01) is not spectrum

@@ -35,7 +35,7 @@ def pruned(technique: Technique, weight: torch.Tensor, inputs: torch.Tensor) -> 
     for batch in (inputs[:3], inputs[3:6], inputs[6:]):
         observed.update(batch)
     result = weight.clone()
-    technique.apply(result, observed.with_moments({power: torch.ones_like(weight) for power in technique.moments}))
+    technique.apply(result, observed.with_gradients({power: torch.ones_like(weight) for power in technique.moments}))
     return result
 
 

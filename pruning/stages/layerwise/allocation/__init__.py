@@ -1,1 +1,1 @@
-"""Sparsity per block: by the share of outliers (OWL), or by evolutionary search (EvoPress)."""
+"""Sparsity per block, by outliers (OWL) or evolutionary search (EvoPress), or per matrix, by Fisher information."""

@@ -52,7 +52,7 @@ class PruneLevels:
                 moments = self._moments.of(name, linear) if self._moments else {}
                 weight_of(linear).copy_(dense[name])
                 with naming_weight(name):
-                    prune_weight(weight_of(linear), technique, observed[name].with_moments(moments))
+                    prune_weight(weight_of(linear), technique, observed[name].with_gradients(moments))
             weights = {name: linear.get_parameter("weight").data.bfloat16() for name, linear in linears.items()}
             write_file(level_file(self.folder, level, view.index), weights)
         for name, linear in linears.items():

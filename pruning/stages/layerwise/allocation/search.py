@@ -6,7 +6,7 @@ blocks, so a search that finds nothing changes nothing.
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -29,10 +29,10 @@ FILE = "search.json"
 
 
 class Allocation(NamedTuple):
-    """The sparsity of each block."""
+    """The technique of each matrix."""
 
-    techniques: Sequence[Technique]
-    """The stage's technique with the sparsity of each block."""
+    techniques: Mapping[str, Technique]
+    """The stage's technique with each matrix's own sparsity, by the name of the weight."""
     options: dict[str, Any]
     """The allocation's record in the lineage."""
     seconds: float
@@ -58,7 +58,12 @@ def search(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Mom
         "divergence": dict(zip(("uniform", "searched"), found.final or (), strict=True)),
     }
     techniques = [msgspec.structs.replace(stage.technique, sparsity=level) for level in chosen]
-    return Allocation(techniques, {"allocation": record}, found.seconds)
+    return Allocation(of_every_matrix(techniques, blocks), {"allocation": record}, found.seconds)
+
+
+def of_every_matrix(techniques: Sequence[Technique], blocks: Blocks) -> dict[str, Technique]:
+    """The technique of each matrix, by the name of its weight, from that of each block."""
+    return {name: technique for index, technique in enumerate(techniques) for name in blocks.linears(index)}
 
 
 def _search(

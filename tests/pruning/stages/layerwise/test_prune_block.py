@@ -20,7 +20,7 @@ from pruning.passes.sweep import Sweep
 from pruning.stages.block_weights import block_file
 from pruning.stages.inputs import base_artifact
 from pruning.stages.layerwise import prune_block
-from pruning.stages.layerwise.prune_block import PruneBlock, prune_weight
+from pruning.stages.layerwise.prune_block import Gradients, PruneBlock, prune_weight
 from pruning.techniques import GPTQ, AnyTechnique, Magnitude, SparseGPT, Wanda
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.reader import Artifact
@@ -73,7 +73,7 @@ def test_every_technique_prunes_every_architecture(
     blocks.check(IDS[:2, :8])
     powers = technique.moments
     gradients = moments(blocks, IDS, tmp_path / "b", powers) if powers else None
-    visit = PruneBlock(technique(sparsity), tmp_path, moments=gradients)
+    visit = PruneBlock(technique(sparsity), tmp_path, gradients=Gradients(gradients))
     sweep = Sweep(blocks, IDS, 2, tmp_path)  # batches of 2, 2 and 1
     notes = sweep.visit(visit, "pruning", visit.runs)
     pruned = Overlay(artifact, [block_file(tmp_path, index) for index in range(len(blocks))])
