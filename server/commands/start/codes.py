@@ -147,13 +147,13 @@ CODES = {
         "The request has a field that this server does not know.",
         'Correct its name, or set `unknown_fields = "ignore"` in the skill.',
     ),
+    "unsupported_by_engine": Advice(
+        "The skill's model runs on other machines, whose protocol lacks what was asked for.",
+        "Leave the field out, or serve the skill from a model on this machine.",
+    ),
     "unsupported_encoding": Advice("The body is compressed in a way that is not read.", "Send gzip, or none."),
     "unsupported_parameter": Advice(
         "The field would change the reply, and is not supported.", "Leave it out; the message says what is supported."
     ),
     "unsupported_value": Advice("The value is not supported.", "The message names the values that are."),
-    "unsupported_by_engine": Advice(
-        "The skill's model runs on other machines, whose protocol lacks what was asked for.",
-        "Leave the field out, or serve the skill from a model on this machine.",
-    ),
 }

@@ -6,6 +6,7 @@ from pruning.evaluation.tasks.task import Task
 from pruning.recipe.recipe import Recipe
 from server.config import Config
 from server.knowledge.settings import Settings
+from server.models.remote import RemoteModel
 from server.skills.skill import Skill
 from tests.conftest import ROOT
 from tests.docs.reference import cli, errors, metrics, tree
@@ -30,6 +31,10 @@ work, with its place in the file and what is allowed there. [Knowledge](../guide
 RECIPE = """
 One TOML file: a base, two texts and a list of stages, which run in their order. A mistake is refused before any work,
 with its place in the file and what is allowed there. [Prune](../guide/prune.md) begins with an example.
+"""
+REMOTE = """
+One TOML file for each model on other machines, which a skill or the server names as its `model`; relative paths start
+at the working directory. [vLLM behind skills](../operate/remote.md) begins with an example.
 """
 TASK = """
 One TOML file; `kind` chooses one of the six below. Items are a list in the file itself or the name of a file of JSON
@@ -68,6 +73,9 @@ def pages() -> dict[str, str]:
         ),
         "reference/knowledge.md": page(
             "A knowledge's file", "`server/knowledge/settings.py`", KNOWLEDGE, sections([Root(Settings, "The file")])
+        ),
+        "reference/remote.md": page(
+            "A remote model's file", "`server/models/remote.py`", REMOTE, sections([Root(RemoteModel, "The file")])
         ),
         "reference/recipe.md": page("A recipe", "`pruning/recipe/`", RECIPE, sections([Root(Recipe, "The recipe")])),
         "reference/task.md": page("A task", "`pruning/evaluation/tasks/task.py`", TASK, tasks),

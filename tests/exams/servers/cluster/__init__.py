@@ -1,0 +1,1 @@
+"""The exam of a remote engine: `secateur serve` in front of a real vLLM."""
