@@ -7,6 +7,8 @@ from msgspec import Meta
 
 from pruning.recipe.allocation import OWL, SEARCHED, Fisher, Search
 from pruning.recipe.bounds import Bucket, Count
+from pruning.recipe.fitting import Fit
+from pruning.recipe.texts import WeightedText, refuse_repeated
 from pruning.recipe.training import Continue, Distill, Reconstruct, Shear
 from pruning.techniques import AnyTechnique
 from pruning.techniques.importance import AnyImportance
@@ -112,19 +114,34 @@ class Width(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
 
 
 class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="vocabulary"):
-    """Remove the tokens that a text does not use and rewrite the tokenizer; must be the last stage."""
+    """Remove the tokens that a text misses least and rewrite the tokenizer.
+
+    Later stages work on the remaining tokens.
+    """
 
     keep: Annotated[int, Meta(ge=64, multiple_of=64)] | None = None
-    """Maximum number of tokens to keep, the most frequent first; without it, every token that the text uses."""
+    """Maximum number of tokens to keep: those whose removal would make the text longest; without it, every token that
+    the text uses."""
     source: str | None = None
     """The text to count tokens in, as in `calibration.source`; default: the calibration's."""
     buckets: Annotated[tuple[Bucket, ...], Meta(min_length=1)] | None = None
     """Which tenths of its documents, as in `calibration.buckets`; default: the calibration's."""
+    sources: tuple[WeightedText, ...] = ()
+    """Several texts instead of `source`, counted by weight; default: the calibration's."""
+    fit: Fit | None = None
+    """Train the model to read and write what removed tokens fall into; without it, text with removed tokens is far less
+    likely to the model."""
+
+    def __post_init__(self) -> None:
+        if self.sources and (self.source or self.buckets):
+            raise ValueError("give either source and buckets or sources, not both")
+        refuse_repeated(self.sources)
 
     @property
     def named_sources(self) -> tuple[str, ...]:
-        """The one source; empty for the calibration's."""
-        return (self.source,) if self.source else ()
+        """The sources of the stage's own texts; empty for the calibration's."""
+        own = tuple(text.source for text in self.sources) or ((self.source,) if self.source else ())
+        return own + (self.fit.named_sources if self.fit else ())
 
 
 class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="awq"):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from pruning.recipe.options import AWQ, Layerwise, Round, Stage, Width
+from pruning.recipe.options import AWQ, Layerwise, Round, Stage, Vocabulary, Width
 from pruning.recipe.training import Continue, Distill, Reconstruct, Shear
 from pruning.techniques import GPTQ
 
@@ -42,6 +42,8 @@ def unquantised_by(stage: Stage) -> set[str]:
             return trained
         case Shear():
             return {BLOCKS, EMBEDDINGS}
+        case Vocabulary() if stage.fit:
+            return {EMBEDDINGS} | (trained if stage.fit.weights == "all" else set())
         case Continue() | Distill():
             return trained | ({EMBEDDINGS} if stage.embeddings else set())
     return set()

@@ -123,8 +123,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
                         f"a search with tokens = {stage.allocation.tokens} needs twice that many calibration tokens, "
                         f"{needed} sequences of {length}, but calibration.sequences is {sequences}"
                     )
-        if any(isinstance(stage, Vocabulary) for stage in self.stages[:-1]):
-            raise ValueError("vocabulary must be the last stage: the others work on the base's token ids")
+        if sum(isinstance(stage, Vocabulary) for stage in self.stages) > 1:
+            raise ValueError("vocabulary is there twice: remove all tokens at once, with a smaller keep")
 
     def values(self) -> dict[str, Any]:
         """The recipe as plain values, defaults included, as recorded in the lineage."""

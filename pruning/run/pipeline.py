@@ -155,12 +155,15 @@ def _run_stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tup
     steps: list[record.Step] = []
     digest = weights_digest(model.source) if team.leads else ""
     for number, stage in enumerate(inputs.recipe.stages):
-        before, context = model.source, StageContext(inputs, work / f"stage-{number}", team)
+        before, files, context = model.source, model.files, StageContext(inputs, work / f"stage-{number}", team)
         if isinstance(stage, TextTraining | Continue):
             with team.first():
                 write_own_samples(stage, inputs)
         with nullcontext() if isinstance(stage, Training) else team.first():
             model, step = APPLY[type(stage)](stage, model, context)
+            model = model._replace(files={**files, **model.files})
+            if isinstance(stage, Vocabulary) and number + 1 < len(inputs.recipe.stages):
+                inputs = vocabulary.later_inputs(stage, None if number else model, context)
         if not team.leads:
             continue
         _warn_of_lost_scales(before, model.source)
@@ -180,8 +183,11 @@ def _preflight(work: Path, inputs: Inputs, team: Team) -> None:
     for number, stage in enumerate(inputs.recipe.stages):
         if isinstance(stage, Training):
             team.check(stage.batch, str(msgspec.to_builtins(stage)["kind"]))
+        context = StageContext(inputs, work / f"stage-{number}")
         if type(stage) in CHECK:
-            config = CHECK[type(stage)](stage, config, StageContext(inputs, work / f"stage-{number}"))
+            config = CHECK[type(stage)](stage, config, context)
+        if isinstance(stage, Vocabulary) and number + 1 < len(inputs.recipe.stages):
+            inputs = vocabulary.later_inputs(stage, None, context)
 
 
 def _warn_of_lost_scales(before: WeightSource, after: WeightSource) -> None:

@@ -54,6 +54,10 @@ class Inputs(NamedTuple):
     text_digests: dict[str, str]
     """SHA-256 of each text that a training or vocabulary stage reads, by source."""
 
+    def with_base(self, base: Artifact) -> "Inputs":
+        """These inputs for stages that work on another base's tokens: the calibration is drawn anew in its ids."""
+        return self._replace(base=base, calibration=_calibration(self.recipe.calibration, base, Encoder(base)))
+
     @property
     def identity(self) -> dict[str, str]:
         """Digests of all inputs and the number of threads, by name; equal for two runs that give the same artifact.

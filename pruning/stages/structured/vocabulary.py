@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from pruning.data.documents import documents_of
 from pruning.data.encoder import Encoder
-from pruning.data.retokenise import retokenise
+from pruning.data.retokenise import Retokeniser, retokenise
 from pruning.data.self_calibration import sample_base
 from pruning.errors import DataError, ModelRefused, RecipeError
 from pruning.model import base
@@ -30,7 +30,11 @@ from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, warn_of_shared_texts
 from pruning.stages.structured import bpe
 from pruning.stages.structured.token_choice import choose as choose_tokens
+from pruning.stages.training.data import refuse_scarce_text
+from pruning.stages.training.distil.refit import refit
 from server.artifact.checkpoint.lineage import Step
+from server.artifact.checkpoint.reader import Artifact
+from server.artifact.checkpoint.writer import CheckpointWriter
 from server.progress import Progress
 from server.storage.files import write_atomically
 from server.text import tokenizer_files
@@ -68,12 +72,13 @@ class SmallerVocabulary(NamedTuple):
 def check(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) -> dict[str, Any]:
     """Choose the tokens and return the configuration afterwards.
 
-    Raises RecipeError or ModelRefused before any work if the tokens cannot be removed, or a window of the evaluation
-    would exceed the model's positions.
+    Raises RecipeError or ModelRefused before any work if the tokens cannot be removed, a window of the evaluation would
+    exceed the model's positions, or there is too little text to fit on.
     """
     smaller = plan(config, context.inputs, choose(stage, config, context).kept)
-    before = tokenizer_files.read(context.inputs.base.path).library
-    after = Tokenizer.from_str(smaller.files[TOKENIZER])
+    if stage.fit:
+        refuse_scarce_text(stage.fit, context.inputs)
+    before, after = _library(context.inputs), Tokenizer.from_str(smaller.files[TOKENIZER])
     texts = [windows.ids for windows in context.inputs.evaluation]
     longest = max(retokenise(ids, before, after).ids.shape[1] for ids in texts)
     limit = positions(config)
@@ -90,8 +95,11 @@ def apply(stage: Vocabulary, model: StageModel, context: StageContext) -> tuple[
     start = monotonic()
     choice = choose(stage, model.config, context)
     smaller = plan(model.config, context.inputs, choice.kept)
-    source = Rows(model.source, smaller.cut, choice.kept)
-    options = msgspec.to_builtins(stage)
+    result = StageModel(smaller.config, Rows(model.source, smaller.cut, choice.kept), smaller.files)
+    options, fitted = msgspec.to_builtins(stage), None
+    if stage.fit:
+        retokeniser = Retokeniser(_library(context.inputs), Tokenizer.from_str(smaller.files[TOKENIZER]))
+        result, fitted = refit(stage.fit, result, context.inputs, retokeniser, context.folder / "fit")
     step = Step(
         technique=options.pop("kind"),
         options=options
@@ -99,9 +107,38 @@ def apply(stage: Vocabulary, model: StageModel, context: StageContext) -> tuple[
         | {"covered": choice.covered, "extra": choice.extra},
         sparsity={},
         seconds=round(choice.seconds + monotonic() - start, 1),
-        parameters=parameters(source)[0],
+        parameters=parameters(result.source)[0],
+        recovery=fitted,
     )
-    return StageModel(smaller.config, source, smaller.files), step
+    return result, step
+
+
+def later_inputs(stage: Vocabulary, model: StageModel | None, context: StageContext) -> Inputs:
+    """The inputs of the stages after this one, whose base has the remaining tokens only.
+
+    The base is `model`, the result of the stage where nothing was pruned before it; without, the base's own weights.
+    """
+    folder, given = context.folder / ("base" if model else "base-unfitted"), context.inputs.base
+    if not folder.exists():
+        kept = choose(stage, given.config, context).kept
+        smaller = plan(given.config, context.inputs, kept)
+        model = model or StageModel(smaller.config, Rows(given, smaller.cut, kept), smaller.files)
+        _write(model, given, folder)
+    return context.inputs.with_base(Artifact.open(folder))
+
+
+def _write(model: StageModel, given: Artifact, folder: Path) -> None:
+    """Write `model` as an artifact at `folder`, with the other files of `given`."""
+    with CheckpointWriter(folder, packed=False) as writer:
+        for name in model.source.names():
+            writer.add(name, model.source.tensor(name))
+        for name in tokenizer_files.NAMES:
+            if name in model.files:
+                writer.text(name, model.files[name])
+            elif (given.path / name).exists():
+                writer.copy(given.path / name)
+        writer.text("config.json", _json(dict(model.config)))
+        writer.finish(msgspec.structs.replace(given.lineage, files={}))
 
 
 def choose(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) -> KeptTokens:
@@ -247,6 +284,11 @@ def _renumbered(values: Mapping[str, Any], number: Mapping[int, int]) -> dict[st
         return [new(item) for item in value] if isinstance(value, list) else number.get(value, value)
 
     return {key: new(value) if key.endswith(NAMING) else value for key, value in values.items()}
+
+
+def _library(inputs: Inputs) -> Tokenizer:
+    """The tokenizer of the base."""
+    return tokenizer_files.read(inputs.base.path).library
 
 
 def _json(values: Mapping[str, Any]) -> str:

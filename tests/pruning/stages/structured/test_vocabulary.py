@@ -15,8 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pruning.commands.__main__ import main
 from pruning.data.self_calibration import sample_base
 from pruning.errors import ModelRefused, RecipeError
+from pruning.recipe.options import Layerwise
 from pruning.recipe.recipe import read
+from pruning.run import pipeline
 from pruning.stages.inputs import prepare
+from pruning.stages.layerwise import layerwise
 from pruning.stages.structured.bpe import ids_of, without_others
 from pruning.stages.structured.token_choice import choose
 from server.artifact.checkpoint.layouts import Quantised
@@ -224,6 +227,32 @@ def test_quantised_weights_stay_so(folder: Path, tmp_path: Path) -> None:
     assert artifact.tensor("model.embed_tokens.weight").shape[0] == artifact.config["vocab_size"] < 600
 
 
+SPARSE = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "sparsegpt", sparsity = 0.5 }\ncorrection = 0.5\n'
+RECOVERY = '[[stages]]\nkind = "distill"\ntokens = 256\nlength = 32\nheld_out = 2\n'
+
+
+def test_later_stages_work_on_the_remaining_tokens(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Artifact, Tensor]] = []
+    pruned = layerwise.apply
+
+    def see(stage: Any, model: Any, context: Any) -> Any:
+        seen.append((context.inputs.base, context.inputs.calibration[0]))
+        return pruned(stage, model, context)
+
+    monkeypatch.setitem(pipeline.APPLY, Layerwise, see)
+    artifact = prune(recipe(folder, tmp_path, STAGE + "keep = 320\n" + SPARSE + DEPTH + RECOVERY), tmp_path)
+    [(given, calibration)] = seen
+    assert given.config["vocab_size"] == artifact.config["vocab_size"] == 320
+    assert calibration.shape == (4, 32)
+    after = tokenizers(folder, artifact.path)[1]
+    text = (folder.parent / "text.txt").read_text()
+    assert all(part in text for part in after.decode(calibration[0].tolist()).split("<end>")[:-1])
+    assert [step.technique for step in artifact.lineage.steps] == ["vocabulary", "sparsegpt", "depth", "distill"]
+    assert logits(artifact.path, calibration[:1]).shape[-1] == 320
+
+
 def toy(letters: str, merges: list[tuple[str, str]]) -> dict[str, Any]:
     """A parsed tokenizer.json whose letters each represent a byte."""
     tokens = [*letters, *map("".join, merges)]
@@ -319,7 +348,8 @@ def changed(folder: Path, target: Path, name: str, **values: Any) -> Path:
         ("config.json", {"max_position_embeddings": 33}, STAGE + "keep = 320\n", "choose a window below 32"),
         ("config.json", {}, STAGE + "keep = 256\n", "keep = 256 is too small: 268 tokens are single bytes, special"),
         ("config.json", {}, STAGE + "keep = 300\n", "Expected `int` that's a multiple of 64"),
-        ("config.json", {}, STAGE + DEPTH, "vocabulary must be the last stage"),
+        ("config.json", {}, STAGE + STAGE, "vocabulary is there twice: remove all tokens at once"),
+        ("config.json", {}, STAGE + "fit = { tokens = 64, held_out = 999 }", "too few to hold out 999 x 128 tokens"),
         ("config.json", {}, STAGE + 'source = "none.txt"\n', "none.txt does not exist"),
     ],
 )
