@@ -33,8 +33,10 @@ PAGE = "/admin"
 LOGIN = "/admin/login"
 LOGOUT = "/admin/logout"
 SIGNED_OUT = "/admin/signed-out"
-OPEN = {"/healthz", "/readyz", PAGE, "/admin/admin.css", "/admin/admin.js", "/admin/charts.js"}
-OPEN_WITH_LOGIN = OPEN - {PAGE} | {LOGIN, CALLBACK, SIGNED_OUT}
+MANAGER = "/admin/manager"
+FILES = {"/admin/admin.css", "/admin/admin.js", "/admin/charts.js", "/admin/manager.css", "/admin/manager.js"}
+OPEN = {"/healthz", "/readyz", PAGE, MANAGER, *FILES}
+OPEN_WITH_LOGIN = OPEN - {PAGE, MANAGER} | {LOGIN, CALLBACK, SIGNED_OUT}
 METRICS = "/metrics"
 AUDITED = {
     "/admin/reload": "reload",
@@ -91,7 +93,7 @@ class AdminGuard:
             scope.setdefault("state", {})["who"] = access.who
             await self._admitted(access.who, scope, receive, send)
             return
-        if path == PAGE and access.refusal.code == "login_required":
+        if path in (PAGE, MANAGER) and access.refusal.code == "login_required":
             await RedirectResponse(LOGIN, 303)(scope, receive, send)
             return
         # Any other path may hold a client's own text.

@@ -39,6 +39,9 @@ FILES = (
     ("/admin/admin.css", "admin.css", "text/css"),
     ("/admin/admin.js", "admin.js", "text/javascript"),
     ("/admin/charts.js", "admin-charts.js", "text/javascript"),
+    ("/admin/manager", "manager.html", "text/html"),
+    ("/admin/manager.css", "manager.css", "text/css"),
+    ("/admin/manager.js", "manager.js", "text/javascript"),
 )
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
 
