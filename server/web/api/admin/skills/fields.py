@@ -37,7 +37,7 @@ def fields(kind: type[Struct] = Skill) -> list[dict[str, Any]]:
 
 
 def documentation(kind: type[Struct]) -> dict[str, str]:
-    """The string literal after each field, by the field's name, of the class and of those that it extends."""
+    """The string literal after each field, by the field's name, of the class and of its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         if not (issubclass(base, Struct) and base is not Struct and base.__module__ in sys.modules):
