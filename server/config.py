@@ -123,7 +123,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     look_up: Literal["auto", "on", "off"] = "auto"
     """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
-    """Requests that may wait for a slot; further ones are answered 503."""
+    """Requests of one skill that may wait for a slot; further ones are answered 503."""
     max_body: Annotated[int, Meta(ge=1024)] = 1 << 20
     """The largest request body in bytes."""
     head_seconds: Annotated[float, Meta(gt=0, le=600)] = 10.0

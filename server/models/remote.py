@@ -45,7 +45,7 @@ class RemoteModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replies: Annotated[int, Meta(ge=1, le=65536)] = 64
     """Replies generated at once, over all backends."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
-    """Requests that may wait for one of them; further ones are answered 503."""
+    """Requests of one skill that may wait for one of them; further ones are answered 503."""
     share_prefixes: bool = False
     """Whether callers of a skill share the backends' prefix cache; then a caller can probe by time what others sent."""
     connect_seconds: Seconds = 5.0

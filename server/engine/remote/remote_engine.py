@@ -18,6 +18,7 @@ from msgspec import Struct
 from server.engine.remote import token_protocol as wire
 from server.engine.remote.backends import Backend, Backends
 from server.engine.remote.http_stream import Broken, RefusedByBackend, events, post
+from server.engine.scheduling.fairness import next_waiting
 from server.engine.sequence import Sampling, Sequence, check
 from server.engine.stream import Stream, Token, hand_over
 from server.errors import EngineFailed, InvalidRequest, Overloaded, SecateurError
@@ -119,7 +120,9 @@ class RemoteEngine:
     def _fill(self) -> None:
         """Start what waits while there is room."""
         while self._waiting and len(self._running) < self._sizes.replies and not self._failure:
-            sequence, stream = self._waiting.popleft()
+            running = (one.skill for one in self._running)
+            sequence, stream = pair = next_waiting(self._waiting, running, lambda waiting: waiting[0].skill)
+            self._waiting.remove(pair)
             sequence.begun = time.monotonic()
             self._running[sequence] = asyncio.get_running_loop().create_task(self._run(sequence, stream))
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, CacheSize, blocks_for
+from server.engine.scheduling.fairness import next_waiting
 from server.engine.scheduling.prefill_budget import PrefillBudget
 from server.engine.scheduling.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.engine.sequence import Finish, Sequence
@@ -63,14 +64,15 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, *sequences: Sequence) -> None:
-        """Queue the sequences of one request; raises Overloaded if `max_waiting` wait beyond the free slots.
+        """Queue the sequences of one request; raises Overloaded if `max_waiting` of the skill wait beyond free slots.
 
         All or none are queued; a request counts once, however many sequences it has.
         """
         assert all(0 < len(one.prompt) <= self.context - one.sampling.max_tokens for one in sequences)
-        if len(self.waiting) >= self.max_waiting + len(self.free):
-            rounds = 1 + len(self.waiting) // self.slots  # a round of replies takes at least a second
-            raise Overloaded(f"{len(self.waiting)} requests are already waiting; try again later.", retry_after=rounds)
+        before = sum(request[0].skill == sequences[0].skill for request in self.waiting)
+        if before >= self.max_waiting + len(self.free):
+            rounds = 1 + before // self.slots  # a round of replies takes at least a second
+            raise Overloaded(f"{before} requests are already waiting; try again later.", retry_after=rounds)
         self.waiting.append(deque(sequences))
 
     def schedule(self) -> Batch:
@@ -128,8 +130,10 @@ class Scheduler:
                 self.waiting.remove(request)
 
     def _next_waiting(self) -> Sequence:
-        """Take the next sequence of the first request in the queue; if it has more, the request queues again behind."""
-        request = self.waiting.popleft()
+        """Take the next sequence of the next request; if it has more, the request queues again behind."""
+        running = (sequence.skill for sequence in self.running)
+        request = next_waiting(self.waiting, running, lambda request: request[0].skill)
+        self.waiting.remove(request)
         sequence = request.popleft()
         if request:
             self.waiting.append(request)

@@ -148,8 +148,9 @@ def test_random_traffic_keeps_the_laws(seed: int, slots: int, spare: int, contex
 
 
 def arrive(scheduler: Scheduler, request: list[Sequence], max_waiting: int) -> list[Sequence]:
-    """Add the request if the queue has room; returns its sequences if so."""
-    if len(scheduler.waiting) < max_waiting + len(scheduler.free):
+    """Add the request if its skill's queue has room; returns its sequences if so."""
+    waiting = sum(other[0].skill == request[0].skill for other in scheduler.waiting)
+    if waiting < max_waiting + len(scheduler.free):
         scheduler.add(*request)
         return request
     before = list(scheduler.waiting)
