@@ -80,11 +80,19 @@ def prune(arguments: argparse.Namespace) -> int:
         return 0
     from pruning.evaluation.report.before_after import table
 
-    print(table(artifact))
+    print(table(artifact, _served(artifact, recipe, arguments.base_cache)))
     if arguments.explain is not None:
         beside = output.with_name(f"{output.name}.explain.svg")
         _explain(artifact, arguments.explain if arguments.explain.name else beside)
     return acceptance.judge(artifact) if acceptance else 0
+
+
+def _served(artifact: "Artifact", recipe: "Recipe", cache: Path) -> list[float]:
+    """The artifact's perplexities by the runner that will serve it, if that is the native one."""
+    from pruning.evaluation.comparison.served import served_perplexities
+    from pruning.stages.inputs import base_artifact
+
+    return served_perplexities(artifact, base_artifact(recipe.base, cache), recipe.evaluation, cache)
 
 
 def _acceptance(recipe: "Recipe", cache: Path) -> "AcceptanceTasks | None":

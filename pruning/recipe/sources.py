@@ -11,14 +11,16 @@ from server.artifact.checkpoint.lineage import SIGNATURE
 from server.errors import ConfigError
 from server.storage.packages import located
 
+OFF_GRID = "off-grid:"
+"""Prefix of a base whose off-grid copy is pruned."""
 SELF = "self"
 """The source of self-calibration: sequences sampled from the base."""
 
 
 def locate(reference: str) -> Path:
-    """The existing path that `reference` names; raises SourceMissing."""
+    """The existing path that `reference` names, a base's without `OFF_GRID`; raises SourceMissing."""
     try:
-        return located(reference)
+        return located(reference.removeprefix(OFF_GRID))
     except ConfigError as error:
         raise SourceMissing(error.message) from None
 

@@ -12,7 +12,7 @@ from pruning.data.retokenise import retokenise
 from pruning.evaluation.scoring.perplexity import Int8Weights, perplexity
 from pruning.model.as_found import bytes_as_found
 from pruning.model.versions import versions
-from pruning.recipe.sources import locate
+from pruning.recipe.sources import OFF_GRID, locate
 from pruning.stages.context import StageModel
 from pruning.stages.inputs import Inputs
 from server.artifact.checkpoint import bom, card
@@ -31,7 +31,7 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
     before, after = (tokenizer_files.read(artifact.path).library for artifact in (inputs.base, candidate))
     same = before.to_str() == after.to_str()
     model, texts = StageModel(candidate.config, candidate), []
-    found, sizes = bytes_as_found(locate(inputs.recipe.base)), {FOUND: 0}
+    found, sizes = _found_bytes(inputs), {FOUND: 0}
     for number, (name, ids, data) in enumerate(inputs.evaluation, 1):
         figures = _base_figures(inputs.base, ids, data, cache, work)
         windows = ids if same else retokenise(ids, before, after)
@@ -51,6 +51,12 @@ def evaluate(candidate: Artifact, inputs: Inputs, cache: Path, work: Path) -> Ar
         others=tuple(others),
     )
     return write_record(candidate, msgspec.structs.replace(candidate.lineage, evaluation=evaluation))
+
+
+def _found_bytes(inputs: Inputs) -> int:
+    """Bytes of the base as found; an off-grid copy is a model that was found at 16 bits."""
+    reference = inputs.recipe.base
+    return inputs.base.size if reference.startswith(OFF_GRID) else bytes_as_found(locate(reference))
 
 
 def write_record(candidate: Artifact, lineage: record.Lineage) -> Artifact:

@@ -20,7 +20,7 @@ from pruning.errors import RecipeError
 from pruning.model.settings import positions
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe
-from pruning.recipe.sources import SELF, digest_of, locate
+from pruning.recipe.sources import OFF_GRID, SELF, digest_of, locate
 from pruning.recipe.texts import WeightedText
 from pruning.recipe.training import Training
 from server.artifact.checkpoint import lineage
@@ -168,7 +168,9 @@ def reusable(output: Path, inputs: Inputs) -> Artifact | None:
 
 
 def base_artifact(reference: str, cache: Path) -> Artifact:
-    """The base artifact of `reference`, imported into `cache` unless it is there already."""
+    """The base artifact of `reference`, or its off-grid copy, imported into `cache` unless it is there already."""
+    if reference.startswith(OFF_GRID):
+        return _off_grid(base_artifact(reference.removeprefix(OFF_GRID), cache), cache)
     path = locate(reference)
     digest = digest_of(path)
     target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
@@ -183,6 +185,20 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
         digests = FileDigests()
         import_base(path, digest, target, digests)
     return Artifact.open(target, digests=digests)
+
+
+def _off_grid(base: Artifact, cache: Path) -> Artifact:
+    """The off-grid copy of `base`, made in `cache` unless it is there already."""
+    target = cache / f"{base.path.name}-off-grid"
+    if found := _imported(target):
+        return found
+    from pruning.model.off_grid import write_off_grid
+
+    with locked(cache / ".lock", f"importing a model into {cache}"):
+        if found := _imported(target):
+            return found
+        write_off_grid(base, target)
+    return Artifact.open(target)
 
 
 def _imported(target: Path) -> Artifact | None:

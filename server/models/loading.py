@@ -147,6 +147,7 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         context=config.context,
         batch_tokens=config.batch_tokens,
         key_bits=config.key_bits,
+        input_bits=config.input_bits,
         threads=config.threads,
     )
     runner = load_runner(artifact, config.runner, options)

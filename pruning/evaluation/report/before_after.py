@@ -15,24 +15,33 @@ LABELS = {
     "int8": "base, int8 in groups of 32",
     "pruned": "pruned",
 }
+SERVED = "as served: by the native runner, which rounds the inputs of integer weights to 8 bits unless input_bits = 16"
 
 
-def table(artifact: Artifact) -> str:
-    """The table of `artifact` and its base, as found, at 16 bits and at int8."""
+def table(artifact: Artifact, served: Sequence[float] = ()) -> str:
+    """The table of `artifact` and its base, as found, at 16 bits and at int8.
+
+    `served` are the artifact's perplexities by the native runner, if that serves it.
+    """
     evaluation = artifact.lineage.evaluation
     assert evaluation is not None, "the pipeline evaluates what it publishes"
     total, zeros = parameters(artifact)
     texts = evaluation.texts
     heads = "".join(f"{text.name or 'perplexity':>12}" for text in texts)
-    lines = [f"{'':34}{'bytes':>15}{heads}"]
-    note = artifact.lineage.base.note.removesuffix(", dequantised")
+    base = artifact.lineage.base
+    lines = [f"base: {base.name}{f' ({base.note})' if base.note else ''}", f"{'':34}{'bytes':>15}{heads}"]
+    note = base.note.removesuffix(", dequantised")
     for key, label in LABELS.items():
         if key in evaluation.bytes:
             name = f"{label} ({note})" if key == "found" and note else label
             lines.append(_line(name, evaluation.bytes[key], [text.perplexity[key] for text in texts]))
+    if served:
+        lines.append(_line("pruned, as served", evaluation.bytes["pruned"], served))
     removed = sum(len(step.removed_blocks) for step in artifact.lineage.steps)
     lines.append(f"{total:,} parameters, {zeros / total:.1%} of them zero; {removed} blocks removed")
     lines.append(_basis(evaluation))
+    if served:
+        lines.append(SERVED)
     if evaluation.note:
         lines.append(f"pruned: {evaluation.note}")
     return "\n".join(lines)

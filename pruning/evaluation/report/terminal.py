@@ -36,6 +36,7 @@ def table(results: Results) -> str:
     head = "".join(f"{SHORT.get(name, name):>24}" for name in columns)
     lines = [
         f"{results.task}: {results.items} items; 95 % bootstrap intervals over items in brackets, seed {results.seed}",
+        f"base: {results.base}",
     ]
     if len(columns) > MOST_COLUMNS:
         lines += _transposed(results.rows, columns)

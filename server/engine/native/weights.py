@@ -11,7 +11,8 @@ from msgspec import structs
 from torch import Tensor
 
 from server.artifact.checkpoint.layouts import RUN, Balanced, Dense, Layout, Quantised, Unstructured
-from server.artifact.checkpoint.quantised import widened, with_zeros
+from server.artifact.checkpoint.packing import pack
+from server.artifact.checkpoint.quantised import unpack_quantised, widened, with_zeros
 from server.engine.native import core
 from server.engine.native.pages import Pages
 from server.engine.native.plan import Refused
@@ -38,17 +39,28 @@ class Loader:
     """Builds the C++ `Model` of a plan.
 
     With `pages`, matrices are copied into these; with `tiles` too, in the order that the kernels read. With `unpack`
-    and without `tiles`, pruned integer matrices are stored dense, since their dense product is faster.
+    and without `tiles`, pruned integer matrices are stored dense, since their dense product is faster. With
+    `dequantise`, integer matrices are stored as their values in bf16, and so are not multiplied by rounded inputs.
     """
 
     def __init__(
-        self, weights: Weights, plan: Plan, pages: Pages | None = None, *, tiles: bool = False, unpack: bool = False
+        self,
+        weights: Weights,
+        plan: Plan,
+        pages: Pages | None = None,
+        *,
+        tiles: bool = False,
+        unpack: bool = False,
+        dequantise: bool = False,
     ) -> None:
         self._weights = weights
         self._plan = plan
         self._pages = pages
         self._tiles = tiles and pages is not None
         self._unpack = unpack and not tiles
+        self._dequantise = dequantise
+        self.dequantised = 0
+        """Integer matrices stored as values in bf16."""
         self.unpacked = 0
         """Matrices stored dense although pruned."""
         self.kinds: dict[str, int] = {}
@@ -104,6 +116,9 @@ class Loader:
             raise ArtifactError(f"The weight {name} is {held}, but the configuration needs {[rows, columns]}.")
         label = _label(layout, columns)
         self.kinds[label] = self.kinds.get(label, 0) + 1
+        if self._dequantise and isinstance(layout, Quantised):
+            layout, parts = _values(layout, parts)
+            self.dequantised += 1
         layout, parts = _computed(layout, parts)
         kind, keep, group = _kind(layout, columns)
         if self._unpack and (wider := _unpacked(layout, parts)):
@@ -142,6 +157,15 @@ class Loader:
         if flat.data_ptr() % ALIGNMENT:
             flat = flat.clone()
         return flat.numpy().view(kind)
+
+
+def _values(layout: Quantised, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:
+    """An integer matrix as its values in bf16, with its mask if it has one."""
+    values = unpack_quantised(parts, layout).bfloat16()
+    if layout.keep is None:
+        return Dense(), {"values": values}
+    kept, mask = pack(values, layout.keep)
+    return Balanced(keep=layout.keep, columns=layout.columns), {"values": kept, "mask": mask}
 
 
 def _computed(layout: Layout, parts: dict[str, Tensor]) -> tuple[Layout, dict[str, Tensor]]:

@@ -19,6 +19,8 @@ class Options(Struct, frozen=True):
     """The most ids in a batch."""
     key_bits: Literal[8, 16] = 16
     """Bits of each key and value in the cache."""
+    input_bits: Literal[8, 16] = 8
+    """Bits that inputs of integer weights are rounded to; 16 computes with their values in bf16, at 2 bytes each."""
     threads: int | None = None
     """None: the cores that this process may use, minus one for HTTP."""
     instructions: str = ""

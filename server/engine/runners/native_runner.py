@@ -11,6 +11,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from server.artifact.checkpoint.layouts import RUN, Layout, Quantised
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, CacheSize
 from server.engine.choice import Choice
@@ -48,10 +49,11 @@ class NativeRunner:
         assert native.BLOCK_POSITIONS == BLOCK
         try:
             instructions, why = native.choose(options.instructions)
-            size = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
+            size = _weight_bytes(artifact, plan, options)
             cache = plan.cache_bytes(self._size.count * BLOCK, options.key_bits)
             pages, place = choose_pages(size, tiles=instructions.tiles, beside=cache)
-            loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=not options.instructions)
+            unpack, dequantise = not options.instructions, options.input_bits == 16
+            loader = Loader(artifact, plan, pages, tiles=instructions.tiles, unpack=unpack, dequantise=dequantise)
             threads, reason = choose_threads(options.threads)
             self._step = native.Step(
                 loader.model(context),
@@ -74,6 +76,7 @@ class NativeRunner:
             place,
             Choice("keys and values", f"{options.key_bits} bits", f"{room} MB for {slots} x {context}"),
         )
+        self.choices += _inputs(loader, size)
         if loader.unpacked:
             self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
         self._prove()
@@ -123,6 +126,34 @@ class NativeRunner:
             if start < end:
                 logits = self.forward(Batch((Chunk(sequence, 0, start, ids[start:end], True),)))
         return logits
+
+
+def _weight_bytes(artifact: Artifact, plan: Plan, options: Options) -> int:
+    """Bytes that the weights take in memory: those of the file, or 2 for each value with inputs of 16 bits."""
+    stored = sum(file.stat().st_size for file in artifact.path.glob("*.safetensors"))
+    layouts = {name: artifact.layout(name) for name in plan.names}
+    if options.input_bits == 8 or not any(isinstance(layout, Quantised) for layout in layouts.values()):
+        return stored
+    return sum(_value_bytes(layout, artifact.parts(name)) for name, layout in layouts.items())
+
+
+def _value_bytes(layout: Layout, parts: dict[str, Tensor]) -> int:
+    """Bytes of one weight whose values are kept in bf16."""
+    if not isinstance(layout, Quantised):
+        return sum(part.nbytes for part in parts.values())
+    rows, columns = parts["scales"].shape[0], layout.columns
+    return rows * (columns * 2 if layout.keep is None else -(-columns // RUN) * (layout.keep * 2 + 8))
+
+
+def _inputs(loader: Loader, size: int) -> tuple[Choice, ...]:
+    """What inputs of integer weights are rounded to; nothing for a model without integer weights."""
+    if loader.dequantised:
+        reason = f"as input_bits says: {loader.dequantised} integer matrices are kept in bf16, {size >> 20} MB"
+        return (Choice("inputs", "16 bits", reason),)
+    if any(kind.startswith("int") for kind in loader.kinds):
+        reason = "integer weights are multiplied by integers, so replies may differ from the exported model's"
+        return (Choice("inputs", "8 bits", f"{reason}; input_bits = 16 avoids that, at 2 bytes a weight"),)
+    return ()
 
 
 def too_large(weights: int, cache: int, options: Options) -> ConfigError:

@@ -82,6 +82,23 @@ def test_pruned_matrices_are_unpacked_where_that_is_faster(how: str) -> None:
         assert error(whole(found, IDS), whole(kept, IDS)) < 1e-2
 
 
+@pytest.mark.parametrize("how", [how for how in LAYOUTS if how.startswith("int")])
+def test_inputs_of_16_bits_leave_only_the_rounding_of_bf16(how: str) -> None:
+    model = tiny("llama")
+    packed = Packed(model, how)
+    rounded, exact = runner_of(packed), runner_of(packed, input_bits=16)
+    expected = own_logits(model, IDS)
+    assert error(whole(exact, IDS), expected) < TOLERANCES["bf16"]
+    assert error(whole(exact, IDS), expected) < error(whole(rounded, IDS), expected)
+    chosen = [{choice.subject: choice for choice in runner.choices}["inputs"] for runner in (rounded, exact)]
+    assert [choice.value for choice in chosen] == ["8 bits", "16 bits"]
+    assert "input_bits = 16 avoids that" in chosen[0].reason
+
+
+def test_a_model_without_integer_weights_has_no_choice_of_inputs() -> None:
+    assert "inputs" not in {choice.subject for choice in runner_of(Packed(tiny("llama")), input_bits=16).choices}
+
+
 def test_an_int8_cache_changes_logits_little() -> None:
     model = tiny("qwen3")
     packed = Packed(model)
