@@ -59,6 +59,8 @@ class Loader:
         self._tiles = tiles and pages is not None
         self._unpack = unpack and not tiles
         self._dequantise = dequantise
+        self.integers = 0
+        """Matrices of integer codes, whose inputs are rounded."""
         self.dequantised = 0
         """Integer matrices stored as values in bf16."""
         self.unpacked = 0
@@ -120,7 +122,7 @@ class Loader:
             layout, parts = _values(layout, parts)
             self.dequantised += 1
         layout, parts = _computed(layout, parts)
-        kind, keep, group = _kind(layout, columns)
+        self.integers += isinstance(layout, Quantised)
         if self._unpack and (wider := _unpacked(layout, parts)):
             layout, parts = wider
             self.unpacked += 1

@@ -150,7 +150,7 @@ def _inputs(loader: Loader, size: int) -> tuple[Choice, ...]:
     if loader.dequantised:
         reason = f"as input_bits says: {loader.dequantised} integer matrices are kept in bf16, {size >> 20} MB"
         return (Choice("inputs", "16 bits", reason),)
-    if any(kind.startswith("int") for kind in loader.kinds):
+    if loader.integers:
         reason = "integer weights are multiplied by integers, so replies may differ from the exported model's"
         return (Choice("inputs", "8 bits", f"{reason}; input_bits = 16 avoids that, at 2 bytes a weight"),)
     return ()
