@@ -284,10 +284,7 @@ def _address_problems(config: Config) -> Iterator[str]:
     if config.feedback is not None and ("://" in str(config.feedback) or misnamed(str(config.feedback))):
         yield "ratings are kept in an SQLite file, such as feedback.sqlite3, not at a URL - at `$.feedback`"
     if config.conversation_key is not None and config.conversation_storage == "memory":
-        yield (
-            'a key encrypts what a database keeps: set conversation_storage = "database", or leave the key out '
-            "- at `$.conversation_key`"
-        )
+        yield 'a key encrypts a database: set conversation_storage = "database" - at `$.conversation_key`'
     if not RATE_LIMITS.fullmatch(config.rate_limits):
         yield "counters are kept at memory://, redis://HOST:PORT/NUMBER or rediss://... - at `$.rate_limits`"
 

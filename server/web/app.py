@@ -34,6 +34,7 @@ from server.metering.webhooks import Target, Webhook, read_secret
 from server.models.reload import Loaded, Reloader, open_revisions, skills_folder
 from server.skills.limits import RateLimits
 from server.web.api import assets
+from server.web.api.admin.feedback import FeedbackEndpoint
 from server.web.api.admin.page import AdminPage
 from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
@@ -45,6 +46,7 @@ from server.web.api.anthropic.schema import parse as parse_message
 from server.web.api.anthropic.schema import parse_count
 from server.web.api.count_endpoint import CountEndpoint
 from server.web.api.demo_page import page as demo_page
+from server.web.api.handover import HandoverEndpoint
 from server.web.api.health import HealthEndpoints, MetricsEndpoint
 from server.web.api.openai.chat.schema import parse as parse_chat
 from server.web.api.openai.completions.schema import parse as parse_completion
@@ -103,23 +105,23 @@ def build(parts: Parts) -> Apps:
     replies = Replies(parts.rollout, meter, rate_limits, parts.skills.allowance, grounder)
     auditing = Auditing(config, registry)
     revisions = open_revisions(config) if config.skill_revisions != "off" else None
-    loaded = Loaded(parts.rollout, parts.loader, parts.shelf)
-    reloader = Reloader(config, parts.skills, loaded, auditing.log.put, revisions)
+    reloader = Reloader(config, parts.skills, loaded_of(parts), auditing.log.put, revisions)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
     texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
     talk = talk_of(parts, replies, texts)
     widget = WidgetEndpoints(parts.skills, sessions_of(config, texts), talk, feedback, rate_limits)
-    refusals, closed = Refusals(lambda: parts.skills.names), ClosedConnections()
-    registry.register(refusals)
-    registry.register(closed)
+    registry.register(refusals := Refusals(lambda: parts.skills.names))
+    registry.register(closed := ClosedConnections())
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
-    embeddings = Embeddings(replies, meter, rate_limits, parts.skills.allowance)
-    kept = IdempotentReplies(replies, KeptReplies(texts))
-    routes = [*public_routes(parts, kept), embeddings_route(parts, embeddings), *widget.routes()]
+    routes = [*public_routes(parts, IdempotentReplies(replies, KeptReplies(texts))), *widget.routes()]
+    handover = HandoverEndpoint(widget.visitor, rate_limits)
+    routes += [Route("/v1/widget/handover", handover.send, methods=["POST"])]
+    routes += [embeddings_route(parts, Embeddings(replies, meter, rate_limits, parts.skills.allowance))]
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     manager = SkillsEndpoints(config, parts.skills, reloader, revisions, auditing.log.put)
+    watched += [Route("/admin/feedback", FeedbackEndpoint(feedback).get)]
     watched += [*manager.routes(), *Playground(replies, parts.rollout, skills_folder(config)).routes(), *probes(health)]
     closing = Closing(
         feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk, revisions
@@ -138,6 +140,11 @@ def build(parts: Parts) -> Apps:
 def starlette(routes: list[Route], handlers: Mapping[Any, Any] = MappingProxyType({})) -> Starlette:
     """An application whose errors have OpenAI's shape; `handlers` are added to HANDLERS."""
     return Starlette(routes=routes, exception_handlers={**HANDLERS, **handlers})
+
+
+def loaded_of(parts: Parts) -> Loaded:
+    """What a reload changes."""
+    return Loaded(parts.rollout, parts.loader, parts.shelf)
 
 
 def sessions_of(config: Config, texts: Texts) -> Sessions:

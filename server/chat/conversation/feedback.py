@@ -1,19 +1,20 @@
 """Visitors' ratings in one SQLite file: the latest rating of each reply, and all-time counts by skill and rating.
 
-Bounded: of each skill only the newest `most` ratings are kept; the totals count all.
+Bounded: of each skill only the newest `most` ratings are kept, for its `feedback_days`; the totals count all.
 """
 
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
 from server.chat.conversation.questions import Questions
 from server.errors import SecateurError
-from server.storage.connection import opened
+from server.storage.connection import connect, opened
 from server.storage.database import Database, Options, StorageError
 
 BUSY_SECONDS = 5.0
@@ -26,16 +27,25 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS feedback_totals (
   skill TEXT, rating TEXT, value INTEGER NOT NULL, PRIMARY KEY (skill, rating)
 ) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS feedback_reasons (reply TEXT PRIMARY KEY, reasons TEXT NOT NULL) WITHOUT ROWID",
 )
 STORE = """
 INSERT INTO feedback VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET rating = excluded.rating, comment = excluded.comment, given_at = excluded.given_at
 """
+STORE_REASONS = "INSERT INTO feedback_reasons VALUES (?, ?) ON CONFLICT DO UPDATE SET reasons = excluded.reasons"
 COUNT = "INSERT INTO feedback_totals VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET value = value + 1"
 PRUNE = """
-DELETE FROM feedback WHERE reply IN
-(SELECT reply FROM feedback WHERE skill = ? ORDER BY given_at DESC LIMIT -1 OFFSET ?)
+DELETE FROM feedback WHERE skill = ? AND (given_at < ? OR reply IN
+(SELECT reply FROM feedback WHERE skill = ? ORDER BY given_at DESC LIMIT -1 OFFSET ?))
 """
+PRUNE_REASONS = "DELETE FROM feedback_reasons WHERE reply NOT IN (SELECT reply FROM feedback)"
+LISTED = """
+SELECT feedback.reply, given_at, skill, revision, rating, coalesce(reasons, ''), comment
+FROM feedback LEFT JOIN feedback_reasons USING (reply) WHERE (skill = ? OR ? = '') AND (rating = ? OR ? = '')
+AND (comment <> '' OR reasons <> '' OR ?) ORDER BY given_at DESC LIMIT ?
+"""
+DAY = 86_400
 
 
 class FeedbackUnavailable(SecateurError):
@@ -55,6 +65,32 @@ class Opinion(Struct, frozen=True):
     revision: str
     rating: str | None
     comment: str = ""
+    reasons: tuple[str, ...] = ()
+    """Why a reply was bad, as words of the protocol."""
+    days: int = 365
+    """Days after which the skill's ratings are deleted."""
+
+
+class Given(NamedTuple):
+    """A stored rating; `at` is in seconds since 1970."""
+
+    reply: str
+    at: float
+    skill: str
+    revision: str
+    rating: str
+    reasons: tuple[str, ...]
+    comment: str
+
+
+class Chosen(Struct, frozen=True):
+    """Which ratings to list; an empty field chooses all."""
+
+    skill: str = ""
+    rating: Literal["up", "down", ""] = ""
+    silent: bool = False
+    """Whether ratings without comment and reasons too."""
+    limit: int = 100
 
 
 class Feedback:
@@ -74,11 +110,19 @@ class Feedback:
             if opinion.rating is None:
                 database.execute("DELETE FROM feedback WHERE reply = ?", (opinion.reply,))
                 return
-            row = (opinion.reply, opinion.skill, opinion.revision, opinion.rating, opinion.comment, time.time())
+            now = time.time()
+            row = (opinion.reply, opinion.skill, opinion.revision, opinion.rating, opinion.comment, now)
             database.execute(STORE, row)
+            database.execute(STORE_REASONS, (opinion.reply, " ".join(opinion.reasons)))
             if known != [(opinion.rating,)]:
                 database.execute(COUNT, (opinion.skill, opinion.rating))
-            database.execute(PRUNE, (opinion.skill, self._most))
+            database.execute(PRUNE, (opinion.skill, now - opinion.days * DAY, opinion.skill, self._most))
+            database.execute(PRUNE_REASONS)
+
+    def given(self, chosen: Chosen) -> list[Given]:
+        """The chosen ratings, the newest first; raises FeedbackUnavailable."""
+        with self._transaction() as database:
+            return _given(database, chosen)
 
     def comments(self, replies: Iterable[str]) -> dict[str, str]:
         """The comments on these replies, by reply; raises FeedbackUnavailable."""
@@ -90,6 +134,7 @@ class Feedback:
         """Delete the ratings of these replies with their comments; the totals stay. Raises FeedbackUnavailable."""
         with self._transaction() as database:
             database.execute_many("DELETE FROM feedback WHERE reply = ?", [(reply,) for reply in replies])
+            database.execute(PRUNE_REASONS)
 
     def totals(self) -> Mapping[tuple[str, str], int]:
         """(skill, rating) -> how often it was given; raises FeedbackUnavailable."""
@@ -114,3 +159,15 @@ class Feedback:
                     yield self._database
             except StorageError:
                 raise FeedbackUnavailable("The rating could not be stored; try again later.") from None
+
+
+def listed(path: Path, chosen: Chosen) -> list[Given]:
+    """The chosen ratings in the file `path`, the newest first; only reads. Raises StorageError."""
+    with closing(connect(str(path), Options(read_only=True))) as database:
+        return _given(database, chosen)
+
+
+def _given(database: Database, chosen: Chosen) -> list[Given]:
+    skill, rating = chosen.skill, chosen.rating
+    rows = database.execute(LISTED, (skill, skill, rating, rating, chosen.silent, chosen.limit))
+    return [Given(*row[:5], tuple(row[5].split()), row[6]) for row in rows]

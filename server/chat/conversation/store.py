@@ -192,7 +192,7 @@ class Conversations:
         return database.execute(LIVE, (moment - SILENT_SECONDS, own))
 
     def _interrupt(self, database: Database, rows: Iterable[Sequence[Any]]) -> None:
-        """End the replies of dead replicas with the text so far, and forget those that had not begun."""
+        """End the replies of dead replicas with the text so far, and forget questions whose reply had not begun."""
         for reply, conversation, state, content in rows:
             try:
                 opened = self._texts.seal.open(bytes(content), f"{conversation} {reply}")

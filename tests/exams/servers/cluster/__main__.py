@@ -211,7 +211,7 @@ def structured(server: str) -> Iterator[Row]:
 
 
 def killed(server: str, folder: Path, vllm: Vllm) -> Iterator[Row]:
-    """SIGKILL in mid-stream: what was delivered is charged, and the client is told."""
+    """SIGKILL in mid-stream: what was delivered is charged, and the client reads an error."""
     ids: list[int] = []
     problem = ""
     with ask(server, "Write a very long story.", stream=True, return_token_ids=True, ignore_eos=True) as response:
