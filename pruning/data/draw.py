@@ -31,17 +31,19 @@ class Draw(NamedTuple):
 def draw(wanted: Draw, encoder: Encoder) -> tuple[Tensor, Data]:
     """Shuffle the documents, join them with end-of-sequence ids and cut ids [sequences, tokens]; or keep them in order.
 
-    Raises DataError, with the numbers, where the text is empty or too short.
+    Each sequence begins with the token that the tokenizer puts before a text, if any. Raises DataError, with the
+    numbers, where the text is empty or too short.
     """
     source, buckets, sequences, tokens, seed, contiguous = wanted
     documents = [document for document in documents_of(source, encoder.render) if document.bucket in buckets]
-    ids = _one_text(documents, encoder) if contiguous else _shuffled(documents, sequences * tokens, seed, encoder)
-    if len(ids) < sequences * tokens:
+    length = tokens - len(encoder.start)
+    ids = _one_text(documents, encoder) if contiguous else _shuffled(documents, sequences * length, seed, encoder)
+    if len(ids) < sequences * length:
         raise DataError(
             f"{source} gives {len(ids)} tokens in {len(documents)} texts of the buckets {sorted(buckets)}, "
-            f"but {sequences} x {tokens} = {sequences * tokens} are needed"
+            f"but {sequences} x {length} = {sequences * length} are needed"
         )
-    packed = torch.tensor(ids[: sequences * tokens]).view(sequences, tokens)
+    packed = encoder.begun(torch.tensor(ids[: sequences * length]).view(sequences, length))
     return packed, data_record(source, packed, seed)
 
 

@@ -2,6 +2,10 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
+
+import torch
+from torch import Tensor
 
 from pruning.data.documents import Document, Messages
 from pruning.errors import DataError, ModelRefused
@@ -57,10 +61,14 @@ class Encoder:
         except (ArtifactError, InvalidRequest) as error:
             raise DataError(f"the messages in the data cannot be rendered: {error}") from None
 
-    @property
+    @cached_property
     def start(self) -> list[int]:
         """The special token id that the tokenizer adds before a text; an empty list if it adds none."""
         return list(self._library.encode("").ids[:1])
+
+    def begun(self, ids: Tensor) -> Tensor:
+        """`ids` [sequences, tokens] with `start` before each sequence, as models that were trained with it need."""
+        return torch.cat([torch.tensor(self.start, dtype=ids.dtype).expand(len(ids), -1), ids], dim=1)
 
     def spells_special(self, text: str) -> bool:
         """Whether `text` spells a special token."""

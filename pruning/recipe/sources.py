@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 from pruning.errors import SourceMissing
+from pruning.recipe.parts import RANGE, joined
 from server.artifact.checkpoint.lineage import SIGNATURE
 from server.errors import ConfigError
 from server.storage.packages import located

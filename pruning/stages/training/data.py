@@ -142,19 +142,19 @@ def _draw_one(stage: Training, text: WeightedText, amount: Amount, inputs: Input
     if text.source == SELF:
         return _own(stage, amount, inputs)
     warn_of_shared_texts("training", [text], inputs.recipe)
-    ids, held_ids, whole = _ids(stage, text, amount, inputs, again=again)
-    if len(ids) > whole:
-        readings = ceil(len(ids) / whole)
-        logger.warning("the budget of %d tokens repeats the %d tokens of the texts %d times", len(ids), whole, readings)
-    training = torch.tensor(ids[: len(ids) // stage.length * stage.length]).view(-1, stage.length)
-    return _with_records(text.source, training, torch.tensor(held_ids).view(-1, stage.length), stage.seed)
+    training, held_out, whole = _ids(stage, text, amount, inputs, again=again)
+    if (count := training.numel()) > whole:
+        readings = ceil(count / whole)
+        logger.warning("the budget of %d tokens repeats the %d tokens of the texts %d times", count, whole, readings)
+    return _with_records(text.source, training, held_out, stage.seed)
 
 
 class DrawnIds(NamedTuple):
     """The ids read from the texts of one origin."""
 
-    training: list[int]
-    held_out: list[int]
+    training: Tensor
+    """[sequences, length]; each begins with the token that the tokenizer puts before a text, if any."""
+    held_out: Tensor
     whole: int
     """Number of training ids before any text is repeated."""
 
@@ -165,18 +165,21 @@ def _ids(stage: Training, text: WeightedText, amount: Amount, inputs: Inputs, *,
     encoder = Encoder(inputs.base)
     texts = [document for document in documents_of(source, encoder.render) if document.bucket in buckets]
     random.Random(stage.seed).shuffle(texts)
-    held_out, judges = _take(reversed(texts), amount.held_out * stage.length, encoder)
+    length = stage.length - len(encoder.start)
+    held_out, judges = _take(reversed(texts), amount.held_out * length, encoder)
     known = {text.body for text in judges}
     rest = [text for text in texts if text.body not in known]
-    wanted = amount.training * stage.length
+    wanted = amount.training * length
     once = _take(rest, wanted, encoder)[0]
     ids = _repeat(once, rest, wanted, stage.seed, encoder) if again else once
-    if len(held_out) < amount.held_out * stage.length or len(ids) < (wanted if again else stage.length):
+    if len(held_out) < amount.held_out * length or len(ids) < (wanted if again else length):
         raise DataError(
             f"{source} has {len(texts)} texts in the buckets {sorted(buckets)}: too few to hold out "
             f"{amount.held_out} x {stage.length} tokens and train on the others"
         )
-    return DrawnIds(ids, held_out, len(once))
+    whole = len(ids) // length * length
+    training, judged = (torch.tensor(part).view(-1, length) for part in (ids[:whole], held_out))
+    return DrawnIds(encoder.begun(training), encoder.begun(judged), len(once) // length * stage.length)
 
 
 def _with_records(source: str, training: Tensor, held_out: Tensor, seed: int) -> TrainingData:

@@ -1,13 +1,16 @@
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, processors
 
 from pruning.data.documents import Document
 from pruning.data.draw import Draw, draw, ids_digest
 from pruning.data.encoder import Encoder
 from pruning.errors import DataError
+from server.artifact.checkpoint.reader import Artifact
 
 
 def test_ids_are_the_shuffled_texts_with_an_end_after_each(text: Path, encoder: Encoder) -> None:
@@ -21,6 +24,20 @@ def test_ids_are_the_shuffled_texts_with_an_end_after_each(text: Path, encoder: 
     assert flat[: end + 1] in [encoder.encode(Document("", paragraph)) for paragraph in first.decode().split("\n\n")]
     assert (data.sequences, data.tokens, data.seed) == (4, 50, 0)
     assert data.digest == hashlib.sha256(b"".join(i.to_bytes(8, "little") for i in flat)).hexdigest()
+
+
+def test_each_sequence_begins_as_the_tokenizer_begins_a_text(text: Path, artifact: Artifact, tmp_path: Path) -> None:
+    folder = shutil.copytree(artifact.path, tmp_path / "model")
+    library = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library.add_special_tokens(["<start>"])
+    library.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", 257)])
+    library.save(str(folder / "tokenizer.json"))
+    config = artifact.config | {"vocab_size": 258}
+    begun, without = Encoder(Artifact(folder, artifact.lineage, config)), Encoder(artifact)
+    ids, data = draw(Draw(str(text), range(10), 4, 51), begun)
+    assert ids[:, 0].tolist() == [257] * 4
+    assert torch.equal(ids[:, 1:], draw(Draw(str(text), range(10), 4, 50), without)[0]), "and the text goes on"
+    assert data.tokens == 51
 
 
 def test_the_same_seed_draws_the_same_ids_and_another_does_not(text: Path, encoder: Encoder) -> None:

@@ -51,7 +51,7 @@ def refit(
     """
     setup = RunSetup(choose_precision(), Journal(folder), ALONE)
     teacher = StageModel(inputs.base.config, inputs.base)
-    task = Task(fit, model, teacher, _rich_data(fit, inputs, retokeniser), retokeniser)
+    task = Task(fit, model, teacher, rich_data(fit, inputs, retokeniser), retokeniser)
     state = setup.journal.state(identity(setup.precision, task.data))
     if state.step < fit.steps:
         state = Refit(task, setup).run(state)
@@ -115,7 +115,7 @@ def _alignment(task: Task) -> Alignment:
     return Alignment(task.retokeniser, task.teacher.config["vocab_size"], task.student.config["vocab_size"])
 
 
-def _rich_data(fit: Fit, inputs: Inputs, retokeniser: Retokeniser) -> TrainingData:
+def rich_data(fit: Fit, inputs: Inputs, retokeniser: Retokeniser) -> TrainingData:
     """The training sequences with the most removed tokens of all that were drawn, in the order of their draw."""
     wanted = fit.steps * fit.batch
     drawn = draw_training_data(msgspec.structs.replace(fit, tokens=wanted * fit.candidates * fit.length), inputs)

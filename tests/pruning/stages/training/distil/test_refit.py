@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -16,7 +17,7 @@ from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, prepare
 from pruning.stages.structured import vocabulary
 from pruning.stages.training.data import draw_training_data
-from pruning.stages.training.distil.refit import refit
+from pruning.stages.training.distil.refit import refit, rich_data
 from tests.pruning.stages.structured.test_vocabulary import STAGE, recipe, save
 
 FIT = Fit(tokens=2048, length=32, held_out=4, interval=8, learning_rate=3e-3, candidates=2)
@@ -76,10 +77,25 @@ def test_embeddings_alone_leave_the_blocks_as_they_are(
     cut: tuple[StageModel, Inputs, Retokeniser], tmp_path: Path
 ) -> None:
     model, inputs, retokeniser = cut
-    fit = Fit(**{**{name: getattr(FIT, name) for name in FIT.__struct_fields__}, "weights": "embeddings"})
+    fit = msgspec.structs.replace(FIT, weights="embeddings")
     fitted, reached = refit(fit, model, inputs, retokeniser, tmp_path)
     assert reached.after < reached.before
     changed = {
         name for name in model.source.names() if not torch.equal(fitted.source.tensor(name), model.source.tensor(name))
     }
     assert changed == {"model.embed_tokens.weight"}
+
+
+def test_the_sequences_have_most_removed_tokens_and_begin_as_the_base_begins_a_text(
+    cut: tuple[StageModel, Inputs, Retokeniser],
+) -> None:
+    _, inputs, retokeniser = cut
+    rich = rich_data(FIT, inputs, retokeniser).training
+    drawn = draw_training_data(msgspec.structs.replace(FIT, tokens=2 * 2048), inputs).training
+    assert rich.shape == (64, 32)
+    assert (rich[:, 0] == 599).all()
+
+    def removed(rows: Tensor) -> list[int]:
+        return sorted(sum(len(retokeniser.parts(id)) > 1 for id in row) for row in rows.tolist())
+
+    assert removed(rich) == removed(drawn)[-64:]
