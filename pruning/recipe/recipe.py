@@ -99,9 +99,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """A whole recipe; recipes that make the same artifact have equal digests."""
 
     base: str
-    """The model to prune: a Hugging Face directory, a GGUF file, or `package:module/file.gguf`. `off-grid:` before any
-    of them prunes a copy that computes the same function with weights on no grid, as a model has that was never
-    quantised."""
+    """The model to prune: a Hugging Face directory, a GGUF file, or `package:module/file.gguf`, with a range such as
+    `{1..4}` where several packages hold parts of the file. `off-grid:` before any of them prunes a copy that computes
+    the same function with weights on no grid, as a model has that was never quantised."""
     calibration: Calibration
     """The text that the model is pruned on."""
     evaluation: Evaluation

@@ -21,7 +21,8 @@ SELF = "self"
 def locate(reference: str) -> Path:
     """The existing path that `reference` names, a base's without `OFF_GRID`; raises SourceMissing."""
     try:
-        return located(reference.removeprefix(OFF_GRID))
+        path = reference.removeprefix(OFF_GRID)
+        return joined(path) if RANGE.search(path) else located(path)
     except ConfigError as error:
         raise SourceMissing(error.message) from None
 
