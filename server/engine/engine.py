@@ -128,6 +128,11 @@ class Engine:
             return self._scheduler.blocks.held / len(self._scheduler.blocks.holders)
 
     @property
+    def cache_blocks(self) -> int:
+        """The number of blocks of the KV cache."""
+        return len(self._scheduler.blocks.holders)
+
+    @property
     def failure(self) -> str | None:
         """Why the engine stopped, or None while it runs."""
         return self._failure

@@ -34,6 +34,10 @@ class EngineState(Protocol):
     def kv_used_ratio(self) -> float:
         """Fraction of the KV cache in use, 0 to 1."""
 
+    @property
+    def cache_blocks(self) -> int:
+        """Blocks of the KV cache; 0 if it lies on other machines."""
+
 
 class Scope(Protocol):
     """The possible labels: configured skills with their budgets, and the models loaded since the start."""
@@ -203,6 +207,9 @@ class VllmCollector(Collector):
         )
         for name, text, values in gauges:
             yield _of_model(GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",)), values)
+        blocks = {name: engine.cache_blocks for name, engine in self._engines() if engine.cache_blocks}
+        sizes = [{"model_name": name, "block_size": BLOCK_SIZE, "num_gpu_blocks": str(n)} for name, n in blocks.items()]
+        yield _info("vllm:cache_config_info", "The KV cache: blocks, and tokens of a block.", sizes)
         with suppress(StorageError):  # the ledger cannot be read now
             yield from self._counters(self._ledger.totals(), running)
 
@@ -226,6 +233,8 @@ class VllmCollector(Collector):
         yield success
 
 
+BLOCK_SIZE = "32"
+"""Tokens of a block of the engine's KV cache."""
 VLLM_TOKENS = (("prompt_tokens", "input"), ("generation_tokens", "output"), ("prefix_cache_queries", "input"),
                ("prefix_cache_hits", "cached"))  # fmt: skip
 FINISHED = {"stop": "stop", "length": "length", "budget": "length", "client_gone": "abort"}

@@ -87,6 +87,11 @@ class RemoteEngine:
         return max(backend.kv_used_ratio for backend in self.backends.all)
 
     @property
+    def cache_blocks(self) -> int:
+        """0: the backends tell of their own caches."""
+        return 0
+
+    @property
     def failure(self) -> str | None:
         """Why the engine stopped, or None: backends that fail come back."""
         return self._failure

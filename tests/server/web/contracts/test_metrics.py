@@ -212,6 +212,8 @@ def test_vllm_names_have_the_same_values_if_configured(serve: Serve) -> None:
     assert scraped["vllm:prefix_cache_hits_total", "tiny"] == 0
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "gpu_cache_usage_perc"):
         assert scraped[f"vllm:{name}", "tiny"] == 0
+    [blocks] = [key for key in scraped if key[0] == "vllm:cache_config_info"]
+    assert set(blocks[1:]) == {"tiny", "32", str(served.engine.cache_blocks)}, "what an endpoint picker reads"
     for name in STOCK:
         assert scraped[f"vllm:{name}_count", "tiny"] == 1
     assert scraped["vllm:request_params_max_tokens_sum", "tiny"] == 64
