@@ -37,12 +37,14 @@ COMMANDS = {
     "init": Command("server.commands.start.init", "write settings, a skill and a key for a first server"),
     "doctor": Command("server.commands.start.doctor.command", "check machine, settings and proxy, and say what to do"),
     "chat": Command("server.commands.start.chat", "talk to a model or a server in the terminal"),
+    "completion": Command("server.commands.start.completion", "print a shell's completion script"),
     "explain": Command("server.commands.start.explain", "say what an error code means, and what to do"),
     "usage": Command(
         "server.commands.ledger.usage", "tokens by skill, day, model or key, as a table, CSV or JSON lines"
     ),
     "reconcile": Command("server.commands.ledger.reconcile", "prove that the ledger's sums are those of its rows"),
     "conversations": Command("server.commands.conversations", "export or erase what visitors wrote"),
+    "feedback": Command("server.commands.feedback", "show visitors' ratings and comments"),
     "audit": Command("server.commands.ledger.audit", "print and verify the audit log"),
     "keys": Command("server.commands.keys", "make, list, rotate and revoke API keys; make signing keys"),
     "bench": Command("server.commands.bench.command", "measure an artifact beside its dense base"),
