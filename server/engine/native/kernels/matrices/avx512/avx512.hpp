@@ -17,7 +17,8 @@
 namespace secateur::avx512 {
 
 constexpr int TOGETHER = 4;     // rows of input whose sums fit the registers
-constexpr int64_t AHEAD = 4096; // bytes to prefetch ahead of dense codes, since processors stop at a page of 4 KB
+constexpr int64_t AHEAD = 4096; // bytes to prefetch ahead of values, since processors stop at a page of 4 KB
+constexpr int64_t MASKS_AHEAD = 2048;  // and ahead of masks
 constexpr int64_t CHUNK = 128;  // rows of input that share an unpacked block in the second-level cache
 
 void codes(const Matrix& weight, const RoundedInput& input, int64_t first, int64_t last, float* output);
@@ -86,6 +87,7 @@ public:
 
     // Both tiles of the next columns, and of the columns after these. `step` counts the calls of a span, 0 .. 3.
     void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS], [[maybe_unused]] int step) {
+        if constexpr (!DENSE) _mm_prefetch(mask_ + MASKS_AHEAD, _MM_HINT_T0);
         if constexpr (by_spans(KIND)) {
             for (int i = 0; i < PARTS; ++i) {
                 packed_tiles<KIND>(values_ + i * bits_of(KIND) * 64, step, even[i], odd[i]);
@@ -122,6 +124,7 @@ private:
     }
 
     __m512i kept() {
+        _mm_prefetch(values_ + AHEAD, _MM_HINT_T0);
         if constexpr (KIND == Kind::bf16) {
             const auto mask = next_mask<uint32_t>();
             const __m512i values = in_register(values_);
@@ -136,10 +139,10 @@ private:
     }
 
     void halves_of_bytes(int part, __m512i& even, __m512i& odd) {
-        const __m512i both = _mm512_loadu_si512(values_), low = _mm512_set1_epi8(15);
+        const __m512i both = in_register(values_), low = _mm512_set1_epi8(15);
+        _mm_prefetch(values_ + AHEAD, _MM_HINT_T0);
         even = _mm512_and_si512(both, low), odd = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
         if constexpr (DENSE) {
-            _mm_prefetch(values_ + AHEAD, _MM_HINT_T0);
             values_ += 64;
         } else {
             uint64_t first, later;
@@ -166,19 +169,21 @@ template <Kind KIND> int64_t unpacked_bytes(const Matrix& weight) {
     return weight.runs() * run_bytes(KIND == Kind::bf16 ? KIND : Kind::int8);
 }
 
-// The tiles of an unpacked block.
+// The tiles of an unpacked block; prefetches half as many bytes from `ahead` on, since memory is idle meanwhile.
 template <Kind KIND> class Unpacked {
 public:
-    explicit Unpacked(const uint8_t* place) : place_(place) {}
+    Unpacked(const uint8_t* place, const uint8_t* ahead) : place_(place), ahead_(ahead) {}
 
     void next(__m512i (&even)[PARTS], __m512i (&odd)[PARTS], int) {
+        _mm_prefetch(ahead_, _MM_HINT_T0), _mm_prefetch(ahead_ + 64, _MM_HINT_T0);
+        ahead_ += PARTS * 64;
         for (int i = 0; i < PARTS; ++i)
             even[i] = _mm512_loadu_si512(place_ + i * 64), odd[i] = _mm512_loadu_si512(place_ + (PARTS + i) * 64);
         place_ += 2 * PARTS * 64;
     }
 
 private:
-    const uint8_t* place_;
+    const uint8_t *place_, *ahead_;
 };
 
 template <Kind KIND, bool DENSE> void unpack(const Matrix& weight, int64_t block, uint8_t* to) {
@@ -243,10 +248,18 @@ private:
             unpack<KIND, DENSE>(weight_, block, to);
             place = to;
         }
+        const uint8_t *ahead = start(block + 1), *stop = start(block + 2);
         for (; token < end; token += TOGETHER) {
-            Unpacked<KIND> tiles(place);
+            Unpacked<KIND> tiles(place, ahead < stop ? ahead : place);
             some(tiles, block, token, std::min<int64_t>(TOGETHER, end - token));
+            ahead += unpacked_bytes<KIND>(weight_) / 2;
         }
+    }
+
+    // Where the values of a block begin; beyond the last block, where its own do.
+    const uint8_t* start(int64_t block) const {
+        const int64_t run = std::min(block, blocks(weight_) - 1) * weight_.runs();
+        return weight_.values + (DENSE ? run * run_bytes(KIND) : static_cast<int64_t>(weight_.offsets[run]));
     }
 
     template <typename From> void some(From& tiles, int64_t block, int64_t token, int64_t count) {
