@@ -77,13 +77,16 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype) -> nn.Module:
-    """The model that `config` describes with all weights of `source` in memory as `dtype`; tied ones stay tied."""
+def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype, *, copy: bool = True) -> nn.Module:
+    """The model that `config` describes with all weights of `source` in memory as `dtype`; tied ones stay tied.
+
+    Without `copy`, weights that are stored as `dtype` stay mapped from their file, and must not be written to.
+    """
     network = skeleton(config)
     loaded: dict[int, nn.Parameter] = {}
     for name, empty in list(network.named_parameters(remove_duplicate=False)):
         if id(empty) not in loaded:
-            tensor = source.tensor(name).to(dtype, copy=True)
+            tensor = source.tensor(name).to(dtype, copy=copy)
             loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
         path, _, leaf = name.rpartition(".")
         network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]

@@ -1,8 +1,9 @@
-"""Writes a random-weight Llama of 3.2 billion parameters, shard by shard, to measure peak memory.
+"""Writes a random-weight Llama of 3.2 billion parameters or fewer, shard by shard, to measure peak memory.
 
-    python -m tests.reference.random_llama TOKENIZER_DIRECTORY OUTPUT
+    python -m tests.reference.random_llama TOKENIZER_DIRECTORY OUTPUT [LAYERS]
 
-The shape is that of Llama 3.2 3B; the tokenizer is any smaller one, whose ids are all valid.
+The shape is that of Llama 3.2 3B, with all its 28 layers by default (11 make 1.5 billion parameters); the tokenizer is
+any smaller one, whose ids are all valid.
 """
 
 import json
@@ -47,6 +48,7 @@ SHAPES = {
 def main() -> None:
     """Write the model's directory."""
     tokenizer, output = Path(sys.argv[1]), Path(sys.argv[2])
+    layers = int(sys.argv[3]) if len(sys.argv) > 3 else LAYERS
     output.mkdir(parents=True)
     generator = torch.Generator().manual_seed(0)
 
@@ -56,13 +58,13 @@ def main() -> None:
     ones = torch.ones(HIDDEN, dtype=torch.bfloat16)
     outside = {"model.embed_tokens.weight": random(VOCABULARY, HIDDEN), "model.norm.weight": ones}
     save_file(outside, output / "model-00.safetensors", {"format": "pt"})
-    for layer in range(LAYERS):
+    for layer in range(layers):
         prefix = f"model.layers.{layer}"
         tensors = {f"{prefix}.{name}.weight": random(*shape) for name, shape in SHAPES.items()}
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{prefix}.{norm}.weight"] = ones.clone()
         save_file(tensors, output / f"model-{layer + 1:02}.safetensors", {"format": "pt"})
-    (output / "config.json").write_text(json.dumps(CONFIG, indent=2))
+    (output / "config.json").write_text(json.dumps(CONFIG | {"num_hidden_layers": layers}, indent=2))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, output / name)
 

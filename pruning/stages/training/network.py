@@ -3,10 +3,12 @@
 Only GGUF import and self-calibration also load a whole model, at 16 bits.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pruning.model import base
 from pruning.model.blocks import find_blocks
@@ -48,6 +50,20 @@ def choose_precision(device: torch.device = CPU) -> Precision:
 def load(model: StageModel, dtype: torch.dtype, device: torch.device = CPU) -> nn.Module:
     """`model` with all parameters in memory as `dtype`, frozen; tied parameters remain tied."""
     return base.load(model.config, model.source, dtype).to(device)
+
+
+def load_mapped(model: StageModel, precision: Precision) -> nn.Module:
+    """As `load`, but on a CPU weights stored in the precision stay in their file, which the system may drop."""
+    return base.load(model.config, model.source, precision.dtype, copy=False).to(precision.device)
+
+
+def checkpoint_blocks(network: nn.Module) -> None:
+    """Keep no activations of the blocks for the backward pass: each block is run again there.
+
+    Chen et al., Training Deep Nets with Sublinear Memory Cost, https://arxiv.org/abs/1604.06174.
+    """
+    for block in find_blocks(network)[1]:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def logits(network: nn.Module, ids: Tensor, precision: Precision) -> Tensor:

@@ -22,7 +22,7 @@ class Optimiser:
     def __init__(self, student: Student, learning_rate: float, steps: int, warmup: float, team: Team = ALONE) -> None:
         self._student, self._team = student, team
         self._steps, self._warmup = steps, warmup
-        self.adam = torch.optim.AdamW(student.groups(learning_rate), betas=BETAS, weight_decay=0.0, fused=True)
+        self.adam = student.adamw(learning_rate, BETAS)
         self._highest = [group["lr"] for group in self.adam.param_groups]
 
     def step(self, loss: torch.Tensor, step: int) -> None:

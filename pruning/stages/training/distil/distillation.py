@@ -14,11 +14,21 @@ from pruning.recipe.options import Layerwise
 from pruning.recipe.training import Distill
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.training.data import TrainingData, draw_training_data, refuse_scarce_text
+from pruning.stages.training.distil.compact import CompactStudent
 from pruning.stages.training.distil.divergence import divergence
+from pruning.stages.training.distil.hidden_states import BlockStates, refuse_other_shape
 from pruning.stages.training.distil.lora import LoRAStudent, adapters
 from pruning.stages.training.distil.quantised import QuantisedStudent
 from pruning.stages.training.journal import State
-from pruning.stages.training.network import Precision, load, logits, parameters_in_blocks
+from pruning.stages.training.network import (
+    Precision,
+    checkpoint_blocks,
+    load,
+    load_mapped,
+    logits,
+    parameters_in_blocks,
+)
+from pruning.stages.training.reconstruct.block import relative_error
 from pruning.stages.training.record import LETTERS, Effort, best_outcome, recovery, step_of
 from pruning.stages.training.run import RunSetup, TrainingRun, batches, best_model, identity, team_mean
 from pruning.stages.training.student import Student, select_trained
@@ -41,7 +51,7 @@ def apply(stage: Distill, model: StageModel, context: StageContext) -> tuple[Sta
         draw_training_data(stage, context.inputs),
         _zeros(stage, model, context),
     )
-    setup = RunSetup.of(context)
+    setup = _setup(stage, context)
     state = setup.journal.state(identity(setup.precision, task.data))
     if state.step < stage.steps:
         state = Distillation(task, setup).run(state)
@@ -54,6 +64,8 @@ def apply(stage: Distill, model: StageModel, context: StageContext) -> tuple[Sta
 def check(stage: Distill, config: dict[str, Any], context: StageContext) -> dict[str, Any]:
     """The unchanged configuration; raises DataError for too little text, RecipeError if LoRA's package is missing."""
     refuse_scarce_text(stage, context.inputs)
+    if stage.states:
+        refuse_other_shape(config, context.inputs.base.config)
     if stage.lora:
         adapters()
     return config
@@ -78,10 +90,13 @@ class Distillation(TrainingRun):
     def __init__(self, task: Task, setup: RunSetup) -> None:
         super().__init__(task.stage, build(task, setup.precision), setup)
         self._task = task
-        self._teacher = setup.load(task.teacher)
+        little = task.stage.memory == "little"
+        self._teacher = load_mapped(task.teacher, setup.precision) if little else setup.load(task.teacher)
         self._held_out = setup.team.part(task.data.held_out)
         self._batches = batches(len(self._held_out), task.stage.batch)
         self._expected = self._predict()
+        networks = (self._teacher, self._student.network) if task.stage.states else ()
+        self._states = [BlockStates(network) for network in networks]
 
     def _begin(self) -> None:
         if self._task.stage.quantise:  # the run may be rolled back to step 0
@@ -90,14 +105,21 @@ class Distillation(TrainingRun):
 
     def _train(self, step: int) -> None:
         ids = self._team.part(self._task.data.batch(step, self._task.stage.batch))
+        stage = self._task.stage
         with torch.no_grad():
             expected = logits(self._teacher, ids, self._precision)
         given = logits(self._student.network, ids, self._precision)
-        self._optimiser.step(divergence(given, expected, self._task.stage.temperature), step)
+        loss = divergence(given, expected, stage.temperature)
+        if self._states:
+            wanted, found = (states.take() for states in self._states)
+            loss = loss + stage.states * torch.stack(list(map(relative_error, found, wanted))).mean()
+        self._optimiser.step(loss, step)
 
     def _measure(self, network: nn.Module) -> float:
         def measure(rows: slice) -> Tensor:
             given = logits(network, self._held_out[rows], self._precision)
+            for states in self._states:
+                states.take()
             return divergence(given, self._expected[rows].to(given.device))
 
         return team_mean(self._batches, measure, self._team)
@@ -118,12 +140,23 @@ class Distillation(TrainingRun):
         return expected
 
 
+def _setup(stage: Distill, context: StageContext) -> RunSetup:
+    """The setup of the run; in little memory always in bfloat16 on the CPU, whose weights the base's file holds."""
+    setup = RunSetup.of(context)
+    if stage.memory == "little" and setup.precision.device.type == "cpu":
+        return setup._replace(precision=Precision(torch.bfloat16, 'memory = "little" trains the stored weights'))
+    return setup
+
+
 def build(task: Task, precision: Precision) -> Student:
-    """The student of the stage's options: with adapters, quantised, or plain."""
+    """The student of the stage's options: with adapters, quantised, in little memory, or plain."""
     stage, network = task.stage, load(task.student, precision.dtype, precision.device)
     if stage.lora:
         return LoRAStudent(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)
     trained = select_trained(network, stage.embeddings, task.zeros)
+    if stage.memory == "little":
+        checkpoint_blocks(network)
+        return CompactStudent(network, trained)
     return (
         QuantisedStudent(network, trained, stage.quantise, task.student.source)
         if stage.quantise
