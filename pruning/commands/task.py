@@ -1,12 +1,10 @@
-"""`secateur task from-faq`: question/answer pairs of FAQ pages as a task, which `secateur evaluate` reads.
-
-The task holds the pages' text, so their licence applies to it.
-"""
+"""`secateur task`: makes tasks of FAQ pages (`from-faq`), and lets a base answer their questions (`answers`)."""
 
 import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +33,95 @@ choices = 4           # the right answer among three others, scored by PMI
 
 
 def parser() -> argparse.ArgumentParser:
-    """The action and its options."""
-    top = argparse.ArgumentParser(prog="secateur task", description="Make a task to evaluate models on.")
-    actions = top.add_subparsers(required=True, metavar="from-faq")
-    faq = actions.add_parser("from-faq", help="question/answer pairs of FAQ pages", description=__doc__)
+    """The actions and their options."""
+    top = argparse.ArgumentParser(prog="secateur task", description="Make a task to evaluate models on, or text of it.")
+    actions = top.add_subparsers(required=True, metavar="from-faq | answers", dest="action")
+    faq = actions.add_parser(
+        "from-faq",
+        help="question/answer pairs of FAQ pages",
+        description="Write question/answer pairs of FAQ pages as a task, which `secateur evaluate` reads. It holds the "
+        "pages' text, so their licence applies to it.",
+    )
     faq.add_argument(
         "paths", type=Path, nargs="+", metavar="PATH", help=f"a page, or a folder of pages: {', '.join(READERS)}"
     )
     faq.add_argument(
         "--output", type=Path, required=True, metavar="FILE.toml", help="the task to write, with FILE.jsonl beside it"
     )
+    answers = actions.add_parser(
+        "answers",
+        help="a base's own answers to a task's questions, to calibrate and distil on",
+        description="Sample the base's own answer to every question that is not held out, and write both as JSON "
+        "lines: a source for `[calibration]` and for distillation.",
+    )
+    answers.add_argument("questions", type=Path, metavar="FILE.jsonl", help='JSON lines with a "question" each')
+    answers.add_argument("--base", required=True, help="the model that answers, as in a recipe")
+    answers.add_argument("--output", type=Path, required=True, metavar="FILE.jsonl", help="the file to write")
+    answers.add_argument("--tokens", type=_count, default=192, help="most tokens of an answer (default: %(default)s)")
+    answers.add_argument(
+        "--temperature", type=_temperature, default=1.0, help="0 takes the likeliest token (default: %(default)s)"
+    )
+    answers.add_argument("--seed", type=int, default=0, help="seeds the sampling (default: %(default)s)")
+    answers.add_argument("--base-cache", type=Path, default=Path("build/base"), help="where imported bases are kept")
     return top
 
 
+def _count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of 1 or more")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number of 0 or more")
+    return value
+
+
 def main(argv: Sequence[str]) -> int:
-    """Write the task and print how many pairs it has; returns 0. Raises TaskError."""
+    """Write the file and print what is in it; returns 0. Raises a PruningError."""
     arguments = parser().parse_args(argv)
-    print(from_faq(arguments.paths, arguments.output))
+    if arguments.action == "answers":
+        print(answer(arguments))
+    else:
+        print(from_faq(arguments.paths, arguments.output))
     return 0
+
+
+def answer(arguments: argparse.Namespace) -> str:
+    """Write the base's answers to `arguments.output`; returns a line with their number.
+
+    Raises TaskError if the file exists already or cannot be written, DataError without questions.
+    """
+    from pruning.data.base_answers import Sampling, base_answers, questions_in  # late: brings torch
+    from pruning.stages.inputs import base_artifact
+
+    output: Path = arguments.output
+    if output.exists():
+        raise TaskError(f"{output} is there already: name another --output, or remove it yourself first")
+    if output.suffix.lower() not in (".jsonl", ".ndjson"):
+        raise TaskError(f"{output}: answers are JSON lines: name it {output.with_suffix('.jsonl')}")
+    items = questions_in(arguments.questions)
+    base = base_artifact(arguments.base, arguments.base_cache)
+    sampling = Sampling(arguments.tokens, arguments.temperature, arguments.seed)
+    given = base_answers(base, [item["question"] for item in items], sampling)
+    lines = [
+        msgspec.json.encode({"question": item["question"], "answer": text}) + b"\n"
+        for item, text in zip(items, given, strict=True)
+        if text.strip()
+    ]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, b"".join(lines))
+    except OSError as error:
+        raise TaskError(f"{error.filename or output} cannot be written: {error.strerror or error}") from None
+    return f"{output}: {len(lines)} answers of {base.lineage.base.name} to {len(items)} questions"
 
 
 def from_faq(paths: Sequence[Path], output: Path) -> str:
