@@ -57,11 +57,9 @@ def parser() -> argparse.ArgumentParser:
     answers.add_argument("questions", type=Path, metavar="FILE.jsonl", help='JSON lines with a "question" each')
     answers.add_argument("--base", required=True, help="the model that answers, as in a recipe")
     answers.add_argument("--output", type=Path, required=True, metavar="FILE.jsonl", help="the file to write")
-    answers.add_argument("--tokens", type=_count, default=192, help="most tokens of an answer (default: %(default)s)")
-    answers.add_argument(
-        "--temperature", type=_temperature, default=1.0, help="0 takes the likeliest token (default: %(default)s)"
-    )
-    answers.add_argument("--seed", type=int, default=0, help="seeds the sampling (default: %(default)s)")
+    answers.add_argument("--tokens", type=_count, default=192, help="most tokens of an answer")
+    answers.add_argument("--temperature", type=_temperature, default=1.0, help="0 takes the likeliest token")
+    answers.add_argument("--seed", type=int, default=0, help="seeds the sampling")
     answers.add_argument("--base-cache", type=Path, default=Path("build/base"), help="where imported bases are kept")
     return top
 

@@ -93,7 +93,7 @@ def test_pruned_weights_stay_zero_and_small_steps_add_up_in_bfloat16() -> None:
     layer = nn.Linear(64, 64, bias=False).bfloat16()
     pruned = torch.rand(64, 64) < 0.5
     layer.weight.data.fill_(1).masked_fill_(pruned, 0)
-    student = CompactStudent(layer, TrainedParameters({"weight": layer.weight}, {"weight": pruned}))
+    student = CompactStudent(layer, TrainedParameters(dict(layer.named_parameters()), {"weight": pruned}))
     optimiser = Optimiser(student, learning_rate=1e-4, steps=200, warmup=0)  # bfloat16 resolves 4e-3 below 1
     for step in range(1, 101):
         optimiser.step(layer(torch.ones(1, 64, dtype=torch.bfloat16)).float().sum(), step)
