@@ -106,8 +106,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """The text that the model is pruned on."""
     evaluation: Evaluation
     """The text that perplexity is measured on."""
-    stages: Annotated[tuple[Stage, ...], Meta(min_length=1)]
-    """What is done to the model, in this order."""
+    stages: tuple[Stage, ...]
+    """What is done to the model, in this order. Matrices of a GGUF file that no stage changes keep its codes, where the
+    runtime has such a layout (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0); `[]` stores the file as it is."""
     tasks: tuple[str, ...] = ()
     """Task files that the finished artifact is scored on; it must pass their gates."""
     gates: Gates = Gates()

@@ -25,7 +25,7 @@ from pruning.recipe.training import Continue, Distill, Reconstruct, Shear, TextT
 from pruning.run.output import CANDIDATE, IDENTITY, LOCK, begun_threads, can_resume, clear, run_identity, work_directory
 from pruning.run.record import evaluate
 from pruning.stages.context import StageContext, StageModel
-from pruning.stages.inputs import Inputs
+from pruning.stages.inputs import Inputs, own_grids
 from pruning.stages.layerwise import awq, layerwise, round_to_nearest
 from pruning.stages.structured import depth, vocabulary, width
 from pruning.stages.team import ALONE, Team
@@ -151,7 +151,8 @@ def _assembled(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> 
 
 def _run_stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tuple[record.Step, ...]]:
     """Run all stages in order; every process takes part in training stages, the leader alone in the others."""
-    model = StageModel(inputs.base.config, inputs.base)
+    own = own_grids(inputs)
+    model = StageModel(inputs.base.config, own)
     steps: list[record.Step] = []
     digest = weights_digest(model.source) if team.leads else ""
     for number, stage in enumerate(inputs.recipe.stages):
@@ -166,7 +167,7 @@ def _run_stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tup
                 inputs = vocabulary.later_inputs(stage, None if number else model, context)
         if not team.leads:
             continue
-        _warn_of_lost_scales(before, model.source)
+        _warn_of_lost_scales(before, model.source, own)
         made = weights_digest(model.source)
         steps.append(msgspec.structs.replace(step, parent_digest=digest, digest=made))
         digest = made
@@ -190,10 +191,15 @@ def _preflight(work: Path, inputs: Inputs, team: Team) -> None:
             inputs = vocabulary.later_inputs(stage, None, context)
 
 
-def _warn_of_lost_scales(before: WeightSource, after: WeightSource) -> None:
-    """Warn of weights that a stage left at 16 bits although they were quantised before."""
-    kept = set(before.names()) & set(after.names())
-    gone = sorted(name for name in kept if before.scales(name) is not None and after.scales(name) is None)
+def _warn_of_lost_scales(before: WeightSource, after: WeightSource, own: WeightSource) -> None:
+    """Warn of weights that a stage left at 16 bits although an earlier stage had quantised them."""
+    gone = [
+        name
+        for name in sorted(set(before.names()) & set(after.names()))
+        if (scales := before.scales(name)) is not None
+        and after.scales(name) is None
+        and ((found := own.scales(name)) is None or not torch.equal(scales, found))
+    ]
     if gone:
         logger.warning("%d quantised weights are at 16 bits again, %s for instance: quantise last", len(gone), gone[0])
 

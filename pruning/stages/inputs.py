@@ -18,6 +18,8 @@ from pruning.data.mixing import mixed, shares
 from pruning.data.self_calibration import sample_base
 from pruning.errors import RecipeError
 from pruning.model.settings import positions
+from pruning.model.weights import WeightSource
+from pruning.model.weights import WeightSource
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe
 from pruning.recipe.sources import OFF_GRID, SELF, digest_of, locate
@@ -185,6 +187,16 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
         digests = FileDigests()
         import_base(path, digest, target, digests)
     return Artifact.open(target, digests=digests)
+
+
+def own_grids(inputs: Inputs) -> WeightSource:
+    """The base's weights; those of a GGUF file have the file's own grids as scales."""
+    reference, base = inputs.recipe.base, inputs.base
+    if reference.startswith(OFF_GRID) or (path := locate(reference)).suffix != ".gguf":
+        return base
+    from pruning.model.gguf_grid import OnOwnGrid  # the reader of GGUF files
+
+    return OnOwnGrid(base, path, base.config)
 
 
 def _off_grid(base: Artifact, cache: Path) -> Artifact:
