@@ -19,7 +19,6 @@ from pruning.data.self_calibration import sample_base
 from pruning.errors import RecipeError
 from pruning.model.settings import positions
 from pruning.model.weights import WeightSource
-from pruning.model.weights import WeightSource
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe
 from pruning.recipe.sources import OFF_GRID, SELF, digest_of, locate
