@@ -150,8 +150,8 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     Lin et al., AWQ, https://arxiv.org/abs/2306.00978.
     """
 
-    bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a code; 2 and 3 are for comparison only, since they are stored in 4."""
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns that share one scale in each row."""
     scheme: Literal["symmetric"] = "symmetric"
@@ -161,8 +161,8 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="round"):
     """Quantise matrices to the nearest code, each group with the scale of least squared error; needs no data."""
 
-    bits: Literal[2, 3, 4, 8] = 8
-    """Bits of a code; 2 and 3 are for comparison only, since they are stored in 4."""
+    bits: Literal[2, 3, 4, 5, 6, 8] = 8
+    """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Columns that share one scale in each row."""
     what: Literal["embeddings", "blocks"] = "embeddings"

@@ -25,8 +25,8 @@ class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Quantise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The codes of quantisation-aware training, for the linear layers of the blocks."""
 
-    bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a code; 2 and 3 are for comparison only, since they are stored in 4."""
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns that share one scale in each row."""
 

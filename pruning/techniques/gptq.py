@@ -30,8 +30,8 @@ class GPTQ(Technique, frozen=True):
         | Annotated[str, Meta(description="N:M keeps N of every M input columns")]
     ) = 0.0
     """Fraction to remove, or N:M; 0 removes nothing. Existing zeros count as removed."""
-    bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a code. 2 and 3 bits are for comparison: they are stored in 4."""
+    bits: Literal[2, 3, 4, 5, 6, 8] = 4
+    """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns of a row that share one scale; smaller groups are more accurate and larger on disk."""
     scheme: Literal["symmetric"] = "symmetric"

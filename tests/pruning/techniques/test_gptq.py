@@ -50,7 +50,7 @@ def test_gptq_is_the_papers_algorithm(bits: int, group: Group, pattern: tuple[in
 def test_rounding_follows_the_definition() -> None:
     weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
     importance = torch.rand(32, generator=torch.Generator().manual_seed(1)) + 0.1
-    for bits in (2, 3, 4, 8):
+    for bits in (2, 3, 4, 5, 6, 8):
         scales = search_scales(weight, importance, bits)
         codes = nearest_codes(weight, scales[:, None], bits)
         for row, scale, found in zip(weight.tolist(), scales.tolist(), codes.tolist(), strict=True):
@@ -81,7 +81,7 @@ def test_a_group_of_zeros_has_scale_zero_and_stays_zero() -> None:
     assert result.isfinite().all()
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize("sparsity", [0.0, 0.75, "8:64"])
 def test_zeros_stay_exactly_zero(bits: int, sparsity: float | str) -> None:
     weight, observed, _ = problem()
