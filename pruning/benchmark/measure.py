@@ -127,6 +127,8 @@ def measure(job: BenchmarkJob, work: Path, cache: Path, keep: bool) -> RowResult
         threads=job.threads,
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         recoveries=tuple(step.recovery for step in steps if step.recovery),
+        base=f"{artifact.lineage.base.name} ({artifact.lineage.base.note})".removesuffix(" ()"),
+        texts={text.name: text.perplexity for text in evaluation.others},
     )
 
 

@@ -11,6 +11,10 @@ from msgspec import Meta
 from pruning.errors import RecipeError
 from pruning.recipe.options import Stage
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe
+from pruning.recipe.texts import EvaluatedText
+
+FIRST = "first"
+"""Name of the plan's own text beside further ones."""
 
 
 class BenchmarkRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,6 +42,9 @@ class BenchmarkPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration
     evaluation: Evaluation
     rows: Annotated[tuple[BenchmarkRow, ...], Meta(min_length=1)]
+    others: tuple[EvaluatedText, ...] = ()
+    """Further texts that rows are measured on. A row that was measured before keeps its result and has no figures of
+    them."""
 
 
 class BenchmarkJob(NamedTuple):
@@ -47,14 +54,19 @@ class BenchmarkJob(NamedTuple):
     seed: int
     recipe: Recipe
     threads: int
+    evaluation: Evaluation
+    """The plan's, without further texts."""
 
     @property
     def digest(self) -> str:
         """SHA-256 of the recipe without defaults, so that a new option with a default leaves old digests unchanged.
 
+        Nor do the plan's further texts change it.
+
         After a change of a default or of a stage's results, remove its rows from the results file by hand.
         """
-        return hashlib.sha256(msgspec.json.encode(without_defaults(self.recipe), order="deterministic")).hexdigest()
+        recipe = msgspec.structs.replace(self.recipe, evaluation=self.evaluation)
+        return hashlib.sha256(msgspec.json.encode(without_defaults(recipe), order="deterministic")).hexdigest()
 
 
 def jobs(plan: BenchmarkPlan) -> Iterator[BenchmarkJob]:
@@ -62,7 +74,8 @@ def jobs(plan: BenchmarkPlan) -> Iterator[BenchmarkJob]:
     for number in range(max(len(row.seeds) for row in plan.rows)):
         for row in (row for row in plan.rows if number < len(row.seeds)):
             seed = row.seeds[number]
-            yield BenchmarkJob(row, seed, _recipe(plan, row, seed), (os.cpu_count() or 1) if row.alone else 1)
+            threads = (os.cpu_count() or 1) if row.alone else 1
+            yield BenchmarkJob(row, seed, _recipe(plan, row, seed), threads, plan.evaluation)
 
 
 def without_defaults(value: Any) -> Any:
@@ -81,11 +94,21 @@ def _recipe(plan: BenchmarkPlan, row: BenchmarkRow, seed: int) -> Recipe:
     """The recipe of one job; raises RecipeError, naming the row, if its overrides are invalid."""
     common: dict[str, Any] = msgspec.to_builtins(plan)
     calibration = common["calibration"] | row.calibration | {"seed": seed}
-    values = {"base": plan.base, "calibration": calibration, "evaluation": common["evaluation"]}
+    values = {"base": plan.base, "calibration": calibration, "evaluation": _evaluation(plan)}
     try:
         return msgspec.convert(values | {"stages": msgspec.to_builtins(row.stages)}, Recipe)
     except msgspec.ValidationError as error:
         raise RecipeError(f"the row {row.name} of {row.group}: {error}") from None
+
+
+def _evaluation(plan: BenchmarkPlan) -> dict[str, Any]:
+    """The plan's evaluation with its further texts, as plain values."""
+    values: dict[str, Any] = msgspec.to_builtins(plan.evaluation)
+    if not plan.others:
+        return values
+    texts = [msgspec.structs.replace(text, name=text.name or FIRST) for text in plan.evaluation.every]
+    values["texts"] = msgspec.to_builtins([*texts, *plan.others])
+    return {key: value for key, value in values.items() if key not in ("source", "buckets")}
 
 
 def _differs_from_default(value: msgspec.Struct, field: msgspec.structs.FieldInfo) -> bool:

@@ -18,9 +18,9 @@ class RowResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str
     """SHA-256 of the recipe without defaults."""
     perplexity: dict[str, float]
-    """Of "dense", "int8" and "pruned"."""
+    """Of "found", "dense", "int8" and "pruned", on the first text."""
     bytes: dict[str, int]
-    """Of "dense", "int8" and "pruned"."""
+    """Of "found", "dense", "int8" and "pruned"."""
     parameters: int
     seconds: float
     """Wall time of the stages on `threads` cores, which other rows may have shared."""
@@ -28,6 +28,10 @@ class RowResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peak_mb: float
     """Peak resident memory of the process."""
     recoveries: tuple[Recovery, ...] = ()
+    base: str = ""
+    """Name of the base and its note: quantised already, or an off-grid copy."""
+    texts: dict[str, dict[str, float]] = {}
+    """Text -> perplexity by model, on the other texts of the plan."""
 
 
 def read(path: Path) -> dict[str, RowResult]:

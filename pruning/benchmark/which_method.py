@@ -23,7 +23,7 @@ GOALS = (
     ("the smallest file", r".*int\d.*"),
 )
 """Each goal with a pattern of the groups of rows that serve it."""
-UNPRUNED = {"dense": "16 bits", "int8": "8 bits in groups of 32"}
+UNPRUNED = {"dense": "16 bits", "int8": "8 bits in groups of 32", "found": "as found"}
 """Labels of the unpruned models, by their keys in a result."""
 NEAR = 1.05
 """Ratio of perplexities below which a quicker method is shown beside the best."""
@@ -45,6 +45,11 @@ class Method(NamedTuple):
     def ratio(self) -> float:
         """Perplexity relative to the dense model of the same run."""
         return mean(row.perplexity["pruned"] / row.perplexity["dense"] for row in self.rows)
+
+    def ratio_on(self, text: str) -> str:
+        """The ratio on a further text, or a dash where it was not measured."""
+        found = [row.texts[text]["pruned"] / row.texts[text]["dense"] for row in self.rows if text in row.texts]
+        return f"{mean(found):.2f} x" if found else "-"
 
     @property
     def seconds(self) -> float:
@@ -70,8 +75,8 @@ def page(rows: Sequence[RowResult]) -> str:
     groups = list(dict.fromkeys(method.group for method in methods))
     lines = [
         *head,
-        "Perplexities compare only within this page: one model, one text. Seconds are core seconds on cores that other",
-        "jobs may have shared: use them to rank methods only.",
+        f"Perplexities compare only within this page: {_basis(rows)}.",
+        "Seconds are core seconds on cores that other jobs may have shared: use them to rank methods only.",
         _unpruned(rows[0]),
     ]
     lines += ["", *_goals(methods, groups)]
@@ -80,9 +85,25 @@ def page(rows: Sequence[RowResult]) -> str:
     return "\n".join([*lines, "", *_frontier(methods, rows[0]), ""])
 
 
+def _basis(rows: Sequence[RowResult]) -> str:
+    """The base and the texts of the page, in words."""
+    bases = list(dict.fromkeys(row.base for row in rows if row.base))
+    texts = [f"and, where measured, {', '.join(_texts(rows))}"] if _texts(rows) else []
+    return " ".join([f"{', '.join(bases) or 'one model'}, one text", *texts])
+
+
+def _texts(rows: Sequence[RowResult]) -> list[str]:
+    """The names of the further texts that rows were measured on."""
+    return list(dict.fromkeys(name for row in rows for name in row.texts))
+
+
 def _unpruned(row: RowResult) -> str:
     """The reference of every row: the dense model at 16 and at 8 bits."""
-    parts = [f"{name}: {row.perplexity[key]:.2f}, {row.bytes[key] / 1e6:.1f} MB" for key, name in UNPRUNED.items()]
+    parts = [
+        f"{name}: {row.perplexity[key]:.2f}, {row.bytes[key] / 1e6:.1f} MB"
+        for key, name in UNPRUNED.items()
+        if key in row.bytes
+    ]
     return f"Unpruned, {'; '.join(parts)}."
 
 
@@ -114,11 +135,14 @@ def _goals(methods: Sequence[Method], groups: Sequence[str]) -> list[str]:
 
 def _table(methods: Sequence[Method]) -> list[str]:
     """The table of one group, by ascending perplexity, with the range over seeds."""
-    lines = ["| method | perplexity | of dense | MB | seconds | seeds |", "|---|---|---|---|---|---|"]
+    texts = _texts([row for method in methods for row in method.rows])
+    heads = "".join(f"{name}, of dense | " for name in texts)
+    lines = [f"| method | perplexity | of dense | {heads}MB | seconds | seeds |", "|---" * (6 + len(texts)) + "|"]
     for method in methods:
         values = [row.perplexity["pruned"] for row in method.rows]
         spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
-        cells = [method.name, f"{method.perplexity:.2f}{spread}", f"{method.ratio:.2f} x", _size(method)]
+        cells = [method.name, f"{method.perplexity:.2f}{spread}", f"{method.ratio:.2f} x"]
+        cells += [method.ratio_on(name) for name in texts] + [_size(method)]
         lines.append(f"| {' | '.join([*cells, f'{method.seconds:.0f}', str(len(values))])} |")
     return lines
 
@@ -126,7 +150,8 @@ def _table(methods: Sequence[Method]) -> list[str]:
 def _frontier(methods: Sequence[Method], row: RowResult) -> list[str]:
     """The Pareto frontier of bytes and perplexity over all methods and the unpruned models."""
     points = [(method.bytes, method.perplexity, f"{method.group}, {method.name}") for method in methods]
-    points += [(row.bytes[key], row.perplexity[key], f"unpruned, {name}") for key, name in UNPRUNED.items()]
+    known = {key: name for key, name in UNPRUNED.items() if key in row.bytes}
+    points += [(row.bytes[key], row.perplexity[key], f"unpruned, {name}") for key, name in known.items()]
     best = [one for one in points if not any(_beats(other, one) for other in points)]
     names = [f"- {size / 1e6:.1f} MB: {name} ({perplexity:.2f})" for size, perplexity, name in sorted(best)]
     return ["## The Pareto frontier of bytes and perplexity", "", *names]

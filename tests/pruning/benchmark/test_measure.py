@@ -14,6 +14,7 @@ from pruning.benchmark.plan import BenchmarkJob, BenchmarkPlan, BenchmarkRow, jo
 from pruning.benchmark.results import RowResult, read
 from pruning.errors import RecipeError
 from pruning.recipe.recipe import Calibration, Evaluation, read_as
+from pruning.recipe.texts import EvaluatedText
 from pruning.stages.inputs import prepare
 from pruning.techniques.sparsegpt import SparseGPT
 from tests.conftest import ROOT
@@ -47,6 +48,17 @@ def test_a_new_field_with_a_default_changes_no_digest() -> None:
     assert without_defaults(Grown(2)) == {"type": "small", "size": 2}
     assert without_defaults(Grown(2, extra=4)) == {"type": "small", "size": 2, "extra": 4}
     assert without_defaults((Grown(2, more={"b": 1}),)) == [{"type": "small", "size": 2, "more": {"b": 1}}]
+
+
+def test_further_texts_change_no_digest_and_are_measured() -> None:
+    row = msgspec.toml.decode('group = "g"\nname = "n"\nstages = [{ kind = "depth", remove = 1 }]', type=BenchmarkRow)
+    plan = BenchmarkPlan("base", Calibration("text.txt"), Evaluation("text.txt", buckets=(8,)), (row,))
+    more = msgspec.structs.replace(plan, others=(EvaluatedText("letters", "letters.txt", (9,)),))
+    (one,), (both,) = jobs(plan), jobs(more)
+    assert one.digest == both.digest
+    assert one.recipe.evaluation == plan.evaluation
+    named = (EvaluatedText("first", "text.txt", (8,)), *more.others)
+    assert both.recipe.evaluation.every == named
 
 
 def test_a_written_default_changes_no_digest() -> None:

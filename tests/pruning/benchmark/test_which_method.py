@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pruning.benchmark.results import RowResult, read, write
@@ -80,3 +81,22 @@ def test_the_command_writes_the_page_or_one_sentence(tmp_path: Path, capsys: pyt
     assert "holds no measured rows: Object missing required field `group` - at `$[0]`" in capsys.readouterr().err
     assert main([]) == 2
     assert "Nothing has been measured yet" in page([])
+
+
+def test_other_texts_and_the_base_as_found_are_shown_where_they_were_measured() -> None:
+    """The base as found beats what is larger and worse."""
+    new = row("mixed", "2:4", 42, 180)
+    new = msgspec.structs.replace(
+        new,
+        perplexity={"found": 10.0, **new.perplexity},
+        bytes={"found": 97 * 10**6, **new.bytes},
+        base="SmolLM2 (Q4_1)",
+        texts={"letters": {"dense": 8.0, "pruned": 20.0}},
+    )
+    text = page([new, *ROWS])
+    assert "within this page: SmolLM2 (Q4_1), one text and, where measured, letters." in text
+    assert "as found: 10.00, 97.0 MB." in text
+    assert "| method | perplexity | of dense | letters, of dense | MB | seconds | seeds |" in text
+    assert "| mixed | 42.00 | 4.20 x | 2.50 x | 180.0 | 10 | 1 |" in text
+    assert "| sparsegpt | 70.00 | 7.00 x | - | 180.0 | 50 | 1 |" in text
+    assert text.endswith("- 97.0 MB: unpruned, as found (10.00)\n")

@@ -23,7 +23,8 @@ def test_the_default_recipe() -> None:
     recipe = read(DEFAULT)
     gptq = Layerwise(GPTQ("48:64", bits=8, group=32), order="sequential", correction=0.5)
     assert recipe.stages == (gptq, Round(bits=8, group=32, what="embeddings"))
-    assert not set(recipe.calibration.buckets) & set(recipe.evaluation.buckets)
+    assert [text.weight for text in recipe.calibration.texts] == [2, 1, 1]
+    assert [text.name for text in recipe.evaluation.every] == ["leads", "letters", "bank"]
 
 
 def test_stages_of_both_kinds(tmp_path: Path) -> None:
@@ -84,13 +85,13 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
             'magnitude uses no inputs, so order = "sequential" would change nothing: leave it out - at `$.stages',
         ),
         ("window = 512", "window = 16384", "tokens = 8192 do not fill one window of 16384 - at `$.evaluation`"),
-        ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.buckets[1]`"),
+        ("[8, 9]", "[8, 12]", "Expected `int` <= 9 - at `$.evaluation.texts[0].buckets[1]`"),
         ("sequences = 32", "sequences = 0", "Expected `int` >= 1 - at `$.calibration.sequences`"),
         ("base =", "base", "is not TOML: Expected '=' after a key"),
         ("sequences = 32", f"sequences = {'9' * 5000}", "is not TOML: Exceeds the limit (4300 digits)"),
         ("sequences = 32", f"sequences = {'[' * 5000}{']' * 5000}", "is not TOML: maximum recursion depth exceeded"),
         ('"48:64"', '"48:64", damping = inf', "Expected a finite number - at `$.stages[0].technique.damping`"),
-        ("[8, 9]", "[8, nan]", "Expected a finite number - at `$.evaluation.buckets[1]`"),
+        ("[8, 9]", "[8, nan]", "Expected a finite number - at `$.evaluation.texts[0].buckets[1]`"),
     ],
 )
 def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
