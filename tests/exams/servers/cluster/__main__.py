@@ -129,7 +129,7 @@ def divergence(ours: Sequence[Token], theirs: Sequence[Token]) -> float | None:
 def serving(folder: Path, model: Path, backend: str) -> Iterator[str]:
     """The URL of `secateur serve` with one skill on the backend."""
     (folder / "help.toml").write_text(
-        f'name = "help"\nsystem = "Be brief."\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n'
+        f'name = "help"\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n'
     )
     (folder / "big.toml").write_text(
         f'engine = "remote"\nartifact = "{model.absolute()}"\nbackends = ["{backend}"]\nserved_as = "{NAME}"\n'
