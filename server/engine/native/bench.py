@@ -99,6 +99,7 @@ class Model:
         ] * layers + [[(VOCABULARY, HIDDEN)]]
         self.bytes = 0
         self._layers = []
+        self._outputs: dict[int, list[list[Array]]] = {}
 
         def placed(weight: Any) -> Any:
             return weight.tiled(pages.take(weight.tiled_bytes)) if pages else weight
@@ -119,7 +120,10 @@ class Model:
     def run(self, batch: int, multiplier: Any, threads: int) -> float:
         """Seconds of one pass over all layers: of processor time with one thread, else of the clock."""
         inputs = {n: numpy.ones((batch, n), numpy.float32) for n in (HIDDEN, FEED_FORWARD)}
-        outputs = [[numpy.empty((batch, weight.rows), numpy.float32) for weight in layer] for layer in self._layers]
+        if batch not in self._outputs:  # written now: the first write to a page costs as much as the product
+            shapes = [[(batch, weight.rows) for weight in layer] for layer in self._layers]
+            self._outputs[batch] = [[numpy.ones(shape, numpy.float32) for shape in layer] for layer in shapes]
+        outputs = self._outputs[batch]
         clock = time.thread_time if threads == 1 else time.perf_counter
         start = clock()
         for layer, out in zip(self._layers, outputs, strict=True):
