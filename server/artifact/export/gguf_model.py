@@ -1,7 +1,8 @@
 """The GGUF metadata and tensor names of Llama-like models.
 
 llama.cpp's `llama` applies RoPE to neighbouring pairs of a head's dimensions, transformers to the two halves, so the
-rows of queries and keys are reordered. Its `qwen2` and `qwen3` use halves too.
+rows of queries and keys are reordered. Its `qwen2`, `qwen3` and `gemma3` use halves too. Gemma's norms multiply by
+1 + weight, and are stored as that sum.
 """
 
 import math
@@ -20,9 +21,15 @@ ARCHITECTURES = {
     "mistral": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
 """llama.cpp's architecture for each supported `model_type`."""
 ROPE = ("default", "linear", "llama3")
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+PERIOD = 6
+"""Every so many layers of llama.cpp's `gemma3`, one looks back over the whole text."""
+LOCAL_THETA = 1e4
+"""RoPE's base in the other layers there."""
 
 
 class Shape(NamedTuple):
@@ -39,6 +46,8 @@ class Shape(NamedTuple):
     theta: float
     epsilon: float
     rope: Mapping[str, Any]
+    window: int | None = None
+    """Tokens that the layers with a sliding window look back over."""
 
 
 def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
@@ -46,14 +55,15 @@ def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ExportError(f"{path} is a {kind} model, and only {', '.join(ARCHITECTURES)} are written as GGUF yet")
+    gemma = kind == "gemma3_text"
     rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})  # as transformers reads them
+    rope = dict(rope.get(GLOBAL, rope))
     rope.setdefault("rope_type", rope.get("type", "default"))
     turned = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
     refusals = {
-        f"its activation is {config.get('hidden_act')}, not silu": config.get("hidden_act", "silu") != "silu",
         f"its rope_type is {rope['rope_type']}": rope["rope_type"] not in ROPE,
         "it rotates only a part of each head": turned != 1.0,
-        "its attention looks back over a window": _windowed(config),
+        **(_gemma_refusals(config) if gemma else _llama_refusals(config)),
     }
     if found := [why for why, holds in refusals.items() if holds]:
         raise ExportError(f"{path} cannot be written as GGUF: {found[0]}, which llama.cpp computes differently")
@@ -70,7 +80,33 @@ def shape_of(path: Path, config: Mapping[str, Any]) -> Shape:
         theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         epsilon=float(config["rms_norm_eps"]),
         rope=rope,
+        window=int(config["sliding_window"]) if gemma else None,
     )
+
+
+def _llama_refusals(config: Mapping[str, Any]) -> dict[str, bool]:
+    """What llama.cpp computes differently, and whether `config` asks for it; of all but Gemma."""
+    return {
+        f"its activation is {config.get('hidden_act')}, not silu": config.get("hidden_act", "silu") != "silu",
+        "its attention looks back over a window": _windowed(config),
+    }
+
+
+def _gemma_refusals(config: Mapping[str, Any]) -> dict[str, bool]:
+    """What llama.cpp computes differently, and whether `config` asks for it; of Gemma 3."""
+    layers = list(config.get("layer_types") or [])
+    wanted = [LOCAL if (index + 1) % PERIOD else GLOBAL for index in range(len(layers))]
+    local = (config.get("rope_parameters") or {}).get(LOCAL, {}).get("rope_theta", LOCAL_THETA)
+    activation = config.get("hidden_activation", "gelu_pytorch_tanh")
+    return {
+        f"its activation is {activation}, not gelu_pytorch_tanh": activation != "gelu_pytorch_tanh",
+        f"its layers with a whole view are not each {PERIOD}th": layers != wanted,
+        f"layers with a window have {local} as RoPE's base, not {LOCAL_THETA:g}": local != LOCAL_THETA,
+        "its attention is not scaled by the size of a head": config.get("query_pre_attn_scalar") != config["head_dim"],
+        "it caps logits": bool(config.get("final_logit_softcapping") or config.get("attn_logit_softcapping")),
+        "its attention is bidirectional": bool(config.get("use_bidirectional_attention")),
+        "its head is not its embedding": config.get("tie_word_embeddings") is False,
+    }
 
 
 def describe(writer: Any, shape: Shape) -> None:
@@ -86,6 +122,8 @@ def describe(writer: Any, shape: Shape) -> None:
     writer.add_rope_dimension_count(shape.head_size)
     writer.add_rope_freq_base(shape.theta)
     writer.add_layer_norm_rms_eps(shape.epsilon)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
     if shape.rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(shape.rope["factor"]))
@@ -101,7 +139,9 @@ def tensor_names(path: Path, names: list[str], shape: Shape) -> dict[str, str]:
 
 
 def rows(name: str, tensor: Tensor, shape: Shape) -> Tensor:
-    """The rows of a weight `name`, or of its codes or scales, in llama.cpp's order."""
+    """The rows of a weight `name`, or of its codes or scales, in llama.cpp's order; norms as it multiplies by them."""
+    if shape.architecture == gguf.MODEL_ARCH.GEMMA3 and name.endswith("norm.weight"):
+        return tensor.float() + 1
     heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2])
     if heads is None or shape.architecture != gguf.MODEL_ARCH.LLAMA:
         return tensor

@@ -3,6 +3,7 @@
 llama.cpp selects the pattern by name; a tokenizer with any other pattern than the known ones is refused.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import gguf
 import msgspec
 
+from server.artifact.export import gguf_sentencepiece
 from server.errors import ExportError
 from server.text import tokenizer_files
 from server.text.byte_level import GPT2, GPT2_DIGITS, LLAMA3, QWEN2, Unrecognised, split_pattern
@@ -24,18 +26,32 @@ def write(writer: Any, path: Path, vocabulary: int) -> list[str]:
     """Write the tokenizer of the artifact at `path`, padded to `vocabulary` tokens; returns notes on differences."""
     files = tokenizer_files.read(path)
     parsed = msgspec.json.decode(files.definition, type=dict[str, Any])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pattern_name(path, parsed))
     tokens, types = _tokens(parsed, vocabulary)
+    if gguf_sentencepiece.matches(parsed):
+        _write_scores(writer, path, parsed, tokens)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_pattern_name(path, parsed))
+        writer.add_token_merges(
+            [merge if isinstance(merge, str) else " ".join(merge) for merge in parsed["model"]["merges"]]
+        )
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(
-        [merge if isinstance(merge, str) else " ".join(merge) for merge in parsed["model"]["merges"]]
-    )
     writer.add_add_bos_token(_begins(parsed))
     writer.add_add_space_prefix(False)
     _special(writer, files, {token: id for id, token in enumerate(tokens)})
     return [NFC] if (parsed.get("normalizer") or {}).get("type") == "NFC" else []
+
+
+def _write_scores(writer: Any, path: Path, parsed: Mapping[str, Any], tokens: list[str]) -> None:
+    """Write the scores of a SentencePiece tokenizer; raises ExportError where llama.cpp would encode differently."""
+    try:
+        scores = gguf_sentencepiece.scores(parsed)
+    except Unrecognised as error:
+        raise ExportError(f"{path / 'tokenizer.json'} cannot be written as GGUF: {error}") from None
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_scores([scores.get(token, 0.0) for token in tokens])
 
 
 def _pattern_name(path: Path, parsed: Mapping[str, Any]) -> str:
@@ -67,7 +83,17 @@ def _tokens(parsed: Mapping[str, Any], vocabulary: int) -> tuple[list[str], list
         if id >= vocabulary:
             raise ExportError(f"the token {token!r} has an id beyond the {vocabulary} rows of the model's embeddings")
         tokens[id], types[id] = token, int(kind)
+    if gguf_sentencepiece.matches(parsed):
+        unknown = parsed["model"].get("unk_token")
+        types = [_kind(token, kind, unknown) for token, kind in zip(tokens, types, strict=True)]
     return tokens, types
+
+
+def _kind(token: str, kind: int, unknown: str | None) -> int:
+    """The type of a token of SentencePiece, whose byte tokens and unknown token have their own."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", token):
+        return int(gguf.TokenType.BYTE)
+    return int(gguf.TokenType.UNKNOWN) if token == unknown else kind
 
 
 def _begins(parsed: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -44,15 +44,40 @@ CUTS: dict[str, Any] = {
 
 def write_tokenizer(folder: Path, cut: str, spare: int = 6) -> None:
     """Write a BPE tokenizer trained on the licence, with ChatML marks and `spare` tokens fewer than embeddings."""
-    made = Tokenizer(models.BPE(ignore_merges=cut == "llama3"))
-    made.pre_tokenizer, made.decoder = CUTS[cut], decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY - 2 - spare, show_progress=False, initial_alphabet=alphabet)
-    made.train_from_iterator([TEXT.read_text()], trainer)
+    made = sentencepiece(VOCABULARY - 2 - spare) if cut == "sentencepiece" else byte_level(VOCABULARY - 2 - spare, cut)
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     made.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": "<|im_end|>", "chat_template": TEMPLATE, "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def byte_level(size: int, cut: str) -> Tokenizer:
+    """A byte-level BPE of `size` tokens, trained on the licence."""
+    made = Tokenizer(models.BPE(ignore_merges=cut == "llama3"))
+    made.pre_tokenizer, made.decoder = CUTS[cut], decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
+    made.train_from_iterator([TEXT.read_text()], trainer)
+    return made
+
+
+def sentencepiece(size: int) -> Tokenizer:
+    """A BPE of `size` tokens with byte fallback, whose merges are all pairs that make a token, as Gemma's."""
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.train_from_iterator(
+        [TEXT.read_text().replace("\n", " ")], trainers.BpeTrainer(vocab_size=size - 257, show_progress=False)
+    )
+    found = sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    tokens = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *(token for token, _ in found)]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    cuts = [(token[:at], token[at:]) for token, _ in found for at in range(1, len(token))]
+    merges = [pair for pair in cuts if all(part in vocabulary for part in pair)]
+    made = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.normalizer = normalizers.Replace(" ", "▁")
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return made
 
 
 def artifact(folder: Path, change: Change, kind: str = "llama", cut: str = "digits", **sizes: Any) -> Artifact:

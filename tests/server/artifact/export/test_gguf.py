@@ -26,6 +26,10 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }  # fmt: skip
+GEMMA: dict[str, Any] = {
+    "kind": "gemma3_text", "cut": "sentencepiece", "query_pre_attn_scalar": 16, "sliding_window": 4,
+    "num_hidden_layers": 6, "pad_token_id": 0,
+}  # fmt: skip
 CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "llama": (made.dense, {}, 0.15),
     "half of the weights": (made.half, {}, 0.15),
@@ -37,6 +41,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "mistral": (made.dense, {"kind": "mistral", "sliding_window": None}, 0.15),
     "qwen2": (made.dense, {"kind": "qwen2", "cut": "qwen2"}, 0.15),
     "qwen3": (made.dense, {"kind": "qwen3", "cut": "qwen2"}, 0.15),
+    "gemma 3": (made.dense, GEMMA, 0.15),
+    "gemma 3 in 4 bits": (made.codes(4, 32), GEMMA, 0.4),
     "4 bits": (made.codes(4, 32), {}, 0.4),
     "4 bits, wide groups": (made.codes(4, 128), {}, 0.4),
     "8 bits, embeddings too": (made.codes(8, 64, embeddings=True), {}, 0.4),
@@ -87,7 +93,7 @@ def test_blocks_are_those_of_the_library(bits: int, group: int) -> None:
     assert torch.equal(found.bfloat16(), dequantise(codes, scales))
 
 
-@pytest.mark.parametrize("cut", made.CUTS)
+@pytest.mark.parametrize("cut", [*made.CUTS, "sentencepiece"])
 def test_llama_cpp_encodes_as_the_tokenizer_does(tmp_path: Path, cut: str) -> None:
     artifact = made.artifact(tmp_path, made.dense, cut=cut)
     tokenizer = Tokenizer.from_file(str(artifact.path / "tokenizer.json"))
@@ -118,7 +124,10 @@ def test_a_greedy_reply_of_llama_cpp_is_the_artifact_s(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        ({"kind": "gemma"}, "is a gemma model, and only llama, mistral, qwen2, qwen3 are written as GGUF yet"),
+        ({"kind": "gemma"}, "is a gemma model, and only llama, mistral, qwen2, qwen3, gemma3_text are written as GGUF"),
+        (GEMMA | {"num_hidden_layers": 7, "layer_types": ["full_attention"] * 7}, "with a whole view are not each 6th"),
+        (GEMMA | {"query_pre_attn_scalar": 24}, "its attention is not scaled by the size of a head"),
+        (GEMMA | {"final_logit_softcapping": 30.0}, "it caps logits"),
         ({"hidden_act": "gelu"}, "its activation is gelu, not silu"),
         ({"kind": "mistral", "sliding_window": 16}, "its attention looks back over a window"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "its rope_type is dynamic"),
