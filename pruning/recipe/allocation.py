@@ -14,6 +14,9 @@ from pruning.techniques.technique import Technique
 SEARCHED = 64
 """Columns in a group of the N:M levels of a search: the runtime packs any k:64, so k may differ between blocks."""
 
+FEWEST = 3
+"""Bits that a code of fewer is stored in."""
+
 
 class OWL(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="name", tag="owl"):
     """Prune blocks with more outliers of |weight| x input norm less; costs one forward of the dense model.
@@ -73,7 +76,7 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     levels: Annotated[tuple[Sparsity, ...], Meta(min_length=2)] | None = None
     """Sparsities that a matrix may get: fractions, or "k:64". Without it, for "k:64" every fourth k from 16 to 60, for
     a fraction every twentieth within 0.3 of it, for 0 none."""
-    bits: tuple[Literal[2, 3, 4, 8], ...] = ()
+    bits: tuple[Literal[3, 4, 5, 6, 8], ...] = ()
     """Bits of a code that a matrix may get, for `gptq` only; without it, the technique's own."""
     sequences: Count = 8
     """Calibration sequences that are run forward and back."""
@@ -103,7 +106,7 @@ def bits_per_weight(technique: Technique) -> float:
     """The bits that a weight takes after `technique`: its kept share of values, and one of a mask; scales left out."""
     groups = nm_pattern(technique.sparsity)
     kept = groups.keep / groups.columns if groups else 1 - float(technique.sparsity)
-    return kept * (technique.bits if isinstance(technique, GPTQ) else 16) + (kept < 1)
+    return kept * (max(technique.bits, FEWEST) if isinstance(technique, GPTQ) else 16) + (kept < 1)
 
 
 def _near(sparsity: float | str) -> list[float | str]:

@@ -48,7 +48,13 @@ def test_fewer_bits_cost_more_of_the_loss_and_a_kept_share_of_it() -> None:
 
 @pytest.mark.parametrize(
     ("technique", "bits"),
-    [(SparseGPT("32:64"), 9), (SparseGPT(0.75), 5), (GPTQ(0, bits=4), 4), (GPTQ("48:64", bits=8), 7)],
+    [
+        (SparseGPT("32:64"), 9),
+        (SparseGPT(0.75), 5),
+        (GPTQ(0, bits=4), 4),
+        (GPTQ(0, bits=2), 3),
+        (GPTQ("48:64", bits=8), 7),
+    ],
 )
 def test_bits_of_a_weight_are_its_kept_share_of_values_and_a_mask(technique: SparseGPT | GPTQ, bits: float) -> None:
     assert bits_per_weight(technique) == bits
@@ -68,7 +74,7 @@ def test_the_techniques_own_level_is_among_the_candidates() -> None:
         ("sparsegpt", '"32:64"', "", ""),
         ("admm", '"32:64"', ', levels = ["24:64", "40:64"]', 'order = "sequential"\ncorrection = 0.5'),
         ("wanda", "0.5", "", ""),
-        ("gptq", "0", ", bits = [2, 8]", 'objective = "loss"'),
+        ("gptq", "0", ", bits = [3, 8]", 'objective = "loss"'),
     ],
 )
 def test_matrices_get_levels_of_their_own_within_the_same_bytes(
