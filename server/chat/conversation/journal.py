@@ -8,6 +8,8 @@ import logging
 import time
 from typing import NamedTuple
 
+import anyio
+
 from server.chat.conversation.recording import Recording
 from server.chat.conversation.store import Conversations
 from server.chat.conversation.transcript import Transcript
@@ -17,6 +19,7 @@ FLUSH_SECONDS = 0.5
 ALIVE_SECONDS = 3.0
 """Between signs of life of a reply that does not grow."""
 TIDY_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
 
 
@@ -70,6 +73,12 @@ class Journal:
                     await self._store.tidy()
             except SecateurError as error:
                 logger.error("Live replies are not kept: %s", error)
+
+    async def close(self) -> None:
+        """Wait until the live replies, which a drain has ended, are written; at most CLOSE_SECONDS."""
+        with anyio.move_on_after(CLOSE_SECONDS):
+            for recording in list(self._live.values()):
+                await recording.wait()
 
     async def _flush(self) -> None:
         """Write what has grown, show signs of life, and stop what was stopped, reset or erased elsewhere."""

@@ -66,6 +66,10 @@ class Recording:
     async def stop(self) -> None:
         """`stop_soon`, and wait for the last event."""
         self.stop_soon()
+        await self.wait()
+
+    async def wait(self) -> None:
+        """Wait for the last event."""
         if self._task is not None:
             await asyncio.wait([self._task])
 

@@ -68,6 +68,7 @@ class Talk:
         try:
             yield
         finally:
+            await self._journal.close()
             writing.cancel()
             await asyncio.wait([writing])
 

@@ -175,7 +175,7 @@ def ledger_and_counters(server: str, folder: Path, vllm: Vllm) -> Iterator[Row]:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(whole, QUESTIONS))
     grown = [int(vllm.counter(name) - was) for name, was in zip(names, before, strict=True)]
-    ours = [sum(row[column] for row in rows(folder)) for column in (1, 2)]
+    ours = [sum(row[1] for row in rows(folder)), sum(row[2] for row in rows(folder))]
     shown = f"ledger {ours}, vLLM {grown}"
     yield Row("prompt and output tokens, 8 replies", shown, "equal", ours == grown)
 
