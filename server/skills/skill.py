@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 from server.engine.sequence import Sampling, SamplingOptions, Temperature
 from server.errors import ConfigError
 from server.skills import identity, system_prompt
+from server.skills.handover import Handover, handover_problems
 from server.skills.identity import Identity
 from server.skills.origins import origin_problems
 from server.storage.toml import read
@@ -34,6 +35,9 @@ OUTSIDE = (
     "rate_limit_headers",
     "keep_questions",
     "questions_days",
+    "follow_ups",
+    "feedback_days",
+    "handover",
 )
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
@@ -90,6 +94,10 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The widget's first message, which the model does not see; left out, none."""
     starters: Annotated[tuple[Line, ...], Meta(max_length=6)] = ()
     """Questions that the widget offers before the first message, at most 6."""
+    follow_ups: Annotated[tuple[Line, ...], Meta(max_length=3)] = ()
+    """Questions that the widget offers below a whole answer, at most 3; those already asked are left out."""
+    handover: Handover | None = None
+    """Where the widget leads a visitor who wants a person; left out, it offers nobody."""
     model: str = ""
     """The model that answers: a directory or `registry:NAME@production`; left out, the server's own model."""
     encoder: str = ""
@@ -117,6 +125,8 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Whether questions that were refused, or answered and rated down, are kept as text; for the pages' authors."""
     questions_days: Annotated[int, Meta(ge=1, le=3650)] = 30
     """Days after which kept questions are deleted."""
+    feedback_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    """Days after which visitors' ratings, with their comments, are deleted."""
     refusal: Annotated[str, Meta(max_length=1000)] = "I found no answer to that in our pages."
     """The answer to a question that the knowledge does not cover, followed by links to the nearest documents."""
     origins: tuple[str, ...] = ()
@@ -265,6 +275,7 @@ def _problems(skill: Skill) -> Iterator[str]:
             yield f"`$.sources[{index}].url` must begin with http:// or https:// and name a host"
     alone = [field for field in WITHOUT_ENCODER if skill.encoder and getattr(skill, field)]
     yield from (f"a skill with `$.encoder` only embeds: leave out `$.{field}`" for field in alone)
+    yield from handover_problems(skill.handover)
     if skill.temperature > skill.max_temperature:
         yield "`$.temperature` is above `$.max_temperature`"
 

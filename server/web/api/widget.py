@@ -31,6 +31,7 @@ from server.web.http.responses import json_response
 
 MAX_BODY = 32 * 1024
 SESSION_SECONDS = 5.0  # for the body of a client that has shown no token
+Reason = Literal["wrong", "incomplete", "unclear", "other"]
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -58,6 +59,7 @@ class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
     reply: Word
     rating: Literal["up", "down"] | None = None
     comment: str = ""
+    reasons: Annotated[tuple[Reason, ...], Meta(max_length=4)] = ()
 
 
 class Visitor(Struct, frozen=True):
@@ -128,7 +130,7 @@ class WidgetEndpoints:
 
     async def conversation(self, request: Request) -> Response:
         """The kept turns, and the id of the reply that is being generated."""
-        visitor = await self._visitor(request)
+        visitor = await self.visitor(request)
         kept = visitor.conversation
         running = kept.running if kept else None
         turns = [_turn(turn) for turn in kept.turns] if kept else []
@@ -141,7 +143,7 @@ class WidgetEndpoints:
 
     async def ask(self, request: Request) -> Response:
         """The stream of a new reply, which is generated to its end even if the client leaves."""
-        visitor = await self._visitor(request)
+        visitor = await self.visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), QuestionBody)
         _bounded("text", body.text, MOST_TEXT)
         _bounded("context", body.context or "", MOST_CONTEXT)
@@ -165,12 +167,15 @@ class WidgetEndpoints:
 
     async def rate(self, request: Request) -> Response:
         """Store a visitor's rating of a reply."""
-        visitor = await self._visitor(request)
+        visitor = await self.visitor(request)
         body = read_fields(await read_body(request, MAX_BODY), FeedbackBody)
         _bounded("comment", body.comment, MOST_COMMENT)
         turn = _reply_of(visitor.conversation, body.reply)
         await self._rate_limits.rating(visitor.skill, visitor.session.conversation)
-        opinion = Opinion(body.reply, visitor.skill.name, turn.revision, body.rating, body.comment)
+        skill = visitor.skill
+        opinion = Opinion(
+            body.reply, skill.name, turn.revision, body.rating, body.comment, body.reasons, skill.feedback_days
+        )
         await to_thread.run_sync(self._feedback.give, opinion)
         if body.rating == "down":
             await to_thread.run_sync(self._feedback.questions.note, visitor.skill, "rated down", turn.reply.question)
@@ -179,11 +184,11 @@ class WidgetEndpoints:
 
     async def reset(self, request: Request) -> Response:
         """Delete the conversation, and end its running reply."""
-        visitor = await self._visitor(request)
+        visitor = await self.visitor(request)
         await self._talk.forget(visitor.session.conversation)
         return Response(status_code=204)
 
-    async def _visitor(self, request: Request) -> Visitor:
+    async def visitor(self, request: Request) -> Visitor:
         """The visitor with the request's session token; raises Unauthorized or Forbidden."""
         session = self._sessions.read(bearer(request.headers) or "", "session")
         if session is None or session.origin != request.headers.get("origin"):
@@ -198,8 +203,8 @@ class WidgetEndpoints:
         return Visitor(session, skill, conversation)
 
     async def _turn(self, request: Request) -> Turn:
-        """The turn of the reply whose id is in the path; raises NotFound, and as `_visitor`."""
-        visitor = await self._visitor(request)
+        """The turn of the reply whose id is in the path; raises NotFound, and as `visitor`."""
+        visitor = await self.visitor(request)
         return _reply_of(visitor.conversation, request.path_params["id"])
 
     async def _earlier(self, shown: Session | None, wanted: Session) -> Session | None:
@@ -239,7 +244,9 @@ def _shown(skill: Skill) -> dict[str, object]:
         "title": skill.title or skill.name,
         "greeting": skill.greeting,
         "starters": skill.starters,
+        "follow_ups": skill.follow_ups,
         "image_origins": skill.image_origins,
+        "handover": skill.handover and skill.handover.shown,
     }
 
 

@@ -15,6 +15,8 @@ const find = (id) => document.getElementById(id);
 const number = (value) => value.toLocaleString("en");
 const samples = [];
 const KEY = "secateur-admin-key";
+const FEEDBACK_PERIOD = 30_000;
+let feedbackAt = 0;
 let drawn = "";
 let latest;
 
@@ -25,9 +27,23 @@ async function refresh() {
     find("sign-in").hidden = find("login").hidden = true;
     if (!answer.ok) throw new Error(answer.status === 503 ? "The ledger cannot be read" : "The server made a mistake");
     show(await answer.json());
+    if (Date.now() - feedbackAt > FEEDBACK_PERIOD) {
+      feedbackAt = Date.now();
+      await refreshFeedback();
+    }
   } catch (error) {
     state(false, error instanceof TypeError ? "No answer; these are the last figures" : error.message);
   }
+}
+
+/** List the latest comments; their text is a visitor's, so it only ever becomes a text node. */
+async function refreshFeedback() {
+  const answer = await ask("/admin/feedback?limit=20").catch(() => null);
+  if (!answer?.ok) return;
+  const { ratings } = await answer.json();
+  const when = (at) => new Date(at * 1000).toISOString().slice(0, 16).replace("T", " ");
+  const rows = ratings.map((one) => [when(one.at), one.skill, one.rating, one.reasons.join(", "), one.comment]);
+  table("feedback", ["Time (UTC)", "Skill", "Rating", "Reasons", "Comment"], rows);
 }
 
 function ask(path) {

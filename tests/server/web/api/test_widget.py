@@ -4,7 +4,10 @@ import json
 import sqlite3
 import time
 import urllib.request
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import Any
 
 import jwt
@@ -12,6 +15,8 @@ import msgspec
 import pytest
 
 from server.chat.conversation.recording import MOST_READERS
+from server.commands.__main__ import main
+from server.skills.handover import Handover
 from server.skills.identity import Identity
 from server.skills.skill import Source
 from tests.support.harness import HELP, ORIGIN, Serve, Served, until
@@ -39,7 +44,15 @@ def watch_prompts(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_session_returns_what_to_show_and_nothing_else(serve: Serve) -> None:
-    skill = msgspec.structs.replace(HELP, starters=("How?",), image_origins=("https://i.example",))
+    person = Handover(webhook="https://desk.example/secret")
+    added: dict[str, Any] = {
+        "starters": ("How?",),
+        "image_origins": ("https://i.example",),
+        "follow_ups": ("And?",),
+        "handover": person,
+    }
+    skill = msgspec.structs.replace(HELP, **added)
+    assert skill.revision == msgspec.structs.replace(skill, follow_ups=(), handover=None).revision
     opened = Visitor(serve(skills=(skill,))).opened
     assert opened.status == 200
     assert opened.json["skill"] == {
@@ -47,7 +60,9 @@ def test_a_session_returns_what_to_show_and_nothing_else(serve: Serve) -> None:
         "title": "Help desk",
         "greeting": "Hello",
         "starters": ["How?"],
+        "follow_ups": ["And?"],
         "image_origins": ["https://i.example"],
+        "handover": {"kind": "webhook", "address": ""},
     }
     assert 0 < opened.json["expires_in"] <= 900
     assert not opened.json["resumed"]
@@ -382,6 +397,76 @@ def test_feedback_is_stored_counted_and_withdrawn(serve: Serve) -> None:
         assert database.execute("SELECT count(*) FROM feedback").fetchone() == (0,)
     long = visitor.post("feedback", {"reply": reply, "rating": "up", "comment": "x" * 1001})
     assert (long.status, long.json["error"]["param"]) == (400, "comment")
+
+
+def test_reasons_and_comments_are_listed_for_the_skills_owner(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    served = serve("ok")
+    visitor = Visitor(served)
+    replies = [visitor.ask(word)[0].data["reply"] for word in ("one", "two", "three")]
+    said = [
+        {"reply": replies[0], "rating": "down", "reasons": ["wrong", "other"], "comment": "<b>\x1b[2J\nno"},
+        {"reply": replies[1], "rating": "up", "comment": "thanks"},
+        {"reply": replies[2], "rating": "up"},
+    ]
+    for opinion in said:
+        assert visitor.post("feedback", opinion).status == 204
+    bad = visitor.post("feedback", {"reply": replies[0], "rating": "down", "reasons": ["rude"]})
+    assert (bad.status, bad.json["error"]["param"]) == (400, "reasons[0]")
+
+    def listed(query: str) -> list[list[Any]]:
+        with urllib.request.urlopen(f"{served.admin}/admin/feedback{query}") as response:
+            return [[one["reply"], one["reasons"], one["comment"]] for one in json.load(response)["ratings"]]
+
+    second, first = [replies[1], [], "thanks"], [replies[0], ["wrong", "other"], "<b>\x1b[2J\nno"]
+    assert listed("") == [second, first]
+    assert listed("?rating=down") == [first]
+    assert listed("?silent=true&limit=1") == [[replies[2], [], ""]]
+    assert main(["feedback", str(served.parts.config.feedback_file), "--rating", "down"]) == 0
+    assert capsys.readouterr().out.split("  ", 1)[1] == "help  down  wrong,other  <b> [2J no\n"
+    assert main(["feedback", str(served.parts.config.ledger) + ".none"]) == 2
+    assert visitor.post("feedback", {"reply": replies[0], "rating": None}).status == 204
+    assert listed("") == [second]
+
+
+def test_a_visitor_is_handed_over_with_the_transcript(serve: Serve) -> None:
+    with receiver() as (url, received):
+        served = serve("ok", skills=(msgspec.structs.replace(HELP, handover=Handover(webhook=url)),))
+        visitor = Visitor(served)
+        visitor.ask("Is it open?")
+        assert visitor.post("handover", {"note": "Please call", "contact": "+49 1"}).status == 204
+        [event] = json.loads(received[0])
+        assert (event["type"], event["subject"]) == ("secateur.handover.requested.v1", "help")
+        turns = [{"question": "Is it open?", "answer": "ok"}]
+        assert {name: event["data"][name] for name in ("note", "contact", "turns")} == {
+            "note": "Please call",
+            "contact": "+49 1",
+            "turns": turns,
+        }
+    failed = visitor.post("handover", {})
+    assert (failed.status, failed.json["error"]["code"]) == (503, "overloaded")
+    served.parts.skills.replace([HELP])
+    assert visitor.post("handover", {}).status == 404
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[bytes]]]:
+    """A webhook's receiver: its URL, and the bodies that it got."""
+    received: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
+        thread.join()
 
 
 def test_a_rating_names_the_skill_as_it_was_when_it_replied(serve: Serve) -> None:

@@ -1,0 +1,49 @@
+"""`secateur feedback`: shows what visitors said about answers: ratings, reasons and comments."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from server.chat.conversation.feedback import Chosen, Given, listed
+from server.errors import ConfigError
+from server.storage.database import StorageError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    top = argparse.ArgumentParser(
+        prog="secateur feedback",
+        description="Show visitors' ratings that have a comment or a reason, the newest first; only reads.",
+    )
+    top.add_argument("file", type=Path, metavar="FEEDBACK", help="the server's `feedback`, an SQLite file")
+    top.add_argument("--skill", default="", metavar="NAME", help="of this skill only")
+    top.add_argument("--rating", choices=("up", "down"), default="", help="only these")
+    top.add_argument("--silent", action="store_true", help="also ratings without comment and reason")
+    top.add_argument("--limit", type=int, default=100, metavar="N", help="ratings to show (default: 100)")
+    top.add_argument("--json", action="store_true", help="as JSON lines")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the ratings; returns 0. Raises ConfigError."""
+    arguments = parser().parse_args(argv)
+    chosen = Chosen(arguments.skill, arguments.rating, arguments.silent, arguments.limit)
+    try:
+        found = listed(arguments.file, chosen)
+    except StorageError as error:
+        raise ConfigError(
+            f"{arguments.file} has no ratings to list ({error}): give the server's `feedback`, by default "
+            "feedback.sqlite3 beside its ledger"
+        ) from None
+    for one in found:
+        print(json.dumps(one._asdict(), ensure_ascii=False) if arguments.json else line(one))
+    return 0
+
+
+def line(one: Given) -> str:
+    """A rating on one line; control characters of a comment cannot reach the terminal."""
+    day = datetime.fromtimestamp(one.at, UTC).strftime("%Y-%m-%d %H:%M")
+    words = "".join(letter if letter.isprintable() else " " for letter in one.comment)
+    return f"{day}  {one.skill}  {one.rating:<4}  {','.join(one.reasons) or '-'}  {words}".rstrip()
