@@ -13,7 +13,9 @@ from shutil import copytree, rmtree
 import msgspec
 
 from pruning.benchmark.plan import without_defaults
+from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Recipe, read
+from pruning.recipe.training import Training
 from pruning.run.output import work_directory
 from pruning.run.pipeline import begin, run
 from pruning.stages.inputs import Inputs, base_artifact, prepare
@@ -90,9 +92,15 @@ def _link(shared: Sequence[Path], own: Path) -> None:
 
 
 def _stage_names(inputs: Inputs) -> list[str]:
-    """For each stage, a digest of what decides its result: base, text and the stages up to it."""
-    texts = {name: value for name, value in inputs.identity.items() if name not in ("recipe", "evaluation")}
-    common = (texts, without_defaults(inputs.recipe.calibration))
-    stages = [without_defaults(stage) for stage in inputs.recipe.stages]
-    parts = [(common, stages[: count + 1]) for count in range(len(stages))]
-    return [hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for part in parts]
+    """For each stage, a digest of what decides its result: base, calibration, the stages up to it and their texts."""
+    base = {name: inputs.identity[name] for name in ("base", "calibration")}
+    common = without_defaults(inputs.recipe.calibration)
+    texts: set[str] = set()
+    names = []
+    for count, stage in enumerate(inputs.recipe.stages, 1):
+        if isinstance(stage, Training | Vocabulary):
+            texts.update(stage.named_sources or [text.source for text in inputs.recipe.calibration.texts])
+        read = {source: inputs.text_digests[source] for source in sorted(texts & inputs.text_digests.keys())}
+        part = (base, read, common, [without_defaults(one) for one in inputs.recipe.stages[:count]])
+        names.append(hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16])
+    return names

@@ -47,9 +47,9 @@ def measure_quality(plan: ParetoPlan, arguments: argparse.Namespace) -> None:
             continue
         print(candidate.key, file=sys.stderr)
         row = _measured(plan, candidate, place, windows)
-        found = results.read(arguments.results)  # anew: another process may have written meanwhile
         sizes = {name: {"bytes": sum(len(w.encode()) for w in each)} for name, each in windows.items()}
         counts = quality.tokens(windows, place.base(plan, candidate))
+        found = results.read(arguments.results)  # anew: another process may have written meanwhile
         known = {name: found.texts.get(name, {}) | sizes[name] | {candidate.base: counts[name]} for name in sizes}
         results.write(arguments.results, msgspec.structs.replace(found, texts=known).with_row(row))
 

@@ -6,8 +6,8 @@ from html import escape
 
 from tests.benchmarks.pareto.front.dominance import Point, by_bytes, by_speed, front
 
-WIDTH, HEIGHT = 900, 430
-LEFT, RIGHT, TOP, BOTTOM = 64, 330, 40, 48
+WIDTH, HEIGHT = 980, 430
+LEFT, RIGHT, TOP, BOTTOM = 64, 410, 40, 48
 """Margins of the drawing; the names are in the right one."""
 LINE = 17
 """Height of a name."""
@@ -62,16 +62,16 @@ def svg(
     parts += [_mark(point.row.kind, x(point), y(point.ratio)) for point in shown]
     for number, point in enumerate(best, 1):
         parts.append(f'<text class="number" x="{x(point) + 6:.1f}" y="{y(point.ratio) - 6:.1f}">{number}</text>')
-    return _file(title, [*parts, *_names(best, value)])
+    return _file(title, [*parts, *_names(best, value, across.partition(",")[0])])
 
 
-def _names(best: Sequence[Point], value: Callable[[Point], float]) -> list[str]:
+def _names(best: Sequence[Point], value: Callable[[Point], float], unit: str) -> list[str]:
     """The candidates of the front by number, then what the marks mean."""
     left, parts = WIDTH - RIGHT + 24, []
     for number, point in enumerate(best, 1):
         y = TOP + LINE * number
         parts.append(_mark(point.row.kind, left, y - 4))
-        text = f"{number} {point.row.name}: {value(point):.0f}, {point.ratio:.2f} x"
+        text = f"{number} {point.row.name}: {value(point):.0f} {unit}, {point.ratio:.2f} x"
         parts.append(f'<text class="small" x="{left + 10}" y="{y}">{escape(text)}</text>')
     for number, (kind, text) in enumerate(KINDS.items()):
         y = HEIGHT - BOTTOM - LINE * (len(KINDS) - number)
