@@ -30,7 +30,7 @@ FEED_FORWARD_NORMS = ("pre_feedforward_layernorm", "post_attention_layernorm")
 
 
 def off_grid_digest(digest: str) -> str:
-    """The digest that stands for the off-grid copy of the base with this `digest`."""
+    """The digest of the off-grid copy of the base with this `digest`, derived from it."""
     return hashlib.sha256(f"{NOTE} of {digest}".encode()).hexdigest()
 
 
