@@ -70,7 +70,7 @@ class Removal:
         heapify(self._heap)
 
     def run(self, size: int, *, free: bool) -> None:
-        """Remove tokens until `size` are left; with `free` only those that cost the text nothing."""
+        """Remove tokens until `size` are left; with `free` only tokens without a cost."""
         while len(self.kept) > size and self._heap:
             cost, _, token = heappop(self._heap)
             if cost != self._cost(token):  # it has gained occurrences of removed tokens

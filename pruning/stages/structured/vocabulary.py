@@ -241,7 +241,7 @@ def _count_text(text: WeightedText, inputs: Inputs) -> Counter[int]:
 def _named(config: Mapping[str, Any], folder: Path, definition: Mapping[str, Any]) -> list[int]:
     """Token ids in the model's own files; raises ModelRefused if the tokenizer lacks one.
 
-    Of the tokens that tokenizer_config.json calls added, only those that tokenizer.json does not.
+    A token that both tokenizer_config.json and tokenizer.json call added is not named by that alone.
     """
     settings, ids = read_settings(folder / SETTINGS), bpe.ids_of(definition)
     known = set(ids.values())

@@ -27,7 +27,7 @@ ARCHITECTURES = {
 ROPE = ("default", "linear", "llama3")
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 PERIOD = 6
-"""Every so many layers of llama.cpp's `gemma3`, one looks back over the whole text."""
+"""In llama.cpp's `gemma3` the last of every 6 layers attends to the whole text."""
 LOCAL_THETA = 1e4
 """RoPE's base in the other layers there."""
 
