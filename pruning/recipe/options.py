@@ -12,7 +12,7 @@ from pruning.recipe.texts import WeightedText, refuse_repeated
 from pruning.recipe.training import Continue, Distill, Reconstruct, Shear
 from pruning.techniques import AnyTechnique
 from pruning.techniques.importance import AnyImportance
-from server.artifact.checkpoint.layouts import Group
+from server.artifact.checkpoint.layouts import Group, Scheme, refuse_scheme
 
 
 class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="layerwise"):
@@ -154,8 +154,12 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns that share one scale in each row."""
-    scheme: Literal["symmetric"] = "symmetric"
-    """Codes are symmetric about zero, the only scheme that the runtime has."""
+    scheme: Scheme = "symmetric"
+    """"symmetric": zero stays zero. "asymmetric": a minimum beside each scale; more accurate, 16 bits more for each
+    group, at most 6 bits, and not for pruned weights."""
+
+    def __post_init__(self) -> None:
+        refuse_scheme(self.scheme, self.bits)
 
 
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="round"):
@@ -167,6 +171,12 @@ class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """Columns that share one scale in each row."""
     what: Literal["embeddings", "blocks"] = "embeddings"
     """"embeddings": the embeddings and the head, which other stages leave at 16 bits. "blocks": the linear layers."""
+    scheme: Scheme = "symmetric"
+    """"symmetric": zero stays zero. "asymmetric": a minimum beside each scale; more accurate, 16 bits more for each
+    group, at most 6 bits, and not for pruned weights."""
+
+    def __post_init__(self) -> None:
+        refuse_scheme(self.scheme, self.bits)
 
 
 Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct | Shear | Continue

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from pruning.recipe.bounds import Bucket, Count
 from pruning.recipe.texts import WeightedText, refuse_repeated
-from server.artifact.checkpoint.layouts import Group
+from server.artifact.checkpoint.layouts import Group, Scheme, refuse_scheme
 
 
 class LoRA(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,6 +29,11 @@ class Quantise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns that share one scale in each row."""
+    scheme: Scheme = "symmetric"
+    """"symmetric": zero stays zero. "asymmetric": a minimum beside each scale; at most 6 bits, no pruned weights."""
+
+    def __post_init__(self) -> None:
+        refuse_scheme(self.scheme, self.bits)
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,8 +2,8 @@
 
 Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers,
 https://arxiv.org/abs/2210.17323, algorithm 1; with pruning, section 3.5 of SparseGPT, https://arxiv.org/abs/2301.00774.
-Deliberate differences from the authors' code: (1) codes are symmetric, so zero stays zero; (2) each group's scale is
-searched, weighted by the error that remains after later columns compensate; (3) columns keep their order (no
+Deliberate differences from the authors' code: (1) codes are symmetric by default, so zero stays zero; (2) each group's
+scale is searched, weighted by the error that remains after later columns compensate; (3) columns keep their order (no
 act-order).
 """
 
@@ -17,9 +17,9 @@ from torch import Tensor
 from pruning.passes.statistics import Gram, InputStatistics, Statistic
 from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
 from pruning.techniques.mathematics.patterns import nm_pattern
-from pruning.techniques.mathematics.rounding import nearest_codes, search_scales
+from pruning.techniques.mathematics.rounding import nearest_values, search
 from pruning.techniques.technique import Technique
-from server.artifact.checkpoint.layouts import Group
+from server.artifact.checkpoint.layouts import Group, Scheme, refuse_scheme
 
 
 class GPTQ(Technique, frozen=True):
@@ -34,19 +34,25 @@ class GPTQ(Technique, frozen=True):
     """Bits of a code; 2 are stored in 3."""
     group: Group = 64
     """Input columns of a row that share one scale; smaller groups are more accurate and larger on disk."""
-    scheme: Literal["symmetric"] = "symmetric"
-    """Codes run from -2^(bits-1) to 2^(bits-1) - 1, without a zero point."""
+    scheme: Scheme = "symmetric"
+    """"symmetric": codes from -2^(bits-1) to 2^(bits-1) - 1, whose zero stays zero. "asymmetric": codes from 0, and a
+    minimum beside each scale; more accurate, 16 bits more for each group, at most 6 bits, not for pruned weights."""
     block: Annotated[int, Meta(ge=1)] = 128
     """Columns swept before the later columns are updated, rounded to whole groups; affects the speed, and the mask of a
     fraction, chosen per block."""
     damping: Annotated[float, Meta(gt=0, le=1)] = 0.01
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
+    def __post_init__(self) -> None:
+        refuse_scheme(self.scheme, self.bits)
+        if self.scheme == "asymmetric" and self.sparsity != 0:
+            raise ValueError('asymmetric codes have no zero for pruned weights: use scheme = "symmetric"')
+
     needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
     sees_loss: ClassVar[bool] = True
 
     def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor:
-        """Quantise `weight` [outputs, inputs] in place; returns the scales [outputs, groups], float16."""
+        """Quantise `weight` [outputs, inputs] in place; returns the grids, float16 [outputs, groups(, 2)]."""
         W = weight.clone()
         W[:, observed[Gram].dead] = 0
         zero = (W == 0).T
@@ -85,15 +91,15 @@ class _RoundColumns:
         kept = self._sparse.settle(columns, index)
         if index % self._options.group == 0:
             self._scales.append(self._search(columns, slice(index, min(index + self._options.group, len(columns)))))
-        scale = self._scales[-1]
-        return nearest_codes(kept, scale, self._options.bits) * scale
+        return nearest_values(kept[:, None], self._scales[-1], self._options.bits)[:, 0]
 
     def _search(self, columns: Tensor, part: slice) -> Tensor:
-        """The scales [rows] of the group of columns `part`."""
+        """The grids [rows] or [rows, 2] of the group of columns `part`."""
         if groups := self._sparse.groups:  # N:M groups inside this scale group are pruned now, and again on their turn
             after = ceil((part.start + 1) / groups.columns) * groups.columns
             if after < part.stop:
                 stop = ceil(part.stop / groups.columns) * groups.columns
                 self._sparse.choose(columns, slice(after, stop))
         kept = columns[part].masked_fill(self._sparse.removed[part], 0)
-        return search_scales(kept.T.contiguous(), self._importance[part], self._options.bits)
+        asymmetric = self._options.scheme == "asymmetric"
+        return search(kept.T.contiguous(), self._importance[part], self._options.bits, asymmetric=asymmetric)

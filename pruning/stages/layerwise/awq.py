@@ -26,7 +26,7 @@ from pruning.stages.block_weights import block_file, losses_in, naming_weight, s
 from pruning.stages.context import StageContext, StageModel, total_seconds
 from pruning.stages.layerwise.folding import FoldFinder
 from pruning.techniques.mathematics.losses import gram_loss
-from pruning.techniques.mathematics.rounding import nearest_codes, round_groups
+from pruning.techniques.mathematics.rounding import in_groups, nearest_values, round_groups
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,8 @@ class _QuantiseBlock:
         for name, linear in linears.items():
             weight, gram = weight_of(linear), grams[name]
             scaled = weight.clone()
-            scales = round_groups(weight, gram.diagonal(), self._stage.bits, self._stage.group)
+            stage, asymmetric = self._stage, self._stage.scheme == "asymmetric"
+            scales = round_groups(weight, gram.diagonal(), stage.bits, stage.group, asymmetric=asymmetric)
             with naming_weight(name):
                 losses[name] = msgspec.to_builtins(gram_loss(scaled, weight, gram))
             tensors |= stored_tensors(name, linear, scales)
@@ -146,7 +147,7 @@ class _QuantiseBlock:
             if fold:
                 weight = torch.cat([weight_of(user) for user in users.values()])
                 magnitude = observed[names[0]][MeanMagnitude].value
-                scale = fold.divide(choose_scale(weight, gram, magnitude, self._stage.bits, self._stage.group))
+                scale = fold.divide(choose_scale(weight, gram, magnitude, self._stage))
                 for user in users.values():
                     weight_of(user).mul_(scale)
                 changed |= {f"{self._path}.{view.index}.{fold.name}.{leaf}": t for leaf, t in fold.tensors().items()}
@@ -156,7 +157,7 @@ class _QuantiseBlock:
         return _Scaled(grams, changed, unscaled)
 
 
-def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, group: int) -> Tensor:
+def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, stage: AWQ) -> Tensor:
     """The scale [columns] = mean|x|^r, r = 0, 1/20, ..., 19/20, that gives the rounded `weight` the least output error.
 
     `weight` is [rows, columns], `gram` [columns, columns], `magnitude` [columns]. The error is tr(D H D^T) with D = W -
@@ -166,20 +167,22 @@ def choose_scale(weight: Tensor, gram: Tensor, magnitude: Tensor, bits: int, gro
     for step in range(GRID):
         scale = magnitude.pow(step / GRID).clamp(min=1e-4)
         scale = scale / (scale.max() * scale.min()).sqrt()
-        delta = weight - _unclipped(weight * scale, bits, group) / scale
+        delta = weight - _unclipped(weight * scale, stage) / scale
         error = float((delta @ gram * delta).sum())
         if error < least:
             best, least = scale, error
     return best
 
 
-def _unclipped(weight: Tensor, bits: int, group: int) -> Tensor:
-    """`weight` [rows, columns] rounded with the scale at which the largest weight of each group just fits."""
-    rows, columns = weight.shape
-    grouped = nn.functional.pad(weight, (0, -columns % group)).view(rows, -1, group)
-    scale = grouped.abs().amax(dim=2, keepdim=True) / (2 ** (bits - 1) - 1)
-    rounded: Tensor = nearest_codes(grouped, scale, bits) * scale
-    return rounded.view(rows, -1)[:, :columns]
+def _unclipped(weight: Tensor, stage: AWQ) -> Tensor:
+    """`weight` [rows, columns] rounded on the grid that the extreme weights of each group just fit."""
+    grouped = in_groups(weight, stage.group)
+    if stage.scheme == "asymmetric":
+        low, high = grouped.amin(dim=2, keepdim=True), grouped.amax(dim=2, keepdim=True)
+        grid = torch.cat([(high - low) / (2**stage.bits - 1), low], dim=2)
+    else:
+        grid = grouped.abs().amax(dim=2) / (2 ** (stage.bits - 1) - 1)
+    return nearest_values(grouped, grid, stage.bits).flatten(1)[:, : weight.shape[1]]
 
 
 def _by_shared_input(observed: Mapping[str, InputStatistics]) -> list[list[str]]:

@@ -72,5 +72,6 @@ def _round(stage: Round, name: str, transposed: bool, model: StageModel, file: P
     """Write one matrix, rounded, and its scales to `file`."""
     weight = model.source.tensor(name).bfloat16().clone()
     rows = weight.T if transposed else weight
-    scales = round_groups(rows, torch.ones(rows.shape[1]), stage.bits, stage.group)
+    asymmetric = stage.scheme == "asymmetric"
+    scales = round_groups(rows, torch.ones(rows.shape[1]), stage.bits, stage.group, asymmetric=asymmetric)
     write_file(file, {name: weight, f"{name}.scales": scales.transpose(0, 1) if transposed else scales})

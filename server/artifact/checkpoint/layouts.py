@@ -21,6 +21,7 @@ Count = Annotated[int, Meta(ge=1)]
 Keep = Annotated[int, Meta(ge=1, le=RUN)]
 Group = Literal[32, 64, 128]
 Bits = Literal[3, 4, 5, 6, 8]
+Scheme = Literal["symmetric", "asymmetric"]
 Level = Annotated[int, Meta(ge=-128, le=127)]
 
 
@@ -136,6 +137,12 @@ def _unstructured(count: int, columns: int, dtypes: tuple[str, ...]) -> dict[str
     """The stored tensors of a matrix with `count` nonzero values."""
     runs = -(-columns // RUN)
     return {"values": Part(count, dtypes, rows=1), "mask": Part(runs, ("I64",)), "offsets": Part(1, ("I64",))}
+
+
+def refuse_scheme(scheme: Scheme, bits: int) -> None:
+    """Raise ValueError for asymmetric codes of 8 bits, which no layout holds."""
+    if scheme == "asymmetric" and bits == 8:
+        raise ValueError('asymmetric codes have at most 6 bits: use fewer bits, or scheme = "symmetric"')
 
 
 def size_of(layout: "Packed", rows: int) -> int:

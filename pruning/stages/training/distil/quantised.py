@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning.model.weights import WeightSource
 from pruning.recipe.training import Quantise
 from pruning.stages.training.student import Student, TrainedParameters, block_linears
-from pruning.techniques.mathematics.rounding import in_groups, refit_scales, round_with_scales, search_scales
+from pruning.techniques.mathematics.rounding import in_groups, refit_scales, round_with_scales, search
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class QuantisedStudent(Student):
     ) -> None:
         super().__init__(network, trained)
         self._bits, self._group = quantise.bits, quantise.group
+        self._asymmetric = quantise.scheme == "asymmetric"
         linears = {f"{name}.weight": module for name, module in block_linears(network).items()}
         self._transposed = {name for name, module in linears.items() if not isinstance(module, nn.Linear)}
         self._again: list[str] = []  # already quantised, with other codes
@@ -54,8 +55,12 @@ class QuantisedStudent(Student):
 
     def weights(self) -> dict[str, Tensor]:
         """All changed weights as stored, and the scales of the quantised ones, transposed as the weights are."""
-        scales = {f"{n}.scales": (s.T if n in self._transposed else s).half() for n, s in self._scales.items()}
+        scales = {f"{name}.scales": self._turned(name, grid).half() for name, grid in self._scales.items()}
         return super().weights() | scales
+
+    def _turned(self, name: str, grid: Tensor) -> Tensor:
+        """A grid between the order of rows and that of the weight."""
+        return grid.transpose(0, 1) if name in self._transposed else grid
 
     def _stored(self, name: str) -> Tensor:
         """code * scale for a quantised weight, bfloat16."""
@@ -70,13 +75,14 @@ class QuantisedStudent(Student):
         return weight.T if name in self._transposed else weight
 
     def _start(self, name: str, own: Tensor | None) -> Tensor:
-        """The initial scales [outputs, groups]: the model's `own` if they reproduce the weight, else searched ones."""
+        """The initial grids [outputs, groups(, 2)]: the model's `own` if they give the weight, else searched ones."""
         weight = self._rows(name)
         grouped = in_groups(weight, self._group)
         if own is not None:
-            scales = (own.T if name in self._transposed else own).to(weight.device, torch.float32).contiguous()
-            fits = scales.shape == grouped.shape[:2]
+            scales = self._turned(name, own).to(weight.device, torch.float32).contiguous()
+            fits = scales.shape == (*grouped.shape[:2], *(2,) * self._asymmetric)
             if fits and torch.equal(round_with_scales(weight, scales, self._bits, self._group), weight.bfloat16()):
                 return scales
             self._again.append(name)
-        return search_scales(grouped, torch.ones(self._group, device=weight.device), self._bits)
+        ones = torch.ones(self._group, device=weight.device)
+        return search(grouped, ones, self._bits, asymmetric=self._asymmetric)

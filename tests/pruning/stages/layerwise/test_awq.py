@@ -15,6 +15,7 @@ from pruning.model.blocks import Blocks
 from pruning.passes.observation import observing
 from pruning.passes.statistics import Gram
 from pruning.passes.sweep import BlockView, Sweep
+from pruning.recipe.options import AWQ
 from pruning.recipe.recipe import read
 from pruning.stages.inputs import base_artifact, prepare
 from pruning.stages.layerwise.awq import MeanMagnitude, choose_scale
@@ -114,7 +115,7 @@ def test_the_scale_is_the_one_of_the_papers_grid() -> None:
         magnitude.update(batch)
     gram = Gram(64)
     gram.update(inputs)
-    chosen = choose_scale(weight, gram.value, magnitude.value, 3, 32)
+    chosen = choose_scale(weight, gram.value, magnitude.value, AWQ(bits=3, group=32))
     plain, rows = weight.double().numpy(), inputs.double().numpy()
     mean = numpy.abs(rows).mean(axis=0)
     results = []
@@ -140,7 +141,7 @@ def test_with_input_outliers_scaling_beats_rounding_alone() -> None:
     importance = gram.value.diagonal()
     alone, scaled = weight.clone(), weight.clone()
     round_groups(alone, importance, 3, 32)
-    scale = choose_scale(weight, gram.value, inputs.abs().mean(dim=0), 3, 32)
+    scale = choose_scale(weight, gram.value, inputs.abs().mean(dim=0), AWQ(bits=3, group=32))
     scaled *= scale
     scales = round_groups(scaled, importance / scale.square(), 3, 32)
     assert scales.shape == (10, 2)

@@ -81,6 +81,25 @@ def test_each_value_is_an_integer_times_its_scale(prune: Prune) -> None:
     assert set(steps.round().flatten().tolist()) == set(range(-8, 8))
 
 
+@pytest.mark.parametrize("bits", [3, 4, 5, 6])
+@pytest.mark.parametrize("kind", ["gptq", "awq", "round"])
+def test_asymmetric_codes_are_stored_with_their_minimums(prune: Prune, kind: str, bits: int) -> None:
+    options = f'bits = {bits}, group = 32, scheme = "asymmetric"'
+    stage = f'[[stages]]\nkind = "{kind}"\n' + options.replace(", ", "\n") + "\n"
+    stage += 'what = "blocks"\n' if kind == "round" else ""
+    artifact = prune(STAGE % f'name = "gptq", {options}' if kind == "gptq" else stage)
+    name = "model.layers.3.mlp.down_proj.weight"
+    layout, grid = artifact.layout(name), artifact.scales(name)
+    assert layout == Quantised(bits=bits, group=32, columns=128, asymmetric=True)  # type: ignore[arg-type]
+    assert grid is not None
+    assert grid.shape == (64, 4, 2)
+    scales, minimums = grid.double().repeat_interleave(32, dim=1).unbind(2)
+    codes = (artifact.tensor(name).double() - minimums) / scales
+    assert ((codes - codes.round()).abs() < 0.2).all()  # what bfloat16 rounds away
+    assert set(codes.round().flatten().tolist()) == set(range(1 << bits))
+    assert artifact.lineage.steps[0].options["scheme"] == "asymmetric"
+
+
 def test_pruning_quantised_weights_warns(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
     artifact = prune(GPTQ + STAGE % 'name = "wanda", sparsity = "8:64"')
     assert "42 quantised weights are at 16 bits again, model.layers.0." in caplog.text
