@@ -131,11 +131,11 @@ def test_an_app_that_failed_to_load_loads_on_the_next_try(engine: Engine, host: 
         engine.until(f"Boolean({ROOT}?.querySelector('.launcher'))")
         for _ in range(2):
             engine.run(f"{ROOT}.querySelector('.launcher').click()")
-            engine.until(f"{ROOT}.querySelector('[role=alert]')?.textContent", "Chat unavailable")
+            engine.until(f"{ROOT}.querySelector('output')?.textContent", "Chat unavailable")
         other.down = False
         engine.run(f"{ROOT}.querySelector('.launcher').click()")
         engine.until(f"{ROOT}.activeElement?.localName", "textarea")
-        assert engine.run(f"return {ROOT}.querySelector('[role=alert]')") is None
+        assert engine.run(f"return {ROOT}.querySelector('output')") is None
 
 
 def test_a_page_that_keeps_backdrop_focus_and_selection(engine: Engine, host: str, stub: Stub) -> None:
@@ -201,6 +201,6 @@ def test_on_the_server_itself_a_reply_outlives_a_reload(engine: Engine, start: S
     server.runner.release()
     engine.until(f"{ROOT}.querySelectorAll('.actions').length", 1)
     assert engine.run(f"return {text('.answer .text')}") == words
-    engine.run(f"{ROOT}.querySelector('.fresh').click()")
+    engine.run("SkillChat('reset')")
     engine.until(f"{ROOT}.querySelectorAll('.question').length", 0)
-    engine.until("sessionStorage.length", 0)
+    engine.until('/secret|resume":"./.test(JSON.stringify(sessionStorage))', False)

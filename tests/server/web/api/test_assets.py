@@ -17,6 +17,7 @@ ASSETS = ROOT / "server/web/assets/widget"
 LOADER = "/widget.js"
 PARTS = sorted(path.name for path in ASSETS.glob("app-*.js"))
 APP = f"/assets/{next(name for name in PARTS if name.count('-') == 1)}"
+CHUNKS = sorted(path.name for path in ASSETS.glob("chunk-*.js"))
 PLAIN = {"Accept-Encoding": "identity"}
 
 
@@ -25,7 +26,7 @@ def client() -> TestClient:
     return TestClient(Starlette(routes=list(routes(ASSETS))))
 
 
-@pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in PARTS)])
+@pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in [*PARTS, *CHUNKS])])
 def test_any_page_may_load_the_files_and_no_browser_sniffs_their_type(client: TestClient, path: str) -> None:
     response = client.get(path, headers=PLAIN)
     assert response.content == (ASSETS / path.rsplit("/")[-1]).read_bytes()
@@ -57,6 +58,16 @@ def test_an_earlier_releases_language_is_answered_with_the_current_one_uncached(
         assert response.content == (ASSETS / name).read_bytes()
         assert response.headers["cache-control"] == "no-store"
     assert client.get("/assets/app-xx-0.js", headers=PLAIN).content == client.get(APP, headers=PLAIN).content
+
+
+def test_a_chunk_is_cached_for_ever_and_one_of_an_earlier_release_is_refused_uncached(client: TestClient) -> None:
+    """An app passes objects to its chunks, so it understands only the ones of its own build."""
+    assert len(CHUNKS) > 2
+    for name in CHUNKS:
+        assert client.get(f"/assets/{name}").headers["cache-control"] == "public, max-age=31536000, immutable"
+        refused = client.get(f"/assets/{name.rpartition('-')[0]}-00000000.js")
+        assert (refused.status_code, refused.headers["cache-control"]) == (404, "no-store")
+        assert refused.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize("path", [LOADER, APP])
