@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.evaluation.comparison.quantised_base import quantisations, write
+from pruning.evaluation.comparison.quantised_base import Codes, quantisations, write
 from server.artifact.checkpoint.reader import Artifact, find_base
 from server.errors import SecateurError
 
-BITS, GROUP = 8, 32
+CODES, GROUP = Codes(8), 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         base = find_base(arguments.base_cache, Artifact.open(arguments.artifact).lineage.base.digest)
         if not arguments.output.exists():
             shape = next(
-                one for one in quantisations(base) if (one.bits, one.embedding_bits, one.group) == (BITS, BITS, GROUP)
+                one
+                for one in quantisations(base)
+                if (one.codes, one.embedding_codes, one.group) == (CODES, CODES, GROUP)
             )
             write(base, shape, arguments.output)
     except SecateurError as error:
