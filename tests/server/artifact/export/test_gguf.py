@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.quantised import dequantise
-from server.artifact.export.gguf_file import blocks
+from server.artifact.export.gguf_file import blocks, type_of
 from server.artifact.export.gguf_model import frequencies, shape_of
 from server.commands.__main__ import main
 from server.errors import ExportError
@@ -91,6 +91,28 @@ def test_blocks_are_those_of_the_library(bits: int, group: int) -> None:
     kind = {4: gguf.GGMLQuantizationType.Q4_0, 8: gguf.GGMLQuantizationType.Q8_0}[bits]
     found = torch.from_numpy(gguf.dequantize(blocks(codes, scales, layout).numpy(), kind))
     assert torch.equal(found.bfloat16(), dequantise(codes, scales))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "asymmetric"),
+    [("Q4_0", 3, False), ("Q4_1", 3, True), ("Q4_1", 4, True), ("Q5_0", 5, False), ("Q5_1", 5, True),
+     ("Q8_0", 6, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("group", [32, 64])
+def test_other_codes_are_blocks_of_the_smallest_type_that_holds_them(
+    kind: str, bits: int, asymmetric: bool, group: int
+) -> None:
+    generator = torch.Generator().manual_seed(bits)
+    least = 0 if asymmetric else -(1 << (bits - 1))
+    codes = torch.randint(least, least + (1 << bits), (6, 160), generator=generator).to(torch.int8)
+    grid = (torch.rand(6, -(-160 // group), 2, generator=generator) * 0.01 + 0.01).half() * torch.tensor([1, -4]).half()
+    grid = grid if asymmetric else grid[..., 0]
+    layout = Quantised(bits=bits, group=group, columns=160, asymmetric=asymmetric)  # type: ignore[arg-type]
+    assert type_of(layout) == kind
+    found = gguf.dequantize(blocks(codes, grid, layout).numpy(), gguf.GGMLQuantizationType[kind])
+    spread = grid.float().repeat_interleave(group, dim=1)[:, :160]
+    expected = codes.float() * spread[..., 0] + spread[..., 1] if asymmetric else codes.float() * spread
+    assert torch.equal(torch.from_numpy(found), expected)
 
 
 @pytest.mark.parametrize("cut", [*made.CUTS, "sentencepiece"])
