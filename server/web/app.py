@@ -98,8 +98,7 @@ def build(parts: Parts) -> Apps:
     rate_limits = RateLimits(config.rate_limits, config.rate_limits_fail)
     registry.register(StoreCollector(rate_limits.store))
     feedback = Feedback(config.feedback_file)
-    labels = Labels(parts.skills, parts.rollout)
-    traces = open_traces(config.traces)
+    labels, traces = Labels(parts.skills, parts.rollout), open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
     meter, grounder = Meter(parts.ledger, observers), Grounder(parts.shelf.of, feedback.questions.note)
     replies = Replies(parts.rollout, meter, rate_limits, parts.skills.allowance, grounder)
@@ -114,18 +113,16 @@ def build(parts: Parts) -> Apps:
     registry.register(closed := ClosedConnections())
     requests, process = RequestMetrics(registry, refusals, closed), ProcessMetrics(registry)
     routes = [*public_routes(parts, IdempotentReplies(replies, KeptReplies(texts))), *widget.routes()]
-    handover = HandoverEndpoint(widget.visitor, rate_limits)
-    routes += [Route("/v1/widget/handover", handover.send, methods=["POST"])]
+    routes += [Route("/v1/widget/handover", HandoverEndpoint(widget.visitor, rate_limits).send, methods=["POST"])]
     routes += [embeddings_route(parts, Embeddings(replies, meter, rate_limits, parts.skills.allowance))]
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
-    manager = SkillsEndpoints(config, parts.skills, reloader, revisions, auditing.log.put)
+    watched += SkillsEndpoints(config, parts.skills, reloader, revisions, auditing.log.put).routes()
     watched += [Route("/admin/feedback", FeedbackEndpoint(feedback).get)]
-    watched += [*manager.routes(), *Playground(replies, parts.rollout, skills_folder(config)).routes(), *probes(health)]
-    closing = Closing(
-        feedback, rate_limits, traces, webhook_of(parts, registry), process, auditing, texts, talk, revisions
-    )
+    watched += [*Playground(replies, parts.rollout, skills_folder(config)).routes(), *probes(health)]
+    hook = webhook_of(parts, registry)
+    closing = Closing(feedback, rate_limits, traces, hook, process, auditing, texts, talk, revisions)
     return Apps(
         public=PublicMiddleware(starlette(routes, auditing.handlers), parts.skills, routes, traces, requests.ended),
         admin=Measured(auditing.guard(starlette(watched)), watched, requests),
