@@ -87,7 +87,7 @@ def unknown(name: str) -> str:
 
 def usage() -> str:
     """The text of `secateur --help`."""
-    lines = [f"  {name:<10}{command.help}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<15}{command.help}" for name, command in COMMANDS.items()]
     more = "`secateur COMMAND --help` says more, and `secateur --version` which release this is."
     return "\n".join(["usage: secateur COMMAND ...", "", *lines, "", more])
 
