@@ -26,6 +26,8 @@ from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.text.tokenizer import Tokenizer as Serving
 from tests.pruning import tiny
+from tests.server.artifact.export import made
+from tests.server.artifact.export.llama_cpp import loaded
 
 Write = Callable[[str], Path]
 STAGE = '[[stages]]\nkind = "vocabulary"\n'
@@ -251,6 +253,29 @@ def test_later_stages_work_on_the_remaining_tokens(
     assert all(part in text for part in after.decode(calibration[0].tolist()).split("<end>")[:-1])
     assert [step.technique for step in artifact.lineage.steps] == ["vocabulary", "sparsegpt", "depth", "distill"]
     assert logits(artifact.path, calibration[:1]).shape[-1] == 320
+
+
+def test_gemma_s_tokenizer_is_cut_fitted_and_read_alike_by_llama_cpp(tmp_path: Path) -> None:
+    folder = tiny.save(
+        tmp_path / "model", "gemma3_text", vocab_size=400, num_hidden_layers=6, query_pre_attn_scalar=16,
+        sliding_window=8, pad_token_id=None, bos_token_id=398, eos_token_id=399,
+    )  # fmt: skip
+    tokenizer = made.sentencepiece(398)
+    tokenizer.add_special_tokens(["<bos>", "<eos>"])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 398)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": "<bos>", "eos_token": "<eos>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "text.txt").write_text(made.TEXT.read_text())
+    fit = "keep = 320\nfit = { tokens = 512, length = 32, held_out = 2, batch = 4 }\n"
+    artifact = prune(recipe(folder, tmp_path, STAGE + fit), tmp_path)
+    before, after = tokenizers(folder, artifact.path)
+    assert artifact.config["vocab_size"] == after.get_vocab_size() == 320
+    for string in strings():
+        assert after.decode(after.encode(string).ids) == before.decode(before.encode(string).ids)
+    with loaded(made.export(artifact, "gguf"), 320) as llama:
+        for string in strings():
+            assert llama.encode(string) == after.encode(string, add_special_tokens=False).ids
 
 
 def toy(letters: str, merges: list[tuple[str, str]]) -> dict[str, Any]:
