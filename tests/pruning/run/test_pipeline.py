@@ -18,7 +18,7 @@ from pruning.passes import sweep
 from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.recipe import read
 from pruning.run import output, pipeline
-from pruning.stages.inputs import base_artifact
+from pruning.stages.inputs import base_artifact, prepare, reusable
 from pruning.stages.layerwise.prune_block import PruneBlock
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.lock import locked
@@ -360,6 +360,39 @@ def test_evaluate_prints_the_perplexity_in_the_lineage(
         f"perplexity per token on 4 windows of 32 tokens of {text}, buckets 7, 8, 9, its texts shuffled"
     )
     assert own.endswith(f"  {evaluation.perplexity['pruned']:.4f}")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_resumed_run_takes_over_its_number_of_threads(
+    recipe: Write, tmp_path: Path, base_cache: Path, threads: Callable[[int], None]
+) -> None:
+    inputs, work = prepare(read(recipe()), base_cache), tmp_path / "out.work"
+    (work / "stage-0").mkdir(parents=True)
+    threads(2)
+    pipeline.begin(work, inputs)  # another run's: cleared
+    assert inputs.identity["threads"] == "2"
+    (work / "stage-0").mkdir()
+    threads(1)
+    pipeline.begin(work, inputs)
+    assert torch.get_num_threads() == 2
+    assert (work / "stage-0").exists()
+
+
+def test_an_artifact_made_with_other_threads_is_kept(
+    recipe: Write, prune: Prune, tmp_path: Path, base_cache: Path, threads: Callable[[int], None]
+) -> None:
+    path = recipe()
+    threads(1)
+    assert prune(path, tmp_path / "out") == 0
+    threads(2)
+    assert reusable(tmp_path / "out", prepare(read(path), base_cache)) is not None
 
 
 def test_the_base_is_imported_once(
