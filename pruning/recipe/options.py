@@ -33,7 +33,7 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """What a layer's error is measured by. "layer": the squares of its outputs. "loss": those squares weighed by the
     Fisher matrix of the outputs, which says how far an error there raises the next-token loss (as YAQA,
     https://arxiv.org/abs/2505.22988); for sparsegpt, admm and gptq. Costs one backward pass over
-    `objective_sequences`."""
+    `objective_sequences`; with 16 of them it gained nothing beyond noise (docs/results/log.md)."""
     objective_sequences: Count = 16
     """Calibration sequences that the Fisher matrices of `objective = "loss"` are estimated on."""
     allocation: OWL | Search | Fisher | None = None
