@@ -10,6 +10,7 @@ from pruning.data.documents import Document
 from pruning.data.draw import ids_digest
 from pruning.data.encoder import Encoder
 from pruning.errors import DataError
+from pruning.recipe.texts import WeightedText
 from pruning.recipe.training import Distill
 from pruning.stages.inputs import Inputs
 from pruning.stages.training.data import draw_training_data
@@ -88,3 +89,17 @@ def test_another_source_and_other_buckets(inputs: Inputs, tmp_path: Path, caplog
 def test_too_few_texts_are_refused(inputs: Inputs, held_out: int) -> None:
     with pytest.raises(DataError, match=rf"too few to hold out {held_out} x 64 tokens and train on the others"):
         draw_training_data(Distill(tokens=64, length=64, batch=1, held_out=held_out), inputs)
+
+
+def test_texts_are_mixed_by_weight_and_recorded_apart(inputs: Inputs, text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n\n".join(f"Letter {n} asks what {n} costs." for n in range(60)))
+    mixture = (WeightedText(str(text), tuple(range(7)), 3), WeightedText(str(other)))
+    data = draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=4, sources=mixture), inputs)
+    assert data.training.shape == (32, 32)
+    assert [part.sequences for part in data.training_record.parts] == [24, 8]
+    assert [part.sequences for part in data.held_out_record.parts] == [3, 1]
+    alone = draw_training_data(Distill(tokens=256, length=32, batch=4, held_out=1, sources=mixture[1:]), inputs)
+    assert alone.training_record.digest == data.training_record.parts[1].digest
+    with pytest.raises(DataError, match=r"other.txt gets none of the 2 held-out sequences"):
+        draw_training_data(Distill(tokens=1024, length=32, batch=4, held_out=2, sources=mixture), inputs)
