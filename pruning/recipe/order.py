@@ -1,6 +1,7 @@
-"""Warns, before any work, when a stage would undo an earlier quantisation."""
+"""Warns, before any work, when a stage would undo an earlier quantisation, and refuses what would undo pruning."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -20,6 +21,22 @@ def undone_quantisations(stages: Sequence[Stage]) -> Iterator[str]:
         for what in sorted(unquantised_by(stage) & quantised.keys()):
             yield f"{own}, returns the {what} to 16 bits, which {quantised.pop(what)}, quantised: quantise last"
         quantised |= dict.fromkeys(quantised_by(stage), own)
+
+
+def refuse_lost_zeros(stages: Sequence[Stage]) -> None:
+    """Raise ValueError for asymmetric codes of the blocks after a stage that pruned them: no code is zero."""
+    pruned = False
+    for number, stage in enumerate(stages):
+        options: dict[str, Any] = msgspec.to_builtins(stage)
+        kind = options["kind"]
+        options |= options.get("technique") or {}
+        options |= options.get("quantise") or {}
+        if pruned and options.get("scheme") == "asymmetric" and BLOCKS in quantised_by(stage):
+            raise ValueError(
+                f"stage {number + 1}, {kind}, has asymmetric codes, among which pruned weights would not stay zero: "
+                'use scheme = "symmetric" after pruning'
+            )
+        pruned = pruned or (isinstance(stage, Layerwise) and options.get("sparsity") != 0)
 
 
 def quantised_by(stage: Stage) -> set[str]:

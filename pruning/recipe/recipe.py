@@ -17,6 +17,7 @@ from pruning.errors import PruningError, RecipeError
 from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import Bucket, Count, Gates
 from pruning.recipe.options import Layerwise, Stage, Vocabulary
+from pruning.recipe.order import refuse_lost_zeros
 from pruning.recipe.sources import SELF
 from pruning.recipe.texts import ALL_BUCKETS, EvaluatedText, WeightedText, one_or_several, refuse_repeated
 
@@ -126,6 +127,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
                         f"a search with tokens = {stage.allocation.tokens} needs twice that many calibration tokens, "
                         f"{needed} sequences of {length}, but calibration.sequences is {sequences}"
                     )
+        refuse_lost_zeros(self.stages)
         if sum(isinstance(stage, Vocabulary) for stage in self.stages) > 1:
             raise ValueError("vocabulary is there twice: remove all tokens at once, with a smaller keep")
 

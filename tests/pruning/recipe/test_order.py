@@ -8,7 +8,7 @@ import pytest
 
 from pruning.commands.__main__ import main
 from pruning.recipe.options import Stage
-from pruning.recipe.order import undone_quantisations
+from pruning.recipe.order import refuse_lost_zeros, undone_quantisations
 from server.artifact.checkpoint.reader import Artifact
 from tests.exams.outages.stages import STAGES
 
@@ -21,9 +21,14 @@ ROUNDED = {
 KINDS = ("wanda", "gptq", "width by second_order", "reconstruct", "distill codes", "shear")
 
 
+def stages(text: str) -> list[Stage]:
+    """The stages of a recipe's text."""
+    return msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])
+
+
 def sentences(text: str) -> list[str]:
     """The warnings about a recipe with these stages."""
-    return list(undone_quantisations(msgspec.convert(msgspec.toml.decode(text)["stages"], list[Stage])))
+    return list(undone_quantisations(stages(text)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,3 +54,22 @@ def test_a_sentence_names_both_stages() -> None:
     expected = "stage 2, layerwise, returns the blocks to 16 bits, which stage 1, round, quantised: quantise last"
     assert sentences(text) == [expected]
     assert sentences(text + "\n" + "".join(ROUNDED.values())) == [expected]
+
+
+LAYERWISE = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "%s" }\n'
+PRUNE, DENSE = LAYERWISE % "wanda", LAYERWISE % "gptq"
+ASYMMETRIC = {
+    "round": '[[stages]]\nkind = "round"\nbits = 4\nwhat = "blocks"\nscheme = "asymmetric"\n',
+    "awq": '[[stages]]\nkind = "awq"\nscheme = "asymmetric"\n',
+    "layerwise": '[[stages]]\nkind = "layerwise"\ntechnique = { name = "gptq", scheme = "asymmetric" }\n',
+    "distill": '[[stages]]\nkind = "distill"\ntokens = 9\nquantise = { scheme = "asymmetric" }\n',
+}
+
+
+@pytest.mark.parametrize("kind", ASYMMETRIC)
+def test_asymmetric_codes_after_pruning_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"stage 2, {kind}, has asymmetric codes, .*would not stay zero"):
+        refuse_lost_zeros(stages(PRUNE + ASYMMETRIC[kind]))
+    refuse_lost_zeros(stages(DENSE + ASYMMETRIC[kind]))
+    refuse_lost_zeros(stages(ASYMMETRIC[kind] + PRUNE))
+    refuse_lost_zeros(stages(PRUNE + '[[stages]]\nkind = "round"\nbits = 4\nscheme = "asymmetric"\n'))
