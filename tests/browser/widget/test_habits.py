@@ -213,4 +213,4 @@ def test_an_answer_appears_while_the_visitor_scrolls_through_many_turns(
         expect(page.locator(".actions")).to_have_count(number + 1)
     visibility = "all => all.map(e => getComputedStyle(e).contentVisibility)"
     found = page.locator(".log > article").evaluate_all(visibility)
-    assert found == ["auto"] * (len(found) - 6) + ["visible"] * 6
+    assert set(found) == {"auto"}

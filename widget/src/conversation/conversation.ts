@@ -93,7 +93,7 @@ export class Conversation {
   async #acceptedContext(): Promise<string | undefined> {
     const { contextLimit } = await this.client.session();
     if (new TextEncoder().encode(this.context).length <= contextLimit) return this.context;
-    console.warn(`setContext: over ${contextLimit} bytes`);
+    console.warn(`setContext > ${contextLimit}`);
     return undefined;
   }
 

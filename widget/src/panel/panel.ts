@@ -33,6 +33,7 @@ export class Panel {
   #starters: HTMLElement | undefined;
   #atEnd = true;
   #cleared = 0;
+  #following = 0;
 
   constructor(
     readonly texts: Texts,
@@ -73,6 +74,7 @@ export class Panel {
   /** Offers the questions that were not asked yet at the end of the log, until the next one is. */
   suggest(questions: string[]): void {
     detach(this.#starters);
+    if (!questions.length) return;
     const asked = [...this.log.querySelectorAll(".question")].map((node) => node.lastChild?.textContent);
     const open = questions.filter((question) => !asked.includes(question));
     if (!open.length) return;
@@ -212,8 +214,11 @@ export class Panel {
     };
   }
 
-  /** Keeps the end in view unless the visitor has scrolled up. */
+  /** Keeps the end in view unless the visitor has scrolled up; once for all changes of a task, since it costs a layout. */
   #followEnd(): void {
-    if (this.#atEnd) this.log.scrollTop = this.log.scrollHeight;
+    this.#following ||= window.setTimeout(() => {
+      this.#following = 0;
+      if (this.#atEnd) this.log.scrollTop = this.log.scrollHeight;
+    });
   }
 }
