@@ -126,6 +126,7 @@ inline F from_halves(__m256i a) {
 #define _mm512_dpbf16_ps(total, a, b) emulated::dot_halves(total, a, b)
 #define _mm512_add_ps(a, b) emulated::add(a, b)
 #define _mm512_permutexvar_epi8(index, table) emulated::look_up(index, table)
+#undef _mm512_ternarylogic_epi32  // a macro without optimisation
 #define _mm512_ternarylogic_epi32(a, b, c, logic) (emulated::static_assert_select<logic>(), emulated::select_bits(a, b, c))
 #define _mm512_and_si512(a, b) emulated::bits_and(a, b)
 #define _mm512_cvtph_ps(a) emulated::from_halves(a)
