@@ -56,8 +56,8 @@ def test_a_sentence_names_both_stages() -> None:
     assert sentences(text + "\n" + "".join(ROUNDED.values())) == [expected]
 
 
-LAYERWISE = '[[stages]]\nkind = "layerwise"\ntechnique = { name = "%s" }\n'
-PRUNE, DENSE = LAYERWISE % "wanda", LAYERWISE % "gptq"
+LAYERWISE = '[[stages]]\nkind = "layerwise"\ntechnique = { name = %s }\n'
+PRUNE, DENSE = LAYERWISE % '"wanda", sparsity = "2:4"', LAYERWISE % '"gptq"'
 ASYMMETRIC = {
     "round": '[[stages]]\nkind = "round"\nbits = 4\nwhat = "blocks"\nscheme = "asymmetric"\n',
     "awq": '[[stages]]\nkind = "awq"\nscheme = "asymmetric"\n',
