@@ -12,6 +12,7 @@ from pruning.run.pipeline import run
 from pruning.stages.inputs import prepare
 from server.artifact.checkpoint.layouts import Quantised
 from tests.conftest import ROOT
+from tests.pruning.stages.structured.test_vocabulary import save
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +21,7 @@ SMALL = {"sequences": 12, "tokens": 32, "batch": 5}
 SMALL_STAGES = {
     "distill": {"tokens": 64, "length": 16, "batch": 2, "held_out": 2},
     "depth": {"remove": 2, "sequences": 2},
+    "vocabulary": {"keep": 320, "fit": {"tokens": 64, "length": 16, "batch": 2, "held_out": 2}},
 }
 
 
@@ -38,8 +40,8 @@ def small(path: Path, model: Path, text: Path) -> Recipe:
     return msgspec.convert(values, Recipe)
 
 
-def test_there_are_at_most_five_recipes_and_each_states_its_purpose() -> None:
-    assert 0 < len(RECIPES) <= 5
+def test_there_are_few_recipes_and_each_states_its_purpose() -> None:
+    assert 0 < len(RECIPES) <= 8
     for path in RECIPES:
         assert path.read_text().startswith("# "), path
         recipe = read(path)
@@ -49,6 +51,8 @@ def test_there_are_at_most_five_recipes_and_each_states_its_purpose() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_runs(path: Path, model: Path, text: Path, tmp_path: Path) -> None:
+    if "vocabulary" in path.stem:  # the others' tokenizer has byte tokens only
+        model, text = save(tmp_path / "model"), tmp_path / "text.txt"
     recipe = small(path, model, text)
     artifact = run(prepare(recipe, tmp_path / "base"), tmp_path / "out", tmp_path / "base")
     lineage = artifact.lineage
