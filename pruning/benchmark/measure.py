@@ -24,6 +24,7 @@ from pruning.errors import RecipeError
 from pruning.recipe.recipe import read_as
 from pruning.run.output import work_directory
 from pruning.stages.inputs import Inputs, base_artifact, prepare
+from server.artifact.checkpoint.lineage import Lineage
 from server.errors import SecateurError, reason
 
 logger = logging.getLogger(__name__)
@@ -111,10 +112,15 @@ def measure(job: BenchmarkJob, work: Path, cache: Path, keep: bool) -> RowResult
             folder.parent.mkdir(exist_ok=True)
             (own / f"stage-{number}").replace(folder)
     rmtree(own)
-    evaluation, steps = artifact.lineage.evaluation, artifact.lineage.steps
-    assert evaluation is not None, "the pipeline evaluates what it publishes"
     if not keep:
         rmtree(output)
+    return _result(job, artifact.lineage)
+
+
+def _result(job: BenchmarkJob, lineage: Lineage) -> RowResult:
+    """The figures of the job whose artifact has this record."""
+    evaluation, steps = lineage.evaluation, lineage.steps
+    assert evaluation is not None, "the pipeline evaluates what it publishes"
     return RowResult(
         group=job.row.group,
         name=job.row.name,
@@ -127,7 +133,7 @@ def measure(job: BenchmarkJob, work: Path, cache: Path, keep: bool) -> RowResult
         threads=job.threads,
         peak_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         recoveries=tuple(step.recovery for step in steps if step.recovery),
-        base=f"{artifact.lineage.base.name} ({artifact.lineage.base.note})".removesuffix(" ()"),
+        base=f"{lineage.base.name} ({lineage.base.note})".removesuffix(" ()"),
         texts={text.name: text.perplexity for text in evaluation.others},
     )
 

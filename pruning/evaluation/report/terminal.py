@@ -41,7 +41,8 @@ def table(results: Results) -> str:
     if len(columns) > MOST_COLUMNS:
         lines += _transposed(results.rows, columns)
     else:
-        lines += [f"{'':34}{'bytes':>14}{head}", *(_line(row, columns) for row in results.rows)]
+        width = max(34, *(len(row.name) + 1 for row in results.rows))
+        lines += [f"{'':{width}}{'bytes':>14}{head}", *(_line(row, columns, width) for row in results.rows)]
     lines += _changes(results.rows[1:])
     lines += [
         f"pruned with knowledge against the base without it, {SHORT.get(name, name)}: {interval(gain, '+.3f')}"
@@ -53,10 +54,10 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _line(row: ModelRow, columns: list[str]) -> str:
-    """The table's line for one model."""
+def _line(row: ModelRow, columns: list[str], width: int) -> str:
+    """The table's line for one model, its name in `width` columns."""
     cells = [f"{interval(row.measures[name]) if name in row.measures else '-':>24}" for name in columns]
-    return f"{row.name:34}{row.bytes:>14,}{''.join(cells)}"
+    return f"{row.name:{width}}{row.bytes:>14,}{''.join(cells)}"
 
 
 def _transposed(rows: tuple[ModelRow, ...], measures: list[str]) -> Iterator[str]:

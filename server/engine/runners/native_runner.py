@@ -3,6 +3,7 @@
 A batch is validated before it is computed. Loading proves that splitting a prompt into chunks changes no bit.
 """
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,10 +76,8 @@ class NativeRunner:
             Choice("threads", str(threads), reason),
             place,
             Choice("keys and values", f"{options.key_bits} bits", f"{room} MB for {slots} x {context}"),
+            *_inputs(loader, size),
         )
-        self.choices += _inputs(loader, size)
-        if loader.unpacked:
-            self.choices += (Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED),)
         self._prove()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -145,15 +144,16 @@ def _value_bytes(layout: Layout, parts: dict[str, Tensor]) -> int:
     return rows * (columns * 2 if layout.keep is None else -(-columns // RUN) * (layout.keep * 2 + 8))
 
 
-def _inputs(loader: Loader, size: int) -> tuple[Choice, ...]:
-    """What inputs of integer weights are rounded to; nothing for a model without integer weights."""
+def _inputs(loader: Loader, size: int) -> Iterator[Choice]:
+    """What inputs of integer weights are rounded to, and which pruned matrices are unpacked, where there are any."""
     if loader.dequantised:
         reason = f"as input_bits says: {loader.dequantised} integer matrices are kept in bf16, {size >> 20} MB"
-        return (Choice("inputs", "16 bits", reason),)
-    if loader.integers:
+        yield Choice("inputs", "16 bits", reason)
+    elif loader.integers:
         reason = "integer weights are multiplied by integers, so replies may differ from the exported model's"
-        return (Choice("inputs", "8 bits", f"{reason}; input_bits = 16 avoids that, at 2 bytes a weight"),)
-    return ()
+        yield Choice("inputs", "8 bits", f"{reason}; input_bits = 16 avoids that, at 2 bytes a weight")
+    if loader.unpacked:
+        yield Choice("pruned matrices", f"{loader.unpacked} unpacked", UNPACKED)
 
 
 def too_large(weights: int, cache: int, options: Options) -> ConfigError:
