@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
         help="also validate the server's settings and show their warnings",
     )
     check.set_defaults(run=_check)
+    _add_reading(actions)
+    _add_changing(actions)
+    return top
+
+
+def _add_reading(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The actions that change no revision."""
     listing = actions.add_parser("list", help="list the revisions, and which are published")
     listing.add_argument("name", nargs="?", help="of this skill only")
     listing.set_defaults(run=_list)
@@ -43,13 +50,21 @@ def parser() -> argparse.ArgumentParser:
     diff.add_argument("old", help="NAME@NUMBER, NAME@published, NAME@draft (the latest), or a TOML file")
     diff.add_argument("new", help="another one")
     diff.set_defaults(run=_diff)
+    export = actions.add_parser("export", help="write the published revisions as files, for git")
+    export.add_argument("folder", type=Path, help="the folder to write NAME.toml into")
+    export.set_defaults(run=_export)
+    for action in (listing, diff, export):
+        action.add_argument(
+            "--server", type=Path, required=True, metavar="SERVER.toml", help="the settings of the server that has them"
+        )
+
+
+def _add_changing(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The actions that save a revision, or change what is served."""
     importing = actions.add_parser("import", help="save each file as a revision, unless it is the latest already")
     importing.add_argument("path", type=Path, help="a TOML file, or a folder of them")
     importing.add_argument("--publish", action="store_true", help="publish them too")
     importing.set_defaults(run=_import)
-    export = actions.add_parser("export", help="write the published revisions as files, for git")
-    export.add_argument("folder", type=Path, help="the folder to write NAME.toml into")
-    export.set_defaults(run=_export)
     publish = actions.add_parser("publish", help=f"serve a revision: {NEXT}")
     publish.add_argument("revision", help="NAME@NUMBER, or NAME@draft, the latest")
     publish.set_defaults(run=_publish)
@@ -59,13 +74,11 @@ def parser() -> argparse.ArgumentParser:
     withdraw = actions.add_parser("withdraw", help="serve no revision any more, but the skill's file, if there is one")
     withdraw.add_argument("name", help="the skill")
     withdraw.set_defaults(run=_withdraw)
-    for action in (listing, diff, importing, export, publish, rollback, withdraw):
+    for action in (importing, publish, rollback, withdraw):
         action.add_argument(
             "--server", type=Path, required=True, metavar="SERVER.toml", help="the settings of the server that has them"
         )
-    for action in (importing, publish, rollback, withdraw):
         action.add_argument("--reason", default="", help="why, kept with the change")
-    return top
 
 
 def main(argv: Sequence[str]) -> int:
