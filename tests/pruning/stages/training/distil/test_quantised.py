@@ -21,7 +21,9 @@ from pruning.stages.training.data import draw_training_data
 from pruning.stages.training.distil.distillation import Distillation, Task, apply, build
 from pruning.stages.training.distil.quantised import REFIT, QuantisedStudent
 from pruning.stages.training.network import Precision, load
+from pruning.techniques.mathematics.rounding import refit_scales
 from server.artifact.checkpoint.layouts import Quantised
+from server.artifact.checkpoint.quantised import pack_quantised, unpack_quantised
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
 from tests.pruning.stages.training.conftest import Halved
@@ -120,6 +122,27 @@ def test_a_quantised_model_starts_unchanged_and_is_the_rollback(
         assert torch.equal(result.source.tensor(name), quantised.source.tensor(name)), name
         before, after = quantised.source.scales(name), result.source.scales(name)
         assert (before is None and after is None) or torch.equal(before, after), name  # type: ignore[arg-type]
+
+
+def test_a_grid_with_minimums_is_kept_and_refitted(halved: StageModel, inputs: Inputs, tmp_path: Path) -> None:
+    stage = Round(bits=4, group=32, what="blocks", scheme="asymmetric")
+    model = round_to_nearest.apply(stage, halved, StageContext(inputs, tmp_path / "round"))[0]
+    training = msgspec.structs.replace(STAGE, quantise=Quantise(bits=4, group=32, scheme="asymmetric"))
+    rounded = student(model, inputs, training)
+    scales = model.source.scales(UP)
+    assert scales is not None
+    assert scales.dim() == 3
+    assert torch.equal(rounded.weights()[f"{UP}.scales"], scales)
+    assert torch.equal(rounded.weights()[UP], model.source.tensor(UP))
+    rounded.parameters[UP].data.mul_(1.1)
+    rounded.update(REFIT)
+    weights = rounded.weights()
+    fitted = refit_scales(rounded.parameters[UP].data, scales.float(), 4, 32)
+    assert torch.equal(weights[f"{UP}.scales"].float(), fitted)
+    assert not torch.equal(fitted, scales.float())
+    layout, parts = pack_quantised(weights[UP], weights[f"{UP}.scales"])
+    assert layout.asymmetric
+    assert torch.equal(unpack_quantised(parts, layout), weights[UP])
 
 
 def test_a_rollback_of_an_unquantised_model_is_still_quantised(
