@@ -96,7 +96,7 @@ export class Answer {
     return (this.#rich ??= loadExtra("rich", this.environment.panel).then(
       (rich) => {
         this.#markdown.extend(rich.markdown(this.environment));
-        this.#timer ||= window.setTimeout(() => this.#render(this.#streaming));
+        this.#render(this.#streaming);
         return rich;
       },
       () => null,
