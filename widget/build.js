@@ -94,16 +94,23 @@ async function buildFiles() {
   return files.set("widget.js", loader).set("single.js", single).set("sri.json", Buffer.from(sri));
 }
 
+/** The folder of a file: texts and rare code lie apart from what everybody loads. */
+function folderOf(name) {
+  return name.startsWith("chunk-") ? "chunks" : /^app-[a-z]{2}-/.test(name) ? "languages" : "";
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const output = resolve(process.argv[2] ?? join(here, "../server/web/assets/widget"));
-  const brotli = join(output, "brotli");
   const files = await buildFiles();
-  mkdirSync(brotli, { recursive: true });
-  for (const folder of [output, brotli]) {
-    for (const name of readdirSync(folder)) if (/^(app|chunk)-.*\.js(\.br)?$/.test(name)) rmSync(join(folder, name));
+  for (const folder of ["", "languages", "chunks"].map((name) => join(output, name))) {
+    mkdirSync(join(folder, "brotli"), { recursive: true });
+    for (const place of [folder, join(folder, "brotli")]) {
+      for (const name of readdirSync(place)) if (/^(app|chunk)-.*\.js(\.br)?$/.test(name)) rmSync(join(place, name));
+    }
   }
   for (const [name, bytes] of files) {
-    writeFileSync(join(output, name), bytes);
-    if (name.endsWith(".js")) writeFileSync(join(brotli, `${name}.br`), brotliCompressSync(bytes));
+    const folder = join(output, folderOf(name));
+    writeFileSync(join(folder, name), bytes);
+    if (name.endsWith(".js")) writeFileSync(join(folder, "brotli", `${name}.br`), brotliCompressSync(bytes));
   }
 }

@@ -64,7 +64,7 @@ class File(Struct, frozen=True):
 
 def routes(assets: Path) -> list[Route]:
     """Routes for the built widget in the folder `assets`; raises ConfigError if it is incomplete."""
-    paths = {path.name: path for path in assets.iterdir() if path.suffix in TYPES} if assets.is_dir() else {}
+    paths = {path.name: path for path in assets.rglob("*") if path.suffix in TYPES}
     apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
     if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
         raise ConfigError(f"{assets} does not hold the widget: build it with `npm run build` in widget/")
