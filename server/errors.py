@@ -29,7 +29,7 @@ from typing import Literal, get_args
 
 Reason = Literal[
     "auth", "origin", "requests", "tokens", "sessions", "concurrency", "budget", "body", "context", "conflict",
-    "unknown", "queue", "draining", "store", "ledger",
+    "unknown", "queue", "draining", "store", "ledger", "handover",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

@@ -27,13 +27,14 @@ from pruning.run.record import evaluate
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, own_grids
 from pruning.stages.layerwise import awq, layerwise, round_to_nearest
-from pruning.stages.structured import depth, vocabulary, width
+from pruning.stages.structured import depth, width
 from pruning.stages.team import ALONE, Team
 from pruning.stages.training import continuation
 from pruning.stages.training.data import write_own_samples
 from pruning.stages.training.distil import distillation
 from pruning.stages.training.reconstruct import reconstruction
 from pruning.stages.training.shear import shearing
+from pruning.stages.vocabulary import vocabulary
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact

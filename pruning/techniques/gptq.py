@@ -44,6 +44,7 @@ class GPTQ(Technique, frozen=True):
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         refuse_scheme(self.scheme, self.bits)
         if self.scheme == "asymmetric" and self.sparsity != 0:
             raise ValueError('asymmetric codes have no zero for pruned weights: use scheme = "symmetric"')

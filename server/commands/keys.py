@@ -174,7 +174,7 @@ def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
 
 
 def _check_skills(file: Path, names: Sequence[str]) -> None:
-    """Raise ConfigError for a skill that the server of this key file does not have; warn if no server names the file."""
+    """Raise ConfigError for a skill that the key file's server does not have; warn if no server names the file."""
     for path in dict.fromkeys((file.parent / SETTINGS, Path(SETTINGS))):
         if not path.exists():
             continue

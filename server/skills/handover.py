@@ -16,13 +16,13 @@ class Handover(Struct, frozen=True, forbid_unknown_fields=True):
     mail: Annotated[str, Meta(max_length=254)] = ""
     """An address: the visitor's own mail program opens, with the transcript as text."""
     link: Annotated[str, Meta(max_length=2000)] = ""
-    """A page, http or https: it opens in a new tab and is told nothing."""
+    """A page, http or https: it opens in a new tab and receives nothing."""
     webhook: Annotated[str, Meta(max_length=2000)] = ""
     """An http or https URL: the server posts the transcript with the visitor's note to it, as JSON."""
 
     @property
     def shown(self) -> dict[str, str]:
-        """What the widget is told: which of the three, and its address unless that is the webhook's."""
+        """What the widget learns: which of the three, and its address unless that is the webhook's."""
         kind = "mail" if self.mail else "link" if self.link else "webhook"
         return {"kind": kind, "address": self.mail or self.link}
 

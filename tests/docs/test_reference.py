@@ -15,7 +15,7 @@ from tests.docs.reference.errors import codes
 from tests.docs.reference.pages import TASKS, pages
 from tests.docs.reference.structs import documented, every, fields
 
-NAMES = ("config", "skill", "knowledge", "recipe", "task", "cli", "metrics", "errors")
+NAMES = ("config", "skill", "remote", "knowledge", "recipe", "task", "cli", "metrics", "errors")
 METRIC = re.compile(r"(?:secateur_|gen_ai_(?:server|client)_|vllm:)[a-z_]+")
 
 

@@ -1,1 +1,1 @@
-"""Stages that change shapes (depth, width, vocabulary); stock runtimes load the result."""
+"""Stages that change shapes (depth, width); stock runtimes load the result."""

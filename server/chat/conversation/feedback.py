@@ -170,4 +170,4 @@ def listed(path: Path, chosen: Chosen) -> list[Given]:
 def _given(database: Database, chosen: Chosen) -> list[Given]:
     skill, rating = chosen.skill, chosen.rating
     rows = database.execute(LISTED, (skill, skill, rating, rating, chosen.silent, chosen.limit))
-    return [Given(*row[:5], tuple(row[5].split()), row[6]) for row in rows]
+    return [Given(row[0], row[1], row[2], row[3], row[4], tuple(row[5].split()), row[6]) for row in rows]

@@ -129,7 +129,7 @@ def test_the_next_page_opens_the_panel_again_or_marks_the_conversation(visit: Vi
     page.reload()
     launcher = page.get_by_role("button", name="Open chat")
     expect(launcher).to_have_attribute("aria-description", "Your conversation goes on here.")
-    page.set_viewport_size(PHONE["viewport"])
+    page.set_viewport_size({"width": 390, "height": 700})
     page.evaluate("SkillChat('open')")
     page.reload()
     expect(launcher).to_have_attribute("aria-description", "Your conversation goes on here.")

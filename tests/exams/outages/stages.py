@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from pruning.commands.__main__ import main
 from tests.pruning.conftest import RECIPE
-from tests.pruning.stages.structured.test_vocabulary import save, sentences, words
+from tests.pruning.stages.vocabulary.test_vocabulary import save, sentences, words
 
 TRAINED = "tokens = 256\nlength = 16\nbatch = 2\nheld_out = 2\ninterval = 2"
 HALF = "sparsity = 0.5"

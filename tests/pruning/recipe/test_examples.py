@@ -12,7 +12,7 @@ from pruning.run.pipeline import run
 from pruning.stages.inputs import prepare
 from server.artifact.checkpoint.layouts import Quantised
 from tests.conftest import ROOT
-from tests.pruning.stages.structured.test_vocabulary import save
+from tests.pruning.stages.vocabulary.test_vocabulary import save
 
 pytestmark = pytest.mark.slow
 

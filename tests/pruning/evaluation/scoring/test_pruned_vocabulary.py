@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from pruning.commands.__main__ import main
 from pruning.evaluation.comparison.results import Results
 from server.artifact.checkpoint.reader import Artifact
-from tests.pruning.stages.structured import test_vocabulary as vocabulary
+from tests.pruning.stages.vocabulary import test_vocabulary as vocabulary
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import anyio
 from sse_starlette.event import ServerSentEvent
 from starlette.types import ASGIApp, Message
 
-from server.chat.conversation.recording import Event
+from server.chat.conversation.transcript import Event
 from server.chat.reply import Reply
 from server.web.http.events import EventStream, ReplyStream, event, numbered
 

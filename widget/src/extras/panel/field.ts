@@ -17,7 +17,7 @@ export function watchField(composer: FieldComposer, texts: Texts, store: DraftSt
   const measure = (): void => {
     const over = new TextEncoder().encode(field.value).length - composer.limit;
     const near = composer.limit > 0 && over > composer.limit * (NEAR - 1);
-    // Bytes beyond the limit are told as characters of this text, which is what the visitor can count.
+    // Bytes beyond the limit are shown as characters of this text, which the visitor can count.
     const characters = Math.ceil((Math.abs(over) * field.value.length) / (over + composer.limit));
     if (!near) left.remove();
     else if (!left.isConnected) node.append(left);

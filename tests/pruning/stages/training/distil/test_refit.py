@@ -15,10 +15,10 @@ from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import read
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, prepare
-from pruning.stages.structured import vocabulary
 from pruning.stages.training.data import draw_training_data
 from pruning.stages.training.distil.refit import refit, rich_data
-from tests.pruning.stages.structured.test_vocabulary import STAGE, recipe, save
+from pruning.stages.vocabulary import vocabulary
+from tests.pruning.stages.vocabulary.test_vocabulary import STAGE, recipe, save
 
 FIT = Fit(tokens=2048, length=32, held_out=4, interval=8, learning_rate=3e-3, candidates=2)
 

@@ -72,7 +72,8 @@ def test_mistakes_and_lost_updates_change_nothing(manager: Served) -> None:
     status, answer = post(manager, "check", {"text": OLD.replace("system", "sistem")})
     assert status == 200
     assert "did you mean `system`?" in answer["problem"]
-    assert post(manager, "check", {"text": OLD})[1]["revision"] == Skill(name="help", system="Be brief.", max_tokens=8).revision
+    valid = Skill(name="help", system="Be brief.", max_tokens=8)
+    assert post(manager, "check", {"text": OLD})[1]["revision"] == valid.revision
     for action, body, code in (
         ("revisions", {"text": "name = ", "after": 0}, "skills_invalid"),
         ("revisions", {"text": OLD}, "invalid_body"),

@@ -20,8 +20,8 @@ from pruning.recipe.recipe import read
 from pruning.run import pipeline
 from pruning.stages.inputs import prepare
 from pruning.stages.layerwise import layerwise
-from pruning.stages.structured.bpe import ids_of, without_others
-from pruning.stages.structured.token_choice import choose
+from pruning.stages.vocabulary.bpe import ids_of, without_others
+from pruning.stages.vocabulary.token_choice import choose
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from server.text.tokenizer import Tokenizer as Serving

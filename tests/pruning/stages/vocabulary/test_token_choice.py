@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, trainers
 
-from pruning.stages.structured import bpe
-from pruning.stages.structured.token_choice import choose
-from tests.pruning.stages.structured.test_vocabulary import LETTERS, sentences, toy, words
+from pruning.stages.vocabulary import bpe
+from pruning.stages.vocabulary.token_choice import choose
+from tests.pruning.stages.vocabulary.test_vocabulary import LETTERS, sentences, toy, words
 
 
 def test_a_removed_token_counts_for_what_it_falls_into() -> None:

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 from pruning.errors import RecipeError
-from pruning.stages.structured import bpe
+from pruning.stages.vocabulary import bpe
 
 MULTIPLE = 64
 """The number of kept tokens is a multiple of this, which suits the kernels of all runtimes."""

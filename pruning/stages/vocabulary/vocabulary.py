@@ -28,10 +28,10 @@ from pruning.recipe.sources import SELF
 from pruning.recipe.texts import WeightedText
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs, warn_of_shared_texts
-from pruning.stages.structured import bpe
-from pruning.stages.structured.token_choice import choose as choose_tokens
 from pruning.stages.training.data import refuse_scarce_text
 from pruning.stages.training.distil.refit import refit
+from pruning.stages.vocabulary import bpe
+from pruning.stages.vocabulary.token_choice import choose as choose_tokens
 from server.artifact.checkpoint.lineage import Step
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
