@@ -179,7 +179,7 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
         return found
     from pruning.model.base import import_base  # imports transformers, which takes seconds
 
-    with locked(cache / ".lock", f"importing a model into {cache}"):
+    with locked(cache / ".lock", f"importing a model into {cache}", wait=True):
         if found := _imported(target):  # another process imported it meanwhile, and may be reading it
             return found
         logger.info("importing %s", path)
@@ -205,7 +205,7 @@ def _off_grid(base: Artifact, cache: Path) -> Artifact:
         return found
     from pruning.model.off_grid import write_off_grid
 
-    with locked(cache / ".lock", f"importing a model into {cache}"):
+    with locked(cache / ".lock", f"importing a model into {cache}", wait=True):
         if found := _imported(target):
             return found
         write_off_grid(base, target)

@@ -1,6 +1,7 @@
 """Exclusive locks between processes (flock), which the kernel releases however their holder ends."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from server.errors import Busy, Unlockable
+
+logger = logging.getLogger(__name__)
 
 
 class FileLock:
@@ -48,16 +51,19 @@ class FileLock:
 
 
 @contextmanager
-def locked(file: Path, doing: str) -> Iterator[None]:
+def locked(file: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock on `file`, created with its folder if missing, for the `with` block.
 
-    Raises Busy, saying what the other process is `doing`, if another one holds the lock, and Unlockable if the file
-    system has no locks.
+    If another process holds it: with `wait`, log what that one is `doing` and wait; else raise Busy, which says it.
+    Raises Unlockable if the file system has no locks.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(file)
     except Busy:
-        raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
+        if not wait:
+            raise Busy(f"another secateur is {doing}: wait until it has ended, then run this command again") from None
+        logger.info("waiting for another secateur, which is %s", doing)
+        lock = FileLock(file, wait=True)
     with lock:
         yield

@@ -10,6 +10,7 @@ import pytest
 
 from server.errors import Busy, Unlockable
 from server.storage.lock import FileLock, locked
+from tests.support.harness import until
 
 
 def test_a_second_holder_learns_what_the_first_does(tmp_path: Path) -> None:
@@ -48,3 +49,21 @@ def test_a_lock_names_its_holder_and_can_be_waited_for(tmp_path: Path) -> None:
         assert not taken.is_set()
     waiting.join()
     assert taken.is_set()
+
+
+def test_work_that_another_process_does_can_be_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, began, entered = tmp_path / "lock", threading.Event(), threading.Event()
+
+    def second() -> None:
+        began.set()
+        with locked(file, "importing a model", wait=True):
+            entered.set()
+
+    with caplog.at_level("INFO", logger="server.storage.lock"), locked(file, "importing a model"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        until(lambda: "waiting for another secateur, which is importing a model" in caplog.text)
+        assert began.is_set()
+        assert not entered.is_set()
+    waiting.join()
+    assert entered.is_set()
