@@ -95,9 +95,9 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     starters: Annotated[tuple[Line, ...], Meta(max_length=6)] = ()
     """Questions that the widget offers before the first message, at most 6."""
     follow_ups: Annotated[tuple[Line, ...], Meta(max_length=3)] = ()
-    """Questions that the widget offers below a whole answer, at most 3; those already asked are left out."""
+    """Questions to offer below a whole answer, at most 3; sent to the widget, which does not show them yet."""
     handover: Handover | None = None
-    """Where the widget leads a visitor who wants a person; left out, it offers nobody."""
+    """Where a visitor finds a person; sent to the widget, which does not show it yet."""
     model: str = ""
     """The model that answers: a directory or `registry:NAME@production`; left out, the server's own model."""
     encoder: str = ""

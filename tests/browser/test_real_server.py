@@ -61,7 +61,7 @@ def test_a_reply_goes_on_through_a_reload_and_is_rated(open_page: Visitor, start
     ask(page, "Count")
     expect(answer(page)).to_contain_text("One")
     page.reload()
-    expect(page.get_by_role("dialog")).to_be_visible()  # it was open
+    open_chat(page)
     expect(page.locator(".question")).to_have_text("You said" + "Count")
     server.runner.release()
     expect(page.locator(".actions")).to_be_visible()

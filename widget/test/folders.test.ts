@@ -6,14 +6,12 @@ import { test } from "node:test";
 
 /** The folders that each folder imports, types included. A folder imports only ones below it, so there are no cycles. */
 const IMPORTS: Record<string, string[]> = {
-  entries: ["chat", "chunks", "dom", "extras", "host", "panel", "texts", "transport"],
-  extras: ["chunks", "conversation", "dom", "host", "markdown", "panel", "texts", "transport"],
+  entries: ["chat", "dom", "host", "panel", "texts", "transport"],
   host: ["dom"],
-  chat: ["chunks", "conversation", "dom", "panel", "texts", "transport"],
-  panel: ["chunks", "conversation", "dom", "markdown", "texts"],
-  chunks: ["conversation", "dom", "markdown", "texts", "transport"],
+  chat: ["conversation", "dom", "panel", "texts", "transport"],
+  panel: ["conversation", "dom", "markdown", "texts"],
   conversation: ["dom", "transport"],
-  texts: ["dom", "transport"],
+  texts: ["transport"],
   transport: ["dom"],
   markdown: ["dom"],
   dom: [],

@@ -129,7 +129,8 @@ def failing(page: Page, stub: Stub) -> Iterator[str]:
     stub.lost, stub.delay = False, 0.0
     page.context.set_offline(True)
     expect(page.locator(".notice")).to_be_visible()
-    expect(page.locator(".send")).to_be_disabled()
+    ask(page, "And pears?")
+    expect(page.locator(".trouble-line")).to_have_count(2)
     yield "offline"
     page.context.set_offline(False)
 
@@ -137,6 +138,7 @@ def failing(page: Page, stub: Stub) -> Iterator[str]:
 def returning(page: Page, stub: Stub) -> Iterator[str]:
     """The page reloaded, with its conversation."""
     stub.turns = [turn(QUESTION, ANSWER, rating="up", citations=SOURCES)]
-    page.reload()  # which opens the panel again
+    page.reload()
+    page.locator(".launcher").click()
     expect(page.locator(".actions")).to_be_visible()
     yield "restored"

@@ -153,7 +153,7 @@ def test_a_conversation_that_is_restored_has_its_passages(open_page: Visitor, ho
         }
     ]
     page.reload()
-    expect(page.get_by_role("dialog")).to_be_visible()  # it was open
+    open_chat(page)
     page.locator("summary").click()
     expect(page.locator(".sources blockquote")).to_have_text(PASSAGE)
 

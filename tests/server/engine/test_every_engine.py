@@ -78,7 +78,10 @@ def test_more_requests_than_slots_all_get_their_own_reply(started: Started) -> N
             streams = [engine.submit(prompt, sampling, skill="a") for prompt in prompts]
             replies = await asyncio.gather(*map(collect, streams))
             assert [[token.id for token in reply] for reply in replies] == [[*prompt, 99] for prompt in prompts]
-            assert (engine.running, engine.waiting, engine.kv_used_ratio) == (0, 0, 0.0)
+            assert (engine.running, engine.waiting) == (0, 0)
+            async with asyncio.timeout(60):
+                while engine.kv_used_ratio:  # a remote engine asks for it now and then
+                    await asyncio.sleep(0.01)
 
     asyncio.run(main())
 

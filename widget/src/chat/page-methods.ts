@@ -10,15 +10,14 @@ export function callMethod(chat: Chat, method: string, [first, second]: unknown[
     case "close":
       return chat.close();
     case "toggle":
-      return chat.visibility.isOpen ? chat.close() : chat.open();
+      return chat.toggle();
     case "send":
       chat.open(false);
       return chat.send(String(first));
     case "reset":
       return chat.reset();
     case "identify":
-      chat.client.identity = first;
-      return chat.client.dropSession();
+      return chat.identify(first);
     case "setContext":
       return chat.setContext(first);
     case "setTheme":

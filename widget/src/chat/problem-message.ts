@@ -7,7 +7,6 @@ export function problemMessage({ kind, detail, retryAfter, code }: Problem, text
   if (code === BUDGET_EXCEEDED) return texts.budget;
   if (retryAfter) return texts.wait(retryAfter);
   if (received && kind !== "failed") return texts.incomplete;
-  if (code === "context_length_exceeded") return texts.tooLong;
-  // The server's own sentence, in English, helps only where the visitor can change the question.
-  return [texts.problems[kind], kind === "refused" && texts.code === "en" && detail].filter(Boolean).join(" ");
+  // The server's own sentence helps only where the visitor can change the question.
+  return [texts.problems[kind], kind === "refused" && detail].filter(Boolean).join(" ");
 }

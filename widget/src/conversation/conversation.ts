@@ -68,9 +68,13 @@ export class Conversation {
     this.#reading?.abort();
   }
 
+  async rate(turn: Turn, comment?: string): Promise<void> {
+    await this.client.post("feedback", { reply: turn.replyId, rating: turn.rating, comment }, undefined, true);
+  }
+
   /** Deletes the conversation, in the browser first and then on the server. */
   async reset(): Promise<void> {
-    this.client.store.write({ resume: "" });
+    this.client.store.clear();
     if (this.client.resumable) await this.client.post("reset", null);
     this.client.dropSession();
   }
@@ -93,7 +97,7 @@ export class Conversation {
   async #acceptedContext(): Promise<string | undefined> {
     const { contextLimit } = await this.client.session();
     if (new TextEncoder().encode(this.context).length <= contextLimit) return this.context;
-    console.warn(`setContext > ${contextLimit}`);
+    console.warn(`Secateur: setContext: more than ${contextLimit} bytes are left out`);
     return undefined;
   }
 

@@ -2,7 +2,7 @@
 
 /** Reads a member of `Document.prototype`; methods are bound to `document`. */
 export function documentMember<Name extends keyof Document>(name: Name): Document[Name] {
-  const value: unknown = Reflect.get(Document.prototype, name, document);
+  const value: unknown = Reflect.get(Reflect.getPrototypeOf(document)!, name, document);
   // Uses a closure because old libraries replace `bind`.
   return (typeof value === "function" ? (...values: unknown[]) => value.call(document, ...values) : value) as Document[Name];
 }

@@ -102,6 +102,6 @@ def test_a_truncated_file_is_refused_before_anything_native_sees_it(tmp_path: Pa
 def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     path = artifact(tmp_path)
     whole = (path / WEIGHTS).read_bytes()
-    (path / WEIGHTS).write_bytes(whole.replace(b'\\"bits\\":4', b'\\"bits\\":3'))
+    (path / WEIGHTS).write_bytes(whole.replace(b'\\"bits\\":4', b'\\"bits\\":7'))
     with pytest.raises(ArtifactError, match=r"layout of .* is malformed"):
         load_runner(Artifact(path, read(path), {}), "auto", OPTIONS)

@@ -44,7 +44,8 @@ def test_every_path_but_the_probes_and_the_empty_page_needs_a_key(
     routes = {route.path for route in app.routes}
     managed = {path for path in routes if path.startswith("/admin/skills")}
     assert len(managed) == 10
-    assert routes - OPEN - managed == {"/metrics", "/admin/usage", "/admin/summary", "/admin/reload", "/admin/registry"}
+    figures = {"/admin/usage", "/admin/summary", "/admin/registry", "/admin/feedback"}
+    assert routes - OPEN - managed == {"/metrics", "/admin/reload", *figures}
     for path in (*CLOSED, *routes - OPEN):
         assert status(server, path) == 401, path
         assert status(server, path, "sk-wrong") == 401, path
