@@ -367,9 +367,9 @@ def test_a_base_that_another_process_has_imported_meanwhile_is_left_as_it_is(
     inode = (other / "model.safetensors").stat().st_ino
 
     @contextmanager
-    def late(file: Path, doing: str) -> Iterator[None]:
+    def late(file: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
         """The other process has let go of the lock just now."""
-        with locked(file, doing):
+        with locked(file, doing, wait=wait):
             other.rename(tmp_path / "cache" / other.name)
             yield
 
