@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="what computes a task, as `runner` in a server's file (default: auto, the runner that would serve it)",
     )
-    options.add_argument(
-        "--base-cache",
-        type=Path,
-        default=Path("build/base"),
-        metavar="DIR",
-        help="where imported base models are kept (default: build/base)",
-    )
+    add_base_cache(options)
     _add_text_options(options)
     return options
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
 from server.errors import ArtifactError
 
@@ -18,13 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "the directory. A model that was imported already is not read again.",
     )
     options.add_argument("base", help="a Hugging Face directory, a GGUF file, or package:module/file.gguf")
-    options.add_argument(
-        "--base-cache",
-        type=Path,
-        default=Path("build/base"),
-        metavar="DIR",
-        help="where imported base models are kept (default: build/base)",
-    )
+    add_base_cache(options)
     return options
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
 
 if TYPE_CHECKING:
@@ -28,13 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("recipe", type=Path, help="the recipe, a TOML file")
     options.add_argument("--output", type=Path, required=True, metavar="DIR", help="the artifact to make or reuse")
-    options.add_argument(
-        "--base-cache",
-        type=Path,
-        default=Path("build/base"),
-        metavar="DIR",
-        help="where imported base models are kept (default: build/base)",
-    )
+    add_base_cache(options)
     options.add_argument(
         "--explain",
         type=_svg,

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from pruning.commands.base_cache import add_base_cache
 from pruning.errors import TaskError
 from server.storage.files import write_atomically
 from server.text.faq import markdown, pod
@@ -60,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     answers.add_argument("--tokens", type=_count, default=192, help="most tokens of an answer")
     answers.add_argument("--temperature", type=_temperature, default=1.0, help="0 takes the likeliest token")
     answers.add_argument("--seed", type=int, default=0, help="seeds the sampling")
-    answers.add_argument("--base-cache", type=Path, default=Path("build/base"), help="where imported bases are kept")
+    add_base_cache(answers)
     return top
 
 
