@@ -6,7 +6,6 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from difflib import get_close_matches
 from pathlib import Path
 
 from server.config import load
@@ -15,6 +14,7 @@ from server.skills import api_keys
 from server.skills.catalogue import Skills
 from server.skills.identity import LONGEST_GROUP
 from server.skills.key_limits import KeyLimits
+from server.storage.toml import nearest
 
 SETTINGS = "server.toml"
 GRACE = timedelta(hours=24)
@@ -184,8 +184,7 @@ def _check_skills(file: Path, names: Sequence[str]) -> None:
         known = [skill.name for skill in Skills.read(config.skills)]
         for name in names:
             if name not in known:
-                near = get_close_matches(name, known, n=1)
-                guess = f"did you mean {near[0]!r}? " if near else ""
+                guess = nearest(name, known, "''")
                 raise ConfigError(f"{config.skills} has no skill {name!r}; {guess}there are {', '.join(known)}")
         return
     if names:

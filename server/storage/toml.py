@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,10 +72,10 @@ def explain(message: str, kind: type) -> str:
     where = message.rpartition("`$")[2].rstrip("`")
     if found := re.search(r"unknown field `(.*?)` - at", message):
         names = _fields(_type_at(kind, where), kind)
-        return f"{message}; {_nearest(found[1], names, '`')}known fields are {', '.join(names)}"
+        return f"{message}; {nearest(found[1], names, '`')}known fields are {', '.join(names)}"
     if found := re.search(r"Invalid enum value '?(.*?)'? - at", message):
         values = [str(value) for value in _values(_type_at(kind, where))]
-        return f"{message}; {_nearest(found[1], values, repr(''))}allowed are {', '.join(values)}"
+        return f"{message}; {nearest(found[1], values, repr(''))}allowed are {', '.join(values)}"
     return message.replace(" | null", "")  # TOML has no null
 
 
@@ -84,8 +85,9 @@ def _path(kind: type, value: Any) -> Path:
     raise ValueError("Expected a path")
 
 
-def _nearest(wrong: str, known: list[str], quotes: str) -> str:
-    near = difflib.get_close_matches(wrong, known, n=1)
+def nearest(wrong: str, known: Collection[str], quotes: str) -> str:
+    """`did you mean X? ` for the known word most like `wrong`, between `quotes`; empty if none is like it."""
+    near = difflib.get_close_matches(wrong, list(known), n=1)
     return f"did you mean {quotes[0]}{near[0]}{quotes[0]}? " if near else ""
 
 

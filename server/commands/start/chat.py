@@ -12,11 +12,10 @@ from tempfile import TemporaryDirectory
 
 from server.commands.start import quick
 from server.commands.start.settings import FirstServer
-from server.commands.start.talk import Reply, Service
+from server.commands.start.talk import KEY, Reply, Service
 from server.errors import ConfigError, SecateurError
 
 HERE = "http://127.0.0.1:8000"
-KEY = "SECATEUR_KEY"
 DIM, PLAIN = "\033[2m", "\033[0m"
 HELP = "Ctrl-D ends the chat, Ctrl-C a reply; /new forgets what was said."
 

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from server.commands.start.codes import CODES
 from server.errors import SecateurError
+from server.storage.toml import nearest
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,8 +25,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(f"{name:<{width}}  {advice.meaning}" for name, advice in CODES.items()))
         return 0
     if code not in CODES:
-        near = get_close_matches(code, CODES, n=1)
-        guess = f"did you mean `{near[0]}`? " if near else ""
+        guess = nearest(code, CODES, "``")
         raise SecateurError(f"there is no code {code!r}; {guess}`secateur explain` lists all")
     print(f"{code}: {CODES[code].meaning}\n{CODES[code].remedy}")
     return 0

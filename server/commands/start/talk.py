@@ -13,6 +13,8 @@ from msgspec import Struct
 from server.errors import SecateurError
 
 TIMEOUT = 300
+KEY = "SECATEUR_KEY"
+"""The environment variable with the API key."""
 
 
 class Reply(Struct):

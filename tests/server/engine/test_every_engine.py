@@ -7,30 +7,19 @@ from typing import Any
 
 import pytest
 
-from server.engine.engine import Engine
 from server.engine.remote.backends import Backends
 from server.engine.remote.http_stream import Target
 from server.engine.remote.remote_engine import RemoteEngine, Sizes
-from server.engine.runners import Runner
 from server.engine.sequence import Sampling
 from server.engine.stream import Token
 from server.errors import EngineFailed, InvalidRequest, Overloaded
 from server.models.rollout import Engine as AnyEngine
 from tests.exams.servers.vllm_server import VllmServer, running
 from tests.server.engine.test_engine import GREEDY, collect, until
+from tests.server.engine.test_engine import started as local
 from tests.support.fakes import EchoRunner, FakeRunner, ScriptRunner
 
 Started = Callable[..., AbstractContextManager[AnyEngine]]
-
-
-@contextmanager
-def local(runner: Runner, *, slots: int = 2, context: int = 64, max_waiting: int = 64) -> Iterator[AnyEngine]:
-    engine = Engine(runner, slots=slots, context=context, batch_tokens=16, max_waiting=max_waiting)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.stop()
 
 
 @contextmanager

@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 
 from server.commands.start.doctor.finding import Finding, findings
+from server.commands.start.talk import KEY, Service
 from server.config import load
 from server.errors import ConfigError
 
-KEY = "SECATEUR_KEY"
-"""The environment variable with the API key."""
 MARKS = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
@@ -69,7 +68,6 @@ def _settings(path: Path) -> Iterator[Finding]:
 
 def _stream(arguments: argparse.Namespace) -> Iterator[Finding]:
     from server.commands.start.doctor.stream import stream
-    from server.commands.start.talk import Service
 
     key = arguments.key or os.environ.get(KEY, "")
     if not key:
