@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for top in ("pruning", "server") for path in (ROOT / top).rglob("*.py"))
-SHARED = {"server": {"config", "errors", "progress"}, "pruning": {"errors"}}
+SHARED = {"server": {"config", "errors", "intervals", "progress"}, "pruning": {"errors"}}
 """Files of a package beside its rooms, which every room may import."""
 EVERYTHING = None
 ROOMS: dict[str, set[str] | None] = {
@@ -42,7 +42,7 @@ ROOMS: dict[str, set[str] | None] = {
     "pruning.model": set(),
 }
 """Room -> rooms of the same package that it may import; a test reads each room's docstring against it."""
-FROM_SERVER = {"artifact", "errors", "progress", "storage", "text"}
+FROM_SERVER = {"artifact", "errors", "intervals", "progress", "storage", "text"}
 """What any room of `pruning` may import of `server`; evaluation also what `SCORED` names."""
 SCORED = {("evaluation", "engine"), ("evaluation", "knowledge")}
 """What is evaluated is the server's own code, so that figures are those of what is served."""
@@ -62,6 +62,8 @@ WITHOUT_TORCH = (
     "server.engine.sequence",
     "server.engine.scheduling.scheduler",
     "server.engine.batch",
+    "pruning.recipe",
+    "pruning.techniques.technique",
 )
 
 

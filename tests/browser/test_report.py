@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.gates import Judgement
 from pruning.evaluation.comparison.results import ModelRow, Regression, Results
 from pruning.evaluation.report.page import page
+from server.intervals import Interval
 from tests.browser.widget.test_accessibility import AXE, violations
 
 

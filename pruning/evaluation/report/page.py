@@ -5,12 +5,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from pruning.evaluation.comparison.bootstrap import RESAMPLES, Interval
 from pruning.evaluation.comparison.results import Results
 from pruning.evaluation.report import plots
 from pruning.evaluation.report.terminal import SHORT
 from pruning.evaluation.report.verdict import computed, headline, sentences
 from pruning.evaluation.scoring.measures import LABELS
+from server.intervals import RESAMPLES, Interval
 
 TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -1,8 +1,8 @@
 """The verdict of an evaluation, in sentences for the terminal and the page."""
 
-from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.results import Results
 from pruning.evaluation.scoring.measures import ACCURACY, LABELS, NLL
+from server.intervals import Interval
 
 GENERATION_FALL = 0.05
 """A fall of a share of greedy replies that is warned of even where its interval includes zero."""

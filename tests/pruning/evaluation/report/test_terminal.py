@@ -1,9 +1,9 @@
 """The table for the terminal."""
 
-from pruning.evaluation.comparison.bootstrap import Interval
 from pruning.evaluation.comparison.results import ModelRow, Results
 from pruning.evaluation.report.terminal import table
 from pruning.evaluation.scoring import measures
+from server.intervals import Interval
 
 
 def results(names: list[str], changes: dict[str, Interval] | None = None) -> Results:
