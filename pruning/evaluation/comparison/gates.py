@@ -5,8 +5,7 @@ import msgspec
 from pruning.evaluation.scoring import measures
 from pruning.evaluation.scoring.measures import Scores
 from pruning.evaluation.tasks.task import Task
-from server import intervals
-from server.intervals import Interval
+from server.intervals import Interval, difference, mean, ratio
 
 DROPS = {
     "max_accuracy_drop": measures.ACCURACY,
@@ -38,20 +37,20 @@ def judge(task: Task, scores: Scores, base: Scores) -> tuple[Judgement, ...]:
     gates, seed = task.gates, task.seed
     if gates.max_nll_ratio is not None:
         own, other = scores.measures[measures.NLL], base.measures[measures.NLL]
-        found.append(_judged("max_nll_ratio", gates.max_nll_ratio, intervals.ratio(own, other, seed)))
+        found.append(_judged("max_nll_ratio", gates.max_nll_ratio, ratio(own, other, seed)))
     for gate, measure in DROPS.items():
         limit = getattr(gates, gate)
         if limit is not None:
             own, other = scores.measures[measure], base.measures[measure]
-            found.append(_judged(gate, limit, intervals.difference(other, own, seed)))
+            found.append(_judged(gate, limit, difference(other, own, seed)))
     if gates.max_kl is not None:
-        found.append(_judged("max_kl", gates.max_kl, intervals.mean(scores.measures[measures.KL], seed)))
+        found.append(_judged("max_kl", gates.max_kl, mean(scores.measures[measures.KL], seed)))
     for gate, measure in SHARES.items():
         limit = getattr(gates, gate)
         if limit is not None:
-            found.append(_judged(gate, limit, intervals.mean([1 - value for value in scores.measures[measure]], seed)))
+            found.append(_judged(gate, limit, mean([1 - value for value in scores.measures[measure]], seed)))
     if gates.max_on_topic_refused is not None:
-        refused = intervals.mean(scores.measures[measures.ON_TOPIC_REFUSED], seed)
+        refused = mean(scores.measures[measures.ON_TOPIC_REFUSED], seed)
         found.append(_judged("max_on_topic_refused", gates.max_on_topic_refused, refused))
     return tuple(found)
 

@@ -14,9 +14,8 @@ from pruning.evaluation.comparison.gates import Judgement, judge
 from pruning.evaluation.scoring import measures
 from pruning.evaluation.tasks.task import Item, KnowledgeTask, Pair, Question, Task, TextTask
 from pruning.model.base import now
-from server import intervals
 from server.artifact.checkpoint.lineage import Step
-from server.intervals import Interval
+from server.intervals import Interval, difference, mean, ratio
 
 WORST = 10
 """Regressions that are listed."""
@@ -143,22 +142,22 @@ def _row(role: Role, model: ScoredModel, base: ScoredModel, task: Task) -> Model
     if model.scores.chosen and role not in ("base", "found"):
         pairs = zip(model.scores.chosen, base.scores.chosen, strict=True)
         values[measures.FLIPS] = tuple(float(left != right) for left, right in pairs)
-    figures = {name: intervals.mean(value, seed) for name, value in values.items()}
+    figures = {name: mean(value, seed) for name, value in values.items()}
     if isinstance(task, TextTask):
         found = figures[measures.NLL]
         figures[measures.PERPLEXITY] = Interval(*(math.exp(bound) for bound in (found.value, found.low, found.high)))
     if role in ("base", "found"):
         return ModelRow(role, model.name, model.bytes, figures)
     known = base.scores.measures
-    nll = intervals.ratio(values[measures.NLL], known[measures.NLL], seed) if measures.NLL in known else None
-    changed = {name: intervals.difference(values[name], known[name], seed) for name in CHANGES if name in known}
+    nll = ratio(values[measures.NLL], known[measures.NLL], seed) if measures.NLL in known else None
+    changed = {name: difference(values[name], known[name], seed) for name in CHANGES if name in known}
     return ModelRow(role, model.name, model.bytes, figures, nll, changed)
 
 
 def _relative(pruned: ScoredModel, rival: ScoredModel, rank: str, seed: int) -> Interval:
     """The ranking measure of `pruned` relative to `rival`: the ratio of NLL, else the difference."""
     own, values = pruned.scores.measures[rank], rival.scores.measures[rank]
-    return (intervals.ratio if rank == measures.NLL else intervals.difference)(own, values, seed)
+    return (ratio if rank == measures.NLL else difference)(own, values, seed)
 
 
 def _changes(model: ScoredModel, base: ScoredModel, rank: str) -> tuple[float, ...]:
@@ -171,7 +170,7 @@ def _gains(comparison: Comparison) -> dict[str, Interval]:
     """What the pruned model gains by knowledge over the base without it, by measure and paired by item."""
     own, alone = comparison.pruned.scores.measures, comparison.base.scores.measures
     return {
-        measure: intervals.difference(own[measure], alone[other], comparison.task.seed)
+        measure: difference(own[measure], alone[other], comparison.task.seed)
         for measure, other in measures.ALONE.items()
         if other in alone
     }
