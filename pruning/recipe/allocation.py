@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from pruning.recipe.bounds import Count
 from pruning.techniques import GPTQ
-from pruning.techniques.mathematics.patterns import Sparsity, nm_pattern
+from pruning.techniques.mathematics.sparsity import Sparsity, nm_pattern
 from pruning.techniques.technique import Technique
 
 SEARCHED = 64

@@ -7,19 +7,17 @@ the result is kept only if its layer error is below SparseGPT's; (2) the penalty
 not in steps after every third.
 """
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import torch
 from msgspec import Meta
-from torch import Tensor
 
-from pruning.passes.statistics import Gram, InputStatistics, Spectrum, Statistic
-from pruning.techniques.mathematics.columns import FISHER_DAMPING
-from pruning.techniques.mathematics.conjugate_gradient import refit_kept
-from pruning.techniques.mathematics.losses import layer_error
-from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.sparsegpt import SparseGPT
 from pruning.techniques.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Spectrum, Statistic
 
 
 class ADMM(Technique, frozen=True):
@@ -36,11 +34,22 @@ class ADMM(Technique, frozen=True):
     refits: Annotated[int, Meta(ge=0)] = 10
     """Conjugate-gradient steps that refit the kept weights on the final mask."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
     sees_loss: ClassVar[bool] = True
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """The layer's Gram matrix."""
+        from pruning.passes.statistics import Gram
+
+        return (Gram,)
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place and refit the rest; the layer error is never above SparseGPT's."""
+        from pruning.passes.statistics import Gram, Spectrum
+        from pruning.techniques.mathematics.columns import FISHER_DAMPING
+        from pruning.techniques.mathematics.conjugate_gradient import refit_kept
+        from pruning.techniques.mathematics.losses import layer_error
+
         start = weight.clone()
         SparseGPT(self.sparsity, damping=self.damping).apply(start, observed)
         inputs, outputs = observed[Gram].spectrum(self.damping), None
@@ -56,11 +65,15 @@ class ADMM(Technique, frozen=True):
         gram = observed[Gram].value
         weight.copy_(min(start, found, key=lambda result: layer_error(result - weight, gram, observed.outputs)))
 
-    def _pattern(self, dense: Tensor, inputs: Spectrum, outputs: Spectrum | None = None) -> Tensor:
+    def _pattern(self, dense: "Tensor", inputs: "Spectrum", outputs: "Spectrum | None" = None) -> "Tensor":
         """Algorithm 1: the sparse iterate D [outputs, inputs], in scaled coordinates, once its mask is stable.
 
         With the spectrum of the outputs' Fisher matrix, the Hessian is its Kronecker product with the inputs'.
         """
+        import torch
+
+        from pruning.techniques.mathematics.patterns import keep_matrix
+
         target = dense @ inputs.matrix if outputs is None else outputs.matrix @ dense @ inputs.matrix
         curvature = inputs.values if outputs is None else outputs.values[:, None] * inputs.values
         D, dual, rho = dense, torch.zeros_like(dense), self.penalty

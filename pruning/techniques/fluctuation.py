@@ -6,12 +6,13 @@ not, nor does this. The paper puts the mean into a new bias, for which most mode
 `fold_mean`.
 """
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
-import torch
 from msgspec import Meta
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class FLAP(msgspec.Struct, frozen=True, tag_field="name", tag="flap", forbid_unknown_fields=True):
@@ -21,7 +22,7 @@ class FLAP(msgspec.Struct, frozen=True, tag_field="name", tag="flap", forbid_unk
     """Added to the diagonal of the Gram matrix, in units of its mean; unused for a layer with a bias."""
 
 
-def fluctuation(weight: Tensor, variance: Tensor, units: int) -> Tensor:
+def fluctuation(weight: "Tensor", variance: "Tensor", units: int) -> "Tensor":
     """The mean of Var(X_j) * ||W_:,j||^2 over the columns of each unit, [units].
 
     `weight` is [outputs, inputs], `variance` [inputs]. All units of a layer have one size, so the mean over a head and
@@ -30,7 +31,7 @@ def fluctuation(weight: Tensor, variance: Tensor, units: int) -> Tensor:
     return (variance * weight.double().square().sum(dim=0)).view(units, -1).mean(dim=1)
 
 
-def fold_mean(weight: Tensor, gone: Tensor, mean: Tensor, inverse: Tensor) -> None:
+def fold_mean(weight: "Tensor", gone: "Tensor", mean: "Tensor", inverse: "Tensor") -> None:
     """Zero the columns `gone` of `weight` in place and let the remaining columns reproduce their mean output.
 
     `weight` is [outputs, inputs], `gone` a mask [inputs]. The removed columns p contributed b = W_p m_p on average,
@@ -40,5 +41,5 @@ def fold_mean(weight: Tensor, gone: Tensor, mean: Tensor, inverse: Tensor) -> No
     would restore the mean exactly but adds noise (measured in docs/results/log.md).
     """
     predictor = inverse @ mean[~gone]
-    weight[:, ~gone] += torch.outer(weight[:, gone].double() @ mean[gone], predictor).to(weight.dtype)
+    weight[:, ~gone] += (weight[:, gone].double() @ mean[gone]).outer(predictor).to(weight.dtype)
     weight[:, gone] = 0

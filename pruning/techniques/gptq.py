@@ -7,19 +7,20 @@ scale is searched, weighted by the error that remains after later columns compen
 act-order).
 """
 
-from math import ceil, lcm
-from typing import Annotated, ClassVar, Literal
+from math import lcm
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from msgspec import Meta
-from torch import Tensor
 
-from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
-from pruning.techniques.mathematics.patterns import nm_pattern
-from pruning.techniques.mathematics.rounding import nearest_values, search
+from pruning.techniques.mathematics.sparsity import nm_pattern
 from pruning.techniques.technique import Technique
 from server.artifact.checkpoint.layouts import Group, Scheme, refuse_scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.techniques.mathematics.round_columns import RoundColumns
 
 
 class GPTQ(Technique, frozen=True):
@@ -49,11 +50,23 @@ class GPTQ(Technique, frozen=True):
         if self.scheme == "asymmetric" and self.sparsity != 0:
             raise ValueError('asymmetric codes have no zero for pruned weights: use scheme = "symmetric"')
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
     sees_loss: ClassVar[bool] = True
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor:
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """The layer's Gram matrix."""
+        from pruning.passes.statistics import Gram
+
+        return (Gram,)
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> "Tensor":
         """Quantise `weight` [outputs, inputs] in place; returns the grids, float16 [outputs, groups(, 2)]."""
+        import torch
+
+        from pruning.passes.statistics import Gram
+        from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
+        from pruning.techniques.mathematics.round_columns import Grid, RoundColumns
+
         W = weight.clone()
         W[:, observed[Gram].dead] = 0
         zero = (W == 0).T
@@ -61,14 +74,15 @@ class GPTQ(Technique, frozen=True):
         unit = lcm(self.group, groups.columns if groups else 1)
         width = max(self.block // unit, 1) * unit
         factor = observed[Gram].inverse_factor(self.damping)
+        grid = Grid(self.bits, self.group, self.scheme == "asymmetric")
         scales: list[Tensor] = []
 
         def settle(rows: slice) -> None:
             own: list[Tensor] = []
 
-            def begin(block: slice, columns: Tensor, variance: Tensor) -> "_RoundColumns":
+            def begin(block: slice, columns: "Tensor", variance: "Tensor") -> "RoundColumns":
                 sparse = PruneColumns(columns, variance, self.sparsity, zero[block, rows])
-                return _RoundColumns(self, sparse, variance, own)
+                return RoundColumns(grid, sparse, variance, own)
 
             sweep_columns(W[rows], factor, width, begin)
             scales.append(torch.stack(own, dim=1))
@@ -76,31 +90,3 @@ class GPTQ(Technique, frozen=True):
         settle_rows(W, observed.outputs, settle)
         weight.copy_(W)
         return torch.cat(scales).half()
-
-
-class _RoundColumns:
-    """A column rule that prunes, then rounds to code * scale; each group's scale is chosen at its first column."""
-
-    def __init__(self, options: GPTQ, sparse: PruneColumns, variance: Tensor, scales: list[Tensor]) -> None:
-        self._options = options
-        self._sparse = sparse
-        self._importance = 1 / variance
-        self._scales = scales
-
-    def settle(self, columns: Tensor, index: int) -> Tensor:
-        """The final column `index`, pruned and rounded, [rows]."""
-        kept = self._sparse.settle(columns, index)
-        if index % self._options.group == 0:
-            self._scales.append(self._search(columns, slice(index, min(index + self._options.group, len(columns)))))
-        return nearest_values(kept[:, None], self._scales[-1], self._options.bits)[:, 0]
-
-    def _search(self, columns: Tensor, part: slice) -> Tensor:
-        """The grids [rows] or [rows, 2] of the group of columns `part`."""
-        if groups := self._sparse.groups:  # N:M groups inside this scale group are pruned now, and again on their turn
-            after = ceil((part.start + 1) / groups.columns) * groups.columns
-            if after < part.stop:
-                stop = ceil(part.stop / groups.columns) * groups.columns
-                self._sparse.choose(columns, slice(after, stop))
-        kept = columns[part].masked_fill(self._sparse.removed[part], 0)
-        asymmetric = self._options.scheme == "asymmetric"
-        return search(kept.T.contiguous(), self._importance[part], self._options.bits, asymmetric=asymmetric)

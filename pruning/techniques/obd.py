@@ -5,13 +5,14 @@ h_qq is the diagonal of the empirical Fisher matrix, E[g_q^2] with g the gradien
 loss; the paper computes it exactly, on a network small enough for that.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
-from pruning.passes.statistics import InputStatistics
-from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics
 
 
 class OBD(Technique, frozen=True):
@@ -19,6 +20,8 @@ class OBD(Technique, frozen=True):
 
     moments: ClassVar[tuple[int, ...]] = (2,)
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""
+        from pruning.techniques.mathematics.patterns import keep_matrix
+
         weight.masked_fill_(~keep_matrix(0.5 * observed.moments[2] * weight.square(), self.sparsity), 0)

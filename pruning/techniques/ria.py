@@ -5,15 +5,16 @@ equation of relative importance and activations. The other weights keep their va
 matrix, as in the authors' code; there is no channel permutation.
 """
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 from msgspec import Meta
-from torch import Tensor
 
-from pruning.passes.statistics import InputNorm, InputStatistics, Statistic
-from pruning.techniques.mathematics.patterns import keep_matrix
 from pruning.techniques.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Statistic
 
 
 class RIA(Technique, frozen=True):
@@ -22,16 +23,18 @@ class RIA(Technique, frozen=True):
     power: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Exponent a of the input norm: 0 ignores the inputs, 1 weighs them as Wanda does; 0.5 is the paper's."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """The layer's input norms."""
+        from pruning.passes.statistics import InputNorm
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
+        return (InputNorm,)
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""
+        from pruning.passes.statistics import InputNorm
+        from pruning.techniques.mathematics.patterns import keep_matrix
+        from pruning.techniques.mathematics.relative_importance import relative_importance
+
         score = relative_importance(weight) * observed[InputNorm].value.pow(self.power)
         weight.masked_fill_(~keep_matrix(score, self.sparsity), 0)
-
-
-def relative_importance(weight: Tensor) -> Tensor:
-    """|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij| of `weight`, [outputs, inputs]; 0 where the weight is 0."""
-    size = weight.abs()
-    least = torch.finfo(size.dtype).tiny  # of a row or column of zeros
-    return size / size.sum(dim=0).clamp_min(least) + size / size.sum(dim=1, keepdim=True).clamp_min(least)

@@ -7,15 +7,18 @@ so; (3) a block of columns is a whole number of N:M groups; (4) damping is relat
 authors put ones on the diagonal of dead inputs, which ties the damping to the scale of the activations.
 """
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
-from torch import Tensor
 
-from pruning.passes.statistics import Gram, InputStatistics, Statistic
-from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
-from pruning.techniques.mathematics.patterns import nm_pattern
+from pruning.techniques.mathematics.sparsity import nm_pattern
 from pruning.techniques.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.techniques.mathematics.columns import PruneColumns
 
 
 class SparseGPT(Technique, frozen=True):
@@ -27,17 +30,26 @@ class SparseGPT(Technique, frozen=True):
     damping: Annotated[float, Meta(gt=0, le=1)] = 0.01
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (Gram,)
     sees_loss: ClassVar[bool] = True
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """The layer's Gram matrix."""
+        from pruning.passes.statistics import Gram
+
+        return (Gram,)
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place and update the remaining weights."""
+        from pruning.passes.statistics import Gram
+        from pruning.techniques.mathematics.columns import PruneColumns, settle_rows, sweep_columns
+
         W = weight.clone()
         W[:, observed[Gram].dead] = 0
         groups = nm_pattern(self.sparsity)
         width = max(self.block // groups.columns, 1) * groups.columns if groups else self.block
 
-        def begin(_: slice, columns: Tensor, variance: Tensor) -> PruneColumns:
+        def begin(_: slice, columns: "Tensor", variance: "Tensor") -> "PruneColumns":
             return PruneColumns(columns, variance, self.sparsity)
 
         factor = observed[Gram].inverse_factor(self.damping)

@@ -1,15 +1,19 @@
 """The interface of a layer-wise technique: its options, the statistics it needs, and `apply` on one weight.
 
-A technique is a frozen value without state or hooks, so a recipe can be compared, hashed and stored.
+A technique is a frozen value without state or hooks, so a recipe can be compared, hashed and stored. Its options are
+read without torch, which `apply` imports.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
-from torch import Tensor
 
-from pruning.passes.statistics import InputStatistics, Statistic
-from pruning.techniques.mathematics.patterns import Sparsity, nm_pattern
+from pruning.techniques.mathematics.sparsity import Sparsity, nm_pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Statistic
 
 
 class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, forbid_unknown_fields=True):
@@ -19,8 +23,6 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     """What to remove: a fraction of the weights (0.5), or N:M, which keeps N of every M consecutive input columns
     ("2:4")."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = ()
-    """Statistics of the layer's inputs that `apply` reads."""
     moments: ClassVar[tuple[int, ...]] = ()
     """Powers p of the gradient whose means E[g^p] `apply` reads; they cost one backward pass before the first block."""
 
@@ -30,7 +32,12 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     def __post_init__(self) -> None:
         nm_pattern(self.sparsity)
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> Tensor | None:
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """Statistics of the layer's inputs that `apply` reads."""
+        return ()
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> "Tensor | None":
         """Prune `weight` [outputs, inputs], float32, in place; removed weights become exactly +0.
 
         Returns None, or the scales [outputs, groups], float16, if the technique quantises: the weight is then code *

@@ -4,20 +4,29 @@ Sun et al., A Simple and Effective Pruning Approach for Large Language Models, h
 equation 1.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from pruning.passes.statistics import InputNorm, InputStatistics, Statistic
-from pruning.techniques.mathematics.patterns import keep_rows
 from pruning.techniques.technique import Technique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pruning.passes.statistics import InputStatistics, Statistic
 
 
 class Wanda(Technique, frozen=True):
     """Remove the weights of each row with the least magnitude x input norm; costs one pass over the data and a sort."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputNorm,)
+    @property
+    def needs(self) -> "tuple[type[Statistic], ...]":
+        """The layer's input norms."""
+        from pruning.passes.statistics import InputNorm
 
-    def apply(self, weight: Tensor, observed: InputStatistics) -> None:
+        return (InputNorm,)
+
+    def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""
+        from pruning.passes.statistics import InputNorm
+        from pruning.techniques.mathematics.patterns import keep_rows
+
         weight.masked_fill_(~keep_rows(weight.abs() * observed[InputNorm].value, self.sparsity), 0)

@@ -23,7 +23,7 @@ from pruning.stages.layerwise.allocation.owl import MeasureOutliers, owl_sparsit
 from pruning.stages.layerwise.allocation.search import Allocation, of_every_matrix, refuse_unequal, search
 from pruning.stages.layerwise.correction import Correction
 from pruning.stages.layerwise.prune_block import Gradients, PruneBlock
-from pruning.techniques.mathematics.patterns import nm_pattern
+from pruning.techniques.mathematics.sparsity import nm_pattern
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)

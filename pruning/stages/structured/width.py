@@ -26,7 +26,8 @@ from pruning.stages.context import StageContext, StageModel, blocks_without_weig
 from pruning.stages.structured.coupled_layers import CoupledLayers, attention, feed_forward, local_linears
 from pruning.stages.structured.surgery import cut_layers, refuse_misfit, with_heads, with_width
 from pruning.techniques.fluctuation import FLAP, fluctuation, fold_mean
-from pruning.techniques.importance import AnyImportance, SecondOrder, Taylor, remove_units
+from pruning.techniques.importance import AnyImportance, SecondOrder, Taylor
+from pruning.techniques.mathematics.removal import remove_units
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pruning.passes.statistics import inverse_factor
-from pruning.techniques.mathematics.patterns import keep_matrix, keep_nm, nm_pattern
+from pruning.techniques.mathematics.patterns import keep_matrix, keep_nm
+from pruning.techniques.mathematics.sparsity import nm_pattern
 
 ROWS = 64
 """Outputs settled at once where the objective is the loss."""

@@ -3,41 +3,12 @@
 Counts are exact; of equal scores the lower index is removed first, as in Wanda's stable sort.
 """
 
-import re
 from math import ceil
-from typing import Annotated, NamedTuple
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
-MAX_COLUMNS = 64
-"""The largest M of an N:M pattern."""
-
-Sparsity = (
-    Annotated[float, Meta(gt=0, lt=1, description="the fraction of weights to remove")]
-    | Annotated[str, Meta(description="N:M keeps N of every M input columns")]
-)
-
-
-class NMPattern(NamedTuple):
-    """Keep `keep` weights in each run of `columns` consecutive input columns."""
-
-    keep: int
-    columns: int
-
-
-def nm_pattern(sparsity: float | str) -> NMPattern | None:
-    """The pattern of an "N:M" string, or None for a fraction; raises ValueError unless 0 < N < M <= 64."""
-    if not isinstance(sparsity, str):
-        return None
-    match = re.fullmatch(r"(\d{1,3}):(\d{1,3})", sparsity)
-    keep, columns = map(int, match.groups()) if match else (0, 0)
-    if not 0 < keep < columns <= MAX_COLUMNS:
-        raise ValueError(
-            f'sparsity "{sparsity}" is neither a fraction such as 0.5 nor "N:M" with 0 < N < M <= {MAX_COLUMNS}'
-        )
-    return NMPattern(keep, columns)
+from pruning.techniques.mathematics.sparsity import NMPattern, nm_pattern
 
 
 def keep_rows(score: Tensor, sparsity: float | str) -> Tensor:

@@ -24,7 +24,7 @@ def problem(seed: int = 0, rows: int = 12, columns: int = 64) -> tuple[torch.Ten
     inputs = torch.randn(4, 3 * columns, columns, generator=generator)
     inputs = inputs @ (torch.eye(columns) + torch.randn(columns, columns, generator=generator) / columns**0.5)
     inputs *= torch.rand(columns, generator=generator) * 3 + 0.1
-    observed = InputStatistics(ADMM.needs, columns)
+    observed = InputStatistics(ADMM(0.5).needs, columns)
     observed.update(inputs)
     return torch.randn(rows, columns, generator=generator), observed
 
@@ -86,7 +86,7 @@ def test_it_is_much_better_than_sparsegpt(sparsity: float | str, _: Any) -> None
 
 def test_dead_inputs_lose_their_weights_and_do_no_harm() -> None:
     weight, _ = problem()
-    observed = InputStatistics(ADMM.needs, 64)
+    observed = InputStatistics(ADMM(0.5).needs, 64)
     observed.update(torch.randn(4, 200, 64) * (torch.arange(64) != 7))
     ADMM("2:4").apply(weight, observed)
     assert weight.isfinite().all()
@@ -95,7 +95,7 @@ def test_dead_inputs_lose_their_weights_and_do_no_harm() -> None:
 
 def test_inputs_that_are_not_finite_are_refused() -> None:
     weight, _ = problem()
-    observed = InputStatistics(ADMM.needs, 64)
+    observed = InputStatistics(ADMM(0.5).needs, 64)
     observed.update(torch.full((1, 2, 64), torch.inf))
     before = weight.clone()
     with pytest.raises(ModelRefused, match="the inputs of a layer of 64 columns are not finite"):

@@ -8,7 +8,8 @@ import torch
 
 from pruning.passes.statistics import Gram, InputMean
 from pruning.techniques.fluctuation import fluctuation, fold_mean
-from pruning.techniques.importance import Taylor, remove_units
+from pruning.techniques.importance import Taylor
+from pruning.techniques.mathematics.removal import remove_units
 from tests.reference import slow
 
 Order = Literal["param_first", "param_second", "param_mix", "vectorize"]

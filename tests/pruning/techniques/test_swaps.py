@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.passes.statistics import Gram, InputStatistics
-from pruning.techniques import RIA, Swaps, Wanda, swaps
+from pruning.techniques import RIA, Swaps, Wanda
+from pruning.techniques.mathematics import exchanges
 from pruning.techniques.mathematics.patterns import keep_rows
 from tests.reference import slow
 
@@ -40,7 +41,7 @@ def test_the_exchanges_are_those_that_trying_all_would_choose(sparsity: Any, wid
     plain = weight.double().numpy(), keep.numpy(), gram.double().numpy()
     expected = [slow.swapped(row, mask, plain[2], width, rounds).tolist() for row, mask in zip(*plain[:2], strict=True)]
     before = keep.clone()
-    swaps.swap(weight, keep, gram, width, rounds)
+    exchanges.swap(weight, keep, gram, width, rounds)
     assert keep.tolist() == expected
     assert not torch.equal(keep, before)
 
@@ -54,7 +55,7 @@ def test_every_round_lowers_the_error_and_keeps_the_counts(seed: int, pattern: t
     counts = kept_in_runs(keep, width)
     for _ in range(8):
         before, mask = errors(weight, keep, gram), keep.clone()
-        swaps.swap(weight, keep, gram, width, 1)
+        exchanges.swap(weight, keep, gram, width, 1)
         after, moved = errors(weight, keep, gram), (keep != mask).any(dim=1)
         assert (after[moved] < before[moved]).all()
         assert torch.equal(after[~moved], before[~moved])
@@ -67,7 +68,7 @@ def test_rows_with_different_counts_exchange_within_themselves() -> None:
         torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) > torch.tensor([[0.1, 0.3, 0.5, 0.7, 0]]).T
     )
     before, counts = errors(weight, keep, gram), keep.sum(dim=1)
-    swaps.swap(weight, keep, gram, 24, 50)
+    exchanges.swap(weight, keep, gram, 24, 50)
     assert torch.equal(keep.sum(dim=1), counts)
     assert (errors(weight, keep, gram)[:4] < before[:4]).all()
 
@@ -75,9 +76,9 @@ def test_rows_with_different_counts_exchange_within_themselves() -> None:
 def test_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, gram = problem(seed=4)
     whole, chunked = (keep_rows(weight.abs(), 0.5) for _ in range(2))
-    swaps.swap(weight, whole, gram, 24, 9)
-    monkeypatch.setattr(swaps, "CHUNK", 24**2 // 2)  # two rows
-    swaps.swap(weight, chunked, gram, 24, 9)
+    exchanges.swap(weight, whole, gram, 24, 9)
+    monkeypatch.setattr(exchanges, "CHUNK", 24**2 // 2)  # two rows
+    exchanges.swap(weight, chunked, gram, 24, 9)
     assert torch.equal(whole, chunked)
 
 
@@ -85,7 +86,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("start", "technique"), [("wanda", Wanda), ("ria", RIA)])
 def test_without_rounds_it_is_its_start(sparsity: Any, start: Any, technique: type[Wanda | RIA]) -> None:
     weight, _ = problem(seed=5)
-    observed = InputStatistics((*Swaps.needs, *technique.needs), 24)
+    observed = InputStatistics((*Swaps(0.5).needs, *technique(0.5).needs), 24)
     observed.update(torch.randn(4, 50, 24, generator=torch.Generator().manual_seed(1)))
     plain, refined, none = weight.clone(), weight.clone(), weight.clone()
     technique(sparsity).apply(plain, observed)

@@ -28,8 +28,8 @@ from pruning.stages.context import StageContext
 from pruning.stages.layerwise.allocation.lagrangian import Option, choose_levels
 from pruning.stages.layerwise.allocation.search import Allocation
 from pruning.techniques import GPTQ
-from pruning.techniques.mathematics.patterns import NMPattern, nm_pattern
 from pruning.techniques.mathematics.rounding import in_groups, nearest_codes, search_scales
+from pruning.techniques.mathematics.sparsity import NMPattern, nm_pattern
 from pruning.techniques.technique import Technique
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruning.techniques.mathematics.patterns import NMPattern, drop_lowest, keep_matrix, keep_nm, keep_rows, nm_pattern
+from pruning.techniques.mathematics.patterns import drop_lowest, keep_matrix, keep_nm, keep_rows
+from pruning.techniques.mathematics.sparsity import NMPattern, nm_pattern
 
 
 @st.composite
