@@ -26,6 +26,14 @@ Kind = Literal["input", "cached", "output"]
 KINDS: tuple[Kind, ...] = ("input", "cached", "output")
 
 
+UsageFrom = Literal["ids", "backend", "pieces"]
+"""Who counted a reply's tokens.
+
+`ids`: this server, by id. `backend`: the usage that a backend without token ids reported. `pieces`: such a backend
+reported none, so each piece of text counts as a token and the prompt as this server's tokenizer divides it.
+"""
+
+
 class LedgerUnavailable(SecateurError):
     """The ledger cannot be written (disk full, locked): what cannot be counted is not served."""
 
@@ -83,6 +91,8 @@ class Opening(Struct, frozen=True):
     """Tokens of quoted passages, a part of `prompt`."""
     retrieval: float | None = None
     """Seconds that the search took; None for a skill without knowledge."""
+    usage_from: UsageFrom = "ids"
+    """Who counts if the reply is never settled."""
 
 
 class Known(Struct, frozen=True):
@@ -124,6 +134,8 @@ class Settlement(Struct, frozen=True):
     duration: float = 0.0
     first_token: float | None = None
     key_id: str = ""
+    usage_from: UsageFrom | None = None
+    """Who counted; None keeps what the opening says."""
 
 
 class Totals(Struct, frozen=True):
