@@ -30,13 +30,29 @@ def refuse_lost_zeros(stages: Sequence[Stage]) -> None:
         options: dict[str, Any] = msgspec.to_builtins(stage)
         kind = options["kind"]
         options |= options.get("technique") or {}
-        options |= options.get("quantise") or {}
+        options |= quantise if isinstance(quantise := options.get("quantise"), dict) else {}
         if pruned and options.get("scheme") == "asymmetric" and BLOCKS in quantised_by(stage):
             raise ValueError(
                 f"stage {number + 1}, {kind}, has asymmetric codes, among which pruned weights would not stay zero: "
                 'use scheme = "symmetric" after pruning'
             )
         pruned = pruned or (isinstance(stage, Layerwise) and options.get("sparsity") != 0)
+
+
+def refuse_nothing_kept(stages: Sequence[Stage], found: str | None) -> None:
+    """Raise ValueError for a stage that keeps the codes of blocks at 16 bits; `found` says that the base has none."""
+    undone = found
+    for number, stage in enumerate(stages):
+        own = f"stage {number + 1}, {msgspec.to_builtins(stage)['kind']}"
+        if undone and isinstance(stage, Distill) and stage.quantise == "kept":
+            raise ValueError(
+                f'{own}, has quantise = "kept", but {undone} leaves the blocks at 16 bits: quantise them in between, '
+                "by gptq, awq or round, or give the bits, as in quantise = { bits = 4, group = 32 }"
+            )
+        if BLOCKS in quantised_by(stage):
+            undone = None
+        elif BLOCKS in unquantised_by(stage):
+            undone = f"{own},"
 
 
 def quantised_by(stage: Stage) -> set[str]:

@@ -17,8 +17,8 @@ from pruning.errors import PruningError, RecipeError
 from pruning.recipe.allocation import Search
 from pruning.recipe.bounds import Bucket, Count, Gates
 from pruning.recipe.options import Layerwise, Stage, Vocabulary
-from pruning.recipe.order import refuse_lost_zeros
-from pruning.recipe.sources import SELF
+from pruning.recipe.order import refuse_lost_zeros, refuse_nothing_kept
+from pruning.recipe.sources import OFF_GRID, SELF
 from pruning.recipe.texts import ALL_BUCKETS, EvaluatedText, WeightedText, one_or_several, refuse_repeated
 
 
@@ -128,6 +128,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
                         f"{needed} sequences of {length}, but calibration.sequences is {sequences}"
                     )
         refuse_lost_zeros(self.stages)
+        on_grid = ".gguf" in self.base and not self.base.startswith(OFF_GRID)
+        refuse_nothing_kept(self.stages, None if on_grid else "the base")
         if sum(isinstance(stage, Vocabulary) for stage in self.stages) > 1:
             raise ValueError("vocabulary is there twice: remove all tokens at once, with a smaller keep")
 

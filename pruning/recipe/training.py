@@ -104,10 +104,11 @@ class Distill(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Whether embeddings and head are trained too."""
     lora: LoRA | None = None
     """Train adapters instead of the weights; without it, all weights of the blocks are trained."""
-    quantise: Quantise | None = None
+    quantise: Quantise | Literal["kept"] | None = None
     """Quantisation-aware training: master weights are trained behind codes and scales, which are what is evaluated and
-    stored. A quantised model starts from its own codes, any other is rounded first; the result is always quantised."""
-
+    stored. A quantised model starts from its own codes, any other is rounded first; the result is always quantised.
+    "kept": each matrix keeps its own bits, groups and pattern, as after `allocation = { name = "fisher" }` of `gptq` or
+    in a GGUF file; all of the blocks must be quantised."""
     states: Annotated[float, Meta(ge=0)] = 0
     """Weight of a second loss beside the divergence: how far the hidden states after each block are from the base's,
     squared and relative to them, as SquareHead (https://arxiv.org/abs/2310.06927). 0 is off."""

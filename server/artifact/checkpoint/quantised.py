@@ -57,17 +57,22 @@ def pack_quantised(weight: Tensor, grid: Tensor) -> tuple[Quantised, dict[str, T
 
 def pack_codes(codes: Tensor, grid: Tensor, *, transposed: bool = False) -> tuple[Quantised, dict[str, Tensor]]:
     """The smallest layout for int8 `codes` [rows, columns] on `grid`, and its parts by name."""
+    layout = smallest_layout(codes, grid, transposed=transposed)
+    return layout, {**_grid_parts(grid), **_pack_codes(codes, layout)}
+
+
+def smallest_layout(codes: Tensor, grid: Tensor, *, transposed: bool = False) -> Quantised:
+    """The smallest layout for int8 `codes` [rows, columns] on `grid`."""
     asymmetric = grid.dim() == 3
     dense = Quantised(
-        bits=_bits(codes, asymmetric),
+        bits=fewest_bits(codes, asymmetric),
         group=_group(codes.shape[1], grid.shape[1]),
         columns=codes.shape[1],
         transposed=transposed,
         asymmetric=asymmetric,
     )
     layouts = [dense] if asymmetric else _symmetric(dense, codes)
-    layout = min(layouts, key=lambda layout: size_of(layout, codes.shape[0]))
-    return layout, {**_grid_parts(grid), **_pack_codes(codes, layout)}
+    return min(layouts, key=lambda layout: size_of(layout, codes.shape[0]))
 
 
 def unpack_quantised(parts: dict[str, Tensor], layout: Quantised) -> Tensor:
@@ -98,7 +103,7 @@ def with_zeros(parts: dict[str, Tensor], layout: Quantised) -> tuple[Quantised, 
     codes = unpack_codes(parts, layout)
     dense = msgspec.structs.replace(layout, keep=None, count=None)
     if layout.levels and layout.keep:  # the table need not have a zero
-        dense = msgspec.structs.replace(dense, levels=None, bits=_bits(codes, asymmetric=False))
+        dense = msgspec.structs.replace(dense, levels=None, bits=fewest_bits(codes, asymmetric=False))
     return dense, {**_grid_parts(grid_of(parts)), **_pack_codes(codes, dense)}
 
 
@@ -137,7 +142,7 @@ def with_levels(layout: Quantised, codes: Tensor) -> Quantised:
     return msgspec.structs.replace(layout, bits=bits, levels=tuple(levels))
 
 
-def _bits(codes: Tensor, asymmetric: bool) -> Bits:
+def fewest_bits(codes: Tensor, asymmetric: bool) -> Bits:
     """The fewest bits that hold every code."""
     least, most = int(codes.min()), int(codes.max())
     sizes: tuple[Bits, ...] = get_args(Bits)

@@ -17,6 +17,7 @@ from pruning.stages.training.data import TrainingData, draw_training_data, refus
 from pruning.stages.training.distil.compact import CompactStudent
 from pruning.stages.training.distil.divergence import divergence
 from pruning.stages.training.distil.hidden_states import BlockStates, refuse_other_shape
+from pruning.stages.training.distil.kept import StoredValues
 from pruning.stages.training.distil.lora import LoRAStudent, adapters
 from pruning.stages.training.distil.quantised import QuantisedStudent
 from pruning.stages.training.journal import State
@@ -168,11 +169,13 @@ def _zeros(stage: Distill, model: StageModel, context: StageContext) -> WeightSo
     """The source whose zeros are the pruned weights, which stay zero in training.
 
     For quantisation-aware training these are the weights before rounding, as weights that merely round to zero may
-    grow again. After GPTQ with sparsity the two cannot be told apart, so all zeros stay.
+    grow again. After GPTQ with sparsity the two cannot be told apart, so all zeros stay, or with `quantise = "kept"`
+    those for which no value is stored.
     """
-    techniques = [stage.technique for stage in context.inputs.recipe.stages if isinstance(stage, Layerwise)]
-    joint = any(isinstance(technique, GPTQ) and technique.sparsity for technique in techniques)
-    return Unrounded(model.source) if stage.quantise and not joint else model.source
+    earlier = [stage for stage in context.inputs.recipe.stages if isinstance(stage, Layerwise)]
+    if not any(isinstance(layerwise.technique, GPTQ) and any(layerwise.sparsities) for layerwise in earlier):
+        return Unrounded(model.source) if stage.quantise else model.source
+    return StoredValues(model.source) if stage.quantise == "kept" else model.source
 
 
 def record(task: Task, precision: Precision, state: State) -> Recovery:

@@ -6,12 +6,14 @@ master weights every few steps.
 """
 
 import logging
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pruning.model.weights import WeightSource
 from pruning.recipe.training import Quantise
+from pruning.stages.training.distil.kept import kept_codes
 from pruning.stages.training.student import Student, TrainedParameters, block_linears
 from pruning.techniques.mathematics.rounding import in_groups, refit_scales, round_with_scales, search
 
@@ -25,20 +27,21 @@ class QuantisedStudent(Student):
     """Trains the blocks' linear layers behind codes, and everything else as a plain student.
 
     Layers already quantised in `source` start with its scales, which changes nothing; others with searched scales.
+    "kept" keeps each layer's own codes, and raises ModelRefused for a layer without any.
     """
 
     def __init__(
-        self, network: nn.Module, trained: TrainedParameters, quantise: Quantise, source: WeightSource
+        self, network: nn.Module, trained: TrainedParameters, quantise: Quantise | Literal["kept"], source: WeightSource
     ) -> None:
         super().__init__(network, trained)
-        self._bits, self._group = quantise.bits, quantise.group
-        self._asymmetric = quantise.scheme == "asymmetric"
         linears = {f"{name}.weight": module for name, module in block_linears(network).items()}
         self._transposed = {name for name, module in linears.items() if not isinstance(module, nn.Linear)}
+        self._codes = {name: kept_codes(name, source) if quantise == "kept" else quantise for name in linears}
         self._again: list[str] = []  # already quantised, with other codes
         self._scales = {name: self._start(name, source.scales(name)) for name in linears}
         if self._again:
-            what = f"{self._bits} bits in groups of {self._group}, such as {self._again[0]}"
+            codes = self._codes[self._again[0]]
+            what = f"{codes.bits} bits in groups of {codes.group}, such as {self._again[0]}"
             logger.warning("%d weights quantised to another format are rounded again, to %s", len(self._again), what)
         self.settle()
 
@@ -50,7 +53,8 @@ class QuantisedStudent(Student):
         """Finish `step` as `Student.update`, after refitting the scales every `REFIT` steps."""
         if step % REFIT == 0:
             for name, scales in self._scales.items():
-                scales.copy_(refit_scales(self._rows(name), scales, self._bits, self._group))
+                codes = self._codes[name]
+                scales.copy_(refit_scales(self._rows(name), scales, codes.bits, codes.group))
         super().update(step)
 
     def weights(self) -> dict[str, Tensor]:
@@ -66,7 +70,8 @@ class QuantisedStudent(Student):
         """code * scale for a quantised weight, bfloat16."""
         if name not in self._scales:
             return super()._stored(name)
-        weight = round_with_scales(self._rows(name), self._scales[name], self._bits, self._group)
+        codes = self._codes[name]
+        weight = round_with_scales(self._rows(name), self._scales[name], codes.bits, codes.group)
         return weight.T if name in self._transposed else weight
 
     def _rows(self, name: str) -> Tensor:
@@ -76,13 +81,14 @@ class QuantisedStudent(Student):
 
     def _start(self, name: str, own: Tensor | None) -> Tensor:
         """The initial grids [outputs, groups(, 2)]: the model's `own` if they give the weight, else searched ones."""
-        weight = self._rows(name)
-        grouped = in_groups(weight, self._group)
+        weight, codes = self._rows(name), self._codes[name]
+        asymmetric = codes.scheme == "asymmetric"
+        grouped = in_groups(weight, codes.group)
         if own is not None:
             scales = self._turned(name, own).to(weight.device, torch.float32).contiguous()
-            fits = scales.shape == (*grouped.shape[:2], *(2,) * self._asymmetric)
-            if fits and torch.equal(round_with_scales(weight, scales, self._bits, self._group), weight.bfloat16()):
+            fits = scales.shape == (*grouped.shape[:2], *(2,) * asymmetric)
+            if fits and torch.equal(round_with_scales(weight, scales, codes.bits, codes.group), weight.bfloat16()):
                 return scales
             self._again.append(name)
-        ones = torch.ones(self._group, device=weight.device)
-        return search(grouped, ones, self._bits, asymmetric=self._asymmetric)
+        ones = torch.ones(codes.group, device=weight.device)
+        return search(grouped, ones, codes.bits, asymmetric=asymmetric)
