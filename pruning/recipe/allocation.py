@@ -78,6 +78,10 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     a fraction every twentieth within 0.3 of it, for 0 none."""
     bits: tuple[Literal[3, 4, 5, 6, 8], ...] = ()
     """Bits of a code that a matrix may get, for `gptq` only; without it, the technique's own."""
+    whole: bool = False
+    """Whether a matrix may also lose no weights, for `gptq` with a pattern or fraction: it is rounded only."""
+    budget: Annotated[float, Meta(gt=0)] | None = None
+    """Mean bits of a weight, masks included and scales left out; without it, what the technique's own level takes."""
     sequences: Count = 8
     """Calibration sequences that are run forward and back."""
 
@@ -87,12 +91,14 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
         if len({isinstance(level, str) for level in levels}) > 1:
             raise ValueError(f"sparsity {technique.sparsity} and the levels must all be fractions or all patterns")
         if isinstance(technique, GPTQ):
+            levels |= {0.0: None} if self.whole else {}
             bits = dict.fromkeys([technique.bits, *self.bits])
             return [
                 msgspec.structs.replace(technique, sparsity=level, bits=width) for level, width in product(levels, bits)
             ]
-        if self.bits:
-            raise ValueError(f"bits are for gptq, and the technique is {type(technique).__struct_config__.tag}")
+        if self.bits or self.whole:
+            name = type(technique).__struct_config__.tag
+            raise ValueError(f"bits and whole are for gptq, and the technique is {name}")
         return [msgspec.structs.replace(technique, sparsity=level) for level in levels]
 
     def label(self, technique: Technique) -> float | str:

@@ -39,7 +39,7 @@ DAMPING = 0.01
 
 
 def fisher(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Moments | None) -> Allocation:
-    """Choose the level of each matrix; raises RecipeError if the cheapest levels exceed the technique's own bytes."""
+    """Choose the level of each matrix; raises RecipeError if the cheapest levels exceed the budget."""
     options = stage.allocation
     assert isinstance(options, Fisher)
     candidates = options.candidates(stage.technique)
@@ -50,7 +50,8 @@ def fisher(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Mom
     for note in reversed(notes[1:]):
         predicted |= note["losses"]
         sizes |= note["sizes"]
-    chosen = _choose(stage.technique, candidates, predicted, sizes)
+    budget = options.budget or bits_per_weight(stage.technique)
+    chosen = _choose(candidates, budget, predicted, sizes)
     _say(chosen)
     levels = {name: options.label(technique) for name, technique in chosen.items()}
     record = msgspec.to_builtins(options) | {"levels": levels}
@@ -58,22 +59,23 @@ def fisher(stage: Layerwise, blocks: Blocks, context: StageContext, moments: Mom
 
 
 def _choose(
-    own: Technique,
     candidates: Sequence[Technique],
+    budget: float,
     predicted: Mapping[str, Sequence[float]],
     sizes: Mapping[str, int],
 ) -> dict[str, Technique]:
-    """The candidate of each matrix, by weight name, in no more bytes than the technique's `own` level everywhere."""
+    """The candidate of each matrix, by weight name, in a mean of at most `budget` bits a weight."""
     prices = [bits_per_weight(candidate) for candidate in candidates]
     options = [
         [Option(sizes[name] * price, loss) for price, loss in zip(prices, losses, strict=True)]
         for name, losses in predicted.items()
     ]
     try:
-        numbers = choose_levels(options, bits_per_weight(own) * sum(sizes.values()))
+        numbers = choose_levels(options, budget * sum(sizes.values()))
     except ValueError:
         raise RecipeError(
-            f"even the cheapest of the levels takes more bytes than {own.sparsity} everywhere: add sparser levels"
+            f"even the cheapest of the levels takes {min(prices):g} bits a weight, and the budget is {budget:g}: "
+            "add sparser levels or fewer bits"
         ) from None
     return {name: candidates[number] for name, number in zip(predicted, numbers, strict=True)}
 

@@ -100,12 +100,34 @@ def test_matrices_get_levels_of_their_own_within_the_same_bytes(
         assert step.sparsity[name] == pytest.approx(expected, abs=0.03)
 
 
+def test_a_matrix_may_stay_whole_within_a_budget(
+    recipe: Callable[[str], Path], tmp_path: Path, base_cache: Path
+) -> None:
+    options = ', bits = [3, 6], whole = true, budget = 3.5, levels = ["24:64", "48:64"]'
+    stage = STAGE.format(name="gptq", sparsity='"32:64"', options=options, more="")
+    output = tmp_path / "out"
+    assert main(["prune", str(recipe(stage)), "--output", str(output), "--base-cache", str(base_cache)]) == 0
+    artifact = Artifact.open(output)
+    levels = artifact.lineage.steps[0].options["allocation"]["levels"]
+    total, bits = 0, 0.0
+    for name, level in levels.items():
+        kept, _, width, _ = level.split()
+        share = 1.0 if kept == "0.0" else int(kept.split(":")[0]) / 64
+        weight = artifact.tensor(name)
+        assert float((weight == 0).float().mean()) >= (0 if share == 1 else 0.99 - share)
+        total += weight.numel()
+        bits += weight.numel() * (share * int(width) + (share < 1))
+    assert any(level.startswith("0.0 ") for level in levels.values())
+    assert 3.2 < bits / total <= 3.5
+
+
 @pytest.mark.parametrize(
     ("name", "sparsity", "options", "sentence"),
     [
         ("sparsegpt", '"2:4"', "", "allocation has one level only: give levels or bits"),
         ("sparsegpt", "0.5", ', levels = ["2:4", "32:64"]', "must all be fractions or all patterns"),
-        ("sparsegpt", "0.5", ", bits = [4, 8]", "bits are for gptq, and the technique is sparsegpt"),
+        ("gptq", '"32:64"', ", bits = [4], budget = 1", "takes 2 bits a weight, and the budget is 1: add sparser"),
+        ("sparsegpt", "0.5", ", bits = [4, 8]", "bits and whole are for gptq, and the technique is sparsegpt"),
     ],
 )
 def test_what_cannot_be_allocated_is_refused(
