@@ -70,6 +70,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A skill's TOML file, or a folder of them."""
     ledger: Annotated[str, Meta(min_length=1)]
     """The ledger of tokens: an SQLite file, created if missing, or postgresql://... shared by replicas."""
+    chat_template: Path | None = None
+    """A Jinja file, the chat template of models that have none of their own."""
     skill_revisions: Literal["off", "read", "edit"] = "off"
     """Skills with versions, in skills.sqlite3 beside the ledger or its PostgreSQL, instead of files of the same name.
 
@@ -294,6 +296,5 @@ def warnings(config: Config) -> Iterator[str]:
     for proxy in config.trusted_proxies:
         if ipaddress.ip_network(proxy).prefixlen == 0:
             yield (
-                f"`trusted_proxies` has {proxy}, so any client may choose the address that limits are counted for, "
-                "in X-Forwarded-For: name the networks of your proxies"
+                f"`trusted_proxies` has {proxy}: any client may then choose the address that limits count: name your own"
             )

@@ -1,24 +1,38 @@
 """Shows the progress of a long computation on standard error: a bar on a terminal, else a line now and then."""
 
 import sys
+from collections.abc import Collection, Iterator
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
 LINE_EVERY = 20.0
 """Seconds between lines when standard error is not a terminal."""
+Item = TypeVar("Item")
+
+
+def counted(what: str, items: Collection[Item], stream: TextIO | None = None) -> Iterator[Item]:
+    """Each of `items`, with the progress through them shown on `stream`, by default standard error."""
+    with Progress(what, len(items), stream=stream) as progress:
+        for item in items:
+            yield item
+            progress.step()
 
 
 class Progress:
     """A context manager around `total` equal units of work, `done` of them already finished by an earlier run."""
 
-    def __init__(self, what: str, total: int, done: int = 0, *, shown: bool = True) -> None:
+    def __init__(
+        self, what: str, total: int, done: int = 0, *, shown: bool = True, stream: TextIO | None = None
+    ) -> None:
         self._what, self._shown = what, shown
-        self._terminal = sys.stderr.isatty()
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
         form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
-        self._bar = tqdm(total=total, initial=done, desc=what, disable=not (self._terminal and shown), bar_format=form)
+        hidden = not (self._terminal and shown)
+        self._bar = tqdm(total=total, initial=done, desc=what, disable=hidden, bar_format=form, file=self._stream)
         self._total, self._initial, self._done = total, done, done
         self._start = self._last = monotonic()
 
@@ -38,4 +52,5 @@ class Progress:
         if self._shown and not self._terminal and now - self._last > LINE_EVERY:
             self._last = now
             left = (now - self._start) / (self._done - self._initial) * (self._total - self._done)
-            print(f"{self._what}: {self._done / self._total:.0%}, about {left:.0f} s left", file=sys.stderr, flush=True)
+            text = f"{self._what}: {self._done / self._total:.0%}, about {left:.0f} s left"
+            print(text, file=self._stream, flush=True)

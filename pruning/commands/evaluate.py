@@ -77,7 +77,7 @@ def score_text(arguments: argparse.Namespace) -> int:
     """Print the perplexity on windows of a text, beside the base's; returns 0."""
     from pruning.data.draw import Draw
     from pruning.evaluation.comparison.perplexities import perplexities, table
-    from pruning.stages.inputs import refuse_long
+    from pruning.stages.preflight import refuse_long
     from server.artifact.checkpoint.reader import Artifact, find_base
     from server.errors import ArtifactError
 

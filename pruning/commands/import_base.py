@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
-from server.errors import ArtifactError
+from server.errors import ArtifactError, InvalidRequest
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +19,9 @@ def parser() -> argparse.ArgumentParser:
         "the directory. A model that was imported already is not read again.",
     )
     options.add_argument("base", help="a Hugging Face directory, a GGUF file, or package:module/file.gguf")
+    options.add_argument(
+        "--chat-template", default="", metavar="FILE", help="a Jinja file used in place of the model's own template"
+    )
     add_base_cache(options)
     return options
 
@@ -27,17 +30,18 @@ def main(argv: Sequence[str]) -> int:
     """Print the directory as the last line; returns as `exit_code`."""
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return exit_code(lambda: _import(arguments.base, arguments.base_cache))
+    return exit_code(lambda: _import(arguments.base, arguments.base_cache, arguments.chat_template))
 
 
-def _import(base: str, cache: Path) -> int:
+def _import(base: str, cache: Path, template: str) -> int:
+    from pruning.model.source import REMEDY
     from pruning.stages.inputs import base_artifact
     from server.text.tokenizer import Tokenizer
 
-    artifact = base_artifact(base, cache)
+    artifact = base_artifact(base, cache, template)
     try:
         Tokenizer.load(artifact.path).chat([{"role": "user", "content": "Hello"}])
-    except ArtifactError as error:
-        print(f"It can be pruned and evaluated, but not serve a chat: {error}", file=sys.stderr)
+    except (ArtifactError, InvalidRequest) as error:
+        print(f"It can be pruned and evaluated, but not serve a chat: {error}\nThen {REMEDY}.", file=sys.stderr)
     print(artifact.path)
     return 0

@@ -1,4 +1,7 @@
-"""`secateur prune RECIPE --output DIR`: makes the artifact of a recipe, or reuses it; interrupted, it resumes."""
+"""`secateur prune RECIPE --output DIR`: makes the artifact of a recipe, or reuses it; interrupted, it resumes.
+
+The recipe is read before torch is imported, so that a typo is reported at once.
+"""
 
 import argparse
 import errno
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
+from server.commands.start.doctor.finding import printed
 
 if TYPE_CHECKING:
     from pruning.recipe.recipe import Recipe
@@ -28,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
         "torchrun or `accelerate launch`, processes share the batches of the stages that train the whole model.",
     )
     options.add_argument("recipe", type=Path, help="the recipe, a TOML file")
-    options.add_argument("--output", type=Path, required=True, metavar="DIR", help="the artifact to make or reuse")
+    options.add_argument("--output", type=Path, metavar="DIR", help="the artifact to make or reuse")
+    options.add_argument(
+        "--check",
+        action="store_true",
+        help="say in a second whether the recipe will run and its result will serve, and prune nothing",
+    )
+    options.add_argument("--json", action="store_true", help="print what --check finds as a JSON array")
     add_base_cache(options)
     options.add_argument(
         "--explain",
@@ -50,18 +60,33 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns 0, 3 if a gate fails, or as `exit_code`."""
-    arguments = parser().parse_args(argv)
+    options = parser()
+    arguments = options.parse_args(argv)
+    if arguments.check:
+        return exit_code(lambda: check(arguments))
+    if arguments.output is None:
+        options.error("the following arguments are required: --output")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     return exit_code(lambda: prune(arguments))
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Print what is known of the recipe without pruning; returns 2 if something failed."""
+    from pruning.commands.check import examine, quiet
+
+    quiet()
+    found = printed(examine(arguments.recipe, arguments.output, arguments.base_cache), as_json=arguments.json)
+    return 2 if any(finding.state == "failed" for finding in found) else 0
 
 
 def prune(arguments: argparse.Namespace) -> int:
     """Make or reuse the artifact and print its table; returns 3 if a gate of the recipe's tasks fails."""
     from pruning.recipe.recipe import read
-    from pruning.run.launch import launched_team
-    from pruning.run.output import refuse_output, restore_replaced
 
     recipe = read(arguments.recipe)
+    from pruning.run.launch import launched_team  # imports torch
+    from pruning.run.output import refuse_output, restore_replaced
+
     output = _resolved(arguments.output)
     command = ["prune", str(arguments.recipe), "--output", str(output), "--base-cache", str(arguments.base_cache)]
     with launched_team(arguments.processes, command) as team:
@@ -85,9 +110,9 @@ def prune(arguments: argparse.Namespace) -> int:
 def _served(artifact: "Artifact", recipe: "Recipe", cache: Path) -> list[float]:
     """The artifact's perplexities by the runner that will serve it, if that is the native one."""
     from pruning.evaluation.comparison.served import served_perplexities
-    from pruning.stages.inputs import base_artifact
+    from pruning.stages.inputs import base_of
 
-    return served_perplexities(artifact, base_artifact(recipe.base, cache), recipe.evaluation, cache)
+    return served_perplexities(artifact, base_of(recipe, cache), recipe.evaluation, cache)
 
 
 def _acceptance(recipe: "Recipe", cache: Path) -> "AcceptanceTasks | None":
@@ -95,9 +120,9 @@ def _acceptance(recipe: "Recipe", cache: Path) -> "AcceptanceTasks | None":
     if not recipe.tasks:
         return None
     from pruning.run.acceptance import AcceptanceTasks  # imports transformers
-    from pruning.stages.inputs import base_artifact
+    from pruning.stages.inputs import base_of
 
-    return AcceptanceTasks(recipe, base_artifact(recipe.base, cache), cache)
+    return AcceptanceTasks(recipe, base_of(recipe, cache), cache)
 
 
 def _carry_out(recipe: "Recipe", output: Path, cache: Path, team: "Team") -> "Artifact | None":

@@ -21,16 +21,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging as logs
 
 from pruning.errors import ModelRefused, refusing
 from pruning.model.blocks import prunable_blocks
-from pruning.model.gguf_file import Header
+from pruning.model.gguf_file import Header, own_progress
+from pruning.model.outline import refuse_files
 from pruning.model.settings import json_text, license_of, read_settings
+from pruning.model.source import Source, noted, replaced_template
 from pruning.model.versions import versions
 from pruning.model.weights import InMemory, Shards, WeightSource, checkpoint_files
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
+from server.progress import counted
 from server.storage.digests import FileDigests
 from server.text import tokenizer_files
 
@@ -39,15 +43,16 @@ logger = logging.getLogger(__name__)
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-def import_base(path: Path, digest: str, target: Path, digests: FileDigests | None = None) -> None:
-    """Write the Hugging Face directory or GGUF file at `path` as a base artifact at `target`; raises ModelRefused.
+def import_base(source: Source, target: Path, digests: FileDigests | None = None) -> None:
+    """Write a Hugging Face directory or GGUF file as a base artifact at `target`; raises ModelRefused.
 
     `digests` remembers the digests of its files.
     """
+    path = source.path
     if path.is_dir() or path.suffix == ".gguf":
         with refusing(f"{path} cannot be read as a model"):
             writer = CheckpointWriter(target, packed=False, digests=digests)
-            (_import_directory if path.is_dir() else _import_gguf)(path, digest, writer)
+            (_import_directory if path.is_dir() else _import_gguf)(source, writer)
     else:
         raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
 
@@ -132,22 +137,12 @@ def _without_choices(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _refuse_files(path: Path) -> None:
-    """Raise ModelRefused unless `path` holds safetensors, config.json, tokenizer.json, and valid JSON files."""
-    if not list(path.glob("*.safetensors")):
-        if list(path.glob("*.bin")):
-            raise ModelRefused(f"{path} holds pickled weights (*.bin), which can run code: convert them to safetensors")
-        raise ModelRefused(f"{path} holds no *.safetensors")
-    for name in ("config.json", "tokenizer.json"):
-        if not (path / name).exists():
-            raise ModelRefused(f"{path} has no {name}, so it is not a Hugging Face model directory")
-    for name in (name for name in tokenizer_files.NAMES if name.endswith(".json")):
-        read_settings(path / name)
-
-
-def _import_directory(path: Path, digest: str, target: CheckpointWriter) -> None:
+def _import_directory(given: Source, target: CheckpointWriter) -> None:
     """Copy a Hugging Face directory into a base artifact, tensor by tensor, under current tensor names."""
-    _refuse_files(path)
+    path = given.path
+    refuse_files(path)
+    files = {name: path / name for name in tokenizer_files.NAMES if (path / name).exists()}
+    replaced = replaced_template(given, read_settings(path / tokenizer_files.SETTINGS))
     config = read_settings(path / "config.json")
     artifact = (path / record.FILE).exists()
     source: WeightSource = Artifact.open(path) if artifact else Shards(checkpoint_files(path))
@@ -159,21 +154,23 @@ def _import_directory(path: Path, digest: str, target: CheckpointWriter) -> None
     _refuse_untied(model, found, source)
     kinds: set[torch.dtype] = set()
     with target as writer:
-        for name, parameter in model.named_parameters():
+        for name, parameter in counted("copying the weights", list(model.named_parameters())):
             if name not in found:
                 raise ModelRefused(f"{path} has no tensor {name}, which a {config['model_type']} model needs")
             tensor = source.tensor(found[name])
             kinds.add(tensor.dtype)
             writer.add(name, _stored(name, tensor, parameter.shape))
-        for name in tokenizer_files.NAMES:
-            if (path / name).exists():
-                writer.copy(path / name)
+        for name, file in files.items():
+            if name not in replaced:
+                writer.copy(file)
+        for name, text in replaced.items():
+            writer.text(name, text)
         if isinstance(source, Artifact):
-            _finish(writer, config, _own(source, digest))
+            _finish(writer, config, _own(source, given))
         else:
-            _finish(
-                writer, config, _lineage(record.Base(path.resolve().name, digest, _rounded(kinds), license_of(path)))
-            )
+            note = noted(_rounded(kinds), given)
+            base = record.Base(path.resolve().name, given.digest, note, license_of(path))
+            _finish(writer, config, _lineage(base))
 
 
 def _rounded(kinds: set[torch.dtype]) -> str:
@@ -226,10 +223,14 @@ def _refuse_untied(model: nn.Module, found: Mapping[str, str], source: WeightSou
         logger.warning("tensors without a place in the model are left out: %d, %s for instance", len(extra), extra[0])
 
 
-def _import_gguf(path: Path, digest: str, target: CheckpointWriter) -> None:
+def _import_gguf(given: Source, target: CheckpointWriter) -> None:
     """Dequantise a GGUF file into a base artifact; holds the whole model in memory, at 16 bits."""
+    path = given.path
     header = Header(path)
-    with redirect_stderr(StringIO()):  # its progress bars would fill a log file
+    with (
+        own_progress(logs.set_tqdm_hook),
+        redirect_stderr(StringIO()),
+    ):  # some of its progress bars would fill a log file
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -248,14 +249,17 @@ def _import_gguf(path: Path, digest: str, target: CheckpointWriter) -> None:
         config.pop(key, None)
     _refuse_constants(skeleton(config), {name: name for name in state}, InMemory(state))
     with target as writer:
-        for name, parameter in model.named_parameters():
+        for name, parameter in counted("writing the weights", list(model.named_parameters())):
             writer.add(name, _stored(name, parameter.detach(), parameter.shape))
         ends = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
         writer.text("generation_config.json", json_text(ends))
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        for name, text in header.tokenizer_files(tokenizer).items():
+        texts = header.tokenizer_files(tokenizer)
+        texts |= replaced_template(given, msgspec.json.decode(texts[tokenizer_files.SETTINGS]))
+        for name, text in texts.items():
             writer.text(name, text)
-        _finish(writer, config, _lineage(header.base(digest)))
+        base = header.base(given.digest)
+        _finish(writer, config, _lineage(msgspec.structs.replace(base, note=noted(base.note, given))))
 
 
 def _finish(writer: CheckpointWriter, config: Mapping[str, Any], lineage: record.Lineage) -> None:
@@ -269,10 +273,12 @@ def _lineage(base: record.Base) -> record.Lineage:
     return record.Lineage(created=now(), base=base, recipe={}, steps=(), versions=versions())
 
 
-def _own(artifact: Artifact, digest: str) -> record.Lineage:
+def _own(artifact: Artifact, given: Source) -> record.Lineage:
     """The lineage of a base that is itself an artifact, with the artifact's lineage as its parent."""
     parent = artifact.lineage
-    base = record.Base(artifact.path.resolve().name, digest, "made by Secateur", parent.base.license)
+    base = record.Base(
+        artifact.path.resolve().name, given.digest, noted("made by Secateur", given), parent.base.license
+    )
     return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
 
 

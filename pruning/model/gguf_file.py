@@ -1,5 +1,8 @@
 """Reads the header of a GGUF file, and refuses what transformers would silently convert to another model."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from pruning.errors import ModelRefused
 from pruning.model.settings import json_text
 from server.artifact.checkpoint.lineage import Base
+from server.progress import counted
 
 SCALED = ("rope_freqs", "rope_factors")
 """Prefixes of tensors with which llama.cpp scales rotary embeddings."""
@@ -68,3 +72,18 @@ class Header:
     def _text(self, name: str) -> str:
         """The text field `name`, or an empty string."""
         return str(self._fields[name].contents()) if name in self._fields else ""
+
+
+@contextmanager
+def own_progress(set_hook: Callable[[Any], Any]) -> Iterator[None]:
+    """Show how far transformers is with the weights in our own progress bar; `set_hook` is its `set_tqdm_hook`."""
+    stream = sys.stderr
+
+    def shown(factory: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        return counted("reading the weights", given[0], stream) if given else factory(**options)
+
+    before = set_hook(shown)
+    try:
+        yield
+    finally:
+        set_hook(before)

@@ -40,7 +40,7 @@ class Layerwise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     """How sparsity is distributed over blocks or matrices; without it, every matrix gets the technique's `sparsity`."""
 
     def __post_init__(self) -> None:
-        if self.order == "sequential" and not (self.technique.needs or self.correction):
+        if self.order == "sequential" and not (self.technique.observes or self.correction):
             name = self.technique.__struct_config__.tag
             raise ValueError(f'{name} uses no inputs, so order = "sequential" would change nothing: leave it out')
         if isinstance(self.allocation, OWL):

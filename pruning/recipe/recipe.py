@@ -110,6 +110,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     stages: tuple[Stage, ...]
     """What is done to the model, in this order. Matrices of a GGUF file that no stage changes keep its codes, where the
     runtime has such a layout (Q4_0, Q4_1, Q5_0, Q5_1, Q8_0); `[]` stores the file as it is."""
+    chat_template: str = ""
+    """A Jinja file, a path or `package:module/file`, used in place of the base's own chat template: by calibration,
+    evaluation, export and serving. For a base without one, which could not serve a chat otherwise."""
     tasks: tuple[str, ...] = ()
     """Task files that the finished artifact is scored on; it must pass their gates."""
     gates: Gates = Gates()
@@ -140,8 +143,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the recipe's values without tasks and gates, which judge the artifact but do not change it."""
-        making = msgspec.structs.replace(self, tasks=(), gates=Gates())
+        """SHA-256 of the recipe's values without tasks and gates, which judge the artifact but do not change it.
+
+        The chat template counts by its content, as part of the base's digest.
+        """
+        making = msgspec.structs.replace(self, tasks=(), gates=Gates(), chat_template="")
         return hashlib.sha256(msgspec.json.encode(making, order="deterministic")).hexdigest()
 
 

@@ -4,6 +4,7 @@ A package is located but never imported: none of its code runs.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from pruning.errors import SourceMissing
@@ -11,6 +12,7 @@ from pruning.recipe.parts import RANGE, joined
 from server.artifact.checkpoint.lineage import SIGNATURE
 from server.errors import ConfigError
 from server.storage.packages import located
+from server.text.tokenizer_files import TEMPLATE
 
 OFF_GRID = "off-grid:"
 """Prefix of a base whose off-grid copy is pruned."""
@@ -27,6 +29,14 @@ def locate(reference: str) -> Path:
         raise SourceMissing(error.message) from None
 
 
+def digest_with_template(path: Path, template: Path | None) -> str:
+    """`digest_of` a base that is given the chat template in the file `template`, as if it were one of its files."""
+    if template is None:
+        return digest_of(path)
+    files = [path] if path.is_file() else _files(path)
+    return _digest_of_files({file.name: file for file in files} | {TEMPLATE: template})
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, or of a directory: of a line `digest  name` for each of its files, sorted by name.
 
@@ -35,5 +45,13 @@ def digest_of(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.name != SIGNATURE)
-    return hashlib.sha256("".join(f"{digest_of(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+    return _digest_of_files({file.name: file for file in _files(path)})
+
+
+def _files(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if entry.is_file() and entry.name != SIGNATURE]
+
+
+def _digest_of_files(files: Mapping[str, Path]) -> str:
+    lines = [f"{digest_of(file)}  {name}\n" for name, file in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -4,9 +4,9 @@ Imports no model code, so a reusable artifact is found in about a second.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,14 +16,14 @@ from pruning.data.draw import Draw, data_record, draw
 from pruning.data.encoder import Encoder
 from pruning.data.mixing import mixed, shares
 from pruning.data.self_calibration import sample_base
-from pruning.errors import RecipeError
-from pruning.model.settings import positions
+from pruning.model.source import Source
 from pruning.model.weights import WeightSource
 from pruning.recipe.options import Vocabulary
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe
-from pruning.recipe.sources import OFF_GRID, SELF, digest_of, locate
+from pruning.recipe.sources import OFF_GRID, SELF, digest_with_template, locate
 from pruning.recipe.texts import WeightedText
 from pruning.recipe.training import Training
+from pruning.stages.preflight import lengths, refuse_long, shared_texts
 from server.artifact.checkpoint import lineage
 from server.artifact.checkpoint.reader import Artifact
 from server.errors import ArtifactError
@@ -77,9 +77,9 @@ class Inputs(NamedTuple):
 
 def prepare(recipe: Recipe, cache: Path) -> Inputs:
     """Import the base into `cache` and draw the token ids; raises RecipeError or DataError."""
-    base = base_artifact(recipe.base, cache)
+    base = base_of(recipe, cache)
     encoder = Encoder(base)
-    refuse_long(_lengths(recipe), base.config)
+    refuse_long(lengths(recipe), base.config)
     own = recipe.calibration.texts
     warn_of_shared_texts("calibration", own, recipe)
     calibration = _calibration(recipe.calibration, base, encoder)
@@ -93,34 +93,9 @@ def prepare(recipe: Recipe, cache: Path) -> Inputs:
 
 
 def warn_of_shared_texts(what: str, texts: Iterable[WeightedText], recipe: Recipe) -> None:
-    """Warn, naming the source, where `texts` may contain a document that perplexity is measured on."""
-    for text in texts:
-        if any(text.shares(other) for other in recipe.evaluation.every):
-            logger.warning(
-                "%s and evaluation share texts of %s: the perplexity after pruning will flatter it", what, text.source
-            )
-
-
-def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
-    """Raise RecipeError for sequences beyond the learned positions of a model; warn if its positions are rotary.
-
-    `lengths` maps the name of each option to its tokens per sequence.
-    """
-    limit = positions(config)
-    for name, length in lengths.items():
-        if limit is None or length <= limit:
-            continue
-        sentence = f"{name} = {length} is beyond the {limit} positions of the model"
-        if not any("rope" in key or key == "rotary_pct" for key in config):
-            raise RecipeError(f"{sentence}: take {limit} or less")
-        logger.warning("%s, which was never trained at that length", sentence)
-
-
-def _lengths(recipe: Recipe) -> dict[str, int]:
-    """Tokens per sequence of each option that sets them, by the option's name in the recipe."""
-    lengths = {"calibration.tokens": recipe.calibration.tokens, "evaluation.window": recipe.evaluation.window}
-    training = {n: stage for n, stage in enumerate(recipe.stages) if isinstance(stage, Training)}
-    return lengths | {f"stages[{number}].length": stage.length for number, stage in training.items()}
+    """Log `shared_texts`."""
+    for sentence in shared_texts(what, texts, recipe):
+        logger.warning("%s", sentence)
 
 
 def _calibration(wanted: Calibration, base: Artifact, encoder: Encoder) -> tuple[Tensor, lineage.Data]:
@@ -168,12 +143,21 @@ def reusable(output: Path, inputs: Inputs) -> Artifact | None:
     return artifact
 
 
-def base_artifact(reference: str, cache: Path) -> Artifact:
-    """The base artifact of `reference`, or its off-grid copy, imported into `cache` unless it is there already."""
+def base_of(recipe: Recipe, cache: Path) -> Artifact:
+    """The recipe's base with the recipe's chat template, imported into `cache` unless it is there already."""
+    return base_artifact(recipe.base, cache, recipe.chat_template)
+
+
+def base_artifact(reference: str, cache: Path, template: str = "") -> Artifact:
+    """The base artifact of `reference`, or its off-grid copy, imported into `cache` unless it is there already.
+
+    `template` names a Jinja file that is used in place of the base's own chat template; its digest is part of the
+    base's, so that both are never mistaken for each other.
+    """
     if reference.startswith(OFF_GRID):
-        return _off_grid(base_artifact(reference.removeprefix(OFF_GRID), cache), cache)
-    path = locate(reference)
-    digest = digest_of(path)
+        return _off_grid(base_artifact(reference.removeprefix(OFF_GRID), cache, template), cache)
+    path, given = locate(reference), locate(template) if template else None
+    digest = digest_with_template(path, given)
     target = cache / f"{path.resolve().name.removesuffix('.gguf')}-{digest[:12]}"
     if found := _imported(target):
         return found
@@ -184,7 +168,7 @@ def base_artifact(reference: str, cache: Path) -> Artifact:
             return found
         logger.info("importing %s", path)
         digests = FileDigests()
-        import_base(path, digest, target, digests)
+        import_base(Source(path, digest, given), target, digests)
     return Artifact.open(target, digests=digests)
 
 

@@ -17,7 +17,7 @@ from pruning.techniques.technique import Technique
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Spectrum, Statistic
+    from pruning.passes.statistics import InputStatistics, Spectrum
 
 
 class ADMM(Technique, frozen=True):
@@ -35,13 +35,7 @@ class ADMM(Technique, frozen=True):
     """Conjugate-gradient steps that refit the kept weights on the final mask."""
 
     sees_loss: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's Gram matrix."""
-        from pruning.passes.statistics import Gram
-
-        return (Gram,)
+    observes: ClassVar[tuple[str, ...]] = ("Gram",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place and refit the rest; the layer error is never above SparseGPT's."""

@@ -19,7 +19,7 @@ from server.artifact.checkpoint.layouts import Group, Scheme, refuse_scheme
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.passes.statistics import InputStatistics
     from pruning.techniques.mathematics.round_columns import RoundColumns
 
 
@@ -51,13 +51,7 @@ class GPTQ(Technique, frozen=True):
             raise ValueError('asymmetric codes have no zero for pruned weights: use scheme = "symmetric"')
 
     sees_loss: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's Gram matrix."""
-        from pruning.passes.statistics import Gram
-
-        return (Gram,)
+    observes: ClassVar[tuple[str, ...]] = ("Gram",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> "Tensor":
         """Quantise `weight` [outputs, inputs] in place; returns the grids, float16 [outputs, groups(, 2)]."""

@@ -5,7 +5,7 @@ equation of relative importance and activations. The other weights keep their va
 matrix, as in the authors' code; there is no channel permutation.
 """
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -14,7 +14,7 @@ from pruning.techniques.technique import Technique
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.passes.statistics import InputStatistics
 
 
 class RIA(Technique, frozen=True):
@@ -23,12 +23,7 @@ class RIA(Technique, frozen=True):
     power: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Exponent a of the input norm: 0 ignores the inputs, 1 weighs them as Wanda does; 0.5 is the paper's."""
 
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's input norms."""
-        from pruning.passes.statistics import InputNorm
-
-        return (InputNorm,)
+    observes: ClassVar[tuple[str, ...]] = ("InputNorm",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""

@@ -17,7 +17,7 @@ from pruning.techniques.technique import Technique
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.passes.statistics import InputStatistics
     from pruning.techniques.mathematics.columns import PruneColumns
 
 
@@ -31,13 +31,7 @@ class SparseGPT(Technique, frozen=True):
     """Added to the diagonal of the Gram matrix, in units of its mean; 0.01 is the paper's."""
 
     sees_loss: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's Gram matrix."""
-        from pruning.passes.statistics import Gram
-
-        return (Gram,)
+    observes: ClassVar[tuple[str, ...]] = ("Gram",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place and update the remaining weights."""

@@ -4,7 +4,7 @@ Zimmer et al., SparseSwaps: Tractable LLM Pruning Mask Refinement at Scale, http
 keep their values. An exchange stays within its row or N:M group, so the counts never change.
 """
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -14,7 +14,7 @@ from pruning.techniques.technique import Technique
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.passes.statistics import InputStatistics
 
 
 class Swaps(Technique, frozen=True):
@@ -25,12 +25,7 @@ class Swaps(Technique, frozen=True):
     rounds: Annotated[int, Meta(ge=0)] = 30
     """Most rounds; in each, every row or N:M group makes its best exchange."""
 
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's Gram matrix."""
-        from pruning.passes.statistics import Gram
-
-        return (Gram,)
+    observes: ClassVar[tuple[str, ...]] = ("Gram",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""

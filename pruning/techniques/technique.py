@@ -23,6 +23,8 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     """What to remove: a fraction of the weights (0.5), or N:M, which keeps N of every M consecutive input columns
     ("2:4")."""
 
+    observes: ClassVar[tuple[str, ...]] = ()
+    """Names of these statistics in `pruning.passes.statistics`, known without torch."""
     moments: ClassVar[tuple[int, ...]] = ()
     """Powers p of the gradient whose means E[g^p] `apply` reads; they cost one backward pass before the first block."""
 
@@ -35,7 +37,9 @@ class Technique(msgspec.Struct, frozen=True, tag_field="name", tag=str.lower, fo
     @property
     def needs(self) -> "tuple[type[Statistic], ...]":
         """Statistics of the layer's inputs that `apply` reads."""
-        return ()
+        from pruning.passes import statistics
+
+        return tuple(getattr(statistics, name) for name in self.observes)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> "Tensor | None":
         """Prune `weight` [outputs, inputs], float32, in place; removed weights become exactly +0.

@@ -4,25 +4,20 @@ Sun et al., A Simple and Effective Pruning Approach for Large Language Models, h
 equation 1.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pruning.techniques.technique import Technique
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pruning.passes.statistics import InputStatistics, Statistic
+    from pruning.passes.statistics import InputStatistics
 
 
 class Wanda(Technique, frozen=True):
     """Remove the weights of each row with the least magnitude x input norm; costs one pass over the data and a sort."""
 
-    @property
-    def needs(self) -> "tuple[type[Statistic], ...]":
-        """The layer's input norms."""
-        from pruning.passes.statistics import InputNorm
-
-        return (InputNorm,)
+    observes: ClassVar[tuple[str, ...]] = ("InputNorm",)
 
     def apply(self, weight: "Tensor", observed: "InputStatistics") -> None:
         """Prune `weight` [outputs, inputs] in place."""

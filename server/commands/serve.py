@@ -100,9 +100,11 @@ def leave(code: int) -> NoReturn:
 
 
 def check(config: Config) -> None:
-    """Read every file and bind every port, without loading a model; raises ConfigError."""
+    """Read every file and bind every port, without loading a model; raises ConfigError or ArtifactError."""
+    from server.models.preflight import check_models  # late: only this needs it
+
     warn(config)
-    load_skills(config)
+    check_models(config, load_skills(config))
     check_keys(config)
     for bound in bind_all(config).values():
         bound.close()

@@ -76,14 +76,15 @@ class Loader:
             path, name = follower.version.path, follower.version.name
         elif signers is not None:
             signed = envelope.signed_record(path, Signers.read(signers), digests)
-        artifact, tokenizer = open_model(path, digests)
+        artifact, tokenizer = open_model(path, digests, self._config.chat_template)
         if follower is not None:
             follower.confirm(artifact.lineage)
         if signed is not None and address(artifact.lineage) != address(signed):
             raise ArtifactError(f"{path} was exchanged while it was loaded: try again")
         if signers is None:
             artifact.check_last_link()
-        return Opened(name, artifact, tokenizer, follower, self._gates(path, signed) if signed else ())
+        choices = [*(self._gates(path, signed) if signed else ()), *self._template(tokenizer)]
+        return Opened(name, artifact, tokenizer, follower, choices)
 
     def load(self, opened: Opened) -> CurrentModel:
         """Load the weights into an engine, or prepare a remote one; it is not started yet."""
@@ -120,17 +121,30 @@ class Loader:
         logger.warning("%s %s and is served nevertheless: %s", path, what, ALLOW_FAILED_GATE)
         return (Choice("gates", what, ALLOW_FAILED_GATE),)
 
+    def _template(self, tokenizer: Tokenizer) -> Sequence[Choice]:
+        """Where the chat template comes from, if the settings give one."""
+        if (given := self._config.chat_template) is None:
+            return ()
+        if tokenizer.given_template:
+            return (Choice("chat template", str(given), "the model has none of its own"),)
+        return (Choice("chat template", "the model's own", "`chat_template` is for models that have none"),)
+
     def _load(self, path: Path, name: str) -> Model:
-        artifact, tokenizer = open_model(path)
+        artifact, tokenizer = open_model(path, template=self._config.chat_template)
         return self.load(Opened(name, artifact, tokenizer)).model
 
 
-def open_model(path: Path, digests: FileDigests | None = None) -> "tuple[Artifact, Tokenizer]":
-    """The artifact and its tokenizer; raises ArtifactError for a damaged artifact or one without a chat template."""
+def open_model(
+    path: Path, digests: FileDigests | None = None, template: Path | None = None
+) -> "tuple[Artifact, Tokenizer]":
+    """The artifact and its tokenizer; raises ArtifactError for a damaged artifact or one without a chat template.
+
+    `template` is used if the model has none.
+    """
     from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds, TOML errors should not
 
     artifact = Artifact.open(path, digests=digests)
-    tokenizer = Tokenizer.load(path)
+    tokenizer = Tokenizer.load(path, template)
     tokenizer.chat([{"role": "user", "content": "Hello"}])  # raises without a chat template
     return artifact, tokenizer
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from server.engine.sequence import RequestedSampling, Sampling
 from server.errors import ArtifactError, ConfigError, InvalidRequest
 from server.models.rollout import Model
 from server.skills.skill import Skill
 from server.skills.turns import conversation
+from server.text.tokenizer import Tokenizer
 
 
 def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
@@ -13,10 +15,7 @@ def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
 
     Raises ConfigError if the model can never answer: its template refuses the skill's turns, or they fill the context.
     """
-    try:
-        own = len(model.tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
-    except (InvalidRequest, ArtifactError) as error:
-        raise ConfigError(f"the skill {skill.name!r} does not suit the model {model.name!r}: {error}") from None
+    own = own_tokens(skill, model.name, model.tokenizer)
     if own >= model.engine.context:
         raise ConfigError(
             f"the skill {skill.name!r} begins every prompt with {own} tokens and the context is "
@@ -30,3 +29,14 @@ def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
                 f"the skill {skill.name!r} may use {limit} tokens a {period}, but a reply needs {tokens}, "
                 f"{own} of them for its own prompt: it cannot answer"
             )
+
+
+def own_tokens(skill: Skill, model: str, tokenizer: Tokenizer) -> int:
+    """The tokens that every prompt of `skill` has beside the question; `model` is the model's name in messages.
+
+    Raises ConfigError where the model's template refuses the skill's turns.
+    """
+    try:
+        return len(tokenizer.chat(conversation(skill, [{"role": "user", "content": "?"}])))
+    except (InvalidRequest, ArtifactError) as error:
+        raise ConfigError(f"the skill {skill.name!r} does not suit the model {model!r}: {error}") from None

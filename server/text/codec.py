@@ -38,7 +38,7 @@ class TextCodec:
         """The compiled chat template; raises ArtifactError where there is none or it is not valid."""
         source, special_tokens, clock = self._template_source
         if source is None:
-            raise ArtifactError("The model has no chat template: it is not a chat model.")
+            raise ArtifactError("The model has no chat template, so it cannot serve a chat: `chat_template` names one.")
         return ChatTemplate(source, special_tokens, clock)
 
     def encode(self, text: str) -> list[int]:

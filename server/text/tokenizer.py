@@ -32,15 +32,21 @@ class Tokenizer(TextCodec):
         self._ordinary = frozenset(token.content for token in added if not token.special)
         self._nfc = needs_nfc(parsed)
         self.stop_ids = files.stop_ids
+        self.given_template = files.given
         self.grammars = GrammarCompiler(files)
         self.vocabulary = self._plain.get_vocab_size(with_added_tokens=True)
         self.token_bytes = self._token_bytes() if _is_byte_level(parsed) else None
         self.encoding, self.encoding_reason = _encoding(parsed)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The tokenizer in `folder`, with its template compiled; ArtifactError names the file that is wrong."""
+    def load(cls, folder: Path, template: Path | None = None) -> Self:
+        """The tokenizer in `folder`, with its template compiled; ArtifactError names the file that is wrong.
+
+        The file `template` is used if the model has no chat template of its own.
+        """
         files = tokenizer_files.read(folder)
+        if files.chat_template is None and template is not None:
+            files = msgspec.structs.replace(files, chat_template=tokenizer_files.read_template(template), given=True)
         try:
             tokenizer = cls(files)
         except Exception as error:  # tokenizer.json in a form that no tokenizer library writes

@@ -35,6 +35,8 @@ class TokenizerFiles(msgspec.Struct, frozen=True):
     """Ids that end a reply: `eos_token_id` of generation_config.json and config.json, and the named `eos_token`."""
     chat_template: str | None
     """Jinja source of the default chat template; None for a model without one."""
+    given: bool = False
+    """Whether the template was given by the settings, for a model without one."""
 
 
 def read(folder: Path) -> TokenizerFiles:
@@ -58,6 +60,14 @@ def read(folder: Path) -> TokenizerFiles:
     )
 
 
+def read_template(path: Path) -> str:
+    """The Jinja source in the file `path`; raises ArtifactError where it cannot be read as UTF-8."""
+    try:
+        return _content(path).decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is not UTF-8: {error}") from None
+
+
 def special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     """The text of each special token that a parsed tokenizer_config.json names, by that name."""
     named = {name: value for name, value in settings.items() if name.endswith("_token")}
@@ -69,10 +79,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, else `chat_template` of the settings: one template, or several by name with a default."""
     file = folder / TEMPLATE
     if file.exists():
-        try:
-            return _content(file).decode()
-        except UnicodeDecodeError as error:
-            raise ArtifactError(f"{file} is not UTF-8: {error}") from None
+        return read_template(file)
     template = settings.get("chat_template")
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

@@ -119,13 +119,13 @@ class FirstServer(Struct, frozen=True):
         )
 
 
-def check_model(path: Path) -> None:
-    """Raise ArtifactError unless `path` is an artifact whose tokenizer has a chat template; loads no weight."""
-    from server.text.tokenizer import Tokenizer  # late: llguidance and tiktoken take a moment
+def check_model(path: Path, template: Path | None = None) -> None:
+    """Raise ArtifactError unless `path` is an artifact that can serve a chat, by `template` if it has none."""
+    from server.models import preflight  # late: llguidance and tiktoken take a moment
 
     if not (path / FILE).exists():
         raise ArtifactError(f"{path} is not an artifact: `secateur import {path}` makes one of a model")
-    Tokenizer.load(path).chat([{"role": "user", "content": "Hello"}])
+    preflight.check_model(path, template)
 
 
 def _toml(values: dict[str, Any], comment: str) -> str:

@@ -1,4 +1,6 @@
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,6 +292,32 @@ def test_a_gguf_file_is_dequantised_and_its_digits_are_split(tmp_path: Path, pre
     assert settings["chat_template"] == "{{ messages[0].content }}"
     assert settings["eos_token"] == "<end>"
     Artifact.open(artifact.path)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_import_of_a_gguf_file_shows_progress_and_leaves_nothing_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = gguf_file(tmp_path / "tiny.gguf", "smollm"), tmp_path / "cache"
+    monkeypatch.setattr("sys.stderr", Terminal())
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "_stored", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            base_artifact(str(path), cache)
+    assert {file.name for file in cache.iterdir()} == {".lock"}
+    base_artifact(str(path), cache)
+    shown = sys.stderr
+    assert isinstance(shown, Terminal)
+    assert "reading the weights 100%" in shown.getvalue()
+    assert "writing the weights 100%" in shown.getvalue()
 
 
 def test_a_gguf_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

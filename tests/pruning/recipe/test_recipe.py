@@ -69,7 +69,11 @@ def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) ->
             "shear, vocabulary, width",
         ),
         ("tokens = 512", "toks = 512", "`toks` - at `$.calibration`; allowed: batch, buckets, seed, sequences, source"),
-        ("base =", "bse =", "unknown field `bse`; allowed: base, calibration, evaluation, gates, stages"),
+        (
+            "base =",
+            "bse =",
+            "unknown field `bse`; allowed: base, calibration, chat_template, evaluation, gates, stages",
+        ),
         (
             '"48:64"',
             '"65:66"',

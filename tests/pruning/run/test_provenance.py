@@ -18,6 +18,7 @@ from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.files import write_atomically
+from server.text.tokenizer import Tokenizer
 from tests.pruning.conftest import RECIPE, SPARSEGPT
 from tests.pruning.run.conftest import Prune
 
@@ -147,3 +148,22 @@ def test_killed_between_the_documents_and_the_record_it_assembles_the_artifact_a
     assert not (tmp_path / "out").exists()
     assert prune(path, tmp_path / "out") == 0
     Artifact.open(tmp_path / "out")
+
+
+def test_a_given_chat_template_is_in_the_artifact_and_its_record(
+    recipe: Write, prune: Prune, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}")
+    path = recipe(SPARSEGPT)
+    path.write_text(f'chat_template = "{template}"\n{path.read_text()}')
+    assert prune(path, tmp_path / "out") == 0
+    made = Artifact.open(tmp_path / "out")
+    assert made.lineage.recipe["chat_template"] == str(template)
+    assert (made.path / "chat_template.jinja").read_text() == template.read_text()
+    assert Tokenizer.load(made.path).chat([{"role": "user", "content": "Hello"}])
+    caplog.clear()
+    template.write_text(template.read_text().replace(": ", "> "))
+    assert prune(path, tmp_path / "out") == 0
+    assert "was made with another recipe or other data: starting over" in caplog.text

@@ -2,18 +2,13 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
-
-from server.commands.start.doctor.finding import Finding, findings
+from server.commands.start.doctor.finding import Finding, findings, printed
 from server.commands.start.talk import KEY, Service
 from server.config import load
 from server.errors import ConfigError
-
-MARKS = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,16 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Print the findings; returns 1 if one failed, else 0."""
     arguments = parser().parse_args(argv)
-    found = []
-    for finding in examine(arguments):
-        found.append(finding)
-        if not arguments.json:
-            print(f"{MARKS[finding.state]}  {finding.check}: {finding.found}")
-            if finding.remedy:
-                print(f"         {finding.remedy}")
-            sys.stdout.flush()
-    if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    found = printed(examine(arguments), as_json=arguments.json)
     return int(any(finding.state == "failed" for finding in found))
 
 

@@ -1,8 +1,10 @@
-"""What a check found."""
+"""What a check found, and how it is printed."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from server.errors import SecateurError
@@ -19,6 +21,7 @@ class Finding(Struct, frozen=True):
     remedy: str = ""
 
 
+MARKS: dict[State, str] = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 Check = Callable[[], Iterator[Finding]]
 
 
@@ -28,3 +31,18 @@ def findings(name: str, check: Check) -> Iterator[Finding]:
         yield from check()
     except SecateurError as error:
         yield Finding(name, "failed", str(error), "Correct what the message names.")
+
+
+def printed(found: Iterable[Finding], *, as_json: bool) -> list[Finding]:
+    """Print each finding as it comes, or all as a JSON array; returns them."""
+    kept = []
+    for finding in found:
+        kept.append(finding)
+        if not as_json:
+            print(f"{MARKS[finding.state]}  {finding.check}: {finding.found}")
+            if finding.remedy:
+                print(f"         {finding.remedy}")
+            sys.stdout.flush()
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(kept)).decode())
+    return kept

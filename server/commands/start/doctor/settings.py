@@ -69,7 +69,7 @@ def models(config: Config) -> Iterator[Finding]:
         if not path.exists():
             yield Finding("model", "failed", f"{path} does not exist", "Prune one, or correct `model`.")
             continue
-        check_model(path)
+        check_model(path, config.chat_template)
         if config.signers is not None:
             envelope.signed_record(path, Signers.read(config.signers), FileDigests())
             yield Finding("signature", "ok", f"{path} is signed by an allowed signer")

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from pruning.model.base import import_base
+from pruning.model.source import Source
 from server.artifact.checkpoint.digest import weights_digest
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.lineage import Step, digest_of
@@ -84,7 +85,7 @@ def artifact(folder: Path, change: Change, kind: str = "llama", cut: str = "digi
     """An artifact of a tiny model of the architecture `kind`, each weight changed."""
     model = tiny.save(folder / "model", kind, vocab_size=VOCABULARY, eos_token_id=END, bos_token_id=None, **sizes)
     write_tokenizer(model, cut)
-    import_base(model, "0" * 64, folder / "base")
+    import_base(Source(model, "0" * 64), folder / "base")
     return changed(Artifact.open(folder / "base"), folder / "artifact", change)
 
 
