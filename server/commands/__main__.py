@@ -33,7 +33,7 @@ COMMANDS = {
     "verify": Command("server.commands.artifact.verify", "say who signed an artifact, or which file differs"),
     "export": Command("server.commands.artifact.export", "write an artifact for transformers, vLLM or llama.cpp"),
     "serve": Command("server.commands.serve", "serve the skills of a configuration file"),
-    "skills": Command("server.commands.skills", "validate skills before they are served"),
+    "skills": Command("server.commands.skills.command", "validate skills before they are served"),
     "init": Command("server.commands.start.init", "write settings, a skill and a key for a first server"),
     "doctor": Command("server.commands.start.doctor.command", "check machine, settings and proxy, and say what to do"),
     "chat": Command("server.commands.start.chat", "talk to a model or a server in the terminal"),
@@ -47,6 +47,7 @@ COMMANDS = {
     "feedback": Command("server.commands.feedback", "show visitors' ratings and comments"),
     "audit": Command("server.commands.ledger.audit", "print and verify the audit log"),
     "keys": Command("server.commands.keys", "make, list, rotate and revoke API keys; make signing keys"),
+    "bundle": Command("server.commands.bundle.command", "write a server and its models for a machine without network"),
     "bench": Command("server.commands.bench.command", "measure an artifact beside its dense base"),
 }
 

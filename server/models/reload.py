@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,16 +19,18 @@ from server.models.rollout import CurrentModel, Model, Rollout, Successors
 from server.models.shelf import Shelf
 from server.models.suitability import suitability_warnings
 from server.skills.catalogue import Skills
+from server.skills.revisions.experiments import Trial
+from server.skills.revisions.splitting import with_rivals
 from server.skills.revisions.store import Move, Revisions
 from server.skills.skill import EVERY_ORIGIN, Skill
 
 logger = logging.getLogger(__name__)
 
 
-def load_skills(config: Config) -> Sequence[Skill]:
-    """Read the configured skills, logging warnings; raises ConfigError."""
-    skills = configured(config)
-    for skill in skills:
+def load_skills(config: Config, revisions: Revisions | None = None) -> Sequence[Skill]:
+    """Read the configured skills, logging warnings; `revisions` are opened unless given. Raises ConfigError."""
+    skills = configured(config, revisions)
+    for skill in with_rivals(skills):
         if registered(skill.model) is not None and config.signers is None:
             raise ConfigError(
                 f"{config.skills}: the skill {skill.name!r} wants {skill.model!r} at `$.model`, and a model of the "
@@ -40,15 +43,12 @@ def load_skills(config: Config) -> Sequence[Skill]:
     return skills
 
 
-def configured(config: Config) -> Sequence[Skill]:
+def configured(config: Config, revisions: Revisions | None = None) -> Sequence[Skill]:
     """The skills of the files, those with a published revision replaced by it, and the skills of revisions alone."""
     if config.skill_revisions == "off":
         return Skills.read(config.skills)
-    revisions = open_revisions(config)
-    try:
-        published = {skill.name: skill for skill in revisions.published()}
-    finally:
-        revisions.close()
+    with nullcontext(revisions) if revisions else closing(open_revisions(config)) as opened:
+        published = {skill.name: skill for skill in opened.published()}
     files = Skills.read(config.skills) if config.skills.exists() or not published else []
     skills = [published.pop(skill.name, skill) for skill in files]
     return Skills.distinct([*skills, *published.values()])
@@ -69,9 +69,15 @@ def move_event(move: Move, address: str = "") -> Event:
     return Event(move.author, f"skill.{move.action}", f"{move.skill}@{move.number}", address, move.reason)
 
 
+def trial_event(trial: Trial, address: str = "") -> Event:
+    """The audit log's entry of an experiment's start or stop, asked for from an `address`."""
+    what = f"{trial.skill}@{trial.number} and @{trial.rival} at {trial.share:g}"
+    return Event(trial.author, f"skill.experiment.{trial.action}", what, address, trial.reason)
+
+
 def check_prompts(skills: Iterable[Skill], model: Callable[[str], Model]) -> None:
     """Raise ConfigError for a skill that its model cannot answer; log warnings. `model` finds a setting's model."""
-    for skill in skills:
+    for skill in with_rivals(skills):
         for warning in suitability_warnings(skill, model(skill.model)):
             logger.warning("%s", warning)
 
@@ -130,14 +136,15 @@ class Reloader:
         """Read skills and load new models, then switch; returns each skill's revision by name. Raises SecateurError."""
         async with self._turn:
             self._stamp = await to_thread.run_sync(self._revisions.stamp) if self._revisions else 0
-            skills = await to_thread.run_sync(load_skills, self._config)
-            new = await to_thread.run_sync(self._load, skills)
+            skills = await to_thread.run_sync(load_skills, self._config, self._revisions)
+            answering = with_rivals(skills)
+            new = await to_thread.run_sync(self._load, answering)
             encoders = await to_thread.run_sync(self._loader.encoders.load, skills)
             await to_thread.run_sync(check_prompts, skills, partial(self._model, new))
-            knowledge = await to_thread.run_sync(self._shelf.load, skills)
-            self._rollout.arrange([skill.model for skill in skills], new)
+            knowledge = await to_thread.run_sync(self._shelf.load, answering)
+            self._rollout.arrange([skill.model for skill in answering], new)
             self._loader.encoders.arrange(skills, encoders)
-            self._shelf.arrange(skills, knowledge)
+            self._shelf.arrange(answering, knowledge)
             old = {skill.name: skill.revision for skill in self._skills}
             self._skills.replace(skills)  # no await in between: a request that finds a skill finds its model
             await self.began()
@@ -209,7 +216,7 @@ class Reloader:
 
     def _grounded(self, reference: str) -> list[str]:
         """The names of the skills that answer from the knowledge of `reference`."""
-        return [skill.name for skill in self._skills if skill.knowledge == reference]
+        return sorted({skill.name for skill in with_rivals(self._skills) if skill.knowledge == reference})
 
     def _record_changes(self, old: Mapping[str, str], new: Mapping[str, str]) -> None:
         """Record each skill whose revision changed."""
@@ -228,11 +235,11 @@ class Reloader:
     async def _begin(self, reference: str, successors: Successors) -> None:
         current = self._rollout.find(reference)
         assert current is not None
-        skills = [skill.name for skill in self._answered(reference)]
+        skills = sorted({skill.name for skill in self._answered(reference)})
         await to_thread.run_sync(successors.began, skills, current.model.name)
 
     def _answered(self, reference: str) -> list[Skill]:
-        return [skill for skill in self._skills if self._rollout.reference(skill.model) == reference]
+        return [skill for skill in with_rivals(self._skills) if self._rollout.reference(skill.model) == reference]
 
     def _can_answer(self, reference: str, model: Model) -> bool:
         """Whether a new model can answer the skills of the reference; logs why not."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 from server.errors import ConfigError, Forbidden, NotFound, Unauthorized
 from server.skills.api_keys import KEY_ID, Keys, digest
 from server.skills.key_limits import Allowance
+from server.skills.revisions.splitting import from_file
 from server.skills.skill import Skill
 
 MOST_NAMED = 10
@@ -56,7 +57,7 @@ class Skills:
         skills, problems = [], []
         for file in files:
             try:
-                skill = Skill.read(file)
+                skill = from_file(file, Skill.read(file))
             except ConfigError as error:
                 problems.append(str(error))
                 continue

@@ -19,6 +19,7 @@ from server.skills import identity, system_prompt
 from server.skills.handover import Handover, handover_problems
 from server.skills.identity import Identity
 from server.skills.origins import origin_problems
+from server.skills.revisions.trials import Experiment, Gate
 from server.storage.toml import read
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -38,6 +39,8 @@ OUTSIDE = (
     "follow_ups",
     "feedback_days",
     "handover",
+    "experiment",
+    "gate",
 )
 """Fields that shape no reply."""
 SITE_KEY = re.compile(r"pk_[A-Za-z0-9_-]{8,64}")
@@ -95,9 +98,13 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     starters: Annotated[tuple[Line, ...], Meta(max_length=6)] = ()
     """Questions that the widget offers before the first message, at most 6."""
     follow_ups: Annotated[tuple[Line, ...], Meta(max_length=3)] = ()
-    """Questions to offer below a whole answer, at most 3; sent to the widget, which does not show them yet."""
+    """Questions that the widget offers below a whole answer, at most 3; those already asked are left out."""
     handover: Handover | None = None
-    """Where a visitor finds a person; sent to the widget, which does not show it yet."""
+    """Where the widget leads a visitor who wants a person; left out, it offers nobody."""
+    experiment: Experiment | None = None
+    """Another prompt that answers a share of the visitors' conversations, to be compared; left out, none."""
+    gate: Gate | None = None
+    """What a revision must reach in a task before it is published; left out, nothing."""
     model: str = ""
     """The model that answers: a directory or `registry:NAME@production`; left out, the server's own model."""
     encoder: str = ""
@@ -215,7 +222,10 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Read a TOML file and the files that it names; raises ConfigError naming file and field."""
         skill = read(path, cls)
         if skill.system_file:
-            skill = msgspec.structs.replace(skill, system=_system(path, skill), system_file="")
+            if skill.system:
+                raise ConfigError(f"{path}: give either `$.system` or `$.system_file`, not both")
+            text = system_prompt.read(path, skill.system_file)
+            skill = msgspec.structs.replace(skill, system=text, system_file="")
         if skill.identity is not None:
             key = identity.read_key(path, skill.identity)
             found = msgspec.structs.replace(skill.identity, key=key, key_file="")
@@ -238,7 +248,7 @@ class Skill(SamplingOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """Digest (12 hexadecimal digits) of everything but access; the ledger records it with every reply."""
         resolved = self.merged_over(Sampling())
         content = msgspec.to_builtins(
-            msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None)
+            msgspec.structs.replace(resolved, keys=(), site_keys=(), origins=(), identity=None, experiment=None)
         )
         neutral = msgspec.to_builtins(type(self)(name=self.name).merged_over(Sampling()))
         content = {name: value for name, value in content.items() if name not in LATER or value != neutral[name]}
@@ -278,20 +288,3 @@ def _problems(skill: Skill) -> Iterator[str]:
     yield from handover_problems(skill.handover)
     if skill.temperature > skill.max_temperature:
         yield "`$.temperature` is above `$.max_temperature`"
-
-
-def _system(path: Path, skill: Skill) -> str:
-    if skill.system:
-        raise ConfigError(f"{path}: give either `$.system` or `$.system_file`, not both")
-    file = path.parent / skill.system_file
-    # Models recite their prompt when asked: a link or path must not turn a secret file into one.
-    if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ConfigError(f"{path}: `$.system_file` leads out of the folder {path.parent}; put the prompt there")
-    try:
-        if not file.is_file():  # reading a pipe would block
-            raise OSError
-        with file.open(encoding="utf-8") as opened:
-            text = opened.read(system_prompt.LONGEST + 1)
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: {file} at `$.system_file` cannot be read as text") from None
-    return text

@@ -5,6 +5,7 @@ Its variables are the skill's `title`, `date` and `weekday` in UTC, and `person`
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from pathlib import Path
 
 import jinja2
 
@@ -15,6 +16,21 @@ from server.text.sandbox import Sandbox
 MARKS = ("{{", "{%", "{#")
 DAYS = 7  # a template may have a branch for each weekday
 LONGEST = 100_000  # characters
+
+
+def read(path: Path, file: str) -> str:
+    """The text of `file`, in the folder of the skill's file `path` or below it; raises ConfigError."""
+    found = path.parent / file
+    # Models recite their prompt when asked: a link or path must not turn a secret file into one.
+    if not found.resolve().is_relative_to(path.parent.resolve()):
+        raise ConfigError(f"{path}: `$.system_file` leads out of the folder {path.parent}; put the prompt there")
+    try:
+        if not found.is_file():  # reading a pipe would block
+            raise OSError
+        with found.open(encoding="utf-8") as opened:
+            return opened.read(LONGEST + 1)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: {found} at `$.system_file` cannot be read as text") from None
 
 
 def check(where: str, source: str) -> None:

@@ -39,6 +39,8 @@ from server.web.api.admin.page import AdminPage
 from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
 from server.web.api.admin.skills.endpoints import SkillsEndpoints
+from server.web.api.admin.skills.experiment import ExperimentEndpoints
+from server.web.api.admin.skills.moving import Mover
 from server.web.api.admin.skills.playground import Playground
 from server.web.api.admin.usage import UsageEndpoint
 from server.web.api.anthropic.errors import ANTHROPIC
@@ -118,9 +120,8 @@ def build(parts: Parts) -> Apps:
     routes += [Route("/health", health.health), *probes(health)]
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
-    watched += SkillsEndpoints(config, parts.skills, reloader, revisions, auditing.log.put).routes()
-    watched += [Route("/admin/feedback", FeedbackEndpoint(feedback).get)]
-    watched += [*Playground(replies, parts.rollout, skills_folder(config)).routes(), *probes(health)]
+    mover = Mover(revisions, reloader, auditing.log.put, edit=config.skill_revisions == "edit")
+    watched += [*manager_routes(parts, mover, feedback, replies), *probes(health)]
     hook = webhook_of(parts, registry)
     closing = Closing(feedback, rate_limits, traces, hook, process, auditing, texts, talk, revisions)
     return Apps(
@@ -200,6 +201,16 @@ def admin_routes(parts: Parts, registry: CollectorRegistry, reloader: Reloader) 
         Route("/admin/usage", UsageEndpoint(parts.ledger).get),
         Route("/admin/reload", ReloadEndpoint(reloader).reload, methods=["POST"]),
         Route("/admin/registry", RegistryEndpoint(parts.config, parts.skills, parts.rollout).get),
+    ]
+
+
+def manager_routes(parts: Parts, mover: Mover, feedback: Feedback, replies: Replies) -> list[Route]:
+    """The skills manager: skills and their revisions, experiments, the playground, and what visitors said."""
+    return [
+        *SkillsEndpoints(parts.config, parts.skills, mover).routes(),
+        *ExperimentEndpoints(parts.skills, parts.ledger, feedback, mover).routes(),
+        *Playground(replies, parts.rollout, skills_folder(parts.config)).routes(),
+        Route("/admin/feedback", FeedbackEndpoint(feedback).get),
     ]
 
 

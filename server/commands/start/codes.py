@@ -33,8 +33,20 @@ CODES = {
         "The database of conversations cannot be read or written.",
         "Look at the disk, or at the PostgreSQL server; `secateur doctor CONFIG.toml` tries it.",
     ),
+    "experiment_invalid": Advice(
+        "These two revisions cannot be compared.",
+        "Name another revision than the published one, with the same access and limits, and a share between 0 and 1.",
+    ),
+    "experiment_running": Advice(
+        "Another experiment with this skill runs.",
+        "Decide or stop it: `secateur skills experiment decide NAME@NUMBER --server SERVER.toml`.",
+    ),
     "feedback_unavailable": Advice(
         "The file of ratings cannot be read or written.", "Look at the disk and at the rights of `feedback`."
+    ),
+    "gate_failed": Advice(
+        "The skill's `[gate]` does not let the revision be published: it was not evaluated, or scores worse.",
+        "Evaluate it with `secateur evaluate --skill NAME@NUMBER --task FILE --server SERVER.toml`, or change it.",
     ),
     "host_not_allowed": Advice(
         "The admin listener has no keys, and the request names a host.",
@@ -97,6 +109,9 @@ CODES = {
     ),
     "model_not_found": Advice(
         "No skill has this name or alias.", "`model` is a skill's name: GET /v1/models lists what the key opens."
+    ),
+    "no_experiment": Advice(
+        "No experiment runs with this skill.", "Start one on the page, or by `secateur skills experiment start`."
     ),
     "no_session": Advice("There is no session to end.", "Only the widget has sessions; a key has none."),
     "not_found": Advice("No such path or object.", "Compare the path with docs/guide/openai.md."),

@@ -1,37 +1,26 @@
-"""The database of revisions: an SQLite file, or the PostgreSQL that replicas share. Rows are added, never changed.
+"""Revisions of skills: immutable, numbered texts, and the moves that publish them.
 
 A move publishes a revision of a skill, or withdraws the skill; the last move of a skill says what is served.
 """
 
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
 
-from server.errors import ConfigError, Conflict, NotFound, SecateurError
+from server.errors import ConfigError, Conflict, InvalidRequest, NotFound
+from server.skills.revisions.connection import LONGEST_REASON, Connection, next_id, now
+from server.skills.revisions.evaluations import Evaluations, Verdict
+from server.skills.revisions.experiments import Experiments, Trial
+from server.skills.revisions.splitting import Running, split
 from server.skills.revisions.text import parse
 from server.skills.skill import Skill
-from server.storage.connection import connect
-from server.storage.database import Database, Options, StorageError
+from server.storage.database import Database
 from server.storage.postgres import without_password
 
 Action = Literal["publish", "rollback", "withdraw"]
-OPTIONS = Options(5.0, pragmas=("journal_mode = WAL", "synchronous = FULL"))
-LONGEST_REASON = 500
-
-
-class RevisionsUnavailable(SecateurError):
-    """The database of revisions does not answer."""
-
-    status = 503
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, code="revisions_unavailable")
 
 
 class Revision(Struct, frozen=True):
@@ -70,18 +59,13 @@ class Revisions:
     def __init__(self, where: str, folder: Path) -> None:
         self.where = without_password(where)
         self._folder = folder
-        self._lock = threading.Lock()
-        try:
-            self._database = connect(where, OPTIONS)
-            for table in tables(self._database):
-                self._database.execute(table)
-        except StorageError as error:
-            raise ConfigError(f"{self.where} cannot be used for revisions of skills: {error}") from None
+        self._connection = Connection(where)
+        self.experiments = Experiments(self._connection)
+        self.evaluations = Evaluations(self._connection)
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            self._database.close()
+        self._connection.close()
 
     def save(self, name: str, text: str, *, author: str, reason: str, after: int | None = None) -> Revision:
         """Keep `text` as the skill's next revision, and return it; the same text again returns the last one.
@@ -90,7 +74,7 @@ class Revisions:
         since that one.
         """
         skill = parse(text, self._folder, name)
-        with self._transaction() as database:
+        with self._connection.transaction() as database:
             last = self._last(database, name)
             if after is not None and (last.number if last else 0) != after:
                 number, who = (last.number, last.author) if last else (0, "nobody")
@@ -98,14 +82,17 @@ class Revisions:
             if last is not None and last.text == text:
                 return last
             number = (last.number if last else 0) + 1
-            made = Revision(name, number, skill.revision, author, _now(), reason[:LONGEST_REASON], text)
+            made = Revision(name, number, skill.revision, author, now(), reason[:LONGEST_REASON], text)
             row = (made.skill, made.number, made.digest, made.author, made.made, made.reason, made.text)
             database.execute(f"INSERT INTO skill_revisions ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         return made
 
     def publish(self, name: str, number: int, *, author: str, reason: str, action: Action = "publish") -> Move:
-        """Serve this revision from now on; raises NotFound."""
-        self.get(name, number)
+        """Serve this revision from now on; raises NotFound, and Conflict if a gate does not let it pass."""
+        found = self.get(name, number)
+        verdict = self.verdict(found) if action == "publish" else None
+        if verdict is not None and not verdict.passed:
+            raise Conflict(f"The gate does not let {name}@{number} pass: {verdict.reason}.", code="gate_failed")
         return self._move(name, number, action, author, reason)
 
     def rollback(self, name: str, *, author: str, reason: str) -> Move:
@@ -124,7 +111,7 @@ class Revisions:
         """A revision with its text, by number, the published one, or the latest; raises NotFound."""
         if number == "published":
             number = next((move.number for move in reversed(self.moves(name))), 0)
-        with self._reading() as database:
+        with self._connection.reading() as database:
             if number == "draft":
                 found = self._last(database, name)
             else:
@@ -136,80 +123,106 @@ class Revisions:
 
     def names(self) -> list[str]:
         """The skills that have revisions."""
-        with self._reading() as database:
+        with self._connection.reading() as database:
             return [name for (name,) in database.execute("SELECT DISTINCT skill FROM skill_revisions ORDER BY skill")]
 
     def list(self, name: str) -> Sequence[Revision]:
         """The skill's revisions without their texts, the first first."""
-        with self._reading() as database:
+        with self._connection.reading() as database:
             select = f"SELECT {COLUMNS.removesuffix(', content')} FROM skill_revisions WHERE skill = ? ORDER BY number"
             return [Revision(*row) for row in database.execute(select, (name,))]
 
     def moves(self, name: str | None = None) -> Sequence[Move]:
         """The moves of one skill, or of all, the first first."""
-        with self._reading() as database:
+        with self._connection.reading() as database:
             select = "SELECT id, skill, number, action, author, made, reason FROM skill_moves"
             where, values = (" WHERE skill = ?", (name,)) if name is not None else ("", ())
             return [Move(*row) for row in database.execute(f"{select}{where} ORDER BY id", values)]
 
     def stamp(self) -> int:
-        """A number that grows with each move."""
-        with self._reading() as database:
-            [(latest,)] = database.execute("SELECT coalesce(max(id), 0) FROM skill_moves")
-        return int(latest)
+        """A number that grows with each move, and each start or stop of an experiment."""
+        with self._connection.reading() as database:
+            return sum(next_id(database, table) for table in ("skill_moves", "skill_experiments"))
 
     def published(self) -> Sequence[Skill]:
-        """Every skill with a published revision, parsed; raises ConfigError for one that this release cannot read."""
-        current = {move.skill: move.number for move in self.moves()}
-        return [parse(self.get(name, number).text, self._folder, name) for name, number in current.items() if number]
+        """Every skill with a published revision, with its experiment; raises ConfigError for one that is unreadable."""
+        current = {move.skill: move for move in self.moves()}
+        return [self._served(move) for move in current.values() if move.number]
+
+    def verdict(self, revision: Revision) -> Verdict | None:
+        """How the gate judges a revision: that of the published one, else its own; None without a gate."""
+        own = parse(revision.text, self._folder, revision.skill)
+        moves = self.moves(revision.skill)
+        published = self.get(revision.skill, moves[-1].number) if moves and moves[-1].number else None
+        served = parse(published.text, self._folder, revision.skill) if published else None
+        gate = (served.gate if served else None) or own.gate
+        if gate is None:
+            return None
+        other = (published.number, published.digest) if published else None
+        return self.evaluations.verdict(gate, revision.skill, (revision.number, revision.digest), other)
+
+    def compare(self, name: str, rival: int, share: float, *, author: str, reason: str) -> Trial:
+        """Let the revision `rival` answer a share of the conversations beside the published one.
+
+        Raises NotFound, and InvalidRequest if the two cannot be compared or an experiment runs already.
+        """
+        moves = self.moves(name)
+        number = moves[-1].number if moves else 0
+        if not number:
+            raise InvalidRequest(f"No revision of {name!r} is published to compare with.", code="experiment_invalid")
+        if not 0 < share < 1:
+            raise InvalidRequest(
+                f"The share is {share:g}: write a number between 0 and 1, such as 0.5.", code="experiment_invalid"
+            )
+        if number == rival:
+            raise InvalidRequest(
+                f"{name}@{rival} is published already: name another revision.", code="experiment_invalid"
+            )
+        trial = Trial(0, name, number, self.get(name, rival).number, share, moves[-1].id, "start", author, "", reason)
+        try:
+            self._split(self.get(name, number), trial)
+        except ConfigError as error:
+            raise InvalidRequest(f"{error}.", code="experiment_invalid") from None
+        return self.experiments.start(trial)
+
+    def trial(self, name: str) -> Trial | None:
+        """The experiment that runs with a skill, or None."""
+        moves = self.moves(name)
+        return self.experiments.current(name, moves[-1].id) if moves else None
+
+    def end(self, name: str, *, author: str, reason: str) -> Trial:
+        """Stop the experiment with a skill; raises NotFound if none runs."""
+        moves = self.moves(name)
+        return self.experiments.stop(name, moves[-1].id if moves else 0, author=author, reason=reason)
+
+    def _served(self, move: Move) -> Skill:
+        found, trial = self.get(move.skill, move.number), self.experiments.current(move.skill, move.id)
+        return self._split(found, trial) if trial else parse(found.text, self._folder, move.skill)
+
+    def _split(self, found: Revision, trial: Trial) -> Skill:
+        """The published revision with its experiment; raises ConfigError."""
+        name = found.skill
+        since = datetime.fromisoformat(trial.made).timestamp() if trial.made else 0.0
+        rival = parse(self.get(name, trial.rival).text, self._folder, name)
+        experiment = Running(
+            file=f"{name}@{trial.rival}",
+            share=trial.share,
+            rival=rival,
+            numbers=(trial.number, trial.rival),
+            since=since,
+        )
+        return split(f"{name}@{trial.rival}", parse(found.text, self._folder, name), experiment)
 
     def _move(self, name: str, number: int, action: Action, author: str, reason: str) -> Move:
-        made = _now()
-        with self._transaction() as database:
-            [(last,)] = database.execute("SELECT coalesce(max(id), 0) FROM skill_moves")
-            row = (last + 1, name, number, action, author, made, reason[:LONGEST_REASON])
+        with self._connection.transaction() as database:
+            move = Move(next_id(database, "skill_moves"), name, number, action, author, now(), reason[:LONGEST_REASON])
+            row = (move.id, name, number, action, author, move.made, move.reason)
             database.execute("INSERT INTO skill_moves VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-        return Move(*row)
+        return move
 
     def _last(self, database: Database, name: str) -> Revision | None:
         select = f"SELECT {COLUMNS} FROM skill_revisions WHERE skill = ? ORDER BY number DESC LIMIT 1"
         return next((Revision(*row) for row in database.execute(select, (name,))), None)
 
-    @contextmanager
-    def _reading(self) -> Iterator[Database]:
-        with self._lock:
-            try:
-                yield self._database
-            except StorageError as error:
-                raise RevisionsUnavailable(f"The revisions of skills cannot be read: {error}.") from None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Database]:
-        """One writer at a time, of all processes: rows are numbered."""
-        with self._lock:
-            try:
-                with self._database.transaction():
-                    if self._database.shared:
-                        self._database.execute("LOCK TABLE skill_revisions, skill_moves IN EXCLUSIVE MODE")
-                    yield self._database
-            except StorageError as error:
-                raise RevisionsUnavailable(f"The revisions of skills cannot be written: {error}.") from None
-
 
 COLUMNS = "skill, number, digest, author, made, reason, content"
-
-
-def tables(database: Database) -> Iterator[str]:
-    """The statements that make the tables where they are missing."""
-    yield """CREATE TABLE IF NOT EXISTS skill_revisions (
-  skill TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL, author TEXT NOT NULL, made TEXT NOT NULL,
-  reason TEXT NOT NULL, content TEXT NOT NULL, PRIMARY KEY (skill, number)
-)"""
-    yield """CREATE TABLE IF NOT EXISTS skill_moves (
-  id INTEGER PRIMARY KEY, skill TEXT NOT NULL, number INTEGER NOT NULL, action TEXT NOT NULL, author TEXT NOT NULL,
-  made TEXT NOT NULL, reason TEXT NOT NULL
-)"""
-
-
-def _now() -> str:
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")

@@ -27,6 +27,11 @@ def parse(text: str, folder: Path, name: str = "") -> Skill:
         raise ConfigError(f"{where}: the name is {skill.name!r} at `$.name`; a skill keeps its name: make a new one")
     if skill.system_file:
         raise ConfigError(f"{where}: a revision holds its prompt itself: write `system` instead of `$.system_file`")
+    if skill.experiment is not None:
+        raise ConfigError(
+            f"{where}: an experiment between revisions is no part of one: leave out `$.experiment`, and start it on "
+            "the page or by `secateur skills experiment`"
+        )
     if skill.identity is not None:
         skill = msgspec.structs.replace(skill, identity=_with_key(where, folder, skill.identity))
     check(where, skill)

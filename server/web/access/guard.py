@@ -52,7 +52,7 @@ READING = {"GET", "HEAD"}
 CHANGES: tuple[tuple[str, Role], ...] = (
     (LOGOUT, "viewer"),
     (r"/admin/skills/[^/]+/(check|revisions|try)", "editor"),
-    (r"/admin/skills/[^/]+/(publish|rollback|withdraw)", "publisher"),
+    (r"/admin/skills/[^/]+/(publish|rollback|withdraw|experiment/(start|stop|decide))", "publisher"),
 )
 """The least role of who may send what is not a GET, by pattern of the path; of others, operators."""
 

@@ -23,6 +23,7 @@ from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
 from server.skills import identity
 from server.skills.catalogue import Skills
 from server.skills.limits import RateLimits
+from server.skills.revisions.splitting import answering
 from server.skills.skill import Skill
 from server.web.http.events import EventStream, numbered
 from server.web.http.json_body import read_fields
@@ -63,7 +64,7 @@ class FeedbackBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Visitor(Struct, frozen=True):
-    """The holder of a valid session token, the current skill, and the conversation, once it has begun."""
+    """The holder of a valid session token, the skill or rival that answers, and the conversation, once it has begun."""
 
     session: Session
     skill: Skill
@@ -122,7 +123,7 @@ class WidgetEndpoints:
                 "conversation": session.conversation,
                 "resume": self._sessions.sign(session, "resume"),
                 "resumed": earlier is not None,
-                "skill": _shown(skill),
+                "skill": _shown(answering(skill, session.conversation)),
                 "limits": {"text_bytes": MOST_TEXT, "context_bytes": MOST_CONTEXT, "comment_bytes": MOST_COMMENT},
             },
             no_store=True,
@@ -200,7 +201,7 @@ class WidgetEndpoints:
         RequestState.of(request.scope).name_skill(skill)
         if skill is None or not skill.admits(session.origin):
             raise Forbidden("Pages of this origin may not use this skill.", code="origin_not_allowed", reason="origin")
-        return Visitor(session, skill, conversation)
+        return Visitor(session, answering(skill, session.conversation), conversation)
 
     async def _turn(self, request: Request) -> Turn:
         """The turn of the reply whose id is in the path; raises NotFound, and as `visitor`."""

@@ -1,9 +1,8 @@
 """GET and POST below /admin/skills: list, read, check, save, compare, publish, roll back and withdraw skills."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 from anyio import to_thread
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -12,16 +11,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.config import Config
-from server.errors import ConfigError, Forbidden, InvalidRequest, NotFound, SecateurError
+from server.errors import ConfigError, InvalidRequest, NotFound
 from server.metering.audit.chain import Event
-from server.models.reload import Reloader, move_event, skills_folder, warnings
+from server.models.reload import skills_folder, warnings
 from server.skills.catalogue import Skills
-from server.skills.revisions.store import LONGEST_REASON, Move, Revision, Revisions
+from server.skills.revisions.connection import LONGEST_REASON
+from server.skills.revisions.store import Move, Revision
 from server.skills.revisions.text import LONGEST, difference, parse
 from server.skills.skill import Skill
 from server.web.access.guard import who
 from server.web.api.admin.skills.fields import fields
-from server.web.http.requests import address, read_body
+from server.web.api.admin.skills.moving import Mover, read_json, refusing
+from server.web.http.requests import address
 from server.web.http.responses import json_response
 
 T = TypeVar("T", bound=Struct)
@@ -57,21 +58,18 @@ class Why(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SkillsEndpoints:
-    """The endpoints; without `revisions` they only show the files' skills. `record` writes the audit log."""
+    """The endpoints; without revisions they only show the files' skills."""
 
     def __init__(
         self,
         config: Config,
         skills: Skills,
-        reloader: Reloader,
-        revisions: Revisions | None,
-        record: Callable[[Event], object],
+        mover: Mover,
     ) -> None:
         self._config = config
         self._skills = skills
-        self._reloader = reloader
-        self._revisions = revisions
-        self._record = record
+        self._mover = mover
+        self._revisions = mover.revisions
 
     def routes(self) -> list[Route]:
         """The routes, on the admin listener."""
@@ -129,14 +127,14 @@ class SkillsEndpoints:
         numbers = [query.get(side, "") for side in ("old", "new")]
         if not all(number.isdigit() for number in numbers):
             raise InvalidRequest("Give the numbers of two revisions: `old` and `new`.", param="old")
-        old, new = [await to_thread.run_sync(self._editable().get, name, int(number)) for number in numbers]
+        old, new = [await to_thread.run_sync(self._mover.editable().get, name, int(number)) for number in numbers]
         names = (f"{name}@{old.number}", f"{name}@{new.number}")
         return json_response({"diff": difference(old.text, new.text, names)}, no_store=True)
 
     async def check(self, request: Request) -> Response:
         """The mistake in a text, or its revision and warnings."""
         name = request.path_params["name"]
-        asked = await _read(request, Text)
+        asked = await read_json(request, Text)
         try:
             skill = await to_thread.run_sync(parse, asked.text, skills_folder(self._config), name)
         except ConfigError as error:
@@ -145,64 +143,41 @@ class SkillsEndpoints:
 
     async def save(self, request: Request) -> Response:
         """Save a text as the next revision; 400 for a mistake in it, 409 if somebody else saved meanwhile."""
-        name, asked = request.path_params["name"], await _read(request, Draft)
-        revisions = self._editable()
+        name, asked = request.path_params["name"], await read_json(request, Draft)
+        revisions = self._mover.editable()
 
         def save() -> Revision:
             return revisions.save(name, asked.text, author=who(request), reason=asked.reason, after=asked.after)
 
-        made = await _refusing(save)
-        self._record(Event(made.author, "skill.save", f"{name}@{made.number}", address(request), made.reason))
+        made = await refusing(save)
+        await self._mover.record(
+            Event(made.author, "skill.save", f"{name}@{made.number}", address(request), made.reason)
+        )
         return json_response(asdict(made), 201, no_store=True)
 
     async def publish(self, request: Request) -> Response:
         """Publish a revision and serve it; if it cannot be served, the former one stays, and 400 says why."""
-        name, asked = request.path_params["name"], await _read(request, Choice)
-        revisions = self._editable()
-        return await self._move(
+        name, asked = request.path_params["name"], await read_json(request, Choice)
+        revisions = self._mover.editable()
+        return await self._mover.move(
             request, lambda: revisions.publish(name, asked.number, author=who(request), reason=asked.reason)
         )
 
     async def rollback(self, request: Request) -> Response:
         """Serve again what was served before the last move."""
-        name, asked = request.path_params["name"], await _read(request, Why)
-        revisions = self._editable()
-        return await self._move(request, lambda: revisions.rollback(name, author=who(request), reason=asked.reason))
+        name, asked = request.path_params["name"], await read_json(request, Why)
+        revisions = self._mover.editable()
+        return await self._mover.move(
+            request, lambda: revisions.rollback(name, author=who(request), reason=asked.reason)
+        )
 
     async def withdraw(self, request: Request) -> Response:
         """Serve no revision any more, but the skill's file, if there is one."""
-        name, asked = request.path_params["name"], await _read(request, Why)
-        revisions = self._editable()
-        return await self._move(request, lambda: revisions.withdraw(name, author=who(request), reason=asked.reason))
-
-    async def _move(self, request: Request, move: Callable[[], Move]) -> Response:
-        """Make the move, record it, and reload; a move that cannot be served is taken back."""
-        revisions = self._editable()
-        made = await _refusing(move)
-        self._record(move_event(made, address(request)))
-        try:
-            await self._reloader.reload()
-        except SecateurError as error:
-            back = await to_thread.run_sync(lambda: self._take_back(revisions, made))
-            self._record(move_event(back, address(request)))
-            raise InvalidRequest(
-                f"It cannot be served, so nothing was changed: {error}", code="skills_invalid"
-            ) from None
-        return json_response(asdict(made), no_store=True)
-
-    def _take_back(self, revisions: Revisions, made: Move) -> Move:
-        """Publish what was served before `made`."""
-        before = [move.number for move in revisions.moves(made.skill) if move.id < made.id]
-        why = f"{made.skill}@{made.number} cannot be served"
-        if before and before[-1]:
-            return revisions.publish(made.skill, before[-1], action="rollback", author="server", reason=why)
-        return revisions.withdraw(made.skill, author="server", reason=why)
-
-    def _editable(self) -> Revisions:
-        """The revisions; raises Forbidden if this page only reads."""
-        if self._revisions is None or self._config.skill_revisions != "edit":
-            raise Forbidden('This page only shows skills: `skill_revisions = "edit"` allows changes.', code="read_only")
-        return self._revisions
+        name, asked = request.path_params["name"], await read_json(request, Why)
+        revisions = self._mover.editable()
+        return await self._mover.move(
+            request, lambda: revisions.withdraw(name, author=who(request), reason=asked.reason)
+        )
 
     async def _moves(self) -> Mapping[str, Sequence[Move]]:
         """All moves by skill."""
@@ -243,20 +218,3 @@ class SkillsEndpoints:
             "knowledge": skill.knowledge if skill else "",
             "origins": list(skill.origins) if skill else [],
         }
-
-
-async def _read(request: Request, kind: type[T]) -> T:
-    """The body as `kind`; raises InvalidRequest."""
-    body = await read_body(request, MOST_BYTES)
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(str(error), code="invalid_body") from None
-
-
-async def _refusing(change: Callable[[], T]) -> T:
-    """The result of `change`, in a thread; a ConfigError becomes InvalidRequest."""
-    try:
-        return await to_thread.run_sync(change)
-    except ConfigError as error:
-        raise InvalidRequest(str(error), code="skills_invalid") from None

@@ -11,7 +11,20 @@ from msgspec import NODEFAULT, Struct
 
 from server.skills.skill import Skill
 
-EXPERT = frozenset({"aliases", "site_keys", "image_origins", "keys", "identity", "sources", "encoder", "system_file"})
+EXPERT = frozenset(
+    {
+        "aliases",
+        "site_keys",
+        "image_origins",
+        "keys",
+        "identity",
+        "sources",
+        "encoder",
+        "system_file",
+        "gate",
+        "experiment",
+    }
+)
 """Fields that a form shows last."""
 
 

@@ -1,0 +1,1 @@
+"""`secateur skills`: validates skills, and saves, compares, publishes and rolls back their revisions."""

@@ -1,0 +1,107 @@
+"""Experiments: which conversations a rival answers, what may be compared, and when an experiment ends."""
+
+from pathlib import Path
+
+import pytest
+
+from server.errors import ConfigError, InvalidRequest, NotFound
+from server.skills.catalogue import Skills
+from server.skills.revisions.splitting import answering, running, with_rivals
+from server.skills.revisions.store import Revisions
+from tests.server.skills.revisions.test_store import BY, FIRST, SECOND
+from tests.server.skills.revisions.test_store import revisions as revisions
+from tests.server.skills.revisions.test_store import where as where
+from tests.support.postgres_server import postgres as postgres
+
+PEOPLE = [f"cnv_{number}" for number in range(2000)]
+
+
+@pytest.fixture
+def saved(revisions: Revisions) -> Revisions:
+    for text in (FIRST, SECOND):
+        revisions.save("help", text, **BY)
+    revisions.publish("help", 1, **BY)
+    return revisions
+
+
+def test_conversations_are_split_by_the_share_and_stay_where_they_are(saved: Revisions) -> None:
+    before = saved.stamp()
+    trial = saved.compare("help", 2, 0.25, **BY)
+    assert (trial.number, trial.rival, trial.author) == (1, 2, "ann")
+    assert saved.stamp() > before
+    (skill,) = saved.published()
+    assert skill.system == "Be brief."
+    answers = [answering(skill, person).system for person in PEOPLE]
+    assert 0.21 < answers.count("Be very brief.") / len(PEOPLE) < 0.29
+    (again,) = saved.published()
+    assert [answering(again, person).system for person in PEOPLE] == answers
+    assert [one.system for one in with_rivals([skill])] == ["Be brief.", "Be very brief."]
+    assert skill.revision == saved.get("help", 1).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "rival", "share", "message"),
+    [
+        ("help", 1, 0.5, "help@1 is published already"),
+        ("help", 2, 0.0, "The share is 0: write a number between 0 and 1"),
+        ("help", 2, 1.0, "The share is 1"),
+        ("help", 2, float("nan"), "The share is nan"),
+        ("help", 9, 0.5, "There is no revision help@9"),
+        ("other", 1, 0.5, "No revision of 'other' is published"),
+    ],
+)
+def test_nonsense_is_refused_and_changes_nothing(
+    saved: Revisions, name: str, rival: int, share: float, message: str
+) -> None:
+    with pytest.raises((InvalidRequest, NotFound), match=message):
+        saved.compare(name, rival, share, **BY)
+    assert not saved.experiments.list()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{FIRST}# the same prompt", "both answer alike"),
+        (f"{SECOND}tokens_per_day = 5", "`tokens_per_day` differs"),
+        (f'{SECOND}origins = ["https://a.example"]', "`origins` differs"),
+    ],
+)
+def test_two_revisions_that_cannot_be_compared(saved: Revisions, text: str, message: str) -> None:
+    saved.save("help", text, **BY)
+    with pytest.raises(InvalidRequest, match=message):
+        saved.compare("help", 3, 0.5, **BY)
+
+
+def test_an_experiment_ends_by_a_stop_or_the_next_publication(saved: Revisions) -> None:
+    saved.compare("help", 2, 0.5, **BY)
+    with pytest.raises(InvalidRequest, match="help@2 is being compared"):
+        saved.compare("help", 2, 0.5, **BY)
+    assert saved.end("help", **BY).action == "stop"
+    assert running(saved.published()[0]) is None
+    with pytest.raises(NotFound, match="No experiment runs with 'help'"):
+        saved.end("help", **BY)
+    saved.compare("help", 2, 0.5, **BY)
+    saved.publish("help", 2, **BY)
+    assert saved.trial("help") is None
+    saved.rollback("help", **BY)
+    assert running(saved.published()[0]) is None  # it does not begin again
+
+
+def test_files_name_their_rival(tmp_path: Path) -> None:
+    (tmp_path / "rivals").mkdir()
+    (tmp_path / "rivals" / "help.toml").write_text(SECOND)
+    file = tmp_path / "help.toml"
+    file.write_text(f'{FIRST}[experiment]\nfile = "rivals/help.toml"\nshare = 0.5\n')
+    (skill,) = Skills.read(tmp_path)
+    assert {answering(skill, person).system for person in PEOPLE} == {"Be brief.", "Be very brief."}
+    for table, message in (
+        ('file = "rivals/help.toml"\nshare = 0', "`$.experiment.share`"),
+        ('file = "../x.toml"', "must lie in a folder below"),
+        ('file = "help.toml"', "must lie in a folder below"),
+        ('file = "rivals/none.toml"', "none.toml cannot be read"),
+        ("share = 0.5", "missing required field `file`"),
+    ):
+        file.write_text(f"{FIRST}[experiment]\n{table}\n")
+        with pytest.raises(ConfigError) as refused:
+            Skills.read(tmp_path)
+        assert message in str(refused.value)
