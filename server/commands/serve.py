@@ -32,6 +32,7 @@ from server.skills import api_keys
 from server.skills.api_keys import Keys
 from server.skills.catalogue import Skills
 from server.skills.counters.store import MEANWHILE
+from server.skills.revisions.splitting import with_rivals
 from server.storage.postgres import is_postgres, without_password
 from server.web import listeners, logs
 from server.web.app import Apps, build
@@ -116,7 +117,8 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     check_keys(config)
     skills = Skills(load_skills(config), Keys(config.keys))
     loader = Loader(config, allow_failed_gate=allow_failed_gate)
-    wanted_models = dict.fromkeys(skill.model or config.model for skill in skills)
+    answering = with_rivals(skills)
+    wanted_models = dict.fromkeys(skill.model or config.model for skill in answering)
     opened = {wanted: open_model(config, loader, wanted) for wanted in wanted_models}
     check_names({wanted: found.name for wanted, found in opened.items()})
     ledger = Ledger(config.ledger, instance=instance_of(config))
@@ -124,7 +126,7 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     check_prompts(skills, rollout.of)
     loader.encoders.arrange(skills, loader.encoders.load(skills))
     shelf = Shelf(KnowledgeLoader(config))
-    shelf.arrange(skills, shelf.load(skills))
+    shelf.arrange(answering, shelf.load(answering))
     return Parts(config, skills, ledger, rollout, loader, shelf)
 
 
