@@ -1,10 +1,10 @@
 """`secateur bench ARTIFACT`: measures an artifact beside its dense base, and that base in 8 bits, in the real server.
 
-The servers run one at a time and take turns, so that noise on the machine hits all of them.
+`secateur bench FIRST SECOND` compares two servers instead. Servers take turns, so that noise on the machine hits all of
+them.
 """
 
 import argparse
-import hashlib
 import platform
 import statistics
 import sys
@@ -16,16 +16,12 @@ import msgspec
 
 from server.artifact.checkpoint.reader import Artifact, find_base
 from server.commands.bench.client import Measurement, Server, measure
-from server.errors import ArtifactError
+from server.commands.bench.compare import Load, compare
+from server.commands.bench.compare import table as comparison_table
+from server.commands.bench.targets import KEY, SKILL, opened
+from server.errors import ArtifactError, ConfigError
 
 ROUNDS = 3
-KEY = "sk-bench"
-SKILL = f"""
-name = "bench"
-system = "You are a helpful assistant."
-keys = ["{hashlib.sha256(KEY.encode()).hexdigest()}"]
-max_tokens = 256
-"""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -42,9 +38,13 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="secateur bench",
         description="Measure an artifact beside its dense base, and that base in 8 bits, behind the real server: "
-        "bytes of weights, resident memory, time to first token, tokens a second, perplexity.",
+        "bytes of weights, resident memory, time to first token, tokens a second, perplexity. With two servers, "
+        "compare them on the same prompts in turns: each an address of any server with OpenAI's chat completions, or "
+        "an artifact to serve.",
     )
-    options.add_argument("artifact", type=Path, metavar="ARTIFACT", help="an artifact's directory, with an evaluation")
+    options.add_argument(
+        "servers", nargs="+", metavar="ARTIFACT|URL", help="one artifact, with an evaluation; or two servers to compare"
+    )
     options.add_argument(
         "--quantised",
         type=Path,
@@ -58,17 +58,59 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where imported base models are kept (default: build/base)",
     )
+    pair = options.add_argument_group("two servers")
+    pair.add_argument("--key-file", action="append", metavar="FILE", help="a file with the API key; twice for two keys")
+    pair.add_argument("--model", action="append", metavar="NAME", help="the model or skill to ask; twice for two")
+    pair.add_argument("--prompts", type=Path, metavar="FILE", help="a text file with one prompt a line")
+    pair.add_argument("--rounds", type=_count, default=5, metavar="N", help="turns of each server (default: 5)")
+    pair.add_argument("--streams", type=_count, default=8, metavar="N", help="replies at once (default: 8)")
+    pair.add_argument("--tokens", type=_count, default=128, metavar="N", help="most tokens of a reply (default: 128)")
+    pair.add_argument("--json", action="store_true", help="print every turn and the ratios as JSON")
     return options
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the table; returns 0. Raises ArtifactError, or SecateurError if a server does not answer."""
-    arguments = parser().parse_args(argv)
-    pruned = Artifact.open(arguments.artifact)
+    options = parser()
+    arguments = options.parse_args(argv)
+    if len(arguments.servers) == 2:
+        return compared_servers(arguments)
+    if len(arguments.servers) > 2 or "://" in arguments.servers[0]:
+        options.error("give one artifact, or two servers to compare")
+    pruned = Artifact.open(Path(arguments.servers[0]))
     base = find_base(arguments.base_cache, pruned.lineage.base.digest)
     quantised = Artifact.open(arguments.quantised) if arguments.quantised else None
     print(table(rows(base, pruned, quantised)))
     return 0
+
+
+def compared_servers(arguments: argparse.Namespace) -> int:
+    """Print the comparison of two servers; returns 0."""
+    load = Load(arguments.rounds, arguments.streams, arguments.tokens, _prompts(arguments.prompts))
+    with opened(arguments) as targets:
+        found = compare(targets, load)
+    print(msgspec.json.format(msgspec.json.encode(found)).decode() if arguments.json else comparison_table(found))
+    return 0
+
+
+def _prompts(path: Path | None) -> tuple[str, ...]:
+    """The lines of a file of prompts; raises ConfigError if it cannot be read or has none."""
+    if path is None:
+        return ()
+    try:
+        lines = tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not lines:
+        raise ConfigError(f"{path} has no line: write one prompt a line")
+    return lines
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 up."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
 
 
 def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) -> list[Row]:
