@@ -25,6 +25,7 @@ from server.chat.request import (
     sequences_of,
 )
 from server.chat.shared_prefix import SharedPrefixes
+from server.chat.text_backends import messages_for
 from server.engine.sequence import Finish
 from server.errors import Overloaded
 from server.knowledge.grounding.citations import Citation
@@ -123,6 +124,7 @@ class Replies:
     async def _generate(self, beginning: Beginning, headers: Mapping[str, str]) -> "Reply":
         """Submit the prompt to the engine, within the limit of tokens and the budgets."""
         request, model, key = beginning.request, beginning.model, beginning.key
+        spoken = messages_for(request, model)
         prompts = await prompts_of(request, model)
         shared = 0 if request.prompts else await self._prefixes.length(prompts[0], request.skill, model)
         self._refuse_while_draining()
@@ -135,7 +137,7 @@ class Replies:
         try:
             count = len(prompts) * request.choices
             granted = replace(sampling, max_tokens=reservation.granted // count)
-            streams = model.engine.submit_together(sequences_of(request, prompts, granted, shared))
+            streams = model.engine.submit_together(sequences_of(request, prompts, granted, shared, spoken))
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await reservation.settle("rejected")
@@ -253,7 +255,8 @@ class Reply:
                 await choice.stream.aclose()
             computed = reduce(added, (choice.computed for choice in self._choices))
             try:
-                await self._reservation.settle(outcome, computed=computed, waited=self._choices[0].stream.waited)
+                first = self._choices[0].stream
+                await self._reservation.settle(outcome, computed=computed, waited=first.waited, reported=first.reported)
             finally:
                 await self._ended(self)
 
@@ -295,4 +298,5 @@ def opening_of(beginning: Beginning, prompt: int, wanted: int) -> Opening:
         least=choices if wanted else 0,
         knowledge_tokens=found.tokens if found else 0,
         retrieval=found.seconds if found else None,
+        usage_from="pieces" if beginning.model.engine.text and wanted else "ids",
     )

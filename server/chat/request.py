@@ -122,9 +122,16 @@ def raw_prompts(request: ReplyRequest, model: Model) -> list[list[int]]:
 
 
 def sequences_of(
-    request: ReplyRequest, prompts: Sequence[Sequence[int]], sampling: Sampling, shared_prefix: int
+    request: ReplyRequest,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    shared_prefix: int,
+    messages: tuple[Message, ...] = (),
 ) -> list[EngineSequence]:
-    """A sequence for each choice; the first of a prompt computes it for the others, which have the next seeds."""
+    """A sequence for each choice; the first of a prompt computes it for the others, which have the next seeds.
+
+    `messages` are those of `messages_for`.
+    """
     salt, made = cache_salt(request), []
     for prompt in prompts:
         leader: EngineSequence | None = None
@@ -133,8 +140,14 @@ def sequences_of(
             if own.seed is not None:
                 own = replace(own, seed=own.seed + number)
             sequence = EngineSequence(
-                request.skill.name, tuple(prompt), own, shared_prefix=shared_prefix, cache_salt=salt, leader=leader
+                request.skill.name,
+                tuple(prompt),
+                own,
+                shared_prefix=shared_prefix,
+                cache_salt=salt,
+                leader=leader,
             )
+            sequence.messages = messages
             leader = leader or sequence
             made.append(sequence)
     return made

@@ -75,6 +75,20 @@ class Blocks:
             blocks.append(block)
         return blocks
 
+    def reserve(self, digest: bytes) -> int | None:
+        """The block registered under `digest`, else a free one, pinned under it; None where no more may be pinned.
+
+        Its contents are the caller's to fill before any sequence runs.
+        """
+        if (found := self.find(digest)) is not None:
+            return found
+        if len(self.pinned) >= self._most_pinned:
+            return None
+        block = self.allocate()
+        self.register(block, digest, pin=True)
+        self.release(block)
+        return block
+
     def hold(self, block: int) -> None:
         """Add a holder."""
         self.holders[block] += 1

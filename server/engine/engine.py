@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Sequence as Ids
 from itertools import groupby
+from typing import Protocol
 
 from msgspec.structs import replace
 
 from server.engine.batch import Batch
+from server.engine.blocks import Blocks
 from server.engine.runners import Runner
 from server.engine.sampling.masks import masks
 from server.engine.sampling.prompt import prompt_logprobs, sampled_rows
@@ -24,6 +26,20 @@ from server.errors import EngineFailed, InvalidRequest
 __all__ = ["Engine", "Stream", "Token"]
 
 logger = logging.getLogger(__name__)
+
+
+class Prefixes(Protocol):
+    """Keeps skills' shared prefixes over restarts."""
+
+    def restore(self, blocks: Blocks) -> int:
+        """Put what was kept into the cache; returns the number of blocks."""
+        ...
+
+    def keep(self, sequence: Sequence, blocks: Blocks) -> None:
+        """Keep a sequence's shared prefix, if it is computed and not kept yet."""
+
+    def close(self) -> None:
+        """Finish what is being written."""
 
 
 class Engine:
@@ -40,8 +56,12 @@ class Engine:
         look_up: PromptLookup | None = None,
     ) -> None:
         self.context = context
+        self.text = False
+        """Replies are token ids."""
         self.sampler = choose_sampler()
         self._runner = runner
+        self.prefixes: Prefixes | None = None
+        """Keeps skills' shared prefixes over restarts; set it before `start`."""
         self._scheduler = Scheduler(
             slots=slots, context=context, batch_tokens=batch_tokens, max_waiting=max_waiting, look_up=look_up
         )
@@ -53,7 +73,9 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; requests submitted before begin now."""
+        """Start the thread, with the prefixes of an earlier start; requests submitted before begin now."""
+        if self.prefixes:
+            self.prefixes.restore(self._scheduler.blocks)
         self._thread.start()
 
     def stop(self) -> None:
@@ -61,6 +83,8 @@ class Engine:
         self._fail("The engine was stopped.")
         if self._thread.is_alive():
             self._thread.join()
+        if self.prefixes:
+            self.prefixes.close()
 
     def submit(
         self, prompt: Ids[int], sampling: Sampling, *, skill: str, shared_prefix: int = 0, cache_salt: str = ""
@@ -85,6 +109,9 @@ class Engine:
             self._streams.update(zip(sequences, streams, strict=True))
             self._changed.notify()
         return streams
+
+    def check_options(self, sampling: Sampling) -> None:
+        """Nothing: every option is supported."""
 
     def _check(self, sequence: Sequence) -> None:
         """Raise InvalidRequest for a sequence that can never fit, or whose ids the model lacks."""
@@ -170,6 +197,9 @@ class Engine:
                 chunk.sequence.prompt_logprobs.extend(of_prompt)
             self._end_failed(batch)
             self._deliver(self._scheduler.commit(batch, tokens), logprobs)
+            if self.prefixes:
+                for chunk in batch.chunks:
+                    self.prefixes.keep(chunk.sequence, self._scheduler.blocks)
             self._end_unsampled(batch)
 
     def _deliver(self, accepted: Ids[Accepted], logprobs: Ids[Logprobs | None]) -> None:

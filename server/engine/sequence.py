@@ -3,7 +3,8 @@
 No text, HTTP or tensors. Only the scheduler changes a sequence, except for `begun`, which the engine sets."""
 
 import secrets
-from typing import Annotated, Literal, NamedTuple, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
@@ -13,6 +14,8 @@ from server.engine.sampling.constraint import Constraint, ConstraintState
 from server.errors import InvalidRequest
 
 Finish = Literal["stop", "length"]
+NO_ID = -1
+"""Instead of an id for a piece of text whose ids are unknown."""
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
@@ -127,6 +130,14 @@ class PromptLogprob(NamedTuple):
     """1 if no id was more likely than the prompt's own."""
 
 
+class Reported(NamedTuple):
+    """The tokens of a reply as a backend counted them; `prompt` includes `cached`."""
+
+    prompt: int
+    cached: int
+    output: int
+
+
 class Sequence:
     """The ids of one request, prompt first; the keys and values of the first `computed` lie in `blocks`.
 
@@ -155,6 +166,10 @@ class Sequence:
         """Prompt ids whose keys and values another sequence computed."""
         self.cache_salt = cache_salt
         self.leader = leader
+        self.messages: tuple[Mapping[str, Any], ...] = ()
+        """What `prompt` says, for backends that render it themselves."""
+        self.reported: Reported | None = None
+        """The usage, from a backend that sends no ids."""
         self.prompt_logprobs: list[PromptLogprob] = []
         """Of all prompt ids but the first, as far as computed; empty unless the sampling wants them."""
         self.shared_blocks = shared_prefix // BLOCK

@@ -22,6 +22,8 @@ class Token(NamedTuple):
     """None unless the request's sampling has `logprobs`."""
     complete: bool = False
     """Whether it is text although it ends the reply with `stop`: its grammar allows nothing more."""
+    text: str | None = None
+    """A piece of text from a backend that sends no ids; None: the id says it."""
 
 
 class Stream(AsyncIterator[Token]):
@@ -48,7 +50,8 @@ class Stream(AsyncIterator[Token]):
     @property
     def prompt(self) -> int:
         """The number of prompt tokens."""
-        return len(self._sequence.prompt)
+        reported = self._sequence.reported
+        return reported.prompt if reported else len(self._sequence.prompt)
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
@@ -73,12 +76,19 @@ class Stream(AsyncIterator[Token]):
     @property
     def cached(self) -> int:
         """Prompt tokens taken from the prefix cache; final from the first token on."""
-        return self._sequence.cached
+        reported = self._sequence.reported
+        return reported.cached if reported else self._sequence.cached
+
+    @property
+    def reported(self) -> bool:
+        """Whether a backend counted the tokens."""
+        return self._sequence.reported is not None
 
     @property
     def sampled(self) -> int:
         """Tokens sampled so far, read or not; final after `aclose`."""
-        return self._sequence.generated
+        reported = self._sequence.reported
+        return reported.output if reported else self._sequence.generated
 
     @property
     def ready(self) -> int:

@@ -264,12 +264,18 @@ class Reservation:
         self._usage = added(added(self._usage, prompt), Usage(output=tokens))
         await self._meter.count(self.request_id, lambda: self._usage)
 
-    async def settle(self, outcome: Outcome, *, computed: Usage = NOTHING, waited: float | None = None) -> None:
-        """Close the row with all that was `computed`, counted or not; idempotent. Raises LedgerUnavailable."""
+    async def settle(
+        self, outcome: Outcome, *, computed: Usage = NOTHING, waited: float | None = None, reported: bool = False
+    ) -> None:
+        """Close the row with all that was `computed`, counted or not; idempotent. Raises LedgerUnavailable.
+
+        `reported`: a backend counted `computed`.
+        """
         if self._settled:
             return
         self._settled = True
-        if sum_of(computed) > sum_of(self._usage):  # the engine was ahead of the client when the reply ended
+        by_ids = self._opening.usage_from == "ids"
+        if not by_ids or sum_of(computed) > sum_of(self._usage):  # the engine was ahead of the client at the end
             self._usage = computed
         duration = time.monotonic() - self._started
         skill, model, first = self._opening.skill, self._opening.model, self._first_token
@@ -289,4 +295,6 @@ class Reservation:
         )
         key = self._opening.key_id
         end = Settlement(self.request_id, self.usage, outcome, skill, self._day, duration, first, key)
+        if reported:
+            end = replace(end, usage_from="backend")
         await self._meter.settle(ended, end)

@@ -4,6 +4,7 @@ The artifact stays here for its tokenizer, chat template, record and signature; 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from msgspec import Meta
 
 from server.engine.choice import Choice
 from server.engine.remote.backends import Backends, tls_of
+from server.engine.remote.chat_protocol import ChatProtocol, Extra
 from server.engine.remote.http_stream import Target
 from server.engine.remote.remote_engine import RemoteEngine, Sizes
 from server.errors import ConfigError
@@ -23,11 +25,23 @@ Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class RemoteModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model on backends that speak vLLM's token protocol (`vllm serve MODEL --enable-scale-out`)."""
+class RemoteModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model on other servers: vLLM's, by token ids, or any with OpenAI's chat completions, by text."""
 
     engine: Literal["remote"]
     """Says that this file describes a remote engine."""
+    protocol: Literal["tokens", "chat"] = "tokens"
+    """`tokens` is vLLM's token protocol (`vllm serve MODEL --enable-scale-out`); `chat` OpenAI's chat completions.
+
+    With `chat` the backends render and count: the ledger marks such rows in `usage_from`.
+    """
+    takes: tuple[Extra, ...] = ()
+    """With `chat`: fields beyond OpenAI's common ones that the backends take; a request that uses another is refused.
+
+    `top_k`, `min_p`, `seed`, `min_tokens`, `repetition_penalty` (vLLM) or `repeat_penalty` (llama.cpp) are sent with
+    each request, so that no default of the backend applies. `max_completion_tokens` is sent instead of `max_tokens`.
+    `continuous_usage_stats` (vLLM) asks for usage with each piece, so that replies cut here are counted exactly.
+    """
     artifact: Annotated[str, Meta(min_length=1)]
     """The artifact's directory, such as the one `secateur export --to hf` writes; the backends serve the same files."""
     backends: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
@@ -40,6 +54,8 @@ class RemoteModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`file:PATH` or `env:NAME`, which hold the backends' API key; empty sends none."""
     ca: Path | None = None
     """The file of certificate authorities that the backends are checked by; by default the system's."""
+    health: Annotated[str, Meta(pattern="^/")] = "/health"
+    """The path that answers 200 while a backend is well; /v1/models where there is no /health."""
     plain_http: bool = False
     """Allows http:// to other machines: prompts and replies then cross the network readable."""
     replies: Annotated[int, Meta(ge=1, le=65536)] = 64
@@ -72,6 +88,8 @@ def read_remote(path: Path) -> RemoteModel:
             raise ConfigError(
                 f"{path}: prompts would cross the network readable: use https://, or set plain_http = true - {place}"
             )
+    if model.takes and model.protocol == "tokens":
+        raise ConfigError(f"{path}: the token protocol takes every option: leave `takes` out - at `$.takes`")
     if len(set(model.backends)) < len(model.backends):
         raise ConfigError(f"{path}: a backend is named twice - at `$.backends`")
     return model
@@ -88,7 +106,8 @@ def remote_engine(model: RemoteModel, vocabulary: int) -> tuple[RemoteEngine, Se
         raise ConfigError(f"{model.ca} holds no certificates: {error} - at `$.ca`") from None
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     targets = [
-        Target(url, headers, tls if url.startswith("https:") else None, model.connect_seconds) for url in model.backends
+        Target(url, headers, tls if url.startswith("https:") else None, model.connect_seconds, model.health)
+        for url in model.backends
     ]
     sizes = Sizes(
         model=model.served_as,
@@ -100,10 +119,18 @@ def remote_engine(model: RemoteModel, vocabulary: int) -> tuple[RemoteEngine, Se
         token_seconds=model.token_seconds,
         share_prefixes=model.share_prefixes,
     )
+    where = f"{len(targets)} backends serve it as {model.served_as}"
+    if model.protocol == "chat":
+        choices = (
+            Choice("engine", "remote, by text", where),
+            Choice("usage", "as the backends report it", "`protocol` is chat: replies come without token ids"),
+            Choice("structured output", "off", "a chat backend is not given grammars"),
+        )
+        return RemoteEngine(Backends(targets), sizes, partial(ChatProtocol, extras=model.takes)), choices
     prefixes = "all callers of a skill" if model.share_prefixes else "each caller alone"
     choices = (
-        Choice("engine", "remote", f"{len(targets)} backends serve it as {model.served_as}"),
+        Choice("engine", "remote, by token ids", where),
         Choice("prefix cache", prefixes, "`share_prefixes` of the model's file"),
-        Choice("structured output", "off", "the token protocol is not given grammars"),
+        Choice("structured output", "on", "grammars are handed on, and each id is checked here"),
     )
     return RemoteEngine(Backends(targets), sizes), choices

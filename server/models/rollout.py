@@ -29,6 +29,8 @@ class Engine(EngineState, Protocol):
 
     context: int
     forced_tokens: int
+    text: bool
+    """Whether replies are text without ids, whose tokens a backend counts."""
 
     @property
     def vocabulary(self) -> int:
@@ -42,6 +44,9 @@ class Engine(EngineState, Protocol):
     def submit_together(self, sequences: Sequence[EngineSequence]) -> Sequence[Stream]:
         """Queue the sequences of one request, all or none; raises Overloaded, InvalidRequest or EngineFailed."""
         ...
+
+    def check_options(self, sampling: Sampling) -> None:
+        """Raise InvalidRequest for an option that the engine does not support."""
 
     def start(self) -> None:
         """Start the thread."""

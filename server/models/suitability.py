@@ -13,8 +13,13 @@ from server.text.tokenizer import Tokenizer
 def suitability_warnings(skill: Skill, model: Model) -> Iterator[str]:
     """Warnings about token limits too small for any reply.
 
-    Raises ConfigError if the model can never answer: its template refuses the skill's turns, or they fill the context.
+    Raises ConfigError if the model can never answer: its template refuses the skill's turns, they fill the context, or
+    its engine does not support the skill's sampling.
     """
+    try:
+        model.engine.check_options(Sampling.resolve(RequestedSampling().merged_over(skill), frozenset()))
+    except InvalidRequest as error:
+        raise ConfigError(f"the skill {skill.name!r} does not suit the model {model.name!r}: {error}") from None
     own = own_tokens(skill, model.name, model.tokenizer)
     if own >= model.engine.context:
         raise ConfigError(

@@ -24,6 +24,10 @@ class ClosableStream(Protocol):
     def waited(self) -> float | None:
         """Seconds until its prefill began."""
 
+    @property
+    def reported(self) -> bool:
+        """Whether a backend counted the tokens."""
+
     async def aclose(self) -> None:
         """Free the engine's slot."""
 

@@ -88,7 +88,7 @@ class ReplyText:
             if self._options.stop_token:
                 self._logprobs.add(token, "")
             return ""
-        text = self._text.push(token.id)
+        text = self._text.push(token.id) if token.text is None else token.text
         self._logprobs.add(token, text)
         return text if self._pushed <= self._options.min_tokens else self._stop_strings.push(text)
 

@@ -10,6 +10,7 @@ class NoStream:
     """The stream of a choice that the engine never sees."""
 
     waited: float | None = None
+    reported = False
 
     async def aclose(self) -> None:
         """Nothing to free."""

@@ -1,1 +1,1 @@
-"""An engine on other machines: token ids go to backends that speak vLLM's token protocol, and come back streamed."""
+"""An engine on other machines, by vLLM's token protocol or OpenAI's chat completions, streamed."""

@@ -51,9 +51,9 @@ class Backend:
     def probe(self) -> None:
         """Ask for its health and its cache's use; called by the probing thread."""
         try:
-            status, _ = _get(self.target, "/health")
+            status, _ = _get(self.target, self.target.health)
             if status != 200:
-                self.failed(f"/health has status {status}")
+                self.failed(f"{self.target.health} has status {status}")
                 return
             _, text = _get(self.target, "/metrics")
         except (OSError, http.client.HTTPException) as error:

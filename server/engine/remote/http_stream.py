@@ -35,6 +35,8 @@ class Target(Struct, frozen=True):
     headers: Mapping[str, str] = {}
     tls: ssl.SSLContext | None = None
     connect_seconds: float = 5.0
+    health: str = "/health"
+    """The path of its health, which answers 200."""
 
     @property
     def address(self) -> tuple[str, int]:

@@ -38,6 +38,10 @@ class ConstraintState(Protocol):
         """Set `failure`, unless it is set."""
         ...
 
+    def fits(self, id: int) -> bool:
+        """Whether `id` is allowed next, also where another id is forced for the same text."""
+        ...
+
     def accept(self, id: int) -> None:
         """Add an allowed id to the reply."""
         ...
@@ -53,6 +57,9 @@ class ConstraintState(Protocol):
 
 class Constraint(Protocol):
     """What a reply must match; a value that several replies may share."""
+
+    lark: str
+    """The grammar as Lark text with llguidance's extensions."""
 
     def begin(self) -> ConstraintState:
         """The state of a reply without tokens."""

@@ -1,6 +1,7 @@
 """A grammar as a request names it, and its text in llguidance's own form."""
 
 import json
+import re
 from typing import Any, Literal
 
 from llguidance import LLMatcher
@@ -10,6 +11,10 @@ from msgspec import Struct
 from server.errors import InvalidRequest
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
+
+
+GUIDED = "%llguidance {}\n"
+"""Says nothing to llguidance; xgrammar, which vLLM tries first, refuses it instead of reading Lark in its own way."""
 
 
 class Grammar(Struct, frozen=True):
@@ -61,6 +66,27 @@ def _definition(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex("|".join(map(_escaped, json.loads(grammar.text))))
         case "lark":
             return LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
+
+
+def lark(grammar: Grammar) -> str:
+    """A readable grammar as Lark for engines elsewhere; GUIDED lets only llguidance read it."""
+    match grammar.kind:
+        case "json_schema" | "json_object":
+            schema = json.loads(grammar.text) if grammar.kind == "json_schema" else {"type": "object"}
+            text = "start: " + json_rule(schema if isinstance(schema, dict) else {})
+        case "regex":
+            text = f"start: TEXT\nTEXT: /{_between_slashes(grammar.text)}/"
+        case "choice":
+            text = f"start: TEXT\nTEXT: /{'|'.join(map(_escaped, json.loads(grammar.text)))}/"
+        case "lark":
+            text = any_to_lark(grammar.text)
+    return text if "%llguidance" in text else GUIDED + text
+
+
+def _between_slashes(pattern: str) -> str:
+    """A regular expression as a Lark literal holds it: no slash or line end closes it early."""
+    replaced = {"/": r"\/", "\n": r"\n", "\r": r"\r", "\\\n": r"\n", "\\\r": r"\r"}
+    return re.sub(r"\\[\s\S]|[/\n\r]", lambda found: replaced.get(found[0], found[0]), pattern)
 
 
 def _escaped(text: str) -> str:

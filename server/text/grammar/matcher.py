@@ -29,7 +29,9 @@ Mask = numpy.ndarray[Any, numpy.dtype[numpy.int32]]
 class CompiledGrammar:
     """A grammar for one tokenizer; several replies may begin it."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str, lark: str) -> None:
+        self.lark = lark
+        """The grammar as text, for engines elsewhere."""
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._ends = ends
@@ -80,8 +82,14 @@ class Matcher:
         """Set `failure`, unless it is set."""
         self._failure = self._failure or why
 
+    def fits(self, id: int) -> bool:
+        """Whether the grammar allows `id` next, also where the tokenizer would divide a forced text otherwise."""
+        return bool(self._matcher.validate_tokens([id])) or (id in self._ends and self._matcher.is_accepting())
+
     def accept(self, id: int) -> None:
-        """Add an id, which the grammar must allow."""
+        """Add an id that the grammar allows."""
+        if self._forced and id != self._forced[0]:
+            self._forced.clear()
         self._matcher.consume_token(id)
         self._advance(self._forced)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -17,6 +18,8 @@ from server.engine.engine import Engine
 from server.engine.runners import Runner
 from server.engine.sequence import Sampling
 from server.engine.stream import Stream, Token
+from server.text.grammar.compiler import GrammarCompiler
+from server.text.grammar.grammar import Grammar
 from server.web.listeners import bind
 
 
@@ -24,6 +27,8 @@ class VllmServer:
     """Answers by `engine`; `faults` are statuses of the next answers, `cut_after` closes streams after some events."""
 
     def __init__(self, runner: Runner, *, slots: int = 8, context: int = 512, key: str = "") -> None:
+        self.grammars: GrammarCompiler | None = None
+        """Compiles grammars; without it they are ignored."""
         self.engine = Engine(runner, slots=slots, context=context, batch_tokens=max(16, slots), max_waiting=10**6)
         self.key = key
         self.requests: list[dict[str, Any]] = []
@@ -72,6 +77,9 @@ class VllmServer:
             stop_ids=frozenset(wanted["stop_token_ids"]),
             logprobs=wanted.get("logprobs"),
         )
+        if self.grammars and (structured := wanted.get("structured_outputs")):
+            constraint = await self.grammars.compile(Grammar("lark", structured["grammar"]))
+            sampling = replace(sampling, constraint=constraint)
         stream = self.engine.submit(body["token_ids"], sampling, skill="remote", cache_salt=body["cache_salt"])
         name = f"generate-tokens-{body['request_id']}"
         self._streams[name] = stream

@@ -32,6 +32,8 @@ class Lines:
     STOP may end it after any line.
     """
 
+    lark = ""
+
     def __init__(self, count: int) -> None:
         self.count = count
 
@@ -59,6 +61,9 @@ class LinesState:
 
     def fail(self, why: str) -> None:
         self.failure = self.failure or why
+
+    def fits(self, id: int) -> bool:
+        return id in self._next(self.ids)
 
     def accept(self, id: int) -> None:
         assert id in self._next(self.ids) or self.failure

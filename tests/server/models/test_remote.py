@@ -122,11 +122,43 @@ def test_a_backend_that_dies_in_mid_reply_charges_what_was_delivered(backed: tup
     assert (row["outcome"], row["output_tokens"]) == ("error", 5)
 
 
-def test_structured_output_is_refused_by_name(backed: tuple[Served, VllmServer]) -> None:
-    server, _ = backed
-    with pytest.raises(APIStatusError, match="does not support response_format") as refused:
+SCHEMA = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"],
+          "additionalProperties": False}  # fmt: skip
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "c", "schema": SCHEMA}}
+
+
+def test_a_schema_is_handed_on_and_holds(backed: tuple[Served, VllmServer]) -> None:
+    server, backend = backed
+    backend.grammars = server.tokenizer.grammars
+    answer = client(server).chat.completions.create(
+        model="help", messages=[{"role": "user", "content": "hi"}], response_format=FORMAT, max_tokens=60
+    )
+    assert json.loads(answer.choices[0].message.content or "")["colour"] in ("red", "blue")
+    assert answer.choices[0].finish_reason == "stop"
+    lark = backend.requests[0]["sampling_params"]["structured_outputs"]["grammar"]
+    assert lark.startswith("%llguidance {}")
+    assert '"enum": ["red", "blue"]' in lark
+    [row] = ledger_of(server)
+    assert answer.usage
+    assert row["output_tokens"] == answer.usage.completion_tokens
+
+
+def test_a_backend_that_leaves_the_grammar_ends_the_reply(backed: tuple[Served, VllmServer]) -> None:
+    server, backend = backed  # it ignores grammars and says "0123456789"
+    with pytest.raises(APIStatusError, match="left the reply's grammar") as refused:
         client(server).chat.completions.create(
-            model="help", messages=[{"role": "user", "content": "hi"}], response_format={"type": "json_object"}
+            model="help", messages=[{"role": "user", "content": "hi"}], response_format=FORMAT
+        )
+    assert refused.value.status_code == 500
+    assert ledger_of(server)[0]["outcome"] == "error"
+    until(lambda: backend.engine.running == 0)
+
+
+def test_a_grammar_that_a_backend_refuses_is_the_callers_error(backed: tuple[Served, VllmServer]) -> None:
+    server, backend = backed
+    backend.faults = [400]
+    with pytest.raises(APIStatusError, match="does not support this grammar") as refused:
+        client(server).chat.completions.create(
+            model="help", messages=[{"role": "user", "content": "hi"}], response_format=FORMAT
         )
     assert refused.value.status_code == 400
-    assert ledger_of(server)[0]["outcome"] == "rejected"

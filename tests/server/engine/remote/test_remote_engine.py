@@ -97,7 +97,6 @@ def test_logprobs_are_the_most_likely_in_order() -> None:
 @pytest.mark.parametrize(
     ("sampling", "said"),
     [
-        (Sampling(max_tokens=1, constraint=object()), "tools or another grammar"),  # type: ignore[arg-type]
         (Sampling(max_tokens=1, prompt_logprobs=0), "prompt_logprobs"),
         (Sampling(max_tokens=0), "max_tokens of 0"),
     ],

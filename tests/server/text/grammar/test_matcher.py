@@ -173,3 +173,45 @@ def test_the_states_of_a_regular_expression_are_bounded(
             break
         state.accept(generator.choice([id for id in ids(mask) if id != end]))
     assert state.failure == "its regular expressions are too complex"
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        SCHEMA,
+        Grammar("json_schema", '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'),
+        Grammar("json_object"),
+        Grammar("regex", "[a-c]+/x|a\\/b\\.\n+"),
+        Grammar("choice", '["red", "light blue", "a/b", "\\"q\\"", "gr\u00fcn"]'),
+        Grammar("lark", 'start: "a" | "b" start'),
+        Grammar("lark", 'root ::= "a" | "b" root'),
+    ],
+)
+def test_the_grammar_as_lark_allows_the_same_tokens(grammar: Grammar, compiled: Compiled, library: Tokenizer) -> None:
+    own = compiled(grammar)
+    there = compiled(Grammar("lark", own.lark))
+    generator, end = random.Random(5), end_of(library)
+    for _ in range(6):
+        first, second = own.begin(), there.begin()
+        while not first.complete:
+            allowed = ids(first.masks(())[0])
+            assert allowed == ids(second.masks(())[0])
+            taken = generator.choice(allowed)
+            if taken == end:
+                break
+            first.accept(taken)
+            second.accept(taken)
+        assert first.complete == second.complete
+
+
+def test_a_forced_text_may_come_in_other_tokens(compiled: Compiled, library: Tokenizer) -> None:
+    """Engines elsewhere sample what the grammar allows, in any division."""
+    state = compiled(Grammar("choice", '["name"]')).begin()
+    letters = [library.token_to_id(letter) for letter in "name"]
+    assert state.forced not in (None, letters[0])
+    for id in letters:
+        assert id is not None
+        assert not state.fits(library.token_to_id("x") or 0)
+        assert state.fits(id)
+        state.accept(id)
+    assert state.complete
