@@ -3,14 +3,15 @@
 import argparse
 import getpass
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from server.chat.conversation.erasure import Chosen, erase, export
 from server.chat.conversation.feedback import Feedback
+from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal, add_key
 from server.chat.kept.texts import Texts
 from server.config import Config, load
@@ -57,14 +58,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _export(arguments: argparse.Namespace) -> None:
     config = _config(arguments.server)
-    with closing(_texts(config)) as texts, closing(Feedback(config.feedback_file)) as feedback:
+    with closing(texts_of(config)) as texts, closing(feedback_of(config, texts)) as feedback:
         found = export(texts, feedback, _chosen(arguments))
     print(msgspec.json.format(msgspec.json.encode(found)).decode())
 
 
 def _erase(arguments: argparse.Namespace) -> None:
     config, chosen = _config(arguments.server), _chosen(arguments)
-    with closing(_texts(config)) as texts, closing(Feedback(config.feedback_file)) as feedback:
+    with closing(texts_of(config)) as texts, closing(feedback_of(config, texts)) as feedback:
         conversations, turns = erase(texts, feedback, chosen)
         who = chosen.conversation or (f"visitor {texts.visitor(chosen.visitor)}" if chosen.visitor else "all")
     what = f"{conversations} conversations with {turns} replies"
@@ -96,7 +97,24 @@ def _config(path: Path) -> Config:
     return config
 
 
-def _texts(config: Config) -> Texts:
+def feedback_of(config: Config, texts: Texts) -> SharedFeedback:
+    """The ratings of a server that keeps conversations in a database."""
+    return SharedFeedback(texts, config.feedback_file, instance=config.instance)
+
+
+@contextmanager
+def ratings_of(config: Config) -> Iterator[Feedback]:
+    """The ratings of a server, wherever it keeps them; closed at the end."""
+    if config.conversation_storage == "memory":
+        with closing(Feedback(config.feedback_file)) as feedback:
+            yield feedback
+        return
+    with closing(texts_of(config)) as texts, closing(feedback_of(config, texts)) as shared:
+        yield shared
+
+
+def texts_of(config: Config) -> Texts:
+    """The database of a server's conversations."""
     return Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
 
 

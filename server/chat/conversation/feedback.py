@@ -122,7 +122,7 @@ class Feedback:
     def given(self, chosen: Chosen) -> list[Given]:
         """The chosen ratings, the newest first; raises FeedbackUnavailable."""
         with self._transaction() as database:
-            return _given(database, chosen)
+            return stored(database, chosen)
 
     def comments(self, replies: Iterable[str]) -> dict[str, str]:
         """The comments on these replies, by reply; raises FeedbackUnavailable."""
@@ -164,10 +164,11 @@ class Feedback:
 def listed(path: Path, chosen: Chosen) -> list[Given]:
     """The chosen ratings in the file `path`, the newest first; only reads. Raises StorageError."""
     with closing(connect(str(path), Options(read_only=True))) as database:
-        return _given(database, chosen)
+        return stored(database, chosen)
 
 
-def _given(database: Database, chosen: Chosen) -> list[Given]:
+def stored(database: Database, chosen: Chosen) -> list[Given]:
+    """The chosen ratings in an open database, the newest first."""
     skill, rating = chosen.skill, chosen.rating
     rows = database.execute(LISTED, (skill, skill, rating, rating, chosen.silent, chosen.limit))
     return [Given(row[0], row[1], row[2], row[3], row[4], tuple(row[5].split()), row[6]) for row in rows]

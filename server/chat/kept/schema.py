@@ -4,7 +4,20 @@ from server.errors import ConfigError
 from server.storage.database import Database
 from server.storage.postgres import advisory_key
 
-VERSION = 1
+VERSION = 2
+RATINGS = (
+    # `content` is sealed: the comment and the reasons.
+    """CREATE TABLE ratings (
+  reply TEXT PRIMARY KEY, skill TEXT NOT NULL, revision TEXT NOT NULL, rating TEXT NOT NULL,
+  given_at DOUBLE PRECISION NOT NULL, content BYTEA NOT NULL
+)""",
+    "CREATE INDEX ratings_of_skill ON ratings (skill, given_at)",
+    """CREATE TABLE rating_totals (
+  instance TEXT, skill TEXT, rating TEXT, value BIGINT NOT NULL, PRIMARY KEY (instance, skill, rating)
+)""",
+    # Files of ratings that were moved here.
+    "CREATE TABLE rating_moves (id TEXT PRIMARY KEY)",
+)
 TABLES = (
     "CREATE TABLE kept_texts (version INTEGER NOT NULL)",
     """CREATE TABLE conversations (
@@ -25,13 +38,14 @@ TABLES = (
   key TEXT PRIMARY KEY, ends_at DOUBLE PRECISION NOT NULL, size BIGINT NOT NULL, content BYTEA NOT NULL
 )""",
     "CREATE INDEX kept_replies_by_end ON kept_replies (ends_at)",
+    *RATINGS,
     "CREATE TABLE text_secrets (name TEXT PRIMARY KEY, value BYTEA NOT NULL)",
     f"INSERT INTO kept_texts VALUES ({VERSION})",
 )
 
 
 def prepare(database: Database) -> None:
-    """Make the tables where they are missing; raises ConfigError for those of another version."""
+    """Make the tables where they are missing, and those of ratings in version 1; raises ConfigError for a newer one."""
     with database.transaction():
         if database.shared:  # several replicas may start at once
             database.execute("SELECT pg_advisory_xact_lock(?)", (advisory_key("kept texts"),))
@@ -39,6 +53,10 @@ def prepare(database: Database) -> None:
             for statement in TABLES:
                 database.execute(statement)
         [(version,)] = database.execute("SELECT version FROM kept_texts")
+        if version == 1:
+            for statement in (*RATINGS, f"UPDATE kept_texts SET version = {VERSION}"):
+                database.execute(statement)
+            version = VERSION
         if version != VERSION:
             raise ConfigError(
                 f"{database.where} keeps conversations of version {version} and this secateur writes version {VERSION}:"

@@ -83,7 +83,7 @@ class Texts:
         with self._lock:
             try:
                 if self._database.shared:
-                    for table in ("turns", "conversations", "kept_replies"):
+                    for table in ("turns", "conversations", "kept_replies", "ratings"):
                         self._database.execute(f"VACUUM {table}")
                 else:
                     self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

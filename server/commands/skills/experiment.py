@@ -2,12 +2,11 @@
 
 import argparse
 import getpass
-from contextlib import closing
 
 import msgspec
 
 from server.chat.conversation.experiment import Results, results
-from server.chat.conversation.feedback import Feedback
+from server.commands.conversations import ratings_of
 from server.commands.skills.opening import add_server, named, record, revisions_of
 from server.config import Config, load
 from server.errors import ConfigError, InvalidRequest, NotFound
@@ -102,7 +101,7 @@ def _results(config: Config, name: str) -> Results:
     if skill is None or experiment is None:
         raise NotFound(f"No experiment runs with {name!r}." if skill else f"There is no skill {name!r}.")
     try:
-        with snapshot(config.ledger) as database, closing(Feedback(config.feedback_file)) as feedback:
+        with snapshot(config.ledger) as database, ratings_of(config) as feedback:
             return results(skill, experiment, database, feedback)
     except StorageError as error:
         raise ConfigError(f"{config.ledger} cannot be read: {error}") from None
