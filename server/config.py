@@ -122,6 +122,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input_bits: Literal[8, 16] = 8
     """Bits that the native runner rounds the inputs of integer weights to. 16 replies as the exported model does: it
     keeps the weights in bf16, so that they take 2 bytes each and are slower."""
+    prefix_cache: Path | None = None
+    """The folder where skills' own prefixes (keys and values) survive restarts, so that first questions are warm.
+
+    It tells what skills' prompts say, so nothing is written unless it is named. Only of the native runner."""
+    prefix_cache_mb: Positive = 1024
+    """The most megabytes of `prefix_cache`; the prefixes least recently used are deleted."""
     look_up: Literal["auto", "on", "off"] = "auto"
     """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64

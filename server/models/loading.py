@@ -17,6 +17,7 @@ from server.engine.choice import Choice
 from server.errors import ArtifactError, ConfigError
 from server.models.encoders import Encoders
 from server.models.follow import Follower, SignedReference
+from server.models.prefixes import choose_prefixes
 from server.models.remote import RemoteModel, is_remote, read_remote, remote_engine
 from server.models.rollout import CurrentModel, Engine, Model
 from server.storage.digests import FileDigests
@@ -174,7 +175,8 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         max_waiting=config.max_waiting,
         look_up=look_up,
     )
-    return made, (*runner.choices, made.sampler.choice, choice)
+    made.prefixes, kept = choose_prefixes(config.prefix_cache, config.prefix_cache_mb, runner, artifact.lineage)
+    return made, (*runner.choices, made.sampler.choice, choice, kept)
 
 
 def load_remote(remote: RemoteModel, artifact: "Artifact", tokenizer: Tokenizer) -> tuple[Engine, Sequence[Choice]]:

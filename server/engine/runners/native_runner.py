@@ -25,6 +25,7 @@ from server.engine.runners import Options
 from server.engine.sequence import Sampling, Sequence
 from server.errors import ArtifactError, ConfigError
 
+Bytes = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
 UNPACKED = "without AVX-512 their dense products are faster, at the memory of dense weights"
 
 
@@ -68,6 +69,7 @@ class NativeRunner:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
         except MemoryError:
             raise too_large(size, cache, options) from None
+        self._layout = f"{instructions.name} {options.key_bits} {options.input_bits} {BLOCK}"
         room = self._step.cache_bytes >> 20
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
         self.choices: tuple[Choice, ...] = (
@@ -96,6 +98,26 @@ class NativeRunner:
         chunks = numpy.array(rows, dtype=numpy.int32).reshape(-1, 3)
         self._step.run(ids.astype(numpy.int32), chunks, self._tables(batch), logits.numpy())
         return logits
+
+    @property
+    def layout(self) -> str:
+        """What the bytes of a block depend on, beside the model."""
+        return self._layout
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of the keys and values of one block."""
+        return int(self._step.block_bytes)
+
+    def read_blocks(self, blocks: Ids[int]) -> Bytes:
+        """A copy of blocks of the cache, uint8 [blocks, block_bytes]."""
+        values = numpy.empty((len(blocks), self.block_bytes), numpy.uint8)
+        self._step.read_blocks(numpy.array(blocks, numpy.int32), values)
+        return values
+
+    def write_blocks(self, blocks: Ids[int], values: Bytes) -> None:
+        """Put such a copy back."""
+        self._step.write_blocks(numpy.array(blocks, numpy.int32), numpy.ascontiguousarray(values))
 
     def _tables(self, batch: Batch) -> Any:
         """The block table of each chunk, padded with -1."""
