@@ -95,7 +95,7 @@ class LedgerCollector(Collector):
         )
 
     def _counters(self) -> tuple[Metric, ...]:
-        totals = self._ledger.totals()
+        totals, by_skill, by_key = self._ledger.figures()
         tokens, requests = _counters()
         zero: dict[tuple[str, str, str], int] = {}
         zero.update(((*labels, kind), 0) for labels in self._scope.answered() for kind in KINDS)
@@ -105,8 +105,8 @@ class LedgerCollector(Collector):
         none.update(((*labels, outcome), 0) for labels in self._scope.answered() for outcome in OUTCOMES)
         for labels, value in {**none, **totals.requests}.items():
             requests.add_metric(labels, value)
-        skills = skill_budgets(self._ledger.spent(), self._scope.limits())
-        return tokens, requests, *skills, *key_budgets(self._ledger.spent("key"), self._scope.key_limits())
+        skills = skill_budgets(by_skill, self._scope.limits())
+        return tokens, requests, *skills, *key_budgets(by_key, self._scope.key_limits())
 
 
 class EngineCollector(Collector):

@@ -13,16 +13,17 @@ import msgspec
 from msgspec import Struct
 
 from server.errors import InvalidRequest
+from server.metering.ledger.schema import SUMMED, closed_sums
 from server.storage.database import Database
 
 Format = Literal["csv", "jsonl"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "jsonl": "application/jsonl"}
 GROUPS = {"skill": "skill", "day": "day", "month": "substr(day, 1, 7)", "model": "model", "key": "key_id",
-          "outcome": "outcome", "revision": "revision"}  # fmt: skip
+          "outcome": "outcome", "revision": "revision", "usage_from": "usage_from"}  # fmt: skip
 SUMS = ("requests", "input_tokens", "cached_tokens", "output_tokens")
 ROW = ("sequence", "request_id", "instance", "skill", "revision", "model", "key_id", "state", "outcome", "day",
        "opened_at", "closed_at", "prompt_tokens", "cached_tokens", "output_tokens", "first_token_seconds",
-       "duration_seconds")  # fmt: skip
+       "duration_seconds", "usage_from")  # fmt: skip
 MOST_ROWS = 10_000
 
 
@@ -58,8 +59,8 @@ def grouped(database: Database, by: Sequence[str], span: Span) -> list[tuple[Any
             raise InvalidRequest(f"{name!r} is not a column to group by; allowed are {', '.join(GROUPS)}.", param="by")
     names = [GROUPS[name] for name in by]
     order = f" GROUP BY {', '.join(names)} ORDER BY {', '.join(names)}" if names else ""
-    sums = "count(*), sum(prompt_tokens), sum(cached_tokens), sum(output_tokens)"
-    statement = f"SELECT {', '.join([*names, sums])} FROM requests WHERE state <> 'open' AND day >= ? AND day <= ?"
+    sums = ", ".join(f"sum({name})" for name in SUMMED)
+    statement = f"SELECT {', '.join([*names, sums])} FROM {closed_sums(database)} WHERE day >= ? AND day <= ?"
     found = database.execute(statement + order, span.days)
     return [(*row[: len(names)], *(int(value or 0) for value in row[len(names) :])) for row in found]
 
@@ -74,12 +75,21 @@ def sequence(text: str) -> int:
 def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVER) -> list[tuple[Any, ...]]:
     """Up to `most` closed rows of `span` numbered above `after`, with the columns ROW; times in ISO 8601."""
     days = "day >= ? AND day <= ?"
-    statement = f"SELECT {', '.join(ROW)} FROM requests WHERE sequence > ? AND {days} ORDER BY sequence LIMIT ?"
+    names = ", ".join(ROW) if "daily" in database.tables() else ", ".join(ROW).replace("usage_from", "'ids'")
+    statement = f"SELECT {names} FROM requests WHERE sequence > ? AND {days} ORDER BY sequence LIMIT ?"
     opened, closed = ROW.index("opened_at"), ROW.index("closed_at")
     return [
         tuple(_time(value) if index in (opened, closed) else value for index, value in enumerate(row))
         for row in database.execute(statement, (after, *span.days, most))
     ]
+
+
+def archived_through(database: Database) -> int:
+    """The highest number of an archived row, 0 if there is none: `rows` from below it may lack some."""
+    if "archives" not in database.tables():
+        return 0
+    [(through,)] = database.execute("SELECT coalesce(max(through), 0) FROM archives")
+    return int(through)
 
 
 def written(names: Sequence[str], values: Iterable[Sequence[Any]], form: Format) -> Iterator[str]:

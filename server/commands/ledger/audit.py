@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import asdict, astuple
 
-from server.commands.ledger.usage import LEDGER_HELP, opened
+from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering.audit import chain
 from server.metering.audit.chain import Entry

@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.commands.ledger.usage import LEDGER_HELP, opened
+from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering import prometheus, reconcile
+from server.metering.ledger.archive.files import read
 from server.metering.ledger.connection import snapshot
 
 DIFFERENT = 1
@@ -35,6 +36,14 @@ def parser() -> argparse.ArgumentParser:
         help="also compare a Prometheus that scrapes the servers; may be repeated",
     )
     options.add_argument(
+        "--archive",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="also compare the sums of archived rows with their files; repeat it for each archive of the ledger",
+    )
+    options.add_argument(
         "--key-file", type=Path, metavar="FILE", help="a file with an admin key, where --metrics needs one"
     )
     return options
@@ -49,8 +58,13 @@ def main(argv: Sequence[str]) -> int:
 
 def compare(ledger: str, arguments: argparse.Namespace) -> int:
     """Compare the ledger with itself and with the named servers; prints and returns as `main`."""
+    archives = [read(folder) for folder in arguments.archive]
     with snapshot(ledger) as database:
         found = reconcile.differences(database)
+        if archives:
+            found += reconcile.against_archives(database, archives)
+        for sentence in reconcile.unfinished(database):
+            print(sentence)
         [(count,)] = database.execute("SELECT count(*) FROM requests")
 
     def totals() -> dict[str, reconcile.Sums]:

@@ -3,24 +3,33 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from server import config
+from server.commands.ledger import archive
+from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering.ledger.connection import snapshot
-from server.metering.usage import GROUPS, MOST_ROWS, ROW, Span, columns, grouped, rows, sequence, table, written
-from server.storage.database import StorageError
-from server.storage.postgres import is_postgres, misnamed, without_password
-
-LEDGER_HELP = "an SQLite file, postgresql://..., or a server's TOML file"
+from server.metering.usage import (
+    GROUPS,
+    MOST_ROWS,
+    ROW,
+    Span,
+    archived_through,
+    columns,
+    grouped,
+    rows,
+    sequence,
+    table,
+    written,
+)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = argparse.ArgumentParser(
-        prog="secateur usage", description="Sums by skill, day, model or key; or the rows themselves, from a number on."
+        prog="secateur usage",
+        description="Sums by skill, day, model or key; or the rows themselves, from a number on. "
+        "`secateur usage archive` moves old rows to files.",
     )
     options.add_argument("ledger", metavar="LEDGER", help=LEDGER_HELP)
     options.add_argument("--by", help=f"any of {', '.join(GROUPS)}, separated by commas (default: skill)")
@@ -34,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print sums or rows; returns 0. Raises ConfigError if the ledger cannot be read."""
+    """Print sums or rows, or archive; returns 0. Raises ConfigError if the ledger cannot be read."""
+    if argv[:1] == ["archive"]:
+        return archive.main(argv[1:])
     arguments = parser().parse_args(argv)
     span = Span(arguments.since, arguments.until)
     if arguments.after is not None and arguments.by is not None:
@@ -45,21 +56,6 @@ def main(argv: Sequence[str]) -> int:
         else:
             print_sums(ledger, arguments.by or "skill", span, arguments.format or "table")
     return 0
-
-
-@contextmanager
-def opened(text: str) -> Iterator[str]:
-    """Context manager: the path or URL of the ledger that `text` is, or that the TOML file `text` configures.
-
-    Raises ConfigError if there is no such ledger, or for any StorageError within.
-    """
-    ledger = config.load(Path(text)).ledger if text.endswith(".toml") else text
-    if not (is_postgres(ledger) or misnamed(ledger)) and not Path(ledger).exists():
-        raise ConfigError(f"there is no ledger at {ledger}: a server makes it when it starts")
-    try:
-        yield ledger
-    except StorageError as error:
-        raise ConfigError(f"{without_password(ledger)} cannot be read as a ledger: {error}") from None
 
 
 def print_sums(ledger: str, by: str, span: Span, form: str) -> None:
@@ -82,6 +78,10 @@ def print_rows(ledger: str, after: int, span: Span, form: str) -> None:
 
 def every_row(ledger: str, after: int, span: Span) -> Iterator[tuple[Any, ...]]:
     """All closed rows numbered above `after`; the ledger is released between batches of MOST_ROWS."""
+    with snapshot(ledger) as database:
+        through = archived_through(database)
+    if after < through:
+        print(f"rows numbered up to {through} were archived: those are not listed", file=sys.stderr)
     while True:
         with snapshot(ledger) as database:
             found = rows(database, after, MOST_ROWS, span)

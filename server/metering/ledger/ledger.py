@@ -143,10 +143,17 @@ class Ledger:
     def totals(self) -> Totals:
         """This instance's totals, read on a connection of its own; raises StorageError."""
         with self.snapshot() as database:
-            columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
-            tokens = database.execute(columns.format("type", "tokens"), (self.instance,))
-            requests = database.execute(columns.format("outcome", "outcomes"), (self.instance,))
-        return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
+            return transactions.totals(database, self.instance)
+
+    def figures(self) -> tuple[Totals, list[Spent], list[Spent]]:
+        """`totals`, and `spent` of skills and of keys, in one snapshot; raises StorageError."""
+        today = transactions.day_of(self._clock())
+        with self.snapshot() as database:
+            return (
+                transactions.totals(database, self.instance),
+                transactions.spent(database, "skill", today),
+                transactions.spent(database, "key", today),
+            )
 
     def spent(self, holder: Holder = "skill") -> list[Spent]:
         """Tokens used and reserved by each skill, or API key, in the current day and month, over all instances.

@@ -18,6 +18,7 @@ from server.metering.ledger.records import (
     Refusal,
     Settlement,
     Spent,
+    Totals,
     Usage,
 )
 from server.storage.database import Database
@@ -28,8 +29,8 @@ BUDGETS: dict[Holder, tuple[str, str]] = {"key": ("key_budgets", "key_id"), "ski
 """The table of each kind of budget, and its column of owners."""
 OPEN = """
 INSERT INTO requests (request_id, instance, skill, revision, model, key_id, idempotency, state, opened_at, day,
-  reserved_tokens, knowledge_tokens, retrieval_seconds)
-VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
+  reserved_tokens, knowledge_tokens, retrieval_seconds, usage_from)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING request_id
 """
 KNOWN = """
 SELECT request_id, outcome, prompt_tokens, cached_tokens, output_tokens FROM requests WHERE idempotency = ?
@@ -39,9 +40,10 @@ UPDATE requests SET prompt_tokens = ?, cached_tokens = ?, output_tokens = ? WHER
 """
 SETTLE = """
 UPDATE requests SET state = ?, outcome = ?, closed_at = opened_at + ?, prompt_tokens = ?, cached_tokens = ?,
-  output_tokens = ?, duration_seconds = ?, first_token_seconds = ?,
+  output_tokens = ?, duration_seconds = ?, first_token_seconds = ?, usage_from = coalesce(?, usage_from),
   idempotency = CASE WHEN ? = 1 THEN NULL ELSE idempotency END
-WHERE request_id = ? AND state = 'open' RETURNING instance, skill, model, key_id, day, reserved_tokens
+WHERE request_id = ? AND state = 'open' RETURNING instance, skill, model, key_id, day, revision, usage_from,
+  reserved_tokens
 """
 ADD_TOKENS = """
 INSERT INTO tokens VALUES (?, ?, ?, ?, ?)
@@ -50,6 +52,16 @@ ON CONFLICT (instance, skill, model, type) DO UPDATE SET value = tokens.value + 
 ADD_OUTCOME = """
 INSERT INTO outcomes VALUES (?, ?, ?, ?, 1)
 ON CONFLICT (instance, skill, model, outcome) DO UPDATE SET value = outcomes.value + 1
+"""
+ADD_DAILY = """
+INSERT INTO daily (day, instance, skill, revision, model, key_id, outcome, usage_from, requests, prompt_tokens,
+  cached_tokens, output_tokens)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?)
+ON CONFLICT (day, instance, skill, revision, model, key_id, outcome, usage_from)
+DO UPDATE SET requests = daily.requests + 1,
+  prompt_tokens = daily.prompt_tokens + excluded.prompt_tokens,
+  cached_tokens = daily.cached_tokens + excluded.cached_tokens,
+  output_tokens = daily.output_tokens + excluded.output_tokens
 """
 ADD_BUDGET: dict[Holder, str] = {
     holder: f"""
@@ -120,7 +132,7 @@ def open_row(database: Database, instance: str, opening: Opening, now: float) ->
     granted, refused = _room(database, opening, day)
     reserved = 0 if refused else opening.prompt + granted
     marks = (opening.revision, opening.model, opening.key_id, None if refused else opening.idempotency)
-    found = (opening.knowledge_tokens, opening.retrieval)
+    found = (opening.knowledge_tokens, opening.retrieval, opening.usage_from)
     values = (opening.request_id, instance, opening.skill, *marks, now, day, reserved, *found)
     if not database.execute(OPEN, values):  # another replica opened the same Idempotency-Key meanwhile
         return Admission(0, day, known=_known(database, opening.idempotency or ""))
@@ -142,6 +154,14 @@ def spent(database: Database, holder: Holder, day: str) -> list[Spent]:
     table, owner = BUDGETS[holder]
     statement = f"SELECT {owner}, period, used, reserved FROM {table} WHERE period IN (?, ?) ORDER BY {owner}, period"
     return [Spent(*row) for row in database.execute(statement, [name for _, name in periods(day)])]
+
+
+def totals(database: Database, instance: str) -> Totals:
+    """The sums over all closed rows of `instance`."""
+    columns = "SELECT skill, model, {}, value FROM {} WHERE instance = ?"
+    tokens = database.execute(columns.format("type", "tokens"), (instance,))
+    requests = database.execute(columns.format("outcome", "outcomes"), (instance,))
+    return Totals({tuple(row[:3]): row[3] for row in tokens}, {tuple(row[:3]): row[3] for row in requests})
 
 
 def _known(database: Database, idempotency: str) -> Known | None:
@@ -184,13 +204,16 @@ def settle(database: Database, end: Settlement) -> list[str]:
     """Close a row and update totals and budgets; returns its id, or nothing if it was closed already."""
     usage, state = end.usage, "recovered" if end.outcome == "recovered" else "final"
     again = int(end.outcome == "rejected")  # a refused request may be repeated with the same Idempotency-Key
-    values = (usage.prompt, usage.cached, usage.output, end.duration, end.first_token, again, end.request_id)
+    counts = (usage.prompt, usage.cached, usage.output, end.duration, end.first_token, end.usage_from)
+    values = (*counts, again, end.request_id)
     rows = database.execute(SETTLE, (state, end.outcome, end.duration, *values))
-    for instance, skill, model, key, day, reserved in rows:
+    for instance, skill, model, key, day, revision, counted_by, reserved in rows:
         _charge(database, budgets_of(skill, (key,), day), usage.prompt + usage.output, -reserved)
         for kind, value in zip(KINDS, (usage.prompt, usage.cached, usage.output), strict=True):
             database.execute(ADD_TOKENS, (instance, skill, model, kind, value))
         database.execute(ADD_OUTCOME, (instance, skill, model, end.outcome))
+        named = (day, instance, skill, revision, model, key, end.outcome, counted_by)
+        database.execute(ADD_DAILY, (*named, usage.prompt, usage.cached, usage.output))
     return [end.request_id] if rows else []
 
 

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from server.commands.__main__ import COMMANDS
+from server.commands.ledger import archive, usage
 from tests.docs.reference.markdown import prose, table
 
 
 def sections() -> str:
     """A table of the commands, then one section for each command and action."""
     rows = [(f"[`secateur {name}`](#secateur-{name})", command.help) for name, command in COMMANDS.items()]
-    parsers = [import_module(command.module).parser() for command in COMMANDS.values()]
+    modules = [import_module(command.module) for command in COMMANDS.values()]
+    modules.insert(modules.index(usage) + 1, archive)  # an action beside the options of `secateur usage`
+    parsers = [module.parser() for module in modules]
     return "\n\n".join(
         [table(("command", "what it does"), rows), *(part for each in parsers for part in described(each))]
     )

@@ -10,7 +10,19 @@ from starlette.responses import Response
 from server.errors import InvalidRequest
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable
-from server.metering.usage import MEDIA_TYPES, MOST_ROWS, ROW, Format, Span, columns, grouped, rows, sequence, written
+from server.metering.usage import (
+    MEDIA_TYPES,
+    MOST_ROWS,
+    ROW,
+    Format,
+    Span,
+    archived_through,
+    columns,
+    grouped,
+    rows,
+    sequence,
+    written,
+)
 from server.storage.database import StorageError
 
 KNOWN = ("by", "since", "until", "after", "limit", "format")
@@ -23,18 +35,23 @@ class UsageEndpoint:
         self._ledger = ledger
 
     async def get(self, request: Request) -> Response:
-        """The text; for rows, X-Next-After is the next request's `after`. Raises InvalidRequest, LedgerUnavailable."""
+        """The text; for rows, X-Next-After is the next request's `after`, and X-Archived-Through the last archived row.
+
+        Raises InvalidRequest, LedgerUnavailable.
+        """
         form = format_of(request.query_params)
         try:
-            names, values = await run_in_threadpool(self._read, dict(request.query_params))
+            names, values, through = await run_in_threadpool(self._read, dict(request.query_params))
         except StorageError as error:
             raise LedgerUnavailable(str(error)) from None
         headers = {"Cache-Control": "no-store"}
         if names == ROW:
             headers["X-Next-After"] = str(values[-1][0] if values else number(request.query_params, "after", 0))
+        if through:
+            headers["X-Archived-Through"] = str(through)
         return Response("".join(written(names, values, form)), headers=headers, media_type=MEDIA_TYPES[form])
 
-    def _read(self, query: Mapping[str, str]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    def _read(self, query: Mapping[str, str]) -> tuple[tuple[str, ...], list[tuple[Any, ...]], int]:
         for name in query:
             if name not in KNOWN:
                 raise InvalidRequest(
@@ -46,9 +63,10 @@ class UsageEndpoint:
         span = Span(query.get("since", ""), query.get("until", ""))
         with self._ledger.snapshot() as database:
             if "after" in query:
-                return ROW, rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS), span)
+                found = rows(database, number(query, "after", 0), number(query, "limit", MOST_ROWS), span)
+                return ROW, found, archived_through(database)
             by = tuple(name for name in query.get("by", "skill").split(",") if name)
-            return columns(by), grouped(database, by, span)
+            return columns(by), grouped(database, by, span), 0
 
 
 def format_of(query: Mapping[str, str]) -> Format:

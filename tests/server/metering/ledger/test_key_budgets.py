@@ -123,8 +123,10 @@ def make_version_2(where: str) -> None:
     ledger.close()
     database = connect(where, Options())
     with database.transaction():
-        database.execute("DROP TABLE key_budgets")
-        for column in ("knowledge_tokens", "retrieval_seconds"):
+        for table in ("key_budgets", "daily", "archives"):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("DROP INDEX budgets_by_period")
+        for column in ("knowledge_tokens", "retrieval_seconds", "usage_from"):
             database.execute(f"ALTER TABLE requests DROP COLUMN {column}")
         database.execute("UPDATE ledger SET version = 2")
     database.close()

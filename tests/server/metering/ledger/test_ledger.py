@@ -354,7 +354,7 @@ def test_a_ledger_of_a_later_version_is_refused(path: Path) -> None:
     with database:
         database.execute("UPDATE ledger SET version = 99")
     database.close()
-    with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 3"):
+    with pytest.raises(ConfigError, match="is a ledger of version 99 and this secateur writes version 4"):
         Ledger(path)
 
 
