@@ -23,7 +23,6 @@ from torch import Tensor
 
 from server import config
 from server.engine.batch import Batch
-from server.skills.catalogue import Skills
 from server.web.listeners import CLOSE_SECONDS
 from server.web.signals import FORCE_SECONDS
 from tests.conftest import ROOT
@@ -51,13 +50,19 @@ def certificate(folder: Path) -> None:
 
 
 @contextmanager
-def proxied(url: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """Run nginx with our file, its ports and paths replaced; yields its TLS and its plain address."""
+def proxied(folder: Path, **servers: str) -> Iterator[tuple[str, str]]:
+    """Run nginx with our file, its ports and paths replaced; yields its TLS and its plain address.
+
+    `servers` are URLs by `port_` and the port that the file names: of one server, or of two replicas.
+    """
     certificate(folder)
     tls, plain = nginx.free_port(), nginx.free_port()
-    text = (DEPLOY / "nginx" / "secateur.conf").read_text()
+    text = (DEPLOY / "nginx" / ("secateur.conf" if len(servers) == 1 else "replicas.conf")).read_text()
     for old, new in (
-        ("server 127.0.0.1:8000;", f"server {url.removeprefix('http://')};"),
+        *(
+            (f"server 127.0.0.1:{port.removeprefix('port_')}", f"server {url.removeprefix('http://')}")
+            for port, url in servers.items()
+        ),
         ("listen 443 ssl;", f"listen 127.0.0.1:{tls} ssl;"),
         ("listen 80;", f"listen 127.0.0.1:{plain};"),
         ("    listen [::]:443 ssl;\n", ""),
@@ -118,7 +123,7 @@ def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Se
     skill = replace(HELP, sessions_per_minute=3)
     runner = Gated([10], vocabulary=258)
     served = serve(runner=runner, skills=(skill,), trusted_proxies=["127.0.0.1"])
-    with proxied(served.url, tmp_path) as (netloc, plain):
+    with proxied(tmp_path, port_8000=served.url) as (netloc, plain):
         ask = b'{"model": "help", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
         credentials = {"Authorization": f"Bearer {KEY}"}
         parts = over_tls(netloc, "POST", "/v1/chat/completions", ask, runner.gate.release, **credentials).parts
@@ -142,66 +147,53 @@ def test_nginx_passes_events_as_they_come_and_the_visitors_own_address(serve: Se
             assert (moved.status, moved.headers["Location"]) == (308, "https://chat.example/widget.js")
 
 
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: tests/install")
+def test_nginx_asks_the_other_replica_while_one_is_restarted(serve: Serve, tmp_path: Path) -> None:
+    gone = f"http://127.0.0.1:{nginx.free_port()}"
+    served = serve("ok", skills=(HELP,), trusted_proxies=["127.0.0.1"])
+    ask = b'{"model": "help", "messages": [{"role": "user", "content": "hi"}]}'
+    credentials = {"Authorization": f"Bearer {KEY}"}
+    with proxied(tmp_path, port_8001=gone, port_8002=served.url) as (netloc, _):
+        answers = [over_tls(netloc, "POST", "/v1/chat/completions", ask, **credentials).status for _ in range(6)]
+    assert answers == [200] * 6
+    with served.parts.ledger.snapshot() as database:
+        assert database.execute("SELECT count(*) FROM requests") == [(6,)]
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_the_unit_is_valid_and_has_few_rights(tmp_path: Path) -> None:
-    text = (DEPLOY / "systemd" / "secateur.service").read_text()
-    unit = tmp_path / "secateur.service"
-    assert "ExecStart=/opt/secateur/bin/secateur serve /etc/secateur/server.toml" in text
+@pytest.mark.parametrize(("name", "settings"), [("secateur", "server"), ("secateur@", "replica-%i")])
+def test_the_units_are_valid_and_have_few_rights(name: str, settings: str, tmp_path: Path) -> None:
+    text = (DEPLOY / "systemd" / f"{name}.service").read_text()
+    unit = tmp_path / f"{name}.service"
+    assert f"ExecStart=/opt/secateur/bin/secateur serve /etc/secateur/{settings}.toml" in text
     unit.write_text(text.replace("/opt/secateur/bin/secateur", "/bin/true"))
     verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=True)
-    assert "secateur.service" not in verified.stderr  # a misspelt name is only warned about
+    assert "secateur" not in verified.stderr  # a misspelt name is only warned about
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)]
     subprocess.run(command, capture_output=True, check=True)
+
+
+def test_the_units_of_one_server_and_of_replicas_give_the_same_rights() -> None:
+    def rights(name: str) -> list[str]:
+        lines = (DEPLOY / "systemd" / f"{name}.service").read_text().splitlines()
+        own = ("#", "Description", "After", "ExecStart", "StateDirectory=", "WorkingDirectory")
+        return [line for line in lines if not line.startswith(own)]
+
+    assert rights("secateur") == rights("secateur@")
 
 
 def test_each_gives_the_server_time_to_drain() -> None:
     drain = config.Config(model="m", skills=Path("s"), ledger="l").drain_seconds
     unit = (DEPLOY / "systemd" / "secateur.service").read_text()
     service = compose()["services"]["secateur"]
-    (pod,) = (each["spec"]["template"]["spec"] for each in kubernetes() if each["kind"] == "Deployment")
-    sleep = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert int(re.findall(r"TimeoutStopSec=(\d+)", unit)[0]) >= drain + ENDING
     assert int(service["stop_grace_period"].removesuffix("s")) >= drain + ENDING
-    assert pod["terminationGracePeriodSeconds"] >= sleep + drain + ENDING
     limit = int(re.findall(r"LimitNOFILE=(\d+)", unit)[0])
     assert limit > config.Config(model="m", skills=Path("s"), ledger="l").connections
 
 
 def compose() -> Any:
     return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-
-
-def kubernetes() -> list[Any]:
-    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "secateur.yaml").read_text()))
-
-
-def test_the_settings_for_kubernetes_are_read_and_its_probes_answer(serve: Serve, tmp_path: Path) -> None:
-    objects = {(each["kind"], each["metadata"]["name"]): each for each in kubernetes()}
-    for name, text in objects["ConfigMap", "secateur"]["data"].items():
-        (tmp_path / name).write_text(text)
-    settings = config.load(tmp_path / "server.toml")
-    assert Skills(Skills.read(tmp_path / settings.skills.name)).names == ("help",)
-    pod = objects["Deployment", "secateur"]["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"public": settings.port, "admin": settings.admin_port}
-    served = serve("ok", admin_keys=str(tmp_path / "admin.json"))
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        asked = container[probe]["httpGet"]
-        assert asked["port"] == "admin"
-        assert call(served.admin, asked["path"]).status == 200
-    mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert {volume["name"] for volume in pod["volumes"]} == set(mounted.values())
-    places = {Path(settings.model).parent, settings.skills.parent, Path(settings.ledger).parent}
-    assert settings.keys
-    assert settings.admin_keys
-    assert settings.signers
-    secrets = {settings.keys.parent, settings.admin_keys.parent, settings.signers.parent}
-    assert {str(place) for place in places | secrets} < set(mounted)
-    allowed = {
-        port["port"] for rule in objects["NetworkPolicy", "secateur"]["spec"]["ingress"] for port in rule["ports"]
-    }
-    assert allowed == set(ports)
 
 
 def test_the_image_installs_existing_extras_and_probes_an_existing_path(serve: Serve) -> None:
