@@ -82,8 +82,7 @@ def returned(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     expect(page.locator(".answer .text").last).not_to_be_empty(timeout=ANSWER_MS)
-    page.reload()
-    page.get_by_role("button", name="Open chat").click()
+    page.reload()  # which opens the panel again
     expect(page.locator(".question")).to_have_count(asked + 1)
     expect(page.locator(".actions")).to_have_count(asked + 1, timeout=ANSWER_MS)
     page.get_by_role("button", name="Good answer").last.click()

@@ -112,7 +112,7 @@ def closed(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
         with opened(browser, host + path) as page:
             stub.down = True
             page.locator(".launcher").click()
-            page.get_by_role("alert").wait_for()
+            page.locator("output").wait_for()
             page.screenshot(path=folder / f"unavailable{name}.png")
             stub.down = False
             stub.held.add("session")

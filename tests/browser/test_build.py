@@ -24,7 +24,8 @@ def run(*command: str) -> None:
 
 
 def files(folder: Path, pattern: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
+    """The files in `folder` and below, by their path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob(pattern)}
 
 
 @needs_node
@@ -41,7 +42,7 @@ def test_its_own_tests_pass() -> None:
 def test_properties_that_the_build_shortens_are_no_public_names() -> None:
     show = "import('./build.js').then(({ MANGLED }) => console.log(MANGLED.join(' ')))"
     own = subprocess.run(["node", "-e", show], cwd=WIDGET, capture_output=True, text=True, check=True).stdout.split()
-    texts = set(re.findall(r"^ *(\w+):", (WIDGET / "src" / "texts" / "en.ts").read_text(), re.MULTILINE))
+    texts = set(re.findall(r"^ *(\w+):", (WIDGET / "src" / "texts" / "languages" / "en.ts").read_text(), re.MULTILINE))
     sent = {"skill", "key", "resume", "identity", "text", "message", "context", "replace", "reply", "rating", "comment"}
     assert len(own) == len(set(own)) > 20
     assert set(own) & (texts | sent | {"finish", "kind", "code", "version", "call", "start", "host", "q"}) == set()
@@ -50,14 +51,14 @@ def test_properties_that_the_build_shortens_are_no_public_names() -> None:
 @needs_node
 def test_building_yields_the_committed_files(tmp_path: Path) -> None:
     run("node", "build.js", str(tmp_path))
-    built, committed = (files(folder, "*.js*") for folder in (tmp_path, ASSETS))
-    packed, kept = (files(folder / "brotli", "*.br") for folder in (tmp_path, ASSETS))
+    built, committed = (files(folder, "*.js") | files(folder, "*.json") for folder in (tmp_path, ASSETS))
+    packed, kept = (files(folder, "*.br") for folder in (tmp_path, ASSETS))
     assert (built.keys(), packed.keys()) == (committed.keys(), kept.keys())
     assert [name for name in built if built[name] != committed[name]] == [], REBUILD
     unpack = "process.stdout.write(require('zlib').brotliDecompressSync(require('fs').readFileSync(process.argv[1])))"
     for name in packed:  # compression may differ between versions of Node
-        done = subprocess.run(["node", "-e", unpack, str(ASSETS / "brotli" / name)], capture_output=True, check=True)
-        assert done.stdout == built[name.removesuffix(".br")], REBUILD
+        done = subprocess.run(["node", "-e", unpack, str(ASSETS / name)], capture_output=True, check=True)
+        assert done.stdout == built[name.removesuffix(".br").replace("brotli/", "")], REBUILD
 
 
 def test_sources_are_short_and_the_lock_file_names_no_host() -> None:

@@ -1,5 +1,6 @@
 """The skills manager in a real browser: a draft is checked while typed, tried, published, compared, rolled back."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from server.skills.api_keys import digest
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import Visitor as Open
+from tests.browser.support.drivers import Engine
+from tests.browser.test_engines import engine as engine
 from tests.browser.widget.test_accessibility import violations
-from tests.support.harness import KEY, OTHER, Served, ledger_of, parts, says, served
+from tests.server.web.test_listeners import call
+from tests.support.harness import KEY, ORIGIN, OTHER, Served, ledger_of, parts, says, served
+from tests.support.visitor import Visitor
 
-HELP = f'name = "help"\ntitle = "Help desk"\nsystem = "Be brief."\nkeys = ["{digest(KEY)}"]\norigins = ["https://a.example"]\n'
+HELP = f'name = "help"\ntitle = "Help desk"\nsystem = "Be brief."\nkeys = ["{digest(KEY)}"]\norigins = ["{ORIGIN}"]\n'
 
 
 @pytest.fixture
@@ -19,11 +24,12 @@ def server(tmp_path: Path) -> Iterator[Served]:
     (tmp_path / "help.toml").write_text(HELP)
     (tmp_path / "other.toml").write_text('name = "other"\ntokens_per_day = 5000\n')
     runner = says(tmp_path, "Good day.")
-    with served(parts(tmp_path, runner, (OTHER,), skill_revisions="edit"), runner) as made:
+    settings = {"skill_revisions": "edit", "keys": str(tmp_path / "keys.json"), "conversation_storage": "database"}
+    with served(parts(tmp_path, runner, (OTHER,), **settings), runner) as made:
         yield made
 
 
-def opened(open_page: Visitor, server: Served, **options: object) -> Page:
+def opened(open_page: Open, server: Served, **options: object) -> Page:
     page = open_page(f"{server.admin}/admin/manager", **options)
     expect(page.locator("#list button").first).to_be_visible()
     return page
@@ -33,7 +39,7 @@ def prompt_of(server: Served) -> str:
     return next((skill.system for skill in server.parts.skills if skill.name == "help"), "")
 
 
-def test_a_draft_goes_from_typing_to_visitors_and_back(server: Served, open_page: Visitor) -> None:
+def test_a_draft_goes_from_typing_to_visitors_and_back(server: Served, open_page: Open) -> None:
     page = opened(open_page, server)
     page.on("dialog", lambda dialog: dialog.accept("help"))
     page.get_by_role("button", name="New skill").click()
@@ -68,11 +74,96 @@ def test_a_draft_goes_from_typing_to_visitors_and_back(server: Served, open_page
     expect(page.locator("#fields dt")).to_have_text(["tokens_per_day"])
 
 
+def test_an_experiment_by_the_keyboard(server: Served, open_page: Open) -> None:
+    for number, text in enumerate((HELP, HELP.replace("brief", "very brief"))):
+        body = {"text": text, "after": number, "reason": "a test"}
+        assert call(server.admin, "/admin/skills/help/revisions", body).status == 201
+    assert call(server.admin, "/admin/skills/help/publish", {"number": 1}).status == 200
+    page = opened(open_page, server)
+    page.get_by_label("answer").fill("40")
+    page.get_by_role("button", name="Start", exact=True).press("Enter")
+    expect(page.locator("#done")).to_have_text("The experiment runs.")
+    expect(page.locator("#experiment")).to_contain_text("Revision 2 answers 40 % of the visitors' conversations")
+    for _ in range(8):
+        Visitor(server).ask("hello")
+    page.reload()
+    expect(page.locator("#experiment tbody tr")).to_have_count(6)
+    counts = page.locator("#experiment tbody tr").first.locator("td").all_text_contents()
+    assert int(counts[0]) + int(counts[1]) == 8
+    page.get_by_role("button", name="Publish revision 2", exact=True).first.press("Enter")
+    expect(page.locator("#done")).to_have_text("Revision 2 answers everybody.")
+    assert prompt_of(server) == "Be very brief."
+
+
+def test_keys_documents_and_what_visitors_said(server: Served, open_page: Open) -> None:
+    page = opened(open_page, server)
+    page.on("dialog", lambda dialog: dialog.accept())
+    visitor = Visitor(server)
+    reply = visitor.ask("Where is <b>it</b>?")[0].data["reply"]
+    assert visitor.post("feedback", {"reply": reply, "rating": "down", "comment": "<i>bad</i>"}).status == 204
+    page.get_by_text("API keys").press("Enter")
+    page.get_by_label("What it is for").fill("the shop")
+    page.get_by_role("button", name="Make a key").press("Enter")
+    expect(page.locator("#secret-text")).to_contain_text("sk-")
+    page.get_by_role("button", name="I have it").press("Enter")
+    expect(page.locator("#secret-text")).to_be_hidden()
+    page.get_by_role("button", name="Revoke the key").press("Enter")
+    expect(page.locator("#keys-list")).to_contain_text("revoked")
+    page.get_by_text("Documents to answer from").press("Enter")
+    page.locator("#upload").set_input_files(
+        {"name": "hours.md", "mimeType": "text/markdown", "buffer": b"# Hours\n\nThe workshop opens at nine.\n"}
+    )
+    page.get_by_role("button", name="Send", exact=True).first.press("Enter")
+    expect(page.locator("#documents")).to_contain_text("hours.md")
+    page.get_by_role("button", name="Build the knowledge").press("Enter")
+    page.get_by_role("button", name="Put the latest build into the text").press("Enter")
+    expect(page.get_by_label("The skill's file")).to_have_value(re.compile("built-1"))
+    page.get_by_label("Your question").fill("When does the workshop open?")
+    page.get_by_role("button", name="Send", exact=True).last.press("Enter")
+    expect(page.locator("#passages-title")).to_have_text("Passages found, 1")
+    page.get_by_text("Ratings and unanswered questions").press("Enter")
+    expect(page.locator("#ratings")).to_contain_text("<i>bad</i>")
+    page.get_by_text("Conversations", exact=True).press("Enter")
+    expect(page.locator("#conversations-list summary")).to_contain_text("1 question")
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1400), ("dark", 1400), ("light", 390)])
-def test_it_fits_its_window_and_axe_finds_nothing(server: Served, open_page: Visitor, scheme: str, width: int) -> None:
+def test_it_fits_its_window_and_axe_finds_nothing(server: Served, open_page: Open, scheme: str, width: int) -> None:
     page = opened(open_page, server, bypass_csp=True, color_scheme=scheme, viewport={"width": width, "height": 900})
     expect(page.locator("#problem")).to_contain_text("Valid")
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert violations(page) == []
+
+
+def seen_by(selector: str) -> str:
+    """An expression: the text of an element, or undefined."""
+    return f"document.querySelector('{selector}')?.textContent"
+
+
+def test_the_page_in_firefox_and_webkit(server: Served, engine: Engine) -> None:
+    engine.open(f"{server.admin}/admin/manager")
+    engine.run(
+        "window.violations = [];"
+        "document.addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective));"
+    )
+    engine.until("document.querySelector('#problem').textContent.startsWith('Valid, revision')")
+    engine.run("document.querySelector('#reason').focus()")
+    engine.press(*"first")
+    engine.run("document.querySelector('#publish').focus()")
+    engine.press("Enter")
+    engine.until(seen_by("#done"), "Revision 1 is served.")
+    engine.run("document.querySelector('#question').focus()")
+    engine.press(*"hello")
+    engine.run("document.querySelector('#ask button').focus()")
+    engine.press("Enter")
+    engine.until("document.querySelector('.turn .numbers')?.textContent.includes('ended by stop')")
+    engine.run("document.querySelector('#keys summary').focus()")
+    engine.press("Enter")
+    engine.until("document.querySelector('#keys-list').textContent.includes('No key opens')")
+    engine.run("document.querySelector('#key-note').focus()")
+    engine.press(*"shop", "Enter")
+    engine.until("document.querySelector('#secret-text').textContent.startsWith('sk-')")
+    assert engine.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert engine.run("return violations") == []

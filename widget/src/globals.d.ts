@@ -3,10 +3,10 @@ declare module "*.css" {
   const text: string;
   export default text;
 }
-/** The app's file name, which contains its hash. */
-declare const APP_FILE: string;
-/** The file name of each language, by its code. */
-declare const LANGUAGES: Record<string, string>;
+/** The hash in the names of all files of a build. */
+declare const BUILD: string;
+/** The codes of the languages, separated by spaces. */
+declare const LANGUAGES: string;
 /** The server's root, relative to the script. */
 declare const ROOT: string;
 declare const VERSION: string;

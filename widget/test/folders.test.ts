@@ -6,12 +6,14 @@ import { test } from "node:test";
 
 /** The folders that each folder imports, types included. A folder imports only ones below it, so there are no cycles. */
 const IMPORTS: Record<string, string[]> = {
-  entries: ["chat", "dom", "host", "panel", "texts", "transport"],
+  entries: ["chat", "chunks", "dom", "extras", "host", "panel", "texts", "transport"],
+  extras: ["chunks", "conversation", "dom", "host", "markdown", "panel", "texts", "transport"],
   host: ["dom"],
-  chat: ["conversation", "dom", "panel", "texts", "transport"],
-  panel: ["conversation", "dom", "markdown", "texts"],
+  chat: ["chunks", "conversation", "dom", "panel", "texts", "transport"],
+  panel: ["chunks", "conversation", "dom", "markdown", "texts"],
+  chunks: ["conversation", "dom", "markdown", "texts", "transport"],
   conversation: ["dom", "transport"],
-  texts: ["transport"],
+  texts: ["dom", "transport"],
   transport: ["dom"],
   markdown: ["dom"],
   dom: [],

@@ -1,15 +1,21 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import MarkdownIt from "markdown-it";
+import { element } from "../src/dom/elements.ts";
+import { tableNode } from "../src/extras/answer/table-node.ts";
 import { MarkdownRenderer } from "../src/markdown/renderer.ts";
+import { parseTable, startsTable } from "../src/markdown/table.ts";
 import { EventStreamParser } from "../src/transport/sse.ts";
 import { ATTACKS, SNIPPETS } from "./corpus.ts";
 import { FakeElement, installFakeDocument } from "./document.ts";
 
 installFakeDocument();
 
-function rendererFor(root: FakeElement): MarkdownRenderer {
-  return new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage: () => false });
+/** Creates a renderer with the extension that the app loads on first use. */
+function rendererFor(root: FakeElement, allowsImage = (_: string): boolean => false): MarkdownRenderer {
+  const renderer = new MarkdownRenderer(root as unknown as HTMLElement, { allowsImage, needsExtension: () => {} });
+  renderer.extend({ startsTable, parseTable, table: (table, inline) => element("div", {}, tableNode(table, inline)), wrapCode: (node) => node });
+  return renderer;
 }
 
 /** Renders a text chunk by chunk and returns the final HTML. */
@@ -22,7 +28,7 @@ function renderChunks(chunks: string[]): string {
   return root.innerHTML;
 }
 
-/** Renders with markdown-it, adapted to our choices: loose lists, hard breaks, h1 as h3, images as links, `del` for deleted. */
+/** Renders with markdown-it, adapted to our choices: loose lists, hard breaks, headings ranked from h3 on, images as links, `del` for deleted. */
 function referenceHtml(text: string): string {
   const reference = new MarkdownIt({ breaks: true, linkify: true });
   reference.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
@@ -31,9 +37,14 @@ function referenceHtml(text: string): string {
     return `<a href="${address}">${reference.utils.escapeHtml(tokens[at]?.content ?? "")}</a>`;
   };
   const tokens = reference.parse(text, {});
+  const above: number[] = []; // the headings that the current one is below
   for (const token of tokens) {
     token.hidden = false;
-    if (token.type.startsWith("heading")) token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
+    if (token.type === "heading_open") {
+      const level = Number(token.tag[1]);
+      above.splice(0, above.length, ...above.filter((other) => other < level), level);
+    }
+    if (token.type.startsWith("heading")) token.tag = `h${Math.min(6, above.length + 2)}`;
     if (token.tag === "ol" && token.nesting === 1) token.attrSet("start", String(token.attrGet("start") ?? 1));
     token.info = "";
     for (const child of token.children ?? []) if (child.tag === "s") child.tag = "del";
@@ -118,6 +129,52 @@ test("an incomplete address at the end is no link", () => {
   }
 });
 
+test("headings continue the panel's without gaps", () => {
+  const html = renderChunks(["### a\n##### b\n#### c\n## d\n> # e\n\n- ## f\n\n###### g"]);
+  assert.deepEqual(html.match(/<h\d>\w/g), ["<h3>a", "<h4>b", "<h4>c", "<h3>d", "<h3>e", "<h4>f", "<h5>g"]);
+});
+
+test("a link whose text names another host says where it leads", () => {
+  const shown = (text: string): string => renderChunks([text]).replace(/<[^>]+>/g, "");
+  assert.equal(shown("[paypal.com](https://evil.example/login)"), "paypal.com (evil.example)");
+  assert.equal(shown("[https://www.Bank.example/a](https://bank.example.evil.example)"), "https://www.Bank.example/a (bank.example.evil.example)");
+  for (const same of ["[the guide](https://example.org)", "[example.org](https://www.example.org/a)", "<https://example.org/>", "[setup.py](https://example.org)"]) {
+    assert.doesNotMatch(shown(same), /\(/);
+  }
+});
+
+test("tasks have a box, empty or checked", () => {
+  assert.equal(renderChunks(["- [ ] one\n- [x] two\n- [X] **three**\n- [y] four"]), "<ul><li><p>☐ one</p></li><li><p>☑ two</p></li><li><p>☑ <strong>three</strong></p></li><li><p>[y] four</p></li></ul>");
+});
+
+test("controls of bidirectional text are removed", () => {
+  assert.equal(renderChunks(["a\u202eb\u202c `\u2066c\u2069` [\u202ad](https://example.org/)"]), '<p>ab <code>c</code> <a href="https://example.org/">d</a></p>');
+});
+
+test("without the extension, tables and code are shown as they were written, and the extension is asked for", () => {
+  const root = new FakeElement("div");
+  let asked = 0;
+  const renderer = new MarkdownRenderer(root as unknown as HTMLElement, { allowsImage: () => false, needsExtension: () => asked++ });
+  renderer.render("plain - text | with `marks`", false);
+  assert.equal(asked, 0);
+  renderer.render("| a | b |\n|---|---|\n| 1 | 2 |\n\n```\nx\n```", false);
+  assert.equal(root.innerHTML, "<p>| a | b |<br>|---|---|<br>| 1 | 2 |</p><pre><code>x</code></pre>");
+  assert.ok(asked > 0);
+  renderer.extend({ startsTable, parseTable, table: (table, inline) => tableNode(table, inline), wrapCode: (node) => element("div", {}, node) });
+  renderer.render("| a | b |\n|---|---|\n| 1 | 2 |\n\n```\nx\n```", false);
+  assert.match(root.innerHTML, /^<table>.*<\/table><div><pre><code>x<\/code><\/pre><\/div>$/);
+});
+
+test("a long text is rendered in slices", () => {
+  const root = new FakeElement("div");
+  const text = Array.from({ length: 300 }, (_, number) => `Paragraph **${number}**`).join("\n\n");
+  let slices = 1;
+  const renderer = rendererFor(root);
+  while (!renderer.render(text, false, 0)) slices++;
+  assert.ok(slices > 100, `${slices} slices`);
+  assert.equal(root.innerHTML, renderChunks([text]));
+});
+
 test("finished list items and streaming code keep their nodes", () => {
   const root = new FakeElement("div");
   const renderer = rendererFor(root);
@@ -146,7 +203,7 @@ test("ambiguous endings are held back, and unclosed spans render as if closed", 
 test("only images of allowed addresses are shown", () => {
   const root = new FakeElement("div");
   const allowsImage = (address: string): boolean => address.startsWith("https://good.example/");
-  const renderer = new MarkdownRenderer(root as unknown as HTMLElement, { wrapCode: (node) => node, allowsImage });
+  const renderer = rendererFor(root, allowsImage);
   renderer.render("![a *b*](https://good.example/1.png) ![c](https://bad.example/2.png)", false);
   assert.match(root.innerHTML, /^<p><img><\/img> <a href="https:\/\/bad.example\/2.png">c<\/a><\/p>$/);
 });

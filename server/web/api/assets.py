@@ -1,12 +1,14 @@
 """The widget's files, read and compressed when the app is built, and served from memory.
 
-`/widget.js` is cached briefly and revalidated by its ETag; `/assets/app-<hash>.js` is cached for ever.
+`/widget.js` is cached briefly and revalidated by its ETag; `/assets/app-<hash>.js` and the chunks of rare code beside
+it, `/assets/chunk-<name>-<hash>.js`, are cached for ever.
 `/v/<version>/widget.js` is the whole widget in one file; `/v/<version>/sri.json` has its digest for `integrity`.
 Brotli files come from the widget's build; gzip is done here.
 """
 
 import gzip
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -62,11 +64,11 @@ class File(Struct, frozen=True):
 
 def routes(assets: Path) -> list[Route]:
     """Routes for the built widget in the folder `assets`; raises ConfigError if it is incomplete."""
-    paths = {path.name: path for path in assets.iterdir() if path.suffix in TYPES} if assets.is_dir() else {}
+    paths = {path.name: path for path in assets.rglob("*") if path.suffix in TYPES}
     apps = [name for name in paths if name.startswith("app-") and name.count("-") == 1]
     if not {"widget.js", "single.js", "sri.json"} <= paths.keys() or len(apps) != 1:
         raise ConfigError(f"{assets} does not hold the widget: build it with `npm run build` in widget/")
-    parts = {name: File.read(path) for name, path in paths.items() if name.startswith("app-")}
+    parts = {name: File.read(path) for name, path in paths.items() if name.startswith(("app-", "chunk-"))}
     loader = File.read(paths["widget.js"])
     version = json.loads(paths["sri.json"].read_bytes())["version"]
     whole = {"widget.js": File.read(paths["single.js"]), "sri.json": File.read(paths["sri.json"])}
@@ -92,8 +94,23 @@ def routes(assets: Path) -> list[Route]:
     return [
         Route("/widget.js", serve_loader),
         Route("/assets/app-{name:str}", serve_part),
+        chunk_route(parts),
         Route("/v/{version:str}/{file:str}", serve_whole),
     ]
+
+
+def chunk_route(parts: Mapping[str, File]) -> Route:
+    """The route for chunks: an app understands only the ones of its own build, and does without others."""
+
+    async def serve(request: Request) -> Response:
+        known = parts.get(f"chunk-{request.path_params['name']}")
+        if known is not None:
+            return known.response(request, FOREVER)
+        gone = problems.response(NotFound("This server has another version of the widget.", code="not_found"))
+        gone.headers.update({**HEADERS, "Cache-Control": "no-store"})
+        return gone
+
+    return Route("/assets/chunk-{name:str}", serve)
 
 
 def accepts(encoding: str, header: str) -> bool:

@@ -7,7 +7,9 @@ from playwright.sync_api import Page, expect
 from tests.browser.support.stub import Stub, turn
 
 QUESTION = "How do I prune an old apple tree without losing next year's fruit?"
-ANSWER = """Prune it **in late winter**, over two or three years:
+ANSWER = """## An old apple tree
+
+Prune it **in late winter**, over two or three years:
 
 1. Cut out dead and crossing wood first.
 2. Shorten long shoots to an outward bud, but cut less than a fifth of the crown in a year, or it makes water shoots.
@@ -41,6 +43,7 @@ Fruit spurs stay, except the oldest third, which are thinned so that the others 
 SOURCES = [
     {"title": "Apples and pears: winter pruning", "url": "https://example.org/a", "passage": PASSAGE},
     {"title": "Restoring an old tree", "url": "https://example.org/b"},
+    {"title": "Canker and clean tools", "url": "https://example.org/c", "passage": "Clean the saw between trees."},
 ]
 SKILL = {
     "name": "help",
@@ -60,7 +63,8 @@ def walk(page: Page, stub: Stub) -> Iterator[str]:
     stub.reset()
     stub.skill = dict(SKILL)
     yield "closed"
-    page.locator(".launcher").click()
+    if "/inline" not in page.url:  # which opens by itself
+        page.locator(".launcher").click()
     expect(page.locator(".starter")).to_have_count(3)
     yield "greeting"
     yield from answering(page, stub)
@@ -88,8 +92,8 @@ def answering(page: Page, stub: Stub) -> Iterator[str]:
     ask(page, QUESTION)
     expect(page.locator(".sources")).to_be_visible()
     yield "answered"
-    page.locator("summary").click()
-    expect(page.locator(".sources blockquote")).to_be_in_viewport()
+    page.locator("summary").first.click()
+    expect(page.locator(".sources blockquote").first).to_be_in_viewport()
     yield "quoted"
     page.locator(".log").evaluate("e => e.scrollTop -= 300")
     expect(page.locator(".latest")).to_be_visible()
@@ -129,8 +133,7 @@ def failing(page: Page, stub: Stub) -> Iterator[str]:
     stub.lost, stub.delay = False, 0.0
     page.context.set_offline(True)
     expect(page.locator(".notice")).to_be_visible()
-    ask(page, "And pears?")
-    expect(page.locator(".trouble-line")).to_have_count(2)
+    expect(page.locator(".send")).to_be_disabled()
     yield "offline"
     page.context.set_offline(False)
 
@@ -138,7 +141,8 @@ def failing(page: Page, stub: Stub) -> Iterator[str]:
 def returning(page: Page, stub: Stub) -> Iterator[str]:
     """The page reloaded, with its conversation."""
     stub.turns = [turn(QUESTION, ANSWER, rating="up", citations=SOURCES)]
-    page.reload()
-    page.locator(".launcher").click()
+    page.reload()  # which opens the panel again where it does not fill the screen
+    if page.locator("html").evaluate("() => innerWidth <= 480"):
+        page.locator(".launcher").click()
     expect(page.locator(".actions")).to_be_visible()
     yield "restored"

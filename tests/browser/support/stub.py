@@ -65,6 +65,7 @@ class Stub:
         self.forgotten = False  # whether conversations are lost
         self.empty = False  # since a reset
         self.down = False  # whether the app fails to load
+        self.handed_over: list[dict[str, Any]] = []
 
     def events(self, reply: str) -> list[tuple[str, Any]]:
         """All events of the reply before its end."""
@@ -156,6 +157,10 @@ class Stub:
         self.ratings.append(await request.json())
         return Response(status_code=204, headers=CORS)
 
+    async def hand_over(self, request: Request) -> Response:
+        self.handed_over.append(await request.json())
+        return Response(status_code=204, headers=CORS)
+
     async def forget(self, _: Request) -> Response:
         if self.reset_status != 204:
             return self.refusal(self.reset_status)
@@ -187,20 +192,24 @@ class Stub:
             "replies/{reply}": bearer(self.replies),
             "replies/{reply}/stop": bearer(self.stop),
             "feedback": bearer(self.feedback),
+            "handover": bearer(self.hand_over),
             "reset": bearer(self.forget),
         }
         routes = [Route(f"/v1/widget/{path}", handler, methods=["POST"]) for path, handler in api.items()]
         options = Route("/v1/widget/{path:path}", preflight, methods=["OPTIONS"])
         files = assets.routes(ASSETS)
-        (parts,) = [route for route in files if route.path.startswith("/assets/")]
+        parts = [route for route in files if route.path.startswith("/assets/")]
 
-        async def part(request: Request) -> Response:
-            if self.down:
-                return Response(status_code=503, headers=CORS)
-            response: Response = await parts.endpoint(request)
-            return response
+        def part(route: Route) -> Any:
+            async def served(request: Request) -> Response:
+                if self.down:
+                    return Response(status_code=503, headers=CORS)
+                response: Response = await route.endpoint(request)
+                return response
 
-        return Starlette(routes=[options, *routes, Route(parts.path, part), *files])
+            return served
+
+        return Starlette(routes=[options, *routes, *(Route(route.path, part(route)) for route in parts), *files])
 
 
 def turn(question: str, text: str, **reply: Any) -> dict[str, Any]:

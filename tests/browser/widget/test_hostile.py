@@ -89,7 +89,7 @@ def test_an_object_prototype_full_of_members(visit: Any, stub: Stub, value: str)
 
 def test_a_backdrop_for_the_pages_own_dialogs(visit: Any) -> None:
     page = visit('<style nonce="n">::backdrop { display: block; background: rgb(9 9 9 / .8) !important }</style>')
-    expect(page.get_by_role("button", name="Open chat")).to_be_visible()
+    open_chat(page)
     shown = "e => getComputedStyle(e, '::backdrop').display"
     assert page.locator("skill-chat").evaluate(shown) == "none"
 

@@ -30,7 +30,7 @@ def test_each_session_gets_a_fresh_identity_token(open_page: Visitor, host: str,
     stub.tokens.clear()
     ask(page, "And now?")
     expect(page.locator(".actions")).to_have_count(2)
-    page.get_by_role("button", name="New chat").click()
+    page.evaluate("SkillChat('reset')")
     expect(page.locator(".question")).to_have_count(0)
     assert [session["identity"] for session in stub.sessions] == ["token 1", "token 2", "token 3"]
     page.evaluate("SkillChat('identify', null); SkillChat('send', 'And without?')")
@@ -45,10 +45,10 @@ def test_a_new_chat_proves_the_old_ones_identity(open_page: Visitor, host: str, 
     open_chat(page)
     ask(page, "Before")
     expect(page.locator(".actions")).to_be_visible()
-    page.get_by_role("button", name="New chat").click()
+    page.evaluate("SkillChat('reset')")
     expect(page.locator(".question")).to_have_count(0)
     assert stub.sessions[-1] == {"skill": "help", "resume": "secret", "identity": "a.b.c"}
-    assert page.evaluate("sessionStorage.length") == 0
+    assert "secret" not in page.evaluate("JSON.stringify(sessionStorage)")
 
 
 def test_an_element_removed_and_reinserted_keeps_its_conversation(open_page: Visitor, host: str, stub: Stub) -> None:
@@ -78,10 +78,11 @@ def test_a_new_chat_is_announced_only_after_the_server_confirmed_it(open_page: V
     page = answered(open_page, host, "Before")
     stub.turns = [turn("Before", "Hello **world**.")]
     stub.reset_status = 503
-    page.get_by_role("button", name="New chat").click()
+    page.evaluate("SkillChat('reset')")
     expect(page.locator(".trouble-line")).to_contain_text("The assistant is busy.")
     expect(page.get_by_role("status")).not_to_have_text("A new chat has begun.")
-    assert page.evaluate("sessionStorage.length") == 0, "the next page has no way to it in any case"
+    stored = page.evaluate("JSON.stringify(sessionStorage)")
+    assert "secret" not in stored, "the next page has no way to it in any case"
     stub.reset_status = 204
     page.evaluate("SkillChat('reset')")
     expect(page.locator(".trouble-line")).to_have_count(0)
@@ -279,7 +280,7 @@ def test_a_lost_conversation_is_announced(open_page: Visitor, host: str, stub: S
     """The server began a new one: it does not know the turns above."""
     page = forgotten_between(open_page, host, stub)
     order = "all => all.map(e => e.textContent)"
-    shown = page.locator(".log > :is(.question, .hint)").evaluate_all(order)
+    shown = page.locator(".turns > :is(.question, .hint)").evaluate_all(order)
     assert shown == ["You saidBefore", "A new chat has begun.", "You saidAfter"]
     ask(page, "And on")
     expect(page.locator(".actions")).to_have_count(3)

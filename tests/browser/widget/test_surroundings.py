@@ -135,7 +135,6 @@ def test_options_in_the_address_and_a_fetch_that_streams_nothing(
     policy = f"script-src 'nonce-n' {server}; connect-src {server}"
     body = f"<main><h1>Host</h1><section>{line}</section></main>"
     page = open_page(host + page_of(made, document(WHOLE, body), policy))
-    page.locator("section > skill-chat .launcher").click()
     expect(page.get_by_role("region", name="By address")).to_have_attribute("dir", "rtl")
     ask(page, "Hello")
     expect(page.locator(".answer .text").last).to_have_text("Hello world.")
@@ -189,7 +188,6 @@ def test_turbo_goes_from_page_to_page(
         expect(floating.locator(".question")).to_have_count(number + 1)
         expect(page.locator("skill-chat")).to_have_count(2)
     inline = page.locator("main skill-chat")
-    inline.locator(".launcher").click()
     inline.get_by_role("textbox").fill("In the page")
     page.keyboard.press("Enter")
     expect(inline.locator(".actions")).to_have_count(1)

@@ -19,6 +19,7 @@ def test_lists_tables_and_code_are_read_out_with_their_parts_apart(open_page: Vi
     listen(page)
     ask(page, "Which?")
     expect(page.locator(".actions")).to_be_visible()
+    until(lambda: len(page.evaluate("said")) == 2)
     writing, complete = page.evaluate("said")
     assert writing == "The assistant is writing."
     assert complete.split() == ["Answer", "complete.", "Two:", "one", "two", "a", "b", "c", "d", "x", "=", "1"]

@@ -1,35 +1,39 @@
 /** Controls the chat: joins panel and conversation, runs the page's calls, and dispatches its events. */
+import { loadExtra } from "../chunks/load.ts";
 import { Conversation } from "../conversation/conversation.ts";
 import { endingFor, type Ending } from "../conversation/ending.ts";
 import { newTurn, type Turn } from "../conversation/turn.ts";
-import { documentMember, withoutPrototype } from "../dom/document.ts";
-import { detach, element } from "../dom/elements.ts";
+import { withoutPrototype } from "../dom/document.ts";
+import { detach } from "../dom/elements.ts";
 import type { Answer } from "../panel/answer.ts";
 import { Panel } from "../panel/panel.ts";
-import type { Texts } from "../texts/en.ts";
+import type { Texts } from "../texts/languages/en.ts";
 import type { Client } from "../transport/client.ts";
 import { Problem, toProblem } from "../transport/problem.ts";
-import { startCountdown } from "./countdown.ts";
+import { dispatch } from "./events.ts";
 import { callMethod } from "./page-methods.ts";
 import { problemMessage } from "./problem-message.ts";
-
-/** Logged for the developer; browsers do not reveal which of the two it is. */
-const UNREACHABLE = "Secateur: the server is down, or the skill does not name this origin";
+import { Visibility } from "./visibility.ts";
 
 export class Chat {
   #panel: Panel;
   #conversation: Conversation;
   /** The latest turn; `replaced` is the old answer shown until the new one starts. */
   #latest: { turn: Turn; question: HTMLElement; answer: Answer; replaced: HTMLElement | undefined } | undefined;
-  /** Resolves to whether the conversation is shown; undefined before the first use or after a failure. */
+  /** Whether the conversation is shown; undefined before the first use or after a failure. */
   #started: Promise<boolean> | undefined;
-  /** Aborted when the panel closes; undefined while it is closed. */
-  #open: AbortController | undefined;
-  #focusedBefore: HTMLElement | null = null;
+  readonly visibility: Visibility;
   #cancelCountdown = (): void => {};
   #readySent = false;
   /** The visitor asked for a new chat, and the server has not confirmed it. */
   #resetPending = false;
+  #introduced = false;
+  #introducePanel = (): void => {};
+  #followUps: string[] = [];
+  /** The turn whose question the visitor edits. */
+  #edited: Turn | undefined;
+  /** Deletes the conversation that the visitor left by "New chat", unless that was undone. */
+  #commitReset: (() => void) | undefined;
 
   constructor(
     readonly root: ShadowRoot,
@@ -42,15 +46,23 @@ export class Chat {
       send: (question) => void this.send(question),
       stop: () => this.#latest && this.#conversation.stop(this.#latest.turn),
       close: () => this.close(),
-      startNewChat: () => void this.reset(),
-      rate: (turn, comment) => this.#rate(turn, comment),
+      startNewChat: () => void this.#startNewChat(),
+      client,
       again: (turn) => {
         this.#panel.focus(); // the clicked button disappears
         void this.#askAgain(turn);
       },
+      edit: (turn) => {
+        this.#edited = turn;
+        this.#panel.composer.setText(turn.question);
+        this.#panel.announce(this.texts.editing);
+        this.#panel.focus();
+      },
     });
     this.#panel.node.hidden = true;
+    this.visibility = new Visibility(root, launcher, this.#panel, client);
     root.append(this.#panel.node);
+    this.#panel.keepDraft(client.store);
     client.onConversationLost = () => this.#showConversationLost();
   }
 
@@ -66,12 +78,8 @@ export class Chat {
   /** Shows the panel instead of the launcher. */
   open(focus = true): void {
     if (!this.root.host.isConnected) return;
-    if (!this.#open) {
-      const active = documentMember("activeElement");
-      this.#focusedBefore = active instanceof HTMLElement && active !== this.root.host ? active : null;
-      this.#open = new AbortController();
-      this.#setVisible(true);
-      this.#panel.activate(this.#open.signal);
+    if (!this.visibility.isOpen) {
+      this.visibility.open();
       this.#emit("open");
     }
     if (focus) this.#panel.focus();
@@ -79,50 +87,62 @@ export class Chat {
   }
 
   close(): void {
-    if (!this.#open) return;
-    this.#open.abort();
-    this.#open = undefined;
-    const hadFocus = this.root.activeElement;
-    this.#setVisible(false);
+    if (!this.visibility.isOpen) return;
+    this.#commitReset?.();
+    const leave = this.visibility.close();
     this.#emit("close");
-    if (!hadFocus) return; // closed by a script while the visitor is elsewhere
-    const target = this.#focusedBefore?.isConnected && this.#focusedBefore !== documentMember("body") ? this.#focusedBefore : this.launcher;
-    target.focus({ preventScroll: true });
-  }
-
-  toggle(): void {
-    if (this.#open) this.close();
-    else this.open();
+    leave();
   }
 
   async send(question: string): Promise<void> {
     const text = question.trim();
-    const started = await this.#start();
-    if (!text || !this.root.host.isConnected) return;
+    if (!text) return;
     const { composer } = this.#panel;
-    if (started && !composer.busy) await this.#ask(text);
+    const edited = composer.busy ? undefined : this.#edited;
+    this.#commitReset?.();
+    // Shows the question at once even if the session takes seconds.
+    const early = !this.#introduced && !composer.busy ? [this.#panel.addQuestion(text), this.#panel.addAnswer().node] : [];
+    const started = await this.#start();
+    early.forEach(detach);
+    if (!this.root.host.isConnected) return;
+    if (started && !composer.busy) await this.#ask(text, edited);
     else composer.appendText(text);
   }
 
-  async #ask(text: string): Promise<void> {
+  /** Asks a question, which replaces the `edited` one if nothing was asked after it. */
+  async #ask(text: string, edited?: Turn): Promise<void> {
+    this.#edited = undefined;
     this.#latest?.answer.settle();
+    const replaced = edited && this.#latest?.turn === edited && edited.replyId;
+    if (replaced) for (const node of [this.#latest!.question, this.#latest!.answer.node]) detach(node);
+    const turn = newTurn(text, replaced || "");
     const node = this.#panel.addQuestion(text);
     this.#emit("message", withoutPrototype({ text }));
-    await this.#follow(newTurn(text), node);
+    await this.#follow(turn, node);
+  }
+
+  /** Clears the log and offers to undo that; deletes the conversation once the visitor goes on or leaves. */
+  async #startNewChat(): Promise<void> {
+    const extra = await loadExtra("undo", this.#panel.node).catch(() => null);
+    if (!extra || this.#panel.composer.busy || this.#commitReset) return this.reset();
+    this.#commitReset = extra.clearLog(this.#panel, this.#introducePanel, (undone) => {
+      this.#commitReset = undefined;
+      if (!undone) return void this.reset();
+      void this.client.saveConversation();
+      this.#panel.focus();
+    });
+    this.client.store.write({ resume: "" });
+    this.#panel.focus();
   }
 
   /** Starts a new conversation once the old one is deleted; questions sent meanwhile wait. */
   async reset(): Promise<void> {
+    this.#introduced = false;
     const before = this.#started;
     this.#resetPending = true;
     this.#started = Promise.resolve(before).then(() => this.#introduce());
     if (await this.#start()) this.#panel.announce(this.texts.begun);
-    if (this.#open) this.#panel.focus();
-  }
-
-  identify(identity: unknown): void {
-    this.client.identity = identity;
-    this.client.dropSession();
+    if (this.visibility.isOpen) this.#panel.focus();
   }
 
   setContext(context: unknown): void {
@@ -133,18 +153,10 @@ export class Chat {
   pause(): void {
     this.#conversation.detach();
     this.#cancelCountdown();
-    this.#open?.abort();
-    this.#open = undefined;
     this.#started = undefined;
+    this.#introduced = false;
     this.client.dropSession(); // the next session says whether the conversation still exists
-    this.#setVisible(false);
-  }
-
-  #setVisible(visible: boolean): void {
-    this.#panel.node.hidden = !visible;
-    this.launcher.hidden = visible;
-    if (visible) this.launcher.removeAttribute("aria-description");
-    this.launcher.setAttribute("aria-expanded", String(visible));
+    this.visibility.hide();
   }
 
   /** Shows the introduction unless it is already shown; resolves to whether it succeeded. */
@@ -156,7 +168,6 @@ export class Chat {
 
   /** Completes a pending reset, then shows the greeting and the turns of an earlier page. */
   async #introduce(): Promise<boolean> {
-    const { title, greeting, starters } = this.client.settings;
     this.#cancelCountdown(); // its line is about to be replaced
     try {
       if (this.#resetPending) {
@@ -170,11 +181,17 @@ export class Chat {
       const session = await this.client.session();
       const turns = session.resumed ? await this.#conversation.restore() : [];
       this.#panel.environment.imageOrigins.push(...session.imageOrigins);
-      this.#panel.showIntroduction(title || session.title, greeting || session.greeting, starters.length ? starters : session.starters);
+      const { title, greeting, starters, followUps } = this.client.settings;
+      this.#introducePanel = () =>
+        this.#panel.showIntroduction(title || session.title, greeting || session.greeting, starters.length ? starters : session.starters);
+      this.#introducePanel();
+      this.#panel.composer.limit = session.textLimit;
+      this.#followUps = followUps.length ? followUps : session.followUps;
+      this.#introduced = true;
       for (const turn of turns) this.#restore(turn);
       return true;
     } catch (error) {
-      this.#panel.showIntroduction(title, greeting, []);
+      this.#panel.showIntroduction(this.client.settings.title, this.client.settings.greeting, []);
       const answer = this.#panel.addAnswer();
       this.#showProblem(answer, toProblem(error), () => {
         detach(answer.node);
@@ -188,10 +205,7 @@ export class Chat {
   #showConversationLost(): void {
     const { turn, question, answer } = this.#latest ?? {};
     if (!turn || (!turn.replyId && this.root.querySelector(".question") === question)) return;
-    const line = element("p", { class: "hint" }, this.texts.begun);
-    if (turn.replyId) answer!.node.after(line);
-    else question!.before(line);
-    this.#panel.announce(this.texts.begun);
+    turn.replyId ? answer!.node.after(this.#panel.beginning()) : question!.before(this.#panel.beginning());
   }
 
   /** Shows an earlier turn and follows its reply if it still streams. */
@@ -202,11 +216,11 @@ export class Chat {
     const answer = this.#panel.addAnswer();
     this.#latest = { turn, question, answer, replaced: undefined };
     answer.finish(turn.text);
-    this.#showEnding(endingFor(turn.finishReason), "", false);
+    void this.#showEnding(endingFor(turn.finishReason), false);
   }
 
   /** Follows a reply to its end; `replaced` is an old answer that disappears once the new one starts. */
-  async #follow(turn: Turn, question: HTMLElement, replaced?: HTMLElement): Promise<void> {
+  async #follow(turn: Turn, question: HTMLElement, replaced?: HTMLElement, resumed = false): Promise<void> {
     const answer = this.#panel.addAnswer();
     const latest = (this.#latest = { turn, question, answer, replaced });
     this.#panel.setStreaming(true);
@@ -223,22 +237,28 @@ export class Chat {
     if (!turn.replyId) void this.client.saveConversation().catch(() => {});
     const ending = await this.#conversation.follow(turn, observer);
     if (this.#latest !== latest) return;
-    const spoken = answer.finish(turn.text);
+    if (resumed && ending instanceof Problem && ending.code === "reply_unknown") {
+      detach(answer.node); // the server was restarted: one click of "Try again" is enough
+      return this.#follow(newTurn(turn.question), question);
+    }
+    answer.finish(turn.text);
     this.#panel.setStreaming(false);
-    if (ending !== "detached") this.#showEnding(ending, spoken, true);
+    if (ending !== "detached") await this.#showEnding(ending, true);
   }
 
   /** Shows how the latest reply ended, and announces it if it was live. */
-  #showEnding(ending: Ending, spoken: string, live: boolean): void {
+  async #showEnding(ending: Ending, live: boolean): Promise<void> {
     const { turn, answer } = this.#latest!;
-    if (live && !this.#open) this.launcher.setAttribute("aria-description", this.texts.complete);
+    if (live && !this.visibility.isOpen) this.launcher.setAttribute("aria-description", this.texts.complete);
     if (ending instanceof Problem) return this.#showProblem(answer, ending, () => void this.#askAgain(turn, ending), turn.text);
     const hint = ending === "whole" || ending === "detached" ? "" : this.texts[ending];
     answer.showHint(hint);
-    answer.showActions(turn);
+    const actions = answer.showActions(turn);
+    if (ending === "whole") this.#panel.suggest(this.#followUps);
     if (!live) return;
-    this.#panel.announce(ending === "stopped" ? hint : [this.texts.complete, spoken, hint].filter(Boolean).join(" "));
     this.#emit("response.end", withoutPrototype({ finish: turn.finishReason, text: turn.text }));
+    const spoken = ending === "stopped" ? [] : [this.texts.complete, (await actions)()];
+    if (this.#latest?.answer === answer) this.#panel.announce([...spoken, hint].filter(Boolean).join(" "));
   }
 
   /** Resumes a reply that broke off, or asks the question again for another one. */
@@ -252,17 +272,11 @@ export class Chat {
       return this.#follow(newTurn(turn.question, turn.replyId), question, answer.node);
     }
     detach(answer.node);
-    if (problem?.kind !== "refused") return this.#follow(turn, question, replaced);
+    if (problem?.kind !== "refused") return this.#follow(turn, question, replaced, turn.replyId !== "");
     // The server would refuse the question again, so the visitor edits it; one with an older answer stays.
     if (!replaced) detach(question);
     this.#latest = undefined;
     this.#panel.composer.appendText(turn.question);
-  }
-
-  async #rate(turn: Turn, comment?: string): Promise<boolean> {
-    const rated = this.#conversation.rate(turn, comment);
-    this.#emit("feedback", withoutPrototype({ rating: turn.rating, text: comment ?? "" }));
-    return rated.then(() => true, () => false);
   }
 
   /** Shows a problem with a retry button, below what was received of the reply. */
@@ -274,17 +288,13 @@ export class Chat {
       this.#panel.focus();
       retry();
     });
-    if (problem.retryAfter) this.#cancelCountdown = startCountdown(this.#panel, line, button, problem.retryAfter);
-    else this.#panel.announce(message);
-    if (problem.kind === "unreachable") console.warn(UNREACHABLE);
+    this.#panel.announce(message);
+    const none = (this.#cancelCountdown = () => {});
+    if (problem.retryAfter) void loadExtra("busy", line).then((extra) => this.#cancelCountdown === none && (this.#cancelCountdown = extra.countDown(this.#panel, line, button, Date.now() + problem.retryAfter * 1000)), () => {});
     this.#emit("error", withoutPrototype({ kind: problem.kind, code: problem.code }));
   }
 
-  /** Dispatches an event to the page, without what was written unless the developer asked for it. */
-  #emit(name: string, fields: Record<string, unknown> = withoutPrototype({})): void {
-    const { skill, eventText } = this.client.settings;
-    if (!eventText) delete fields.text;
-    const detail = withoutPrototype({ ...fields, skill, reply: this.#latest?.turn.replyId || undefined });
-    this.root.host.dispatchEvent(new CustomEvent(`skillchat:${name}`, withoutPrototype({ bubbles: true, composed: true, detail })));
+  #emit(name: string, fields?: Record<string, unknown>): void {
+    dispatch(this.root.host, this.client.settings, name, this.#latest?.turn.replyId, fields);
   }
 }

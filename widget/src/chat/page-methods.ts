@@ -10,14 +10,15 @@ export function callMethod(chat: Chat, method: string, [first, second]: unknown[
     case "close":
       return chat.close();
     case "toggle":
-      return chat.toggle();
+      return chat.visibility.isOpen ? chat.close() : chat.open();
     case "send":
       chat.open(false);
       return chat.send(String(first));
     case "reset":
       return chat.reset();
     case "identify":
-      return chat.identify(first);
+      chat.client.identity = first;
+      return chat.client.dropSession();
     case "setContext":
       return chat.setContext(first);
     case "setTheme":

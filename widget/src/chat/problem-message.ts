@@ -1,5 +1,5 @@
 /** Puts a problem into words for the visitor. */
-import type { Texts } from "../texts/en.ts";
+import type { Texts } from "../texts/languages/en.ts";
 import { BUDGET_EXCEEDED, type Problem } from "../transport/problem.ts";
 
 /** Returns the message for a problem; `received` is what had arrived of the reply. */
@@ -7,6 +7,7 @@ export function problemMessage({ kind, detail, retryAfter, code }: Problem, text
   if (code === BUDGET_EXCEEDED) return texts.budget;
   if (retryAfter) return texts.wait(retryAfter);
   if (received && kind !== "failed") return texts.incomplete;
-  // The server's own sentence helps only where the visitor can change the question.
-  return [texts.problems[kind], kind === "refused" && detail].filter(Boolean).join(" ");
+  if (code === "context_length_exceeded") return texts.tooLong;
+  // The server's own sentence, in English, helps only where the visitor can change the question.
+  return [texts.problems[kind], kind === "refused" && texts.code === "en" && detail].filter(Boolean).join(" ");
 }

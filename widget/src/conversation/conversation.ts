@@ -68,13 +68,9 @@ export class Conversation {
     this.#reading?.abort();
   }
 
-  async rate(turn: Turn, comment?: string): Promise<void> {
-    await this.client.post("feedback", { reply: turn.replyId, rating: turn.rating, comment }, undefined, true);
-  }
-
   /** Deletes the conversation, in the browser first and then on the server. */
   async reset(): Promise<void> {
-    this.client.store.clear();
+    this.client.store.write({ resume: "" });
     if (this.client.resumable) await this.client.post("reset", null);
     this.client.dropSession();
   }
@@ -97,7 +93,7 @@ export class Conversation {
   async #acceptedContext(): Promise<string | undefined> {
     const { contextLimit } = await this.client.session();
     if (new TextEncoder().encode(this.context).length <= contextLimit) return this.context;
-    console.warn(`Secateur: setContext: more than ${contextLimit} bytes are left out`);
+    console.warn(`setContext > ${contextLimit}`);
     return undefined;
   }
 

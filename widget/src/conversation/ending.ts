@@ -14,5 +14,5 @@ const ENDINGS = new Map<string, Ending>([
 /** Translates a finish reason; unknown ones count as the length limit. */
 export function endingFor(finishReason: string): Ending {
   if (finishReason === "error") return new Problem("failed");
-  return finishReason === "server_shutdown" ? new Problem("cut") : (ENDINGS.get(finishReason) ?? "full");
+  return finishReason === "server_shutdown" || finishReason === "interrupted" ? new Problem("cut") : (ENDINGS.get(finishReason) ?? "full");
 }

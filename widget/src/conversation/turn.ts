@@ -26,10 +26,12 @@ export interface Turn {
   nextEvent: number;
   citations: Citation[];
   rating: Rating;
+  /** When it was asked, in milliseconds since 1970; 0 if that is unknown. */
+  at: number;
 }
 
 export function newTurn(question: string, replacedReplyId = ""): Turn {
-  return { question, messageId: randomId(), replacedReplyId, replyId: "", text: "", finishReason: null, nextEvent: 0, citations: [], rating: null };
+  return { question, messageId: randomId(), replacedReplyId, replyId: "", text: "", finishReason: null, nextEvent: 0, citations: [], rating: null, at: Date.now() };
 }
 
 /** Parses a turn of the server's conversation. */
@@ -47,6 +49,7 @@ export function parseTurn(value: unknown): Turn {
     nextEvent: asNumber(property(reply, "next")),
     citations: parseCitations(reply),
     rating: rating === "up" || rating === "down" ? rating : null,
+    at: asNumber(property(value, "asked_at")) * 1000,
   };
 }
 

@@ -1,6 +1,6 @@
 /** Accesses the browser's own members on pages that shadow them (`<form name="createElement">`) or extend every object. */
 
-/** Reads a member of `Document.prototype`; methods are bound to `document`. */
+/** Reads a member of the document's prototype, also where a library replaced the global `Document`; methods are bound to `document`. */
 export function documentMember<Name extends keyof Document>(name: Name): Document[Name] {
   const value: unknown = Reflect.get(Reflect.getPrototypeOf(document)!, name, document);
   // Uses a closure because old libraries replace `bind`.

@@ -37,7 +37,7 @@ export function icon(path: string): SVGElement {
 }
 
 /** Adds a constructed stylesheet, which the page's Content-Security-Policy does not restrict. */
-export function addStylesheet(root: ShadowRoot, css: string): void {
+export function addStylesheet(root: DocumentOrShadowRoot, css: string): void {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(css);
   root.adoptedStyleSheets.push(sheet);

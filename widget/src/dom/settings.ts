@@ -7,12 +7,17 @@ export interface Settings {
   title: string;
   greeting: string;
   starters: string[];
+  followUps: string[];
   persistence: Persistence;
+  /** The page's own texts, as JSON. */
+  texts: string;
   language: string;
   direction: string;
   /** Whether the chat is part of the page's flow instead of floating above it. */
   inline: boolean;
   alignLeft: boolean;
+  /** Whether the panel is above everything of the page. */
+  topLayer: boolean;
   /** Whether the page's events contain what was written. */
   eventText: boolean;
 }
@@ -20,19 +25,24 @@ export interface Settings {
 /** Reads each setting from `data-name`, or else from `name`. */
 export function readSettings(host: Element, skill: string): Settings {
   const read = (name: string): string => host.getAttribute(`data-${name}`) ?? host.getAttribute(name) ?? "";
+  const list = (name: string): string[] => read(name).split("|").map((item) => item.trim()).filter(Boolean);
+  const has = (name: string): boolean => host.hasAttribute(`data-${name}`) || host.hasAttribute(name);
   const persistence = read("persist");
   return {
     skill,
     key: read("key"),
     title: read("title"),
     greeting: read("greeting"),
-    starters: read("starters").split("|").map((starter) => starter.trim()).filter(Boolean),
+    starters: list("starters"),
+    followUps: list("follow-ups"),
     persistence: persistence === "local" || persistence === "none" ? persistence : "session",
+    texts: read("texts"),
     language: read("lang") || host.closest<HTMLElement>("[lang]")?.lang || navigator.language,
     direction: read("dir"),
     // Elements of older loaders have no mode and float.
     inline: host.hasAttribute("data-mode") || host.hasAttribute("skill") ? read("mode") !== "floating" : false,
     alignLeft: read("position").includes("left"),
-    eventText: host.hasAttribute("data-event-text") || host.hasAttribute("event-text"),
+    topLayer: !read("z-index"),
+    eventText: has("event-text"),
   };
 }

@@ -14,7 +14,7 @@ type Button = HTMLButtonElement;
 /** Builds the chat beside its launcher; `base` is the URL of widget.js's folder. See `App` for what must not change. */
 export async function start(root: ShadowRoot, launcher: Button, base: string, skill: string, fetcher = fetch): Promise<Chat> {
   const settings = readSettings(root.host, skill);
-  const texts = await textsFor(settings.language);
+  const texts = await textsFor(settings.language, settings.texts);
   addStylesheet(root, themeStyle + panelStyle + answerStyle + controlStyle);
   return new Chat(root, launcher, new Client(base, settings, fetcher), texts);
 }

@@ -4,4 +4,4 @@
  */
 import { bootstrap } from "../host/bootstrap.ts";
 
-bootstrap((base, failures) => import(`${base}assets/${APP_FILE}?${failures}`));
+bootstrap((base, name, failures) => import(`${base}assets/${name}-${BUILD}.js?${failures}`));

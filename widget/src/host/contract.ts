@@ -23,5 +23,10 @@ export interface Api {
   host?: ChatElement | null;
 }
 
-/** Loads the app of the server at `base`. Browsers cache a failed import, so `failures` makes each retry's URL unique. */
-export type LoadApp = (base: string, failures: number) => Promise<App>;
+/** What few launchers need, in a chunk of its own: the options for it, inline chats, and visitors who return. */
+export interface MoreLauncher {
+  extendLauncher(host: ChatElement, root: ShadowRoot, base: string): void;
+}
+
+/** Loads a file of the server at `base`. Browsers cache a failed import, so `failures` makes each retry's URL unique. */
+export type Load = <Name extends "app" | "chunk-launcher">(base: string, name: Name, failures: number) => Promise<Name extends "app" ? App : MoreLauncher>;

@@ -1,25 +1,25 @@
 /** Defines `<skill-chat>`: a launcher that loads the app on first use and forwards the page's calls to it. */
 import { documentMember } from "../dom/document.ts";
-import { addStylesheet, element } from "../dom/elements.ts";
-import type { Api, Chat, ChatElement, LoadApp } from "./contract.ts";
+import { addStylesheet } from "../dom/elements.ts";
+import type { Api, Chat, ChatElement, Load } from "./contract.ts";
 import floatingStyle from "./floating.css";
 import inlineStyle from "./inline.css";
 import launcherStyle from "./launcher.css";
 
 const TAG = "skill-chat";
-/** The launcher's label and the message of a failed load, before the app brings its texts. */
-const LABELS: Record<string, string[]> = {
-  en: ["Open chat", "Chat unavailable"],
-  de: ["Chat öffnen", "Chat nicht erreichbar"],
-  fr: ["Ouvrir le chat", "Chat indisponible"],
-  es: ["Abrir el chat", "Chat no disponible"],
-  ar: ["فتح المحادثة", "غير متاحة"],
+/** The launcher's label and the message of a failed load, before the app brings its texts; chunk-launcher labels it in the other languages. */
+const LABELS: Record<string, string> = {
+  en: "Open chat|Chat unavailable",
+  de: "Chat öffnen|Chat nicht erreichbar",
+  fr: "Ouvrir le chat|Chat indisponible",
+  es: "Abrir el chat|Chat no disponible",
 };
 
 /** Defines the element for the server at `base` and returns the page's API function. */
-export function defineChatElement(base: string, loadApp: LoadApp): Api {
+export function defineChatElement(base: string, load: Load): Api {
   const fetcher = fetch; // captured before the page can replace it
   let failures = 0;
+  let launchers = 0;
   const chats: Record<string, ChatElement> = { __proto__: null! };
   const queue: [string, ...unknown[]][] = [];
 
@@ -29,27 +29,27 @@ export function defineChatElement(base: string, loadApp: LoadApp): Api {
     #calls: [string, unknown[]][] = [];
 
     connectedCallback(): void {
-      if (!this.#root) {
-        const accent = this.#setting("accent")!; // null is not a colour either
-        if (CSS.supports("color", accent)) this.style.setProperty("--skill-chat-accent", accent);
-        this.style.setProperty("--skill-chat-z", this.#setting("z-index"));
-        const root = (this.#root = this.attachShadow({ __proto__: null, mode: "open" } as ShadowRootInit));
-        const button = element("button", { class: "launcher", "aria-label": this.#labels()[0]! });
-        button.onclick = () => this.call("open");
-        addStylesheet(root, launcherStyle + (this.#setting("mode") === "floating" ? floatingStyle : inlineStyle));
-        root.append(button);
-        if (this.#setting("open") !== null) this.call("open", false);
-      }
-      if (this.#setting("mode") !== "floating" || this.#setting("z-index")) return;
-      this.popover = "manual"; // the top layer: nothing on the page can cover it
-      this.showPopover?.();
+      if (this.#root) return;
+      const root = (this.#root = this.attachShadow({ __proto__: null, mode: "open" } as ShadowRootInit));
+      const button = documentMember("createElement")("button");
+      button.className = "launcher";
+      (button as { part: unknown }).part = "launcher";
+      button.ariaLabel = this.#label(0);
+      button.onclick = () => this.call("open");
+      addStylesheet(root, launcherStyle + (this.#setting("mode") === "floating" ? floatingStyle : inlineStyle));
+      root.append(button);
+      let more: unknown = launchers++ || !LABELS[this.#language()] || this.dataset.mode !== "floating" || this.attributes.length > 3; // skill, mode, style
+      try {
+        more ||= (this.#setting("persist") ? localStorage : sessionStorage)[`skill-chat ${base} ${this.#setting("skill")}`];
+      } catch {} // storage is forbidden
+      if (more) void load(base, "chunk-launcher", failures).then((extra) => extra.extendLauncher(this, root, base), () => {});
     }
 
     /** Returns a floating chat to a page that replaced its content; pauses an inline one unless it was only moved. */
     async disconnectedCallback(): Promise<void> {
       await null;
       if (this.isConnected) return;
-      if (this.#setting("mode") === "floating") documentMember("documentElement")?.append(this);
+      if (this.#setting("mode") === "floating") documentMember("documentElement").append(this);
       else this.call("pause");
     }
 
@@ -64,25 +64,32 @@ export function defineChatElement(base: string, loadApp: LoadApp): Api {
       const root = this.#root!;
       const button = root.firstChild as HTMLButtonElement;
       root.querySelector("output")?.remove();
+      button.style.opacity = ".5";
       try {
-        this.#chat ??= loadApp(base, failures).then((app) => app.start(root, button, base, this.#setting("skill")!, fetcher));
+        this.#chat ??= load(base, "app", failures).then((app) => app.start(root, button, base, this.#setting("skill")!, fetcher));
         const chat = await this.#chat;
         for (const call of this.#calls.splice(0)) chat.call(...call);
       } catch {
         failures++;
         this.#chat = null;
         this.#calls = [];
-        root.append(element("output", { role: "alert" }, this.#labels()[1]!));
+        const output = documentMember("createElement")("output");
+        output.append(this.#label(1));
+        root.append(output);
       }
+      button.style.opacity = "";
     }
 
     #setting(name: string): string | null {
       return this.getAttribute(`data-${name}`) ?? this.getAttribute(name);
     }
 
-    #labels(): string[] {
-      const language = this.#setting("lang") || this.closest<HTMLElement>("[lang]")?.lang || navigator.language;
-      return LABELS[language.slice(0, 2)] ?? LABELS.en!;
+    #language(): string {
+      return (this.#setting("lang") || this.closest<HTMLElement>("[lang]")?.lang || navigator.language).slice(0, 2);
+    }
+
+    #label(at: number): string {
+      return (LABELS[this.#language()] ?? LABELS.en!).split("|")[at]!;
     }
   }
 
@@ -95,11 +102,13 @@ export function defineChatElement(base: string, loadApp: LoadApp): Api {
     options.mode ||= "floating";
     const existing = chats[options.skill!];
     if (existing?.isConnected) return (api.host = existing);
-    const host = (api.host = chats[options.skill!] = element(TAG) as ChatElement);
+    const host = (api.host = chats[options.skill!] = documentMember("createElement")(TAG) as ChatElement);
     for (const [name, value] of Object.entries(options)) {
       if (`${value ?? false}` === "false") continue;
       // Turns zIndex into z-index, and characters that no attribute name may contain into hyphens.
-      host.setAttribute(`data-${name.split(/(?=[A-Z])|\W/).join("-")}`, [value].flat().join("|"));
+      const option = name.split(/(?=[A-Z])|\W/).join("-").toLowerCase();
+      host.setAttribute(`data-${option}`, [value].flat().join("|"));
+      if (name !== "accent" || CSS.supports("color", value)) host.style.setProperty(`--skill-chat-${option}`, value);
     }
     const parent = options.mode !== "floating" && (documentMember("querySelector")(options.target!) ?? script?.parentNode);
     // A floating chat goes beside the body, so that it survives pages that replace their body.

@@ -1,5 +1,13 @@
 /** Parses Markdown into block data. Always reads the whole text, so how it was chunked cannot change the result. */
-import { parseTable, startsTable, type Table } from "./table.ts";
+import type { Table } from "./table.ts";
+
+/** Parses tables, which the app loads on first use. */
+export interface TableParser {
+  /** Whether a table starts at this line. */
+  startsTable(lines: string[], at: number): boolean;
+  /** Parses the table at this line; returns it with the next line. A line that `interrupts` ends it. */
+  parseTable(lines: string[], at: number, interrupts: (line: string) => boolean): [Table, number];
+}
 
 /** A block with the lines it was parsed from. */
 export type Block = { source: string } & (
@@ -20,16 +28,16 @@ const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*)|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const MAX_DEPTH = 8;
 
-/** Parses all blocks; lists and quotes nested too deep stay paragraphs. */
-export function parseBlocks(text: string, depth = 0): Block[] {
-  const lines = text.replace(/\r\n?/g, "\n").split("\n");
+/** Parses all blocks; lists and quotes nested too deep stay paragraphs, and tables without a parser too. */
+export function parseBlocks(text: string, tables?: TableParser, depth = 0): Block[] {
+  const lines = text.split("\n");
   const blocks: Block[] = [];
   for (let at = 0; at < lines.length; ) {
     if (!lines[at]?.trim()) {
       at++;
       continue;
     }
-    const [block, end] = parseBlock(lines, at, depth);
+    const [block, end] = parseBlock(lines, at, tables, depth);
     blocks.push({ ...block, source: lines.slice(at, end).join("\n") });
     at = end;
   }
@@ -39,21 +47,21 @@ export function parseBlocks(text: string, depth = 0): Block[] {
 /** A block and the line after it. */
 type Parsed = [block: Block, end: number];
 
-function parseBlock(lines: string[], at: number, depth: number): Parsed {
+function parseBlock(lines: string[], at: number, tables: TableParser | undefined, depth: number): Parsed {
   const line = lines[at] ?? "";
   const heading = HEADING.exec(line);
   if (heading) {
     return [{ source: "", kind: "heading", level: heading[1]?.length ?? 1, text: heading[2] ?? "" }, at + 1];
   }
   if (FENCE.test(line)) return parseCode(lines, at);
-  if (startsTable(lines, at)) {
-    const [found, end] = parseTable(lines, at, interruptsParagraph);
+  if (tables?.startsTable(lines, at)) {
+    const [found, end] = tables.parseTable(lines, at, interruptsParagraph);
     return [{ source: "", ...found }, end];
   }
   if (RULE.test(line)) return [{ source: "", kind: "rule" }, at + 1];
-  if (depth < MAX_DEPTH && QUOTE.test(line)) return parseQuote(lines, at, depth);
-  if (depth < MAX_DEPTH && ITEM.test(line)) return parseList(lines, at, depth);
-  return parseParagraph(lines, at, depth);
+  if (depth < MAX_DEPTH && QUOTE.test(line)) return parseQuote(lines, at, tables, depth);
+  if (depth < MAX_DEPTH && ITEM.test(line)) return parseList(lines, at, tables, depth);
+  return parseParagraph(lines, at, tables, depth);
 }
 
 /** Parses fenced code up to its closing fence, or to the end while the reply streams. */
@@ -68,15 +76,15 @@ function parseCode(lines: string[], at: number): Parsed {
   return [{ source: "", kind: "code", language, text: body.join("\n") }, Math.min(lines.length, end + 1)];
 }
 
-function parseQuote(lines: string[], at: number, depth: number): Parsed {
+function parseQuote(lines: string[], at: number, tables: TableParser | undefined, depth: number): Parsed {
   let end = at;
   while (end < lines.length && QUOTE.test(lines[end] ?? "")) end++;
   const inner = lines.slice(at, end).map((line) => line.replace(QUOTE, ""));
-  return [{ source: "", kind: "quote", children: parseBlocks(inner.join("\n"), depth + 1) }, end];
+  return [{ source: "", kind: "quote", children: parseBlocks(inner.join("\n"), tables, depth + 1) }, end];
 }
 
 /** Parses consecutive items with the same marker; blank lines between them do not end the list. */
-function parseList(lines: string[], at: number, depth: number): Parsed {
+function parseList(lines: string[], at: number, tables: TableParser | undefined, depth: number): Parsed {
   const first = ITEM.exec(lines[at] ?? "");
   const marker = first?.[2]?.at(-1) ?? "";
   const start = marker === "." || marker === ")" ? parseInt(first?.[2] ?? "1", 10) : null;
@@ -87,7 +95,7 @@ function parseList(lines: string[], at: number, depth: number): Parsed {
     const found = ITEM.exec(lines[next] ?? "");
     if (found?.[2]?.at(-1) !== marker || RULE.test(lines[next] ?? "")) break;
     const [text, after] = readItem(lines, next, found);
-    items.push(parseBlocks(text, depth + 1));
+    items.push(parseBlocks(text, tables, depth + 1));
     end = after;
   }
   return [{ source: "", kind: "list", start, items }, end];
@@ -111,10 +119,10 @@ function readItem(lines: string[], at: number, found: RegExpExecArray): [string,
   return [text.join("\n"), end];
 }
 
-function parseParagraph(lines: string[], at: number, depth: number): Parsed {
+function parseParagraph(lines: string[], at: number, tables: TableParser | undefined, depth: number): Parsed {
   const stops = (line: string): boolean => SETEXT_UNDERLINE.test(line) || (depth < MAX_DEPTH && interruptsParagraph(line));
   let end = at + 1;
-  while (lines[end]?.trim() && !stops(lines[end] ?? "") && !startsTable(lines, end)) end++;
+  while (lines[end]?.trim() && !stops(lines[end] ?? "") && !tables?.startsTable(lines, end)) end++;
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
   const underline = SETEXT_UNDERLINE.exec(lines[end] ?? "")?.[1];
   if (underline) return [{ source: "", kind: "heading", level: underline[0] === "=" ? 1 : 2, text }, end + 1];

@@ -1,12 +1,15 @@
 /** Takes the visitor's question: a text field with Send, or with Stop while a reply streams. */
 import { element, iconButton } from "../dom/elements.ts";
-import type { Texts } from "../texts/en.ts";
+import type { Texts } from "../texts/languages/en.ts";
 
 export class Composer {
   readonly node: HTMLElement;
   readonly field: HTMLTextAreaElement;
   #send: HTMLButtonElement;
   #stop: HTMLButtonElement;
+  #reasons = new Set<string>();
+  /** The largest question in bytes; 0 before that is known. */
+  limit = 0;
 
   constructor(
     texts: Texts,
@@ -18,7 +21,7 @@ export class Composer {
     this.#send = iconButton("send", texts.send, "M12 19V5M6 11l6-6 6 6", "submit");
     this.#stop = iconButton("stop", texts.stop, "M7.5 7.5h9v9h-9z");
     this.#stop.hidden = true;
-    const row = element("div", { class: "composer" }, this.field, this.#send, this.#stop);
+    const row = element("div", { class: "composer", part: "composer" }, this.field, this.#send, this.#stop);
     this.node = element("form", {}, row, element("p", { class: "caution" }, texts.caution));
     this.node.onsubmit = (event) => {
       event.preventDefault();
@@ -28,22 +31,29 @@ export class Composer {
     this.field.oninput = () => this.#fitHeight();
   }
 
+  setText(text: string): void {
+    this.field.value = text;
+    this.#fitHeight();
+  }
+
   /** Appends text for the visitor to edit, on a new line after what is already written. */
   appendText(text: string): void {
-    this.field.value = [this.field.value, text].filter(Boolean).join("\n");
-    this.#fitHeight();
+    this.setText([this.field.value, text].filter(Boolean).join("\n"));
   }
 
   submit(): void {
     const question = this.field.value.trim();
     if (!question || this.#send.disabled || this.#send.hidden) return;
-    this.field.value = "";
-    this.#fitHeight();
+    this.setText("");
+    this.node.dispatchEvent(new CustomEvent("sent"));
     this.send(question);
   }
 
-  setEnabled(enabled: boolean): void {
-    this.#send.disabled = !enabled;
+  /** Allows sending once no `reason` is left that forbids it. */
+  setEnabled(enabled: boolean, reason = ""): void {
+    if (enabled) this.#reasons.delete(reason);
+    else this.#reasons.add(reason);
+    this.#send.disabled = [...this.#reasons].length > 0;
   }
 
   /** Whether sending is disabled, or a reply is streaming. */

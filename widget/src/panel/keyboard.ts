@@ -11,14 +11,3 @@ export function captureKeys(node: HTMLElement, signal: AbortSignal, onKey: (even
   };
   for (const name of ["keydown", "keypress", "keyup", "focusin", "wheel", "touchmove"]) listen(window, name, capture, signal);
 }
-
-/** Wraps the focus around at the first and last focusable element of `node`. */
-export function trapFocus(node: HTMLElement, event: KeyboardEvent): void {
-  const candidates = node.querySelectorAll<HTMLElement>("button, textarea, a[href], [tabindex='0']");
-  const focusable = [...candidates].filter((stop) => !stop.hidden && stop.getClientRects().length && !(stop as HTMLButtonElement).disabled);
-  const [from, to] = event.shiftKey ? [focusable[0], focusable.at(-1)] : [focusable.at(-1), focusable[0]];
-  const current = event.composedPath()[0];
-  if (current !== from && !(event.shiftKey && current === node)) return;
-  event.preventDefault();
-  to?.focus();
-}

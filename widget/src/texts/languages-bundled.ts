@@ -1,16 +1,17 @@
 /** Replaces languages.ts where all languages are in the bundle: in the single file and the npm package. */
-import arabic from "./ar.ts";
-import german from "./de.ts";
-import english, { type Texts } from "./en.ts";
-import spanish from "./es.ts";
-import french from "./fr.ts";
+import arabic from "./languages/ar.ts";
+import german from "./languages/de.ts";
+import english, { override, type Language, type Texts } from "./languages/en.ts";
+import spanish from "./languages/es.ts";
+import french from "./languages/fr.ts";
+import italian from "./languages/it.ts";
+import japanese from "./languages/ja.ts";
+import dutch from "./languages/nl.ts";
+import polish from "./languages/pl.ts";
+import portuguese from "./languages/pt.ts";
 
-const resolved = (texts: Texts) => (): Promise<Texts> => Promise.resolve(texts);
+const all: Record<string, Texts> = { ar: arabic, de: german, en: english, es: spanish, fr: french, it: italian, ja: japanese, nl: dutch, pl: polish, pt: portuguese };
 
-export const textLoaders = new Map([
-  ["ar", resolved(arabic)],
-  ["de", resolved(german)],
-  ["en", resolved(english)],
-  ["es", resolved(spanish)],
-  ["fr", resolved(french)],
-]);
+export const codes = Object.keys(all);
+
+export const load = async (code: string): Promise<Language> => ({ default: all[code]!, override });

@@ -4,26 +4,30 @@
  */
 import { withoutPrototype } from "../dom/document.ts";
 import type { Settings } from "../dom/settings.ts";
-import { asArray, asNumber, asString, parseJson, property, stringifyFields } from "./json.ts";
+import { asArray, asNumber, asString, parseJson, property, stringifyFields, type Fields } from "./json.ts";
 import { Problem, responseProblem } from "./problem.ts";
-import { ResumeStore } from "./resume-store.ts";
+import { VisitStore } from "./visit-store.ts";
 import { EventStreamParser, type ServerEvent } from "./sse.ts";
 
-interface Session {
+export interface Session {
   token: string;
   /** The secret that continues this conversation in a later session. */
   resume: string;
   /** Whether the session continues an earlier conversation. */
   resumed: boolean;
+  /** What the server says of the skill. */
+  skill: unknown;
   title: string;
   greeting: string;
   starters: string[];
+  /** Questions to offer after an answer. */
+  followUps: string[];
   imageOrigins: string[];
   /** The largest context, in bytes, that the server accepts with a question. */
   contextLimit: number;
+  /** The largest question, in bytes. */
+  textLimit: number;
 }
-
-type Fields = Record<string, string | null | undefined>;
 
 const REQUEST_TIMEOUT_MS = 20_000;
 /** Three times the interval of the server's keep-alive comments. */
@@ -32,7 +36,7 @@ const IDLE_TIMEOUT_MS = 45_000;
 export class Client {
   /** A JWT that identifies the visitor, or a function that returns a fresh one. */
   identity: unknown;
-  readonly store: ResumeStore;
+  readonly store: VisitStore;
   /** Called when the server has lost the conversation and started another. */
   onConversationLost = (): void => {};
   #session: Promise<Session> | undefined;
@@ -44,8 +48,8 @@ export class Client {
     readonly settings: Settings,
     readonly fetcher: typeof fetch,
   ) {
-    this.store = new ResumeStore(settings.persistence, `skill-chat ${base} ${settings.skill}`);
-    this.#resume = this.store.get();
+    this.store = new VisitStore(settings.persistence, `skill-chat ${base} ${settings.skill}`);
+    this.#resume = this.store.read().resume;
   }
 
   /** Returns the session, starting or resuming one if needed; concurrent callers share it. */
@@ -62,7 +66,7 @@ export class Client {
 
   /** Stores the conversation's secret for the next page; called once the visitor has sent something. */
   async saveConversation(): Promise<void> {
-    this.store.set((await this.session()).resume);
+    this.store.write({ resume: (await this.session()).resume });
   }
 
   /** Ends the session. The next one sends the secret, which also vouches for the visitor once the JWT has expired. */
@@ -117,7 +121,7 @@ export class Client {
     const response = await this.#fetch("session", { body: stringifyFields(fields), signal });
     const session = parseSession(parseJson(await response.text()));
     if (this.#resume && !session.resumed) {
-      this.store.clear();
+      this.store.write({ resume: "" });
       this.onConversationLost();
     }
     this.#resume = session.resume;
@@ -156,10 +160,13 @@ function parseSession(body: unknown): Session {
     token: asString(property(body, "token")),
     resume: asString(property(body, "resume")),
     resumed: property(body, "resumed") === true,
+    skill,
     title: asString(property(skill, "title")),
     greeting: asString(property(skill, "greeting")),
     starters: asArray(property(skill, "starters")).map(asString).filter(Boolean),
+    followUps: asArray(property(skill, "follow_ups")).map(asString).filter(Boolean),
     imageOrigins: asArray(property(skill, "image_origins")).map(asString),
     contextLimit: asNumber(property(property(body, "limits"), "context_bytes")),
+    textLimit: asNumber(property(property(body, "limits"), "text_bytes")),
   };
 }

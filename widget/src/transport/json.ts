@@ -1,9 +1,12 @@
 /** Writes and reads JSON on pages that add `toJSON` to arrays or members to every object. */
 
-/** Serialises string fields without `undefined` ones; `toJSON` does not affect strings. */
-export function stringifyFields(fields: Record<string, string | null | undefined>): string {
+export type Fields = Record<string, string | string[] | null | undefined>;
+
+/** Serialises strings and lists of strings without `undefined` fields; `toJSON` does not affect strings. */
+export function stringifyFields(fields: Fields): string {
+  const json = (value: string | string[] | null | undefined): string => (Array.isArray(value) ? `[${value.map(json).join()}]` : JSON.stringify(value));
   const names = Object.keys(fields).filter((name) => fields[name] !== undefined);
-  return `{${names.map((name) => `${JSON.stringify(name)}:${JSON.stringify(fields[name])}`).join()}}`;
+  return `{${names.map((name) => `${json(name)}:${json(fields[name])}`).join()}}`;
 }
 
 /** Parses JSON; null if it is malformed. */

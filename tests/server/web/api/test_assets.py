@@ -15,8 +15,10 @@ from tests.conftest import ROOT
 
 ASSETS = ROOT / "server/web/assets/widget"
 LOADER = "/widget.js"
-PARTS = sorted(path.name for path in ASSETS.glob("app-*.js"))
+FILES = {path.name: path for path in ASSETS.rglob("*") if path.suffix in (".js", ".json")}
+PARTS = sorted(name for name in FILES if name.startswith("app-"))
 APP = f"/assets/{next(name for name in PARTS if name.count('-') == 1)}"
+CHUNKS = sorted(name for name in FILES if name.startswith("chunk-"))
 PLAIN = {"Accept-Encoding": "identity"}
 
 
@@ -25,10 +27,10 @@ def client() -> TestClient:
     return TestClient(Starlette(routes=list(routes(ASSETS))))
 
 
-@pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in PARTS)])
+@pytest.mark.parametrize("path", [LOADER, *(f"/assets/{name}" for name in [*PARTS, *CHUNKS])])
 def test_any_page_may_load_the_files_and_no_browser_sniffs_their_type(client: TestClient, path: str) -> None:
     response = client.get(path, headers=PLAIN)
-    assert response.content == (ASSETS / path.rsplit("/")[-1]).read_bytes()
+    assert response.content == FILES[path.rsplit("/")[-1]].read_bytes()
     assert response.headers["content-type"] == "text/javascript; charset=utf-8"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["access-control-allow-origin"] == "*"
@@ -54,9 +56,19 @@ def test_an_earlier_releases_language_is_answered_with_the_current_one_uncached(
     assert len(languages) == 5
     for name in languages:
         response = client.get(f"/assets/{name.rpartition('-')[0]}-000000000000.js", headers=PLAIN)
-        assert response.content == (ASSETS / name).read_bytes()
+        assert response.content == FILES[name].read_bytes()
         assert response.headers["cache-control"] == "no-store"
     assert client.get("/assets/app-xx-0.js", headers=PLAIN).content == client.get(APP, headers=PLAIN).content
+
+
+def test_a_chunk_is_cached_for_ever_and_one_of_an_earlier_release_is_refused_uncached(client: TestClient) -> None:
+    """An app passes objects to its chunks, so it understands only the ones of its own build."""
+    assert len(CHUNKS) > 2
+    for name in CHUNKS:
+        assert client.get(f"/assets/{name}").headers["cache-control"] == "public, max-age=31536000, immutable"
+        refused = client.get(f"/assets/{name.rpartition('-')[0]}-00000000.js")
+        assert (refused.status_code, refused.headers["cache-control"]) == (404, "no-store")
+        assert refused.headers["access-control-allow-origin"] == "*"
 
 
 @pytest.mark.parametrize("path", [LOADER, APP])
@@ -87,9 +99,8 @@ def test_each_encoding_has_its_own_etag_and_the_same_content(client: TestClient,
 
 
 def test_without_brotli_files_gzip_is_served(tmp_path: Path) -> None:
-    for file in ASSETS.iterdir():
-        if file.suffix in (".js", ".json"):
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    for name, file in FILES.items():
+        (tmp_path / name).write_bytes(file.read_bytes())
     client = TestClient(Starlette(routes=list(routes(tmp_path))))
     assert client.get(LOADER, headers={"Accept-Encoding": "gzip, br"}).headers["content-encoding"] == "gzip"
 

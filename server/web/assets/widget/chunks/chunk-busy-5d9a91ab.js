@@ -1,0 +1,1 @@
+var e="";function t({t:e,y:t,o:a},n,r,l){let o=()=>{let o=Math.ceil((l-Date.now())/1e3);n.textContent=o>0?e.wait(o):e.ready,r.disabled=o>0,t.h(o<=0,"busy"),!(o>0)&&(clearInterval(s),a(e.ready))},s=setInterval(o,1e3);return o(),()=>{clearInterval(s),t.h(!0,"busy")}}export{t as countDown,e as style};
