@@ -14,6 +14,7 @@ await build({
   outdir: output,
   outExtension: { ".js": ".mjs" },
   bundle: true,
+  define: { LANGUAGES: '"en de"', BUILD: '""' },
   platform: "node",
   format: "esm",
   banner: { js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);" },
