@@ -59,7 +59,7 @@ def main() -> None:
         "--storage", action="append", choices=STORAGES, help="measure only this layout; can be repeated"
     )
     parser.add_argument("--batch", type=int, action="append", help="rows of input; can be repeated; default 1, 8, 16")
-    parser.add_argument("--instructions", default="", help="avx512, avx2 or portable; default: the best")
+    parser.add_argument("--instructions", default="", help="avx512, avx2, dotprod, neon or portable; default: the best")
     parser.add_argument(
         "--as-stored", action="store_true", help="neither in tiles nor in pages of 2 MB, like a mapped file"
     )

@@ -3,6 +3,11 @@
 
 #include "kernels/instruction_set.hpp"
 
+#if defined(SECATEUR_NEON)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace secateur {
 namespace {
 
@@ -29,6 +34,10 @@ std::vector<Candidate> candidates() {
                      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
                          __builtin_cpu_supports("f16c"),
                      "AVX2 with FMA, F16C and BMI2"});
+#endif
+#if defined(SECATEUR_NEON)
+    found.push_back({&DOTPROD, (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0, "NEON with dot products"});
+    found.push_back({&NEON, true, "NEON"});
 #endif
     found.push_back({&PORTABLE, true, "no vector instructions"});
     return found;
@@ -57,7 +66,7 @@ const InstructionSet& choose(std::string_view wanted, std::string& reason) {
         if (!candidate.supported) lacking += (lacking.empty() ? "" : ", and ") + std::string(candidate.features);
     }
     throw std::invalid_argument("no instruction set is called " + std::string(wanted) +
-                                ": choose avx512, avx2 or portable");
+                                ": choose avx512, avx2, dotprod, neon or portable");
 }
 
 }  // namespace secateur

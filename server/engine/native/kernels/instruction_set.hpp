@@ -22,7 +22,7 @@ struct InstructionSet {
     bool tiles = false;  // whether it reads tiles (tiles.hpp), which are then its quickest layout
 };
 
-extern const InstructionSet PORTABLE, AVX2, AVX512;  // the last two only where the compiler knows them
+extern const InstructionSet PORTABLE, AVX2, AVX512, NEON, DOTPROD;  // all but the first only for their processors
 
 // The instruction sets that were built and that this processor has, best first.
 std::vector<const InstructionSet*> available();

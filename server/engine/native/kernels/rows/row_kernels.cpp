@@ -9,7 +9,7 @@ namespace rows_portable { extern const RowKernels kernels; }
 namespace rows_avx2 { extern const RowKernels kernels; }
 namespace rows_avx512 { extern const RowKernels kernels; }
 
-const RowKernels& row_kernels(const InstructionSet& set) {
+const RowKernels& row_kernels([[maybe_unused]] const InstructionSet& set) {
 #if defined(SECATEUR_AVX512)
     if (&set == &AVX512) return rows_avx512::kernels;
 #endif
