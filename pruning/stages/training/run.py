@@ -6,6 +6,7 @@ Needs the whole model in memory, with gradients and the optimiser's two moments.
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from math import isfinite
 from time import monotonic
 from typing import ClassVar, NamedTuple
@@ -19,6 +20,7 @@ from pruning.model.weights import Overlay
 from pruning.recipe.bounds import finite
 from pruning.recipe.training import Training
 from pruning.stages.context import StageContext, StageModel
+from pruning.stages.freed_memory import kept_freed_memory
 from pruning.stages.team import Team
 from pruning.stages.training.data import TrainingData
 from pruning.stages.training.journal import Journal, State
@@ -69,7 +71,7 @@ class TrainingRun(ABC):
         else:
             self._begin()
         stage = self._stage
-        with Progress(self.doing, stage.steps, state.step, shown=self._team.leads) as progress:
+        with self._memory(), Progress(self.doing, stage.steps, state.step, shown=self._team.leads) as progress:
             for step in range(state.step + 1, stage.steps + 1):
                 self._train(step)
                 if step % stage.interval == 0 or step == stage.steps:
@@ -77,6 +79,10 @@ class TrainingRun(ABC):
                 progress.step()
         self._team.wait()
         return self._state
+
+    def _memory(self) -> AbstractContextManager[None]:
+        """What becomes of freed memory during the steps: it is kept for the next one."""
+        return kept_freed_memory()
 
     def _begin(self) -> None:
         """Score the untrained model."""

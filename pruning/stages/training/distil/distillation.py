@@ -4,6 +4,7 @@ Hinton et al., Distilling the Knowledge in a Neural Network, https://arxiv.org/a
 scores best on held-out texts is kept; if none beats the start, the model is rolled back.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +99,9 @@ class Distillation(TrainingRun):
         self._expected = self._predict()
         networks = (self._teacher, self._student.network) if task.stage.states else ()
         self._states = [BlockStates(network) for network in networks]
+
+    def _memory(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._task.stage.memory == "little" else super()._memory()
 
     def _begin(self) -> None:
         if self._task.stage.quantise:  # the run may be rolled back to step 0

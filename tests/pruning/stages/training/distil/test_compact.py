@@ -1,6 +1,7 @@
 """Distillation in little memory: the optimiser against torch's AdamW, stochastic rounding, and resuming."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from pruning.commands.__main__ import main
 from pruning.recipe.training import Distill, Quantise
 from pruning.stages.context import StageContext, StageModel
 from pruning.stages.inputs import Inputs
+from pruning.stages.training import run
 from pruning.stages.training.data import draw_training_data
 from pruning.stages.training.distil import distillation
 from pruning.stages.training.distil.compact import (
@@ -182,6 +184,28 @@ def test_the_loss_is_the_divergence_and_the_distance_of_states(
     apart = [((b - a).square().sum(dim=-1) / a.square().sum(dim=-1)).mean() for a, b in pairs]
     expected += 0.5 * float(torch.stack(apart).mean())
     assert losses == [pytest.approx(expected, rel=0.03)]  # computed in bfloat16
+
+
+@pytest.mark.parametrize(("memory", "times"), [("plenty", 1), ("little", 0)])
+def test_freed_memory_is_kept_unless_memory_is_little(
+    halved: StageModel,
+    inputs: Inputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: Literal["plenty", "little"],
+    times: int,
+) -> None:
+    kept: list[None] = []
+
+    def keep() -> AbstractContextManager[None]:
+        kept.append(None)
+        return nullcontext()
+
+    monkeypatch.setattr(run, "kept_freed_memory", keep)
+    distillation.apply(
+        Distill(tokens=16, length=16, batch=1, held_out=1, memory=memory), halved, StageContext(inputs, tmp_path)
+    )
+    assert len(kept) == times
 
 
 def test_killed_it_ends_with_the_identical_result(
