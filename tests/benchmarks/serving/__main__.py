@@ -1,4 +1,4 @@
-"""`make bench-serving`: the cost of HTTP, concurrent streams, a busy neighbour, and a skill's cached prompt.
+"""`make bench-serving`: the cost of HTTP, concurrent streams, a busy neighbour, a skill's cached prompt, a flood.
 
 Every figure is the median of the rounds, with its lowest and highest; the servers compared take turns.
 """
@@ -12,7 +12,7 @@ from pruning.recipe.sources import locate
 from server.errors import SecateurError
 from tests.benchmarks.peers.__main__ import GGUF
 from tests.benchmarks.peers.field import RaceError
-from tests.benchmarks.serving.loads import goodput, neighbour, over_http, warm
+from tests.benchmarks.serving.loads import flood, goodput, neighbour, over_http, warm
 from tests.benchmarks.serving.loads.load import LoadError
 from tests.benchmarks.serving.options import Options
 from tests.benchmarks.serving.report import Line, table
@@ -21,6 +21,7 @@ EVENTS: dict[str, Callable[[Options], list[Line]]] = {
     "over-http": over_http.measure,
     "warm": warm.measure,
     "neighbour": neighbour.measure,
+    "flood": flood.measure,
     "goodput": goodput.measure,
 }
 

@@ -32,6 +32,7 @@ class Setting(NamedTuple):
     threads: int = 1
     slots: int = 8
     context: int = 1024
+    max_waiting: int = 64
 
 
 def configure(setting: Setting, skills: Mapping[str, str]) -> Path:
@@ -51,6 +52,7 @@ def configure(setting: Setting, skills: Mapping[str, str]) -> Path:
         "threads": setting.threads,
         "slots": setting.slots,
         "context": setting.context,
+        "max_waiting": setting.max_waiting,
         "look_up": "off",  # the cost of a pass is measured, not how repetitive a text is
     }
     path = folder / "server.toml"

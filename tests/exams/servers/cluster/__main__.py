@@ -41,6 +41,12 @@ TOKENS = 32
 TIE = 0.25
 """Nats between two candidates that bfloat16 may order either way: two units in the last place of a logit near 20."""
 SILENCE = 300.0
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "big": {"type": "boolean"}},
+    "required": ["city", "big"],
+    "additionalProperties": False,
+}
 QUESTIONS = (
     "What is the capital of France?",
     "Write a haiku about rain.",
@@ -67,6 +73,10 @@ def main(artifact: Path) -> int:
         code |= show(ledger_and_counters(server, Path(folder), vllm))
         code |= show(leaving(server, Path(folder), vllm))
         code |= show(structured(server))
+        with tempfile.TemporaryDirectory() as other:
+            more = 'protocol = "chat"\ntakes = ["continuous_usage_stats", "seed"]\n'
+            with serving(Path(other), model, vllm.url, more) as chat:
+                code |= show(by_text(chat, Path(other), vllm))
         code |= show(killed(server, Path(folder), vllm))
         stack.enter_context(started(python, model, port, log))
         code |= show(back(server))
@@ -126,12 +136,12 @@ def divergence(ours: Sequence[Token], theirs: Sequence[Token]) -> float | None:
 
 
 @contextmanager
-def serving(folder: Path, model: Path, backend: str) -> Iterator[str]:
-    """The URL of `secateur serve` with one skill on the backend."""
+def serving(folder: Path, model: Path, backend: str, more: str = "") -> Iterator[str]:
+    """The URL of `secateur serve` with one skill on the backend; `more` are lines of the model's file."""
     (folder / "help.toml").write_text(f'name = "help"\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n')
     (folder / "big.toml").write_text(
         f'engine = "remote"\nartifact = "{model.absolute()}"\nbackends = ["{backend}"]\nserved_as = "{NAME}"\n'
-        f"first_token_seconds = {SILENCE}\ntoken_seconds = {SILENCE}\n"
+        f"first_token_seconds = {SILENCE}\ntoken_seconds = {SILENCE}\n{more}"
     )
     (folder / "server.toml").write_text(
         f'model = "{folder}/big.toml"\nskills = "{folder}/help.toml"\nledger = "{folder}/usage.sqlite3"\n'
@@ -198,14 +208,51 @@ def leaving(server: str, folder: Path, vllm: Vllm) -> Iterator[Row]:
 
 
 def structured(server: str) -> Iterator[Row]:
-    """A grammar is refused by its name."""
+    """A schema, a regular expression and a choice of tools are handed on, and hold."""
+    formats = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}}
+    with ask(server, "Name a capital as JSON.", response_format=formats, max_tokens=80) as response:
+        text = json.load(response)["choices"][0]["message"]["content"]
     try:
-        ask(server, "Give me JSON.", response_format={"type": "json_object"}).close()
-        yield Row("constrained decoding", "answered", "400 that names it", False)
+        good = set(json.loads(text)) == set(SCHEMA["required"])
+    except ValueError:
+        good = False
+    yield Row("constrained decoding, a JSON schema", repr(text[:60]), "JSON of the schema", good)
+    with ask(server, "Red or blue?", structured_outputs={"regex": "(red|dark blue)!"}, max_tokens=20) as response:
+        text = json.load(response)["choices"][0]["message"]["content"]
+    yield Row("constrained decoding, a regex", repr(text), "red! or dark blue!", text in ("red!", "dark blue!"))
+    try:
+        ask(server, "Anything.", structured_outputs={"regex": "a{5000}b{5000}"}).close()
+        yield Row("a grammar beyond the bounds", "answered", "400 that names it", False)
     except HTTPError as error:
         message = json.load(error)["error"]["message"]
-        good = error.code == 400 and "response_format" in message
-        yield Row("constrained decoding", f"{error.code}: {message}", "400 that names it", good)
+        yield Row("a grammar beyond the bounds", f"{error.code}: {message[:70]}", "400", error.code == 400)
+
+
+def by_text(server: str, folder: Path, vllm: Vllm) -> Iterator[Row]:
+    """The same vLLM as a chat backend: the ledger has the usage that it reports, and says so."""
+    names = ("prompt_tokens_total", "generation_tokens_total")
+    before = [vllm.counter(name) for name in names]
+    for text in QUESTIONS[:4]:
+        with ask(server, text, max_tokens=TOKENS) as response:
+            json.load(response)
+    grown = [int(vllm.counter(name) - was) for name, was in zip(names, before, strict=True)]
+    with closing(sqlite3.connect(folder / "usage.sqlite3")) as database:
+        found = database.execute("SELECT prompt_tokens, output_tokens, usage_from FROM requests").fetchall()
+    ours = [sum(row[0] for row in found), sum(row[1] for row in found)]
+    yield Row("chat backend: tokens, 4 replies", f"ledger {ours}, vLLM {grown}", "equal", ours == grown)
+    marks = {row[2] for row in found}
+    yield Row("and who counted", ", ".join(marks), "backend", marks == {"backend"})
+    with ask(server, "Count from one to fifty.", stop=["seven", "7"], max_tokens=200) as response:
+        text = json.load(response)["choices"][0]["message"]["content"]
+    good = "7" not in text and "seven" not in text
+    yield Row("and a stop string is cut here", repr(text[-30:]), "without it", good)
+    try:
+        ask(server, "Hello?", seed=3, logit_bias={"5": 1}).close()
+        yield Row("and what it cannot do", "answered", "400 that names it", False)
+    except HTTPError as error:
+        message = json.load(error)["error"]["message"]
+        good = error.code == 400 and "logit_bias" in message
+        yield Row("and what it cannot do", f"{error.code}: {message[:70]}", "400 that names it", good)
 
 
 def killed(server: str, folder: Path, vllm: Vllm) -> Iterator[Row]:
