@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -42,6 +42,9 @@ reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/a
 
 fuzz: .venv/test  ## random plans, batches and matrices through the native runtime, with and without sanitizers: a minute each
 	@SECATEUR_FUZZ_SECONDS=60 SECATEUR_FUZZ_SEED=$$(date +%s) $(BIN)/python -m pytest tests/server/engine/native/fuzz tests/server/engine/native/test_fuzz.py
+
+exam-aarch64: .venv/test  ## the C++ runtime for 64-bit Arm, cross-compiled and fuzzed under qemu: some minutes
+	@$(BIN)/python -m tests.server.engine.native.fuzz.aarch64
 
 exam-attack: .venv/test  ## what attackers tried: cache probing, keys, registry, slow bodies, the ledger's file, framing, hidden documents, injected pages
 	@$(BIN)/python -m tests.exams.attack
@@ -125,6 +128,22 @@ sbom: .venv/test  ## the bill of materials of what is installed with the product
 	@mkdir -p build && $(BIN)/cyclonedx-py requirements deploy/requirements.lock --output-file build/secateur.cdx.json
 
 lock: .venv/test  ## resolve the packages anew, each with its hashes, into deploy/requirements.lock
+wheels: .venv/release wheel  ## a manylinux wheel of this interpreter into build/dist/manylinux: needs no compiler to install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel --quiet repair --wheel-dir build/dist/manylinux build/dist/secateur-*-linux_*.whl
+	@ls -l build/dist/manylinux
+
+man: .venv/release  ## the manual page of all commands, build/man/secateur.1
+	@mkdir -p build/man
+	@$(BIN)/argparse-manpage --module server.commands.start.completion --function whole --project-name secateur \
+	  --prog secateur --description "prune a language model, prove it, serve it" --manual-title "Secateur's commands" \
+	  --format single-commands-section --output build/man/secateur.1
+
+release: wheels sbom man  ## wheel, bill of materials, manual page, changelog section and checksums in build/release
+	@$(BIN)/python deploy/release.py build/dist/manylinux/*.whl build/secateur.cdx.json build/man/secateur.1
+
+docs: .venv/demo  ## the documentation as a site in build/site; a broken link, also to a heading, is an error
+	@$(BIN)/mkdocs build --strict --quiet
+
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/lock.py
 
 clean:
@@ -154,3 +173,8 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # for groups; the kernels are not compiled again
 	$(BIN)/pip install --quiet --group test --group lint
 	@touch $@
+.venv/release: .venv/base
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet --group release
+	@touch $@
+
