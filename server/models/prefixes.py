@@ -147,7 +147,7 @@ class PrefixFiles:
         """The prefix in a file; None for another model's, ValueError for a damaged one."""
         with safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
-            if about.get("kind") == KIND and about.get("origin") != self._origin:
+            if about.get("kind") == KIND and about.get("origin", self._origin) != self._origin:
                 return None
             hashes, values = file.get_tensor("hashes"), file.get_tensor("values")
         if hashes.dtype != numpy.uint8 or hashes.ndim != 2 or hashes.shape[1] != 32 or not len(hashes):

@@ -40,6 +40,24 @@ void run(BoundStep& self, Ids ids, Table chunks, Table tables, FloatOutput logit
     self.step.run(batch, logits.data());
 }
 
+using Bytes = nb::ndarray<uint8_t, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
+using ReadBytes = nb::ndarray<const uint8_t, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
+
+template <class Array> void check_bytes(const BoundStep& self, Ids blocks, const Array& bytes) {
+    require(bytes.shape(0) == blocks.shape(0) && bytes.shape(1) == self.step.block_bytes(),
+            "the bytes are not [blocks, block_bytes]");
+}
+
+void read_blocks(const BoundStep& self, Ids blocks, Bytes into) {
+    check_bytes(self, blocks, into);
+    self.step.read_blocks(std::span(blocks.data(), blocks.size()), into.data());
+}
+
+void write_blocks(BoundStep& self, Ids blocks, ReadBytes from) {
+    check_bytes(self, blocks, from);
+    self.step.write_blocks(std::span(blocks.data(), blocks.size()), from.data());
+}
+
 }  // namespace
 
 void bind_step(nb::module_& module) {
@@ -48,6 +66,10 @@ void bind_step(nb::module_& module) {
         .def("__init__", make_step, nb::arg("model"), nb::kw_only(), nb::arg("tokens"), nb::arg("blocks"),
              nb::arg("eight_bits"), nb::arg("pool"), nb::arg("set"), nb::keep_alive<1, 6>())
         .def_prop_ro("cache_bytes", [](const BoundStep& self) { return self.step.cache_bytes(); })
+        .def_prop_ro("block_bytes", [](const BoundStep& self) { return self.step.block_bytes(); })
+        .def("read_blocks", read_blocks, nb::arg("blocks"), nb::arg("into"),
+             "Copy blocks of the cache to uint8 [blocks, block_bytes].")
+        .def("write_blocks", write_blocks, nb::arg("blocks"), nb::arg("from_"), "Copy such bytes into blocks.")
         .def("run", run, nb::arg("ids"), nb::arg("chunks"), nb::arg("tables"), nb::arg("logits"),
              "Compute a batch and write float32 logits [sum of wanted, vocabulary]; ValueError if it is invalid.");
 }

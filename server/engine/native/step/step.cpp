@@ -2,6 +2,7 @@
 #include "step/step.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -88,6 +89,45 @@ Step::Step(Model model, Limits limits, Pool& pool, const InstructionSet& set)
     gate_ = floats(widths.feed_forward), up_ = floats(widths.feed_forward);
     positions_.resize(limits.tokens), owners_.resize(limits.tokens);
     ends_.reserve(limits.tokens), parts_.reserve(limits.tokens);
+}
+
+// Calls function(where, bytes) for each contiguous piece of each block, in a fixed order.
+template <class Function> void Step::for_each_part(std::span<const int32_t> blocks, Function function) const {
+    for (const int32_t block : blocks)
+        require(block >= 0 && block < limits_.blocks, "a block is outside the cache");
+    for (const int32_t block : blocks)
+        for (const Cache& cache : caches_) {
+            const int64_t width = cache.eight_bits ? 1 : 2, heads = cache.heads;
+            const int64_t keys = heads * even(cache.width) * block_positions * width;
+            const int64_t values = heads * padded(cache.width) * block_positions * width;
+            function(static_cast<uint8_t*>(cache.keys) + block * keys, keys);
+            function(static_cast<uint8_t*>(cache.values) + block * values, values);
+            if (!cache.eight_bits) continue;
+            const int64_t scales = heads * block_positions * 4;
+            function(reinterpret_cast<uint8_t*>(cache.key_scales) + block * scales, scales);
+            function(reinterpret_cast<uint8_t*>(cache.value_scales) + block * scales, scales);
+        }
+}
+
+size_t Step::block_bytes() const {
+    size_t bytes = 0;
+    const int32_t first = 0;
+    for_each_part({&first, 1}, [&](const uint8_t*, int64_t part) { bytes += part; });
+    return bytes;
+}
+
+void Step::read_blocks(std::span<const int32_t> blocks, uint8_t* into) const {
+    for_each_part(blocks, [&](const uint8_t* where, int64_t bytes) {
+        std::memcpy(into, where, bytes);
+        into += bytes;
+    });
+}
+
+void Step::write_blocks(std::span<const int32_t> blocks, const uint8_t* from) {
+    for_each_part(blocks, [&](uint8_t* where, int64_t bytes) {
+        std::memcpy(where, from, bytes);
+        from += bytes;
+    });
 }
 
 template <class Function> void Step::for_each_row(Function function) {

@@ -46,6 +46,12 @@ public:
     const Model& model() const { return model_; }
     size_t cache_bytes() const { return keys_and_values_.size(); }
 
+    // Bytes of the keys, values and scales of one block, over all layers.
+    size_t block_bytes() const;
+    // Copies blocks out of the cache or into it, block_bytes() each. Throws std::invalid_argument for a block outside.
+    void read_blocks(std::span<const int32_t> blocks, uint8_t* into) const;
+    void write_blocks(std::span<const int32_t> blocks, const uint8_t* from);
+
 private:
     struct Part {  // of attention: some ids of one chunk
         int32_t chunk, row, rows;
@@ -60,6 +66,7 @@ private:
     void add_to_residual(const Vector& norm);
     void head(const Batch& batch, float* logits);
     template <class Function> void for_each_row(Function function);
+    template <class Function> void for_each_part(std::span<const int32_t> blocks, Function function) const;
 
     Model model_;
     Limits limits_;
