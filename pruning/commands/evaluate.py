@@ -1,4 +1,4 @@
-"""`secateur evaluate ARTIFACT`: measures an artifact on a task beside its base models, or its perplexity on a text."""
+"""`secateur evaluate`: measures an artifact on a task or a text, or a revision of a skill on a task."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         description="Measure an artifact on a task, beside its base and the quantised base of equal bytes, or on a "
         "text. A task gives a table and a report; exit code 3 if one of its gates fails.",
     )
-    options.add_argument("artifact", type=Path, help="an artifact's directory")
+    options.add_argument("artifact", type=Path, nargs="?", help="an artifact's directory")
     what = options.add_mutually_exclusive_group(required=True)
     what.add_argument("--task", type=Path, metavar="FILE.toml", help="the task to score")
     what.add_argument("--source", help="the text to score, JSON lines or JSON; may be package:module/file")
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="what computes a task, as `runner` in a server's file (default: auto, the runner that would serve it)",
     )
+    _add_skill_options(options)
     add_base_cache(options)
     _add_text_options(options)
     return options
@@ -47,7 +48,22 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns 0, 3 if a gate of the task fails, or as `exit_code`."""
     arguments = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    return exit_code(lambda: score_task(arguments) if arguments.task else score_text(arguments))
+    return exit_code(lambda: score(arguments))
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Score what the options name; raises ConfigError for options that do not go together."""
+    from server.errors import ConfigError
+
+    if (arguments.artifact is None) == (not arguments.skill):
+        raise ConfigError("name either an artifact's directory or --skill NAME@REVISION")
+    if not arguments.skill:
+        return score_task(arguments) if arguments.task else score_text(arguments)
+    if arguments.task is None:
+        raise ConfigError("a skill is scored on a task: --task FILE.toml")
+    from pruning.commands.evaluate_skill import score_skill
+
+    return score_skill(arguments)
 
 
 def score_task(arguments: argparse.Namespace) -> int:
@@ -96,6 +112,21 @@ def score_text(arguments: argparse.Namespace) -> int:
     wanted = Draw(arguments.source, arguments.buckets, count, arguments.window, contiguous=arguments.contiguous)
     print(table(wanted, perplexities(artifact, base, wanted)))
     return 0
+
+
+def _add_skill_options(options: argparse.ArgumentParser) -> None:
+    """The options of --skill."""
+    options.add_argument(
+        "--skill",
+        default="",
+        metavar="NAME@REVISION",
+        help="score this revision of a skill (NAME@3, NAME@draft, NAME@published) on --task instead, through its "
+        "running server: with its prompt, knowledge and filters, metered as `draft`",
+    )
+    options.add_argument("--server", type=Path, metavar="SERVER.toml", help="the settings of the server of --skill")
+    options.add_argument(
+        "--url", default="", help="its admin listener (default: as the settings say); key in SECATEUR_ADMIN_KEY"
+    )
 
 
 def _add_text_options(options: argparse.ArgumentParser) -> None:

@@ -37,6 +37,10 @@ class Shelf:
         wanted = {skill.knowledge for skill in skills}
         self._current = {name: one for name, one in {**self._current, **new}.items() if name in wanted}
 
+    def add(self, new: Mapping[str, CurrentKnowledge]) -> None:
+        """Keep `new` until the next `arrange`, for drafts."""
+        self._current = {**self._current, **new}
+
     @property
     def current(self) -> Mapping[str, CurrentKnowledge]:
         """What is open, by reference."""

@@ -22,6 +22,7 @@ from server.chat.embeddings import Embeddings
 from server.chat.grounded import Grounder
 from server.chat.kept.idempotency import KeptReplies
 from server.chat.kept.idempotent_replies import IdempotentReplies
+from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal
 from server.chat.kept.texts import Texts
 from server.chat.reply import Replies
@@ -40,8 +41,11 @@ from server.web.api.admin.registry import RegistryEndpoint
 from server.web.api.admin.reload import ReloadEndpoint
 from server.web.api.admin.skills.endpoints import SkillsEndpoints
 from server.web.api.admin.skills.experiment import ExperimentEndpoints
+from server.web.api.admin.skills.keys import KeysEndpoints
+from server.web.api.admin.skills.knowledge import KnowledgeEndpoints
 from server.web.api.admin.skills.moving import Mover
 from server.web.api.admin.skills.playground import Playground
+from server.web.api.admin.skills.said import SaidEndpoints
 from server.web.api.admin.usage import UsageEndpoint
 from server.web.api.anthropic.errors import ANTHROPIC
 from server.web.api.anthropic.schema import parse as parse_message
@@ -94,12 +98,20 @@ HANDLERS = {
 }
 
 
+def feedback_of(config: Config, texts: Texts) -> Feedback:
+    """The ratings: beside the conversations in a database, else in a file of their own."""
+    if texts.in_memory:
+        return Feedback(config.feedback_file)
+    return SharedFeedback(texts, config.feedback_file, instance=config.instance)
+
+
 def build(parts: Parts) -> Apps:
     """The apps for these parts; call it once."""
     config, registry = parts.config, CollectorRegistry()
     rate_limits = RateLimits(config.rate_limits, config.rate_limits_fail)
     registry.register(StoreCollector(rate_limits.store))
-    feedback = Feedback(config.feedback_file)
+    texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
+    feedback = feedback_of(config, texts)
     labels, traces = Labels(parts.skills, parts.rollout), open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
     meter, grounder = Meter(parts.ledger, observers), Grounder(parts.shelf.of, feedback.questions.note)
@@ -108,7 +120,6 @@ def build(parts: Parts) -> Apps:
     revisions = open_revisions(config) if config.skill_revisions != "off" else None
     reloader = Reloader(config, parts.skills, loaded_of(parts), auditing.log.put, revisions)
     health = HealthEndpoints(replies, lambda: parts.rollout.failure)
-    texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
     talk = talk_of(parts, replies, texts)
     widget = WidgetEndpoints(parts.skills, sessions_of(config, texts), talk, feedback, rate_limits)
     registry.register(refusals := Refusals(lambda: parts.skills.names))
@@ -121,7 +132,7 @@ def build(parts: Parts) -> Apps:
     page = AdminPage(parts.ledger, labels, lambda: parts.rollout.engines, auditing.sessions)
     watched = [*admin_routes(parts, registry, reloader), *page.routes(ASSETS), *auditing.login_routes(ASSETS)]
     mover = Mover(revisions, reloader, auditing.log.put, edit=config.skill_revisions == "edit")
-    watched += [*manager_routes(parts, mover, feedback, replies), *probes(health)]
+    watched += [*manager_routes(parts, mover, feedback, texts, replies), *probes(health)]
     hook = webhook_of(parts, registry)
     closing = Closing(feedback, rate_limits, traces, hook, process, auditing, texts, talk, revisions)
     return Apps(
@@ -204,12 +215,15 @@ def admin_routes(parts: Parts, registry: CollectorRegistry, reloader: Reloader) 
     ]
 
 
-def manager_routes(parts: Parts, mover: Mover, feedback: Feedback, replies: Replies) -> list[Route]:
+def manager_routes(parts: Parts, mover: Mover, feedback: Feedback, texts: Texts, replies: Replies) -> list[Route]:
     """The skills manager: skills and their revisions, experiments, the playground, and what visitors said."""
     return [
-        *SkillsEndpoints(parts.config, parts.skills, mover).routes(),
+        *SkillsEndpoints(parts.config, parts.skills, mover, feedback).routes(),
         *ExperimentEndpoints(parts.skills, parts.ledger, feedback, mover).routes(),
-        *Playground(replies, parts.rollout, skills_folder(parts.config)).routes(),
+        *KeysEndpoints(parts.config, parts.skills, mover).routes(),
+        *KnowledgeEndpoints(parts.config, mover).routes(),
+        *SaidEndpoints(parts.config, texts, feedback, mover).routes(),
+        *Playground(replies, parts.rollout, parts.shelf, skills_folder(parts.config)).routes(),
         Route("/admin/feedback", FeedbackEndpoint(feedback).get),
     ]
 

@@ -21,6 +21,9 @@ FIND = """
 SELECT id, skill, begun_at, used_at FROM conversations WHERE gone = 0 AND (visitor = ? OR ? = '')
 AND (skill = ? OR ? = '') AND (id = ? OR ? = '') ORDER BY begun_at, id
 """
+RECENT = (
+    "SELECT id, skill, begun_at, used_at FROM conversations WHERE gone = 0 AND skill = ? ORDER BY used_at DESC LIMIT ?"
+)
 TURNS = "SELECT reply, rating, content FROM turns WHERE conversation = ? AND state <> 'beginning' ORDER BY number"
 
 
@@ -61,7 +64,17 @@ def export(texts: Texts, feedback: Feedback, chosen: Chosen) -> list[ExportedCon
 
     Raises ConfigError if one cannot be decrypted, TextsUnavailable and FeedbackUnavailable.
     """
-    found = texts.transact(lambda database: list(_read(texts, database, chosen)))
+    found = texts.transact(lambda database: list(_read(texts, database, _found(texts, database, chosen))))
+    return _with_comments(feedback, found)
+
+
+def recent(texts: Texts, feedback: Feedback, skill: str, most: int) -> list[ExportedConversation]:
+    """The `most` latest conversations with a skill, the newest first; raises as `export`."""
+    found = texts.transact(lambda database: list(_read(texts, database, database.execute(RECENT, (skill, most)))))
+    return _with_comments(feedback, found)
+
+
+def _with_comments(feedback: Feedback, found: Sequence[ExportedConversation]) -> list[ExportedConversation]:
     comments = feedback.comments([turn.reply for one in found for turn in one.turns])
     return [_commented(one, comments) for one in found]
 
@@ -88,8 +101,8 @@ def _delete(texts: Texts, database: Database, chosen: Chosen) -> tuple[Sequence[
     return names, replies
 
 
-def _read(texts: Texts, database: Database, chosen: Chosen) -> Iterator[ExportedConversation]:
-    for id, skill, begun_at, used_at in _found(texts, database, chosen):
+def _read(texts: Texts, database: Database, rows: Sequence[Sequence[Any]]) -> Iterator[ExportedConversation]:
+    for id, skill, begun_at, used_at in rows:
         turns = tuple(_turn(texts, id, row) for row in database.execute(TURNS, (id,)))
         yield ExportedConversation(id, skill, _moment(begun_at), _moment(used_at), turns)
 

@@ -151,7 +151,10 @@ class Revisions:
 
     def verdict(self, revision: Revision) -> Verdict | None:
         """How the gate judges a revision: that of the published one, else its own; None without a gate."""
-        own = parse(revision.text, self._folder, revision.skill)
+        try:
+            own = parse(revision.text, self._folder, revision.skill)
+        except ConfigError as error:  # saved by another release
+            return Verdict(False, str(error), "")
         moves = self.moves(revision.skill)
         published = self.get(revision.skill, moves[-1].number) if moves and moves[-1].number else None
         served = parse(published.text, self._folder, revision.skill) if published else None

@@ -35,6 +35,7 @@ LOGOUT = "/admin/logout"
 SIGNED_OUT = "/admin/signed-out"
 MANAGER = "/admin/manager"
 FILES = {"/admin/admin.css", "/admin/admin.js", "/admin/charts.js", "/admin/manager.css", "/admin/manager.js"}
+FILES |= {f"/admin/manager/{part}" for part in ("client.js", "experiment.js", "parts.js", "parts.css")}
 OPEN = {"/healthz", "/readyz", PAGE, MANAGER, *FILES}
 OPEN_WITH_LOGIN = OPEN - {PAGE, MANAGER} | {LOGIN, CALLBACK, SIGNED_OUT}
 METRICS = "/metrics"
@@ -51,10 +52,12 @@ THIS_MACHINE = "this machine"
 READING = {"GET", "HEAD"}
 CHANGES: tuple[tuple[str, Role], ...] = (
     (LOGOUT, "viewer"),
-    (r"/admin/skills/[^/]+/(check|revisions|try)", "editor"),
+    (r"/admin/skills/[^/]+/(check|revisions|try|knowledge/(upload|delete|build))", "editor"),
     (r"/admin/skills/[^/]+/(publish|rollback|withdraw|experiment/(start|stop|decide))", "publisher"),
 )
 """The least role of who may send what is not a GET, by pattern of the path; of others, operators."""
+READS: tuple[tuple[str, Role], ...] = ((r"/admin/skills/[^/]+/conversations/?", "operator"),)
+"""The least role of who may read what visitors wrote; viewers may read all else."""
 
 
 class Access(NamedTuple):
@@ -174,9 +177,10 @@ def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
     return Access(key.id, refusal)
 
 
-def least_role(path: str) -> Role:
-    """The least role of somebody who may change something at `path`."""
-    return next((role for pattern, role in CHANGES if re.fullmatch(pattern, path)), "operator")
+def least_role(path: str, *, reading: bool = False) -> Role:
+    """The least role of somebody who may read, or else change, something at `path`."""
+    other: Role = "viewer" if reading else "operator"
+    return next((role for pattern, role in (READS if reading else CHANGES) if re.fullmatch(pattern, path)), other)
 
 
 def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
@@ -187,11 +191,10 @@ def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
             "Sign in at /admin/login, or send an admin key: `Authorization: Bearer ...`.", code="login_required"
         )
         return Access("", refusal)
-    if scope["method"] in READING:
-        return Access(person.who, None)
-    if headers.get("origin") != sessions.origin:
+    reading = scope["method"] in READING
+    if not reading and headers.get("origin") != sessions.origin:
         return Access(person.who, Forbidden("This was not sent by the admin page.", code="origin_not_allowed"))
-    least = least_role(scope["path"])
+    least = least_role(scope["path"], reading=reading)
     if ROLES.index(person.role) < ROLES.index(least):
         return Access(person.who, Forbidden(f"This needs the role {least}.", code="role_not_allowed"))
     return Access(person.who, None)

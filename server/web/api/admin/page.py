@@ -39,9 +39,13 @@ FILES = (
     ("/admin/admin.css", "admin.css", "text/css"),
     ("/admin/admin.js", "admin.js", "text/javascript"),
     ("/admin/charts.js", "admin-charts.js", "text/javascript"),
-    ("/admin/manager", "manager.html", "text/html"),
-    ("/admin/manager.css", "manager.css", "text/css"),
-    ("/admin/manager.js", "manager.js", "text/javascript"),
+    ("/admin/manager", "manager/manager.html", "text/html"),
+    ("/admin/manager.css", "manager/manager.css", "text/css"),
+    ("/admin/manager.js", "manager/manager.js", "text/javascript"),
+    ("/admin/manager/parts.css", "manager/parts.css", "text/css"),
+    ("/admin/manager/client.js", "manager/client.js", "text/javascript"),
+    ("/admin/manager/experiment.js", "manager/experiment.js", "text/javascript"),
+    ("/admin/manager/parts.js", "manager/parts.js", "text/javascript"),
 )
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
 

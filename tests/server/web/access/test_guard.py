@@ -43,7 +43,7 @@ def test_every_path_but_the_probes_and_the_empty_page_needs_a_key(
         app = app._app
     routes = {route.path for route in app.routes}
     managed = {path for path in routes if path.startswith("/admin/skills")}
-    assert len(managed) == 14
+    assert len(managed) == 23
     figures = {"/admin/usage", "/admin/summary", "/admin/registry", "/admin/feedback"}
     assert routes - OPEN - managed == {"/metrics", "/admin/reload", *figures}
     for path in (*CLOSED, *routes - OPEN):
@@ -151,6 +151,8 @@ def test_reconcile_and_a_real_prometheus_send_their_keys(
         ("/admin/skills/help/publish", "publisher"),
         ("/admin/skills/help/rollback", "publisher"),
         ("/admin/skills/help/experiment/start", "publisher"),
+        ("/admin/skills/help/knowledge/upload", "editor"),
+        ("/admin/skills/help/keys/create", "operator"),
         ("/admin/skills/help/try/else", "operator"),
         ("/admin/reload", "operator"),
         ("/admin/unknown", "operator"),

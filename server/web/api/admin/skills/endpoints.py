@@ -1,8 +1,11 @@
 """GET and POST below /admin/skills: list, read, check, save, compare, publish, roll back and withdraw skills."""
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from anyio import to_thread
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -10,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from server.chat.conversation.feedback import Chosen, Feedback
 from server.config import Config
 from server.errors import ConfigError, InvalidRequest, NotFound
 from server.metering.audit.chain import Event
@@ -26,6 +30,11 @@ from server.web.http.requests import address
 from server.web.http.responses import json_response
 
 T = TypeVar("T", bound=Struct)
+WEEK = 7 * 86_400
+MOST_RATINGS = 10_000
+RATINGS = ("up", "down")
+MOST_JUDGED = 30
+"""Revisions, the latest, whose gate is shown."""
 Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
 MOST_BYTES = 4 * LONGEST
 
@@ -65,7 +74,9 @@ class SkillsEndpoints:
         config: Config,
         skills: Skills,
         mover: Mover,
+        feedback: Feedback,
     ) -> None:
+        self._feedback = feedback
         self._config = config
         self._skills = skills
         self._mover = mover
@@ -94,7 +105,15 @@ class SkillsEndpoints:
         shown = [
             self._summary(name, served.get(name), moves.get(name, ())) for name in dict.fromkeys([*served, *saved])
         ]
-        return json_response({"skills": shown, "editing": self._config.skill_revisions}, no_store=True)
+        ratings = await to_thread.run_sync(self._ratings)
+        listed = [{**one, "ratings": {rating: ratings[one["name"], rating] for rating in RATINGS}} for one in shown]
+        return json_response({"skills": listed, "editing": self._config.skill_revisions}, no_store=True)
+
+    def _ratings(self) -> Counter[tuple[str, str]]:
+        """The ratings of the last seven days, by skill and rating; raises FeedbackUnavailable."""
+        week = time.time() - WEEK
+        given = self._feedback.given(Chosen(silent=True, limit=MOST_RATINGS))
+        return Counter((one.skill, one.rating) for one in given if one.at >= week)
 
     async def fields(self, _: Request) -> Response:
         """The fields of a skill's file with their documentation."""
@@ -115,7 +134,7 @@ class SkillsEndpoints:
             {
                 **self._summary(name, found, moves),
                 "text": text,
-                "revisions": [asdict(one) for one in revisions],
+                "revisions": await to_thread.run_sync(self._judged, revisions),
                 "moves": [asdict(move) for move in moves],
             },
             no_store=True,
@@ -185,6 +204,20 @@ class SkillsEndpoints:
         for move in await to_thread.run_sync(self._revisions.moves) if self._revisions else ():
             found.setdefault(move.skill, []).append(move)
         return found
+
+    def _judged(self, revisions: Sequence[Revision]) -> Sequence[Mapping[str, Any]]:
+        """The revisions with what they scored, and what the gate says of the latest."""
+        shown = []
+        for place, one in enumerate(revisions):
+            assert self._revisions is not None
+            latest = self._revisions.evaluations.latest(one.skill, one.digest)
+            scores = {
+                task: {"means": made.means, "made": made.made, "model": made.model} for task, made in latest.items()
+            }
+            judged = place >= len(revisions) - MOST_JUDGED
+            verdict = self._revisions.verdict(self._revisions.get(one.skill, one.number)) if judged else None
+            shown.append({**asdict(one), "scores": scores, "gate": msgspec.to_builtins(verdict)})
+        return shown
 
     def _latest(self, name: str) -> str:
         """The text of the latest revision, else of the skill's file; empty if neither can be read."""

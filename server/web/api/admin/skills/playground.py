@@ -18,11 +18,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.chat.choices.reply_text import Piece
+from server.chat.grounded import questions_of
 from server.chat.reply import Replies, Reply
 from server.chat.request import ReplyRequest
 from server.engine.sequence import RequestedSampling
 from server.errors import ConfigError, InvalidRequest, SecateurError
+from server.knowledge.grounding.grounding import PASSAGES, Question, Searchable, ground
+from server.knowledge.search import Found
 from server.models.rollout import Rollout
+from server.models.shelf import Shelf
 from server.skills.revisions.text import LONGEST, parse
 from server.web.http import problems
 from server.web.http.events import ReplyStream
@@ -32,7 +36,9 @@ DRAFT = "draft"
 """The key's id in the ledger of tokens that drafts use."""
 MOST_BYTES = 6 * LONGEST
 TOP = 5
-Name = Literal["prompt", "text", "end", "error"]
+MOST_SHOWN = 600
+"""Characters of a passage that are shown."""
+Name = Literal["passages", "prompt", "text", "end", "error"]
 
 
 class Turn(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +60,10 @@ class Trial(Struct, frozen=True, forbid_unknown_fields=True):
 class Playground:
     """The endpoint; files of keys that drafts name are in `folder`."""
 
-    def __init__(self, replies: Replies, rollout: Rollout, folder: Path) -> None:
+    def __init__(self, replies: Replies, rollout: Rollout, shelf: Shelf, folder: Path) -> None:
         self._replies = replies
         self._rollout = rollout
+        self._shelf = shelf
         self._folder = folder
 
     def routes(self) -> list[Route]:
@@ -79,10 +86,24 @@ class Playground:
             key_id=DRAFT,
             prompt_shown=True,
         )
+        search = await self._search(wanted)
         state = RequestState.of(request.scope)
         begun = monotonic()
         reply = await self._replies.begin(state.request_id, wanted)
-        return ReplyStream(_events(reply, begun), reply, lambda: None)
+        return ReplyStream(_events(reply, begun, search), reply, lambda: None)
+
+    async def _search(self, wanted: ReplyRequest) -> Mapping[str, Any]:
+        """What the draft's knowledge finds for the question, and what it decides; opens one that no other skill names.
+
+        Raises InvalidRequest if it cannot be opened.
+        """
+        try:
+            self._shelf.add(await to_thread.run_sync(self._shelf.load, [wanted.skill]))
+        except SecateurError as error:
+            raise InvalidRequest(f"Its knowledge cannot be opened: {error}.", code="skills_invalid") from None
+        if (knowledge := self._shelf.of(wanted.skill)) is None:
+            return {"kind": "none", "passages": []}
+        return await to_thread.run_sync(_found, knowledge, questions_of(wanted))
 
 
 async def _trial(request: Request) -> Trial:
@@ -93,8 +114,22 @@ async def _trial(request: Request) -> Trial:
         raise InvalidRequest(str(error), code="invalid_body") from None
 
 
-async def _events(reply: Reply, begun: float) -> AsyncIterator[ServerSentEvent]:
+def _found(knowledge: Searchable, questions: tuple[str, ...]) -> Mapping[str, Any]:
+    """How the knowledge decides on a question, with the passages that it quotes, or else the nearest ones."""
+    decided = ground(knowledge, Question(questions))
+    found = decided.found or knowledge.search(questions[-1], PASSAGES, frozenset())
+    return {"kind": decided.kind, "passages": [_passage(one) for one in found]}
+
+
+def _passage(one: Found) -> Mapping[str, Any]:
+    shown = one.passage
+    return {"title": shown.heading or shown.title, "url": shown.url, "text": shown.text[:MOST_SHOWN],
+            "relevance": round(one.relevance, 3)}  # fmt: skip
+
+
+async def _events(reply: Reply, begun: float, search: Mapping[str, Any]) -> AsyncIterator[ServerSentEvent]:
     """The reply as events; times are in seconds since `begun`."""
+    yield _event("passages", search)
     first = 0.0
     citations: list[dict[str, str]] = []
     try:

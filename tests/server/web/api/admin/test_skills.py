@@ -125,7 +125,8 @@ def test_a_draft_is_tried_with_its_prompt_and_metered_as_a_draft(manager: Served
     assert answer.status == 200
     events = [block.split("\n") for block in answer.content.decode().strip().split("\n\n")]
     found = [(lines[0].removeprefix("event: "), json.loads(lines[1].removeprefix("data: "))) for lines in events]
-    assert [name for name, _ in found if name != "text"] == ["prompt", "end"]
+    assert [name for name, _ in found if name != "text"] == ["passages", "prompt", "end"]
+    assert found.pop(0)[1] == {"kind": "none", "passages": []}
     assert "Be very brief." in found[0][1]["text"]
     assert "".join(data["text"] for name, data in found if name == "text") == "Good day"[:8]
     tokens = [token for name, data in found if name == "text" for token in data["tokens"]]

@@ -1,7 +1,9 @@
 // The skills manager: lists skills, edits and checks a draft, tries it, and saves, compares and publishes revisions.
 import { html } from "/admin/charts.js";
+import { ask, at, attempt, find, moment, read, view } from "/admin/manager/client.js";
+import { showExperiment } from "/admin/manager/experiment.js";
+import { refresh } from "/admin/manager/parts.js";
 
-const KEY = "secateur-admin-key"; // the admin page keeps it there
 const CHECK_AFTER = 400;
 const TEMPLATE = (name) => `# A skill. Small models follow examples better than instructions.
 name = "${name}"
@@ -17,53 +19,33 @@ You are the help desk of a bicycle workshop. Answer in one or two short sentence
 question = "How long does a repair take?"
 answer = "Two working days. We call you when it is ready."
 `;
-const find = (id) => document.getElementById(id);
 let skills = [];
-let open; // the shown skill, with its revisions
-let editing = false;
 let turns = [];
 let timer;
-
-async function ask(path, body) {
-  const key = sessionStorage.getItem(KEY);
-  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...(body && { "Content-Type": "application/json" }) };
-  const answer = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
-  if (answer.ok) return answer;
-  const { error } = await answer.json();
-  throw Object.assign(new Error(answer.status === 401 ? "Sign in, or give the admin key, on the page Usage." : error.message), error);
-}
-
-const read = async (path, body) => (await ask(path, body)).json();
-const at = (action = "") => `/admin/skills/${encodeURIComponent(open.name)}${action && `/${action}`}`;
-
-/** Run what a click asks for; a refusal is shown and nothing else happens. */
-async function attempt(work) {
-  find("trouble").hidden = true;
-  try {
-    await work();
-  } catch (error) {
-    find("trouble").textContent = error instanceof TypeError ? "The server does not answer." : error.message;
-    find("trouble").hidden = false;
-  }
-}
 
 async function list() {
   const [found, figures] = await Promise.all([read("/admin/skills"), read("/admin/summary")]);
   skills = found.skills;
-  editing = found.editing === "edit";
-  find("new").hidden = find("actions").hidden = !editing;
-  find("mode").textContent = editing ? "" : found.editing === "read" ? "Changes are made by `secateur skills`." : "Skills are files; skill_revisions = \"edit\" in server.toml lets this page change them.";
+  view.editing = found.editing === "edit";
+  find("new").hidden = find("actions").hidden = !view.editing;
+  find("mode").textContent = view.editing ? "" : found.editing === "read" ? "Changes are made by `secateur skills`." : "Skills are files; skill_revisions = \"edit\" in server.toml lets this page change them.";
   const week = new Map(figures.summary.skills.map((use) => [use.skill, use]));
   const left = new Map(figures.summary.budgets.filter((one) => one.limit !== null).map((one) => [one.skill, one.limit - one.used - one.reserved]));
   find("list").replaceChildren(...skills.map((skill) => html("li", {}, entry(skill, week.get(skill.name), left.get(skill.name)))));
 }
 
 function entry(skill, use, left) {
-  const button = html("button", { "aria-current": String(skill.name === open?.name) }, html("b", {}, skill.title),
+  const button = html("button", { "aria-current": String(skill.name === view.open?.name) }, html("b", {}, skill.title),
     html("small", {}, `${skill.name}, ${state(skill)}`),
-    html("small", {}, `${use?.requests ?? 0} replies in 7 days${left === undefined ? "" : `, ${Math.max(0, left).toLocaleString("en")} tokens left`}`));
+    html("small", {}, week(skill, use)), ...(left === undefined ? [] : [html("small", {}, `${Math.max(0, left).toLocaleString("en")} tokens left`)]));
   button.addEventListener("click", () => attempt(() => show(skill.name)));
   return button;
+}
+
+/** Replies and ratings of the last seven days. */
+function week({ ratings }, use) {
+  const rated = ratings.up + ratings.down;
+  return `${use?.requests ?? 0} replies in 7 days${rated ? `, ${ratings.up} of ${rated} rated good` : ""}`;
 }
 
 function state(skill) {
@@ -72,36 +54,52 @@ function state(skill) {
 }
 
 async function show(name) {
-  open = await read(`/admin/skills/${encodeURIComponent(name)}`);
+  view.open = await read(`/admin/skills/${encodeURIComponent(name)}`);
   find("editor").hidden = find("play").hidden = false;
   find("diff").hidden = true;
-  find("text").value = open.text;
-  find("text").readOnly = !editing;
+  find("text").value = view.open.text;
+  find("text").readOnly = !view.editing;
   describe();
   startOver();
+  refresh();
   await list();
+  await showExperiment(finish);
   await check();
 }
 
 function describe() {
-  find("editor-title").textContent = open.title;
-  find("serving").textContent = [state(open), open.model, open.knowledge && `knowledge ${open.knowledge}`].filter(Boolean).join(", ");
-  find("origins").textContent = open.origins.length ? `It works on pages of ${open.origins.join(", ")}.` : "No page may embed it yet: list origins, such as origins = [\"https://www.example.com\"].";
-  find("line").textContent = `<script async src="https://YOUR-SERVER/widget.js" data-skill="${open.name}"></script>`;
-  const rows = [...open.revisions].reverse().map((one) => html("tr", {}, html("td", {}, String(one.number)), html("td", {}, one.made.replace("T", " ").replace("+00:00", "")),
-    html("td", {}, one.author), html("td", {}, one.reason), html("td", {}, one.number === open.published ? "served" : ""), html("td", {}, ...choices(one))));
-  const names = ["No.", "Made (UTC)", "By", "Why", "State", "Actions"];
+  find("editor-title").textContent = view.open.title;
+  find("serving").textContent = [state(view.open), view.open.model, view.open.knowledge && `knowledge ${view.open.knowledge}`].filter(Boolean).join(", ");
+  find("origins").textContent = view.open.origins.length ? `It works on pages of ${view.open.origins.join(", ")}.` : "No page may embed it yet: list origins, such as origins = [\"https://www.example.com\"].";
+  find("line").textContent = `<script async src="https://YOUR-SERVER/widget.js" data-skill="${view.open.name}"></script>`;
+  const rows = [...view.open.revisions].reverse().flatMap((one) => [html("tr", {}, html("td", {}, String(one.number)),
+    html("td", {}, one.reason || "No reason given", html("small", {}, `${one.author}, ${moment(one.made)}`)), html("td", {}, standing(one)), html("td", {}, ...choices(one))), ...evidence(one)]);
+  const names = ["No.", "Why, by whom, when (UTC)", "State", "Actions"];
   const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name)));
-  find("revisions").replaceChildren(html("thead", {}, head), html("tbody", {}, ...(rows.length ? rows : [html("tr", {}, html("td", { colspan: "6" }, "None is saved yet."))])));
-  find("rollback").disabled = open.moves.length < 2;
-  find("withdraw").disabled = !open.published;
+  find("revisions").replaceChildren(html("thead", {}, head), html("tbody", {}, ...(rows.length ? rows : [html("tr", {}, html("td", { colspan: "4" }, "None is saved yet."))])));
+  find("rollback").disabled = view.open.moves.length < 2;
+  find("withdraw").disabled = !view.open.published;
+}
+
+function standing(one) {
+  if (one.number === view.open.published) return html("b", {}, "served");
+  if (!one.gate) return "";
+  return html("span", { class: one.gate.passed ? "passed" : "failed" }, one.gate.passed ? "passes the gate" : "held by the gate");
+}
+
+/** A row below a revision: what it scored on tasks, and what its gate says. */
+function evidence(one) {
+  const scores = Object.entries(one.scores).map(([task, { means }]) => `On ${task}: ${Object.entries(means).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ")}.`);
+  const gate = one.gate && one.number !== view.open.published ? [`Gate: ${one.gate.reason}.`] : [];
+  const lines = [...scores, ...gate].map((text) => html("small", {}, text));
+  return lines.length ? [html("tr", { class: "evidence" }, html("td"), html("td", { colspan: "3" }, ...lines))] : [];
 }
 
 function choices(one) {
   const compare = html("button", {}, "Compare");
   compare.setAttribute("aria-label", `Compare revision ${one.number} with the served one`);
   compare.addEventListener("click", () => attempt(() => difference(one.number)));
-  if (!editing) return [compare];
+  if (!view.editing || one.number === view.open.published) return [compare];
   const publish = html("button", {}, "Publish");
   publish.setAttribute("aria-label", `Publish revision ${one.number}`);
   publish.addEventListener("click", () => attempt(() => move("publish", { number: one.number })));
@@ -109,7 +107,7 @@ function choices(one) {
 }
 
 async function difference(number) {
-  const other = open.published || open.revisions.at(-1).number;
+  const other = view.open.published || view.open.revisions.at(-1).number;
   const { diff } = await read(`${at("diff")}?old=${Math.min(number, other)}&new=${Math.max(number, other)}`);
   const kind = (line) => (line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
   find("diff").replaceChildren(...(diff || "They are equal.").split("\n").map((line) => html("div", { class: kind(line) }, line || "\u00a0")));
@@ -124,7 +122,7 @@ async function check() {
 }
 
 async function save() {
-  const made = await read(at("revisions"), { text: find("text").value, after: open.revisions.at(-1)?.number ?? 0, reason: find("reason").value });
+  const made = await read(at("revisions"), { text: find("text").value, after: view.open.revisions.at(-1)?.number ?? 0, reason: find("reason").value });
   await finish(`Saved as revision ${made.number}.`);
   return made;
 }
@@ -140,9 +138,11 @@ async function move(action, body = {}) {
 }
 
 async function finish(text) {
-  open = await read(at());
+  view.open = await read(at());
   describe();
   await list();
+  await showExperiment(finish);
+  refresh();
   find("reason").value = "";
   find("done").textContent = text;
 }
@@ -150,12 +150,14 @@ async function finish(text) {
 function create() {
   const name = prompt("The skill's name: letters, digits, dots, dashes")?.trim();
   if (!name) return;
-  open = { name, title: name, text: TEMPLATE(name), origins: [], revisions: [], moves: [], published: 0, served: false };
+  view.open = { name, title: name, text: TEMPLATE(name), origins: [], revisions: [], moves: [], published: 0, served: false };
   find("editor").hidden = find("play").hidden = false;
-  find("text").value = open.text;
+  find("text").value = view.open.text;
   find("text").readOnly = false;
   describe();
   startOver();
+  refresh();
+  attempt(() => showExperiment(finish));
   attempt(check);
   find("text").focus();
 }
@@ -165,6 +167,7 @@ function startOver() {
   find("turns").replaceChildren();
   find("prompt").textContent = "";
   find("prompt-title").textContent = "The prompt";
+  showPassages({ kind: "none", passages: [] });
 }
 
 async function send() {
@@ -175,6 +178,7 @@ async function send() {
   find("question").value = "";
   let said = "";
   for await (const [name, data] of events(answer.body)) {
+    if (name === "passages") showPassages(data);
     if (name === "prompt") showPrompt(data);
     if (name === "text") {
       said += data.text;
@@ -196,6 +200,13 @@ function token({ token: text, logprob, top }) {
 function showPrompt({ text, tokens }) {
   find("prompt").textContent = text;
   find("prompt-title").textContent = `The prompt, ${tokens} tokens`;
+}
+
+/** What the knowledge found, and whether it lets the model answer. */
+function showPassages({ kind, passages }) {
+  const decided = { passages: "quoted to the model", verbatim: "a stored answer", refused: "too far from the question: refused", none: "" }[kind];
+  find("passages-title").textContent = kind === "none" ? "No knowledge to search" : `${passages.length === 1 ? "1 passage" : `${passages.length} passages`} found: ${decided}`;
+  find("passages").replaceChildren(...passages.map((one) => html("li", {}, html("div", {}, html("b", {}, one.title || one.url), html("small", {}, `relevance ${one.relevance}, ${one.url}`), one.text))));
 }
 
 function numbers(data) {
