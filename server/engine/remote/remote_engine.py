@@ -16,7 +16,7 @@ from server.engine.remote.backends import Backend, Backends
 from server.engine.remote.http_stream import Broken, RefusedByBackend
 from server.engine.remote.token_protocol import TokenProtocol
 from server.engine.remote.wire import Sizes, WireProtocol
-from server.engine.scheduling.fairness import next_waiting
+from server.engine.scheduling.fairness import Shares, next_waiting
 from server.engine.sequence import Sampling, Sequence
 from server.engine.stream import Stream, hand_over
 from server.errors import EngineFailed, Overloaded, SecateurError
@@ -43,6 +43,7 @@ class RemoteEngine:
         self._running: dict[Sequence, asyncio.Task[None]] = {}
         self._streams: dict[Sequence, Stream] = {}
         self._failure: str | None = None
+        self._shares = Shares(sizes.replies)
 
     def start(self) -> None:
         """Begin to probe the backends."""
@@ -107,6 +108,7 @@ class RemoteEngine:
             raise Overloaded(f"{len(self._waiting)} requests are already waiting; try again later.", retry_after=rounds)
         streams = [Stream(sequence, self._abort) for sequence in sequences]
         pairs = list(zip(sequences, streams, strict=True))
+        self._shares.asked(sequences[0].skill)
         self._streams.update(pairs)
         self._waiting.extend(pairs)
         self._fill()
@@ -116,7 +118,10 @@ class RemoteEngine:
         """Start what waits while there is room."""
         while self._waiting and len(self._running) < self._sizes.replies and not self._failure:
             running = (one.skill for one in self._running)
-            sequence, stream = pair = next_waiting(self._waiting, running, lambda waiting: waiting[0].skill)
+            pair = next_waiting(self._waiting, running, lambda waiting: waiting[0].skill, self._shares)
+            if pair is None:
+                return
+            sequence, stream = pair
             self._waiting.remove(pair)
             sequence.begun = time.monotonic()
             self._running[sequence] = asyncio.get_running_loop().create_task(self._run(sequence, stream))

@@ -2,14 +2,14 @@
 
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, CacheSize, blocks_for
-from server.engine.scheduling.fairness import next_waiting
+from server.engine.scheduling.fairness import Shares, next_waiting
 from server.engine.scheduling.prefill_budget import PrefillBudget
 from server.engine.scheduling.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.engine.sequence import Finish, Sequence
@@ -57,6 +57,7 @@ class Scheduler:
         self.waiting: deque[deque[Sequence]] = deque()
         """The queued sequences of each request, the next to be admitted first."""
         self.running: list[Sequence] = []
+        self._shares = Shares(slots)
 
     @property
     def idle(self) -> bool:
@@ -73,6 +74,7 @@ class Scheduler:
         if before >= self.max_waiting + len(self.free):
             rounds = 1 + before // self.slots  # a round of replies takes at least a second
             raise Overloaded(f"{before} requests are already waiting; try again later.", retry_after=rounds)
+        self._shares.asked(sequences[0].skill)
         self.waiting.append(deque(sequences))
 
     def schedule(self) -> Batch:
@@ -80,8 +82,8 @@ class Scheduler:
 
         While sequences decode, `prefill_budget` limits the pass.
         """
-        while self.waiting and self.free:
-            self._admit(self._next_waiting())
+        while self.waiting and self.free and (sequence := self._next_waiting()):
+            self._admit(sequence)
         decoding = sum(1 for sequence in self.running if sequence.generated)
         remaining = sum(sequence.remaining for sequence in self.running)
         if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES and remaining <= self.batch_tokens:
@@ -89,8 +91,10 @@ class Scheduler:
         budget = self.prefill_budget.tokens(decoding, self.batch_tokens)
         scored = MOST_PROMPT_ROWS
         chunks: list[Chunk] = []
-        # Decode before prefill: a long prompt must not stall the replies that are being read.
-        for sequence in sorted(self.running, key=lambda sequence: sequence.generated == 0):
+        busy = Counter(sequence.skill for sequence in self.running)
+        # Decode before prefill: a long prompt must not stall the replies that are being read. The prompts of a skill
+        # with few sequences come before those of a busy one.
+        for sequence in sorted(self.running, key=lambda one: (one.generated == 0) * busy[one.skill]):
             if sequence.follows_unfinished_prompt:
                 continue
             self._reuse_computed(sequence)
@@ -129,10 +133,12 @@ class Scheduler:
             if not request:
                 self.waiting.remove(request)
 
-    def _next_waiting(self) -> Sequence:
-        """Take the next sequence of the next request; if it has more, the request queues again behind."""
+    def _next_waiting(self) -> Sequence | None:
+        """Take the next sequence of the next request, if one may run; if it has more, the request queues behind."""
         running = (sequence.skill for sequence in self.running)
-        request = next_waiting(self.waiting, running, lambda request: request[0].skill)
+        request = next_waiting(self.waiting, running, lambda request: request[0].skill, self._shares)
+        if request is None:
+            return None
         self.waiting.remove(request)
         sequence = request.popleft()
         if request:

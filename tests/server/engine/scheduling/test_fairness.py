@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.engine.scheduling.fairness import next_waiting
+from server.engine.scheduling.fairness import RECENT, Shares, next_waiting
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import Overloaded
@@ -30,10 +30,24 @@ def passes_until(made: Scheduler, waited: Sequence) -> int:
 
 
 def test_the_skill_with_the_fewest_running_is_next_and_the_oldest_of_equals() -> None:
-    waiting = ["a1", "a2", "b1", "c1"]
-    assert next_waiting(waiting, "aab", lambda one: one[0]) == "c1"
-    assert next_waiting(waiting, "abc", lambda one: one[0]) == "a1"
-    assert next_waiting(waiting, "", lambda one: one[0]) == "a1"
+    waiting, shares = ["a1", "a2", "b1", "c1"], Shares(9)
+    assert next_waiting(waiting, "aab", lambda one: one[0], shares) == "c1"
+    assert next_waiting(waiting, "abc", lambda one: one[0], shares) == "a1"
+    assert next_waiting(waiting, "", lambda one: one[0], shares) == "a1"
+
+
+def test_one_slot_is_kept_from_a_skill_while_another_is_asked() -> None:
+    shares = Shares(4)
+    shares.asked("a")
+    assert shares.most("a") == 4
+    shares.asked("b")
+    assert (shares.most("a"), shares.most("b"), shares.most("c")) == (3, 3, 3)
+    assert next_waiting(["a1"], "aaa", lambda one: one[0], shares) is None
+    assert next_waiting(["a1", "b1"], "aaa", lambda one: one[0], shares) == "b1"
+    for _ in range(RECENT):
+        shares.asked("a")
+    assert shares.most("a") == 4
+    assert Shares(2).most("a") == 2
 
 
 @pytest.mark.parametrize("flood", [SLOTS, 50, 500])
@@ -45,6 +59,29 @@ def test_a_flood_delays_another_skill_by_at_most_one_reply(flood: int) -> None:
     other = sequence("other")
     made.add(other)
     assert passes_until(made, other) <= REPLY + 1
+
+
+def test_a_skill_that_was_asked_before_begins_at_once_beside_a_flood() -> None:
+    made = scheduler()
+    made.add(first := sequence("other"))
+    passes_until(made, first)
+    for number in range(500):
+        made.add(sequence("flood", number + 10))
+    for _ in range(3 * REPLY):
+        batch = made.schedule()
+        assert sum(one.skill == "flood" for one in made.running) < SLOTS
+        made.commit(batch, [7] * sum(chunk.rows for chunk in batch.chunks))
+    made.add(other := sequence("other"))
+    assert passes_until(made, other) == 1
+
+
+def test_the_prompt_of_a_quiet_skill_is_computed_before_those_of_a_busy_one() -> None:
+    made = Scheduler(slots=4, context=128, batch_tokens=32, max_waiting=9)
+    for number in range(3):
+        prompt = tuple(range(number * 100 + 100, number * 100 + 160))
+        made.add(Sequence("busy", prompt, Sampling(temperature=0, max_tokens=4)))
+    made.add(Sequence("quiet", tuple(range(1, 30)), Sampling(temperature=0, max_tokens=4)))
+    assert made.schedule().chunks[0].sequence.skill == "quiet"
 
 
 def test_two_floods_share_the_slots() -> None:

@@ -62,7 +62,8 @@ def check_laws(scheduler: Scheduler, batch: Batch) -> None:
     for chunk in batch.chunks:
         leader = chunk.sequence.leader
         assert leader is None or leader.slot is None or leader.generated, "a prompt was computed twice"
-    assert not (scheduler.waiting and scheduler.free)
+    busy = Counter(sequence.skill for sequence in scheduler.running)
+    assert not scheduler.free or all(busy[request[0].skill] == scheduler.slots - 1 for request in scheduler.waiting)
     assert all(scheduler.waiting)
     decoding = {sequence for sequence in scheduler.running if sequence.generated}
     assert decoding <= {chunk.sequence for chunk in batch.chunks}, "a long prompt stalled a reply"
