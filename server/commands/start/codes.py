@@ -25,6 +25,10 @@ CODES = {
         "`secateur usage LEDGER` shows by what; raise `tokens_per_day` or `tokens_per_month` of the skill, or wait as "
         "`Retry-After` says.",
     ),
+    "build_running": Advice(
+        "Another knowledge is being built.",
+        "Wait until the page shows that it is done; one is built at a time.",
+    ),
     "context_length_exceeded": Advice(
         "Prompt and reply do not fit the model's context.",
         "Shorten the messages, lower `max_tokens`, or raise `context` in server.toml up to what the model takes.",
@@ -32,6 +36,18 @@ CODES = {
     "conversations_unavailable": Advice(
         "The database of conversations cannot be read or written.",
         "Look at the disk, or at the PostgreSQL server; `secateur doctor CONFIG.toml` tries it.",
+    ),
+    "conversations_unkept": Advice(
+        "Conversations cannot be shown: they are in memory alone, or cannot be decrypted.",
+        'Set `conversation_storage = "database"`, and name the file that has the key in `conversation_key`.',
+    ),
+    "document_refused": Advice(
+        "The name of an uploaded document is not allowed.",
+        "Rename it: letters, digits, spaces, `.`, `_` and `-`, and one of the known endings.",
+    ),
+    "documents_unwritable": Advice(
+        "Uploaded documents cannot be written.",
+        "Look at the disk, and at the rights of the folder `knowledge` in the folder of the skills.",
     ),
     "experiment_invalid": Advice(
         "These two revisions cannot be compared.",
@@ -110,8 +126,16 @@ CODES = {
     "model_not_found": Advice(
         "No skill has this name or alias.", "`model` is a skill's name: GET /v1/models lists what the key opens."
     ),
+    "no_documents": Advice(
+        "There is nothing to build a knowledge from.",
+        "Upload a document first.",
+    ),
     "no_experiment": Advice(
         "No experiment runs with this skill.", "Start one on the page, or by `secateur skills experiment start`."
+    ),
+    "no_key_file": Advice(
+        "The settings name no file of API keys.",
+        'Set `keys = "keys.json"` in server.toml, and start the server again.',
     ),
     "no_session": Advice("There is no session to end.", "Only the widget has sessions; a key has none."),
     "not_found": Advice("No such path or object.", "Compare the path with docs/guide/openai.md."),
@@ -157,6 +181,10 @@ CODES = {
     "tokens_per_minute_exceeded": Advice(
         "The request alone needs more tokens than the limit allows in a minute.",
         "Shorten it, lower `max_tokens`, or raise `tokens_per_minute`.",
+    ),
+    "too_many_documents": Advice(
+        "A skill has too many documents, or too large ones.",
+        "Delete some, or build the knowledge by `secateur knowledge build` and name its directory.",
     ),
     "unknown_parameter": Advice(
         "The request has a field that this server does not know.",
