@@ -34,7 +34,6 @@ KEY = "SECATEUR_ADMIN_KEY"
 TIMEOUT = 600
 MOST_WAITS = 20
 GATE_FAILED = 3
-logger = logging.getLogger(__name__)
 
 
 class Said(Struct, frozen=True):
@@ -52,6 +51,7 @@ def score_skill(arguments: argparse.Namespace) -> int:
     from pruning.evaluation.tasks.reading import read_task
     from pruning.evaluation.tasks.task import KnowledgeTask, PairsTask
 
+    logging.getLogger("server").setLevel(logging.WARNING)  # the audit log writes a line of its own
     if arguments.server is None:
         raise ConfigError("--skill needs the settings of the server that has it: --server SERVER.toml")
     task = read_task(arguments.task)

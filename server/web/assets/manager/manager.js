@@ -210,7 +210,7 @@ function showPassages({ kind, passages }) {
 }
 
 function numbers(data) {
-  const speed = data.seconds > data.first ? `, ${Math.round((data.completion_tokens - 1) / (data.seconds - data.first))} tokens/s` : "";
+  const speed = data.completion_tokens > 1 && data.seconds > data.first ? `, ${Math.round((data.completion_tokens - 1) / (data.seconds - data.first))} tokens/s` : "";
   const from = data.citations.length ? `. From ${data.citations.map((one) => one.title).join("; ")}` : "";
   return `${data.prompt_tokens} prompt tokens (${data.cached_tokens} cached), ${data.completion_tokens} of reply, first after ${Math.round(1000 * data.first)} ms${speed}, ended by ${data.finish}${from}`;
 }

@@ -13,7 +13,7 @@ export function refresh() {
   find("secret").hidden = true;
 }
 
-const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${(bytes / 1e6).toFixed(1)} MB`);
+const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${Number((bytes / 1e6).toFixed(1))} MB`);
 const none = (text) => [html("p", { class: "aside" }, text)];
 
 function button(text, label, work) {

@@ -160,3 +160,9 @@ def test_reconcile_and_a_real_prometheus_send_their_keys(
 )
 def test_the_least_role_that_may_change_something(path: str, role: str) -> None:
     assert least_role(path) == role
+
+
+def test_what_visitors_wrote_is_read_by_operators_alone() -> None:
+    roles = {part: least_role(f"/admin/skills/help/{part}", reading=True) for part in ("conversations", "questions")}
+    assert roles == {"conversations": "operator", "questions": "viewer"}
+    assert least_role("/admin/skills", reading=True) == "viewer"

@@ -87,7 +87,8 @@ def test_documents_are_built_while_replies_go_on_and_a_draft_answers_from_them(m
     shown = get(manager, "knowledge")
     assert (shown["build"]["code"], shown["built"]) == (0, [begun["output"]]), shown["build"]
     draft = f'{OLD}knowledge = "{begun["output"]}"\n'
-    body = {"text": draft, "messages": [{"role": "user", "content": "When does the workshop open on weekdays?"}]}
+    asked = "The workshop opens at nine on weekdays and closes at six?"
+    body = {"text": draft, "messages": [{"role": "user", "content": asked}]}
     events = call(manager.admin, "/admin/skills/help/try", body).content.decode()
     assert events.startswith("event: passages")
     assert "opens at nine" in events.split("\n\n")[0]
