@@ -1,5 +1,6 @@
 """Archives: totals before and after are equal, and a kill between any two steps loses nothing and doubles nothing."""
 
+import asyncio
 import csv
 import gzip
 import json
@@ -11,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
+from starlette.requests import Request
 
 from server.commands.__main__ import main
 from server.errors import ConfigError
@@ -23,6 +25,7 @@ from server.metering.reconcile import differences
 from server.metering.usage import GROUPS, Span, grouped
 from server.storage.connection import connect
 from server.storage.database import Options
+from server.web.api.admin.usage import UsageEndpoint
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 BEFORE = "2026-11-01"
@@ -152,6 +155,23 @@ def test_a_second_archive_takes_what_was_open(filled: str, tmp_path: Path, capsy
     assert "name all archives of this ledger: second is missing" in capsys.readouterr().err
     assert main(["usage", filled, "--after", "0"]) == 0
     assert "were archived: those are not listed" in capsys.readouterr().err
+
+
+def test_the_admin_listener_says_up_to_which_number_rows_were_archived(filled: str, tmp_path: Path) -> None:
+    def listed() -> tuple[str | None, int]:
+        asked = Request({"type": "http", "query_string": b"after=0", "headers": []})
+        answer = asyncio.run(UsageEndpoint(ledger).get(asked))
+        return answer.headers.get("X-Archived-Through"), len(bytes(answer.body).splitlines())
+
+    ledger = Ledger(filled, instance="c", clock=lambda: NOW)
+    through, count = listed()
+    assert (through, count) == (None, 50)
+    assert main(["usage", "archive", filled, "--before", BEFORE, "--output", str(tmp_path / "out")]) == 0
+    through, left = listed()
+    with snapshot(filled) as database:
+        [(highest, moved)] = database.execute("SELECT through, requests FROM archives")
+    assert (through, left) == (str(highest), count - moved)
+    ledger.close()
 
 
 def test_what_is_refused(where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
