@@ -18,7 +18,7 @@ COSTS = Costs(0.5, {1: 0.1, 4: 0.4})
 
 def test_a_lone_request_takes_its_prefill_and_its_steps() -> None:
     [answered] = simulate(COSTS, [Arrival(3.0, 11)], 1, in_turns)
-    assert answered == (pytest.approx(0.5), pytest.approx(0.5 + 10 * 0.1))
+    assert [answered.first, answered.last] == pytest.approx([0.5, 0.5 + 10 * 0.1])
 
 
 def test_steps_between_and_beyond_the_measured_ones() -> None:
