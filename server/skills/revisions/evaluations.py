@@ -1,4 +1,4 @@
-"""What revisions scored on tasks, and the gate that lets none be published that is worse than the published one."""
+"""What revisions scored on tasks, and the gate that refuses to publish one that scores worse than the published one."""
 
 from collections.abc import Mapping, Sequence
 

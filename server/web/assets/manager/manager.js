@@ -74,7 +74,7 @@ function describe() {
   find("line").textContent = `<script async src="https://YOUR-SERVER/widget.js" data-skill="${view.open.name}"></script>`;
   const rows = [...view.open.revisions].reverse().flatMap((one) => [html("tr", {}, html("td", {}, String(one.number)),
     html("td", {}, one.reason || "No reason given", html("small", {}, `${one.author}, ${moment(one.made)}`)), html("td", {}, standing(one)), html("td", {}, ...choices(one))), ...evidence(one)]);
-  const names = ["No.", "Why, by whom, when (UTC)", "State", "Actions"];
+  const names = ["No.", "Reason, author, time (UTC)", "State", "Actions"];
   const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name)));
   find("revisions").replaceChildren(html("thead", {}, head), html("tbody", {}, ...(rows.length ? rows : [html("tr", {}, html("td", { colspan: "4" }, "None is saved yet."))])));
   find("rollback").disabled = view.open.moves.length < 2;
