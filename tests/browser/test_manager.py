@@ -96,6 +96,8 @@ def test_an_experiment_by_the_keyboard(server: Served, open_page: Open) -> None:
 
 
 def test_keys_documents_and_what_visitors_said(server: Served, open_page: Open) -> None:
+    assert call(server.admin, "/admin/skills/help/revisions", {"text": HELP, "after": 0}).status == 201
+    assert call(server.admin, "/admin/skills/help/publish", {"number": 1}).status == 200
     page = opened(open_page, server)
     page.on("dialog", lambda dialog: dialog.accept())
     visitor = Visitor(server)

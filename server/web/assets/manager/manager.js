@@ -150,6 +150,7 @@ async function finish(text) {
 function create() {
   const name = prompt("The skill's name: letters, digits, dots, dashes")?.trim();
   if (!name) return;
+  if (skills.some((skill) => skill.name === name)) return attempt(() => show(name));
   view.open = { name, title: name, text: TEMPLATE(name), origins: [], revisions: [], moves: [], published: 0, served: false };
   find("editor").hidden = find("play").hidden = false;
   find("text").value = view.open.text;
@@ -159,6 +160,7 @@ function create() {
   refresh();
   attempt(() => showExperiment(finish));
   attempt(check);
+  attempt(list);
   find("text").focus();
 }
 

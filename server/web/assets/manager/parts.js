@@ -23,6 +23,7 @@ function button(text, label, work) {
 }
 
 async function showKeys() {
+  find("key-form").hidden = true;
   if (!view.open.served) return find("keys-list").replaceChildren(...none("Publish the skill first."));
   const { file, keys } = await read(at("keys"));
   find("key-form").hidden = !file;
