@@ -105,7 +105,7 @@ def check(config: Config) -> None:
     from server.models.preflight import check_models  # late: only this needs it
 
     warn(config)
-    check_models(config, load_skills(config))
+    check_models(config, with_rivals(load_skills(config)))
     check_keys(config)
     for bound in bind_all(config).values():
         bound.close()
