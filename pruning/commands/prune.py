@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         prog="secateur prune",
         description="Carry out a recipe and print a table of before and after; an artifact of the same recipe is "
         "reused. The recipe's tasks judge the result: exit code 3 if a gate fails. With --processes, or started by "
-        "torchrun or `accelerate launch`, processes share the batches of the stages that train the whole model.",
+        "torchrun or `accelerate launch`, processes share the sequences of layer-wise stages and of training.",
     )
     options.add_argument("recipe", type=Path, help="the recipe, a TOML file")
     options.add_argument("--output", type=Path, metavar="DIR", help="the artifact to make or reuse")
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         type=_count,
         default=1,
         metavar="N",
-        help="processes that train together, one per GPU (default: 1)",
+        help="processes that share the sequences, one per GPU (default: 1)",
     )
     return options
 

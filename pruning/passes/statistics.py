@@ -4,7 +4,7 @@ Each keeps running sums only, so memory does not grow with the data; layers that
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import NamedTuple, TypeVar, cast
 
@@ -21,6 +21,10 @@ STRIPE = 384
 """Rows of the Gram matrix computed at once, from the diagonal on; the lower triangle follows by symmetry."""
 
 
+Add = Callable[[Tensor], None]
+"""Replaces a tensor, in place, by its sum over the processes that share out the sequences."""
+
+
 class Statistic:
     """Accumulates over the inputs of one linear layer with `columns` input features."""
 
@@ -33,6 +37,17 @@ class Statistic:
     def update(self, inputs: Tensor) -> None:
         """Take in one batch of inputs [..., tokens, columns]."""
         raise NotImplementedError
+
+    def combine(self, add: Add) -> None:
+        """Replace the running sums and counts by those over all processes."""
+        for value in vars(self).values():
+            if isinstance(value, Tensor):
+                add(value)
+        for name in ("_sequences", "_tokens"):
+            if hasattr(self, name):
+                count = torch.tensor([getattr(self, name)], dtype=torch.float64)
+                add(count)
+                setattr(self, name, int(count))
 
 
 class InputNorm(Statistic):
@@ -263,6 +278,11 @@ class InputStatistics:
         """Take one batch of inputs [..., tokens, columns] into every statistic."""
         for statistic in self._statistics.values():
             statistic.update(inputs)
+
+    def combine(self, add: Add) -> None:
+        """Replace the running sums of every statistic by those over all processes."""
+        for statistic in self._statistics.values():
+            statistic.combine(add)
 
     def with_gradients(self, moments: Mapping[int, Tensor], outputs: Tensor | None = None) -> "InputStatistics":
         """These same statistics, which layers may share, with what one layer's own gradients gave."""

@@ -112,6 +112,11 @@ class Sweep:
     With `keep` the states at every block boundary can be read after the pass, with `last` those after the last block.
     """
 
+    agreed: Callable[[int], int] = staticmethod(lambda done: done)
+    """The finished blocks to resume after, given those of this process: with several, the fewest that any has."""
+    shown = True
+    """Whether `visit` shows its progress."""
+
     def __init__(
         self, blocks: Blocks, ids: Tensor, batch: int, folder: Path, *, keep: bool = False, last: bool = False
     ) -> None:
@@ -133,7 +138,7 @@ class Sweep:
         """
         notes = self._begin()
         unit = len(self.rows) * runs
-        with Progress(what, len(self.blocks) * unit, len(notes) * unit) as progress:
+        with Progress(what, len(self.blocks) * unit, len(notes) * unit, shown=self.shown) as progress:
             self.step = progress.step
             for index in range(len(notes), len(self.blocks)):
                 with self.blocks.loaded(index):
@@ -154,6 +159,8 @@ class Sweep:
         if notes is not None and needed and not self._there():
             logger.warning("state files are missing in %s: starting anew", self._folder)
             notes = None
+        done = self.agreed(-1 if notes is None else len(notes))
+        notes = None if notes is None or done < 0 else notes[:done]
         for rows in self.rows:
             if notes is None or rows.stop - rows.start not in self.calls:
                 states, calls = self.blocks.capture(self._ids[rows])

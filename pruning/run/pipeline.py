@@ -73,6 +73,10 @@ CHECK: dict[type[Stage], Callable[[Any, dict[str, Any], StageContext], dict[str,
 """Preflight of each kind of stage: (options, config, context) -> the config it will leave; raises if it cannot run."""
 
 
+Shared = Training | Layerwise
+"""Stages whose sequences the processes of a team share out."""
+
+
 def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False, team: Team = ALONE) -> Artifact:
     """Carry out the recipe, resuming an interrupted run, and publish the artifact at `output`.
 
@@ -92,7 +96,7 @@ def run(inputs: Inputs, output: Path, cache: Path, *, keep: bool = False, team: 
 
 
 def follow(inputs: Inputs, output: Path, team: Team) -> None:
-    """Take part in the training stages of the run that the first process of `team` leads.
+    """Take part in the shared stages of the run that the first process of `team` leads.
 
     All other stages are done by the leader; this process waits for them and reads their results.
     """
@@ -151,7 +155,7 @@ def _assembled(work: Path, inputs: Inputs, team: Team, digests: FileDigests) -> 
 
 
 def _run_stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tuple[record.Step, ...]]:
-    """Run all stages in order; every process takes part in training stages, the leader alone in the others."""
+    """Run all stages in order; every process takes part in shared stages, the leader alone carries out the others."""
     own = own_grids(inputs)
     model = StageModel(inputs.base.config, own)
     steps: list[record.Step] = []
@@ -161,7 +165,7 @@ def _run_stages(work: Path, inputs: Inputs, team: Team) -> tuple[StageModel, tup
         if isinstance(stage, TextTraining | Continue):
             with team.first():
                 write_own_samples(stage, inputs)
-        with nullcontext() if isinstance(stage, Training) else team.first():
+        with nullcontext() if isinstance(stage, Shared) else team.first():
             model, step = APPLY[type(stage)](stage, model, context)
             model = model._replace(files={**files, **model.files})
             if isinstance(stage, Vocabulary) and number + 1 < len(inputs.recipe.stages):
@@ -180,8 +184,11 @@ def _preflight(work: Path, inputs: Inputs, team: Team) -> None:
     config = inputs.base.config
     for sentence in undone_quantisations(inputs.recipe.stages):
         logger.warning("%s", sentence)
-    if team.size > 1 and not any(isinstance(stage, Training) for stage in inputs.recipe.stages):
-        logger.warning("no stage trains the whole model: of %d processes, one does all the work", team.size)
+    if team.size > 1 and not any(isinstance(stage, Shared) for stage in inputs.recipe.stages):
+        logger.warning(
+            "no stage prunes layer by layer or trains the whole model: of %d processes, one does all the work",
+            team.size,
+        )
     for number, stage in enumerate(inputs.recipe.stages):
         if isinstance(stage, Training):
             team.check(stage.batch, str(msgspec.to_builtins(stage)["kind"]))

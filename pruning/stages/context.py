@@ -53,6 +53,25 @@ class StageContext(NamedTuple):
         """A pass over the calibration ids, journalled in the folder."""
         return Sweep(blocks, self.inputs.calibration[0], self.inputs.recipe.calibration.batch, self.folder)
 
+    def shared_sweep(self, blocks: Blocks) -> Sweep:
+        """A pass over this process's share of the calibration ids, with its states in `own_folder`.
+
+        After a kill all processes resume after the last block that each of them finished.
+        """
+        sweep = Sweep(blocks, self.shared_ids, self.inputs.recipe.calibration.batch, self.own_folder)
+        sweep.agreed, sweep.shown = self.team.least, self.team.leads
+        return sweep
+
+    @property
+    def shared_ids(self) -> Tensor:
+        """This process's share of the calibration ids, [sequences, tokens]."""
+        return self.team.part(self.inputs.calibration[0])
+
+    @property
+    def own_folder(self) -> Path:
+        """The folder of what only this process reads: the stage's, unless several share out its sequences."""
+        return self.folder if self.team.size == 1 else self.folder / f"{self.team.rank + 1}-of-{self.team.size}"
+
     def moments(self, blocks: Blocks, powers: tuple[int, ...]) -> Moments:
         """The means E[g^p] of the weights' gradients on the calibration ids; journalled in the subfolder `backward`."""
         return moments(blocks, self.inputs.calibration[0], self.folder / "backward", powers)

@@ -1,4 +1,4 @@
-"""Data-parallel training: each process takes its share of every batch, and all take the same optimiser steps.
+"""Processes that share out sequences: in training those of every batch, in a layerwise stage those of the calibration.
 
 A single process is a team of one and exchanges nothing. Only the first process writes files; the others wait for it
 before they read.
@@ -6,13 +6,16 @@ before they read.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as processes
 from torch import Tensor
 
 from pruning.errors import RecipeError, TeamBroken
+
+CHUNK = 1 << 24
+"""Numbers of a sum that are exchanged at once: 64 MB of each process."""
 
 
 class Team(NamedTuple):
@@ -61,6 +64,40 @@ class Team(NamedTuple):
             processes.all_reduce(sums)
         result: list[float] = sums.tolist()
         return result
+
+    def add_in_order(self, sums: Tensor) -> None:
+        """Replace `sums` by their sum over the processes, added from rank 0 up, so that all get the same bits."""
+        if self.size == 1:
+            return
+        flat = sums.view(-1)
+        with _reporting_lost_process():
+            for own in torch.split(flat, CHUNK):
+                parts = [torch.empty_like(own) for _ in range(self.size)]
+                processes.all_gather(parts, own)
+                own.copy_(parts[0])
+                for part in parts[1:]:
+                    own += part
+
+    def least(self, value: int) -> int:
+        """The smallest `value` of all processes."""
+        if self.size == 1:
+            return value
+        found = torch.tensor([value])
+        with _reporting_lost_process():
+            processes.all_reduce(found, processes.ReduceOp.MIN)
+        return int(found)
+
+    def send_out(self, owner: int, weight: Tensor, made: Any) -> Any:
+        """Give all processes the `weight`, in place, and what else was `made` by the process of rank `owner`."""
+        if self.size == 1:
+            return made
+        held = [made]
+        sent = weight.contiguous()
+        with _reporting_lost_process():
+            processes.broadcast_object_list(held, owner)
+            processes.broadcast(sent, owner)
+        weight.copy_(sent)
+        return held[0]
 
     def wait(self) -> None:
         """Block until every process gets here."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pruning.errors import ModelRefused
 from pruning.model.blocks import weight_of
-from pruning.passes.statistics import Gram, InputStatistics, Statistic
+from pruning.passes.statistics import Add, Gram, InputStatistics, Statistic
 from pruning.passes.sweep import BlockView, Enough, FollowingSweep
 from pruning.stages.residual_stream import stream_writers
 from pruning.techniques.mathematics.conjugate_gradient import refit_kept
@@ -48,6 +48,13 @@ class Drift:
         for name, stream in off.items():
             sums = self._streams.setdefault(name, torch.zeros(stream.shape[1], own.shape[1]))
             sums.addmm_(stream[counts].T, own)
+
+    def combine(self, add: Add) -> None:
+        """Replace the error sums by those over all processes."""
+        count = torch.tensor([self._sequences], dtype=torch.float64)
+        for sums in (self._inputs, *self._streams.values(), count):
+            add(sums)
+        self._sequences = int(count)
 
     def correction(self, name: str, weight: Tensor, gram: Gram) -> Tensor:
         """W* - W [outputs, inputs] of the layer `name` at strength 1."""
@@ -115,6 +122,11 @@ class Correction:
             observed = self._beside(view, parts[-1], needs, written, last=True)
         self._originals.flush(view.index + 1)
         yield observed  # outside the context: pruning the last, widest inputs reuses the other block's memory
+
+    def combine(self, add: Add) -> None:
+        """Replace the error sums of the layers observed last by those over all processes."""
+        for drift in {id(drift): drift for drift in self._drifts.values()}.values():
+            drift.combine(add)
 
     def correct(self, name: str, weight: Tensor, observed: InputStatistics, *, keep_zeros: bool) -> None:
         """Correct the `weight` [outputs, inputs] of the layer `name` in place, with the statistics in `observed`.

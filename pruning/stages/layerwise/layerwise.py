@@ -25,6 +25,7 @@ from pruning.stages.layerwise.correction import Correction
 from pruning.stages.layerwise.prune_block import Gradients, PruneBlock
 from pruning.techniques.mathematics.sparsity import nm_pattern
 from server.artifact.checkpoint.lineage import Step
+from server.storage.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +38,22 @@ TOKENS_PER_COLUMN = 6
 def apply(stage: Layerwise, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
     """Prune every linear layer of every block; the pruned weights overlay the model's weights.
 
-    Journals each block's sparsity, losses and seconds, and writes one file of weights per block.
+    Journals each block's sparsity, losses and seconds, and writes one file of weights per block. The processes of a
+    team share out the sequences; sums over them are rounded otherwise than those of one process.
     """
+    check_processes(context)
     blocks = context.blocks(model)
     groups = count_groups(blocks, context.inputs.calibration[0][:1]) if stage.order == "sequential" else 1
-    if Gram in stage.technique.needs or stage.correction:
+    if context.team.leads and (Gram in stage.technique.needs or stage.correction):
         warn_of_few_tokens(blocks, context.inputs.calibration[0].numel())
-    gradients = _gradients(stage, blocks, context)
-    chosen = CHOOSE[type(stage.allocation)](stage, blocks, context, gradients.moments)
-    visit = PruneBlock(
-        stage.technique, context.folder, groups, chosen.techniques, gradients, _correction(stage, model, context)
-    )
-    notes = context.sweep(blocks).visit(visit, "pruning", visit.runs)
+    with context.team.first():  # the others read what the first has journalled
+        gradients = _gradients(stage, blocks, context)
+        chosen = CHOOSE[type(stage.allocation)](stage, blocks, context, gradients.moments)
+    correction = _correction(stage, model, context)
+    visit = PruneBlock(stage.technique, context.folder, groups, chosen.techniques, gradients, correction)
+    visit.team = context.team
+    notes = context.shared_sweep(blocks).visit(visit, "pruning", visit.runs)
+    context.team.wait()  # for the last block's file
     source = Overlay(model.source, [block_file(context.folder, index) for index in range(len(blocks))])
     options = msgspec.to_builtins(stage.technique) | chosen.options
     if stage.correction:
@@ -83,11 +88,31 @@ def _correction(stage: Layerwise, model: StageModel, context: StageContext) -> C
         return None
     if stage.correction > STRONG:
         logger.warning("correction = %g is likely to overfit: compare the result with %g", stage.correction, STRONG)
-    inputs = context.inputs
     originals = FollowingSweep(
-        context.blocks(model), inputs.calibration[0], inputs.recipe.calibration.batch, context.folder / "unpruned"
+        context.blocks(model),
+        context.shared_ids,
+        context.inputs.recipe.calibration.batch,
+        context.own_folder / "unpruned",
     )
     return Correction(stage.correction, originals, sequential=stage.order == "sequential")
+
+
+def check_processes(context: StageContext) -> None:
+    """Raise RecipeError unless the stage was begun with as many processes as share out its sequences now."""
+    count, sequences = context.team.size, len(context.inputs.calibration[0])
+    if count > sequences:
+        raise RecipeError(f"{count} processes cannot share out {sequences} sequences: start {sequences} at most")
+    with context.team.first():
+        context.folder.mkdir(parents=True, exist_ok=True)
+        file = context.folder / "processes"
+        begun = int(file.read_text()) if file.exists() else 1 if (context.folder / "journal.json").exists() else count
+        if begun != count:
+            raise RecipeError(
+                f"this run was begun with --processes {begun}, and sums over {count} would be rounded otherwise: "
+                f"give --processes {begun}, or another --output to start anew"
+            )
+        if context.team.leads:
+            write_atomically(file, str(count).encode())
 
 
 def check(stage: Layerwise, config: dict[str, Any], context: StageContext) -> dict[str, Any]:

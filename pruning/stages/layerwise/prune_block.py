@@ -21,6 +21,7 @@ from pruning.passes.statistics import InputStatistics
 from pruning.passes.sweep import BlockView, Note
 from pruning.stages.block_weights import block_file, naming_weight, stored_tensors, zero_fraction
 from pruning.stages.layerwise.correction import Correction
+from pruning.stages.team import ALONE, Team
 from pruning.techniques.mathematics.losses import layer_loss
 from pruning.techniques.technique import Technique
 
@@ -52,7 +53,12 @@ class PruneBlock:
     With more than one of `groups` (see `count_groups`), each group sees the earlier ones pruned. `techniques` holds the
     technique with a matrix's own sparsity, by weight name, where it is not `technique` itself. If a weight is corrected
     before pruning, its loss is relative to the corrected weight.
+
+    The processes of `team` each see their share of the sequences. They add up their statistics, prune the matrices in
+    turn, one process each, and send them to the others.
     """
+
+    team: Team = ALONE
 
     def __init__(
         self,
@@ -78,22 +84,40 @@ class PruneBlock:
         linears = view.linears
         tensors: dict[str, Tensor] = {}
         losses: dict[str, Any] = {}
+        owners = {name: (view.index + number) % self.team.size for number, name in enumerate(linears)}
         for observed in self._observe(view, linears):
+            self._combine(observed)
+            made = {name: self._prune(name, linears[name], observed[name]) for name in observed
+                    if owners[name] == self.team.rank}  # fmt: skip
             for name in observed:
-                technique = self._techniques.get(name, self._technique)
-                weight = weight_of(linears[name])
-                if self._correction:
-                    self._correction.correct(name, weight, observed[name], keep_zeros=not technique.sparsity)
-                dense = weight.clone()
-                with naming_weight(name):
-                    scales = prune_weight(weight, technique, self._gradients.added(observed[name], name, linears[name]))
-                    losses[name] = msgspec.to_builtins(layer_loss(dense, weight, observed[name]))
+                sent = self.team.send_out(owners[name], weight_of(linears[name]), made.get(name))
+                scales, losses[name] = sent
                 tensors |= stored_tensors(name, linears[name], scales)
-        write_file(block_file(self._folder, view.index), tensors)
+        if self.team.leads:
+            write_file(block_file(self._folder, view.index), tensors)
         if self.runs:
             view.advance()
         sparsity = {name: zero_fraction(weight_of(linear)) for name, linear in linears.items()}
         return {"sparsity": sparsity, "losses": losses, "seconds": monotonic() - start}
+
+    def _combine(self, observed: Mapping[str, InputStatistics]) -> None:
+        """Add up the statistics of all processes, once for layers that share them."""
+        if self.team.size == 1:
+            return
+        for statistics in {id(each): each for each in observed.values()}.values():
+            statistics.combine(self.team.add_in_order)
+        if self._correction:
+            self._correction.combine(self.team.add_in_order)
+
+    def _prune(self, name: str, linear: nn.Module, observed: InputStatistics) -> tuple[Tensor | None, dict[str, Any]]:
+        """Correct and prune the layer with the weight `name` in place; returns its scales and its loss."""
+        technique, weight = self._techniques.get(name, self._technique), weight_of(linear)
+        if self._correction:
+            self._correction.correct(name, weight, observed, keep_zeros=not technique.sparsity)
+        dense = weight.clone()
+        with naming_weight(name):
+            scales = prune_weight(weight, technique, self._gradients.added(observed, name, linear))
+            return scales, msgspec.to_builtins(layer_loss(dense, weight, observed))
 
     def _observe(self, view: BlockView, linears: Mapping[str, nn.Module]) -> Iterator[dict[str, InputStatistics]]:
         """Yield the input statistics of one group of layers after another; the caller prunes each group in between."""

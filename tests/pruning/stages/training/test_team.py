@@ -53,13 +53,13 @@ domains = [{ name = "low", buckets = [0, 1, 2] }, { name = "high", buckets = [3,
 
 
 class Command:
-    """`secateur prune` with two processes, led by a process of its own."""
+    """`secateur prune` with two or other `processes`, led by a process of its own."""
 
-    def __init__(self, recipe: Path, output: Path) -> None:
+    def __init__(self, recipe: Path, output: Path, processes: int = 2) -> None:
         self.output = output
         self._files = output.with_name(f"{output.name}.out"), output.with_name(f"{output.name}.err")
         self._arguments = ["prune", str(recipe), "--output", str(output), "--base-cache", str(recipe.parent / "base")]
-        self._arguments += ["--processes", "2"]
+        self._arguments += ["--processes", str(processes)]
 
     def finish(self) -> tuple[int | None, str, str]:
         """Exit code, standard output and standard error of an undisturbed run."""
