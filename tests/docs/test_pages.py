@@ -40,6 +40,11 @@ def test_every_page_is_in_the_navigation() -> None:
     assert navigation == {str(page.relative_to(ROOT / "docs")) for page in PAGES if page.parent != ROOT}
 
 
+def test_every_recipe_has_a_how_to() -> None:
+    described = set(re.findall(r"^## .*`(\S+\.toml)`", (ROOT / "docs/guide/recipes.md").read_text(), re.MULTILINE))
+    assert described == {path.name for path in (ROOT / "examples/recipes").glob("*.toml")}
+
+
 def test_each_file_on_the_way_of_a_token_and_a_weight_exists() -> None:
     text = (ROOT / "docs/explain/architecture.md").read_text().split("<!-- tree -->")[0]
     files = re.findall(r"`((?:server|pruning|widget|tests)/[\w/.]*)`", text)
