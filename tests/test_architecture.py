@@ -172,11 +172,11 @@ def test_torch_and_http_stay_apart() -> None:
             assert not [n for n in imports(module) if within(n, "starlette", "prometheus_client", "uvicorn")], module
 
 
-def test_three_files_import_transformers() -> None:
-    """Generating models, encoders, and the bases that are pruned."""
+def test_four_files_import_transformers() -> None:
+    """Generating models, encoders, the bases that are pruned, and the attention of their training."""
     files = {m for m in MODULES for name in imports(m) if within(name, "transformers")}
-    runners = "server.engine.runners"
-    assert files == {f"{runners}.transformers_runner", f"{runners}.encoder", "pruning.model.base"}
+    runners = {f"server.engine.runners.{name}" for name in ("transformers_runner", "encoder")}
+    assert files == {*runners, "pruning.model.base", "pruning.stages.attention"}
 
 
 def acyclic(graph: dict[str, set[str]]) -> None:
