@@ -123,11 +123,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bits that the native runner rounds the inputs of integer weights to. 16 replies as the exported model does: it
     keeps the weights in bf16, so that they take 2 bytes each and are slower."""
     prefix_cache: Path | None = None
-    """The folder where skills' own prefixes (keys and values) survive restarts, so that first questions are warm.
-
-    It tells what skills' prompts say, so nothing is written unless it is named. Only of the native runner."""
-    prefix_cache_mb: Positive = 1024
-    """The most megabytes of `prefix_cache`; the prefixes least recently used are deleted."""
+    """The folder where skills' own prompts, as keys and values of the native runner, outlive restarts; it tells them."""
     look_up: Literal["auto", "on", "off"] = "auto"
     """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64
@@ -301,6 +297,4 @@ def warnings(config: Config) -> Iterator[str]:
     """Settings that are allowed but rarely intended."""
     for proxy in config.trusted_proxies:
         if ipaddress.ip_network(proxy).prefixlen == 0:
-            yield (
-                f"`trusted_proxies` has {proxy}: any client may then choose the address that limits count: name your own"
-            )
+            yield f"`trusted_proxies` has {proxy}: any client may then choose the address that limits count"

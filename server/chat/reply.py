@@ -124,8 +124,7 @@ class Replies:
     async def _generate(self, beginning: Beginning, headers: Mapping[str, str]) -> "Reply":
         """Submit the prompt to the engine, within the limit of tokens and the budgets."""
         request, model, key = beginning.request, beginning.model, beginning.key
-        spoken = messages_for(request, model)
-        prompts = await prompts_of(request, model)
+        spoken, prompts = messages_for(request, model), await prompts_of(request, model)
         shared = 0 if request.prompts else await self._prefixes.length(prompts[0], request.skill, model)
         self._refuse_while_draining()
         sampling = sampling_of(request, max(map(len, prompts)), model, key.limits)
@@ -253,9 +252,8 @@ class Reply:
         with anyio.CancelScope(shield=True):
             for choice in self._choices:
                 await choice.stream.aclose()
-            computed = reduce(added, (choice.computed for choice in self._choices))
+            computed, first = reduce(added, (choice.computed for choice in self._choices)), self._choices[0].stream
             try:
-                first = self._choices[0].stream
                 await self._reservation.settle(outcome, computed=computed, waited=first.waited, reported=first.reported)
             finally:
                 await self._ended(self)

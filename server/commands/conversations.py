@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from server.chat.conversation.erasure import Chosen, erase, export
-from server.chat.conversation.feedback import Feedback
+from server.chat.kept.feedback import Feedback
 from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal, add_key
 from server.chat.kept.texts import Texts

@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from server.chat.conversation.feedback import Chosen, Given, listed
+from server.chat.kept.feedback import Chosen, Given, listed
 from server.chat.kept.ratings import listed as ratings
 from server.commands.conversations import texts_of
 from server.config import load

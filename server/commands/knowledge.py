@@ -75,7 +75,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _questions(arguments: argparse.Namespace) -> int:
     """List the questions that were refused, or whose answers were rated down, the most frequent first."""
-    from server.chat.conversation.questions import listed
+    from server.chat.kept.questions import listed
 
     try:
         found = listed(arguments.file, arguments.skill, arguments.limit)

@@ -175,7 +175,7 @@ def load_engine(config: Config, artifact: "Artifact") -> tuple[Engine, Sequence[
         max_waiting=config.max_waiting,
         look_up=look_up,
     )
-    made.prefixes, kept = choose_prefixes(config.prefix_cache, config.prefix_cache_mb, runner, artifact.lineage)
+    made.prefixes, kept = choose_prefixes(config.prefix_cache, runner, artifact.lineage)
     return made, (*runner.choices, made.sampler.choice, choice, kept)
 
 

@@ -31,6 +31,8 @@ KIND = "secateur prefix 1"
 SUFFIX = ".prefix.safetensors"
 OF_A_SKILL = 2
 """Prefixes kept of one skill: an experiment has two revisions."""
+MOST_BYTES = 1 << 30
+"""Of all files; those least recently used are deleted."""
 UNUSED_SECONDS = 30 * 86_400
 """Files that no start has used for this long are deleted."""
 Bytes = numpy.ndarray[Any, numpy.dtype[numpy.uint8]]
@@ -173,17 +175,15 @@ class PrefixFiles:
                 total -= stat.st_size
 
 
-def choose_prefixes(
-    folder: Path | None, megabytes: int, runner: object, lineage: Lineage
-) -> tuple[PrefixFiles | None, Choice]:
+def choose_prefixes(folder: Path | None, runner: object, lineage: Lineage) -> tuple[PrefixFiles | None, Choice]:
     """The files of a model's prefixes, and whether there are any."""
     if folder is None:
         return None, Choice("prefixes on disk", "off", "`prefix_cache` names no folder")
     if not isinstance(runner, BlockStore):
         return None, Choice("prefixes on disk", "off", "only the native runner's cache can be kept")
     model = f"{address(lineage)} {version('secateur')}"
-    files = PrefixFiles(folder, runner, model, most_bytes=megabytes << 20)
-    return files, Choice("prefixes on disk", "on", f"at most {megabytes} MB in {folder}")
+    files = PrefixFiles(folder, runner, model, most_bytes=MOST_BYTES)
+    return files, Choice("prefixes on disk", "on", f"at most {MOST_BYTES >> 20} MB in {folder}")
 
 
 def _digest(hashes: Bytes, values: Bytes) -> str:

@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from server.chat.conversation.feedback import Feedback
 from server.chat.conversation.session import Sessions
 from server.chat.conversation.store import Conversations
 from server.chat.conversation.talk import Talk
 from server.chat.embeddings import Embeddings
 from server.chat.grounded import Grounder
+from server.chat.kept.feedback import Feedback
 from server.chat.kept.idempotency import KeptReplies
 from server.chat.kept.idempotent_replies import IdempotentReplies
 from server.chat.kept.ratings import SharedFeedback

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
-from server.chat.conversation.feedback import Feedback
+from server.chat.kept.feedback import Feedback
 from server.chat.reply import budgets_of
 from server.config import Config
 from server.metering.histograms import Histograms, Observers, VllmHistograms

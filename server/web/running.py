@@ -8,8 +8,8 @@ from typing import NamedTuple
 from anyio import to_thread
 from msgspec import Struct
 
-from server.chat.conversation.feedback import Feedback
 from server.chat.conversation.talk import Talk
+from server.chat.kept.feedback import Feedback
 from server.chat.kept.texts import Texts
 from server.config import Config
 from server.metering.ledger.ledger import Ledger

@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from server.chat.conversation.feedback import Feedback
 from server.chat.conversation.transcript import Citation, Transcript
+from server.chat.kept.feedback import Feedback
 from server.chat.kept.sealing import Unreadable
 from server.chat.kept.texts import Texts
 from server.errors import ConfigError

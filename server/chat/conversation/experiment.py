@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from server.chat.conversation.feedback import Chosen, Feedback
+from server.chat.kept.feedback import Chosen, Feedback
 from server.intervals import (
     Interval,
     difference_of_counts,

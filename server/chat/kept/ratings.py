@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from server.chat.conversation.feedback import (
+from server.chat.kept.feedback import (
     DAY,
     Chosen,
     Feedback,

@@ -69,7 +69,6 @@ class NativeRunner:
             raise ArtifactError(f"{artifact.path}: {error}.") from None
         except MemoryError:
             raise too_large(size, cache, options) from None
-        self._layout = f"{instructions.name} {options.key_bits} {options.input_bits} {BLOCK}"
         room = self._step.cache_bytes >> 20
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(loader.kinds.items()))
         self.choices: tuple[Choice, ...] = (
@@ -102,7 +101,8 @@ class NativeRunner:
     @property
     def layout(self) -> str:
         """What the bytes of a block depend on, beside the model."""
-        return self._layout
+        instructions = next(choice.value for choice in self.choices if choice.subject == "instructions")
+        return f"{instructions} {self._options.key_bits} {self._options.input_bits} {BLOCK}"
 
     @property
     def block_bytes(self) -> int:

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.chat.conversation.feedback import Feedback, Opinion
 from server.chat.conversation.session import Session, Sessions, expired
 from server.chat.conversation.talk import MOST_COMMENT, MOST_CONTEXT, MOST_TEXT, Question, Talk
 from server.chat.conversation.turns import Conversation, Turn
+from server.chat.kept.feedback import Feedback, Opinion
 from server.errors import Forbidden, InvalidRequest, NotFound, Overloaded
 from server.skills import identity
 from server.skills.catalogue import Skills

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from openai import OpenAI
 
-from server.chat.conversation.questions import listed
+from server.chat.kept.questions import listed
 from server.skills import api_keys
 from server.skills.identity import Identity
 from server.skills.skill import Skill

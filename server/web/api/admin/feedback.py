@@ -6,7 +6,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.chat.conversation.feedback import Chosen, Feedback
+from server.chat.kept.feedback import Chosen, Feedback
 from server.errors import InvalidRequest
 from server.web.http.responses import json_response
 

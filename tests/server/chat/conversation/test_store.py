@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from server.chat.conversation.feedback import Feedback, FeedbackUnavailable, Opinion
 from server.chat.conversation.store import GONE_SECONDS, SILENT_SECONDS, Conversations
 from server.chat.conversation.transcript import INTERRUPTED, Transcript
 from server.chat.conversation.turns import Asked, Conversation, Turn, history
+from server.chat.kept.feedback import Feedback, FeedbackUnavailable, Opinion
 from server.chat.kept.sealing import Seal
 from server.chat.kept.texts import Texts
 from server.errors import Conflict
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_reported_as_unavailable(tmp_path: Path) -> None:
 
 
 def test_a_locked_file_is_unavailable_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.chat.conversation.feedback.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("server.chat.kept.feedback.BUSY_SECONDS", 0.05)
     feedback = Feedback(tmp_path / "f.sqlite3")
     other = sqlite3.connect(tmp_path / "f.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ import pytest
 
 from server.chat.conversation.erasure import Chosen as Conversations
 from server.chat.conversation.erasure import erase, export
-from server.chat.conversation.feedback import Chosen, Feedback, FeedbackUnavailable, Opinion
+from server.chat.kept.feedback import Chosen, Feedback, FeedbackUnavailable, Opinion
 from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal
 from server.chat.kept.texts import Texts

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.chat.conversation.feedback import Chosen, Feedback
+from server.chat.kept.feedback import Chosen, Feedback
 from server.config import Config
 from server.errors import ConfigError, InvalidRequest, NotFound
 from server.metering.audit.chain import Event

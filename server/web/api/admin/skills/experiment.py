@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.chat.conversation.experiment import Results, results
-from server.chat.conversation.feedback import Feedback
+from server.chat.kept.feedback import Feedback
 from server.errors import InvalidRequest, NotFound
 from server.metering.audit.chain import Event
 from server.metering.ledger.ledger import Ledger

@@ -9,8 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.chat.conversation.erasure import ExportedConversation, recent
-from server.chat.conversation.feedback import Feedback, FeedbackUnavailable
-from server.chat.conversation.questions import Asked, listed
+from server.chat.kept.feedback import Feedback, FeedbackUnavailable
+from server.chat.kept.questions import Asked, listed
 from server.chat.kept.texts import Texts
 from server.config import Config
 from server.errors import ConfigError, InvalidRequest

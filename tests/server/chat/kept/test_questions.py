@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from server.chat.conversation.questions import DAY, LONGEST, Questions, listed
+from server.chat.kept.questions import DAY, LONGEST, Questions, listed
 from server.commands.__main__ import main
 from server.skills.skill import Skill
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from server.chat.conversation.questions import Questions
+from server.chat.kept.questions import Questions
 from server.errors import SecateurError
 from server.storage.connection import connect, opened
 from server.storage.database import Database, Options, StorageError
