@@ -123,7 +123,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bits that the native runner rounds the inputs of integer weights to. 16 replies as the exported model does: it
     keeps the weights in bf16, so that they take 2 bytes each and are slower."""
     prefix_cache: Path | None = None
-    """The folder where skills' own prompts, as keys and values of the native runner, outlive restarts; it tells them."""
+    """The folder where skills' own prompts outlive restarts, as the native runner's keys and values; it tells them."""
     look_up: Literal["auto", "on", "off"] = "auto"
     """Speculative decoding by prompt look-up: guesses from text that repeats; never changes the replies."""
     max_waiting: Annotated[int, Meta(ge=0)] = 64

@@ -100,8 +100,8 @@ def talked(fleet: Fleet, router: str, seconds: float, every: float) -> Iterator[
         kills += 1
         time.sleep(DOWN_SECONDS)
         process.start()
-    for one in [*fleet.replicas, fleet.router]:
-        one.wait("/readyz" if one.name != "vllm-router" else "/health")
+    for process in [*fleet.replicas, fleet.router]:
+        process.wait("/readyz" if process.name != "vllm-router" else "/health")
     last, grace = time.monotonic(), time.monotonic() + 60
     while not all(one.problem or one.answered[-1:] > [last] for one in talkers) and time.monotonic() < grace:
         time.sleep(0.5)
