@@ -129,7 +129,7 @@ wheel: .venv/base  ## the wheel into build/dist; the same commit gives the same 
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 
 wheels: .venv/release wheel  ## a manylinux wheel of this interpreter into build/dist/manylinux: needs no compiler to install
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel --quiet repair --wheel-dir build/dist/manylinux build/dist/secateur-*-linux_*.whl
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir build/dist/manylinux build/dist/secateur-*-linux_*.whl
 	@ls -l build/dist/manylinux
 
 man: .venv/release  ## the manual page of all commands, build/man/secateur.1

@@ -34,6 +34,7 @@ def check_models(config: Config, skills: Iterable[Skill]) -> None:
 
     checked: dict[str, Tokenizer] = {}
     for skill in skills:
+        _check_knowledge(skill)
         reference = skill.model or config.model
         if skill.encoder or registered(reference) is not None:
             continue
@@ -48,6 +49,17 @@ def check_models(config: Config, skills: Iterable[Skill]) -> None:
                 f"the skill {skill.name!r} begins every prompt with {config.context} tokens or more, which is "
                 f"`context`: no reply has room"
             )
+
+
+def _check_knowledge(skill: Skill) -> None:
+    """Raise ArtifactError unless the skill's knowledge is one; warn if it is not there, as before it is built."""
+    if not skill.knowledge or registered(skill.knowledge) is not None:
+        return
+    path = Path(skill.knowledge)
+    if not path.exists():
+        logger.warning("%s, the knowledge of the skill %r, is not there (yet)", path, skill.name)
+    elif not record.read(path).is_knowledge:
+        raise ArtifactError(f"{path} is no knowledge, which the skill {skill.name!r} needs: `secateur knowledge build`")
 
 
 def check_model(path: Path, template: Path | None = None) -> Tokenizer:

@@ -66,6 +66,8 @@ def _answer(request: Request, requests: BinaryIO) -> Answer:
         return Answer(error="it is nested too deeply")
     except ValueError as error:
         return Answer(error=str(error))
+    except ImportError:  # the installation lacks a package, and no document is to blame: end with exit code 1
+        raise
     except Exception as error:  # libraries raise anything for a damaged file
         return Answer(error=f"it cannot be read: {type(error).__name__}: {error}"[:500])
     return found

@@ -79,3 +79,13 @@ def test_torch_is_not_imported(base_artifact: Path) -> None:
         f"check_model(Path({str(base_artifact)!r})); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_skill_whose_knowledge_is_none_is_refused(
+    config: Config, base_artifact: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = replace(config, model=str(base_artifact))
+    with pytest.raises(ArtifactError, match="is no knowledge"):
+        check_models(served, [replace(SKILL, knowledge=str(base_artifact))])
+    check_models(served, [replace(SKILL, knowledge="not/built/yet")])
+    assert "not/built/yet, the knowledge of the skill 'help', is not there (yet)" in caplog.text

@@ -1,9 +1,11 @@
 """Each format: titles, headings, anchors, text without navigation, and passages."""
 
+import io
+
 import pytest
 
 from server.knowledge.passages import Document, Section, passages
-from server.knowledge.readers import docx, formats, html, markdown, pdf, plain, sitemap
+from server.knowledge.readers import child, docx, formats, html, markdown, pdf, plain, sitemap
 from tests.server.knowledge.readers.hostile import CATALOGUE, FONT, PAGE, paragraph, stream
 from tests.server.knowledge.readers.hostile import docx as make_docx
 from tests.server.knowledge.readers.hostile import pdf as make_pdf
@@ -165,3 +167,12 @@ def test_markdown_paragraphs_and_items_are_on_one_line_and_pictures_left_out() -
         "A break  \nstays.",
         "```sh\nmake\ntest\n```",
     ]
+
+
+def test_a_missing_package_is_no_fault_of_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> None:
+        raise ImportError("No module named 'lxml_html_clean'")
+
+    monkeypatch.setattr(child, "_read", lacking)
+    with pytest.raises(ImportError):  # the process ends with exit code 1, which `Reading` takes for a lacking extra
+        child._answer(child.Request("md", "a.md", "", 0, 10**6), io.BytesIO())
