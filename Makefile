@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-48of64.toml
 ARTIFACT = build/smollm2-48of64
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots widget-exams exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -36,6 +36,10 @@ screenshots: .venv/test  ## photograph every state of the widget into build/scre
 	@tests/install
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 	@cp build/screenshots/chat.png docs/images/chat.png
+
+widget-exams: .venv/test  ## measure long chats in Chromium, and chat in a WordPress with the plugin (needs Debian's wordpress and mariadb-server)
+	@$(BIN)/python -m tests.browser.exams.speed
+	@$(BIN)/python -m tests.browser.exams.wordpress
 
 reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/architecture.md from the code
 	@$(BIN)/python -m tests.docs.reference

@@ -1,4 +1,4 @@
-/** Builds dist/, the content of the npm package: the element, the app as a chunk of its own, and the types. */
+/** Builds dist/, the content of the npm package: the element, the app as a chunk of its own, the wrappers for React and Vue, and the types. */
 import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -13,7 +13,8 @@ const { version } = JSON.parse(readFileSync(join(here, "package.json"), "utf8"))
 rmSync(output, { recursive: true, force: true });
 mkdirSync(output);
 await build({
-  entryPoints: { index: join(here, "src/entries/npm.ts") },
+  entryPoints: { index: join(here, "src/entries/npm.ts"), react: join(here, "src/entries/wrappers/react.ts"), vue: join(here, "src/entries/wrappers/vue.ts") },
+  external: ["react", "vue"],
   outdir: output,
   bundle: true,
   splitting: true,
@@ -28,8 +29,10 @@ const emitted = join(output, "declarations");
 const options = ["--noEmit", "false", "--emitDeclarationOnly", "--declaration", "--rootDir", join(here, "src"), "--outDir", emitted];
 const { status } = spawnSync(join(here, "node_modules/.bin/tsc"), ["-p", here, ...options], { stdio: "inherit" });
 if (status) process.exit(status);
-for (const [source, name] of [["entries/npm", "index"], ["host/contract", "host"]]) {
+const declarations = { "entries/npm": "index", "host/contract": "host", "entries/wrappers/shared": "shared", "entries/wrappers/react": "react", "entries/wrappers/vue": "vue" };
+for (const [source, name] of Object.entries(declarations)) {
   const text = readFileSync(join(emitted, `${source}.d.ts`), "utf8");
-  writeFileSync(join(output, `${name}.d.ts`), text.replaceAll("../host/contract.ts", "./host.js"));
+  const imports = text.replace(/(?:\.\.\/)+host\/contract\.ts/g, "./host.js").replaceAll("../npm.ts", "./index.js").replaceAll("./shared.ts", "./shared.js");
+  writeFileSync(join(output, `${name}.d.ts`), imports);
 }
 rmSync(emitted, { recursive: true });

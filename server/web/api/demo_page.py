@@ -24,7 +24,9 @@ FRESH = {"Cache-Control": "no-store"}
 
 
 def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]], docs: Path | None = None) -> Starlette:
-    """An app that serves the page for `skill`, and below /docs/ the folder `docs`; `widget_url` is that of widget.js.
+    """An app that serves the page for `skill`, /try to try the widget's options, and below /docs/ the folder `docs`.
+
+    `widget_url` is that of widget.js.
 
     `totals`, called in a thread, returns the skill's counts by KINDS; `cached` tokens are part of `input`.
     """
@@ -41,7 +43,12 @@ def page(skill: str, widget_url: str, totals: Callable[[], Mapping[str, int]], d
             return Response(status_code=503, headers=FRESH)
         return JSONResponse({kind: counts.get(kind, 0) for kind in KINDS}, headers=FRESH)
 
+    options = Template((ASSETS / "options/page.html").read_text("utf-8"))
+    tried = options.substitute(widget=escape(widget_url), skill=escape(skill))
     files = [
+        static("/try", tried.encode(), "text/html", headers),
+        static("/try.css", (ASSETS / "options/page.css").read_bytes(), "text/css"),
+        static("/try.js", (ASSETS / "options/page.js").read_bytes(), "text/javascript"),
         static("/", body.encode(), "text/html", headers),
         static("/page.css", (ASSETS / "page.css").read_bytes(), "text/css"),
         static("/page.js", (ASSETS / "page.js").read_bytes(), "text/javascript"),

@@ -1,12 +1,17 @@
 """The developer's API: options, the element, the function, events; and pages that interfere with it."""
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Visitor, settled
 from tests.browser.support.stub import Stub, turn
 from tests.browser.widget.test_widget import answer, ask, open_chat
+from tests.conftest import ROOT
 from tests.support.harness import until
+
+GUIDE = (ROOT / "docs" / "guide" / "widget.md").read_text()
 
 NODES = """() => {
     const inner = e => e.shadowRoot ? count(e.shadowRoot) : 0;
@@ -289,3 +294,20 @@ def test_an_accent_is_readable_whatever_its_colour(open_page: Visitor, host: str
     }""")
     assert ratios[0] == 2 * 18 * 5 * 2
     assert ratios[1] >= 4.5
+
+
+def test_a_page_tries_every_option_live(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page(f"{host}/try")
+    page.get_by_label("label", exact=True).fill("Ask us")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Ask us")).to_be_visible()
+    expect(page.locator("#line")).to_contain_text('data-label="Ask us"')
+    page.get_by_label("lang", exact=True).select_option("pl")
+    page.get_by_label("mode", exact=True).select_option("inline")
+    page.locator("#place skill-chat").scroll_into_view_if_needed()
+    expect(page.locator("#place").get_by_placeholder("Zadaj pytanie")).to_be_visible()
+    expect(page.locator("skill-chat")).to_have_count(1)
+    shown = set(page.locator("#options :is(input, select)").evaluate_all("all => all.map(one => one.name)"))
+    options = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \|", GUIDE.split("## The function")[0], re.MULTILINE)
+    documented = {name for cell in options for name in re.findall(r"[\w-]+", cell)}
+    assert shown == documented - {"skill", "target"}, "the page chooses these two"

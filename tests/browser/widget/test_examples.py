@@ -175,7 +175,7 @@ def bundle(folder: Path, name: str) -> bytes:
 def test_react_in_strict_mode(
     open_page: Visitor, host: str, stub: Stub, server: str, made: Made, package: Path
 ) -> None:
-    (package / "example.jsx").write_text(block("jsx", "useEffect", server))
+    (package / "example.jsx").write_text(block("jsx", "FloatingChat", server))
     (package / "main.jsx").write_text(MAIN)
     policy = f"default-src 'none'; img-src data:; script-src {host}; connect-src {server}"
     app = '<main></main><script type="module" src="app.js"></script>'
@@ -213,7 +213,9 @@ def test_npm_without_a_framework(open_page: Visitor, host: str, server: str, mad
 @needs_node
 def test_the_package_has_types_and_does_nothing_on_import(package: Path) -> None:
     installed = package / "node_modules" / "secateur-widget" / "dist"
-    assert {path.name for path in installed.iterdir()} >= {"index.js", "index.d.ts", "host.d.ts"}
+    assert {path.name for path in installed.iterdir()} >= {
+        f"{name}.{kind}" for name in ("index", "react", "vue") for kind in ("js", "d.ts")
+    }
     (package / "use.ts").write_text(
         'import { define, type SkillChat } from "./node_modules/secateur-widget/dist/index.js";\n'
         'const chat: SkillChat = define("https://chat.example.org/");\nchat("init", { skill: "help" });\n'

@@ -214,3 +214,24 @@ def test_an_answer_appears_while_the_visitor_scrolls_through_many_turns(
     groups = page.locator(".log > .turns")
     expect(groups).to_have_count(2)
     assert groups.evaluate_all("all => all.map(e => getComputedStyle(e).contentVisibility)") == ["auto", "auto"]
+
+
+def test_a_growing_answer_is_followed_unless_the_visitor_scrolls_up(open_page: Visitor, host: str, stub: Stub) -> None:
+    stub.pieces, stub.delay = tuple(f"Line {number} of a long answer.\n\n" for number in range(40)), 0.01
+    page = open_page(host)
+    open_chat(page)
+    ask(page, "Go on")
+    expect(page.locator(".actions")).to_have_count(1)
+    log, back = page.locator(".log"), page.locator(".latest")
+    below = "e => e.scrollHeight - e.scrollTop - e.clientHeight"
+    until(lambda: log.evaluate(below) < 2)
+    expect(back).to_be_hidden()
+    ask(page, "Go on")
+    expect(answer(page)).to_contain_text("Line 20")
+    log.hover()
+    page.mouse.wheel(0, -300)
+    expect(back).to_be_visible()
+    expect(page.locator(".actions")).to_have_count(2)
+    assert log.evaluate(below) > 200
+    back.click()
+    until(lambda: log.evaluate(below) < 2)

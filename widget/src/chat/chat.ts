@@ -257,7 +257,7 @@ export class Chat {
     if (ending === "whole") this.#panel.suggest(this.#followUps);
     if (!live) return;
     this.#emit("response.end", withoutPrototype({ finish: turn.finishReason, text: turn.text }));
-    const spoken = ending === "stopped" ? [] : [this.texts.complete, (await actions)()];
+    const spoken = ending === "stopped" ? [] : [this.texts.complete, await (await actions)()];
     if (this.#latest?.answer === answer) this.#panel.announce([...spoken, hint].filter(Boolean).join(" "));
   }
 

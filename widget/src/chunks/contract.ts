@@ -33,8 +33,8 @@ export interface Rich extends Chunk {
 export interface TurnActions extends Chunk {
   /** Creates the row of buttons below the answer `content`, with a place for the comment form. */
   answerActions(turn: Turn, surroundings: Surroundings, content: HTMLElement): HTMLElement;
-  /** Returns what is announced of the answer. */
-  spoken(content: HTMLElement, texts: Texts): string;
+  /** Resolves to what is announced of the answer, once a screen reader can take it. */
+  spoken(content: HTMLElement, texts: Texts): Promise<string>;
 }
 
 /** The countdown of a server that is busy. */

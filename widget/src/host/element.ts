@@ -30,6 +30,7 @@ export function defineChatElement(base: string, load: Load): Api {
 
     connectedCallback(): void {
       if (this.#root) return;
+      this.classList.add("rr-block", "sentry-block", "ph-no-capture", "fs-exclude"); // session replay leaves it out
       const root = (this.#root = this.attachShadow({ __proto__: null, mode: "open" } as ShadowRootInit));
       const button = documentMember("createElement")("button");
       button.className = "launcher";
@@ -38,7 +39,7 @@ export function defineChatElement(base: string, load: Load): Api {
       button.onclick = () => this.call("open");
       addStylesheet(root, launcherStyle + (this.#setting("mode") === "floating" ? floatingStyle : inlineStyle));
       root.append(button);
-      let more: unknown = launchers++ || !LABELS[this.#language()] || this.dataset.mode !== "floating" || this.attributes.length > 3; // skill, mode, style
+      let more: unknown = launchers++ || !LABELS[this.#language()] || this.dataset.mode !== "floating" || this.attributes.length > 4; // skill, mode, style, class
       try {
         more ||= (this.#setting("persist") ? localStorage : sessionStorage)[`skill-chat ${base} ${this.#setting("skill")}`];
       } catch {} // storage is forbidden

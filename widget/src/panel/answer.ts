@@ -60,7 +60,7 @@ export class Answer {
   }
 
   /** Adds the sources and the actions below the text; what cannot be loaded is left out. Resolves to a function that reads the text to announce, which costs a layout. */
-  async showActions(turn: Turn): Promise<() => string> {
+  async showActions(turn: Turn): Promise<() => Promise<string> | string> {
     const { citations } = turn;
     const places = element("div");
     this.#below.append(places);

@@ -50,7 +50,7 @@ export class Panel {
     this.newChat = iconButton("fresh", texts.fresh, "M12 5v14M5 12h14");
     this.#toEnd = iconButton("latest", texts.latest, "M12 5v14M6 13l6 6 6-6");
     this.composer = new Composer(texts, handlers.send, handlers.stop);
-    const names = ["panel", settings.inline ? "within" : "above", settings.alignLeft ? "left" : ""].join(" ");
+    const names = ["panel rr-block ph-no-capture", settings.inline ? "within" : "above", settings.alignLeft ? "left" : ""].join(" ");
     const direction = settings.direction || (texts.rightToLeft ? "rtl" : "ltr");
     const role = settings.inline ? "region" : "dialog";
     this.node = element("div", { class: names, part: "panel", role, "aria-labelledby": "title", lang: texts.code, dir: direction, tabindex: "-1" });
@@ -138,6 +138,7 @@ export class Panel {
   #setNotice(text: string): void {
     this.#notice.textContent = text;
     this.#notice.hidden = !text;
+    this.#followEnd();
     if (text) this.announce(text);
   }
 
@@ -210,9 +211,11 @@ export class Panel {
   }
 
   #listen(): void {
+    let before = 0;
     this.log.onscroll = () => {
-      this.#atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
-      this.#toEnd.hidden = this.#atEnd;
+      const end = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 40;
+      if (end || this.log.scrollTop < before) this.#toEnd.hidden = this.#atEnd = end; // an answer that grows is no scrolling
+      before = this.log.scrollTop;
     };
     this.#toEnd.onclick = () => {
       this.#atEnd = true;

@@ -89,8 +89,12 @@ function copiedHtml(content: HTMLElement): string {
 /** Answers of more characters are announced by their first sentence. */
 const LONGEST_SPOKEN = 500;
 
+/** Orca drops what changes in the same moment as much else. */
+const QUIET_MS = 500;
+
 /** Returns the answer as plain text for the announcement: whole, or its first sentence with how to read on. */
-export function spoken(content: HTMLElement, texts: Texts): string {
+export async function spoken(content: HTMLElement, texts: Texts): Promise<string> {
+  await new Promise((done) => setTimeout(done, QUIET_MS));
   let text = "";
   for (const block of content.children) {
     text += `${text && " "}${announcedText(block)}`;

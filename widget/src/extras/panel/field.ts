@@ -6,6 +6,8 @@ import type { Texts } from "../../texts/languages/en.ts";
 export const style = ".limit{margin:6px 0 0;color:var(--soft);font-size:.8125em;text-align:end}.limit.over{color:var(--alarm)}";
 
 const SAVE_MS = 300;
+/** Events of typing that would tell the page's listeners what is written; ones that capture on the window come first all the same. */
+const TELLING = ["beforeinput", "input", "change", "paste", "copy", "cut", "compositionstart", "compositionupdate", "compositionend"];
 /** The limit is mentioned from this share on. */
 const NEAR = 0.8;
 
@@ -38,6 +40,7 @@ export function watchField(composer: FieldComposer, texts: Texts, store: DraftSt
     save();
     measure();
   });
+  for (const name of TELLING) node.addEventListener(name, (event) => event.stopPropagation());
   const { draft } = store.read();
   if (draft && !field.value) composer.setText(draft);
   else if (field.value) save();
