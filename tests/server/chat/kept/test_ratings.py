@@ -1,6 +1,7 @@
 """Ratings beside the conversations: shared by replicas, sealed, moved from the file once, bounded, erasable."""
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,27 @@ KEY = Seal([b"k" * 32])
 UP = Opinion("rep_1", "help", "rev", "up", "ein Lob", ("kind",))
 
 
+OPENED: list[SharedFeedback] = []
+
+
 def shared(where: str, folder: Path, instance: str = "", seal: Seal = KEY, **more: int) -> SharedFeedback:
-    return SharedFeedback(Texts(where, seal), folder / f"feedback{instance}.sqlite3", instance=instance, **more)
+    texts = Texts(where, seal)
+    try:
+        OPENED.append(SharedFeedback(texts, folder / f"feedback{instance}.sqlite3", instance=instance, **more))
+    except BaseException:
+        texts.close()
+        raise
+    return OPENED[-1]
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Closes all that `shared` opened."""
+    yield
+    for one in OPENED:
+        one.close()
+        one._texts.close()
+    OPENED.clear()
 
 
 def test_replicas_see_each_others_ratings_and_count_their_own(where: str, tmp_path: Path) -> None:
@@ -103,6 +123,7 @@ def test_a_visitors_ratings_are_exported_and_erased_from_any_replica(where: str,
     assert turn.comment == "zu lang"
     assert erase(texts, other, chosen) == (1, 1)
     assert not other.given(Chosen(silent=True))
+    texts.close()
 
 
 def test_a_database_of_version_1_gets_the_tables(tmp_path: Path) -> None:
