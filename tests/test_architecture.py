@@ -63,7 +63,6 @@ WITHOUT_TORCH = (
     "server.engine.scheduling.scheduler",
     "server.engine.batch",
     "pruning.recipe",
-    "pruning.techniques.technique",
 )
 
 

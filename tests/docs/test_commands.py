@@ -24,7 +24,7 @@ NOT_RUN = {
     "docs/guide/knowledge.md": 2,
     "docs/guide/prune.md": 4,
     "docs/guide/registry.md": 2,
-    "docs/guide/recipes.md": 1,
+    "docs/explain/recipes.md": 1,
     "docs/guide/tutorial.md": 2,
     "docs/operate/conversations.md": 3,
     "docs/operate/installed.md": 1,

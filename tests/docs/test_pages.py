@@ -41,7 +41,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_every_recipe_has_a_how_to() -> None:
-    described = set(re.findall(r"^## .*`(\S+\.toml)`", (ROOT / "docs/guide/recipes.md").read_text(), re.MULTILINE))
+    described = set(re.findall(r"^## .*`(\S+\.toml)`", (ROOT / "docs/explain/recipes.md").read_text(), re.MULTILINE))
     assert described == {path.name for path in (ROOT / "examples/recipes").glob("*.toml")}
 
 

@@ -1,5 +1,5 @@
 // Products with NEON's dot product of bytes (Armv8.2), compiled with its flag.
-#include "kernels/matrices/neon/codes.hpp"
+#include "kernels/neon/codes.hpp"
 
 namespace secateur {
 namespace neon {

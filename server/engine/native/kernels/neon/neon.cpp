@@ -1,5 +1,5 @@
 // Products with NEON, which every 64-bit Arm processor has.
-#include "kernels/matrices/neon/codes.hpp"
+#include "kernels/neon/codes.hpp"
 #include "kernels/matrices/rounding.hpp"
 
 namespace secateur {
