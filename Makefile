@@ -37,8 +37,9 @@ screenshots: .venv/test  ## photograph every state of the widget into build/scre
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 	@cp build/screenshots/chat.png docs/images/chat.png
 
-widget-exams: .venv/test  ## measure long chats in Chromium, and chat in a WordPress with the plugin (needs Debian's wordpress and mariadb-server)
+widget-exams: .venv/test  ## measure long chats, write down what Orca says of one, and chat in a WordPress with the plugin (needs their Debian packages)
 	@$(BIN)/python -m tests.browser.exams.speed
+	@$(BIN)/python -m tests.browser.exams.screen_reader build/orca.txt
 	@$(BIN)/python -m tests.browser.exams.wordpress
 
 reference: .venv/test  ## rewrite docs/reference/ and the tree of docs/explain/architecture.md from the code
