@@ -103,7 +103,7 @@ def test_keys_documents_and_what_visitors_said(server: Served, open_page: Open) 
     visitor = Visitor(server)
     reply = visitor.ask("Where is <b>it</b>?")[0].data["reply"]
     assert visitor.post("feedback", {"reply": reply, "rating": "down", "comment": "<i>bad</i>"}).status == 204
-    page.get_by_text("API keys").press("Enter")
+    page.locator("#keys > summary").press("Enter")
     page.get_by_label("What it is for").fill("the shop")
     page.get_by_role("button", name="Make a key").press("Enter")
     expect(page.locator("#secret-text")).to_contain_text("sk-")
@@ -111,7 +111,7 @@ def test_keys_documents_and_what_visitors_said(server: Served, open_page: Open) 
     expect(page.locator("#secret-text")).to_be_hidden()
     page.get_by_role("button", name="Revoke the key").press("Enter")
     expect(page.locator("#keys-list")).to_contain_text("revoked")
-    page.get_by_text("Documents to answer from").press("Enter")
+    page.locator("#knowledge > summary").press("Enter")
     page.locator("#upload").set_input_files(
         {"name": "hours.md", "mimeType": "text/markdown", "buffer": b"# Hours\n\nThe workshop opens at nine.\n"}
     )
@@ -123,9 +123,9 @@ def test_keys_documents_and_what_visitors_said(server: Served, open_page: Open) 
     page.get_by_label("Your question").fill("When does the workshop open?")
     page.get_by_role("button", name="Send", exact=True).press("Enter")
     expect(page.locator("#passages-title")).to_have_text(re.compile("^[0-9] passages? found"))
-    page.get_by_text("Ratings and unanswered questions").press("Enter")
+    page.locator("#said > summary").press("Enter")
     expect(page.locator("#ratings")).to_contain_text("<i>bad</i>")
-    page.get_by_text("Conversations", exact=True).press("Enter")
+    page.locator("#conversations > summary").press("Enter")
     expect(page.locator("#conversations-list summary")).to_contain_text("1 question")
 
 

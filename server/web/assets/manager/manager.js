@@ -20,6 +20,7 @@ question = "How long does a repair take?"
 answer = "Two working days. We call you when it is ready."
 `;
 let skills = [];
+let shows = 0;
 let turns = [];
 let timer;
 
@@ -54,7 +55,10 @@ function state(skill) {
 }
 
 async function show(name) {
-  view.open = await read(`/admin/skills/${encodeURIComponent(name)}`);
+  const turn = ++shows;
+  const found = await read(`/admin/skills/${encodeURIComponent(name)}`);
+  if (turn !== shows) return; // another skill was chosen meanwhile
+  view.open = found;
   find("editor").hidden = find("play").hidden = false;
   find("diff").hidden = true;
   find("text").value = view.open.text;
@@ -151,6 +155,7 @@ function create() {
   const name = prompt("The skill's name: letters, digits, dots, dashes")?.trim();
   if (!name) return;
   if (skills.some((skill) => skill.name === name)) return attempt(() => show(name));
+  shows += 1;
   view.open = { name, title: name, text: TEMPLATE(name), origins: [], revisions: [], moves: [], published: 0, served: false };
   find("editor").hidden = find("play").hidden = false;
   find("text").value = view.open.text;
@@ -261,5 +266,5 @@ find("text").addEventListener("input", () => {
 attempt(async () => {
   await list();
   await showFields();
-  if (skills.length) await show(skills[0].name);
+  if (skills.length && !view.open) await show(skills[0].name);
 });

@@ -14,7 +14,7 @@ export function refresh() {
 }
 
 const size = (bytes) => (bytes < 1e6 ? `${Math.ceil(bytes / 1000)} kB` : `${Number((bytes / 1e6).toFixed(1))} MB`);
-const none = (text) => [html("p", { class: "aside" }, text)];
+const none = (text, kind = "li") => [html(kind, { class: "aside" }, text)];
 
 function button(text, label, work) {
   const made = html("button", { "aria-label": label }, text);
@@ -125,7 +125,7 @@ async function showConversations() {
   const rows = conversations.map((one) => html("details", {}, html("summary", {}, one.turns[0]?.question.slice(0, 80) ?? "No question", html("small", {}, `${moment(one.last_message)}, ${one.turns.length === 1 ? "1 question" : `${one.turns.length} questions`}`)),
     ...one.turns.flatMap((turn) => [html("p", { class: "turn user" }, turn.question), html("p", { class: "turn assistant" }, turn.text,
       html("span", { class: "numbers" }, [`ended by ${turn.finish ?? "nothing yet"}`, turn.rating && `rated ${turn.rating}`, turn.comment].filter(Boolean).join(", ")))])));
-  find("conversations-list").replaceChildren(...(rows.length ? rows : none("None is kept.")));
+  find("conversations-list").replaceChildren(...(rows.length ? rows : none("None is kept.", "p")));
 }
 
 for (const [id, show] of Object.entries(PARTS)) find(id).addEventListener("toggle", () => find(id).open && view.open && attempt(show));
