@@ -109,6 +109,7 @@ class Revisions:
 
     def get(self, name: str, number: int | Literal["published", "draft"]) -> Revision:
         """A revision with its text, by number, the published one, or the latest; raises NotFound."""
+        asked = number
         if number == "published":
             number = next((move.number for move in reversed(self.moves(name))), 0)
         with self._connection.reading() as database:
@@ -118,7 +119,7 @@ class Revisions:
                 select = f"SELECT {COLUMNS} FROM skill_revisions WHERE skill = ? AND number = ?"
                 found = next((Revision(*row) for row in database.execute(select, (name, number))), None)
         if found is None:
-            raise NotFound(f"There is no revision {name}@{number}.", param="revision")
+            raise NotFound(f"There is no revision {name}@{asked}.", param="revision")
         return found
 
     def names(self) -> list[str]:
