@@ -167,6 +167,7 @@ def test_an_answer_is_copied_as_text_and_html(open_page: Visitor, host: str, stu
     page = open_page(host, permissions=["clipboard-read", "clipboard-write"])
     open_chat(page)
     ask(page, "Hello")
+    expect(page.get_by_role("status")).to_contain_text("Answer complete.")
     page.get_by_role("button", name="Copy", exact=True).click()
     expect(page.get_by_role("status")).to_have_text("Copied")
     read = """async () => {

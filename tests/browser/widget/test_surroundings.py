@@ -83,6 +83,7 @@ def test_copying_with_and_without_the_clipboard(open_page: Visitor, host: str, s
     open_chat(page)
     stub.pieces = ("Say **this**:\n\n```\nlet x = 1;\n  x++;\n```",)
     ask(page, "How?")
+    expect(page.get_by_role("status")).to_contain_text("Answer complete.")
     page.get_by_role("button", name="Copy", exact=True).click()
     expect(page.get_by_role("status")).to_have_text("Copied")
     assert clipboard(page) == "Say **this**:\n\n```\nlet x = 1;\n  x++;\n```"
