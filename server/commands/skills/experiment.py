@@ -102,6 +102,8 @@ def _results(config: Config, name: str) -> Results:
         raise NotFound(f"No experiment runs with {name!r}." if skill else f"There is no skill {name!r}.")
     try:
         with snapshot(config.ledger) as database, ratings_of(config) as feedback:
+            if "ledger" not in database.tables():
+                raise NotFound(f"No server has counted replies in {config.ledger} yet: start one, then ask again.")
             return results(skill, experiment, database, feedback)
     except StorageError as error:
         raise ConfigError(f"{config.ledger} cannot be read: {error}") from None
