@@ -66,7 +66,7 @@ class Turn(Struct, frozen=True):
     batched: float
     """Of all streams together, from the first request sent to the last token."""
     counted: bool
-    """Whether the server reported tokens; without, pieces of text stand for them."""
+    """Whether the server reported tokens; if not, pieces of text are counted instead."""
 
 
 class Ratio(Struct, frozen=True):

@@ -22,7 +22,7 @@ Extra = Literal[
     "top_k", "min_p", "repetition_penalty", "repeat_penalty", "min_tokens", "seed",
     "max_completion_tokens", "continuous_usage_stats",
 ]  # fmt: skip
-"""Fields that some backends take beyond those that all take."""
+"""Fields that only some backends take."""
 SOURCES = {"repeat_penalty": "repetition_penalty"}
 """Another name of a field -> our option."""
 

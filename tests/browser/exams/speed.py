@@ -1,6 +1,6 @@
 """Measures what long chats cost in Chromium; run it on a quiet machine: `python -m tests.browser.exams.speed`.
 
-For each number of earlier turns, the main thread's script, style and layout of one more turn, streamed in pieces;
+For each number of earlier turns, the main thread's script, style and layout of a further turn, streamed in pieces;
 then the longest tasks of 100 KB of Markdown, in one piece and in 50.
 """
 

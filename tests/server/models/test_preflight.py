@@ -69,7 +69,7 @@ def test_a_damaged_model_is_refused(config: Config, model: Path, file: str, cont
 
 def test_a_missing_file_is_named(config: Config, model: Path) -> None:
     (model / "model.safetensors").unlink()
-    with pytest.raises(ArtifactError, match="model.safetensors is missing"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is missing"):
         check_models(config, [SKILL])
 
 

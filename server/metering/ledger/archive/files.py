@@ -103,8 +103,8 @@ class _Parquet:
 
     def __init__(self, path: Path) -> None:
         arrow, parquet = _pyarrow()
-        kinds = {int: arrow.int64(), float: arrow.float64()}
-        self._schema = arrow.schema([(name, kinds.get(NUMBERS.get(name), arrow.string())) for name in COLUMNS])
+        kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+        self._schema = arrow.schema([(name, kinds[NUMBERS.get(name, str)]) for name in COLUMNS])
         self._arrow = arrow
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
 

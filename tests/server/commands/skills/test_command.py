@@ -33,7 +33,7 @@ def test_the_servers_settings_are_checked_too_if_they_are_named(
     assert main(["skills", "check", str(skill)]) == 0
     assert "trusted_proxies" not in capsys.readouterr().out
     assert main(["skills", "check", str(skill), "--server", str(server)]) == 0
-    assert f"{server}\n  warning: `trusted_proxies` has 0.0.0.0/0, so any client" in capsys.readouterr().out
+    assert f"{server}\n  warning: `trusted_proxies` has 0.0.0.0/0: any client" in capsys.readouterr().out
     server.write_text(settings + "prot = 1\n")
     assert main(["skills", "check", str(skill), "--server", str(server)]) == 2
     assert "did you mean `port`?" in capsys.readouterr().err

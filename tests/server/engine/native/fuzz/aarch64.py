@@ -53,7 +53,7 @@ def main() -> int:
         program = folder / name
         subprocess.run([COMPILER, "-static", main, *objects, "-pthread", "-o", program], check=True)
         for processor in PROCESSORS:
-            command = [EMULATOR, "-cpu", processor, program, SECONDS, "1"]
+            command: list[str | Path] = [EMULATOR, "-cpu", processor, program, SECONDS, "1"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             failed |= done.returncode != 0
             print(f"{name} on {processor}: {(done.stdout + done.stderr).strip()}", flush=True)
