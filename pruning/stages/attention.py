@@ -39,7 +39,8 @@ def whole_scores(
     groups = key.shape[1]
     plain = query.dtype == torch.bfloat16 and key.shape[2] == tokens <= LONGEST and value.shape[3] == size
     if not plain or any(_given(options.get(name)) for name in OTHER) or not _causal(module, options):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+        fused: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return fused
     if attention_mask is None:
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
     bias = torch.zeros(attention_mask.shape, dtype=query.dtype).masked_fill_(~attention_mask, -torch.inf)

@@ -54,9 +54,9 @@ class KeysEndpoints:
 
     async def list(self, request: Request) -> Response:
         """The keys that open the skill, without their digests; `file` is false if the settings name no file."""
-        name = self._skill(request)
-        keys = await refusing(lambda: _opening(self._file, name)) if self._file else []
-        return json_response({"file": self._file is not None, "keys": [_shown(key) for key in keys]}, no_store=True)
+        name, file = self._skill(request), self._file
+        keys = await refusing(lambda: _opening(file, name)) if file else []
+        return json_response({"file": file is not None, "keys": [_shown(key) for key in keys]}, no_store=True)
 
     async def create(self, request: Request) -> Response:
         """Make a key; `key` is its secret, which is stored nowhere."""
