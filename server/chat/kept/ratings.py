@@ -36,11 +36,11 @@ ON CONFLICT (instance, skill, rating) DO UPDATE SET value = rating_totals.value 
 """
 PRUNE = """
 DELETE FROM ratings WHERE skill = ? AND (given_at < ? OR reply IN
-(SELECT reply FROM ratings WHERE skill = ? ORDER BY given_at DESC LIMIT 1000000000 OFFSET ?))
+(SELECT reply FROM ratings WHERE skill = ? ORDER BY given_at DESC, reply DESC LIMIT 1000000000 OFFSET ?))
 """
 LISTED = """
 SELECT reply, given_at, skill, revision, rating, content FROM ratings WHERE (skill = ? OR ? = '')
-AND (rating = ? OR ? = '') ORDER BY given_at DESC
+AND (rating = ? OR ? = '') ORDER BY given_at DESC, reply DESC
 """
 T = TypeVar("T")
 
