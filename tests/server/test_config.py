@@ -90,7 +90,7 @@ def test_proxies_that_are_everybody_are_warned_about(tmp_path: Path, network: st
     file = tmp_path / "server.toml"
     file.write_text(f'{NEEDED}trusted_proxies = ["10.0.0.0/8", "{network}"]')
     [warning] = warnings(load(file))
-    assert warning.startswith(f"`trusted_proxies` has {network}, so any client may choose")
+    assert warning.startswith(f"`trusted_proxies` has {network}: any client may then choose")
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def test_a_directory_exchanged_while_it_is_read_is_refused(house: House, monkeyp
     make(house.folder / "unsigned", 3.0, gates=PASSED)
     opened = loading.open_model
 
-    def exchanging(path: Path, digests: FileDigests) -> object:
+    def exchanging(path: Path, digests: FileDigests, template: Path | None) -> object:
         path.rename(house.folder / "signed")
         (house.folder / "unsigned").rename(path)
-        return opened(path, digests)
+        return opened(path, digests, template)
 
     monkeypatch.setattr(loading, "open_model", exchanging)
     made = load(config(house, f'model = "{house.folder}/model-1"\nsigners = "{house.signers}"'))

@@ -29,7 +29,7 @@ class Known:
 
     cached = sampled = ready = prompt = most = 0
     prompt_computed = True
-    waited = None
+    waited = reported = None
     full = "length"
 
     def __init__(self, tokens: list[Token]) -> None:
