@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visitor
 from tests.browser.support.stub import Stub
@@ -72,6 +72,22 @@ def test_a_new_chat_can_be_undone_until_the_next_question(open_page: Visitor, ho
     expect(page.locator(".question")).to_have_text(["You saidAfter"])
     expect(page.locator(".actions")).to_be_visible()
     assert (stub.resets, stub.tokens_of_questions) == (1, ["token-1", "token-2"])
+
+
+def test_a_question_asked_while_a_new_chat_still_loads_belongs_to_it(open_page: Visitor, host: str, stub: Stub) -> None:
+    held: list[Route] = []
+    page = open_page(host)
+    page.route("**/chunk-undo-*", lambda route: held.append(route))
+    open_chat(page)
+    ask(page, "Before")
+    expect(page.locator(".actions")).to_be_visible()
+    page.get_by_role("button", name="New chat").click()
+    ask(page, "After")
+    until(lambda: page.evaluate("1") and bool(held))
+    held[0].continue_()
+    expect(page.locator(".question")).to_have_text(["You saidAfter"])
+    expect(page.locator(".actions")).to_be_visible()
+    assert stub.resets == 1
 
 
 def test_the_last_question_can_be_edited(open_page: Visitor, host: str, stub: Stub) -> None:

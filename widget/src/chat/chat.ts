@@ -32,6 +32,8 @@ export class Chat {
   #followUps: string[] = [];
   /** The turn whose question the visitor edits. */
   #edited: Turn | undefined;
+  /** Resolves once "New chat" has cleared the log. */
+  #clearing: Promise<void> | undefined;
   /** Deletes the conversation that the visitor left by "New chat", unless that was undone. */
   #commitReset: (() => void) | undefined;
 
@@ -43,10 +45,10 @@ export class Chat {
   ) {
     this.#conversation = new Conversation(client);
     this.#panel = new Panel(texts, client.settings, {
-      send: (question) => void this.send(question),
+      send: (question) => this.send(question),
       stop: () => this.#latest && this.#conversation.stop(this.#latest.turn),
       close: () => this.close(),
-      startNewChat: () => void this.#startNewChat(),
+      startNewChat: () => (this.#clearing = this.#startNewChat()),
       client,
       again: (turn) => {
         this.#panel.focus(); // the clicked button disappears
@@ -97,15 +99,15 @@ export class Chat {
   async send(question: string): Promise<void> {
     const text = question.trim();
     if (!text) return;
+    await this.#clearing; // a question asked while its chunk loads belongs to the new chat
     const { composer } = this.#panel;
     const edited = composer.busy ? undefined : this.#edited;
     this.#commitReset?.();
     // Shows the question at once even if the session takes seconds.
-    const early = !this.#introduced && !composer.busy ? [this.#panel.addQuestion(text), this.#panel.addAnswer().node] : [];
+    const early = this.#introduced || composer.busy ? [] : [this.#panel.addQuestion(text), this.#panel.addAnswer().node];
     const started = await this.#start();
     early.forEach(detach);
-    if (!this.root.host.isConnected) return;
-    if (started && !composer.busy) await this.#ask(text, edited);
+    if (started && this.root.host.isConnected && !composer.busy) await this.#ask(text, edited);
     else composer.appendText(text);
   }
 
@@ -114,7 +116,7 @@ export class Chat {
     this.#edited = undefined;
     this.#latest?.answer.settle();
     const replaced = edited && this.#latest?.turn === edited && edited.replyId;
-    if (replaced) for (const node of [this.#latest!.question, this.#latest!.answer.node]) detach(node);
+    if (replaced) [this.#latest!.question, this.#latest!.answer.node].forEach(detach);
     const turn = newTurn(text, replaced || "");
     const node = this.#panel.addQuestion(text);
     this.#emit("message", withoutPrototype({ text }));
@@ -123,7 +125,7 @@ export class Chat {
 
   /** Clears the log and offers to undo that; deletes the conversation once the visitor goes on or leaves. */
   async #startNewChat(): Promise<void> {
-    const extra = await loadExtra("undo", this.#panel.node).catch(() => null);
+    const extra = await loadExtra("undo", this.#panel.node).catch(() => {});
     if (!extra || this.#panel.composer.busy || this.#commitReset) return this.reset();
     this.#commitReset = extra.clearLog(this.#panel, this.#introducePanel, (undone) => {
       this.#commitReset = undefined;
@@ -138,9 +140,8 @@ export class Chat {
   /** Starts a new conversation once the old one is deleted; questions sent meanwhile wait. */
   async reset(): Promise<void> {
     this.#introduced = false;
-    const before = this.#started;
     this.#resetPending = true;
-    this.#started = Promise.resolve(before).then(() => this.#introduce());
+    this.#started = Promise.resolve(this.#started).then(() => this.#introduce());
     if (await this.#start()) this.#panel.announce(this.texts.begun);
     if (this.visibility.isOpen) this.#panel.focus();
   }
@@ -162,7 +163,7 @@ export class Chat {
   /** Shows the introduction unless it is already shown; resolves to whether it succeeded. */
   #start(): Promise<boolean> {
     const started = (this.#started ??= this.#introduce());
-    void started.then((succeeded) => succeeded || this.#started !== started || (this.#started = undefined));
+    void started.then((shown) => shown || this.#started !== started || (this.#started = undefined));
     return started;
   }
 
