@@ -19,8 +19,8 @@ from server.skills.skill import Skill
 from server.web.api.demo_page import page as host_page
 from tests.browser.conftest import FLAGS
 from tests.browser.support.hosts import extra_pages
+from tests.browser.support.states import SKILL, walk
 from tests.browser.support.states import ask as ask_widget
-from tests.browser.support.states import walk
 from tests.browser.support.stub import Stub, listening
 from tests.conftest import ROOT
 from tests.server.web.test_budgets import ASK, ask
@@ -95,6 +95,7 @@ def apart(browser: Browser, host: str, stub: Stub, folder: Path) -> None:
     for scheme in ("light", "dark"):
         with opened(browser, host, color_scheme=scheme) as page:
             page.screenshot(path=folder / f"demo-{scheme}.png", full_page=True)
+    stub.skill = dict(SKILL)  # an inline chat asks for it at once
     with opened(browser, f"{host}/inline") as page:
         page.screenshot(path=folder / "inline-closed.png")
         for state in walk(page, stub):

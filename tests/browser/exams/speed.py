@@ -30,7 +30,7 @@ ASK = """() => new Promise(done => {
 TASKS = """() => {
     window.tasks = [];
     const note = list => tasks.push(...list.getEntries().map(entry => Math.round(entry.duration)));
-    new PerformanceObserver(note).observe({ entryTypes: ["longtask"] });
+    (window.watcher = new PerformanceObserver(note)).observe({ entryTypes: ["longtask"] });
 }"""
 
 
