@@ -103,7 +103,6 @@ export class Chat {
     const { composer } = this.#panel;
     const edited = composer.busy ? undefined : this.#edited;
     this.#commitReset?.();
-    // Shows the question at once even if the session takes seconds.
     const early = this.#introduced || composer.busy ? [] : [this.#panel.addQuestion(text), this.#panel.addAnswer().node];
     const started = await this.#start();
     early.forEach(detach);
