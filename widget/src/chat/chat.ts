@@ -97,17 +97,17 @@ export class Chat {
   }
 
   async send(question: string): Promise<void> {
-    const text = question.trim();
-    if (!text) return;
-    await this.#clearing; // a question asked while its chunk loads belongs to the new chat
+    question = question.trim();
+    if (!question) return;
+    if (this.#clearing) await this.#clearing; // a question asked while its chunk loads belongs to the new chat
     const { composer } = this.#panel;
     const edited = composer.busy ? undefined : this.#edited;
     this.#commitReset?.();
-    const early = this.#introduced || composer.busy ? [] : [this.#panel.addQuestion(text), this.#panel.addAnswer().node];
+    const early = this.#introduced || composer.busy ? [] : [this.#panel.addQuestion(question), this.#panel.addAnswer().node];
     const started = await this.#start();
     early.forEach(detach);
-    if (started && this.root.host.isConnected && !composer.busy) await this.#ask(text, edited);
-    else composer.appendText(text);
+    if (started && this.root.host.isConnected && !composer.busy) await this.#ask(question, edited);
+    else composer.appendText(question);
   }
 
   /** Asks a question, which replaces the `edited` one if nothing was asked after it. */
