@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
+from server.errors import ExportError
 from server.storage.digests import FileDigests
+from server.storage.folders import fresh
 
 if TYPE_CHECKING:
     from server.artifact.checkpoint.reader import Artifact
@@ -25,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.signers:
         envelope.verify(arguments.artifact, Signers.read(arguments.signers), digests)
     from server.artifact.checkpoint.reader import Artifact  # late: torch takes seconds
-    from server.artifact.export import link, output
+    from server.artifact.export import link
 
     target: Path = arguments.output.absolute()
-    with output.fresh(target) as folder:
+    with fresh(target, ExportError) as folder:
         artifact = Artifact.open(arguments.artifact, digests=digests)
         artifact.check_last_link()
         made = write(artifact, folder, arguments.to, arguments.shard_size)

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from server import config
 from server.commands.bundle import contents, wheels
 from server.errors import ConfigError
-from server.storage.files import move, sync_folder
+from server.storage.folders import fresh
 
 SUMS = "SHA256SUMS"
 INSTALL = Path(__file__).parent / "install.sh"
@@ -40,24 +39,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Write the bundle and print what it left out; returns 0. Raises SecateurError."""
     arguments = parser().parse_args(argv)
-    if arguments.output.exists():
-        raise ConfigError(f"{arguments.output} exists: name a new folder")
     settings = config.load(arguments.server)
-    partial = arguments.output.with_name(arguments.output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        written = contents.write(partial, arguments.server, settings)
-        wheels.gather(partial / "wheels", arguments.wheel, arguments.extra)
-        wheels.gather_data(partial / "data", written.packages)
-        _write_installer(partial, arguments.wheel, arguments.extra)
-        digest = _write_sums(partial)
-        sync_folder_tree(partial)
-        move(partial, arguments.output)
-    except OSError as error:
-        raise ConfigError(f"{error.filename} cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with fresh(arguments.output, ConfigError) as folder:
+        written = contents.write(folder, arguments.server, settings)
+        wheels.gather(folder / "wheels", arguments.wheel, arguments.extra)
+        wheels.gather_data(folder / "data", written.packages)
+        _write_installer(folder, arguments.wheel, arguments.extra)
+        digest = _write_sums(folder)
     for sentence in written.left_out:
         print(sentence)
     print(f"{arguments.output}: install it with `sh install.sh PREFIX`")
@@ -86,9 +74,3 @@ def _write_sums(folder: Path) -> str:
     text = "".join(lines).encode()
     (folder / SUMS).write_bytes(text)
     return hashlib.sha256(text).hexdigest()
-
-
-def sync_folder_tree(folder: Path) -> None:
-    """Flush all files below `folder` and its folders to the disk."""
-    for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        sync_folder(path)

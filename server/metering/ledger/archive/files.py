@@ -7,7 +7,6 @@ import csv
 import gzip
 import hashlib
 import io
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from msgspec import Struct
 
 from server.errors import ConfigError
 from server.metering.usage import ROW
-from server.storage.files import move, sync_folder
+from server.storage.folders import fresh
 
 Form = Literal["csv", "parquet"]
 SUFFIX: dict[Form, str] = {"csv": ".csv.gz", "parquet": ".parquet"}
@@ -120,20 +119,11 @@ def write(folder: Path, form: Form, selection: Selection, batches: Iterable[Sequ
     """Write the rows, of COLUMNS, to the new `folder`; it appears once it is complete and on the disk."""
     if form == "parquet":
         _pyarrow()
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    try:
-        partial.mkdir(parents=True)
-        counts = _write_months(partial, form, batches)
-        files = tuple(_described(partial / name, rows) for name, rows in sorted(counts.items()))
+    with fresh(folder, ConfigError) as made:
+        counts = _write_months(made, form, batches)
+        files = tuple(_described(made / name, rows) for name, rows in sorted(counts.items()))
         manifest = msgspec.json.encode(Manifest(KIND, form, COLUMNS, selection, files))
-        (partial / MANIFEST).write_bytes(msgspec.json.format(manifest) + b"\n")
-        sync_folder(partial)
-        move(partial, folder)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (made / MANIFEST).write_bytes(msgspec.json.format(manifest) + b"\n")
     return read(folder)
 
 

@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3
 from server.artifact.checkpoint import chain
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.reader import Artifact
-from server.artifact.export import compressed, output
+from server.artifact.export import compressed
 from server.artifact.export.settings import for_all
 from server.artifact.signing import keys
 from server.commands.__main__ import main
 from server.commands.artifact.export import UNITS
+from server.storage.folders import INSIDE
 from tests.server.artifact.export import made
 
 PROMPT = torch.tensor([[3, 7, 100, 256, 5, 77, 12, 300]])
@@ -54,8 +55,8 @@ def test_only_the_remains_of_a_killed_export_are_removed(
     assert f"{beside} is in the way" in capsys.readouterr().err
     assert (beside / "thesis.txt").read_text() == "years of work"
     (beside / "thesis.txt").unlink()
-    (beside / output.INSIDE).mkdir()
-    (beside / output.INSIDE / "model.safetensors").write_bytes(b"half")
+    (beside / INSIDE).mkdir()
+    (beside / INSIDE / "model.safetensors").write_bytes(b"half")
     assert main(arguments) == 0
     assert not beside.exists()
 

@@ -127,7 +127,7 @@ def test_a_damaged_model_and_a_used_folder_are_refused(server: Path, capsys: pyt
     weights.write_bytes(whole)
     Path("out").mkdir()
     assert main(["bundle", str(server), "--wheel", WHEEL, "--output", "out"]) == 2
-    assert "out exists: name a new folder" in capsys.readouterr().err
+    assert "out exists already: name a new directory" in capsys.readouterr().err
 
 
 def test_the_wheel_of_another_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
