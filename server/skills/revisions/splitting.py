@@ -26,6 +26,8 @@ class Running(Experiment, frozen=True, kw_only=True):
     """The published revision and the rival; 0 for files."""
     since: float = 0.0
     """When it was started, in seconds since 1970; 0 if only the rival's first reply tells."""
+    digest: str = ""
+    """The rival's revision, which is a hash of its whole text."""
 
 
 def running(skill: Skill) -> Running | None:
@@ -38,7 +40,7 @@ def answering(skill: Skill, conversation: str) -> Skill:
     experiment = running(skill)
     if experiment is None:
         return skill
-    seed = f"{skill.name} {experiment.rival.revision} {conversation}"
+    seed = f"{skill.name} {experiment.digest} {conversation}"
     place = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8]) / 2**64
     return experiment.rival if place < experiment.share else skill
 
@@ -64,7 +66,7 @@ def split(where: str, skill: Skill, experiment: Running) -> Skill:
                 f"{where}: `{field}` differs between the two: who may use a skill, and its limits, must be the same in "
                 "an experiment"
             )
-    return replace(skill, experiment=experiment)
+    return replace(skill, experiment=replace(experiment, digest=rival.revision))
 
 
 def from_file(path: Path, skill: Skill) -> Skill:
