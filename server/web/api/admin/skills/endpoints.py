@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from anyio import to_thread
@@ -21,7 +21,7 @@ from server.models.reload import skills_folder, warnings
 from server.skills.catalogue import Skills
 from server.skills.revisions.connection import LONGEST_REASON
 from server.skills.revisions.store import Move, Revision
-from server.skills.revisions.text import LONGEST, difference, parse
+from server.skills.revisions.text import difference, parse
 from server.skills.skill import Skill
 from server.web.access.guard import who
 from server.web.api.admin.skills.fields import fields
@@ -29,14 +29,12 @@ from server.web.api.admin.skills.moving import Mover, read_json, refusing
 from server.web.http.requests import address
 from server.web.http.responses import json_response
 
-T = TypeVar("T", bound=Struct)
 WEEK = 7 * 86_400
 MOST_RATINGS = 10_000
 RATINGS = ("up", "down")
 MOST_JUDGED = 30
 """Revisions, the latest, whose gate is shown."""
 Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
-MOST_BYTES = 4 * LONGEST
 
 
 class Text(Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,13 +115,13 @@ class KnowledgeEndpoints:
         content = await to_thread.run_sync(_content, folder)
         if not content["documents"]:
             raise InvalidRequest("There is no document yet: upload one first.", code="no_documents")
-        if self._running is not None and not self._running.done():
-            raise Conflict("Another knowledge is being built: wait until it is done.", code="build_running")
-        output = folder / f"built-{content['next']}"
         settings = folder / "knowledge.toml"
         text = f'name = "{folder.name}"\n\n[[sources]]\npath = "documents"\n'
         if not settings.exists():  # an operator's own settings stay
             await to_thread.run_sync(write_atomically, settings, text.encode())
+        if self._running is not None and not self._running.done():
+            raise Conflict("Another knowledge is being built: wait until it is done.", code="build_running")
+        output = folder / f"built-{content['next']}"  # nothing is awaited between the check and the task
         made = self._builds[folder.name] = Build(str(output), time.time())
         self._running = asyncio.create_task(_run(settings, output, made))
         await self._mover.record(Event(who(request), "knowledge.build", str(output), address(request)))
@@ -137,23 +138,25 @@ class KnowledgeEndpoints:
 async def _run(settings: Path, output: Path, made: Build) -> None:
     """Run the build to its end, keeping its last line; its process ends with the server's."""
     command = [sys.executable, "-m", "server.commands", "knowledge", "build", str(settings), "--output", str(output)]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        preexec_fn=lambda: os.nice(NICE),
-    )
+    pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=none, stdout=pipe, stderr=asyncio.subprocess.STDOUT
+        )
+    except OSError as error:
+        made.line, made.code, made.ended = f"The build did not start: {error.strerror}.", 1, time.time()
+        return
+    try:
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
         assert process.stdout is not None
         async for line in process.stdout:
             made.line = line.decode(errors="replace").strip()[:LONGEST_LINE] or made.line
-        made.code = await process.wait()
+        await process.wait()
     finally:
         if process.returncode is None:
             process.terminate()
-        made.ended = time.time()
-        made.code = process.returncode if made.code is None else made.code
+        made.code, made.ended = process.returncode, time.time()
 
 
 def _keep(folder: Path, name: str, content: bytes) -> None:
