@@ -15,6 +15,9 @@ from contextlib import contextmanager
 
 from server.errors import SecateurError
 
+GATE_FAILED = 3
+"""Exit code of a command whose result failed a gate."""
+
 
 class PruningError(SecateurError):
     """Base of every error that pruning raises on purpose."""

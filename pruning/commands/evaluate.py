@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
+from pruning.errors import GATE_FAILED
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def score(arguments: argparse.Namespace) -> int:
 def score_task(arguments: argparse.Namespace) -> int:
     """Print the table of a task, write its report, and sign it with --key; returns 3 if a gate fails."""
     from pruning.evaluation.comparison.compare import compare
-    from pruning.evaluation.report.report import GATE_FAILED, report_folder, write_report
+    from pruning.evaluation.report.report import report_folder, write_report
     from pruning.evaluation.tasks.reading import read_task
     from server.artifact.checkpoint.reader import Artifact, find_base
     from server.artifact.registry import results

@@ -6,6 +6,7 @@ the skill under the key `draft`.
 
 import argparse
 import getpass
+import http.client
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from pruning.errors import GATE_FAILED
 from server.commands.skills.opening import named, record, revisions_of
+from server.commands.start.talk import message
 from server.config import Config
 from server.errors import ConfigError, SecateurError
 from server.intervals import mean
@@ -33,7 +36,6 @@ KEY = "SECATEUR_ADMIN_KEY"
 """The environment variable with a key of `admin_keys`."""
 TIMEOUT = 600
 MOST_WAITS = 20
-GATE_FAILED = 3
 
 
 class Said(Struct, frozen=True):
@@ -101,7 +103,7 @@ def ask(place: str, skill: Skill, text: str, question: str, step: Any) -> Said:
                 time.sleep(min(int(seconds), 60))
                 continue
             raise SecateurError(f"{place} answered {error.code}: {message(error.read(4000))}") from None
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise SecateurError(
                 f"{place} does not answer ({error}): start the server of these settings, or name its admin listener "
                 "with --url"
@@ -124,15 +126,7 @@ def gathered(skill: Skill, lines: Iterator[bytes] | Any) -> Said:
             raise SecateurError(f"the reply failed: {data['message']}")
         text += data["text"] if name == "text" else ""
         tokens = data["prompt_tokens"] + data["completion_tokens"] if name == "end" else tokens
-    return Said(text, bool(skill.knowledge) and text.startswith(skill.refusal), tokens)
-
-
-def message(body: bytes) -> str:
-    """The message of an error's body, or its first characters."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+    return Said(text, bool(skill.knowledge and skill.refusal) and text.startswith(skill.refusal), tokens)
 
 
 def table(name: str, made: Evaluation, tokens: int) -> Sequence[str]:

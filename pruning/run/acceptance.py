@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from pruning.errors import TaskError
+from pruning.errors import GATE_FAILED, TaskError
 from pruning.evaluation.comparison.compare import compare
 from pruning.evaluation.comparison.results import Results
-from pruning.evaluation.report.report import GATE_FAILED, report_folder, write_report
+from pruning.evaluation.report.report import report_folder, write_report
 from pruning.evaluation.scoring.planning import plan_task, refuse_pruned_vocabulary
 from pruning.evaluation.tasks.reading import read_task, unmeasured_gates, with_gates
 from pruning.evaluation.tasks.task import Task

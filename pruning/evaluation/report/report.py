@@ -11,9 +11,6 @@ from pruning.evaluation.report.terminal import table
 from server.artifact.checkpoint.reader import Artifact
 from server.storage.files import write_atomically
 
-GATE_FAILED = 3
-"""Exit code of a command whose result failed a gate."""
-
 
 def report_folder(artifact: Artifact) -> Path:
     """The default folder of an artifact's reports: ARTIFACT.evaluation."""

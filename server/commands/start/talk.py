@@ -85,7 +85,7 @@ class Service(Struct, frozen=True):
             connection.request(method, place.path.removesuffix("/v1").rstrip("/") + path, body, headers)
             with connection.getresponse() as response:
                 if response.status != 200:
-                    raise SecateurError(f"{self.url} answered {response.status}: {_message(response.read(4000))}")
+                    raise SecateurError(f"{self.url} answered {response.status}: {message(response.read(4000))}")
                 yield response
         except (OSError, http.client.HTTPException) as error:
             raise SecateurError(f"{self.url} does not answer: {error}") from None
@@ -107,7 +107,7 @@ def _noted(event: dict[str, Any], reply: Reply) -> str:
     return text
 
 
-def _message(body: bytes) -> str:
+def message(body: bytes) -> str:
     """The message of an error's body, or its first characters."""
     try:
         error = json.loads(body)["error"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pruning.commands.failures import INTERRUPTED
-from pruning.evaluation.report.report import GATE_FAILED
+from pruning.errors import GATE_FAILED
 from server.commands import __main__ as console
 from tests.conftest import ROOT
 
