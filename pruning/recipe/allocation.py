@@ -75,7 +75,8 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
     levels: Annotated[tuple[Sparsity, ...], Meta(min_length=2)] | None = None
     """Sparsities that a matrix may get: fractions, or "k:64". Without it, for "k:64" every fourth k from 16 to 60, for
-    a fraction every twentieth within 0.3 of it, for 0 none."""
+    a fraction every twentieth within 0.3 of it, for 0 none. Codes below 8 bits are stored without their zeros in
+    patterns only, so `gptq` takes a fraction in 8 bits alone."""
     bits: tuple[Literal[3, 4, 5, 6, 8], ...] = ()
     """Bits of a code that a matrix may get, for `gptq` only; without it, the technique's own."""
     whole: bool = False
@@ -86,13 +87,21 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     """Calibration sequences that are run forward and back."""
 
     def candidates(self, technique: Technique) -> list[Technique]:
-        """The technique with every level and number of bits, its own among them; raises ValueError for mixed units."""
+        """The technique with every level and number of bits, its own among them.
+
+        Raises ValueError for mixed units, and for fractions of codes that are not stored so.
+        """
         levels = dict.fromkeys([technique.sparsity, *(self.levels or _near(technique.sparsity))])
         if len({isinstance(level, str) for level in levels}) > 1:
             raise ValueError(f"sparsity {technique.sparsity} and the levels must all be fractions or all patterns")
         if isinstance(technique, GPTQ):
-            levels |= {0.0: None} if self.whole else {}
             bits = dict.fromkeys([technique.bits, *self.bits])
+            if min(bits) < 8 and any(isinstance(level, float) and level > 0 for level in levels):
+                raise ValueError(
+                    f"codes of {min(bits)} bits are stored without their zeros in patterns only: take levels "
+                    f'"k:{SEARCHED}", or 8 bits'
+                )
+            levels |= {0.0: None} if self.whole else {}
             return [
                 msgspec.structs.replace(technique, sparsity=level, bits=width) for level, width in product(levels, bits)
             ]
@@ -109,10 +118,14 @@ class Fisher(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 def bits_per_weight(technique: Technique) -> float:
-    """The bits that a weight takes after `technique`: its kept share of values, and one of a mask; scales left out."""
+    """The bits that a weight takes after `technique`, scales left out: its kept share of values and one of a mask.
+
+    Never more than a value: a matrix that removes too little to pay for the mask is stored with its zeros.
+    """
     groups = nm_pattern(technique.sparsity)
     kept = groups.keep / groups.columns if groups else 1 - float(technique.sparsity)
-    return kept * (max(technique.bits, FEWEST) if isinstance(technique, GPTQ) else 16) + (kept < 1)
+    bits = max(technique.bits, FEWEST) if isinstance(technique, GPTQ) else 16
+    return min(kept * bits + 1, bits)
 
 
 def _near(sparsity: float | str) -> list[float | str]:

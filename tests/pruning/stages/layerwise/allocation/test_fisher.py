@@ -54,6 +54,8 @@ def test_fewer_bits_cost_more_of_the_loss_and_a_kept_share_of_it() -> None:
         (GPTQ(0, bits=4), 4),
         (GPTQ(0, bits=2), 3),
         (GPTQ("48:64", bits=8), 7),
+        (GPTQ("60:64", bits=4), 4),
+        (SparseGPT("62:64"), 16),
     ],
 )
 def test_bits_of_a_weight_are_its_kept_share_of_values_and_a_mask(technique: SparseGPT | GPTQ, bits: float) -> None:
@@ -116,7 +118,7 @@ def test_a_matrix_may_stay_whole_within_a_budget(
         weight = artifact.tensor(name)
         assert float((weight == 0).float().mean()) >= (0 if share == 1 else 0.99 - share)
         total += weight.numel()
-        bits += weight.numel() * (share * int(width) + (share < 1))
+        bits += weight.numel() * min(share * int(width) + 1, int(width))
     assert any(level.startswith("0.0 ") for level in levels.values())
     assert 3.2 < bits / total <= 3.5
 
@@ -127,6 +129,7 @@ def test_a_matrix_may_stay_whole_within_a_budget(
         ("sparsegpt", '"2:4"', "", "allocation has one level only: give levels or bits"),
         ("sparsegpt", "0.5", ', levels = ["2:4", "32:64"]', "must all be fractions or all patterns"),
         ("gptq", '"32:64"', ", bits = [4], budget = 1", "takes 2 bits a weight, and the budget is 1: add sparser"),
+        ("gptq", "0.5", ", bits = [8]", "codes of 4 bits are stored without their zeros in patterns only"),
         ("sparsegpt", "0.5", ", bits = [4, 8]", "bits and whole are for gptq, and the technique is sparsegpt"),
     ],
 )
