@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.errors import InvalidRequest, NotFound
 from server.skills.revisions.connection import LONGEST_REASON, Connection, next_id, now
+from server.storage.database import Database
 
 COLUMNS = "id, skill, number, rival, share, move, action, author, made, reason"
 
@@ -38,47 +40,47 @@ class Experiments:
     def list(self, skill: str | None = None) -> Sequence[Trial]:
         """The starts and stops of one skill, or of all, the first first."""
         with self._connection.reading() as database:
-            where, values = (" WHERE skill = ?", (skill,)) if skill is not None else ("", ())
-            select = f"SELECT {COLUMNS} FROM skill_experiments{where} ORDER BY id"
-            return [Trial(*row) for row in database.execute(select, values)]
+            return _list(database, skill)
 
     def current(self, skill: str, move: int) -> Trial | None:
         """The experiment that runs since the skill's last `move`, or None."""
-        found = self.list(skill)
-        return found[-1] if found and found[-1].action == "start" and found[-1].move == move else None
+        with self._connection.reading() as database:
+            return _current(database, skill, move)
 
     def start(self, trial: Trial) -> Trial:
         """Keep a start, and return it with its id and time; raises InvalidRequest if one runs already."""
-        if running := self.current(trial.skill, trial.move):
-            raise InvalidRequest(
-                f"{trial.skill}@{running.rival} is being compared with the published revision: stop that first.",
-                code="experiment_running",
-            )
-        return self._keep(trial)
+        with self._connection.transaction() as database:
+            if running := _current(database, trial.skill, trial.move):
+                raise InvalidRequest(
+                    f"{trial.skill}@{running.rival} is being compared with the published revision: stop that first.",
+                    code="experiment_running",
+                )
+            return _keep(database, trial)
 
     def stop(self, skill: str, move: int, *, author: str, reason: str) -> Trial:
         """End the running experiment; raises NotFound if there is none."""
-        found = self.current(skill, move)
-        if found is None:
-            raise NotFound(f"No experiment runs with {skill!r}.", code="no_experiment")
-        return self._keep(
-            Trial(0, skill, found.number, found.rival, found.share, found.move, "stop", author, "", reason)
-        )
-
-    def _keep(self, trial: Trial) -> Trial:
         with self._connection.transaction() as database:
-            kept = Trial(
-                next_id(database, "skill_experiments"),
-                trial.skill,
-                trial.number,
-                trial.rival,
-                trial.share,
-                trial.move,
-                trial.action,
-                trial.author,
-                now(),
-                trial.reason[:LONGEST_REASON],
-            )
-            row = tuple(getattr(kept, name) for name in COLUMNS.split(", "))
-            database.execute(f"INSERT INTO skill_experiments ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        return kept
+            found = _current(database, skill, move)
+            if found is None:
+                raise NotFound(f"No experiment runs with {skill!r}.", code="no_experiment")
+            return _keep(database, replace(found, action="stop", author=author, reason=reason))
+
+
+def _list(database: Database, skill: str | None) -> Sequence[Trial]:
+    where, values = (" WHERE skill = ?", (skill,)) if skill is not None else ("", ())
+    select = f"SELECT {COLUMNS} FROM skill_experiments{where} ORDER BY id"
+    return [Trial(*row) for row in database.execute(select, values)]
+
+
+def _current(database: Database, skill: str, move: int) -> Trial | None:
+    found = _list(database, skill)
+    return found[-1] if found and found[-1].action == "start" and found[-1].move == move else None
+
+
+def _keep(database: Database, trial: Trial) -> Trial:
+    """Insert it with the next id and the time, within a transaction."""
+    number = next_id(database, "skill_experiments")
+    kept = replace(trial, id=number, made=now(), reason=trial.reason[:LONGEST_REASON])
+    row = tuple(getattr(kept, name) for name in COLUMNS.split(", "))
+    database.execute(f"INSERT INTO skill_experiments ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    return kept

@@ -1,5 +1,7 @@
 """Experiments: which conversations a rival answers, what may be compared, and when an experiment ends."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from server.errors import ConfigError, InvalidRequest, NotFound
 from server.skills.catalogue import Skills
 from server.skills.revisions.splitting import answering, running, with_rivals
 from server.skills.revisions.store import Revisions
+from server.storage.database import Database
 from tests.server.skills.revisions.test_store import BY, FIRST, SECOND
 from tests.server.skills.revisions.test_store import revisions as revisions
 from tests.server.skills.revisions.test_store import where as where
@@ -105,3 +108,36 @@ def test_files_name_their_rival(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             Skills.read(tmp_path)
         assert message in str(refused.value)
+
+
+def raced(saved: Revisions, patch: pytest.MonkeyPatch, faster: Callable[[], object]) -> None:
+    """Let another editor be faster by a moment, at the next change of `saved`."""
+    opened = saved.experiments._connection.transaction
+
+    def late() -> AbstractContextManager[Database]:
+        faster()
+        return opened()
+
+    patch.setattr(saved.experiments._connection, "transaction", late)
+
+
+def test_two_editors_cannot_both_start(
+    where: str, saved: Revisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved.save("help", f"{FIRST}greeting = 'Hi'\n", **BY)
+    with closing(Revisions(where, tmp_path)) as other:
+        raced(saved, monkeypatch, lambda: other.compare("help", 3, 0.5, **BY))
+        with pytest.raises(InvalidRequest, match="help@3 is being compared"):
+            saved.compare("help", 2, 0.5, **BY)
+        assert [trial.rival for trial in other.experiments.list("help")] == [3]
+
+
+def test_two_editors_stop_it_once(
+    where: str, saved: Revisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved.compare("help", 2, 0.5, **BY)
+    with closing(Revisions(where, tmp_path)) as other:
+        raced(saved, monkeypatch, lambda: other.end("help", **BY))
+        with pytest.raises(NotFound, match="No experiment runs with 'help'"):
+            saved.end("help", **BY)
+        assert [trial.action for trial in other.experiments.list("help")] == ["start", "stop"]
