@@ -91,11 +91,12 @@ class PrefixFiles:
             if prefix is None:
                 continue
             places = [place for digest in prefix.hashes if (place := blocks.reserve(digest)) is not None]
+            if places:  # also a prefix's first blocks: they can be found from now on
+                self._runner.write_blocks(places, prefix.values[: len(places)])
+            total += len(places)
             if len(places) < len(prefix.hashes):  # the cache has room for no more
                 break
-            self._runner.write_blocks(places, prefix.values)
             self._known.add(prefix.hashes[-1])
-            total += len(places)
         return total
 
     def keep(self, sequence: Sequence, blocks: Blocks) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from server.artifact.checkpoint.reader import Artifact
 from server.config import Config
-from server.engine.blocks import BLOCK
+from server.engine.blocks import BLOCK, Blocks
 from server.engine.engine import Engine
 from server.engine.sequence import Sampling
 from server.models.loading import load_engine
-from server.models.prefixes import OF_A_SKILL, SUFFIX, PrefixFiles
+from server.models.prefixes import OF_A_SKILL, SUFFIX, Bytes, Prefix, PrefixFiles
 from tests.support.tiny_llama import tiny_llama
 
 PREFIX = list(range(7, 7 + 3 * BLOCK + 5))
@@ -136,3 +137,38 @@ def test_a_folder_that_cannot_be_written_is_a_warning(
     asked(engine(model, tmp_path / "file" / "below"), [100])
     assert "The prefix of the skill 'help' is not kept in" in caplog.text
     shutil.rmtree(tmp_path / "below", ignore_errors=True)
+
+
+class Store:
+    """A cache of bytes."""
+
+    layout = "test"
+    block_bytes = 16
+
+    def __init__(self, count: int) -> None:
+        self.blocks = numpy.zeros((count, self.block_bytes), numpy.uint8)
+
+    def read_blocks(self, blocks: Sequence[int]) -> Bytes:
+        return self.blocks[list(blocks)]
+
+    def write_blocks(self, blocks: Sequence[int], values: Bytes) -> None:
+        self.blocks[list(blocks)] = values
+
+
+def test_every_block_that_can_be_found_has_its_values_where_room_ends_within_a_prefix(tmp_path: Path) -> None:
+    store = Store(8)
+    kept = PrefixFiles(tmp_path, store, "m", most_bytes=1 << 20)
+    prefixes: list[Prefix] = []
+    for number in (1, 5):
+        hashes = tuple(bytes([number + block]) * 32 for block in range(4))
+        values = numpy.stack([numpy.full(store.block_bytes, digest[0], numpy.uint8) for digest in hashes])
+        prefixes.append(Prefix(f"skill {number}", hashes, values))
+        kept._write(prefixes[-1])
+    blocks = Blocks(8, 6)
+    total = kept.restore(blocks)
+    kept.close()
+    found = {digest: place for one in prefixes for digest in one.hashes if (place := blocks.find(digest)) is not None}
+    assert len(found) == 6
+    for digest, place in found.items():
+        assert store.read_blocks([place]).tolist() == [[digest[0]] * store.block_bytes]
+    assert total == 6
