@@ -188,7 +188,9 @@ def choose_prefixes(folder: Path | None, runner: object, lineage: Lineage) -> tu
 
 
 def _digest(hashes: Bytes, values: Bytes) -> str:
-    return hashlib.sha256(hashes.tobytes() + numpy.ascontiguousarray(values).data.tobytes()).hexdigest()
+    digest = hashlib.sha256(hashes.tobytes())
+    digest.update(numpy.ascontiguousarray(values).reshape(-1))
+    return digest.hexdigest()
 
 
 def _about(path: Path) -> dict[str, str]:
