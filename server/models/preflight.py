@@ -32,22 +32,25 @@ def check_models(config: Config, skills: Iterable[Skill]) -> None:
     """
     from server.models.remote import is_remote, read_remote  # late: `prune --check` does without its HTTP client
 
-    checked: dict[str, Tokenizer] = {}
+    checked: dict[str, tuple[Tokenizer, int]] = {}
     for skill in skills:
         _check_knowledge(skill)
         reference = skill.model or config.model
         if skill.encoder or registered(reference) is not None:
             continue
         if reference not in checked:
-            path = Path(read_remote(Path(reference)).artifact if is_remote(reference) else reference)
+            remote = read_remote(Path(reference)) if is_remote(reference) else None
+            path = Path(remote.artifact if remote else reference)
             if not path.exists():
                 logger.warning("%s is not there (yet), so nothing is known of the model", path)
                 continue
-            checked[reference] = check_model(path, config.chat_template)
-        if own_tokens(skill, reference, checked[reference]) >= config.context:
+            context = remote.context if remote else config.context
+            checked[reference] = check_model(path, config.chat_template), context
+        tokenizer, context = checked[reference]
+        if own_tokens(skill, reference, tokenizer) >= context:
             raise ConfigError(
-                f"the skill {skill.name!r} begins every prompt with {config.context} tokens or more, which is "
-                f"`context`: no reply has room"
+                f"the skill {skill.name!r} begins every prompt with {context} tokens or more, which is `context` of "
+                f"{reference if is_remote(reference) else 'the settings'}: no reply has room"
             )
 
 

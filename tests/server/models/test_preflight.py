@@ -51,6 +51,23 @@ def test_a_skill_that_fills_the_context_is_refused(config: Config, base_artifact
         check_models(replace(config, model=str(base_artifact), context=8), [SKILL])
 
 
+@pytest.mark.parametrize(("own", "elsewhere"), [(8, 2048), (2048, 8)])
+def test_a_remote_models_context_is_its_files(
+    config: Config, base_artifact: Path, tmp_path: Path, own: int, elsewhere: int
+) -> None:
+    file = tmp_path / "big.toml"
+    file.write_text(
+        f'engine = "remote"\nartifact = {json.dumps(str(base_artifact))}\nbackends = ["https://one.example:8000"]\n'
+        f'served_as = "mine"\ncontext = {elsewhere}\n'
+    )
+    served = replace(config, model=str(file), context=own)
+    if elsewhere > own:
+        check_models(served, [SKILL])
+    else:
+        with pytest.raises(ConfigError, match=r"`context` of .*big\.toml: no reply has room"):
+            check_models(served, [SKILL])
+
+
 @pytest.mark.parametrize(
     ("file", "content", "what"),
     [
