@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pruning.commands.memory import GIGABYTE, disk_needed, memory_needed
-from pruning.errors import DataError, ModelRefused, RecipeError
+from pruning.errors import DataError, RecipeError
 from pruning.evaluation.tasks.reading import read_task
 from pruning.model.outline import Outline, outline
-from pruning.model.source import PROBE, REMEDY
+from pruning.model.source import REMEDY, refuse_template
 from pruning.recipe.order import undone_quantisations
 from pruning.recipe.parts import expanded
 from pruning.recipe.recipe import Recipe, read
@@ -26,9 +26,8 @@ from server.commands.start.doctor.finding import Finding, findings
 from server.engine.native import absent
 from server.engine.native.pages import available
 from server.engine.native.plan.families import FAMILIES
-from server.errors import ArtifactError, InvalidRequest
 from server.models.preflight import refuse_unknown
-from server.text.chat_template import ChatTemplate
+from server.text.tokenizer_files import read_template
 
 DATASET = "dataset:"
 
@@ -102,18 +101,13 @@ def _template(recipe: Recipe, base: Outline) -> Iterator[Finding]:
     source, place = base.chat_template, "the base's own"
     if recipe.chat_template:
         path = locate(recipe.chat_template)
-        source, place = path.read_text(encoding="utf-8"), str(path)
+        source, place = read_template(path), str(path)
     if source is None:
         yield Finding(
             "chat template", "failed", "the base has none: the result could not serve a chat", f"Then {REMEDY}."
         )
         return
-    try:
-        text = ChatTemplate(source, base.special_tokens).render(PROBE)
-    except (ArtifactError, InvalidRequest) as error:
-        raise ModelRefused(f"{place}: {error}") from None
-    if PROBE[0]["content"] not in text:
-        raise ModelRefused(f"{place} is no chat template: it does not write the messages into the prompt")
+    refuse_template(source, base.special_tokens, place)
     yield Finding("chat template", "ok", place)
 
 

@@ -94,12 +94,12 @@ def test_what_is_named_and_missing_is_refused(
     assert any(what in one["found"] for one in found if one["state"] == "failed")
 
 
-@pytest.mark.parametrize("broken", ["{% for %}", "no messages", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize("broken", [b"{% for %}", b"no messages", b"{{ raise_exception('no') }}", b"\xff\xfe"])
 def test_a_template_that_writes_no_prompt_is_refused(
-    broken: str, recipe: Write, template: Path, capsys: pytest.CaptureFixture[str]
+    broken: bytes, recipe: Write, template: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = given(recipe(), template)
-    template.write_text(broken)
+    template.write_bytes(broken)
     code, found = check(path, capsys)
     assert (code, [one["check"] for one in found if one["state"] == "failed"]) == (2, ["chat template"])
 
