@@ -189,7 +189,7 @@ def choose_prefixes(folder: Path | None, runner: object, lineage: Lineage) -> tu
 
 def _digest(hashes: Bytes, values: Bytes) -> str:
     digest = hashlib.sha256(hashes.tobytes())
-    digest.update(numpy.ascontiguousarray(values).reshape(-1))
+    digest.update(numpy.ascontiguousarray(values).reshape(-1).data)
     return digest.hexdigest()
 
 
