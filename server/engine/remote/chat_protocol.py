@@ -103,6 +103,7 @@ class ChatProtocol:
 
     async def deliver(self, backend: Backend, sequence: Sequence, stream: Stream) -> None:
         """Put the text that one backend writes, and its usage; raises Broken and RefusedByBackend."""
+        sequence.reported = None  # perhaps another backend's, which failed after its usage
         finish: Finish | None = None
         async with aclosing(events(backend.target, CHAT, self._body(sequence))) as data:
             while (event := await next_event(data, self._patience(sequence))) != DONE:

@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from openai import APIStatusError, OpenAI
+from starlette.requests import Request
 
 from server.commands.__main__ import main
 from server.engine.remote.backends import Backends
@@ -22,7 +23,7 @@ from server.errors import ConfigError
 from server.models.rollout import CurrentModel, Model, Rollout
 from server.models.suitability import suitability_warnings
 from server.skills.skill import Skill
-from tests.exams.servers.chat_server import ChatServer, running
+from tests.exams.servers.chat_server import ChatServer, event, running
 from tests.support.harness import HELP, KEY, LINEAGE, Serve, Served, ledger_of, parts, says, served, until
 
 Front = Callable[..., Served]
@@ -35,13 +36,17 @@ def front(tmp_path: Path) -> Any:
     with ExitStack() as stack:
 
         def start(
-            urls: Sequence[str], takes: Sequence[Extra] = (), skills: Sequence[Skill] = (HELP,), **more: Any
+            urls: Sequence[str],
+            takes: Sequence[Extra] = (),
+            skills: Sequence[Skill] = (HELP,),
+            token_seconds: float = 30,
+            **more: Any,
         ) -> Served:
             runner = says(tmp_path, "not this")
             made = parts(tmp_path, runner, skills, **more)
             own = made.rollout.models[0]
             targets = [Target(url, {"Authorization": f"Bearer {KEY}"}, health="/up") for url in urls]
-            sizes = Sizes("help", 512, own.engine.vocabulary)
+            sizes = Sizes("help", 512, own.engine.vocabulary, token_seconds=token_seconds)
             engine = RemoteEngine(Backends(targets, probe_seconds=0.05), sizes, partial(ChatProtocol, extras=takes))
             current = CurrentModel(Model("tiny", engine, own.tokenizer, LINEAGE))
             made = msgspec.structs.replace(made, rollout=Rollout({made.config.model: current}, made.config.model))
@@ -145,6 +150,31 @@ def test_another_backend_is_tried_before_the_first_piece(front: Front) -> None:
         server = front([backend.url, other.url])
         until(lambda: streamed_or_none(server) == "well")
         assert ledger_of(server)[-1]["outcome"] == "stop"
+
+
+class CountsFirst(ChatServer):
+    """Reports usage before its first piece; the first of all requests to such servers then breaks off."""
+
+    failed: bool
+
+    async def _events(self, request: Request, most: int) -> AsyncIterator[str]:
+        if not CountsFirst.failed:
+            CountsFirst.failed = True
+            yield event(choices=[], usage=self.usage)
+            raise ConnectionResetError
+        self.usage = None
+        async for one in super()._events(request, most):
+            yield one
+
+
+def test_usage_of_a_backend_that_failed_before_the_first_piece_does_not_count(front: Front) -> None:
+    CountsFirst.failed = False
+    with running(CountsFirst(tuple("012"))) as backend, running(CountsFirst(tuple("012"))) as other:
+        server = front([backend.url, other.url])
+        assert streamed(server)[0] == "012"
+        assert len(backend.requests) + len(other.requests) == 2
+    [row] = ledger_of(server)
+    assert (row["usage_from"], row["output_tokens"]) == ("pieces", 3)
 
 
 def streamed_or_none(server: Served) -> str | None:
