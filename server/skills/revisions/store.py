@@ -3,7 +3,8 @@
 A move publishes a revision of a skill, or withdraws the skill; the last move of a skill says what is served.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -151,19 +152,33 @@ class Revisions:
         return [self._served(move) for move in current.values() if move.number]
 
     def verdict(self, revision: Revision) -> Verdict | None:
-        """How the gate judges a revision: that of the published one, else its own; None without a gate."""
-        try:
-            own = parse(revision.text, self._folder, revision.skill)
-        except ConfigError as error:  # saved by another release
-            return Verdict(False, str(error), "")
-        moves = self.moves(revision.skill)
-        published = self.get(revision.skill, moves[-1].number) if moves and moves[-1].number else None
-        served = parse(published.text, self._folder, revision.skill) if published else None
-        gate = (served.gate if served else None) or own.gate
-        if gate is None:
-            return None
+        """How the gate judges a revision, as `judge` has it."""
+        return self.judge(revision.skill)(revision)
+
+    def judge(self, name: str) -> Callable[[Revision], Verdict | None]:
+        """Judges the skill's revisions by the gate of the published one, else by their own; None without a gate.
+
+        Where this release cannot read the published one, only their own holds.
+        """
+        moves = self.moves(name)
+        published = self.get(name, moves[-1].number) if moves and moves[-1].number else None
         other = (published.number, published.digest) if published else None
-        return self.evaluations.verdict(gate, revision.skill, (revision.number, revision.digest), other)
+        kept = None
+        if published is not None:
+            with suppress(ConfigError):
+                kept = parse(published.text, self._folder, name).gate
+
+        def judged(revision: Revision) -> Verdict | None:
+            try:
+                own = parse(revision.text, self._folder, name)
+            except ConfigError as error:  # saved by another release
+                return Verdict(False, str(error), "")
+            gate = kept or own.gate
+            if gate is None:
+                return None
+            return self.evaluations.verdict(gate, name, (revision.number, revision.digest), other)
+
+        return judged
 
     def compare(self, name: str, rival: int, share: float, *, author: str, reason: str) -> Trial:
         """Let the revision `rival` answer a share of the conversations beside the published one.

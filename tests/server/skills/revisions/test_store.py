@@ -138,3 +138,23 @@ def test_the_difference_of_two_texts() -> None:
     assert lines[:2] == ["--- help@1", "+++ help@2"]
     assert '-system = "Be brief."' in lines
     assert difference(FIRST, FIRST, ("a", "b")) == ""
+
+
+def test_a_mended_revision_replaces_one_that_this_release_cannot_read(revisions: Revisions) -> None:
+    gate = '[gate]\ntask = "greetings"\n'
+    for text in (FIRST, SECOND, SECOND + gate):
+        revisions.save("help", text, **BY)
+    revisions.publish("help", 1, **BY)
+    with revisions._connection.transaction() as database:  # what an older release saved
+        database.execute("UPDATE skill_revisions SET content = ? WHERE number = 1", ('name = "help"\nold = 1\n',))
+    with pytest.raises(ConfigError, match="old"):
+        revisions.published()
+    with pytest.raises(Conflict, match="help@3 was not evaluated on the task greetings"):
+        revisions.publish("help", 3, **BY)  # its own gate holds
+    judged = revisions.judge("help")
+    assert judged(revisions.get("help", 2)) is None
+    unreadable = judged(revisions.get("help", 1))
+    assert unreadable is not None
+    assert not unreadable.passed
+    revisions.publish("help", 2, **BY)
+    assert served(revisions) == ["Be very brief."]

@@ -33,7 +33,7 @@ WEEK = 7 * 86_400
 MOST_RATINGS = 10_000
 RATINGS = ("up", "down")
 MOST_JUDGED = 30
-"""Revisions, the latest, whose gate is shown."""
+"""Revisions, the latest, whose scores and gate are shown."""
 Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
 
 
@@ -204,16 +204,17 @@ class SkillsEndpoints:
         return found
 
     def _judged(self, revisions: Sequence[Revision]) -> Sequence[Mapping[str, Any]]:
-        """The revisions with what they scored, and what the gate says of the latest."""
-        shown = []
-        for place, one in enumerate(revisions):
-            assert self._revisions is not None
+        """The revisions, the latest with what they scored and what the gate says of them."""
+        if self._revisions is None or not revisions:
+            return []
+        judge = self._revisions.judge(revisions[0].skill)
+        shown = [{**asdict(one), "scores": {}, "gate": None} for one in revisions[:-MOST_JUDGED]]
+        for one in revisions[-MOST_JUDGED:]:
             latest = self._revisions.evaluations.latest(one.skill, one.digest)
             scores = {
                 task: {"means": made.means, "made": made.made, "model": made.model} for task, made in latest.items()
             }
-            judged = place >= len(revisions) - MOST_JUDGED
-            verdict = self._revisions.verdict(self._revisions.get(one.skill, one.number)) if judged else None
+            verdict = judge(self._revisions.get(one.skill, one.number))
             shown.append({**asdict(one), "scores": scores, "gate": msgspec.to_builtins(verdict)})
         return shown
 

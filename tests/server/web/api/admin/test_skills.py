@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from server.skills.api_keys import digest
+from server.skills.revisions.store import Revision, Revisions
 from server.skills.skill import Skill
+from server.web.api.admin.skills import endpoints
 from tests.server.web.test_listeners import call
 from tests.support.harness import KEY, Serve, Served, ledger_of
 
@@ -138,3 +140,28 @@ def test_a_draft_is_tried_with_its_prompt_and_metered_as_a_draft(manager: Served
     assert row["revision"] != revision(manager)
     refused = call(manager.admin, "/admin/skills/help/try", {**body, "text": "name ="})
     assert refused.json["error"]["code"] == "skills_invalid"
+
+
+def test_the_page_of_a_skill_opens_whatever_is_published(
+    manager: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [OLD.replace("brief", f"brief {number}") for number in range(5)]
+    for number, text in enumerate(texts):
+        assert post(manager, "revisions", {"text": text, "after": number})[0] == 201
+    assert post(manager, "publish", {"number": 1})[0] == 200
+    with sqlite3.connect(tmp_path / "skills.sqlite3") as database:  # what an older release saved
+        database.execute("UPDATE skill_revisions SET content = 'old = 1' WHERE number IN (1, 5)")
+    monkeypatch.setattr(endpoints, "MOST_JUDGED", 3)
+    read: list[object] = []
+    real = Revisions.get
+
+    def get(self: Revisions, name: str, number: Any) -> Revision:
+        read.append(number)
+        return real(self, name, number)
+
+    monkeypatch.setattr(Revisions, "get", get)
+    shown = call(manager.admin, "/admin/skills/help")
+    assert shown.status == 200
+    assert [one["gate"] and one["gate"]["passed"] for one in shown.json["revisions"]] == [None] * 4 + [False]
+    assert sorted(map(str, read)) == ["1", "3", "4", "5", "5"]  # the published one once; the last one's text is shown
+    assert post(manager, "publish", {"number": 2})[0] == 200
