@@ -22,6 +22,7 @@ from pruning.techniques.mathematics.sparsity import nm_pattern
 logger = logging.getLogger(__name__)
 
 MULTIPLE = 32
+"""Feed-forward widths are multiples of this, which suits the kernels of all runtimes."""
 
 
 class Shape(Struct, frozen=True):
@@ -117,8 +118,10 @@ def _smaller(stage: Width | Shear, shape: Shape) -> Iterator[str]:
     """What is kept cannot be more than there is."""
     if isinstance(stage, Width):
         yield from _too_many("kv_groups", stage.kv_groups, shape.kv_groups, 1, "KV groups, of which one must remain")
-        if isinstance(stage.ffn, int):
-            yield from _too_many("ffn", stage.ffn, shape.ffn, 0, "feed-forward units")
+        try:
+            _ffn_after(stage, shape.ffn)
+        except RecipeError as error:
+            yield error.message
         return
     has = {"layers": shape.blocks, "hidden": shape.hidden, "kv_groups": shape.kv_groups, "ffn": shape.ffn}
     for name, wanted in stage.target.items():
@@ -170,7 +173,16 @@ def _after(stage: Stage, shape: Shape) -> Shape:
 
 
 def _ffn_after(stage: Width, ffn: int) -> int:
-    """Feed-forward units that remain."""
-    if isinstance(stage.ffn, float):
-        return max(round(ffn * (1 - stage.ffn) / MULTIPLE), 1) * MULTIPLE
-    return stage.ffn if stage.ffn is not None else ffn
+    """Feed-forward units that remain; 0 where the settings do not say how many there are."""
+    return remaining_units(stage.ffn, ffn) if stage.ffn is not None and ffn else ffn
+
+
+def remaining_units(ffn: float | int, units: int) -> int:
+    """The remaining units of `units`; raises RecipeError if `ffn` leaves none or all."""
+    width = ffn if isinstance(ffn, int) else round(units * (1 - ffn) / MULTIPLE) * MULTIPLE
+    if not 0 < width < units:
+        raise RecipeError(
+            f"ffn = {ffn} would leave {width} of the model's {units} feed-forward units; "
+            f"allowed: a fraction to remove, or a multiple of {MULTIPLE} below {units} to keep"
+        )
+    return width

@@ -23,6 +23,7 @@ from pruning.passes.sweep import BlockView, Note
 from pruning.recipe.options import Width
 from pruning.stages.block_weights import block_file, naming_weight
 from pruning.stages.context import StageContext, StageModel, blocks_without_weights, total_seconds
+from pruning.stages.preflight import MULTIPLE, remaining_units
 from pruning.stages.structured.coupled_layers import CoupledLayers, attention, feed_forward, local_linears
 from pruning.stages.structured.surgery import cut_layers, refuse_misfit, with_heads, with_width
 from pruning.techniques.fluctuation import FLAP, fluctuation, fold_mean
@@ -31,9 +32,6 @@ from pruning.techniques.mathematics.removal import remove_units
 from server.artifact.checkpoint.lineage import Step
 
 logger = logging.getLogger(__name__)
-
-MULTIPLE = 32
-"""Feed-forward widths are multiples of this, which suits the kernels of all runtimes."""
 
 
 def apply(stage: Width, model: StageModel, context: StageContext) -> tuple[StageModel, Step]:
@@ -83,21 +81,10 @@ def plan(stage: Width, config: Mapping[str, Any], blocks: Blocks) -> tuple[dict[
         result = with_heads(result, columns, group.units, sizes[group])
     if stage.ffn is not None:
         group = feed_forward(blocks, stage.plan)
-        sizes[group] = _width(stage.ffn, group.units)
+        sizes[group] = remaining_units(stage.ffn, group.units)
         result = with_width(result, group.units, sizes[group])
     refuse_misfit(blocks, result, sizes)
     return result, sizes
-
-
-def _width(ffn: float | int, units: int) -> int:
-    """The remaining units of `units`; raises RecipeError if `ffn` leaves none or all."""
-    width = ffn if isinstance(ffn, int) else round(units * (1 - ffn) / MULTIPLE) * MULTIPLE
-    if not 0 < width < units:
-        raise RecipeError(
-            f"ffn = {ffn} would leave {width} of the model's {units} feed-forward units; "
-            f"allowed: a fraction to remove, or a multiple of {MULTIPLE} below {units} to keep"
-        )
-    return width
 
 
 class NarrowBlock:

@@ -49,12 +49,15 @@ def test_a_base_without_a_template_is_refused_with_what_to_do(
     assert "`chat_template` in the recipe" in failed["remedy"]
 
 
+WIDTH = '[[stages]]\nkind = "width"\nffn = {}\nimportance = {{ name = "taylor" }}\n'
 REFUSED = {
     "remove = 6, and there are 6 blocks": '[[stages]]\nkind = "depth"\nremove = 6\n',
     "kv_groups = 2, and there are 2 KV groups": (
         '[[stages]]\nkind = "width"\nkv_groups = 2\nimportance = { name = "taylor" }\n'
     ),
-    "ffn = 160, and there are 128": ('[[stages]]\nkind = "width"\nffn = 160\nimportance = { name = "taylor" }\n'),
+    "ffn = 160 would leave 160 of the model's 128": WIDTH.format(160),
+    "ffn = 128 would leave 128 of the model's 128": WIDTH.format(128),
+    "ffn = 0.95 would leave 0 of the model's 128": WIDTH.format(0.95),
     "layers = 7, and there are 6": '[[stages]]\nkind = "shear"\ntokens = 64\nlayers = 7\n',
     "whole groups of 48": SPARSEGPT.replace("2:4", "24:48"),
     "need 16 sequences": '[[stages]]\nkind = "reconstruct"\nheld_out = 14\n',
