@@ -31,8 +31,6 @@ class Outline(NamedTuple):
     config: dict[str, Any]
     """The settings of config.json, or those of a GGUF file under the same names."""
     parameters: int
-    size: int
-    """Bytes of the weights as they were found."""
     chat_template: str | None
     """Jinja source; None for a model without one."""
     special_tokens: dict[str, str]
@@ -43,7 +41,7 @@ def outline(path: Path) -> Outline:
     if path.is_dir():
         return _directory(path)
     if path.suffix == ".gguf":
-        return _gguf(path, scan(path))
+        return _gguf(scan(path))
     raise ModelRefused(f"{path} is neither a GGUF file nor a directory with config.json and *.safetensors")
 
 
@@ -69,8 +67,7 @@ def _directory(path: Path) -> Outline:
         raise ModelRefused("the model is quantised already: start from its 16-bit weights")
     files = sorted(path.glob("*.safetensors"))
     read = tokenizer_files.read(path)
-    size = sum(file.stat().st_size for file in files)
-    return Outline(config, sum(map(_parameters, files)), size, read.chat_template, read.special_tokens)
+    return Outline(config, sum(map(_parameters, files)), read.chat_template, read.special_tokens)
 
 
 def _parameters(file: Path) -> int:
@@ -83,12 +80,11 @@ def _parameters(file: Path) -> int:
         raise ModelRefused(f"{file} has a damaged header ({error}): download the file again") from error
 
 
-def _gguf(path: Path, found: Scan) -> Outline:
+def _gguf(found: Scan) -> Outline:
     kind = str(found.fields.get("general.architecture"))
     config = {name: found.fields.get(f"{kind}.{key}") for name, key in GGUF_SETTINGS.items()}
     known = {name: value for name, value in config.items() if value is not None}
     known |= {"model_type": TYPES.get(kind, kind), "vocab_size": found.fields.get("tokenizer.ggml.tokens", 0)}
     template = found.fields.get("tokenizer.chat_template")
     named = {f"{name}_token": "" for name in ("bos", "eos", "unk", "pad")}  # their texts are not read here
-    size = path.stat().st_size
-    return Outline(known, found.parameters, size, template if isinstance(template, str) else None, named)
+    return Outline(known, found.parameters, template if isinstance(template, str) else None, named)

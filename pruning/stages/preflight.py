@@ -31,9 +31,7 @@ class Shape(Struct, frozen=True):
     blocks: int
     hidden: int
     ffn: int
-    heads: int
     kv_groups: int
-    tokens: int
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
@@ -42,14 +40,11 @@ class Shape(Struct, frozen=True):
         def size(*names: str) -> int:
             return next((config[name] for name in names if isinstance(config.get(name), int)), 0)
 
-        heads = size("num_attention_heads", "n_head", "num_heads")
         return cls(
             blocks=size("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
             hidden=size("hidden_size", "n_embd", "d_model"),
             ffn=size("intermediate_size", "n_inner", "ffn_dim"),
-            heads=heads,
-            kv_groups=size("num_key_value_heads") or heads,
-            tokens=size("vocab_size"),
+            kv_groups=size("num_key_value_heads", "num_attention_heads", "n_head", "num_heads"),
         )
 
 
@@ -161,14 +156,10 @@ def _after(stage: Stage, shape: Shape) -> Shape:
         case Depth():
             return replace(shape, blocks=shape.blocks - stage.remove)
         case Width():
-            kept = shape.kv_groups - stage.kv_groups
-            heads = shape.heads * kept // shape.kv_groups if shape.kv_groups else shape.heads
-            return replace(shape, ffn=_ffn_after(stage, shape.ffn), kv_groups=kept, heads=heads)
+            return replace(shape, ffn=_ffn_after(stage, shape.ffn), kv_groups=shape.kv_groups - stage.kv_groups)
         case Shear():
             renamed = {{"layers": "blocks"}.get(name, name): size for name, size in stage.target.items()}
             return replace(shape, **renamed)
-        case Vocabulary() if stage.keep and shape.tokens:
-            return replace(shape, tokens=min(shape.tokens, stage.keep))
     return shape
 
 
