@@ -9,10 +9,11 @@ from server.chat.conversation.experiment import Results, results
 from server.commands.conversations import ratings_of
 from server.commands.skills.opening import add_server, named, record, revisions_of
 from server.config import Config, load
-from server.errors import ConfigError, InvalidRequest, NotFound
+from server.errors import ConfigError, NotFound
 from server.intervals import Interval
 from server.metering.ledger.connection import snapshot
 from server.models.reload import configured, move_event, trial_event
+from server.skills.revisions.experiments import Trial
 from server.skills.revisions.splitting import running
 from server.storage.database import StorageError
 
@@ -71,18 +72,10 @@ def _stop(arguments: argparse.Namespace) -> None:
 
 
 def _decide(arguments: argparse.Namespace) -> None:
-    by = {"author": getpass.getuser(), "reason": arguments.reason}
     with revisions_of(arguments.server) as (config, revisions):
         name, number = named(arguments.revision)
-        trial = revisions.trial(name)
-        if trial is None:
-            raise NotFound(f"No experiment runs with {name!r}.")
-        if number not in (trial.number, trial.rival):
-            raise InvalidRequest(f"{arguments.revision} takes no part: choose {trial.number} or {trial.rival}.")
-        if number == trial.number:
-            record(config, trial_event(revisions.end(name, **by)))
-        else:
-            record(config, move_event(revisions.publish(name, trial.rival, **by)))
+        made = revisions.decide(name, number, author=getpass.getuser(), reason=arguments.reason)
+        record(config, trial_event(made) if isinstance(made, Trial) else move_event(made))
     print(f"{name}@{number} is published and answers every conversation: {NEXT}")
 
 

@@ -214,6 +214,24 @@ class Revisions:
         moves = self.moves(name)
         return self.experiments.stop(name, moves[-1].id if moves else 0, author=author, reason=reason)
 
+    def decide(
+        self, name: str, number: int | Literal["published", "draft"], *, author: str, reason: str
+    ) -> Move | Trial:
+        """Publish the winner, which ends the experiment; if it is the published one, only end it.
+
+        Raises NotFound if none runs, InvalidRequest for a revision that takes no part, and Conflict as `publish` does.
+        """
+        trial = self.trial(name)
+        if trial is None:
+            raise NotFound(f"No experiment runs with {name!r}.", code="no_experiment")
+        if number not in (trial.number, trial.rival):
+            raise InvalidRequest(
+                f"{name}@{number} takes no part: choose {trial.number} or {trial.rival}.", code="experiment_invalid"
+            )
+        if number == trial.number:
+            return self.end(name, author=author, reason=reason)
+        return self.publish(name, trial.rival, author=author, reason=reason)
+
     def _served(self, move: Move) -> Skill:
         found, trial = self.get(move.skill, move.number), self.experiments.current(move.skill, move.id)
         return self._split(found, trial) if trial else parse(found.text, self._folder, move.skill)

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from server.errors import ConfigError, InvalidRequest, NotFound
 from server.skills.catalogue import Skills
+from server.skills.revisions.experiments import Trial
 from server.skills.revisions.splitting import answering, running, with_rivals
-from server.skills.revisions.store import Revisions
+from server.skills.revisions.store import Move, Revisions
 from server.storage.database import Database
 from tests.server.skills.revisions.test_store import BY, FIRST, SECOND
 from tests.server.skills.revisions.test_store import revisions as revisions
@@ -141,3 +143,22 @@ def test_two_editors_stop_it_once(
         with pytest.raises(NotFound, match="No experiment runs with 'help'"):
             saved.end("help", **BY)
         assert [trial.action for trial in other.experiments.list("help")] == ["start", "stop"]
+
+
+def test_a_decision_publishes_the_rival_or_ends_the_experiment(saved: Revisions) -> None:
+    with pytest.raises(NotFound, match="No experiment runs with 'help'") as none:
+        saved.decide("help", 2, **BY)
+    assert none.value.code == "no_experiment"
+    saved.compare("help", 2, 0.5, **BY)
+    numbers: tuple[int | Literal["draft"], ...] = (7, "draft")
+    for number in numbers:
+        with pytest.raises(InvalidRequest, match=f"help@{number} takes no part: choose 1 or 2") as other:
+            saved.decide("help", number, **BY)
+        assert other.value.code == "experiment_invalid"
+    ended = saved.decide("help", 1, **BY)
+    assert isinstance(ended, Trial)
+    assert (ended.action, ended.number, saved.trial("help")) == ("stop", 1, None)
+    saved.compare("help", 2, 0.5, **BY)
+    published = saved.decide("help", 2, **BY)
+    assert isinstance(published, Move)
+    assert (published.action, published.number, saved.trial("help")) == ("publish", 2, None)

@@ -11,15 +11,15 @@ from starlette.routing import Route
 
 from server.chat.conversation.experiment import Results, results
 from server.chat.kept.feedback import Feedback
-from server.errors import InvalidRequest, NotFound
+from server.errors import NotFound
 from server.metering.audit.chain import Event
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import LedgerUnavailable
 from server.models.reload import trial_event
 from server.skills.catalogue import Skills
 from server.skills.revisions.connection import LONGEST_REASON
+from server.skills.revisions.experiments import Trial
 from server.skills.revisions.splitting import running
-from server.skills.revisions.store import Revisions
 from server.storage.database import StorageError
 from server.web.access.guard import who
 from server.web.api.admin.skills.moving import Mover, read_json, refusing
@@ -104,28 +104,19 @@ class ExperimentEndpoints:
     async def stop(self, request: Request) -> Response:
         """Let the published revision answer everybody; 404 if no experiment runs."""
         name, asked, revisions = request.path_params["name"], await read_json(request, Stop), self._mover.editable()
-        await self._stop(request, revisions, name, asked.reason)
+        made = await refusing(lambda: revisions.end(name, author=who(request), reason=asked.reason))
+        await self._stopped(request, made)
         return json_response({}, no_store=True)
 
     async def decide(self, request: Request) -> Response:
         """Publish the winner, which ends the experiment; if it is the published one, only end it."""
         name, asked, revisions = request.path_params["name"], await read_json(request, Decide), self._mover.editable()
-        trial = await refusing(lambda: revisions.trial(name))
-        if trial is None:
-            raise NotFound(f"No experiment runs with {name!r}.", code="no_experiment")
-        if asked.number not in (trial.number, trial.rival):
-            raise InvalidRequest(
-                f"{name}@{asked.number} takes no part: choose {trial.number} or {trial.rival}.",
-                code="experiment_invalid",
-            )
-        if asked.number == trial.number:
-            await self._stop(request, revisions, name, asked.reason)
+        made = await refusing(lambda: revisions.decide(name, asked.number, author=who(request), reason=asked.reason))
+        if isinstance(made, Trial):
+            await self._stopped(request, made)
             return json_response({"number": asked.number}, no_store=True)
-        return await self._mover.move(
-            request, lambda: revisions.publish(name, asked.number, author=who(request), reason=asked.reason)
-        )
+        return await self._mover.move(request, lambda: made)
 
-    async def _stop(self, request: Request, revisions: Revisions, name: str, reason: str) -> None:
-        made = await refusing(lambda: revisions.end(name, author=who(request), reason=reason))
+    async def _stopped(self, request: Request, made: Trial) -> None:
         await self._mover.record(trial_event(made, address(request)))
         await self._mover.reload()
