@@ -26,7 +26,7 @@ from transformers.utils import logging as logs
 from pruning.errors import ModelRefused, refusing
 from pruning.model.blocks import prunable_blocks
 from pruning.model.gguf_file import Header, own_progress
-from pruning.model.outline import refuse_files
+from pruning.model.outline import refuse_config, refuse_files
 from pruning.model.settings import json_text, license_of, read_settings
 from pruning.model.source import Source, noted, replaced_template
 from pruning.model.versions import versions
@@ -62,7 +62,8 @@ def skeleton(config: Mapping[str, Any]) -> nn.Module:
 
     Raises ModelRefused for anything but an unquantised causal language model that transformers knows.
     """
-    _refuse_config(config)
+    refuse_config(config)
+    _refuse_other_kinds(config)
     values = {key: value for key, value in _without_choices(config).items() if key != "model_type"}
     try:
         settings = AutoConfig.for_model(config["model_type"], **values)
@@ -115,13 +116,9 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **device})
 
 
-def _refuse_config(config: Mapping[str, Any]) -> None:
-    """Raise ModelRefused for a model that brings code, is quantised or is not a causal language model."""
+def _refuse_other_kinds(config: Mapping[str, Any]) -> None:
+    """Raise ModelRefused for a model that is not a causal language model."""
     kind = config.get("model_type")
-    if "auto_map" in config:
-        raise ModelRefused(f"the model brings its own code ({kind}), which is never run here")
-    if config.get("quantization_config") is not None:
-        raise ModelRefused("the model is quantised already: start from its 16-bit weights")
     expected = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind))
     given = config.get("architectures") or [expected]
     if expected is None or expected not in given:

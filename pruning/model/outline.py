@@ -1,6 +1,7 @@
 """What is known of a base without reading a weight: settings, parameters, chat template; needs no torch."""
 
 import json
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,13 +59,18 @@ def refuse_files(path: Path) -> None:
         read_settings(path / name)
 
 
-def _directory(path: Path) -> Outline:
-    refuse_files(path)
-    config = read_settings(path / "config.json")
+def refuse_config(config: Mapping[str, Any]) -> None:
+    """Raise ModelRefused for a model that brings code or is quantised."""
     if "auto_map" in config:
         raise ModelRefused(f"the model brings its own code ({config.get('model_type')}), which is never run here")
     if config.get("quantization_config") is not None:
         raise ModelRefused("the model is quantised already: start from its 16-bit weights")
+
+
+def _directory(path: Path) -> Outline:
+    refuse_files(path)
+    config = read_settings(path / "config.json")
+    refuse_config(config)
     files = sorted(path.glob("*.safetensors"))
     read = tokenizer_files.read(path)
     return Outline(config, sum(map(_parameters, files)), read.chat_template, read.special_tokens)
