@@ -4,7 +4,7 @@ The backend renders and counts: its usage is what the reply is charged. Where it
 here, each piece of text counts as a token and the prompt as the model's own tokenizer divides it.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import Any, Literal
 
@@ -106,10 +106,7 @@ class ChatProtocol:
         sequence.reported = None  # perhaps another backend's, which failed after its usage
         finish: Finish | None = None
         async with aclosing(events(backend.target, CHAT, self._body(sequence))) as data:
-            while (event := await next_event(data, self._patience(sequence))) != DONE:
-                chunk = decoded(event, CHUNK, "OpenAI's chat completions")
-                if chunk.error is not None:
-                    raise Broken("it reported an error")
+            while chunk := await self._next(data, sequence, ended=finish is not None):
                 if chunk.usage is not None:
                     sequence.reported = _reported(chunk.usage)
                 more = any(choice.delta.content and choice.finish_reason is None for choice in chunk.choices)
@@ -122,8 +119,19 @@ class ChatProtocol:
         sequence.finish = finish
         stream.put([Token(NO_ID, finish, text="")])
 
-    def _patience(self, sequence: Sequence) -> float:
-        return self._sizes.token_seconds if sequence.generated else self._sizes.first_token_seconds
+    async def _next(self, data: AsyncGenerator[bytes, None], sequence: Sequence, *, ended: bool) -> Chunk | None:
+        """The next chunk, or None at the end; raises Broken, unless the reply has `ended` and lacks only its usage."""
+        sizes = self._sizes
+        try:
+            event = await next_event(data, sizes.token_seconds if sequence.generated else sizes.first_token_seconds)
+            chunk = None if event == DONE else decoded(event, CHUNK, "OpenAI's chat completions")
+            if chunk and chunk.error is not None:
+                raise Broken("it reported an error")
+        except Broken:
+            if not ended:
+                raise
+            return None
+        return chunk
 
     def _body(self, sequence: Sequence) -> bytes:
         sampling, extras = sequence.sampling, self._extras

@@ -1,5 +1,6 @@
 """Chat backends: what they are sent, what is counted, and what is refused by name; one is this product's own server."""
 
+import asyncio
 import json
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -175,6 +176,28 @@ def test_usage_of_a_backend_that_failed_before_the_first_piece_does_not_count(fr
         assert len(backend.requests) + len(other.requests) == 2
     [row] = ledger_of(server)
     assert (row["usage_from"], row["output_tokens"]) == ("pieces", 3)
+
+
+class SilentAtTheEnd(ChatServer):
+    """Says nothing behind the reason of the reply's end, and keeps the connection."""
+
+    async def _events(self, request: Request, most: int) -> AsyncIterator[str]:
+        async for one in super()._events(request, most):
+            yield one
+            if '"finish_reason": "stop"' in one:
+                while not await request.is_disconnected():
+                    await asyncio.sleep(0.01)
+                return
+
+
+def test_a_whole_reply_whose_usage_never_comes_is_counted_by_pieces(front: Front) -> None:
+    with running(SilentAtTheEnd(tuple("012"))) as backend:
+        server = front([backend.url], token_seconds=0.3)
+        text, events = streamed(server)
+    assert text == "012"
+    assert [one for one in events if "error" in one] == []
+    [row] = ledger_of(server)
+    assert (row["outcome"], row["usage_from"], row["output_tokens"]) == ("stop", "pieces", 3)
 
 
 def streamed_or_none(server: Served) -> str | None:
