@@ -21,7 +21,7 @@ from pruning.recipe.parts import expanded
 from pruning.recipe.recipe import Recipe, read
 from pruning.recipe.sources import OFF_GRID, locate
 from pruning.recipe.training import Distill
-from pruning.stages.preflight import lengths, refuse_long, refuse_shapes, shared_texts, sources
+from pruning.stages.preflight import lengths, long_lengths, refuse_shapes, shared_texts, sources
 from server.commands.start.doctor.finding import Finding, findings
 from server.engine.native import absent
 from server.engine.native.pages import available
@@ -86,7 +86,8 @@ def _base(recipe: Recipe, found: list[Outline]) -> Iterator[Finding]:
 
 def _stages(recipe: Recipe, base: Outline) -> Iterator[Finding]:
     """The stages fit the base's sizes, in their order."""
-    refuse_long(lengths(recipe), base.config)
+    for sentence in long_lengths(lengths(recipe), base.config):
+        yield Finding("stages", "warning", sentence, "Take shorter sequences.")
     refuse_shapes(recipe, base.config)
     lora = any(isinstance(stage, Distill) and stage.lora for stage in recipe.stages)
     if lora and importlib.util.find_spec("peft") is None:

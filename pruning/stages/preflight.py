@@ -57,10 +57,10 @@ def refuse_shapes(recipe: Recipe, config: Mapping[str, Any]) -> None:
         shape = _after(stage, shape)
 
 
-def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
-    """Raise RecipeError for sequences beyond the learned positions of a model; warn if its positions are rotary.
+def long_lengths(lengths: Mapping[str, int], config: Mapping[str, Any]) -> Iterator[str]:
+    """A warning for each option whose sequences are beyond the rotary positions of a model.
 
-    `lengths` maps the name of each option to its tokens per sequence.
+    `lengths` maps the name of each option to its tokens per sequence. Raises RecipeError where positions are learned.
     """
     limit = positions(config)
     for name, length in lengths.items():
@@ -69,7 +69,13 @@ def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
         sentence = f"{name} = {length} is beyond the {limit} positions of the model"
         if not any("rope" in key or key == "rotary_pct" for key in config):
             raise RecipeError(f"{sentence}: take {limit} or less")
-        logger.warning("%s, which was never trained at that length", sentence)
+        yield f"{sentence}, which was never trained at that length"
+
+
+def refuse_long(lengths: Mapping[str, int], config: Mapping[str, Any]) -> None:
+    """Log the warnings of `long_lengths`; raises RecipeError as it does."""
+    for sentence in long_lengths(lengths, config):
+        logger.warning("%s", sentence)
 
 
 def lengths(recipe: Recipe) -> dict[str, int]:

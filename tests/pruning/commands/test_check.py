@@ -65,6 +65,23 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("rotary", [True, False])
+def test_sequences_beyond_the_positions_are_a_finding(
+    rotary: bool, recipe: Write, template: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tiny.save(tmp_path / "short")
+    config = json.loads((short / "config.json").read_text()) | {"max_position_embeddings": 16}
+    kept = {key: value for key, value in config.items() if rotary or "rope" not in key}
+    (short / "config.json").write_text(json.dumps(kept))
+    path = given(recipe(), template)
+    path.write_text(path.read_text().replace(str(model), str(short)))
+    code, found = check(path, capsys)
+    sentences = [one["found"] for one in found if one["state"] == ("warning" if rotary else "failed")]
+    assert code == (0 if rotary else 2)
+    assert len(sentences) == (2 if rotary else 1)
+    assert "calibration.tokens = 32 is beyond the 16 positions of the model" in sentences[0]
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_stage_that_does_not_fit_is_refused_and_the_run_refuses_it_too(
     what: str, recipe: Write, template: Path, tmp_path: Path, base_cache: Path, capsys: pytest.CaptureFixture[str]
