@@ -352,7 +352,8 @@ def test_evaluate_prints_the_perplexity_in_the_lineage(
     assert prune(recipe(), tmp_path / "out") == 0
     capsys.readouterr()
     arguments = ["--source", str(text), "--buckets", "7", "8", "9", "--tokens", "128", "--window", "32"]
-    assert main(["evaluate", str(tmp_path / "out"), *arguments]) == 0
+    nowhere = ["--base-cache", str(tmp_path / "nowhere")]
+    assert main(["evaluate", str(tmp_path / "out"), *arguments, *nowhere]) == 0
     evaluation = Artifact.open(tmp_path / "out").lineage.evaluation
     assert evaluation is not None
     head, own = capsys.readouterr().out.splitlines()

@@ -143,5 +143,6 @@ def test_what_cannot_be_allocated_is_refused(
     sentence: str,
 ) -> None:
     stage = STAGE.format(name=name, sparsity=sparsity, options=options, more="")
-    assert main(["prune", str(recipe(stage)), "--output", str(tmp_path / "out")]) == 2
+    words = ["prune", str(recipe(stage)), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "base")]
+    assert main(words) == 2
     assert sentence in capsys.readouterr().err
