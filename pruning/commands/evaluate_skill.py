@@ -19,7 +19,8 @@ from typing import Any
 from msgspec import Struct
 
 from pruning.errors import GATE_FAILED
-from server.commands.skills.opening import named, record, revisions_of
+from server.commands.ledger.recording import record
+from server.commands.skills.opening import named, revisions_of
 from server.commands.start.talk import message
 from server.config import Config
 from server.errors import ConfigError, SecateurError
@@ -83,7 +84,7 @@ def keep(config: Config, revisions: Revisions, revision: Revision, made: Evaluat
     revisions.evaluations.add(made)
     result = ", ".join(f"{name} {value:.3f}" for name, value in made.means.items())
     what = f"{revision.skill}@{revision.number} on {made.task}"
-    record(config, Event(made.author, "skill.evaluate", what, result=result))
+    record(config.ledger, Event(made.author, "skill.evaluate", what, result=result))
     return revisions.verdict(revision)
 
 

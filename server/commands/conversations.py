@@ -14,10 +14,10 @@ from server.chat.kept.feedback import Feedback
 from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal, add_key
 from server.chat.kept.texts import Texts
+from server.commands.ledger.recording import record
 from server.config import Config, load
 from server.errors import ConfigError
 from server.metering.audit.chain import Event
-from server.metering.audit.log import AuditLog
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,10 +69,8 @@ def _erase(arguments: argparse.Namespace) -> None:
         conversations, turns = erase(texts, feedback, chosen)
         who = chosen.conversation or (f"visitor {texts.visitor(chosen.visitor)}" if chosen.visitor else "all")
     what = f"{conversations} conversations with {turns} replies"
-    log = AuditLog(config.ledger)
-    log.put(Event(getpass.getuser(), "conversations.erased", who, result=what))
-    log.close()
     print(f"erased {what}")
+    record(config.ledger, Event(getpass.getuser(), "conversations.erased", who, result=what))
     print(
         "kept: token counts in the ledger, which hold no text; questions of `keep_questions`, without a visitor's name"
     )

@@ -8,11 +8,10 @@ from contextlib import closing
 from math import ceil
 from pathlib import Path
 
+from server.commands.ledger.recording import record
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.metering.audit.chain import Event
-from server.metering.audit.log import AuditLog
 from server.metering.ledger.archive import moving
-from server.metering.ledger.archive.files import Archive
 from server.metering.usage import Span
 from server.progress import Progress
 
@@ -52,17 +51,10 @@ def main(argv: Sequence[str]) -> int:
         selection = made.manifest.selection
         with Progress("archiving", ceil(selection.requests / moving.MOVED)) as progress:
             moved = moving.move(database, made, progress.step)
-        record(ledger, made, moved)
         print(f"{made.folder}: {selection.requests} rows with {selection.tokens} tokens, {moved} of them moved now")
         print(f"sha256 of its manifest: {made.digest}")
+        what = f"{moved} rows of days before {selection.before}, manifest sha256:{made.digest}"
+        record(ledger, Event(getpass.getuser(), "usage.archived", made.folder.name, result=what))
         if left := moving.left_open(database, before):
             print(f"{left} replies of these days are not closed yet: they stay, for the next archive")
     return 0
-
-
-def record(ledger: str, made: Archive, moved: int) -> None:
-    """Enter the archive in the audit log."""
-    what = f"{moved} rows of days before {made.manifest.selection.before}, manifest sha256:{made.digest}"
-    log = AuditLog(ledger)
-    log.put(Event(getpass.getuser(), "usage.archived", made.folder.name, result=what))
-    log.close()

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from server.commands.ledger.recording import record
 from server.commands.skills.experiment import add_experiment
-from server.commands.skills.opening import add_server, named, record, revisions_of
+from server.commands.skills.opening import add_server, named, revisions_of
 from server.config import load
 from server.config import warnings as settings_warnings
 from server.errors import ConfigError, NotFound
@@ -128,7 +129,7 @@ def _import(arguments: argparse.Namespace) -> None:
             made = revisions.save(name, file.read_text(), **by)
             print(f"{name}@{made.number}  {made.digest}")
             if arguments.publish:
-                record(config, move_event(revisions.publish(name, made.number, **by)))
+                record(config.ledger, move_event(revisions.publish(name, made.number, **by)))
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -149,16 +150,15 @@ def _publish(arguments: argparse.Namespace) -> None:
     with revisions_of(arguments.server) as (config, revisions):
         name, number = named(arguments.revision)
         found = revisions.get(name, number)
-        record(
-            config, move_event(revisions.publish(name, found.number, author=getpass.getuser(), reason=arguments.reason))
-        )
+        move = revisions.publish(name, found.number, author=getpass.getuser(), reason=arguments.reason)
+        record(config.ledger, move_event(move))
     print(f"{name}@{found.number} is published: {NEXT}")
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
     with revisions_of(arguments.server) as (config, revisions):
         move = revisions.rollback(arguments.name, author=getpass.getuser(), reason=arguments.reason)
-        record(config, move_event(move))
+        record(config.ledger, move_event(move))
     print(f"{move.skill}@{move.number} is published again: {NEXT}")
 
 
@@ -166,9 +166,8 @@ def _withdraw(arguments: argparse.Namespace) -> None:
     with revisions_of(arguments.server) as (config, revisions):
         if arguments.name not in revisions.names():
             raise NotFound(f"There are no revisions of {arguments.name!r}.")
-        record(
-            config, move_event(revisions.withdraw(arguments.name, author=getpass.getuser(), reason=arguments.reason))
-        )
+        move = revisions.withdraw(arguments.name, author=getpass.getuser(), reason=arguments.reason)
+        record(config.ledger, move_event(move))
     print(f"no revision of {arguments.name} is served: {NEXT}")
 
 

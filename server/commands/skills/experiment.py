@@ -7,7 +7,8 @@ import msgspec
 
 from server.chat.conversation.experiment import Results, results
 from server.commands.conversations import ratings_of
-from server.commands.skills.opening import add_server, named, record, revisions_of
+from server.commands.ledger.recording import record
+from server.commands.skills.opening import add_server, named, revisions_of
 from server.config import Config, load
 from server.errors import ConfigError, NotFound
 from server.intervals import Interval
@@ -57,7 +58,7 @@ def _start(arguments: argparse.Namespace) -> None:
         name, number = named(arguments.revision)
         found = revisions.get(name, number)
         made = revisions.compare(name, found.number, arguments.share, author=getpass.getuser(), reason=arguments.reason)
-        record(config, trial_event(made))
+        record(config.ledger, trial_event(made))
     print(
         f"{name}@{made.rival} answers {100 * made.share:g} % of the conversations, {name}@{made.number} the others: "
         f"{NEXT}"
@@ -67,7 +68,7 @@ def _start(arguments: argparse.Namespace) -> None:
 def _stop(arguments: argparse.Namespace) -> None:
     with revisions_of(arguments.server) as (config, revisions):
         made = revisions.end(arguments.name, author=getpass.getuser(), reason=arguments.reason)
-        record(config, trial_event(made))
+        record(config.ledger, trial_event(made))
     print(f"{made.skill}@{made.number} answers every conversation: {NEXT}")
 
 
@@ -75,7 +76,7 @@ def _decide(arguments: argparse.Namespace) -> None:
     with revisions_of(arguments.server) as (config, revisions):
         name, number = named(arguments.revision)
         made = revisions.decide(name, number, author=getpass.getuser(), reason=arguments.reason)
-        record(config, trial_event(made) if isinstance(made, Trial) else move_event(made))
+        record(config.ledger, trial_event(made) if isinstance(made, Trial) else move_event(made))
     print(f"{name}@{number} is published and answers every conversation: {NEXT}")
 
 

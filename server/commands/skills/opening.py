@@ -1,4 +1,4 @@
-"""The revisions of the server that `--server` names, and the audit log of what is changed there."""
+"""The revisions of the server that `--server` names."""
 
 import argparse
 from collections.abc import Iterator
@@ -8,8 +8,6 @@ from typing import Literal
 
 from server.config import Config, load
 from server.errors import ConfigError
-from server.metering.audit.chain import Event
-from server.metering.audit.log import AuditLog
 from server.models.reload import open_revisions
 from server.skills.revisions.store import Revisions
 
@@ -32,13 +30,6 @@ def revisions_of(path: Path) -> Iterator[tuple[Config, Revisions]]:
         yield config, revisions
     finally:
         revisions.close()
-
-
-def record(config: Config, event: Event) -> None:
-    """Write an event into the audit log, durably."""
-    log = AuditLog(config.ledger)
-    log.put(event).result()
-    log.close()
 
 
 def named(revision: str) -> tuple[str, int | Literal["published", "draft"]]:

@@ -13,7 +13,10 @@ import pytest
 from server.chat.kept.sealing import Seal, add_key
 from server.commands.conversations import main
 from server.errors import ConfigError
+from server.metering.audit import chain
+from server.metering.ledger.records import LedgerUnavailable
 from server.skills.identity import Identity
+from server.storage.database import StorageError
 from tests.support.harness import HELP, Serve, Served, until
 from tests.support.visitor import Visitor, events
 
@@ -113,3 +116,19 @@ def test_keys_are_added_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "2 keys, the first encrypts" in capsys.readouterr().out
     assert len(path.read_text().split()) == 2
     Seal.read(path)
+
+
+def test_an_erasure_that_the_audit_log_misses_fails(
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = serve("An answer", skills=(KNOWN,), conversation_storage="database")
+    visitor(served, "ada").ask("my secret question")
+    server = settings(tmp_path, served, 'conversation_storage = "database"')
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(chain, "append", full)
+    with pytest.raises(LedgerUnavailable, match="audit log: the disk is full"):
+        main(["erase", server, "--all"])
+    assert "erased 1 conversations with 1 replies" in capsys.readouterr().out  # it was

@@ -24,7 +24,7 @@ from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
 from server.metering.reconcile import differences
 from server.metering.usage import GROUPS, Span, grouped
 from server.storage.connection import connect
-from server.storage.database import Options
+from server.storage.database import Options, StorageError
 from server.web.api.admin.usage import UsageEndpoint
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
@@ -94,6 +94,20 @@ def test_totals_stay_and_rows_are_in_the_files(filled: str, form: str, tmp_path:
     assert entry.object == "october"
     assert f"{len(gone)} rows" in entry.result
     assert main(["reconcile", filled, "--archive", str(out)]) == 0
+
+
+def test_an_archive_that_the_audit_log_misses_fails(
+    filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(chain, "append", full)
+    out = tmp_path / "october"
+    assert main(["usage", "archive", filled, "--before", BEFORE, "--output", str(out)]) == 2
+    printed = capsys.readouterr()
+    assert "audit log: the disk is full" in printed.err
+    assert "sha256 of its manifest" in printed.out
 
 
 class Killed(BaseException):
