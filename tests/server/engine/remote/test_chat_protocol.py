@@ -229,8 +229,8 @@ def test_what_needs_ids_is_refused_by_its_name(front: Front, option: str, value:
     skill = msgspec.structs.replace(HELP, logprobs=True, choices=4)
     with running(ChatServer(("x",))) as backend:
         server = front([backend.url], skills=(skill,))
-        with pytest.raises(APIStatusError, match=f"does not support {option}") as refused:
-            client(server).chat.completions.create(
+        with client(server) as asked, pytest.raises(APIStatusError, match=f"does not support {option}") as refused:
+            asked.chat.completions.create(
                 model="help", messages=[{"role": "user", "content": "hi"}], extra_body={option: value}
             )
         assert refused.value.status_code == 400
@@ -241,8 +241,8 @@ def test_what_needs_ids_is_refused_by_its_name(front: Front, option: str, value:
 def test_a_raw_prompt_is_refused(front: Front) -> None:
     with running(ChatServer(("x",))) as backend:
         server = front([backend.url])
-        with pytest.raises(APIStatusError, match="does not support prompt"):
-            client(server).completions.create(model="help", prompt="Once")
+        with client(server) as asked, pytest.raises(APIStatusError, match="does not support prompt"):
+            asked.completions.create(model="help", prompt="Once")
 
 
 def test_a_skill_whose_sampling_the_backends_lack_is_refused_at_start(front: Front) -> None:
