@@ -99,9 +99,10 @@ class TokenProtocol:
 
     async def deliver(self, backend: Backend, sequence: Sequence, stream: Stream) -> None:
         """Put the ids that one backend samples; raises Broken and RefusedByBackend."""
+        if constraint := sequence.sampling.constraint:
+            await asyncio.to_thread(getattr, constraint, "lark")  # a long grammar's text takes tens of milliseconds
+            sequence.constraint = constraint.begin()
         name, body = request_of(sequence, self._sizes.model, self.prefix(sequence))
-        if sequence.sampling.constraint:
-            sequence.constraint = sequence.sampling.constraint.begin()
         try:
             await self._read(events(backend.target, GENERATE, body), sequence, stream)
         except RefusedByBackend as refused:

@@ -58,8 +58,10 @@ class ConstraintState(Protocol):
 class Constraint(Protocol):
     """What a reply must match; a value that several replies may share."""
 
-    lark: str
-    """The grammar as Lark text with llguidance's extensions."""
+    @property
+    def lark(self) -> str:
+        """The grammar as Lark text with llguidance's extensions."""
+        ...
 
     def begin(self) -> ConstraintState:
         """The state of a reply without tokens."""

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from server.errors import InvalidRequest, Overloaded
 from server.text.grammar import bounds
-from server.text.grammar.grammar import Grammar, definition, lark
+from server.text.grammar.grammar import Grammar, definition
 from server.text.grammar.matcher import CompiledGrammar, reason
 from server.text.tokenizer_files import TokenizerFiles
 
@@ -93,7 +93,7 @@ class GrammarCompiler:
         limits = LLParserLimits(initial_lexer_fuel=FUEL, max_lexer_states=STATES, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, definition(grammar), log_level=0, limits=limits)
         vocabulary = self._tokenizer.vocab_size
-        compiled = CompiledGrammar(matcher, vocabulary, self._ends, grammar.field, lark(grammar))
+        compiled = CompiledGrammar(matcher, vocabulary, self._ends, grammar)
         _check_beginning(compiled, grammar)
         return compiled
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence as Ids
+from functools import cached_property
 from typing import Any
 
 import numpy
@@ -9,6 +10,7 @@ from llguidance import LLMatcher
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from server.errors import InvalidRequest
+from server.text.grammar.grammar import Grammar, lark
 
 MOST_REASON = 300
 """Characters of a reason: llguidance quotes what it cannot read."""
@@ -29,18 +31,21 @@ Mask = numpy.ndarray[Any, numpy.dtype[numpy.int32]]
 class CompiledGrammar:
     """A grammar for one tokenizer; several replies may begin it."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], field: str, lark: str) -> None:
-        self.lark = lark
-        """The grammar as text, for engines elsewhere."""
+    def __init__(self, matcher: LLMatcher, vocabulary: int, ends: frozenset[int], grammar: Grammar) -> None:
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._ends = ends
-        self._field = field
+        self._grammar = grammar
         self._forced = tuple(matcher.compute_ff_tokens())
+
+    @cached_property
+    def lark(self) -> str:
+        """The grammar as text, for engines elsewhere."""
+        return lark(self._grammar)
 
     def begin(self) -> "Matcher":
         """The state of a reply without tokens."""
-        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._ends, self._field, self._forced)
+        return Matcher(self._matcher.deep_copy(), self._vocabulary, self._ends, self._grammar.field, self._forced)
 
 
 class Matcher:
