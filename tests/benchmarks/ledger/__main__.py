@@ -18,6 +18,7 @@ from server.metering.ledger.records import Limits, Opening, Settlement, Usage
 from server.metering.metrics import LedgerCollector
 from server.metering.summary import summarise
 from tests.benchmarks.ledger.rows import KEYS, NOW, SKILLS, fill
+from tests.benchmarks.serving.figures import percentile
 from tests.support.postgres_server import new_database, running
 
 LIMITS = {f"skill-{index}": Limits(day=10**12, month=10**13) for index in range(SKILLS)}
@@ -41,17 +42,17 @@ class Configured:
 
 
 def timed(rounds: int, act: Callable[[int], object]) -> list[float]:
-    """Milliseconds of each of `rounds` calls, ascending."""
+    """Milliseconds of each of `rounds` calls."""
     spent = []
     for index in range(rounds):
         started = time.perf_counter()
         act(index)
         spent.append(1000 * (time.perf_counter() - started))
-    return sorted(spent)
+    return spent
 
 
 def measure(where: str, rows: int) -> dict[str, list[float]]:
-    """Milliseconds of each act on the ledger of `rows` rows at `where`, ascending."""
+    """Milliseconds of each act on the ledger of `rows` rows at `where`."""
     ledger = Ledger(where, instance="replica-0", clock=lambda: NOW)
     registry = CollectorRegistry()
     registry.register(LedgerCollector(ledger, Configured()))
@@ -83,7 +84,7 @@ def measure(where: str, rows: int) -> dict[str, list[float]]:
 def report(name: str, found: Mapping[str, Sequence[float]]) -> None:
     """Print a line for each act: median, 99th percentile, and the bound."""
     for act, spent in found.items():
-        middle, high = spent[len(spent) // 2], spent[int(0.99 * (len(spent) - 1))]
+        middle, high = percentile(spent, 50), percentile(spent, 99)
         print(f"{name:<12}{act:<12}median {middle:8.2f} ms   p99 {high:8.2f} ms   bound {BOUNDS[act]} ms", flush=True)
 
 

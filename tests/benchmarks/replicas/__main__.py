@@ -27,6 +27,7 @@ from tests.benchmarks.replicas.simulation import (
     poisson,
     simulate,
 )
+from tests.benchmarks.serving.figures import percentile
 from tests.benchmarks.serving.loads.load import Target
 from tests.benchmarks.serving.servers import Setting, ours
 
@@ -102,8 +103,8 @@ def replay(targets: Sequence[Target], arrivals: Sequence[Arrival]) -> list[Answe
 def line(name: str, answered: Sequence[Answered]) -> str:
     """A row of the table: the number of requests, and medians and 95th percentiles in milliseconds."""
     cells = [name, str(len(answered))]
-    for values in (sorted(a.first for a in answered), sorted(a.last for a in answered)):
-        cells += [f"{1000 * values[int(q * (len(values) - 1))]:.0f}" for q in (0.5, 0.95)]
+    for values in ([a.first for a in answered], [a.last for a in answered]):
+        cells += [f"{1000 * percentile(values, percent):.0f}" for percent in (50, 95)]
     return f"| {' | '.join(cells)} |"
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.benchmarks.replicas.__main__ import line
 from tests.benchmarks.replicas.simulation import (
     Answered,
     Arrival,
@@ -49,3 +50,8 @@ def test_replicas_that_share_cores_slow_each_other_down() -> None:
     two = [Arrival(0.0, 1), Arrival(0.0, 1)]
     assert [a.last for a in simulate(COSTS, two, 2, in_turns, Limits(cores=1))] == pytest.approx([0.5, 1.0])
     assert [a.last for a in simulate(COSTS, two, 2, in_turns, Limits(cores=2))] == pytest.approx([0.5, 0.5])
+
+
+def test_a_row_of_the_table_has_percentiles_by_nearest_rank() -> None:
+    answered = [Answered(second, 10 * second) for second in (4.0, 1.0, 3.0, 2.0)]
+    assert line("four", answered) == "| four | 4 | 2000 | 4000 | 20000 | 40000 |"
