@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from server.commands.__main__ import main
 from server.commands.bundle import contents, wheels
 from server.config import load
 from server.errors import ConfigError
+from server.models.reload import open_revisions
 from tests.support.tiny_llama import tiny_llama
 
 WHEEL = "secateur-0.1.0-py3-none-any.whl"
@@ -174,3 +176,78 @@ def test_the_installed_settings_are_read(server: Path, tmp_path: Path) -> None:
     (tmp_path / "installed.toml").write_text(text)
     settings = load(tmp_path / "installed.toml")
     assert settings.model == f"{tmp_path}/prefix/models/tiny"
+
+
+def test_rivals_go_along_with_their_models(server: Path, tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "second")
+    (tmp_path / "skills/rivals").mkdir()
+    (tmp_path / "skills/rivals/help.toml").write_text(
+        'name = "help"\norigins = ["https://www.example"]\nmodel = "second"\nsystem = "Be very brief."\n'
+    )
+    with (tmp_path / "skills/help.toml").open("a") as file:
+        file.write('[experiment]\nfile = "rivals/help.toml"\n')
+    (tmp_path / "keys.json").unlink()
+    out = bundled(server)
+    assert '"@PREFIX@/models/second"' in (out / "etc/skills/rivals/help.toml").read_text()
+    assert (out / "models/second/model.safetensors").exists()
+    assert "--skill help --skill other" in (out / "keys.sh").read_text()
+
+
+def test_the_rival_and_prompt_of_one_file_go_along(server: Path, tmp_path: Path) -> None:
+    (tmp_path / "skills/rivals").mkdir()
+    rival = tmp_path / "skills/rivals/other.toml"
+    rival.write_text('name = "other"\nsystem_file = "rival.txt"\n')
+    (tmp_path / "skills/rivals/rival.txt").write_text("Be very brief.")
+    with (tmp_path / "skills/other.toml").open("a") as file:
+        file.write('[experiment]\nfile = "rivals/other.toml"\n')
+    server.write_text(server.read_text().replace('skills = "skills"', 'skills = "skills/other.toml"'))
+    skills = bundled(server) / "etc/skills"
+    files = {str(path.relative_to(skills)) for path in skills.rglob("*") if path.is_file()}
+    assert files == {"other.toml", "prompt.txt", "rivals/other.toml", "rivals/rival.txt"}
+
+
+def test_a_text_that_is_no_skill_is_left_as_it_is(server: Path, tmp_path: Path) -> None:
+    (tmp_path / "skills/old").mkdir()
+    draft = 'name = "help"\nmodel = "gone"\nknowledge = ["a"]\n'
+    (tmp_path / "skills/old/help.toml").write_text(draft)
+    (tmp_path / "skills/.#help.toml").symlink_to("somebody@somewhere")  # an editor's lock
+    skills = bundled(server) / "etc/skills"
+    assert (skills / "old/help.toml").read_text() == draft
+    assert not list(skills.glob(".*"))
+    (tmp_path / "skills/old/help.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match=r"old/help.toml is not TOML"):
+        contents.write(tmp_path / "x", server, load(server))
+
+
+def test_uploads_of_the_page_stay_here_but_what_a_skill_names(server: Path, tmp_path: Path) -> None:
+    uploads = tmp_path / "skills/knowledge/help"
+    for name in ("documents", "built-1"):
+        (uploads / name).mkdir(parents=True)
+        (uploads / name / "secret.md").write_text("secret")
+    (uploads / "knowledge.toml").write_text('name = "help"\n')
+    (tmp_path / "skills/knowledge/prompt.txt").write_text("Be kind.")
+    (tmp_path / "skills/help.toml").write_text('name = "help"\nsystem_file = "knowledge/prompt.txt"\n')
+    skills = bundled(server) / "etc/skills"
+    files = {str(path.relative_to(skills)) for path in skills.rglob("*") if path.is_file()}
+    assert files == {"help.toml", "other.toml", "prompt.txt", "knowledge/prompt.txt"}
+
+
+def test_published_revisions_are_refused_until_they_are_files(
+    server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server.open("a") as file:
+        file.write('skill_revisions = "edit"\nprefix_cache = "prefixes"\n')
+    out = bundled(server)
+    assert not (tmp_path / "skills.sqlite3").exists()
+    assert "prefix_cache" not in (out / "etc/server.toml").read_text()
+    with closing(open_revisions(load(server))) as revisions:
+        revisions.save("help", 'name = "help"\nsystem = "New."\n', author="ann", reason="")
+        revisions.publish("help", 1, author="ann", reason="")
+    assert main(["bundle", str(server), "--wheel", WHEEL, "--output", "again"]) == 2
+    error = capsys.readouterr().err
+    assert "`secateur skills export skills --server" in error
+    assert 'skill_revisions = "off"' in error
+    assert "help" in error
+    with closing(open_revisions(load(server))) as revisions:
+        revisions.withdraw("help", author="ann", reason="")
+    assert main(["bundle", str(server), "--wheel", WHEEL, "--output", "again"]) == 0
