@@ -18,6 +18,7 @@ from server.commands.ledger.recording import record
 from server.config import Config, load
 from server.errors import ConfigError
 from server.metering.audit.chain import Event
+from server.metering.ledger.connection import instance_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,7 +98,7 @@ def _config(path: Path) -> Config:
 
 def feedback_of(config: Config, texts: Texts) -> SharedFeedback:
     """The ratings of a server that keeps conversations in a database."""
-    return SharedFeedback(texts, config.feedback_file, instance=config.instance)
+    return SharedFeedback(texts, config.feedback_file, instance=instance_of(config.ledger, config.instance))
 
 
 @contextmanager

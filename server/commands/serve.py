@@ -22,6 +22,7 @@ from server.commands.start import quick
 from server.config import Config, load, warnings
 from server.errors import ArtifactError, ConfigError, RegistryError, reason
 from server.metering.audit.log import AuditLog
+from server.metering.ledger.connection import instance_of
 from server.metering.ledger.ledger import Ledger
 from server.models.knowledge import KnowledgeLoader
 from server.models.loading import ALLOW_FAILED_GATE, Loader, Opened, check_names
@@ -121,7 +122,7 @@ def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:
     wanted_models = dict.fromkeys(skill.model or config.model for skill in answering)
     opened = {wanted: open_model(config, loader, wanted) for wanted in wanted_models}
     check_names({wanted: found.name for wanted, found in opened.items()})
-    ledger = Ledger(config.ledger, instance=instance_of(config))
+    ledger = Ledger(config.ledger, instance=instance_of(config.ledger, config.instance))
     rollout = Rollout({wanted: loader.load(found) for wanted, found in opened.items()}, config.model)
     check_prompts(skills, rollout.of)
     loader.encoders.arrange(skills, loader.encoders.load(skills))
@@ -155,11 +156,6 @@ def check_keys(config: Config) -> None:
     """Raise ConfigError for unreadable or damaged key files: every request would be refused."""
     for path in (config.keys, config.admin_keys):
         api_keys.check(path)
-
-
-def instance_of(config: Config) -> str:
-    """This replica's name in the ledger; empty for SQLite, which has a single writer."""
-    return (config.instance or socket.gethostname()) if is_postgres(config.ledger) else ""
 
 
 def run(parts: Parts, early: Sequence[int] = ()) -> int:

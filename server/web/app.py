@@ -98,11 +98,11 @@ HANDLERS = {
 }
 
 
-def feedback_of(config: Config, texts: Texts) -> Feedback:
+def feedback_of(parts: Parts, texts: Texts) -> Feedback:
     """The ratings: beside the conversations in a database, else in a file of their own."""
     if texts.in_memory:
-        return Feedback(config.feedback_file)
-    return SharedFeedback(texts, config.feedback_file, instance=config.instance)
+        return Feedback(parts.config.feedback_file)
+    return SharedFeedback(texts, parts.config.feedback_file, instance=parts.ledger.instance)
 
 
 def build(parts: Parts) -> Apps:
@@ -111,7 +111,7 @@ def build(parts: Parts) -> Apps:
     rate_limits = RateLimits(config.rate_limits, config.rate_limits_fail)
     registry.register(StoreCollector(rate_limits.store))
     texts = Texts(config.conversations_at, Seal.read(config.conversation_key) if config.conversation_key else None)
-    feedback = feedback_of(config, texts)
+    feedback = feedback_of(parts, texts)
     labels, traces = Labels(parts.skills, parts.rollout), open_traces(config.traces)
     observers = Observers([register_collectors(registry, config, parts.ledger, feedback, labels), traces])
     meter, grounder = Meter(parts.ledger, observers), Grounder(parts.shelf.of, feedback.questions.note)

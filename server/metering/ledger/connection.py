@@ -1,14 +1,20 @@
 """Connections to the ledger's database: one that writes, and others beside it that read."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from server.errors import Busy, ConfigError, Unlockable
 from server.storage.connection import connect
 from server.storage.database import Database, Options, StorageError
-from server.storage.postgres import without_password
+from server.storage.postgres import is_postgres, without_password
 
 DURABLE = ("journal_mode = WAL", "synchronous = FULL")
+
+
+def instance_of(where: str, named: str) -> str:
+    """A replica's name in the ledger `where`: `named`, else the host's; empty for SQLite, which has a single writer."""
+    return (named or socket.gethostname()) if is_postgres(where) else ""
 
 
 def writer(where: str, busy_seconds: float) -> Database:

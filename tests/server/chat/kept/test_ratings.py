@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from server.chat.conversation.erasure import Chosen as Conversations
@@ -15,8 +16,14 @@ from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal
 from server.chat.kept.texts import Texts
 from server.commands.__main__ import main
+from server.commands.conversations import feedback_of, texts_of
+from server.metering.ledger.connection import instance_of
+from server.metering.ledger.ledger import Ledger
+from server.web import app
 from tests.server.chat.conversation.test_store import Kept
 from tests.server.metering.conftest import postgres, where
+from tests.support.harness import parts, says
+from tests.support.postgres_server import new_database
 
 __all__ = ["postgres", "where"]
 KEY = Seal([b"k" * 32])
@@ -57,6 +64,26 @@ def test_replicas_see_each_others_ratings_and_count_their_own(where: str, tmp_pa
     assert (one.totals(), two.totals()) == ({("help", "up"): 1}, {("help", "down"): 1, ("other", "up"): 1})
     two.give(Opinion("rep_2", "other", "rev", None))
     assert not one.given(Chosen(skill="other", silent=True))
+
+
+def test_totals_have_the_ledgers_instance_in_the_server_and_the_command(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_database(postgres)
+    made = parts(tmp_path, says(tmp_path, "x"), ledger=place, conversation_storage="database")
+    made.ledger.close()
+    monkeypatch.setattr("socket.gethostname", lambda: "replica-7")
+    with (
+        closing(Ledger(place, instance=instance_of(place, made.config.instance))) as ledger,
+        closing(texts_of(made.config)) as texts,
+    ):
+        of_server = app.feedback_of(msgspec.structs.replace(made, ledger=ledger), texts)
+        with closing(of_server), closing(feedback_of(made.config, texts)) as of_command:
+            of_server.give(UP)
+            assert of_command.totals() == {("help", "up"): 1}
+        assert texts.transact(lambda database: database.execute("SELECT instance FROM rating_totals")) == [
+            ("replica-7",)
+        ]
 
 
 def test_comments_are_sealed_and_bound_to_their_reply(tmp_path: Path) -> None:
