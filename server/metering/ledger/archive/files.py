@@ -89,7 +89,7 @@ class _Csv:
         self._rows.writerow(COLUMNS)
 
     def write(self, rows: Sequence[Row]) -> None:
-        self._rows.writerows(["" if value is None else value for value in row] for row in rows)
+        self._rows.writerows(rows)
 
     def close(self) -> None:
         self._text.close()
@@ -132,6 +132,8 @@ def read(folder: Path) -> Archive:
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = msgspec.json.decode(text, type=Manifest)
+        if manifest.kind != KIND or manifest.columns != COLUMNS or any("/" in file.name for file in manifest.files):
+            raise ConfigError(f"{folder / MANIFEST} is not a manifest of `secateur usage archive`")
         for file in manifest.files:
             if _described(folder / file.name, file.rows) != file:
                 raise ConfigError(f"{folder / file.name} is not the file that was archived: its SHA-256 differs")
@@ -139,8 +141,6 @@ def read(folder: Path) -> Archive:
         raise ConfigError(f"{folder} is not a whole archive: {error.filename} is missing") from None
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"{folder} cannot be read as an archive: {error}") from None
-    if manifest.kind != KIND or manifest.columns != COLUMNS or any("/" in file.name for file in manifest.files):
-        raise ConfigError(f"{folder / MANIFEST} is not a manifest of `secateur usage archive`")
     return Archive(folder, manifest, hashlib.sha256(text).hexdigest())
 
 

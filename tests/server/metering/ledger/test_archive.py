@@ -18,6 +18,7 @@ from server.commands.__main__ import main
 from server.errors import ConfigError
 from server.metering.audit import chain
 from server.metering.ledger.archive import moving
+from server.metering.ledger.archive.files import COLUMNS, KIND, MANIFEST, read
 from server.metering.ledger.connection import second_connection, snapshot
 from server.metering.ledger.ledger import Ledger
 from server.metering.ledger.records import Opening, Outcome, Settlement, Usage
@@ -233,3 +234,19 @@ def test_a_changed_file_and_another_ledgers_archive_are_refused(
     assert main(command) == 2
     assert "it is an archive of another ledger" in capsys.readouterr().err
     assert rows(filled) == all_rows
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": "another"}, {"columns": ["day"]}, {"files": [("../secret", 1, 1, "")]}], ids=str
+)
+def test_a_foreign_manifest_is_refused_before_any_file_is_opened(change: dict[str, Any], tmp_path: Path) -> None:
+    selection = {"before": BEFORE, "through": 9}
+    fields = ("name", "rows", "bytes", "sha256")
+    said: dict[str, Any] = {"kind": KIND, "form": "csv", "columns": COLUMNS, "selection": selection}
+    files = change.get("files", [("missing", 1, 1, "")])
+    said |= {**change, "files": [dict(zip(fields, file, strict=True)) for file in files]}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_text("not the archive's")
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps(said))
+    with pytest.raises(ConfigError, match="is not a manifest of `secateur usage archive`"):
+        read(tmp_path / "out")
