@@ -19,7 +19,8 @@ from server.web.api.demo_page import page as host_page
 from server.web.app import host_page as real_host_page
 from tests.browser.support.drivers import free_port
 from tests.browser.support.hosts import extra_pages
-from tests.browser.support.stub import Stub, listening
+from tests.browser.support.stub import Stub
+from tests.exams.servers.app_server import listening
 from tests.support.harness import HELP, Served, parts, says, served
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]

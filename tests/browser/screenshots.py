@@ -21,8 +21,9 @@ from tests.browser.conftest import FLAGS
 from tests.browser.support.hosts import extra_pages
 from tests.browser.support.states import SKILL, walk
 from tests.browser.support.states import ask as ask_widget
-from tests.browser.support.stub import Stub, listening
+from tests.browser.support.stub import Stub
 from tests.conftest import ROOT
+from tests.exams.servers.app_server import listening
 from tests.server.web.test_budgets import ASK, ask
 from tests.support.harness import HELP, OTHER, parts, says, served, until
 

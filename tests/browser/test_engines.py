@@ -9,9 +9,10 @@ from tests.browser.conftest import Start
 from tests.browser.support.drivers import Engine, firefox, installed, minibrowser, webkit
 from tests.browser.support.hosts import document
 from tests.browser.support.states import ANSWER, SKILL, SOURCES
-from tests.browser.support.stub import Stub, listening
+from tests.browser.support.stub import Stub
 from tests.browser.widget.test_accessibility import AXE
 from tests.browser.widget.test_examples import Made, page_of
+from tests.exams.servers.app_server import listening
 
 ROOT = 'document.querySelector("html > skill-chat").shadowRoot'
 ENGINES = {

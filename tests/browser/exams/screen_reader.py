@@ -20,7 +20,8 @@ from tests.browser.conftest import PATIENCE_MS
 from tests.browser.support.drivers import process
 from tests.browser.support.hosts import document
 from tests.browser.support.states import ANSWER, SKILL, SOURCES
-from tests.browser.support.stub import Stub, listening
+from tests.browser.support.stub import Stub
+from tests.exams.servers.app_server import listening
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--force-renderer-accessibility"]
 SPEECH_SECONDS = 4  # Orca has no event for having spoken

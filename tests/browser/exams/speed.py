@@ -13,8 +13,9 @@ from playwright.sync_api import Browser, CDPSession, Page, expect, sync_playwrig
 
 from server.web.api.demo_page import page as host_page
 from tests.browser.conftest import FLAGS, PATIENCE_MS
-from tests.browser.support.stub import Stub, listening, turn
+from tests.browser.support.stub import Stub, turn
 from tests.conftest import ROOT
+from tests.exams.servers.app_server import listening
 
 ANSWER = (
     "The tree is pruned in late winter. " * 6 + "\n\n- one\n- two **bold**\n\n`code` and a [link](https://a.test)\n"

@@ -18,8 +18,9 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from tests.browser.conftest import FLAGS, PATIENCE_MS
 from tests.browser.support.drivers import connected, free_port
-from tests.browser.support.stub import Stub, listening
+from tests.browser.support.stub import Stub
 from tests.conftest import ROOT
+from tests.exams.servers.app_server import listening
 from tests.support.harness import until
 
 SOURCE = Path("/usr/share/wordpress")

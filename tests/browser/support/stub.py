@@ -3,17 +3,13 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from server.web.api import assets
 from tests.conftest import ROOT
@@ -220,19 +216,3 @@ def turn(question: str, text: str, **reply: Any) -> dict[str, Any]:
 
 def event(number: int, name: str, data: object) -> bytes:
     return f"id: {number}\r\nevent: {name}\r\ndata: {json.dumps(data)}\r\n\r\n".encode()
-
-
-@contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """Serve an app on a free port; yields its origin."""
-    config = uvicorn.Config(app, port=0, log_level="critical", http="h11", ws="none", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.005)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(120)

@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from server.web.listeners import bind
+from tests.exams.servers.app_server import listening
 
 
 class ChatServer:
@@ -71,14 +69,5 @@ def event(**fields: Any) -> str:
 @contextmanager
 def running(server: ChatServer) -> Iterator[ChatServer]:
     """Serve on a free port of this machine, in a thread."""
-    bound = bind("127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    runner = uvicorn.Server(uvicorn.Config(server.app(), log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=lambda: asyncio.run(runner.serve([bound])))
-    thread.start()
-    try:
+    with listening(server.app()) as server.url:
         yield server
-    finally:
-        runner.should_exit = True
-        thread.join(60)
-        assert not thread.is_alive()

@@ -1,13 +1,10 @@
 """A server that speaks vLLM's token protocol as 0.32 does, with this engine and a fake runner behind it."""
 
-import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
 from msgspec.structs import replace
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,7 +17,7 @@ from server.engine.sequence import Sampling
 from server.engine.stream import Stream, Token
 from server.text.grammar.compiler import GrammarCompiler
 from server.text.grammar.grammar import Grammar
-from server.web.listeners import bind
+from tests.exams.servers.app_server import listening
 
 
 class VllmServer:
@@ -113,17 +110,9 @@ def chunk(name: str, token: Token) -> dict[str, Any]:
 @contextmanager
 def running(server: VllmServer) -> Iterator[VllmServer]:
     """Serve on a free port of this machine, in a thread."""
-    bound = bind("127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-    config = uvicorn.Config(server.app(), log_level="critical", http="h11", timeout_graceful_shutdown=1)
-    runner = uvicorn.Server(config)
     server.engine.start()
-    thread = threading.Thread(target=lambda: asyncio.run(runner.serve([bound])))
-    thread.start()
     try:
-        yield server
+        with listening(server.app()) as server.url:
+            yield server
     finally:
-        runner.should_exit = True
         server.engine.stop()
-        thread.join(60)
-        assert not thread.is_alive()
