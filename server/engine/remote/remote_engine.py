@@ -1,7 +1,7 @@
-"""Serves sequences on backends, behind the interface of `Engine`: queue, choice of a backend, retries.
+"""Serves sequences on backends, behind the interface of `Engine`: queues them and chooses a backend for each.
 
-A request is tried again on another backend as long as nothing of its reply has come. A backend that fails ends its
-replies, never this engine.
+Retries a request on another backend until the first token of its reply. A backend that fails ends its own replies,
+never this engine.
 """
 
 import asyncio
