@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
 from pruning.errors import GATE_FAILED
+from server.commands.artifact.base_cache import add_base_cache
 
 logger = logging.getLogger(__name__)
 

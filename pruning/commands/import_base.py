@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
+from server.commands.artifact.base_cache import add_base_cache
 from server.errors import ArtifactError, InvalidRequest
 
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pruning.commands.base_cache import add_base_cache
 from pruning.commands.failures import exit_code
+from server.commands.artifact.base_cache import add_base_cache
 from server.commands.start.doctor.finding import printed
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from pruning.commands.base_cache import add_base_cache
 from pruning.errors import TaskError
+from server.commands.artifact.base_cache import add_base_cache
 from server.storage.files import write_atomically
 from server.text.faq import markdown, pod
 from server.text.faq.blocks import Block, pairs

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from server.artifact.checkpoint.reader import Artifact, find_base
+from server.commands.artifact.base_cache import add_base_cache
 from server.commands.bench.client import Measurement, Server, measure
 from server.commands.bench.compare import Load, compare
 from server.commands.bench.compare import table as comparison_table
@@ -51,13 +52,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="an artifact of the base in 8 bits to measure as well (default: show its recorded figures)",
     )
-    options.add_argument(
-        "--base-cache",
-        type=Path,
-        default=Path("build/base"),
-        metavar="DIR",
-        help="where imported base models are kept (default: build/base)",
-    )
+    add_base_cache(options)
     pair = options.add_argument_group("two servers")
     pair.add_argument("--key-file", action="append", metavar="FILE", help="a file with the API key; twice for two keys")
     pair.add_argument("--model", action="append", metavar="NAME", help="the model or skill to ask; twice for two")
