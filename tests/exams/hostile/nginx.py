@@ -14,8 +14,9 @@ from tests.support.chat_client import STREAM, send
 
 # Only what running beside another nginx and as any user needs; buffering and all else are nginx's defaults.
 SETTINGS = """
+daemon off;
 pid {folder}/nginx.pid;
-error_log {folder}/error.log;
+error_log {folder}/nginx.log;
 events {{}}
 http {{
   access_log off;
@@ -58,7 +59,7 @@ def running(servers: str, port: int) -> Iterator[None]:
         Path(folder).chmod(0o755)  # the workers run as another user
         settings = Path(folder) / "nginx.conf"
         settings.write_text(SETTINGS.format(folder=folder, servers=servers))
-        with subprocess.Popen(["nginx", "-c", str(settings), "-g", "daemon off;"], stderr=subprocess.DEVNULL) as server:
+        with subprocess.Popen(["nginx", "-c", str(settings)], stderr=subprocess.DEVNULL) as server:
             try:
                 _wait(port)
                 yield

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.exams.hostile.nginx import SETTINGS, free_port
 from tests.support.harness import ORIGIN
 
 ROUTER = "vllm-router==0.1.17"
@@ -21,21 +21,9 @@ max_tokens = 300
 temperature = 1.0
 origins = ["{ORIGIN}"]
 """
-NGINX = """daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx.log;
-worker_processes 1;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  upstream secateur {{
+BALANCED = """upstream secateur {{
     hash $http_x_session_id consistent;
-    {servers}
+    {backends}
   }}
   server {{
     listen 127.0.0.1:{port};
@@ -48,9 +36,7 @@ http {{
       proxy_read_timeout 330s;
       proxy_next_upstream error;
     }}
-  }}
-}}
-"""
+  }}"""
 
 
 class Process:
@@ -95,13 +81,6 @@ class Process:
             self._process = None
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def replica(folder: Path, number: int, model: Path, ledger: str) -> Process:
     """A server with its own folder, which shares the ledger and the conversations of the others."""
     own = folder / f"replica-{number}"
@@ -133,7 +112,7 @@ def nginx(folder: Path, backends: Sequence[str]) -> Process:
     """nginx with consistent hashing of x-session-id."""
     own, port = folder / "nginx", free_port()
     own.mkdir()
-    servers = "\n    ".join(f"server {url.removeprefix('http://')} max_fails=1 fail_timeout=2s;" for url in backends)
-    (own / "nginx.conf").write_text(NGINX.format(folder=own, servers=servers, port=port))
+    listed = "\n    ".join(f"server {url.removeprefix('http://')} max_fails=1 fail_timeout=2s;" for url in backends)
+    (own / "nginx.conf").write_text(SETTINGS.format(folder=own, servers=BALANCED.format(backends=listed, port=port)))
     command = ["nginx", "-p", str(own), "-c", str(own / "nginx.conf"), "-e", str(own / "nginx.log")]
     return Process("nginx", command, f"http://127.0.0.1:{port}", own / "log")
