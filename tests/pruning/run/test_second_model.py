@@ -26,6 +26,7 @@ from server.engine.native.plan.decoder import plan_of
 from server.engine.runners import Options
 from server.engine.runners.native_runner import NativeRunner
 from tests.conftest import ROOT
+from tests.pruning.conftest import RECIPE
 from tests.server.artifact.export import made
 from tests.server.engine.runners.test_native_runner import error, whole
 
@@ -36,25 +37,14 @@ BLOCKS = (4, 5)
 """The last block with a sliding window before the first that sees the whole text."""
 TOKENS = 2048
 NAMED = ("<pad>", "<eos>", "<bos>", "<unk>")
-RECIPE = """
-base = "{model}"
-[calibration]
-source = "{text}"
-buckets = [0, 1, 2, 3, 4, 5, 6]
-sequences = 12
-tokens = 64
-[evaluation]
-source = "{text}"
-buckets = [7, 8, 9]
-tokens = 256
-window = 64
+STAGES = """
 [[stages]]
 kind = "vocabulary"
 keep = 1536
 [[stages]]
 kind = "layerwise"
-technique = {{ name = "gptq", sparsity = "32:64", bits = 4, group = 32 }}
-allocation = {{ name = "fisher", bits = [3, 5, 6, 8], sequences = 2 }}
+technique = { name = "gptq", sparsity = "32:64", bits = 4, group = 32 }
+allocation = { name = "fisher", bits = [3, 5, 6, 8], sequences = 2 }
 [[stages]]
 kind = "distill"
 tokens = 1024
@@ -114,7 +104,7 @@ def pruned(model: Path) -> Artifact:
     """Fewer tokens, k and bits by matrix, recovered behind its own codes, with embeddings of 8 bits."""
     folder = model.parent
     (folder / "text.txt").write_text(made.TEXT.read_text())
-    (folder / "recipe.toml").write_text(RECIPE.format(model=model, text=folder / "text.txt"))
+    (folder / "recipe.toml").write_text(RECIPE.format(model=model, text=folder / "text.txt", stages=STAGES))
     command = [
         "prune",
         str(folder / "recipe.toml"),
