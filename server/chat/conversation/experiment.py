@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from server.chat.kept.feedback import Chosen, Feedback
+from server.chat.kept.feedback import Feedback
 from server.intervals import (
     Interval,
     difference_of_counts,
@@ -17,9 +17,6 @@ from server.metering.ledger.revisions import RevisionUse, first_reply, revision_
 from server.skills.revisions.splitting import Running
 from server.skills.skill import Skill
 from server.storage.database import Database
-
-MOST_RATINGS = 10_000
-"""The newest that are read; `feedback` keeps no more of a skill."""
 
 
 class Figures(Struct, frozen=True):
@@ -65,19 +62,17 @@ def results(skill: Skill, experiment: Running, database: Database, feedback: Fee
     digests = (skill.revision, experiment.rival.revision)
     since = experiment.since or first_reply(database, skill.name, digests[1])
     uses = revision_use(database, skill.name, digests, since) if since else {}
-    given = feedback.given(Chosen(skill=skill.name, silent=True, limit=MOST_RATINGS))
-    ratings = Counter((one.revision, one.rating) for one in given if since and one.at >= since)
+    ratings = feedback.counts(since) if since else Counter[tuple[str, str, str]]()
+    use = [uses.get(digest) or RevisionUse() for digest in digests]
     arms = [
-        _arm(number, digest, uses.get(digest) or RevisionUse(), ratings)
-        for number, digest in zip(experiment.numbers, digests, strict=True)
+        _arm(number, digest, one, ratings[skill.name, digest, "up"], ratings[skill.name, digest, "down"])
+        for number, digest, one in zip(experiment.numbers, digests, use, strict=True)
     ]
     moment = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds") if since else ""
-    use = [uses.get(digest) or RevisionUse() for digest in digests]
     return Results(skill.name, experiment.share, moment, arms[0], arms[1], _difference(arms, use))
 
 
-def _arm(number: int, digest: str, use: RevisionUse, ratings: Counter[tuple[str, str]]) -> Arm:
-    up, down = ratings[digest, "up"], ratings[digest, "down"]
+def _arm(number: int, digest: str, use: RevisionUse, up: int, down: int) -> Arm:
     figures = Figures(
         share(up, up + down),
         share(use.refused, use.replies),

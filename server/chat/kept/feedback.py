@@ -5,6 +5,7 @@ Bounded: of each skill only the newest `most` ratings are kept, for its `feedbac
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -124,6 +125,11 @@ class Feedback:
         with self._transaction() as database:
             return stored(database, chosen)
 
+    def counts(self, since: float) -> Counter[tuple[str, str, str]]:
+        """(skill, revision, rating) -> stored ratings since a moment (since 1970); raises FeedbackUnavailable."""
+        with self._transaction() as database:
+            return counted(database, "feedback", since)
+
     def comments(self, replies: Iterable[str]) -> dict[str, str]:
         """The comments on these replies, by reply; raises FeedbackUnavailable."""
         select = "SELECT reply, comment FROM feedback WHERE reply = ? AND comment <> ''"
@@ -172,3 +178,11 @@ def stored(database: Database, chosen: Chosen) -> list[Given]:
     skill, rating = chosen.skill, chosen.rating
     rows = database.execute(LISTED, (skill, skill, rating, rating, chosen.silent, chosen.limit))
     return [Given(row[0], row[1], row[2], row[3], row[4], tuple(row[5].split()), row[6]) for row in rows]
+
+
+def counted(database: Database, table: Literal["feedback", "ratings"], since: float) -> Counter[tuple[str, str, str]]:
+    """(skill, revision, rating) -> ratings in `table` since a moment; reads no comment."""
+    select = (
+        f"SELECT skill, revision, rating, count(*) FROM {table} WHERE given_at >= ? GROUP BY skill, revision, rating"
+    )
+    return Counter({(skill, revision, rating): n for skill, revision, rating, n in database.execute(select, (since,))})

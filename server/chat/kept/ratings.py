@@ -5,6 +5,7 @@ questions of `keep_questions`.
 """
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from server.chat.kept.feedback import (
     FeedbackUnavailable,
     Given,
     Opinion,
+    counted,
     stored,
 )
 from server.chat.kept.schema import now
@@ -69,6 +71,10 @@ class SharedFeedback(Feedback):
     def given(self, chosen: Chosen) -> list[Given]:
         """The chosen ratings, the newest first; raises FeedbackUnavailable."""
         return self._run(lambda database: listed(database, self._texts, chosen))
+
+    def counts(self, since: float) -> Counter[tuple[str, str, str]]:
+        """(skill, revision, rating) -> stored ratings since a moment (since 1970); raises FeedbackUnavailable."""
+        return self._run(lambda database: counted(database, "ratings", since))
 
     def comments(self, replies: Iterable[str]) -> dict[str, str]:
         """The comments on these replies, by reply; raises FeedbackUnavailable."""

@@ -1,6 +1,8 @@
 """Ratings beside the conversations: shared by replicas, sealed, moved from the file once, bounded, erasable."""
 
 import sqlite3
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +29,7 @@ from tests.support.postgres_server import new_database
 
 __all__ = ["postgres", "where"]
 KEY = Seal([b"k" * 32])
+GIVEN = [("help", "rev", "up")] * 2 + [("help", "new", "down"), ("other", "rev", "up")]
 UP = Opinion("rep_1", "help", "rev", "up", "ein Lob", ("kind",))
 
 
@@ -99,6 +102,27 @@ def test_comments_are_sealed_and_bound_to_their_reply(tmp_path: Path) -> None:
         other.commit()
     with pytest.raises(FeedbackUnavailable, match="The comment on rep_1 cannot be read: it was changed"):
         made.comments(["rep_1"])
+
+
+def test_ratings_are_counted_since_a_moment_without_reading_a_comment(where: str, tmp_path: Path) -> None:
+    made = shared(where, tmp_path)
+    made.give(UP)
+    made.give(Opinion("rep_2", "help", "rev", "up"))
+    made._texts.transact(lambda database: database.execute("UPDATE ratings SET given_at = given_at - 86400 * 9"))
+    began = time.time() - 3600
+    for number, (skill, revision, rating) in enumerate(GIVEN):
+        made.give(Opinion(f"new_{number}", skill, revision, rating, "ein Wort"))
+    made._texts.transact(lambda database: database.execute("UPDATE ratings SET content = ?", (b"spoilt",)))
+    assert made.counts(began) == Counter(GIVEN)
+    assert made.counts(0)["help", "rev", "up"] == 4
+
+
+def test_ratings_in_a_file_are_counted_alike(tmp_path: Path) -> None:
+    with closing(Feedback(tmp_path / "feedback.sqlite3")) as file:
+        for number, (skill, revision, rating) in enumerate(GIVEN):
+            file.give(Opinion(f"new_{number}", skill, revision, rating, "ein Wort"))
+        assert file.counts(time.time() - 3600) == Counter(GIVEN)
+        assert not file.counts(time.time() + 3600)
 
 
 def test_ratings_are_bounded_in_number_and_days(where: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from server.chat.kept.feedback import Chosen, Feedback
+from server.chat.kept.feedback import Feedback
 from server.config import Config
 from server.errors import ConfigError, InvalidRequest, NotFound
 from server.metering.audit.chain import Event
@@ -30,7 +30,6 @@ from server.web.http.requests import address
 from server.web.http.responses import json_response
 
 WEEK = 7 * 86_400
-MOST_RATINGS = 10_000
 RATINGS = ("up", "down")
 MOST_JUDGED = 30
 """Revisions, the latest, whose scores and gate are shown."""
@@ -109,9 +108,10 @@ class SkillsEndpoints:
 
     def _ratings(self) -> Counter[tuple[str, str]]:
         """The ratings of the last seven days, by skill and rating; raises FeedbackUnavailable."""
-        week = time.time() - WEEK
-        given = self._feedback.given(Chosen(silent=True, limit=MOST_RATINGS))
-        return Counter((one.skill, one.rating) for one in given if one.at >= week)
+        ratings: Counter[tuple[str, str]] = Counter()
+        for (skill, _, rating), count in self._feedback.counts(time.time() - WEEK).items():
+            ratings[skill, rating] += count
+        return ratings
 
     async def fields(self, _: Request) -> Response:
         """The fields of a skill's file with their documentation."""
