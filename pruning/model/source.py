@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from pruning.errors import ModelRefused
 from pruning.model.settings import json_text
 from server.errors import ArtifactError, InvalidRequest
-from server.models.preflight import GREETING
-from server.text.chat_template import ChatTemplate
+from server.text.chat_template import GREETING, ChatTemplate
 from server.text.tokenizer_files import SETTINGS, TEMPLATE, read_template, special_tokens
 
 REMEDY = (

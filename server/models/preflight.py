@@ -17,11 +17,10 @@ from server.engine.native.plan.families import FAMILIES
 from server.errors import ArtifactError, ConfigError
 from server.models.suitability import own_tokens
 from server.skills.skill import Skill
+from server.text.chat_template import GREETING
 from server.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-GREETING = [{"role": "user", "content": "Hello"}]
 
 
 def check_models(config: Config, skills: Iterable[Skill]) -> None:

@@ -26,6 +26,8 @@ RESERVED = frozenset(
     {"messages", "tools", "add_generation_prompt", "continue_final_message", "documents", "tokenize", "range"}
 )
 """Names that a caller's variables may not have."""
+GREETING = ({"role": "user", "content": "Hello"},)
+"""A conversation that every usable template renders."""
 
 
 class TemplateOptions(Struct, frozen=True):
