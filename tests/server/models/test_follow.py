@@ -131,7 +131,7 @@ def test_a_stream_running_during_a_promotion_is_finished_by_the_old_version(hous
         assert events[-1] == "[DONE]"
         assert received(begun_after)[0] == "2" * 40
         until(lambda: house.engines["tiny@1"].failure == "The engine was stopped.")
-        assert not house.engines["tiny@1"]._thread.is_alive()
+        until(lambda: not house.engines["tiny@1"]._thread.is_alive())
         until(lambda: len([row for row in ledger_of(server) if row["state"] == "final"]) == 2)
         assert [row["model"] for row in ledger_of(server)] == ["tiny@1", "tiny@2"]
         scrape = everything(ask(server.admin, "/metrics")).decode()
