@@ -128,6 +128,9 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fi
     """Which tenths of its documents, as in `calibration.buckets`; default: the calibration's."""
     sources: tuple[WeightedText, ...] = ()
     """Several texts instead of `source`, counted by weight; default: the calibration's."""
+    general: Annotated[float, Meta(ge=0, le=100)] = 0
+    """Weight of general use beside all texts together, estimated by the order of the tokenizer's merges: what a small
+    text never says, but its users may. 1 halves the loss on other kinds of English text."""
     fit: Fit | None = None
     """Train the model to read and write what removed tokens fall into; without it, text with removed tokens is far less
     likely to the model."""

@@ -22,6 +22,13 @@ class Merges:
         self._ranks = {pair: rank for rank, pair in enumerate(map(pair_of, model["merges"]))}
         self._byte_fallback = bool(model.get("byte_fallback"))
 
+    def ranked(self) -> dict[str, int]:
+        """Each merged token with its rank, 0 for the first merge."""
+        ranks: dict[str, int] = {}
+        for (left, right), rank in self._ranks.items():
+            ranks.setdefault(left + right, rank)
+        return ranks
+
     def parts(self, token: str) -> tuple[str, ...]:
         """The two tokens that the last merge into `token` joins; empty if it is not made by merging."""
         found = self._before_the_last(token)

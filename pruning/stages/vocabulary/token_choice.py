@@ -6,9 +6,9 @@ still be encoded, and a kept token keeps the tokens it is merged from.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from heapq import heapify, heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any
 
 from pruning.errors import RecipeError
 from pruning.stages.vocabulary import bpe
@@ -17,17 +17,9 @@ MULTIPLE = 64
 """The number of kept tokens is a multiple of this, which suits the kernels of all runtimes."""
 
 
-class Choice(NamedTuple):
-    """The kept tokens, and what the text loses."""
-
-    kept: set[str]
-    extra: float
-    """How many more tokens the text takes than before; an occurrence counts with its weight."""
-
-
 def choose(
     definition: Mapping[str, Any], named: Iterable[str], counts: Mapping[str, float], keep: int | None
-) -> Choice:
+) -> set[str]:
     """The tokens of a parsed tokenizer.json to keep: a multiple of 64, at most `keep`.
 
     Always byte tokens, those `named`, and added tokens that `counts`, occurrences in the text, holds. Then those whose
@@ -47,11 +39,23 @@ def choose(
         raise RecipeError(
             f"vocabulary would remove none of the {total} tokens: choose a text that uses fewer, or set keep"
         )
-    return Choice(removal.kept, removal.extra)
+    return removal.kept
+
+
+def lengthening(merges: bpe.Merges, kept: Collection[str], counts: Mapping[str, float]) -> float:
+    """How many more tokens a text of `counts` takes with only `kept`; an occurrence counts with its weight."""
+    lengths = dict.fromkeys(kept, 1)
+
+    def length(token: str) -> int:
+        if token not in lengths:
+            lengths[token] = max(sum(map(length, merges.falls_into(token))), 1)
+        return lengths[token]
+
+    return sum(count * (length(token) - 1) for token, count in counts.items())
 
 
 class Removal:
-    """Removes tokens one by one; `kept`, `extra` and the counts of kept tokens are up to date after each."""
+    """Removes tokens one by one; `kept` and the counts of kept tokens are up to date after each."""
 
     def __init__(self, definition: Mapping[str, Any], named: Iterable[str], counts: Mapping[str, float]) -> None:
         merges, self._ids = bpe.Merges(definition["model"]), bpe.ids_of(definition)
@@ -59,7 +63,6 @@ class Removal:
         self.needed: set[str] = set()
         for token in [*bpe.byte_tokens(definition), *named, *(token for token in added if counts.get(token))]:
             self.needed |= merges.closure(token, self.needed)
-        self.extra = 0.0
         self._removed = sorted(added - self.needed, key=self._last)
         self.kept = self._ids.keys() - set(self._removed)
         self._counts = {token: float(counts.get(token, 0)) for token in self.kept}
@@ -78,17 +81,16 @@ class Removal:
                 continue
             if free and cost:
                 return
-            self._remove(token, cost)
+            self._remove(token)
 
     def restore(self, size: int) -> None:
         """Take the last removed tokens back until `size` are kept; their occurrences still count for their pieces."""
         while len(self.kept) < size and self._removed:
             self.kept.add(self._removed.pop())
 
-    def _remove(self, token: str, cost: float) -> None:
+    def _remove(self, token: str) -> None:
         self.kept.discard(token)
         self._removed.append(token)
-        self.extra += cost
         for piece in self._pieces[token]:
             self._counts[piece] = self._counts.get(piece, 0) + self._counts[token]
         for piece in set(self._pieces[token]):

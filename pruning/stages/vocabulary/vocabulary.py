@@ -5,7 +5,6 @@ Only the number of rows changes, and the files that name token ids are rewritten
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
@@ -14,28 +13,23 @@ from typing import Any, NamedTuple
 import msgspec
 from tokenizers import Tokenizer
 
-from pruning.data.documents import documents_of
-from pruning.data.encoder import Encoder
 from pruning.data.retokenise import Retokeniser, retokenise
-from pruning.data.self_calibration import sample_base
-from pruning.errors import DataError, ModelRefused, RecipeError
+from pruning.errors import ModelRefused, RecipeError
 from pruning.model import base
 from pruning.model.settings import positions, read_settings
 from pruning.model.weights import Rows, parameters
 from pruning.recipe.options import Vocabulary
-from pruning.recipe.recipe import texts_or_calibration
-from pruning.recipe.sources import SELF
-from pruning.recipe.texts import WeightedText
 from pruning.stages.context import StageContext, StageModel
-from pruning.stages.inputs import Inputs, warn_of_shared_texts
+from pruning.stages.inputs import Inputs
 from pruning.stages.training.data import refuse_scarce_text
 from pruning.stages.training.distil.refit import refit
 from pruning.stages.vocabulary import bpe
 from pruning.stages.vocabulary.token_choice import choose as choose_tokens
+from pruning.stages.vocabulary.token_choice import lengthening
+from pruning.stages.vocabulary.token_counts import count_in_texts, with_general_use
 from server.artifact.checkpoint.lineage import Step
 from server.artifact.checkpoint.reader import Artifact
 from server.artifact.checkpoint.writer import CheckpointWriter
-from server.progress import Progress
 from server.storage.files import write_atomically
 from server.text import tokenizer_files
 from server.text.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, special_tokens
@@ -153,9 +147,11 @@ def choose(stage: Vocabulary, config: Mapping[str, Any], context: StageContext) 
     token = {id: token for token, id in ids.items()}
     named = [token[id] for id in _named(config, folder, definition)]
     # A base may sample ids beyond its tokenizer, as embeddings often have more rows than there are tokens.
-    counts = {token[id]: count for id, count in _count(stage, context.inputs).items() if id in token}
-    kept, extra = choose_tokens(definition, [*named, *_spelled(folder, definition)], counts, stage.keep)
-    whole = sum(counts.values())
+    counts = {token[id]: count for id, count in count_in_texts(stage, context.inputs).items() if id in token}
+    merges = bpe.Merges(definition["model"])
+    used = with_general_use(counts, merges, stage.general) if stage.general else counts
+    kept = choose_tokens(definition, [*named, *_spelled(folder, definition)], used, stage.keep)
+    whole, extra = sum(counts.values()), lengthening(merges, kept, counts)
     covered = sum(count for token, count in counts.items() if token in kept) / whole
     logger.info(
         "%d of %d tokens remain, which cover %.2f %% of the text; without the others it takes %.2f %% more tokens",
@@ -200,42 +196,6 @@ def _cut(config: Mapping[str, Any], smaller: Mapping[str, Any]) -> list[str]:
     if not changed:
         raise ModelRefused("no weight has vocab_size rows, so no token can be removed")
     return changed
-
-
-def _count(stage: Vocabulary, inputs: Inputs) -> dict[int, float]:
-    """Occurrences of each token id in the texts of the stage, by default those of the calibration.
-
-    Of several texts each counts with its weight, however long it is.
-    """
-    texts = texts_or_calibration(stage.source, stage.buckets, inputs.recipe.calibration)
-    warn_of_shared_texts("vocabulary", texts, inputs.recipe)
-    found = [_count_text(text, inputs) for text in texts]
-    if len(found) == 1:
-        return dict(found[0])
-    share = sum(map(Counter.total, found)) / sum(text.weight for text in texts)
-    counts: dict[int, float] = {}
-    for text, own in zip(texts, found, strict=True):
-        for id, count in own.items():
-            counts[id] = counts.get(id, 0) + count * share * text.weight / own.total()
-    return counts
-
-
-def _count_text(text: WeightedText, inputs: Inputs) -> Counter[int]:
-    """Occurrences of each token id in one text."""
-    calibration = inputs.recipe.calibration
-    if text.source == SELF:
-        ids = sample_base(inputs.base, calibration.sequences, calibration.tokens, calibration.seed)
-        return Counter(ids.flatten().tolist())
-    encoder = Encoder(inputs.base)
-    found = [document for document in documents_of(text.source, encoder.render) if document.bucket in text.buckets]
-    if not found:
-        raise DataError(f"{text.source} has no text in the buckets {sorted(text.buckets)}")
-    counts: Counter[int] = Counter()
-    with Progress("counting tokens", len(found)) as progress:
-        for document in found:
-            counts.update(encoder.encode(document))
-            progress.step()
-    return counts
 
 
 def _named(config: Mapping[str, Any], folder: Path, definition: Mapping[str, Any]) -> list[int]:
