@@ -88,15 +88,19 @@ def load(config: Mapping[str, Any], source: WeightSource, dtype: torch.dtype, *,
 
     Without `copy`, weights that are stored as `dtype` stay mapped from their file, and must not be written to.
     """
-    network = skeleton(config)
+    fill(network := skeleton(config), source, dtype, copy=copy)
+    return network
+
+
+def fill(network: nn.Module, source: WeightSource, dtype: torch.dtype, *, prefix: str = "", copy: bool = True) -> None:
+    """Load those weights of a skeleton whose names begin with `prefix` and that are not loaded yet, as `load` does."""
     loaded: dict[int, nn.Parameter] = {}
     for name, empty in list(network.named_parameters(remove_duplicate=False)):
-        if id(empty) not in loaded:
-            tensor = source.tensor(name).to(dtype, copy=copy)
-            loaded[id(empty)] = nn.Parameter(tensor, requires_grad=False)
-        path, _, leaf = name.rpartition(".")
-        network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
-    return network
+        if name.startswith(prefix) and empty.is_meta:
+            if id(empty) not in loaded:
+                loaded[id(empty)] = nn.Parameter(source.tensor(name).to(dtype, copy=copy), requires_grad=False)
+            path, _, leaf = name.rpartition(".")
+            network.get_submodule(path)._parameters[leaf] = loaded[id(empty)]
 
 
 def advance(model: nn.Module, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
@@ -272,10 +276,8 @@ def _lineage(base: record.Base) -> record.Lineage:
 
 def _own(artifact: Artifact, given: Source) -> record.Lineage:
     """The lineage of a base that is itself an artifact, with the artifact's lineage as its parent."""
-    parent = artifact.lineage
-    base = record.Base(
-        artifact.path.resolve().name, given.digest, noted("made by Secateur", given), parent.base.license
-    )
+    parent, name = artifact.lineage, artifact.path.resolve().name
+    base = record.Base(name, given.digest, noted("made by Secateur", given), parent.base.license)
     return msgspec.structs.replace(_lineage(base), parent=parent, parent_digest=record.address(parent))
 
 

@@ -112,15 +112,17 @@ class Distill(TextTraining, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     states: Annotated[float, Meta(ge=0)] = 0
     """Weight of a second loss beside the divergence: how far the hidden states after each block are from the base's,
     squared and relative to them, as SquareHead (https://arxiv.org/abs/2310.06927). 0 is off."""
-    memory: Literal["plenty", "little"] = "plenty"
+    memory: Literal["plenty", "little", "sharded"] = "plenty"
     """"plenty": float32 master weights and moments, about 30 bytes a parameter with the base. "little": about 8, for
     models above 0.7 billion parameters: the stored 16-bit weights are trained by stochastic rounding with moments of 8
-    bits, activations within blocks are computed again, and the base stays in its file. Slower by a third forward."""
+    bits, activations within blocks are computed again, and the base stays in its file. Slower by a third forward.
+    "sharded": as "plenty", divided among the processes of `--processes` or torchrun (FSDP2), for models above the
+    memory of one GPU or machine."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory == "little" and (self.lora or self.quantise):
-            raise ValueError('memory = "little" trains the stored 16-bit weights: leave out lora and quantise')
+        if self.memory != "plenty" and (self.lora or self.quantise):
+            raise ValueError(f'memory = "{self.memory}" trains the 16-bit weights: leave out lora and quantise')
         if self.lora and self.quantise:
             raise ValueError("lora keeps the weights frozen, and quantise trains them: use one")
         if self.lora and self.embeddings:

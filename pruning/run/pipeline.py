@@ -32,6 +32,7 @@ from pruning.stages.team import ALONE, Team
 from pruning.stages.training import continuation
 from pruning.stages.training.data import write_own_samples
 from pruning.stages.training.distil import distillation
+from pruning.stages.training.distil.sharded import refuse_processes
 from pruning.stages.training.reconstruct import reconstruction
 from pruning.stages.training.shear import shearing
 from pruning.stages.vocabulary import vocabulary
@@ -192,6 +193,8 @@ def _preflight(work: Path, inputs: Inputs, team: Team) -> None:
     for number, stage in enumerate(inputs.recipe.stages):
         if isinstance(stage, Training):
             team.check(stage.batch, str(msgspec.to_builtins(stage)["kind"]))
+        if isinstance(stage, Distill):
+            refuse_processes(stage, team)
         context = StageContext(inputs, work / f"stage-{number}")
         if type(stage) in CHECK:
             config = CHECK[type(stage)](stage, config, context)

@@ -99,6 +99,20 @@ class Team(NamedTuple):
         weight.copy_(sent)
         return held[0]
 
+    def rows(self, whole: Tensor) -> Tensor:
+        """This process's share of the rows of `whole`, as torch shards them: rounded up, so the last may have fewer."""
+        size = -(-len(whole) // self.size)
+        return whole[self.rank * size :][:size]
+
+    def collect(self, own: Tensor, rows: int) -> Tensor:
+        """The tensor of `rows` rows in the first process, given what `rows` left to each; `own` in the others."""
+        padded = own.new_zeros(-(-rows // self.size), *own.shape[1:])
+        padded[: len(own)] = own
+        parts = [torch.empty_like(padded) for _ in range(self.size)] if self.leads else None
+        with _reporting_lost_process():
+            processes.gather(padded, parts)
+        return torch.cat(parts)[:rows] if parts else own
+
     def wait(self) -> None:
         """Block until every process gets here."""
         self.total([0.0])
@@ -122,7 +136,10 @@ def _reporting_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise TeamBroken(
-            f"another process of this run has ended ({reason}): run the same command again to resume"
-        ) from error
+        raise lost_process(error) from error
+
+
+def lost_process(error: RuntimeError) -> TeamBroken:
+    """The error of a process that lost another, which says how to go on."""
+    reason = (str(error).splitlines() or [""])[0]
+    return TeamBroken(f"another process of this run has ended ({reason}): run the same command again to resume")

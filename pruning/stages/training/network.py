@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from pruning.model import base
 from pruning.model.blocks import find_blocks
 from pruning.stages.attention import attend_at_once
 from pruning.stages.context import StageModel
+from pruning.stages.team import Team
 
 CPU = torch.device("cpu")
 
@@ -56,6 +59,22 @@ def load(model: StageModel, dtype: torch.dtype, device: torch.device = CPU) -> n
 def load_mapped(model: StageModel, precision: Precision) -> nn.Module:
     """As `load`, but on a CPU weights stored in the precision stay in their file, which the system may drop."""
     network = base.load(model.config, model.source, precision.dtype, copy=False).to(precision.device)
+    return _quicker(network, precision.dtype, precision.device)
+
+
+def load_sharded(model: StageModel, precision: Precision, team: Team) -> nn.Module:
+    """As `load`, but each process of `team` holds a share of the rows of every parameter (FSDP2).
+
+    A forward or backward pass gathers one block at a time, and all processes must run it together.
+    """
+    network = base.skeleton(model.config)
+    path, blocks = find_blocks(network)
+    mesh = init_device_mesh(precision.device.type, (team.size,))
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    parts = [(f"{path}.{index}.", block) for index, block in enumerate(blocks)]
+    for prefix, part in [*parts, ("", network)]:
+        base.fill(network, model.source, precision.dtype, prefix=prefix, copy=False)
+        fully_shard(part, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     return _quicker(network, precision.dtype, precision.device)
 
 

@@ -3,7 +3,6 @@
 from math import ceil, cos, pi
 
 import torch
-from torch import nn
 
 from pruning.model.weights import WeightSource
 from pruning.stages.team import ALONE, Team
@@ -34,8 +33,7 @@ class Optimiser:
             group["lr"] = highest * rate(step, self._steps, self._warmup)
         torch.autograd.backward(loss)
         self._student.take_gradients()
-        self._team.average(p.grad for p in self._student.parameters.values() if p.grad is not None)
-        nn.utils.clip_grad_norm_(self._student.parameters.values(), CLIP)
+        self._student.combine_gradients(self._team, CLIP)
         self.adam.step()
         self._student.update(step)
 

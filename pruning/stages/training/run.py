@@ -67,7 +67,7 @@ class TrainingRun(ABC):
         logger.info("%s in %s: %s", self.doing, self._precision.name, self._precision.reason)
         self._state = state
         if state.step:
-            self._optimiser.restore(self._journal.tensors())
+            self._optimiser.restore(self._student.own_part(self._journal.tensors()))
         else:
             self._begin()
         stage = self._stage
@@ -100,13 +100,15 @@ class TrainingRun(ABC):
         """Store and score the weights after `step`, then journal the state, so a killed run resumes here."""
         self._store(step)
         self._score(step, self._student.scored_network())
+        tensors = self._student.collected(self._optimiser.tensors())
         if self._team.leads:
-            self._journal.save(self._state, self._optimiser.tensors())
+            self._journal.save(self._state, tensors)
 
     def _store(self, step: int) -> None:
         """Store the weights after `step`, which may become the best."""
+        weights = self._student.collected(self._student.weights())
         if self._team.leads:
-            self._journal.save_weights(step, self._student.weights())
+            self._journal.save_weights(step, weights)
 
     @torch.no_grad()
     def _score(self, step: int, network: nn.Module) -> None:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import WeightSource
+from pruning.stages.team import Team
 
 
 class TrainedParameters(NamedTuple):
@@ -31,7 +33,7 @@ class Student:
         self.network = network
         self._trained, self._pruned = trained
         self.parameters = {
-            name: nn.Parameter(p.detach().to(torch.float32, copy=True)) for name, p in self._trained.items()
+            name: nn.Parameter(held(p.detach()).to(torch.float32, copy=True)) for name, p in self._trained.items()
         }
         """The float32 master weights, by name."""
         for parameter in self._trained.values():
@@ -55,9 +57,14 @@ class Student:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
-            parameter.grad.copy_(gradient)
+            parameter.grad.copy_(held(gradient))
             if name in self._pruned:
                 parameter.grad.mul_(~self._pruned[name])  # six times faster than masked_fill_
+
+    def combine_gradients(self, team: Team, limit: float) -> None:
+        """Average the gradients over `team`, and scale them down to the norm `limit`."""
+        team.average(p.grad for p in self.parameters.values() if p.grad is not None)
+        nn.utils.clip_grad_norm_(self.parameters.values(), limit)
 
     def settle(self) -> None:
         """Zero the pruned master weights, and copy all to the network as they would be stored."""
@@ -77,11 +84,19 @@ class Student:
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Overwrite the network's weights with `weights`, by name; the master weights stay as they are."""
         for name, weight in weights.items():
-            self._trained[name].data.copy_(weight)
+            held(self._trained[name].detach()).copy_(weight)
 
     def weights(self) -> dict[str, Tensor]:
         """All changed weights by the model's own names, as they are stored."""
         return {name: self._stored(name) for name in self.parameters}
+
+    def collected(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the first process writes of `tensors`, which are this process's `weights` or optimiser state: all."""
+        return tensors
+
+    def own_part(self, kept: WeightSource) -> WeightSource:
+        """What this process holds of `kept`, the tensors of an optimiser's state in a file: all."""
+        return kept
 
     def scored_network(self) -> nn.Module:
         """A network with exactly the weights that would be stored."""
@@ -102,12 +117,17 @@ def select_trained(network: nn.Module, embeddings: bool, zeros: WeightSource | N
     parameters = {name: p for name, p in named if embeddings or p.dim() == 1 or name.startswith(prefix)}
     pruned = {}
     for layer, module in block_linears(network).items():
-        mask = module.get_parameter("weight").data == 0
+        mask = held(module.get_parameter("weight").detach()) == 0
         if zeros:
             mask &= zeros.tensor(f"{layer}.weight").to(mask.device) == 0
         if mask.any():
             pruned[f"{layer}.weight"] = mask
     return TrainedParameters(parameters, pruned)
+
+
+def held(tensor: Tensor) -> Tensor:
+    """What this process holds of a network's parameter or gradient: its rows of a sharded one, else all."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def block_linears(network: nn.Module) -> dict[str, nn.Module]:

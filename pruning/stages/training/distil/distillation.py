@@ -14,6 +14,7 @@ from pruning.model.weights import Unrounded, WeightSource
 from pruning.recipe.options import Layerwise
 from pruning.recipe.training import Distill
 from pruning.stages.context import StageContext, StageModel
+from pruning.stages.team import ALONE, Team
 from pruning.stages.training.data import TrainingData, draw_training_data, refuse_scarce_text
 from pruning.stages.training.distil.compact import CompactStudent
 from pruning.stages.training.distil.divergence import divergence
@@ -21,12 +22,14 @@ from pruning.stages.training.distil.hidden_states import BlockStates, refuse_oth
 from pruning.stages.training.distil.kept import StoredValues
 from pruning.stages.training.distil.lora import LoRAStudent, adapters
 from pruning.stages.training.distil.quantised import QuantisedStudent
+from pruning.stages.training.distil.sharded import OwnRows, ShardedStudent, noticing_lost_process
 from pruning.stages.training.journal import State
 from pruning.stages.training.network import (
     Precision,
     checkpoint_blocks,
     load,
     load_mapped,
+    load_sharded,
     logits,
     parameters_in_blocks,
 )
@@ -56,7 +59,8 @@ def apply(stage: Distill, model: StageModel, context: StageContext) -> tuple[Sta
     setup = _setup(stage, context)
     state = setup.journal.state(identity(setup.precision, task.data))
     if state.step < stage.steps:
-        state = Distillation(task, setup).run(state)
+        with noticing_lost_process() if stage.memory == "sharded" else nullcontext():
+            state = Distillation(task, setup).run(state)
     reached = record(task, setup.precision, state)
     if stage.quantise or not reached.rolled_back:  # the model it is rolled back to is rounded too
         model = best_model(model, setup.journal, state)
@@ -90,10 +94,9 @@ class Distillation(TrainingRun):
     doing = "distilling"
 
     def __init__(self, task: Task, setup: RunSetup) -> None:
-        super().__init__(task.stage, build(task, setup.precision), setup)
+        super().__init__(task.stage, build(task, setup.precision, setup.team), setup)
         self._task = task
-        little = task.stage.memory == "little"
-        self._teacher = load_mapped(task.teacher, setup.precision) if little else setup.load(task.teacher)
+        self._teacher = _teacher(task, setup)
         self._held_out = setup.team.part(task.data.held_out)
         self._batches = batches(len(self._held_out), task.stage.batch)
         self._expected = self._predict()
@@ -101,7 +104,7 @@ class Distillation(TrainingRun):
         self._states = [BlockStates(network) for network in networks]
 
     def _memory(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._task.stage.memory == "little" else super()._memory()
+        return super()._memory() if self._task.stage.memory == "plenty" else nullcontext()
 
     def _begin(self) -> None:
         if self._task.stage.quantise:  # the run may be rolled back to step 0
@@ -153,9 +156,23 @@ def _setup(stage: Distill, context: StageContext) -> RunSetup:
     return setup
 
 
-def build(task: Task, precision: Precision) -> Student:
-    """The student of the stage's options: with adapters, quantised, in little memory, or plain."""
-    stage, network = task.stage, load(task.student, precision.dtype, precision.device)
+def _teacher(task: Task, setup: RunSetup) -> nn.Module:
+    """The base in memory: whole, mapped from its file, or divided among the processes."""
+    match task.stage.memory:
+        case "little":
+            return load_mapped(task.teacher, setup.precision)
+        case "sharded":
+            return load_sharded(task.teacher, setup.precision, setup.team)
+    return setup.load(task.teacher)
+
+
+def build(task: Task, precision: Precision, team: Team = ALONE) -> Student:
+    """The student of the stage's options: divided among processes, with adapters, quantised, compact, or plain."""
+    stage = task.stage
+    if stage.memory == "sharded":
+        network = load_sharded(task.student, precision, team)
+        return ShardedStudent(network, select_trained(network, stage.embeddings, OwnRows(task.zeros, team)), team)
+    network = load(task.student, precision.dtype, precision.device)
     if stage.lora:
         return LoRAStudent(network, load(task.student, precision.dtype, precision.device), stage.lora, stage.seed)
     trained = select_trained(network, stage.embeddings, task.zeros)
