@@ -89,6 +89,10 @@ class Blocks:
         self.release(block)
         return block
 
+    def spare(self, but: Iterable[int]) -> int:
+        """How many blocks can be allocated beside holding the blocks `but`."""
+        return len(self.free) - sum(block in self.free for block in but)
+
     def hold(self, block: int) -> None:
         """Add a holder."""
         self.holders[block] += 1

@@ -16,7 +16,7 @@ from server.engine.remote.backends import Backend, Backends
 from server.engine.remote.http_stream import Broken, RefusedByBackend
 from server.engine.remote.token_protocol import TokenProtocol
 from server.engine.remote.wire import Sizes, WireProtocol
-from server.engine.scheduling.fairness import Shares, next_waiting
+from server.engine.scheduling.fairness import guest_places, next_waiting
 from server.engine.sequence import Sampling, Sequence
 from server.engine.stream import Stream, hand_over
 from server.errors import EngineFailed, Overloaded, SecateurError
@@ -43,7 +43,6 @@ class RemoteEngine:
         self._running: dict[Sequence, asyncio.Task[None]] = {}
         self._streams: dict[Sequence, Stream] = {}
         self._failure: str | None = None
-        self._shares = Shares(sizes.replies)
 
     def start(self) -> None:
         """Begin to probe the backends."""
@@ -103,12 +102,11 @@ class RemoteEngine:
             self.protocol.check(sequence)
         if self._failure:
             raise EngineFailed(self._failure)
-        if len(self._waiting) >= self._sizes.max_waiting + self._sizes.replies - len(self._running):
+        if len(self._waiting) >= self._sizes.max_waiting + max(self._sizes.replies - len(self._running), 0):
             rounds = 1 + len(self._waiting) // self._sizes.replies
             raise Overloaded(f"{len(self._waiting)} requests are already waiting; try again later.", retry_after=rounds)
         streams = [Stream(sequence, self._abort) for sequence in sequences]
         pairs = list(zip(sequences, streams, strict=True))
-        self._shares.asked(sequences[0].skill)
         self._streams.update(pairs)
         self._waiting.extend(pairs)
         self._fill()
@@ -116,9 +114,10 @@ class RemoteEngine:
 
     def _fill(self) -> None:
         """Start what waits while there is room."""
-        while self._waiting and len(self._running) < self._sizes.replies and not self._failure:
+        replies = self._sizes.replies
+        while self._waiting and len(self._running) < replies + guest_places(replies) and not self._failure:
             running = (one.skill for one in self._running)
-            pair = next_waiting(self._waiting, running, lambda waiting: waiting[0].skill, self._shares)
+            pair = next_waiting(self._waiting, running, lambda waiting: waiting[0].skill, replies)
             if pair is None:
                 return
             sequence, stream = pair

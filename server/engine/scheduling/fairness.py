@@ -1,7 +1,7 @@
 """Which waiting request is next: that of the skill with the fewest running sequences, the oldest of these first.
 
-While several skills are asked, one slot is kept from any single one: a skill that sends hundreds of requests waits for
-its own, and another's request begins at once.
+Where every slot is taken, a skill below its fair share has guest places: its request begins at once, however many of
+another skill run and wait, and the busy skill's slots are not refilled until the guests fit.
 """
 
 from collections import Counter
@@ -9,39 +9,24 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
-RECENT = 10_000
-"""Requests after which a skill that sent none of them no longer has a slot kept for it."""
-FEWEST = 3
-"""Slots below which none is kept."""
 
 
-class Shares:
-    """How many of `slots` one skill may have."""
-
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._asked = 0
-        self._latest: dict[str, int] = {}
-
-    def asked(self, skill: str) -> None:
-        """Note a request."""
-        self._asked += 1
-        self._latest[skill] = self._asked
-
-    def most(self, skill: str) -> int:
-        """All slots for a skill that is asked alone, else all but one."""
-        others = (latest for other, latest in self._latest.items() if other != skill)
-        alone = self._asked - max(others, default=-RECENT) >= RECENT
-        return self._slots if alone or self._slots < FEWEST else self._slots - 1
+def guest_places(slots: int) -> int:
+    """Sequences that may run beyond `slots`; they take blocks that shorter sequences leave free."""
+    return slots // 2
 
 
-def next_waiting(waiting: Iterable[T], running: Iterable[str], skill: Callable[[T], str], shares: Shares) -> T | None:
-    """The request to admit of `waiting`, in order of arrival; None if each skill has its share.
+def next_waiting(waiting: Iterable[T], running: Iterable[str], skill: Callable[[T], str], slots: int) -> T | None:
+    """The request to admit of `waiting`, in order of arrival; None if all have to wait.
 
-    `running` has the skill of each running sequence.
+    `running` has the skill of each running sequence. With `slots` of them or more, only a skill with fewer than its
+    fair share, `slots` by the number of skills that run or wait, is admitted.
     """
     busy, oldest = Counter(running), dict[str, T]()
     for request in waiting:
         oldest.setdefault(skill(request), request)
-    allowed = [request for name, request in oldest.items() if busy[name] < shares.most(name)]
-    return min(allowed, key=lambda request: busy[skill(request)], default=None)  # the first of equals
+    name = min(oldest, key=lambda name: busy[name], default=None)  # the first of equals
+    if name is None:
+        return None
+    share = max(slots // len(busy.keys() | oldest.keys()), 1)
+    return oldest[name] if busy.total() < slots or busy[name] < share else None

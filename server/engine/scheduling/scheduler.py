@@ -3,13 +3,13 @@
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, CacheSize, blocks_for
-from server.engine.scheduling.fairness import Shares, next_waiting
+from server.engine.scheduling.fairness import guest_places, next_waiting
 from server.engine.scheduling.prefill_budget import PrefillBudget
 from server.engine.scheduling.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.engine.sequence import Finish, Sequence
@@ -35,7 +35,8 @@ class Accepted(NamedTuple):
 class Scheduler:
     """Continuous batching over `slots` sequences of at most `context` ids.
 
-    A sequence gets all its blocks on admission, so none is ever preempted. Sequences of one skill share the blocks of
+    A sequence gets all its blocks on admission, so none is ever preempted; while every slot is taken, a skill below its
+    fair share has guest places, where there are blocks for them. Sequences of one skill share the blocks of
     its shared prefix, and those of one cache salt also later ones; each is computed once. With `look_up`, passes of a
     few sequences also verify guesses; later passes overwrite the keys and values of wrong ones.
     """
@@ -53,11 +54,11 @@ class Scheduler:
         self.prefill_budget = PrefillBudget()
         size = CacheSize(slots, context)
         self.blocks = Blocks(size.count, size.pinned)
-        self.free = list(range(slots))
+        self.free = list(range(slots + min(guest_places(slots), batch_tokens - slots)))
+        """Numbers of the slots and guest places without a sequence."""
         self.waiting: deque[deque[Sequence]] = deque()
         """The queued sequences of each request, the next to be admitted first."""
         self.running: list[Sequence] = []
-        self._shares = Shares(slots)
 
     @property
     def idle(self) -> bool:
@@ -71,10 +72,9 @@ class Scheduler:
         """
         assert all(0 < len(one.prompt) <= self.context - one.sampling.max_tokens for one in sequences)
         before = sum(request[0].skill == sequences[0].skill for request in self.waiting)
-        if before >= self.max_waiting + len(self.free):
+        if before >= self.max_waiting + max(self.slots - len(self.running), 0):
             rounds = 1 + before // self.slots  # a round of replies takes at least a second
             raise Overloaded(f"{before} requests are already waiting; try again later.", retry_after=rounds)
-        self._shares.asked(sequences[0].skill)
         self.waiting.append(deque(sequences))
 
     def schedule(self) -> Batch:
@@ -82,8 +82,8 @@ class Scheduler:
 
         While sequences decode, `prefill_budget` limits the pass.
         """
-        while self.waiting and self.free and (sequence := self._next_waiting()):
-            self._admit(sequence)
+        while self.waiting and self.free and (request := self._next_waiting()) and self._admit(request[0]):
+            self._take(request)
         decoding = sum(1 for sequence in self.running if sequence.generated)
         remaining = sum(sequence.remaining for sequence in self.running)
         if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES and remaining <= self.batch_tokens:
@@ -93,10 +93,12 @@ class Scheduler:
         chunks: list[Chunk] = []
         busy = Counter(sequence.skill for sequence in self.running)
         # Decode before prefill: a long prompt must not stall the replies that are being read. The prompts of a skill
-        # with few sequences come before those of a busy one.
+        # with few sequences have a pass before those of a busy one, which would make it longer.
         for sequence in sorted(self.running, key=lambda one: (one.generated == 0) * busy[one.skill]):
             if sequence.follows_unfinished_prompt:
                 continue
+            if not sequence.generated and chunks and 0 < _prefill_of(chunks[-1], busy) < busy[sequence.skill]:
+                break
             self._reuse_computed(sequence)
             follows = bool(chunks) and not chunks[-1].sequence.generated
             decoding -= 1 if sequence.generated else 0
@@ -133,17 +135,17 @@ class Scheduler:
             if not request:
                 self.waiting.remove(request)
 
-    def _next_waiting(self) -> Sequence | None:
-        """Take the next sequence of the next request, if one may run; if it has more, the request queues behind."""
+    def _next_waiting(self) -> deque[Sequence] | None:
+        """The request whose first sequence is the next to run, if one may."""
         running = (sequence.skill for sequence in self.running)
-        request = next_waiting(self.waiting, running, lambda request: request[0].skill, self._shares)
-        if request is None:
-            return None
+        return next_waiting(self.waiting, running, lambda request: request[0].skill, self.slots)
+
+    def _take(self, request: deque[Sequence]) -> None:
+        """Remove the sequence that was admitted; if its request has more, the request queues behind."""
         self.waiting.remove(request)
-        sequence = request.popleft()
+        request.popleft()
         if request:
             self.waiting.append(request)
-        return sequence
 
     def _decode_with_guesses(self, look_up: PromptLookup) -> Batch:
         """Plan a decode pass in which the sequences share the room for guesses."""
@@ -178,20 +180,24 @@ class Scheduler:
             self._release(sequence)
         return accepted
 
-    def _admit(self, sequence: Sequence) -> None:
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a sequence its slot and blocks; False if too few blocks are free, which guests may have taken."""
         sequence.extend_hashes(len(sequence.prompt) // BLOCK)
         # The last id's logits are needed, so at least that id is computed again.
         reusable = 0 if sequence.scores_prompt else (len(sequence.prompt) - 1) // BLOCK
         shared = self.blocks.prefix(sequence.hashes[:reusable])
+        needed = blocks_for(len(sequence.prompt) + max(1, sequence.sampling.max_tokens) - 1)
+        if needed - len(shared) > self.blocks.spare(shared):
+            return False
         for block in shared:
             self.blocks.hold(block)
-        needed = blocks_for(len(sequence.prompt) + max(1, sequence.sampling.max_tokens) - 1)
         sequence.blocks = [*shared, *(self.blocks.allocate() for _ in range(needed - len(shared)))]
         sequence.cached = sequence.computed = len(shared) * BLOCK
         sequence.slot = self.free.pop(0)
         if sequence.sampling.constraint:
             sequence.constraint = sequence.sampling.constraint.begin()
         self.running.append(sequence)
+        return True
 
     def _reuse_computed(self, sequence: Sequence) -> None:
         """Skip prompt blocks that another sequence has computed since this one was admitted."""
@@ -227,6 +233,11 @@ class Scheduler:
         self.free.append(sequence.slot)
         self.running.remove(sequence)
         sequence.slot = None
+
+
+def _prefill_of(chunk: Chunk, busy: Mapping[str, int]) -> int:
+    """How many sequences of its skill run if the chunk is prefill, else 0."""
+    return 0 if chunk.sequence.generated else busy[chunk.sequence.skill]
 
 
 def _forced(sequence: Sequence) -> Iterator[Accepted]:

@@ -1,8 +1,8 @@
-"""A skill's flood delays other skills by one free slot, not by its queue; counted in passes, without clocks."""
+"""A skill's flood does not delay the others, up to their fair share; counted in passes, without clocks."""
 
 import pytest
 
-from server.engine.scheduling.fairness import RECENT, Shares, next_waiting
+from server.engine.scheduling.fairness import next_waiting
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import Overloaded
@@ -30,58 +30,68 @@ def passes_until(made: Scheduler, waited: Sequence) -> int:
 
 
 def test_the_skill_with_the_fewest_running_is_next_and_the_oldest_of_equals() -> None:
-    waiting, shares = ["a1", "a2", "b1", "c1"], Shares(9)
-    assert next_waiting(waiting, "aab", lambda one: one[0], shares) == "c1"
-    assert next_waiting(waiting, "abc", lambda one: one[0], shares) == "a1"
-    assert next_waiting(waiting, "", lambda one: one[0], shares) == "a1"
+    waiting = ["a1", "a2", "b1", "c1"]
+    assert next_waiting(waiting, "aab", lambda one: one[0], 9) == "c1"
+    assert next_waiting(waiting, "abc", lambda one: one[0], 9) == "a1"
+    assert next_waiting(waiting, "", lambda one: one[0], 9) == "a1"
 
 
-def test_one_slot_is_kept_from_a_skill_while_another_is_asked() -> None:
-    shares = Shares(4)
-    shares.asked("a")
-    assert shares.most("a") == 4
-    shares.asked("b")
-    assert (shares.most("a"), shares.most("b"), shares.most("c")) == (3, 3, 3)
-    assert next_waiting(["a1"], "aaa", lambda one: one[0], shares) is None
-    assert next_waiting(["a1", "b1"], "aaa", lambda one: one[0], shares) == "b1"
-    for _ in range(RECENT):
-        shares.asked("a")
-    assert shares.most("a") == 4
-    assert Shares(2).most("a") == 2
+def test_without_a_free_slot_a_skill_below_its_share_is_admitted_and_no_other() -> None:
+    assert next_waiting(["a1", "b1"], "aaaa", lambda one: one[0], 4) == "b1"
+    assert next_waiting(["a1", "b1"], "aaaab", lambda one: one[0], 4) == "b1"
+    assert next_waiting(["a1", "b1"], "aaaabb", lambda one: one[0], 4) is None, "both have half of the slots"
+    assert next_waiting(["a1"], "aaaab", lambda one: one[0], 4) is None
+    assert next_waiting([*"bcdef"], "aaaa", lambda one: one[0], 4) == "b", "a share is one slot at least"
+    assert next_waiting([*"bcdef"], "aaaab", lambda one: one[0], 4) == "c"
 
 
 @pytest.mark.parametrize("flood", [SLOTS, 50, 500])
-def test_a_flood_delays_another_skill_by_at_most_one_reply(flood: int) -> None:
+def test_beside_a_flood_another_skill_begins_at_once(flood: int) -> None:
     made = scheduler()
     for number in range(flood):
         made.add(sequence("flood", number + 10))
-    passes_until(made, made.running[0] if made.running else made.waiting[0][0])
-    other = sequence("other")
-    made.add(other)
-    assert passes_until(made, other) <= REPLY + 1
+    passes_until(made, made.waiting[0][0])
+    for number in range(SLOTS // 2):
+        made.add(other := sequence("other", number + 1000))
+        assert passes_until(made, other) == 1
 
 
-def test_a_skill_that_was_asked_before_begins_at_once_beside_a_flood() -> None:
+def test_guests_take_the_slots_that_a_flood_gives_up() -> None:
     made = scheduler()
-    made.add(first := sequence("other"))
-    passes_until(made, first)
     for number in range(500):
         made.add(sequence("flood", number + 10))
+    passes_until(made, made.waiting[0][0])
+    for number in range(50):
+        made.add(sequence("other", number + 1000))
+    held = []
     for _ in range(3 * REPLY):
         batch = made.schedule()
-        assert sum(one.skill == "flood" for one in made.running) < SLOTS
+        held.append(tuple(sum(one.skill == skill for one in made.running) for skill in ("flood", "other")))
         made.commit(batch, [7] * sum(chunk.rows for chunk in batch.chunks))
-    made.add(other := sequence("other"))
-    assert passes_until(made, other) == 1
+    assert held[0] == (SLOTS, SLOTS // 2), "as guests"
+    assert set(held[REPLY:]) == {(SLOTS // 2, SLOTS // 2)}, "and then by half"
+
+
+def test_a_guest_waits_where_there_are_too_few_blocks() -> None:
+    made = Scheduler(slots=2, context=64, batch_tokens=64, max_waiting=9)
+    for number in range(2):
+        made.add(Sequence("long", (number + 10, 2, 3), Sampling(temperature=0, max_tokens=61)))
+    made.schedule()
+    made.add(first := Sequence("other", (1, 2, 3), Sampling(temperature=0, max_tokens=61)))
+    made.add(Sequence("third", (1, 2, 3), Sampling(temperature=0, max_tokens=8)))
+    made.schedule()
+    assert [one.skill for one in made.running] == ["long", "long", "other"], "the block for pins is free"
+    assert not made.free
+    made.abort(first)
 
 
 def test_the_prompt_of_a_quiet_skill_is_computed_before_those_of_a_busy_one() -> None:
-    made = Scheduler(slots=4, context=128, batch_tokens=32, max_waiting=9)
+    made = Scheduler(slots=4, context=128, batch_tokens=64, max_waiting=9)
     for number in range(3):
         prompt = tuple(range(number * 100 + 100, number * 100 + 160))
         made.add(Sequence("busy", prompt, Sampling(temperature=0, max_tokens=4)))
     made.add(Sequence("quiet", tuple(range(1, 30)), Sampling(temperature=0, max_tokens=4)))
-    assert made.schedule().chunks[0].sequence.skill == "quiet"
+    assert [chunk.sequence.skill for chunk in made.schedule().chunks] == ["quiet"]
 
 
 def test_two_floods_share_the_slots() -> None:
