@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from pruning.commands.__main__ import main
 from pruning.errors import RecipeError, TeamBroken
@@ -16,7 +18,8 @@ from pruning.recipe.training import Distill, LoRA, Quantise
 from pruning.run.pipeline import run
 from pruning.stages.inputs import prepare
 from pruning.stages.team import Team
-from pruning.stages.training.distil.sharded import OwnRows, noticing_lost_process
+from pruning.stages.training.distil.sharded import OwnRows, ShardedStudent, noticing_lost_process
+from pruning.stages.training.student import TrainedParameters
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning.conftest import RECIPE
 from tests.pruning.stages.training.test_team import Command
@@ -136,6 +139,34 @@ def test_rows_are_divided_as_torch_chunks_them(rows: int, size: int) -> None:
     for rank, part in enumerate(parts):
         assert torch.equal(part.tensor("weight"), expected[rank] if rank < len(expected) else torch.empty(0, 2))
         assert part.tensor("step") == 3
+
+
+class Pair(Team):
+    """One of two processes, whose sums a test knows."""
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        sent.append(values[0])
+        return [float(GRADIENT.double().square().sum())]
+
+
+GRADIENT = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+sent: list[float] = []
+
+
+def test_gradients_are_scaled_by_the_norm_of_all_rows() -> None:
+    whole = nn.Parameter(torch.zeros_like(GRADIENT))
+    whole.grad = GRADIENT.clone()
+    nn.utils.clip_grad_norm_(whole, 1.0)
+    sent.clear()
+    for rank in (0, 1):
+        team = Pair(rank, 2)
+        own = team.rows(GRADIENT)
+        network = nn.Linear(4, len(own), bias=False)
+        student = ShardedStudent(network, TrainedParameters({"weight": network.weight}, {}), team)
+        student.parameters["weight"].grad = own.clone()
+        student.combine_gradients(team, 1.0)
+        torch.testing.assert_close(student.parameters["weight"].grad, team.rows(whole.grad))
+    assert sum(sent) == pytest.approx(float(GRADIENT.double().square().sum()), rel=1e-6)
 
 
 def test_only_a_lost_process_is_reported_as_one() -> None:
