@@ -1,10 +1,10 @@
 # The two commands of the README are `make demo` and `make test`; the others are their parts.
 PYTHON ?= python3
 BIN = .venv/bin
-RECIPE = examples/recipes/smollm2-48of64.toml
-ARTIFACT = build/smollm2-48of64
+RECIPE = examples/recipes/smollm2-vocabulary.toml
+ARTIFACT = build/smollm2-vocabulary
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots widget-exams exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots widget-exams exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-seeds pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -32,10 +32,11 @@ lint: .venv/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-screenshots: .venv/test  ## photograph every state of the widget into build/screenshots, and the README's picture into docs/images
+screenshots: .venv/test prune  ## photograph the widget's states into build/screenshots, and the pictures of README and pages into docs/images
 	@tests/install
 	@$(BIN)/python -m tests.browser.screenshots build/screenshots
 	@cp build/screenshots/chat.png docs/images/chat.png
+	@$(BIN)/python -m tests.browser.manager_pictures $(ARTIFACT) docs/images
 
 widget-exams: .venv/test  ## measure long chats, write down what Orca says of one, and chat in a WordPress with the plugin (needs their Debian packages)
 	@$(BIN)/python -m tests.browser.exams.speed
@@ -71,14 +72,14 @@ exam-faults: .venv/test  ## what must hold when processes die, disks fill and cl
 	@$(BIN)/python -m tests.exams.faults
 
 bench: prune  ## print the table of the README, measured now
-	@$(BIN)/python -m pruning.benchmark.quantise_base $(ARTIFACT) build/quantised
-	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/quantised
+	@$(BIN)/secateur prune tests/benchmarks/peers/recipes/as-found.toml --output build/peers/as-found
+	@$(BIN)/secateur bench $(ARTIFACT) --quantised build/peers/as-found
 
-RACED = int4 32of64-int4 int8 32of64-int8
+RACED = as-found int4 32of64-int4 int8 32of64-int8
 
 bench-peers: .venv/test prune  ## race other engines, each from its wheel, on one core: installs them into build/peers
 	@for name in $(RACED); do $(BIN)/secateur prune tests/benchmarks/peers/recipes/$$name.toml --output build/peers/$$name || exit 1; done
-	@$(BIN)/python -m tests.benchmarks.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) build/base/SmolLM2-135M-Instruct.Q4_1-*
+	@$(BIN)/python -m tests.benchmarks.peers --rounds 3 build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
 	@$(BIN)/python -m tests.benchmarks.peers.perplexity build/base/SmolLM2-135M-Instruct.Q4_1-* $(RACED:%=build/peers/%) $(ARTIFACT)
 
 LLAMA_BENCH ?=
@@ -126,6 +127,9 @@ FRONT = docs/results/figures/pareto.toml --results docs/results/figures/pareto.j
 pareto: .venv/test .venv/demo  ## make and score what docs/results/figures/pareto.json lacks of the fronts of quality, bytes and speed: hours
 	@tests/install
 	@$(PARETO) quality $(FRONT)
+
+pareto-seeds: .venv/test .venv/demo  ## make and score the main rows of the front with two more seeds: an hour
+	@$(BIN)/python -m tests.benchmarks.pareto quality docs/results/figures/seeds.toml --results docs/results/figures/seeds.json --page docs/results/seeds.md
 
 pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in turns on one core of a quiet machine: ten minutes
 	@$(PARETO) speed $(FRONT)

@@ -84,7 +84,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, secateur: dict[str, str]) ->
     (folder / "skills").mkdir()
     (folder / "skills" / "help.toml").write_text('name = "help"\nmax_tokens = 16\n')
     subprocess.run(["secateur", "prune", "mine.toml", "--output", "build/mine"], cwd=folder, env=secateur, check=True)
-    shutil.copytree(folder / "build" / "mine", folder / "build" / "smollm2-48of64")
+    shutil.copytree(folder / "build" / "mine", folder / "build" / "smollm2-vocabulary")
     return folder
 
 

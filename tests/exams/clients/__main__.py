@@ -90,7 +90,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the named clients, or all; returns 1 if a feature failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.exams.clients", description=__doc__)
     parser.add_argument("names", nargs="*", help="parts of the clients' names")
-    parser.add_argument("--model", type=Path, default=Path("build/smollm2-48of64"), help="the artifact that answers")
+    parser.add_argument(
+        "--model", type=Path, default=Path("build/smollm2-vocabulary"), help="the artifact that answers"
+    )
     options = parser.parse_args(arguments)
     install()
     code = 0

@@ -28,7 +28,7 @@ from tests.exams.row import Row, show
 from tests.support.harness import ORIGIN
 from tests.support.visitor import Visitor
 
-ARTIFACTS = ("build/smollm2-48of64", "build/base/*")
+ARTIFACTS = ("build/smollm2-vocabulary", "build/base/*")
 TRIALS = 40
 MOST_ROUNDS = 10
 RESAMPLES = 10_000

@@ -8,19 +8,19 @@ from pruning.recipe.recipe import read
 from pruning.techniques import GPTQ, Magnitude
 from tests.conftest import ROOT
 
-DEFAULT = ROOT / "examples" / "recipes" / "smollm2-48of64.toml"
+QUARTER = ROOT / "examples" / "recipes" / "smollm2-48of64.toml"
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
-    text = DEFAULT.read_text()
+    text = QUARTER.read_text()
     assert old in text
     path = tmp_path / "recipe.toml"
     path.write_text(text.replace(old, new))
     return path
 
 
-def test_the_default_recipe() -> None:
-    recipe = read(DEFAULT)
+def test_a_recipe_of_the_examples() -> None:
+    recipe = read(QUARTER)
     gptq = Layerwise(GPTQ("48:64", bits=8, group=32), order="sequential", correction=0.5)
     assert recipe.stages == (gptq, Round(bits=8, group=32, what="embeddings"))
     assert [text.weight for text in recipe.calibration.texts] == [2, 1, 1]
@@ -44,9 +44,9 @@ kind = "round"
 
 def test_equal_recipes_have_equal_digests_and_others_have_not(tmp_path: Path) -> None:
     same = changed(tmp_path, "\ntokens = 512\n", "\n")  # 512 is the default
-    assert read(same).digest == read(DEFAULT).digest
-    assert hash(read(same)) == hash(read(DEFAULT))
-    assert read(changed(tmp_path, "sequences = 32", "sequences = 33")).digest != read(DEFAULT).digest
+    assert read(same).digest == read(QUARTER).digest
+    assert hash(read(same)) == hash(read(QUARTER))
+    assert read(changed(tmp_path, "sequences = 32", "sequences = 33")).digest != read(QUARTER).digest
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_mistake_is_named_with_its_path_and_what_is_allowed(
 
 
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + DEFAULT.read_bytes())
-    assert read(tmp_path / "marked.toml") == read(DEFAULT)
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbf" + QUARTER.read_bytes())
+    assert read(tmp_path / "marked.toml") == read(QUARTER)
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
