@@ -1,4 +1,4 @@
-"""`secateur bench ARTIFACT`: measures an artifact beside its dense base, and that base in 8 bits, in the real server.
+"""`secateur bench ARTIFACT`: measures an artifact beside its dense base and a rival, in the real server.
 
 `secateur bench FIRST SECOND` compares two servers instead. Servers take turns, so that noise on the machine hits all of
 them.
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from server.arguments import Parser
+from server.artifact.checkpoint.lineage import Evaluation
 from server.artifact.checkpoint.reader import Artifact, find_base
 from server.commands.artifact.base_cache import add_base_cache
 from server.commands.bench.client import Measurement, Server, measure
@@ -36,9 +38,9 @@ class Row(msgspec.Struct, frozen=True):
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur bench",
-        description="Measure an artifact beside its dense base, and that base in 8 bits, behind the real server: "
+        description="Measure an artifact beside its dense base and a rival behind the real server: "
         "bytes of weights, resident memory, time to first token, tokens a second, perplexity. With two servers, "
         "compare them on the same prompts in turns: each an address of any server with OpenAI's chat completions, or "
         "an artifact to serve.",
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         "--quantised",
         type=Path,
         metavar="DIR",
-        help="an artifact of the base in 8 bits to measure as well (default: show its recorded figures)",
+        help="a rival to measure as well: an artifact of the same base, quantised alone, with the same [evaluation]",
     )
     add_base_cache(options)
     pair = options.add_argument_group("two servers")
@@ -109,10 +111,11 @@ def _count(text: str) -> int:
 
 
 def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) -> list[Row]:
-    """Measure the artifacts in ROUNDS turns; without `quantised`, the last row has only recorded figures."""
-    recorded = pruned.lineage.evaluation
-    if recorded is None:
-        raise ArtifactError(f"{pruned.path} has no evaluation in its lineage: add [evaluation] to the recipe")
+    """Measure the artifacts in ROUNDS turns; of the base in 8 bits and as found, the recorded figures only.
+
+    Raises ArtifactError if an artifact has no evaluation, or `quantised` one on other text.
+    """
+    recorded, perplexity = _evaluation(pruned), _evaluation(pruned).perplexity
     artifacts = {"dense": base, "pruned": pruned} | ({"quantised": quantised} if quantised else {})
     runs: dict[str, list[Measurement]] = {name: [] for name in artifacts}
     with tempfile.TemporaryDirectory() as directory:
@@ -122,16 +125,28 @@ def rows(base: Artifact, pruned: Artifact, quantised: Artifact | None = None) ->
                 print(f"round {round_ + 1} of {ROUNDS}: {name}", file=sys.stderr)
                 with Server(artifact.path, Path(directory)) as server:
                     runs[name].append(measure(server, KEY))
-    perplexity = recorded.perplexity
-    found = (
-        [Row("base as found", recorded.bytes["found"], perplexity["found"], ())] if "found" in recorded.bytes else []
-    )
-    return [
+    found = [
         Row("dense, 16 bits", base.size, perplexity["dense"], tuple(runs["dense"])),
         Row("pruned", pruned.size, perplexity["pruned"], tuple(runs["pruned"])),
-        Row("dense, 8 bits", recorded.bytes["int8"], perplexity["int8"], tuple(runs.get("quantised", ()))),
-        *found,
     ]
+    if quantised:
+        own = _evaluation(quantised)
+        if own.data != recorded.data:
+            raise ArtifactError(
+                f"{quantised.path} was evaluated on other text than {pruned.path}: give both the same [evaluation]"
+            )
+        found.append(Row("quantised alone", quantised.size, own.perplexity["pruned"], tuple(runs["quantised"])))
+    found.append(Row("dense, 8 bits", recorded.bytes["int8"], perplexity["int8"]))
+    if "found" in recorded.bytes:
+        found.append(Row("base as found", recorded.bytes["found"], perplexity["found"]))
+    return found
+
+
+def _evaluation(artifact: Artifact) -> Evaluation:
+    """What was evaluated when `artifact` was made; raises ArtifactError if nothing was."""
+    if artifact.lineage.evaluation is None:
+        raise ArtifactError(f"{artifact.path} has no evaluation in its lineage: add [evaluation] to the recipe")
+    return artifact.lineage.evaluation
 
 
 def table(measured: Sequence[Row]) -> str:
