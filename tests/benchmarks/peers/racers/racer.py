@@ -19,8 +19,8 @@ Generate = Callable[[list[Ids], int], float | None]
 
 Returns the CPU seconds that do not count, such as for loading the model."""
 
-LOWEST, HIGHEST = 100, 40000
-"""Ids of ordinary tokens, from which prompts are drawn."""
+LOWEST, HIGHEST = 100, 24000
+"""Ids of ordinary tokens in every vocabulary that races, from which prompts are drawn."""
 
 
 def race(generate: Generate) -> None:
