@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.commands.failures import exit_code
+from server.arguments import Parser
 from server.commands.artifact.base_cache import add_base_cache
 from server.commands.start.doctor.finding import printed
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur prune",
         description="Carry out a recipe and print a table of before and after; an artifact of the same recipe is "
         "reused. The recipe's tasks judge the result: exit code 3 if a gate fails. With --processes, or started by "

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from pruning.errors import TaskError
+from server.arguments import Parser
 from server.commands.artifact.base_cache import add_base_cache
 from server.storage.files import write_atomically
 from server.text.faq import markdown, pod
@@ -35,7 +36,7 @@ choices = 4           # the right answer among three others, scored by PMI
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(prog="secateur task", description="Make a task to evaluate models on, or text of it.")
+    top = Parser(prog="secateur task", description="Make a task to evaluate models on, or text of it.")
     actions = top.add_subparsers(required=True, metavar="from-faq | answers", dest="action")
     faq = actions.add_parser(
         "from-faq",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from server.arguments import Parser
 from server.chat.conversation.erasure import Chosen, erase, export
 from server.chat.kept.feedback import Feedback
 from server.chat.kept.ratings import SharedFeedback
@@ -23,7 +24,7 @@ from server.metering.ledger.connection import instance_of
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="secateur conversations",
         description="Export or erase the widget's conversations, also while the server runs; make keys for them.",
     )

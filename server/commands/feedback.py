@@ -7,6 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from server.arguments import Parser
 from server.chat.kept.feedback import Chosen, Given, listed
 from server.chat.kept.ratings import listed as ratings
 from server.commands.conversations import texts_of
@@ -17,7 +18,7 @@ from server.storage.database import StorageError
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="secateur feedback",
         description="Show visitors' ratings that have a comment or a reason, the newest first; only reads.",
     )

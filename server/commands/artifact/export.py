@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from server.arguments import Parser
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
 from server.errors import ExportError
@@ -42,9 +43,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
-        prog="secateur export", description="Write an artifact in another program's format."
-    )
+    options = Parser(prog="secateur export", description="Write an artifact in another program's format.")
     options.add_argument("artifact", type=Path, help="an artifact's directory")
     options.add_argument(
         "--to",

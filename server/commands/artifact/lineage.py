@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import check as verify_chain
@@ -19,7 +20,7 @@ BROKEN = 1
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur lineage",
         description="Draw what an artifact was made from, and verify it; exit code 1 if it does not verify.",
     )

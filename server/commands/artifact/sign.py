@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope, openssf
 from server.artifact.signing.keys import hint, read_private
@@ -15,7 +16,7 @@ from server.storage.digests import FileDigests
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur sign",
         description="Sign an artifact whose files and weights match its lineage; replaces an earlier signature.",
     )

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
@@ -12,7 +13,7 @@ from server.storage.digests import FileDigests
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur verify",
         description="Print who signed an artifact, or name the file that differs from what was signed and recorded.",
     )

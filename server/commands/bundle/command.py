@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server import config
+from server.arguments import Parser
 from server.commands.bundle import contents, wheels
 from server.errors import ConfigError
 from server.storage.folders import fresh
@@ -17,7 +18,7 @@ INSTALL = Path(__file__).parent / "install.sh"
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur bundle",
         description="Write a folder with a server's settings, skills, models and knowledge, the wheels of this "
         "installation and their checksums. `sh DIR/install.sh PREFIX` installs it on a machine without network "

@@ -8,6 +8,7 @@ from contextlib import closing
 from math import ceil
 from pathlib import Path
 
+from server.arguments import Parser
 from server.commands.ledger.recording import record
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.metering.audit.chain import Event
@@ -18,7 +19,7 @@ from server.progress import Progress
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur usage archive",
         description="Move the rows of past months to files with checksums, also while servers run. Their sums stay in "
         "the ledger, so `secateur usage` and `secateur reconcile` give the same totals. Repeat a command that was "

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import asdict, astuple
 
+from server.arguments import Parser
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering.audit import chain
@@ -21,7 +22,7 @@ SHOWN = ("number", "moment", "who", "action", "object", "address", "result")
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur audit",
         description="Print who did what on the admin listener and with keys, or verify that no entry changed.",
     )

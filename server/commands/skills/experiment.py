@@ -5,6 +5,7 @@ import getpass
 
 import msgspec
 
+from server.arguments import Parser
 from server.chat.conversation.experiment import Results, results
 from server.commands.conversations import ratings_of
 from server.commands.ledger.recording import record
@@ -27,7 +28,7 @@ ROWS = (
 )
 
 
-def add_experiment(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_experiment(actions: "argparse._SubParsersAction[Parser]") -> None:
     """The action and its own actions."""
     top = actions.add_parser("experiment", help="compare the published revision with another on conversations")
     own = top.add_subparsers(required=True, metavar="start | show | decide | stop")

@@ -10,6 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from server.arguments import Parser
 from server.commands.start import quick
 from server.commands.start.settings import FirstServer
 from server.commands.start.talk import KEY, Reply, Service
@@ -22,7 +23,7 @@ HELP = "Ctrl-D ends the chat, Ctrl-C a reply; /new forgets what was said."
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur chat",
         description="Talk to a skill of a server, or to a model that is served for this chat alone.",
     )

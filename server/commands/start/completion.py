@@ -6,12 +6,14 @@ from importlib import import_module
 
 import shtab
 
+from server.arguments import Parser
+
 SHELLS = ("bash", "zsh", "tcsh")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur completion",
         description="Print the script that completes secateur's commands and options: "
         "`secateur completion bash > ~/.local/share/bash-completion/completions/secateur`.",
@@ -30,11 +32,11 @@ def whole() -> argparse.ArgumentParser:
     """One parser of every command, whose paths complete to files."""
     from server.commands.__main__ import COMMANDS  # late: it imports this module by name
 
-    top = argparse.ArgumentParser(prog="secateur", description="Prune a language model, prove it, serve it.")
+    top = Parser(prog="secateur", description="Prune a language model, prove it, serve it.")
     top.add_argument("-V", "--version", action="store_true", help="print the version")
     commands = top.add_subparsers()
     for name, command in COMMANDS.items():
-        own: argparse.ArgumentParser = import_module(command.module).parser()
+        own: Parser = import_module(command.module).parser()
         _complete_files(own)
         commands.add_parser(name, parents=[own], add_help=False, help=command.help, description=own.description)
     return top

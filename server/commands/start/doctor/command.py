@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from server.arguments import Parser
 from server.commands.start.doctor.finding import Finding, findings, printed
 from server.commands.start.talk import KEY, Service
 from server.config import load
@@ -13,7 +14,7 @@ from server.errors import ConfigError
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur doctor",
         description="Check the machine, the files, models, stores and ports of a server's settings, and whether a "
         "proxy streams; say what to do. Changes nothing. Exit code 1 if a check failed.",
