@@ -46,7 +46,7 @@ COMMANDS = {
     "conversations": Command("server.commands.conversations", "export or erase what visitors wrote"),
     "feedback": Command("server.commands.feedback", "show visitors' ratings and comments"),
     "audit": Command("server.commands.ledger.audit", "print and verify the audit log"),
-    "keys": Command("server.commands.keys", "make, list, rotate and revoke API keys; make signing keys"),
+    "keys": Command("server.commands.keys.command", "make, list, rotate and revoke API keys; make signing keys"),
     "bundle": Command("server.commands.bundle.command", "write a server and its models for a machine without network"),
     "bench": Command("server.commands.bench.command", "measure an artifact beside its dense base"),
 }

@@ -12,7 +12,7 @@ from server.commands.__main__ import main
 from server.errors import ConfigError
 from server.web.access.guard import OPEN, least_role
 from server.web.http import throttle
-from tests.server.commands.test_keys import made
+from tests.server.commands.keys.test_command import made
 from tests.server.web.test_listeners import call
 from tests.support.harness import Serve, Served, until
 

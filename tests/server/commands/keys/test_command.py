@@ -7,6 +7,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -226,6 +227,27 @@ def test_both_keys_open_the_same_until_the_grace_period_ends(
     api_keys.revoke(file, id)
     assert main(["keys", "rotate", str(file), id]) == 2
     assert "no valid key" in capsys.readouterr().err
+
+
+def test_scripts_get_keys_as_json_and_the_secret_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "keys.json")
+
+    def said(*words: str) -> Any:
+        assert main(["keys", *words, "--json"]) == 0
+        return msgspec.json.decode(capsys.readouterr().out)
+
+    made = said("create", "--file", file, "--skill", "help", "--note", "shop", "--tokens-per-day", "9")
+    assert (made["id"], made["skills"], made["limits"]) == (digest(made["key"])[:12], ["help"], {"tokens_per_day": 9})
+    rotated = said("rotate", file, made["id"], "--grace", "2h")
+    assert rotated["replaces"] == rotated["old"]["id"] == made["id"]
+    assert digest(rotated["key"])[:12] == rotated["id"]
+    first, second = said("list", file)
+    assert first == rotated["old"]
+    assert second == {name: value for name, value in rotated.items() if name not in ("key", "old")}
+    assert (first["expired"], first["revoked"], first["note"]) == (False, "", "shop")
+    assert not {"digest", "key"} & first.keys()
+    bare = said("create")
+    assert digest(bare["key"]) == bare["digest"]
 
 
 @pytest.mark.parametrize("span", ["0d", "90", "d", "-1d", "1w", "1.5h", "999999d"])

@@ -1,39 +1,35 @@
 """`secateur keys`: makes, lists, limits, rotates and revokes API keys, stored as SHA-256; makes signing keys."""
 
 import argparse
-import re
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from server.config import load
+import msgspec
+from msgspec.structs import asdict
+
+from server.arguments import Parser
+from server.commands.keys.options import LIMITS, add_limits, duration, group_name, limit, limit_or_none, signer_name
+from server.config import SETTINGS, load
 from server.errors import ConfigError
 from server.skills import api_keys
 from server.skills.catalogue import Skills
-from server.skills.identity import LONGEST_GROUP
 from server.skills.key_limits import KeyLimits
 from server.storage.toml import nearest
 
-SETTINGS = "server.toml"
 GRACE = timedelta(hours=24)
-LIMITS = {
-    "requests_per_minute": "requests within a minute",
-    "tokens_per_minute": "tokens within a minute, each request counted as prompt plus longest possible reply",
-    "tokens_per_day": "prompt and reply tokens in a day (UTC)",
-    "tokens_per_month": "prompt and reply tokens in a calendar month (UTC)",
-    "concurrent_replies": "replies generated at once",
-}
 
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(prog="secateur keys", description="API keys, site keys, and signing keys.")
+    top = Parser(prog="secateur keys", description="API keys, site keys, and signing keys.")
     actions = top.add_subparsers(required=True, metavar="create | list | limit | rotate | revoke | site | signer")
     _add_create(actions)
     listing = actions.add_parser("list", help="list the keys of a file, the revoked ones too")
     listing.add_argument("file", type=Path, help="a file written by `create --file`")
+    _add_json(listing)
     listing.set_defaults(run=_list)
     _add_limit(actions)
     _add_rotate(actions)
@@ -47,10 +43,14 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_signer(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_json(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--json", action="store_true", help="as JSON, for scripts")
+
+
+def _add_signer(actions: "argparse._SubParsersAction[Parser]") -> None:
     """`signer` and its options."""
     signer = actions.add_parser("signer", help="make a signing key, and print its line for files of signers")
-    signer.add_argument("name", type=_name, help="whose key it is: one word")
+    signer.add_argument("name", type=signer_name, help="whose key it is: one word")
     signer.add_argument(
         "--key", type=Path, required=True, metavar="PEM", help="the file to write the private key to; keep it secret"
     )
@@ -69,7 +69,7 @@ def _add_signer(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     signer.set_defaults(run=_signer)
 
 
-def _add_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_create(actions: "argparse._SubParsersAction[Parser]") -> None:
     """`create` and its options."""
     create = actions.add_parser("create", help="make an API key and print it once")
     create.add_argument(
@@ -85,43 +85,39 @@ def _add_create(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--group",
         action="append",
         default=[],
-        type=_group,
+        type=group_name,
         help="a group whose documents the key may see in its skills' knowledge; may be repeated",
     )
     create.add_argument("--note", default="", help="a reminder of what the key is for, kept in the file")
     create.add_argument(
-        "--expires", type=_span, metavar="SPAN", help="refuse the key after this time, such as 90d, 12h or 30m"
+        "--expires", type=duration, metavar="SPAN", help="refuse the key after this time, such as 90d, 12h or 30m"
     )
-    _add_limits(create, _count, "N")
+    _add_json(create)
+    add_limits(create, limit, "N")
     create.set_defaults(run=_create)
 
 
-def _add_limit(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_limit(actions: "argparse._SubParsersAction[Parser]") -> None:
     """`limit` and its options."""
-    limit = actions.add_parser("limit", help="change a key's limits from the next request on")
-    limit.add_argument("file", type=Path, help="a file written by `create --file`")
-    limit.add_argument("id", help="the key's id, as `list` prints it")
-    _add_limits(limit, _count_or_none, "N|none")
-    limit.set_defaults(run=_limit)
+    changing = actions.add_parser("limit", help="change a key's limits from the next request on")
+    changing.add_argument("file", type=Path, help="a file written by `create --file`")
+    changing.add_argument("id", help="the key's id, as `list` prints it")
+    add_limits(changing, limit_or_none, "N|none")
+    changing.set_defaults(run=_limit)
 
 
-def _add_limits(parser: argparse.ArgumentParser, kind: Callable[[str], object], metavar: str) -> None:
-    """One option for each limit; options not given are left out of the result."""
-    group = parser.add_argument_group("limits of the key, over all its skills and beside theirs")
-    for name, text in LIMITS.items():
-        option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, dest=name, type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
-
-
-def _add_rotate(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_rotate(actions: "argparse._SubParsersAction[Parser]") -> None:
     """`rotate` and its options."""
     rotate = actions.add_parser("rotate", help="make a key that opens the same, and let the old one expire")
     rotate.add_argument("file", type=Path, help="a file written by `create --file`")
     rotate.add_argument("id", help="the old key's id, as `list` prints it")
     rotate.add_argument(
-        "--grace", type=_span, default=GRACE, metavar="SPAN", help="how long the old key stays valid (default: 24h)"
+        "--grace", type=duration, default=GRACE, metavar="SPAN", help="how long the old key stays valid (default: 24h)"
     )
-    rotate.add_argument("--expires", type=_span, metavar="SPAN", help="refuse the new key after this time, such as 90d")
+    rotate.add_argument(
+        "--expires", type=duration, metavar="SPAN", help="refuse the new key after this time, such as 90d"
+    )
+    _add_json(rotate)
     rotate.set_defaults(run=_rotate)
 
 
@@ -138,6 +134,9 @@ def _create(arguments: argparse.Namespace) -> None:
     _check_create(arguments, limited=limits is not None)
     if arguments.file is None:
         key = f"sk-{secrets.token_urlsafe(32)}"
+        if arguments.json:
+            _print_json({"key": key, "digest": api_keys.digest(key)})
+            return
         line = f'keys = ["{api_keys.digest(key)}"]'
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
         return
@@ -146,6 +145,11 @@ def _create(arguments: argparse.Namespace) -> None:
     more: api_keys.Optional = {"admin": arguments.admin, "expires": expires, "limits": limits, "groups": groups}
     _check_skills(arguments.file, arguments.skill)
     key, kept = api_keys.create(arguments.file, arguments.skill, arguments.note, **more)
+    if limits:
+        _warn(limits)
+    if arguments.json:
+        _print_json({"key": key, **_fields(kept)})
+        return
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
     if groups:
         print(f"Its groups: {', '.join(groups)}")
@@ -153,7 +157,6 @@ def _create(arguments: argparse.Namespace) -> None:
         print(f"It expires at {expires}.")
     if limits:
         print(f"Its limits: {limits}")
-        _warn(limits)
 
 
 def _check_create(arguments: argparse.Namespace, *, limited: bool) -> None:
@@ -192,8 +195,12 @@ def _check_skills(file: Path, names: Sequence[str]) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    """Print one line per key."""
-    for key in api_keys.read(arguments.file).keys:
+    """Print one line per key, or all fields of each."""
+    keys = api_keys.read(arguments.file).keys
+    if arguments.json:
+        _print_json([_fields(key) for key in keys])
+        return
+    for key in keys:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
         if key.expires and not key.revoked:
             state += f"  {'expired' if key.expired else 'expires'} {key.expires}"
@@ -226,6 +233,9 @@ def _warn(limits: KeyLimits) -> None:
 def _rotate(arguments: argparse.Namespace) -> None:
     """Print the new key, and when the old one expires."""
     shown, new, old = api_keys.rotate(arguments.file, arguments.id, arguments.grace, arguments.expires)
+    if arguments.json:
+        _print_json({"key": shown, **_fields(new), "old": _fields(old)})
+        return
     print(f"The key, shown this once:\n  {shown}\nIt is {new.id} in {arguments.file}: {new.opens}")
     print(f"{old.id}, which it replaces, is refused from {old.expires} on.")
 
@@ -252,35 +262,11 @@ def _signer(arguments: argparse.Namespace) -> None:
     print(f"{arguments.key} is the secret key. The line for the file of signers:\n{line}")
 
 
-def _count(text: str) -> int:
-    """A whole number above 0, such as 200000 or 200_000."""
-    if not re.fullmatch(r"[1-9][0-9_]{0,17}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no limit: write a whole number above 0")
-    return int(text.replace("_", ""))
+def _fields(key: api_keys.Key) -> dict[str, object]:
+    """What JSON says of a key: its id in place of its digest, and every field of the file."""
+    fields = {name: value for name, value in asdict(key).items() if name != "digest"}
+    return {"id": key.id, "expired": key.expired, **fields}
 
 
-def _count_or_none(text: str) -> int | None:
-    """The same, or `none` for no limit."""
-    return None if text == "none" else _count(text)
-
-
-def _span(text: str) -> timedelta:
-    """A number of days, hours or minutes above 0, such as 90d."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a span of time: write 90d, 12h or 30m")
-    return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[found[2]]: int(found[1])})
-
-
-def _group(text: str) -> str:
-    """A group's name, as in the `groups` of a knowledge's source."""
-    if not text.strip() or len(text) > LONGEST_GROUP or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is no group: write 1 to {LONGEST_GROUP} printable characters")
-    return text
-
-
-def _name(text: str) -> str:
-    """A signer's name: one word without `#`."""
-    if not text or text.split() != [text] or "#" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of a signer: write one word without #")
-    return text
+def _print_json(value: object) -> None:
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())
