@@ -23,6 +23,7 @@ from server.storage.toml import kept_elsewhere, read, secret
 Format = Literal["text", "json"]
 Level = Literal["warning", "info"]
 REGISTRY = "registry:"
+SETTINGS = "server.toml"  # the usual name of the file
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1)]
 RATE_LIMITS = re.compile(r"memory://|rediss?://[^\s]+")
@@ -204,7 +205,8 @@ def registered(reference: str) -> str | None:
 
 
 def load(path: Path) -> Config:
-    """Read the settings from the TOML file `path`; raises ConfigError."""
+    """Read the settings from the TOML file `path`, or from SETTINGS in the folder `path`; raises ConfigError."""
+    path = path / SETTINGS if path.is_dir() else path
     config = _resolved(path, read(path, Config))
     for problem in _address_problems(config):
         raise ConfigError(f"{path}: {problem}")
@@ -216,11 +218,6 @@ def load(path: Path) -> Config:
             '`secateur keys create --file admin.json --admin all` and `admin_keys = "admin.json"`, '
             "`[admin_login]`, or 127.0.0.1 - at `$.admin_host`"
         )
-    for index, proxy in enumerate(config.trusted_proxies):
-        if not is_network(proxy):
-            raise ConfigError(
-                f"{path}: {proxy!r} is not an address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
-            )
     if config.webhook and not is_address(config.webhook):
         raise ConfigError(
             f"{path}: a webhook is a URL that starts with https://, without user or password: "
@@ -289,6 +286,9 @@ def _address_problems(config: Config) -> Iterator[str]:
         yield "ratings are kept in an SQLite file, such as feedback.sqlite3, not at a URL - at `$.feedback`"
     if config.conversation_key is not None and config.conversation_storage == "memory":
         yield 'a key encrypts a database: set conversation_storage = "database" - at `$.conversation_key`'
+    for index, proxy in enumerate(config.trusted_proxies):
+        if not is_network(proxy):
+            yield f"{proxy!r} is not an address or network such as 10.0.0.0/8 - at `$.trusted_proxies[{index}]`"
     if not RATE_LIMITS.fullmatch(config.rate_limits):
         yield "counters are kept at memory://, redis://HOST:PORT/NUMBER or rediss://... - at `$.rate_limits`"
 

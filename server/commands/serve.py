@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
+from server.arguments import Parser
 from server.commands.start import quick
 from server.config import Config, load, warnings
 from server.errors import ArtifactError, ConfigError, RegistryError, reason
@@ -50,13 +51,16 @@ logger = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur serve",
         description="Serve the skills of a configuration file; or a model with a default skill and a key, which are "
         "made at its first start.",
     )
     options.add_argument(
-        "config", type=Path, metavar="CONFIG.toml|MODEL", help="the server's settings, or a model's directory or GGUF"
+        "config",
+        type=Path,
+        metavar="CONFIG.toml|MODEL",
+        help="the server's settings or their folder, or a model's directory or GGUF",
     )
     options.add_argument(
         "--metrics-compat", choices=["none", "vllm"], help="overrides the setting `metrics_compat` of the file"

@@ -1,27 +1,37 @@
 """`secateur init`: asks three questions, or takes options, and writes a server's settings, a skill and a key."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from server.arguments import Parser
+from server.commands.start.quick import artifact_of, is_model
 from server.commands.start.settings import SYSTEM, FirstServer
 from server.errors import ConfigError
 
-MODEL = "Which model? The directory of an artifact or of a Hugging Face model"
+MODEL = "Which model? The directory of an artifact or of a Hugging Face model, or a GGUF file"
 TITLE = "What is the chat called?"
 ORIGIN = "Which page may embed it? Its origin, such as https://www.example.com; empty for this machine's own page"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur init",
         description="Write server.toml, a skill and a key, and print how to start and use them. On a terminal, what is "
         "not given as an option is asked for. No existing file is changed.",
     )
     options.add_argument("folder", type=Path, nargs="?", default=Path(), help="where the files go (default: here)")
-    options.add_argument("--model", type=Path, metavar="DIR", help="the model's directory")
+    options.add_argument(
+        "--model",
+        type=Path,
+        metavar="MODEL",
+        help="an artifact; or a Hugging Face directory or GGUF file, which is imported into FOLDER/base first",
+    )
     options.add_argument("--title", help="the heading of the chat (default: Chat)")
     options.add_argument(
         "--origin", action="append", metavar="URL", help="the origin of a page that may embed the chat; may be repeated"
@@ -31,16 +41,22 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--port", type=_port, default=8000, help="the API's port (default: 8000)")
     options.add_argument("--admin-port", type=_port, default=9464, help="the admin listener's port (default: 9464)")
     options.add_argument("--page-port", type=_port, default=8001, help="the demo page's port (default: 8001)")
+    options.add_argument("--json", action="store_true", help="print the files, the key and the lines as a JSON object")
     return options
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the files; returns 0. Raises ConfigError or ArtifactError, and then nothing is written."""
     arguments = parser().parse_args(argv)
+    FirstServer(folder=arguments.folder, model=Path(), skill=arguments.skill).refuse_existing()  # before questions
     asked = sys.stdin.isatty()
     model = arguments.model or (Path(_ask(MODEL)) if asked else None)
     if model is None:
-        raise ConfigError("name the model: --model DIR")
+        raise ConfigError("name the model: --model MODEL")
+    if not is_model(model):
+        raise ConfigError(
+            f"{model} is no model: give the directory of an artifact or of a Hugging Face model, or a GGUF"
+        )
     title = arguments.title or (_ask(TITLE, "Chat") if asked else "Chat")
     origins = arguments.origin or ([_ask(ORIGIN)] if asked else [])
     first = FirstServer(
@@ -54,7 +70,13 @@ def main(argv: Sequence[str]) -> int:
         admin_port=arguments.admin_port,
         page_port=arguments.page_port,
     )
+    first = replace(first, model=artifact_of(model, arguments.folder / "base"))
     key = first.write()
+    if arguments.json:
+        files = {"config": str(first.config), "skill": str(first.skill_file), "keys": str(first.key_file)}
+        lines = {"start": first.start, "ask": first.curl(key), "embed": first.line}
+        print(json.dumps({**files, "key": key, **lines}, indent=2))
+        return 0
     print(f"Written: {first.config}, {first.skill_file}, {first.key_file}")
     print(f"The key, shown this once:\n  {key}")
     print(f"Start the server, and open the page that it prints:\n  {first.start}")

@@ -10,14 +10,15 @@ from msgspec.structs import replace
 
 from server.artifact.checkpoint.lineage import FILE
 from server.commands.start.settings import FirstServer
+from server.config import SETTINGS
 from server.errors import ArtifactError
 
 GGUF = ".gguf"
 
 
 def is_model(path: Path) -> bool:
-    """Whether `path` is a model and not a file of settings: a directory, or a GGUF file."""
-    return path.is_dir() or path.suffix == GGUF
+    """Whether `path` is a model and not settings: a GGUF file, or a directory without server.toml."""
+    return path.suffix == GGUF or (path.is_dir() and not (path / SETTINGS).exists())
 
 
 def settings_of(model: Path) -> Path:
@@ -28,7 +29,8 @@ def settings_of(model: Path) -> Path:
     folder = state_folder(model)
     first = FirstServer(folder=folder, model=model, title=model.stem)
     if first.config.exists():
-        print(f"settings {first.config} (of an earlier start, with its key)")
+        print(f"settings {first.config} (of an earlier start, which showed its key)")
+        print(f"new key  secateur keys create --file {first.key_file} --skill {first.skill}")
         return first.config
     first = replace(first, model=artifact_of(model, folder / "base"))
     key = first.write()
@@ -46,10 +48,13 @@ def state_folder(model: Path) -> Path:
 
 
 def artifact_of(model: Path, cache: Path) -> Path:
-    """`model` if it is an artifact; else the one in `cache`, imported by a process of its own with transformers."""
+    """`model` if it is an artifact; else the one in `cache`, imported by a process of its own with transformers.
+
+    Raises ArtifactError for what is no model, or could not serve a chat.
+    """
     if (model / FILE).exists():
         return model
-    command = [sys.executable, "-m", "pruning.commands", "import", str(model), "--base-cache", str(cache)]
+    command = [sys.executable, "-m", "pruning.commands", "import", str(model), "--base-cache", str(cache), "--for-chat"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ArtifactError(f"{model} was not imported, for the reason above")

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from server.artifact.checkpoint.lineage import FILE
+from server.config import SETTINGS
 from server.errors import ArtifactError, ConfigError
 from server.skills import api_keys
 from server.skills.skill import Skill
@@ -33,7 +34,7 @@ class FirstServer(Struct, frozen=True):
     @property
     def config(self) -> Path:
         """The server's settings."""
-        return self.folder / "server.toml"
+        return self.folder / SETTINGS
 
     @property
     def key_file(self) -> Path:
@@ -51,9 +52,7 @@ class FirstServer(Struct, frozen=True):
         Raises ConfigError if a file exists already or a value is not allowed, and ArtifactError if the model cannot
         chat; nothing is written then.
         """
-        for path in (self.config, self.key_file, self.skill_file):
-            if path.exists():
-                raise ConfigError(f"{path} exists already: choose another folder, or start it by `{self.start}`")
+        self.refuse_existing()
         check_model(self.model)
         try:
             self.skill_file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +68,12 @@ class FirstServer(Struct, frozen=True):
                 self.skill_file.parent.rmdir()
             raise
         return key
+
+    def refuse_existing(self) -> None:
+        """Raise ConfigError if one of the files exists."""
+        for path in (self.config, self.key_file, self.skill_file):
+            if path.exists():
+                raise ConfigError(f"{path} exists already: choose another folder, or start it by `{self.start}`")
 
     @property
     def start(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from server.artifact.checkpoint.lineage import FILE
 from server.commands.__main__ import main
 from server.config import load
 from server.skills.api_keys import Keys, digest
@@ -41,6 +42,12 @@ def test_the_options_become_files_that_the_server_accepts(
     assert 'src="http://127.0.0.1:8123/widget.js" data-skill="bikes"' in printed
     assert key[0] not in "".join(path.read_text() for path in folder.rglob("*.*") if path.is_file())
     assert main(["serve", str(folder / "server.toml"), "--check"]) == 0
+    capsys.readouterr()
+    assert main(["init", str(tmp_path / "json"), "--model", str(model), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Keys(Path(told["keys"])).find(digest(told["key"]))
+    assert told["key"] in told["ask"]
+    assert (told["config"], told["start"]) == (str(tmp_path / "json/server.toml"), f"secateur serve {told['config']}")
 
 
 def test_no_file_is_changed_and_a_mistake_leaves_none(
@@ -52,8 +59,9 @@ def test_no_file_is_changed_and_a_mistake_leaves_none(
     assert (tmp_path / "server.toml").read_text() == "mine"
     for words, message in (
         (["--model", str(model), "--origin", "nowhere"], "'nowhere' at `$.origins[0]` is not an origin"),
-        (["--model", str(tmp_path)], "is not an artifact: `secateur import"),
-        ([], "name the model: --model DIR"),
+        (["--model", str(tmp_path)], "was not imported, for the reason above"),
+        (["--model", str(tmp_path / "none")], "none is no model: give the directory of an artifact"),
+        ([], "name the model: --model MODEL"),
     ):
         assert main(["init", str(tmp_path / "other"), *words]) == 2
         assert message in capsys.readouterr().err
@@ -70,6 +78,25 @@ def test_a_terminal_is_asked_for_what_no_option_says(
     (skill,) = Skills.read(tmp_path / "mine" / "skills")
     assert skill.title == "Chat"
     assert skill.origins[0] == "https://a.example"
+
+
+@pytest.mark.slow
+def test_a_model_is_imported_first_unless_it_cannot_chat(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain, folder = tmp_path / "plain", tmp_path / "mine"
+    assert main(["export", str(model), "--to", "hf", "--output", str(plain)]) == 0
+    (plain / FILE).unlink(missing_ok=True)
+    assert main(["init", str(folder), "--model", str(plain)]) == 0
+    assert Path(load(folder / "server.toml").model).parent == folder / "base"
+    for file in plain.glob("*.jinja"):
+        file.unlink()
+    settings = json.loads((plain / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (plain / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert main(["init", str(tmp_path / "other"), "--model", str(plain)]) == 2
+    assert "could not serve a chat: it has no chat template; give one, a Jinja file" in capfd.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_answer_that_ends_the_input_is_one_sentence(

@@ -7,8 +7,9 @@ import pytest
 
 from server.artifact.checkpoint.lineage import FILE
 from server.commands.__main__ import main
-from server.commands.start.quick import settings_of, state_folder
+from server.commands.start.quick import is_model, settings_of, state_folder
 from server.config import load
+from server.errors import ConfigError
 from tests.support.tiny_llama import tiny_llama
 
 
@@ -32,7 +33,21 @@ def test_the_settings_and_the_key_are_made_once(model: Path, state: Path, capsys
     assert settings_of(model) == path
     again = capsys.readouterr().out
     assert "sk-" not in again
+    assert f"secateur keys create --file {path.parent / 'keys.json'} --skill help" in again
     assert str(path) in again
+
+
+def test_the_folder_of_settings_is_no_model_and_names_its_file(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    assert (
+        main(["init", str(folder), "--model", str(model), "--port", "0", "--admin-port", "0", "--page-port", "0"]) == 0
+    )
+    assert not is_model(folder)
+    assert load(folder) == load(folder / "server.toml")
+    assert main(["serve", str(folder), "--check"]) == 0
+    (folder / "server.toml").unlink()
+    with pytest.raises(ConfigError, match=r"first/server\.toml cannot be read"):
+        load(folder)
 
 
 def test_models_of_one_name_in_two_places_have_settings_of_their_own(tmp_path: Path) -> None:
