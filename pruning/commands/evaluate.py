@@ -1,6 +1,7 @@
 """`secateur evaluate`: measures an artifact on a task or a text, or a revision of a skill on a task."""
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from pruning.commands.failures import exit_code
 from pruning.errors import GATE_FAILED
+from server.arguments import Parser
 from server.commands.artifact.base_cache import add_base_cache
 
 logger = logging.getLogger(__name__)
@@ -15,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur evaluate",
         description="Measure an artifact on a task, beside its base and the quantised base of equal bytes, or on a "
         "text. A task gives a table and a report; exit code 3 if one of its gates fails.",
@@ -58,6 +60,8 @@ def score(arguments: argparse.Namespace) -> int:
 
     if (arguments.artifact is None) == (not arguments.skill):
         raise ConfigError("name either an artifact's directory or --skill NAME@REVISION")
+    if arguments.json and arguments.task is not None:
+        raise ConfigError("--json is for --source: the results of a task are JSON in its report already")
     if not arguments.skill:
         return score_task(arguments) if arguments.task else score_text(arguments)
     if arguments.task is None:
@@ -111,7 +115,8 @@ def score_text(arguments: argparse.Namespace) -> int:
             )
     count = max(arguments.tokens // arguments.window, 1)
     wanted = Draw(arguments.source, arguments.buckets, count, arguments.window, contiguous=arguments.contiguous)
-    print(table(wanted, perplexities(artifact, base, wanted)))
+    found = perplexities(artifact, base, wanted)
+    print(json.dumps([one._asdict() for one in found], indent=2) if arguments.json else table(wanted, found))
     return 0
 
 
@@ -152,6 +157,7 @@ def _add_text_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--window", type=_tokens, default=512, metavar="N", help="tokens in each window of --source (default: 512)"
     )
+    options.add_argument("--json", action="store_true", help="print the perplexities on --source as a JSON array")
 
 
 def _tokens(text: str) -> int:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
+from server.arguments import Parser
 from server.errors import ConfigError
 from server.knowledge import settings, show
 from server.knowledge.search import Knowledge
@@ -20,9 +23,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(
-        prog="secateur knowledge", description="Knowledge: documents as a searchable artifact."
-    )
+    top = Parser(prog="secateur knowledge", description="Knowledge: documents as a searchable artifact.")
     actions = top.add_subparsers(required=True, metavar="ACTION")
     build = actions.add_parser("build", help=_build.__doc__, description=_build.__doc__)
     build.add_argument("settings", type=Path, metavar="KNOWLEDGE.toml", help="the sources, and how they are cut")
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("question", help="what to search for")
     search.add_argument("--limit", type=int, default=5, metavar="N", help="passages to show (default: 5)")
     search.add_argument("--groups", nargs="+", default=[], metavar="GROUP", help="search as a visitor in these groups")
+    search.add_argument("--json", action="store_true", help="as a JSON array, the best first")
     search.set_defaults(run=_search)
     shown = actions.add_parser("show", help=_show.__doc__, description=_show.__doc__)
     shown.add_argument("knowledge", type=Path, metavar="DIR", help="a knowledge artifact's directory")
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("file", type=Path, metavar="FEEDBACK", help="the server's `feedback`, an SQLite file")
     asked.add_argument("--skill", default="", metavar="NAME", help="of this skill only")
     asked.add_argument("--limit", type=int, default=100, metavar="N", help="questions to show (default: 100)")
+    asked.add_argument("--json", action="store_true", help="as a JSON array; times are seconds since 1970")
     asked.set_defaults(run=_questions)
     compared = actions.add_parser("diff", help=_diff.__doc__, description=_diff.__doc__)
     compared.add_argument("a", type=Path, metavar="A", help="a knowledge artifact's directory")
@@ -63,6 +66,9 @@ def _search(arguments: argparse.Namespace) -> int:
     """Show the passages that answer a question best, with their scores."""
     knowledge = Knowledge.open(arguments.knowledge)
     found = knowledge.search(arguments.question, arguments.limit, frozenset(arguments.groups))
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return 0
     print("\n".join(show.results(knowledge, found)))
     return 0
 
@@ -84,6 +90,9 @@ def _questions(arguments: argparse.Namespace) -> int:
             f"{arguments.file} has no questions to list ({error}): give the server's `feedback`, by default "
             "feedback.sqlite3 beside its ledger"
         ) from None
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode([one._asdict() for one in found])).decode())
+        return 0
     for one in found:
         last = datetime.fromtimestamp(one.last, UTC).strftime("%Y-%m-%d")
         print(f"{one.times:>5}  {last}  {one.skill}  {one.why:<10}  {' '.join(one.text.split())}")

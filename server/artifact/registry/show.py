@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import links
 from server.artifact.registry import statements
-from server.artifact.registry.results import checked
+from server.artifact.registry.results import CheckedResult, checked
 from server.artifact.registry.rules import judged
 from server.artifact.registry.store import Registry, Version
 from server.artifact.signing.keys import Signers
@@ -20,18 +21,40 @@ PER_WEIGHT = (".sparsity.", ".losses.")
 """Figures of single weights: too many to compare."""
 
 
-def overview(registry: Registry, signers: Signers | None = None) -> Iterator[str]:
-    """A line per version of every model; with `signers`, also a line for each result and its signature."""
+class Line(Struct, frozen=True):
+    """A version in the list of all."""
+
+    name: str
+    """NAME@NUMBER."""
+    address: str
+    path: str
+    added: str
+    aliases: tuple[str, ...]
+    gates: dict[str, bool]
+    """Whether each task was passed, by its latest result."""
+    results: tuple[CheckedResult, ...] = ()
+    """Each result with its signature, if there are signers to check against."""
+
+
+def listed(registry: Registry, signers: Signers | None = None) -> Iterator[Line]:
+    """Every version of every model; with `signers`, also each result and its signature."""
     for model in registry.models():
         aliases = registry.aliases(model)
         for number in registry.numbers(model):
             version = registry.resolve(f"{model}@{number}")
-            names = ", ".join(sorted(alias for alias, at in aliases.items() if at == number))
-            gates = judged(version).values()
-            verdict = "not evaluated" if not gates else "passed" if all(gates) else "failed"
-            yield f"{version.name:<24} {version.address[:SHORT]}  {verdict:<14}{names}"
-            for one in checked(version, signers) if signers else ():
-                yield f"  {printable(one.task)}: {'passed' if one.passed else 'failed'}, {printable(one.told)}"
+            names = tuple(sorted(alias for alias, at in aliases.items() if at == number))
+            results = tuple(checked(version, signers)) if signers else ()
+            where = (version.name, version.address, str(version.path), version.added)
+            yield Line(*where, names, judged(version), results)
+
+
+def overview(registry: Registry, signers: Signers | None = None) -> Iterator[str]:
+    """`listed` as lines."""
+    for one in listed(registry, signers):
+        verdict = "not evaluated" if not one.gates else "passed" if all(one.gates.values()) else "failed"
+        yield f"{one.name:<24} {one.address[:SHORT]}  {verdict:<14}{', '.join(one.aliases)}"
+        for result in one.results:
+            yield f"  {printable(result.task)}: {'passed' if result.passed else 'failed'}, {printable(result.told)}"
 
 
 def details(registry: Registry, version: Version) -> Iterator[str]:

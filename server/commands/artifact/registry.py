@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
+from server.arguments import Parser
 from server.artifact.registry import results, rules, show
 from server.artifact.registry.store import DEFAULT, Kind, Registry
 from server.artifact.signing.keys import Signers, read_private
@@ -27,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(prog="secateur registry", description="Models, versions, approvals and promotions.")
+    top = Parser(prog="secateur registry", description="Models, versions, approvals and promotions.")
     top.add_argument(
         "--registry", default=DEFAULT, metavar="URL", help=f"a file or postgresql://... (default: {DEFAULT})"
     )
@@ -51,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PEM",
         help="the private key that signs these results (default: their FILE.sig)",
     )
-    _take_signers(action("list", _list), "also check the signature of each result")
+    listing = action("list", _list)
+    _take_signers(listing, "also check the signature of each result")
+    listing.add_argument("--json", action="store_true", help="as a JSON array")
     action("show", _show, "version")
     action("diff", _diff, "a", "b")
     _add_signed_actions(action)
@@ -88,6 +93,10 @@ def _add(registry: Registry, arguments: argparse.Namespace) -> None:
 
 def _list(registry: Registry, arguments: argparse.Namespace) -> None:
     """List every version of every model, and with --signers whether the signature of each result checks."""
+    if arguments.json:
+        found = list(show.listed(registry, _signers(arguments)))
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return
     print("\n".join(show.overview(registry, _signers(arguments))) or "the registry is empty")
 
 

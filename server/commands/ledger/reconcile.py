@@ -1,9 +1,11 @@
 """`secateur reconcile LEDGER`: proves that the ledger's totals, and a server's metrics, are the sums of its rows."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from server.arguments import Parser
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering import prometheus, reconcile
@@ -16,7 +18,7 @@ DIFFERENT = 1
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="secateur reconcile",
         description="Recompute totals and budgets from the rows; exit code 1 on any difference.",
     )
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--key-file", type=Path, metavar="FILE", help="a file with an admin key, where --metrics needs one"
     )
+    options.add_argument("--json", action="store_true", help="as a JSON object: rows, differences, notes")
     return options
 
 
@@ -58,13 +61,13 @@ def main(argv: Sequence[str]) -> int:
 
 def compare(ledger: str, arguments: argparse.Namespace) -> int:
     """Compare the ledger with itself and with the named servers; prints and returns as `main`."""
+    notes: list[str] = []
     archives = [read(folder) for folder in arguments.archive]
     with snapshot(ledger) as database:
         found = reconcile.differences(database)
         if archives:
             found += reconcile.against_archives(database, archives)
-        for sentence in reconcile.unfinished(database):
-            print(sentence)
+        notes += reconcile.unfinished(database)
         [(count,)] = database.execute("SELECT count(*) FROM requests")
 
     def totals() -> dict[str, reconcile.Sums]:
@@ -75,19 +78,25 @@ def compare(ledger: str, arguments: argparse.Namespace) -> int:
     for url in arguments.metrics:
         found += reconcile.against_metrics(totals, url, key)
     for url in arguments.prometheus:
-        found += against_prometheus(ledger, url)
-    for difference in found:
-        print(difference)
-    print(f"{count} rows, {len(found)} differences")
+        found += against_prometheus(ledger, url, notes)
+    if arguments.json:
+        print(json.dumps({"rows": count, "differences": found, "notes": notes}, indent=2))
+        return DIFFERENT if found else 0
+    print("\n".join([*notes, *found, f"{count} rows, {len(found)} differences"]))
     return DIFFERENT if found else 0
 
 
-def against_prometheus(ledger: str, url: str) -> list[str]:
-    """The differences from a Prometheus, which is read first: the ledger may only be ahead of it."""
+def against_prometheus(ledger: str, url: str, notes: list[str]) -> list[str]:
+    """The differences from a Prometheus, which is read first: the ledger may only be ahead of it.
+
+    Instances that it does not scrape are added to `notes`.
+    """
     servers = prometheus.stored(url)
     with snapshot(ledger) as database:
         for name in sorted({key[0] for key in reconcile.totals(database)["tokens"]} - servers.keys()):
-            print(f"{url} does not scrape the instance {name!r}: it is gone, or missing from the scrape configuration")
+            notes.append(
+                f"{url} does not scrape the instance {name!r}: it is gone, or missing from the scrape configuration"
+            )
         return prometheus.against_prometheus(database, url, servers)
 
 

@@ -6,6 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+from msgspec.structs import asdict
+
+from server.arguments import Parser
 from server.commands.ledger.recording import record
 from server.commands.skills.experiment import add_experiment
 from server.commands.skills.opening import add_server, named, revisions_of
@@ -23,7 +27,7 @@ NEXT = "a running server reads it within `registry_seconds`"
 
 def parser() -> argparse.ArgumentParser:
     """The actions and their options."""
-    top = argparse.ArgumentParser(prog="secateur skills", description="Skills' files and their revisions.")
+    top = Parser(prog="secateur skills", description="Skills' files and their revisions.")
     actions = top.add_subparsers(
         required=True, metavar="check | list | diff | import | export | publish | experiment | rollback | withdraw"
     )
@@ -42,10 +46,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_reading(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_reading(actions: "argparse._SubParsersAction[Parser]") -> None:
     """The actions that change no revision."""
     listing = actions.add_parser("list", help="list the revisions, and which are published")
     listing.add_argument("name", nargs="?", help="of this skill only")
+    listing.add_argument("--json", action="store_true", help="as a JSON array")
     listing.set_defaults(run=_list)
     diff = actions.add_parser("diff", help="print what differs between two revisions, or between file and database")
     diff.add_argument("old", help="NAME@NUMBER, NAME@published, NAME@draft (the latest), or a TOML file")
@@ -58,7 +63,7 @@ def _add_reading(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
         add_server(action)
 
 
-def _add_changing(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_changing(actions: "argparse._SubParsersAction[Parser]") -> None:
     """The actions that save a revision, or change what is served."""
     importing = actions.add_parser("import", help="save each file as a revision, unless it is the latest already")
     importing.add_argument("path", type=Path, help="a TOML file, or a folder of them")
@@ -100,14 +105,19 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    """Print one line per revision."""
+    """Print one line per revision, or all of them as JSON."""
     with revisions_of(arguments.server) as (_, revisions):
-        for name in [arguments.name] if arguments.name else revisions.names():
-            moves = revisions.moves(name)
-            served = moves[-1].number if moves else 0
-            for one in revisions.list(name):
-                mark = "published" if one.number == served else ""
-                print("  ".join((f"{name}@{one.number}", one.digest, one.made, one.author, mark, one.reason)).rstrip())
+        names = [arguments.name] if arguments.name else revisions.names()
+        published = {name: moves[-1].number for name in names if (moves := revisions.moves(name))}
+        found = [(one, one.number == published.get(name)) for name in names for one in revisions.list(name)]
+    if arguments.json:
+        values = [{**asdict(one), "published": served} for one, served in found]
+        kept = [{name: value for name, value in fields.items() if name != "text"} for fields in values]
+        print(msgspec.json.format(msgspec.json.encode(kept)).decode())
+        return
+    for one, served in found:
+        words = (f"{one.skill}@{one.number}", one.digest, one.made, one.author, "published" * served, one.reason)
+        print("  ".join(words).rstrip())
 
 
 def _diff(arguments: argparse.Namespace) -> bool:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ def test_build_search_show_and_diff(tmp_path: Path, settings: Path, capsys: pyte
     said = capsys.readouterr().out
     assert said.startswith("1. Hours Sundays\n   pages/hours.md#sundays\n")
     assert "\x1b" not in said
+    assert main(["knowledge", "search", output, "open on sundays?", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["passage"]["url"], found["passage"]["headings"]) == ("pages/hours.md#sundays", ["Sundays"])
     assert main(["knowledge", "show", output]) == 0
     said = capsys.readouterr().out
     assert "shop: 1 passages of 1 documents" in said

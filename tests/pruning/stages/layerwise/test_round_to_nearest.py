@@ -1,5 +1,6 @@
 """Quantising stages from recipe to artifact: codes and zeros are stored as chosen."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,8 +147,13 @@ def test_rounded_embeddings_can_be_evaluated_and_pass_other_stages(
     stored = load_file(artifact.path / "model.safetensors")
     assert sum(part.nbytes for name, part in stored.items() if "embed" in name) == 257 * (64 + 2)
     capsys.readouterr()
-    assert main(["evaluate", str(artifact.path), "--source", str(text), "--tokens", "128", "--window", "32"]) == 0
-    assert float(capsys.readouterr().out.split()[-1]) > 1
+    command = ["evaluate", str(artifact.path), "--source", str(text), "--tokens", "128", "--window", "32"]
+    assert main(command) == 0
+    shown = float(capsys.readouterr().out.split()[-1])
+    assert shown > 1
+    assert main([*command, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)[-1]
+    assert (told["name"], told["perplexity"]) == (str(artifact.path), pytest.approx(shown, abs=1e-4))
 
 
 def test_blocks_are_rounded_without_calibration(prune: Prune, tmp_path: Path) -> None:

@@ -245,6 +245,15 @@ def test_list_says_of_each_result_whether_its_signature_checks(shop: Shop, capsy
     assert lines[1].startswith("  desk: passed, does not count: the result of desk of tiny@1 from ")
     assert lines[1].endswith(" is not signed")
     assert lines[2] == "  chat: passed, signed by alice"
+    assert shop("list", "--json", "--signers", shop.signers) == 0
+    [row] = msgspec.json.decode(capsys.readouterr().out)
+    assert (row["name"], row["path"], row["aliases"]) == ("tiny@1", str(path), ["candidate"])
+    assert row["gates"] == {"faq": True, "desk": True, "chat": True}
+    assert [(one["task"], one["valid"], one["signer"]) for one in row["results"]] == [
+        ("faq", True, "alice"),
+        ("desk", False, ""),
+        ("chat", True, "alice"),
+    ]
     (path / record.FILE).write_bytes((path / record.FILE).read_bytes() + b" ")
     assert shop("list", "--signers", shop.signers) == 0
     [line] = [one for one in capsys.readouterr().out.splitlines() if one.startswith("  faq:")]

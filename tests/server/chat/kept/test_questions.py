@@ -1,3 +1,4 @@
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -55,6 +56,9 @@ def test_the_command_lists_questions_on_one_line_each(tmp_path: Path, capsys: py
     questions.close()
     assert main(["knowledge", "questions", str(tmp_path / "f.sqlite3")]) == 0
     assert capsys.readouterr().out.split() == ["1", "2025-11-30", "desk", "refused", "Two", "lines?"]
+    assert main(["knowledge", "questions", str(tmp_path / "f.sqlite3"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told == {"skill": "desk", "why": "refused", "text": "Two\nlines?", "times": 1, "last": 1_764_500_000.0}
     assert main(["knowledge", "questions", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()
 

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from server.commands.__main__ import main
@@ -36,6 +37,12 @@ def test_files_become_revisions_and_files_again(run: Run, tmp_path: Path) -> Non
     _, printed, _ = run("list")
     assert [line.split()[0] for line in printed.splitlines()] == ["help@1", "other@1"]
     assert printed.count("published  the first") == 2
+    rows = msgspec.json.decode(run("list", "--json")[1])
+    assert [(row["skill"], row["number"], row["published"], row["reason"]) for row in rows] == [
+        ("help", 1, True, "the first"),
+        ("other", 1, True, "the first"),
+    ]
+    assert "text" not in rows[0]
     assert run("import", str(folder / "a.toml"))[1].startswith("help@1  ")  # unchanged
     assert run("export", str(tmp_path / "out"))[0] == 0
     assert (tmp_path / "out" / "help.toml").read_text() == text

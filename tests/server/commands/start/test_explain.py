@@ -1,5 +1,7 @@
 """`secateur explain`: every code of the sources, and no other."""
 
+import json
+
 import pytest
 
 from server.commands.__main__ import main
@@ -18,3 +20,7 @@ def test_a_code_is_explained_and_a_misspelt_one_guessed(capsys: pytest.CaptureFi
     assert "did you mean `origin_not_allowed`?" in capsys.readouterr().err
     assert main(["explain"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(CODES)
+    assert main(["explain", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {name: advice._asdict() for name, advice in CODES.items()}
+    assert main(["explain", "body_too_large", "--json"]) == 0
+    assert [*json.loads(capsys.readouterr().out)] == ["body_too_large"]
