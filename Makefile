@@ -135,9 +135,11 @@ pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in tur
 	@$(PARETO) speed $(FRONT)
 
 wheel: .venv/base  ## the wheel into build/dist; the same commit gives the same bytes
+	@rm -f build/dist/secateur-*.whl  # of earlier versions
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/dist .
 
 wheels: .venv/release wheel  ## a manylinux wheel of this interpreter into build/dist/manylinux: needs no compiler to install
+	@rm -rf build/dist/manylinux
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir build/dist/manylinux build/dist/secateur-*-linux_*.whl
 	@ls -l build/dist/manylinux
 
