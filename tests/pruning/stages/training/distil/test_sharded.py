@@ -162,7 +162,7 @@ def test_gradients_are_scaled_by_the_norm_of_all_rows() -> None:
         team = Pair(rank, 2)
         own = team.rows(GRADIENT)
         network = nn.Linear(4, len(own), bias=False)
-        student = ShardedStudent(network, TrainedParameters({"weight": network.weight}, {}), team)
+        student = ShardedStudent(network, TrainedParameters({"weight": network.get_parameter("weight")}, {}), team)
         student.parameters["weight"].grad = own.clone()
         student.combine_gradients(team, 1.0)
         torch.testing.assert_close(student.parameters["weight"].grad, team.rows(whole.grad))
