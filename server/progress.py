@@ -8,8 +8,10 @@ from typing import Self, TextIO, TypeVar
 
 from tqdm import tqdm
 
+FIRST_LINE = 3.0
+"""Seconds until the first line when standard error is not a terminal; then twice as long each time."""
 LINE_EVERY = 20.0
-"""Seconds between lines when standard error is not a terminal."""
+"""Seconds between two lines, at most."""
 Item = TypeVar("Item")
 
 
@@ -35,6 +37,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, desc=what, disable=hidden, bar_format=form, file=self._stream)
         self._total, self._initial, self._done = total, done, done
         self._start = self._last = monotonic()
+        self._every = min(FIRST_LINE, LINE_EVERY)
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +52,8 @@ class Progress:
         self._done += 1
         self._bar.update()
         now = monotonic()
-        if self._shown and not self._terminal and now - self._last > LINE_EVERY:
-            self._last = now
+        if self._shown and not self._terminal and now - self._last > self._every:
+            self._last, self._every = now, min(2 * self._every, LINE_EVERY)
             left = (now - self._start) / (self._done - self._initial) * (self._total - self._done)
             text = f"{self._what}: {self._done / self._total:.0%}, about {left:.0f} s left"
             print(text, file=self._stream, flush=True)

@@ -42,7 +42,7 @@ def _with_key(where: str, folder: Path, found: identity.Identity) -> identity.Id
     """`found` with the key from its file, which must be in `folder`."""
     file = found.key_file or (found.key.removeprefix(FILE) if found.key.startswith(FILE) else "")
     if not (folder / file).resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{where}: the key at `$.identity` leads out of the folder {folder}")
+        raise ConfigError(f"{where}: the key at `$.identity` leads out of the folder of the skills' files")
     return msgspec.structs.replace(found, key=identity.read_key(folder / where, found), key_file="")
 
 

@@ -35,7 +35,8 @@ LOGOUT = "/admin/logout"
 SIGNED_OUT = "/admin/signed-out"
 MANAGER = "/admin/manager"
 FILES = {"/admin/admin.css", "/admin/admin.js", "/admin/charts.js", "/admin/manager.css", "/admin/manager.js"}
-FILES |= {f"/admin/manager/{part}" for part in ("client.js", "experiment.js", "parts.js", "parts.css")}
+MANAGER_PARTS = ("client.js", "editor.js", "experiment.js", "parts.js", "playground.js", "revisions.js", "parts.css")
+FILES |= {f"/admin/manager/{part}" for part in MANAGER_PARTS}
 OPEN = {"/healthz", "/readyz", PAGE, MANAGER, *FILES}
 OPEN_WITH_LOGIN = OPEN - {PAGE, MANAGER} | {LOGIN, CALLBACK, SIGNED_OUT}
 METRICS = "/metrics"
@@ -52,7 +53,7 @@ THIS_MACHINE = "this machine"
 READING = {"GET", "HEAD"}
 CHANGES: tuple[tuple[str, Role], ...] = (
     (LOGOUT, "viewer"),
-    (r"/admin/skills/[^/]+/(check|revisions|try|knowledge/(upload|delete|build))", "editor"),
+    (r"/admin/skills/[^/]+/(check|diff|revisions|try|knowledge/(upload|delete|build))", "editor"),
     (r"/admin/skills/[^/]+/(publish|rollback|withdraw|experiment/(start|stop|decide))", "publisher"),
 )
 """The least role of who may send what is not a GET, by pattern of the path; of others, operators."""
@@ -65,6 +66,8 @@ class Access(NamedTuple):
 
     who: str
     refusal: RequestError | None
+    role: Role = "operator"
+    """The person's role; keys of `--admin all` and this machine have every right."""
 
 
 class AdminGuard:
@@ -93,7 +96,7 @@ class AdminGuard:
             return
         path, access = scope["path"], self._access(scope)
         if access.refusal is None:
-            scope.setdefault("state", {})["who"] = access.who
+            scope.setdefault("state", {}).update(who=access.who, role=access.role)
             await self._admitted(access.who, scope, receive, send)
             return
         if path in (PAGE, MANAGER) and access.refusal.code == "login_required":
@@ -160,6 +163,12 @@ def who(request: Request) -> str:
     return str(request.scope["state"]["who"])
 
 
+def role(request: Request) -> Role:
+    """The role of who sent an admitted request."""
+    found: Role = request.scope["state"]["role"]
+    return found
+
+
 def _by_key(keys: Keys, headers: Headers, path: str) -> Access:
     """Check that the request's admin key is valid and opens `path`."""
     shown = bearer(headers)
@@ -196,8 +205,9 @@ def _by_session(sessions: Sessions, scope: Scope, headers: Headers) -> Access:
         return Access(person.who, Forbidden("This was not sent by the admin page.", code="origin_not_allowed"))
     least = least_role(scope["path"], reading=reading)
     if ROLES.index(person.role) < ROLES.index(least):
-        return Access(person.who, Forbidden(f"This needs the role {least}.", code="role_not_allowed"))
-    return Access(person.who, None)
+        refused = Forbidden(f"This needs the role {least}; yours is {person.role}.", code="role_not_allowed")
+        return Access(person.who, refused, person.role)
+    return Access(person.who, None, person.role)
 
 
 def _local(headers: Headers) -> Access:

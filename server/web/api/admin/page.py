@@ -44,8 +44,11 @@ FILES = (
     ("/admin/manager.js", "manager/manager.js", "text/javascript"),
     ("/admin/manager/parts.css", "manager/parts.css", "text/css"),
     ("/admin/manager/client.js", "manager/client.js", "text/javascript"),
+    ("/admin/manager/editor.js", "manager/editor.js", "text/javascript"),
     ("/admin/manager/experiment.js", "manager/experiment.js", "text/javascript"),
     ("/admin/manager/parts.js", "manager/parts.js", "text/javascript"),
+    ("/admin/manager/playground.js", "manager/playground.js", "text/javascript"),
+    ("/admin/manager/revisions.js", "manager/revisions.js", "text/javascript"),
 )
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Content-Security-Policy": POLICY}
 

@@ -1,6 +1,6 @@
 // An experiment: which revision answers which share of the conversations, what each did, and which one wins.
 import { html } from "/admin/charts.js";
-import { at, attempt, find, read, view } from "/admin/manager/client.js";
+import { at, attempt, find, may, read, view } from "/admin/manager/client.js";
 
 const ROWS = [
   ["liked", "Ratings that are up", (value) => `${(100 * value).toFixed(0)} %`, ["is liked less", "is liked more"]],
@@ -18,8 +18,9 @@ export async function showExperiment(changed) {
 
 function starting(changed) {
   const others = view.open.revisions.filter((one) => one.number !== view.open.published);
-  if (!view.open.published || !others.length || !view.editing) {
-    const why = view.editing ? "Publish one revision and save another: then a share of the visitors can meet the other." : "None runs.";
+  const able = view.editing && may("publisher");
+  if (!view.open.published || !others.length || !able) {
+    const why = able ? "Publish one revision and save another: then a share of the visitors can meet the other." : "No experiment runs.";
     return [html("p", { class: "aside" }, why)];
   }
   const rival = html("select", { id: "rival" }, ...others.map((one) => html("option", { value: String(one.number) }, `revision ${one.number}`)).reverse());
@@ -44,7 +45,7 @@ function running(found, changed) {
 }
 
 function choices({ published, rival }, changed) {
-  if (!view.editing || !rival.number) return [];
+  if (!view.editing || !may("publisher") || !rival.number) return [];
   const button = (text, action, body) => {
     const made = html("button", {}, text);
     made.addEventListener("click", () => act(action, body, changed));
@@ -66,7 +67,8 @@ function line(text, cells, difference) {
 function interval(found, write, signed = false) {
   if (!found) return "-";
   const sign = signed && found.value > 0 ? "+" : "";
-  return html("span", {}, `${sign}${write(found.value)} `, html("small", {}, `${write(found.low)} to ${write(found.high)}`.replaceAll(" %", "")));
+  const plain = (value) => write(value).replace(/^-(?=[0.]+( %)?$)/, "");
+  return html("span", {}, `${sign}${plain(found.value)} `, html("small", {}, `${plain(found.low)} to ${plain(found.high)}`.replaceAll(" %", "")));
 }
 
 /** What differs beyond chance, in words. */

@@ -1,10 +1,14 @@
-// The skills manager: lists skills, edits and checks a draft, tries it, and saves, compares and publishes revisions.
+// The skills manager: lists skills, shows one with everything that belongs to it, and makes new ones.
 import { html } from "/admin/charts.js";
-import { ask, at, attempt, find, moment, read, view } from "/admin/manager/client.js";
+import { attempt, at, find, may, read, redraw, view } from "/admin/manager/client.js";
+import { load, startEditor } from "/admin/manager/editor.js";
 import { showExperiment } from "/admin/manager/experiment.js";
 import { refresh } from "/admin/manager/parts.js";
+import { startOver } from "/admin/manager/playground.js";
+import { showRevisions } from "/admin/manager/revisions.js";
 
-const CHECK_AFTER = 400;
+const MANY = 8; // skills from which on the list has a field to find one
+const PHONE = "(max-width: 720px)";
 const TEMPLATE = (name) => `# A skill. Small models follow examples better than instructions.
 name = "${name}"
 title = "Chat"
@@ -21,126 +25,94 @@ answer = "Two working days. We call you when it is ready."
 `;
 let skills = [];
 let shows = 0;
-let turns = [];
-let timer;
 
+/** Read the skills and their figures, then draw the list. */
 async function list() {
   const [found, figures] = await Promise.all([read("/admin/skills"), read("/admin/summary")]);
-  skills = found.skills;
-  view.editing = found.editing === "edit";
-  find("new").hidden = find("actions").hidden = !view.editing;
-  find("mode").textContent = view.editing ? "" : found.editing === "read" ? "Changes are made by `secateur skills`." : "Skills are files; skill_revisions = \"edit\" in server.toml lets this page change them.";
   const week = new Map(figures.summary.skills.map((use) => [use.skill, use]));
   const left = new Map(figures.summary.budgets.filter((one) => one.limit !== null).map((one) => [one.skill, one.limit - one.used - one.reserved]));
-  find("list").replaceChildren(...skills.map((skill) => html("li", {}, entry(skill, week.get(skill.name), left.get(skill.name)))));
+  skills = found.skills.map((skill) => ({ ...skill, use: week.get(skill.name), left: left.get(skill.name) }));
+  view.role = found.role;
+  view.editing = found.editing === "edit" && may("editor");
+  find("new").hidden = find("actions").hidden = !view.editing;
+  for (const id of ["publish", "rollback", "withdraw"]) find(id).hidden = !may("publisher");
+  find("mode").replaceChildren(...mode(found.editing));
+  find("filter-label").hidden = skills.length <= MANY;
+  drawList();
 }
 
-function entry(skill, use, left) {
-  const button = html("button", { "aria-current": String(skill.name === view.open?.name) }, html("b", {}, skill.title),
-    html("small", {}, `${skill.name}, ${state(skill)}`),
-    html("small", {}, week(skill, use)), ...(left === undefined ? [] : [html("small", {}, `${Math.max(0, left).toLocaleString("en")} tokens left`)]));
-  button.addEventListener("click", () => attempt(() => show(skill.name)));
+/** Why this page changes nothing, or not everything. */
+function mode(editing) {
+  if (editing === "read") return ["This page only shows skills. They are changed by ", html("code", {}, "secateur skills"), "."];
+  if (editing === "off") return ["Skills are files. ", html("code", {}, 'skill_revisions = "edit"'), " in server.toml lets this page change them."];
+  if (!may("editor")) return [`Your role is ${view.role}: you read everything but conversations, and change nothing.`];
+  return may("publisher") ? [] : [`Your role is ${view.role}: you save and try drafts, and a publisher publishes them.`];
+}
+
+function drawList() {
+  const word = find("filter").value.trim().toLowerCase();
+  const fresh = [...view.drafts.keys()].filter((name) => !skills.some((skill) => skill.name === name));
+  const all = [...fresh.map((name) => ({ name, title: name, fresh: true })), ...skills];
+  const shown = all.filter((skill) => `${skill.name} ${skill.title}`.toLowerCase().includes(word)).map((skill) => html("li", {}, entry(skill)));
+  const empty = all.length ? "None has this in its name." : view.editing ? "No skill yet: make the first one." : "No skill yet.";
+  redraw(find("list"), shown.length ? shown : [html("li", { class: "aside" }, empty)]);
+}
+
+function entry(skill) {
+  const lines = skill.fresh ? ["a new draft"] : [`${skill.name}, ${state(skill)}`, week(skill)];
+  if (skill.left !== undefined) lines.push(`${Math.max(0, skill.left).toLocaleString("en")} tokens left`);
+  const button = html("button", { "aria-current": String(skill.name === view.open?.name), "data-name": skill.name }, html("b", {}, skill.title),
+    ...lines.map((line) => html("small", {}, line)), ...(view.drafts.has(skill.name) ? [html("small", { class: "unsaved" }, "unsaved changes")] : []));
+  button.addEventListener("click", () => attempt(async () => {
+    await show(skill.name);
+    if (matchMedia(PHONE).matches) find("editor-title").focus();
+  }));
   return button;
 }
 
 /** Replies and ratings of the last seven days. */
-function week({ ratings }, use) {
+function week({ ratings, use }) {
   const rated = ratings.up + ratings.down;
-  return `${use?.requests ?? 0} replies in 7 days${rated ? `, ${ratings.up} of ${rated} rated good` : ""}`;
+  const replies = use?.requests ?? 0;
+  return `${replies === 1 ? "1 reply" : `${replies.toLocaleString("en")} replies`} in 7 days${rated ? `, ${ratings.up} of ${rated} rated good` : ""}`;
 }
 
 function state(skill) {
   if (skill.published) return `revision ${skill.published} is served`;
-  return skill.served ? "served from its file" : "draft, not served";
+  return skill.served ? "served from its file" : "a draft, not served";
 }
 
+/** Open a skill of the server, or a new one that is only a draft of this page. */
 async function show(name) {
   const turn = ++shows;
-  const found = await read(`/admin/skills/${encodeURIComponent(name)}`);
+  const fresh = !skills.some((skill) => skill.name === name);
+  if (fresh && !view.drafts.has(name)) return skills.length ? show(skills[0].name) : location.reload(); // its draft was discarded
+  const found = fresh ? { name, title: name, text: "", origins: [], revisions: [], moves: [], published: 0, served: false } : await read(`/admin/skills/${encodeURIComponent(name)}`);
   if (turn !== shows) return; // another skill was chosen meanwhile
   view.open = found;
-  find("editor").hidden = find("play").hidden = false;
+  find("editor").hidden = find("parts").hidden = false;
+  find("play").hidden = !may("editor");
   find("diff").hidden = true;
-  find("text").value = view.open.text;
-  find("text").readOnly = !view.editing;
+  find("done").textContent = find("reason").value = "";
+  load();
   describe();
   startOver();
   refresh();
   await list();
   await showExperiment(finish);
-  await check();
 }
 
 function describe() {
-  find("editor-title").textContent = view.open.title;
-  find("serving").textContent = [state(view.open), view.open.model, view.open.knowledge && `knowledge ${view.open.knowledge}`].filter(Boolean).join(", ");
-  find("origins").textContent = view.open.origins.length ? `It works on pages of ${view.open.origins.join(", ")}.` : "No page may embed it yet: list origins, such as origins = [\"https://www.example.com\"].";
-  find("line").textContent = `<script async src="https://YOUR-SERVER/widget.js" data-skill="${view.open.name}"></script>`;
-  const rows = [...view.open.revisions].reverse().flatMap((one) => [html("tr", {}, html("td", {}, String(one.number)),
-    html("td", {}, one.reason || "No reason given", html("small", {}, `${one.author}, ${moment(one.made)}`)), html("td", {}, standing(one)), html("td", {}, ...choices(one))), ...evidence(one)]);
-  const names = ["No.", "Reason, author, time (UTC)", "State", "Actions"];
-  const head = html("tr", {}, ...names.map((name) => html("th", { scope: "col" }, name)));
-  find("revisions").replaceChildren(html("thead", {}, head), html("tbody", {}, ...(rows.length ? rows : [html("tr", {}, html("td", { colspan: "4" }, "None is saved yet."))])));
-  find("rollback").disabled = view.open.moves.length < 2;
-  find("withdraw").disabled = !view.open.published;
+  const { title, model, knowledge, origins, name, served } = view.open;
+  find("editor-title").textContent = title;
+  find("serving").textContent = [state(view.open), model, knowledge && `knowledge ${knowledge}`].filter(Boolean).join(", ");
+  find("origins").textContent = !served ? "Once the skill is published, the line works on pages of the origins that its text lists." : origins.length ? `It works on pages of ${origins.join(", ")}.` : "No page may embed what is served: list origins, such as origins = [\"https://www.example.com\"].";
+  find("line").textContent = `<script async src="https://YOUR-SERVER/widget.js" data-skill="${name}"></script>`;
+  find("curl").textContent = `curl https://YOUR-SERVER/v1/chat/completions -H "Authorization: Bearer KEY" -H "Content-Type: application/json" -d '{"model": "${name}", "messages": [{"role": "user", "content": "Hello"}]}'`;
+  showRevisions(finish);
 }
 
-function standing(one) {
-  if (one.number === view.open.published) return html("b", {}, "served");
-  if (!one.gate) return "";
-  return html("span", { class: one.gate.passed ? "passed" : "failed" }, one.gate.passed ? "passes the gate" : "held by the gate");
-}
-
-/** A row below a revision: what it scored on tasks, and what its gate says. */
-function evidence(one) {
-  const scores = Object.entries(one.scores).map(([task, { means }]) => `On ${task}: ${Object.entries(means).map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ")}.`);
-  const gate = one.gate && one.number !== view.open.published ? [`Gate: ${one.gate.reason}.`] : [];
-  const lines = [...scores, ...gate].map((text) => html("small", {}, text));
-  return lines.length ? [html("tr", { class: "evidence" }, html("td"), html("td", { colspan: "3" }, ...lines))] : [];
-}
-
-function choices(one) {
-  const compare = html("button", {}, "Compare");
-  compare.setAttribute("aria-label", `Compare revision ${one.number} with the served one`);
-  compare.addEventListener("click", () => attempt(() => difference(one.number)));
-  if (!view.editing || one.number === view.open.published) return [compare];
-  const publish = html("button", {}, "Publish");
-  publish.setAttribute("aria-label", `Publish revision ${one.number}`);
-  publish.addEventListener("click", () => attempt(() => move("publish", { number: one.number })));
-  return [compare, " ", publish];
-}
-
-async function difference(number) {
-  const other = view.open.published || view.open.revisions.at(-1).number;
-  const { diff } = await read(`${at("diff")}?old=${Math.min(number, other)}&new=${Math.max(number, other)}`);
-  const kind = (line) => (line.startsWith("+") ? "plus" : line.startsWith("-") ? "minus" : "");
-  find("diff").replaceChildren(...(diff || "They are equal.").split("\n").map((line) => html("div", { class: kind(line) }, line || "\u00a0")));
-  find("diff").hidden = false;
-}
-
-async function check() {
-  const { problem, warnings = [], revision } = await read(at("check"), { text: find("text").value });
-  find("problem").className = problem ? "problem bad" : "problem";
-  find("problem").textContent = problem ?? [`Valid, revision ${revision}.`, ...warnings].join(" ");
-  return !problem;
-}
-
-async function save() {
-  const made = await read(at("revisions"), { text: find("text").value, after: view.open.revisions.at(-1)?.number ?? 0, reason: find("reason").value });
-  await finish(`Saved as revision ${made.number}.`);
-  return made;
-}
-
-async function publish() {
-  const made = await save();
-  await move("publish", { number: made.number });
-}
-
-async function move(action, body = {}) {
-  const made = await read(at(action), { ...body, reason: find("reason").value });
-  await finish(made.number ? `Revision ${made.number} is served.` : "No revision is served any more.");
-}
-
+/** Show what the server has after a change, and say what was done. */
 async function finish(text) {
   view.open = await read(at());
   describe();
@@ -151,120 +123,40 @@ async function finish(text) {
   find("done").textContent = text;
 }
 
-function create() {
-  const name = prompt("The skill's name: letters, digits, dots, dashes")?.trim();
-  if (!name) return;
-  if (skills.some((skill) => skill.name === name)) return attempt(() => show(name));
-  shows += 1;
-  view.open = { name, title: name, text: TEMPLATE(name), origins: [], revisions: [], moves: [], published: 0, served: false };
-  find("editor").hidden = find("play").hidden = false;
-  find("text").value = view.open.text;
-  find("text").readOnly = false;
-  describe();
-  startOver();
-  refresh();
-  attempt(() => showExperiment(finish));
-  attempt(check);
-  attempt(list);
+/** Ask for the name of a new skill, and what it begins with. */
+function offer() {
+  const copies = skills.map((skill) => html("option", { value: skill.name }, `a copy of ${skill.name}`));
+  find("new-from").replaceChildren(html("option", { value: "" }, "the template"), ...copies);
+  find("new-name").value = find("new-problem").textContent = "";
+  find("new-dialog").showModal();
+}
+
+async function create() {
+  const [name, from] = [find("new-name").value.trim(), find("new-from").value];
+  const refuse = (text) => (find("new-problem").textContent = text);
+  if (!/^[a-z0-9][a-z0-9._-]{0,63}$/.test(name)) return refuse("A name has small letters, digits, . _ and -, and begins with a letter or digit.");
+  if (view.drafts.has(name) || skills.some((skill) => skill.name === name)) return refuse(`There is a skill ${name} already: choose another name.`);
+  view.drafts.set(name, from ? copied((await read(`/admin/skills/${encodeURIComponent(from)}`)).text, name) : TEMPLATE(name));
+  find("new-dialog").close();
+  await show(name);
   find("text").focus();
 }
 
-function startOver() {
-  turns = [];
-  find("turns").replaceChildren();
-  find("prompt").textContent = "";
-  find("prompt-title").textContent = "The prompt";
-  showPassages({ kind: "none", passages: [] });
+/** The text of another skill under a new name; keys, site keys and aliases open or name that one alone. */
+function copied(text, name) {
+  return text.replace(/^(keys|site_keys|aliases)\s*=\s*\[[^\]]*\][^\n]*\n?/gm, "").replace(/^name\s*=.*$/m, () => `name = "${name}"`);
 }
 
-async function send() {
-  const question = find("question").value.trim();
-  const box = html("div", { class: "turn assistant" });
-  const answer = await ask(at("try"), { text: find("text").value, messages: [...turns, { role: "user", content: question }] });
-  find("turns").append(html("div", { class: "turn user" }, question), box);
-  find("question").value = "";
-  let said = "";
-  for await (const [name, data] of events(answer.body)) {
-    if (name === "passages") showPassages(data);
-    if (name === "prompt") showPrompt(data);
-    if (name === "text") {
-      said += data.text;
-      box.append(...(data.tokens.length ? data.tokens.map(token) : [data.text]));
-    }
-    if (name === "end") box.append(html("span", { class: "numbers" }, numbers(data)));
-    if (name === "error") throw new Error(data.message);
-    find("turns").scrollTop = find("turns").scrollHeight;
-  }
-  turns.push({ role: "user", content: question }, { role: "assistant", content: said || "\u2026" });
-}
-
-function token({ token: text, logprob, top }) {
-  const percent = (value) => `${(100 * Math.exp(value)).toFixed(1)} %`;
-  const others = top.map(([other, value]) => `${JSON.stringify(other)} ${percent(value)}`).join("\n");
-  return html("span", { title: `${percent(logprob)}\n${others}` }, text);
-}
-
-function showPrompt({ text, tokens }) {
-  find("prompt").textContent = text;
-  find("prompt-title").textContent = `The prompt, ${tokens} tokens`;
-}
-
-/** What the knowledge found, and whether it lets the model answer. */
-function showPassages({ kind, passages }) {
-  const decided = { passages: "quoted to the model", verbatim: "a stored answer", refused: "too far from the question: refused", none: "" }[kind];
-  find("passages-title").textContent = kind === "none" ? "No knowledge to search" : `${passages.length === 1 ? "1 passage" : `${passages.length} passages`} found: ${decided}`;
-  find("passages").replaceChildren(...passages.map((one) => html("li", {}, html("div", {}, html("b", {}, one.title || one.url), html("small", {}, `relevance ${one.relevance}, ${one.url}`), one.text))));
-}
-
-function numbers(data) {
-  const speed = data.completion_tokens > 1 && data.seconds > data.first ? `, ${Math.round((data.completion_tokens - 1) / (data.seconds - data.first))} tokens/s` : "";
-  const from = data.citations.length ? `. From ${data.citations.map((one) => one.title).join("; ")}` : "";
-  return `${data.prompt_tokens} prompt tokens (${data.cached_tokens} cached), ${data.completion_tokens} of reply, first after ${Math.round(1000 * data.first)} ms${speed}, ended by ${data.finish}${from}`;
-}
-
-/** The events of a stream as pairs of name and data. */
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const lines = block.split("\n");
-      const field = (name) => lines.find((line) => line.startsWith(`${name}: `))?.slice(name.length + 2);
-      if (field("event")) yield [field("event"), JSON.parse(field("data"))];
-    }
-  }
-}
-
-async function showFields() {
-  const { fields } = await read("/admin/skills/fields");
-  const shown = (word) => fields.filter((one) => `${one.name} ${one.about}`.toLowerCase().includes(word));
-  const draw = (word) => find("fields").replaceChildren(...shown(word).flatMap((one) => [html("dt", {}, one.name), html("dd", {}, `${one.about}${one.default === null ? "" : ` Default: ${JSON.stringify(one.default)}.`}`)]));
-  find("find-field").addEventListener("input", () => draw(find("find-field").value.trim().toLowerCase()));
-  draw("");
-}
-
-const click = (id, work) => find(id).addEventListener("click", () => attempt(work));
-click("save", save);
-click("publish", publish);
-click("rollback", () => move("rollback"));
-click("withdraw", () => move("withdraw"));
-click("clear", startOver);
-click("copy", () => navigator.clipboard.writeText(find("line").textContent));
-find("new").addEventListener("click", create);
-find("ask").addEventListener("submit", (event) => {
+startEditor({ finish, drawList, show });
+find("filter").addEventListener("input", drawList);
+find("new").addEventListener("click", offer);
+find("new-cancel").addEventListener("click", () => find("new-dialog").close());
+find("new-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  attempt(send);
+  create().catch((error) => (find("new-problem").textContent = error.message));
 });
-find("text").addEventListener("input", () => {
-  clearTimeout(timer);
-  timer = setTimeout(() => attempt(check), CHECK_AFTER);
-});
+addEventListener("beforeunload", (event) => view.drafts.size && event.preventDefault());
 attempt(async () => {
   await list();
-  await showFields();
-  if (skills.length && !view.open) await show(skills[0].name);
+  if (skills.length) await show(skills[0].name);
 });

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from server.chat.kept.feedback import Feedback
-from server.config import Config
+from server.config import Config, registered
 from server.errors import ConfigError, InvalidRequest, NotFound
 from server.metering.audit.chain import Event
 from server.models.reload import skills_folder, warnings
@@ -23,7 +24,7 @@ from server.skills.revisions.connection import LONGEST_REASON
 from server.skills.revisions.store import Move, Revision
 from server.skills.revisions.text import difference, parse
 from server.skills.skill import Skill
-from server.web.access.guard import who
+from server.web.access.guard import role, who
 from server.web.api.admin.skills.fields import fields
 from server.web.api.admin.skills.moving import Mover, read_json, refusing
 from server.web.http.requests import address
@@ -40,6 +41,13 @@ class Text(Struct, frozen=True, forbid_unknown_fields=True):
     """A text to check."""
 
     text: str
+
+
+class Typed(Struct, frozen=True, forbid_unknown_fields=True):
+    """A text to compare with the revision `old`."""
+
+    text: str
+    old: Annotated[int, Meta(ge=1)]
 
 
 class Draft(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +95,7 @@ class SkillsEndpoints:
             Route("/admin/skills/fields", self.fields),
             Route(one, self.one),
             Route(f"{one}/diff", self.diff),
+            Route(f"{one}/diff", self.diff_with, methods=["POST"]),
             Route(f"{one}/check", self.check, methods=["POST"]),
             Route(f"{one}/revisions", self.save, methods=["POST"]),
             Route(f"{one}/publish", self.publish, methods=["POST"]),
@@ -94,8 +103,8 @@ class SkillsEndpoints:
             Route(f"{one}/withdraw", self.withdraw, methods=["POST"]),
         ]
 
-    async def list(self, _: Request) -> Response:
-        """Every skill that is served, or has revisions."""
+    async def list(self, request: Request) -> Response:
+        """Every skill that is served, or has revisions; whether this page may change them, and the reader's role."""
         moves = await self._moves()
         served = {skill.name: skill for skill in self._skills}
         saved = await to_thread.run_sync(self._revisions.names) if self._revisions else []
@@ -104,7 +113,8 @@ class SkillsEndpoints:
         ]
         ratings = await to_thread.run_sync(self._ratings)
         listed = [{**one, "ratings": {rating: ratings[one["name"], rating] for rating in RATINGS}} for one in shown]
-        return json_response({"skills": listed, "editing": self._config.skill_revisions}, no_store=True)
+        reader = {"editing": self._config.skill_revisions, "role": role(request)}
+        return json_response({"skills": listed, **reader}, no_store=True)
 
     def _ratings(self) -> Counter[tuple[str, str]]:
         """The ratings of the last seven days, by skill and rating; raises FeedbackUnavailable."""
@@ -147,6 +157,13 @@ class SkillsEndpoints:
         old, new = [await to_thread.run_sync(self._mover.editable().get, name, int(number)) for number in numbers]
         names = (f"{name}@{old.number}", f"{name}@{new.number}")
         return json_response({"diff": difference(old.text, new.text, names)}, no_store=True)
+
+    async def diff_with(self, request: Request) -> Response:
+        """The unified diff of a revision and a text that is not saved."""
+        name, asked = request.path_params["name"], await read_json(request, Typed)
+        old = await to_thread.run_sync(self._mover.editable().get, name, asked.old)
+        names = (f"{name}@{old.number}", f"{name}, not saved")
+        return json_response({"diff": difference(old.text, asked.text, names)}, no_store=True)
 
     async def check(self, request: Request) -> Response:
         """The mistake in a text, or its revision and warnings."""
@@ -245,8 +262,21 @@ class SkillsEndpoints:
             "published": published,
             "source": "revision" if published else "file" if skill else "draft",
             "revision": skill.revision if skill else "",
-            "model": (skill.model or self._config.model) if skill else "",
+            "model": _named(skill.model or self._config.model) if skill else "",
             "encoder": skill.encoder if skill else "",
-            "knowledge": skill.knowledge if skill else "",
+            "knowledge": _placed(skill.knowledge, skills_folder(self._config)) if skill else "",
             "origins": list(skill.origins) if skill else [],
         }
+
+
+def _named(model: str) -> str:
+    """A model as people name it: of the registry as it is, else by its directory."""
+    return model if registered(model) else Path(model).name
+
+
+def _placed(knowledge: str, skills: Path) -> str:
+    """A directory of knowledge without the folder that the server or its skills lie in; others as they are."""
+    place = Path(knowledge).absolute()
+    folders = (Path.cwd(), skills.absolute().parent)
+    inside = next((folder for folder in folders if place.is_relative_to(folder)), None)
+    return str(place.relative_to(inside)) if knowledge and not registered(knowledge) and inside else knowledge

