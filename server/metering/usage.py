@@ -5,6 +5,7 @@ Rows are numbered in the order of their commits and without gaps, so an export r
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -74,13 +75,32 @@ def sequence(text: str) -> int:
 
 def rows(database: Database, after: int, most: int = MOST_ROWS, span: Span = EVER) -> list[tuple[Any, ...]]:
     """Up to `most` closed rows of `span` numbered above `after`, with the columns ROW; times in ISO 8601."""
-    days = "day >= ? AND day <= ?"
+    condition = "sequence > ? AND day >= ? AND day <= ? ORDER BY sequence LIMIT ?"
+    return _rows(database, condition, (after, *span.days, most))
+
+
+def row_of(database: Database, reply: str) -> list[tuple[Any, ...]]:
+    """The row of one reply, closed or under way, with the columns ROW; empty if the ledger has none.
+
+    `reply` is its X-Request-Id, or the id in the response of any API, as chatcmpl-..., which has the same digits.
+    """
+    return _rows(database, "request_id IN (?, ?)", (reply, f"req_{re.split('[-_]', reply)[-1]}"))
+
+
+def no_row(database: Database, reply: str) -> str:
+    """The sentence for a reply that `row_of` does not find."""
+    through = archived_through(database)
+    moved = f"; rows numbered up to {through} were archived" if through else ""
+    return f"The ledger has no reply {reply[:80]!r}{moved}: give its X-Request-Id, or the id in the response."
+
+
+def _rows(database: Database, condition: str, values: Sequence[str | int]) -> list[tuple[Any, ...]]:
+    """The rows of replies under a condition in SQL, with the columns ROW; times in ISO 8601."""
     names = ", ".join(ROW) if "daily" in database.tables() else ", ".join(ROW).replace("usage_from", "'ids'")
-    statement = f"SELECT {names} FROM requests WHERE sequence > ? AND {days} ORDER BY sequence LIMIT ?"
     opened, closed = ROW.index("opened_at"), ROW.index("closed_at")
     return [
         tuple(_time(value) if index in (opened, closed) else value for index, value in enumerate(row))
-        for row in database.execute(statement, (after, *span.days, most))
+        for row in database.execute(f"SELECT {names} FROM requests WHERE {condition}", values)
     ]
 
 

@@ -97,6 +97,31 @@ def test_rows_resume_where_an_export_ended(
         assert "argument --after: invalid sequence value" in capsys.readouterr().err
 
 
+def test_one_reply_is_found_by_any_of_its_ids(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An auditor has the id of a response, and asks what was charged, and who counted it."""
+    name, day = f"req_{'0' * 31}7", str(datetime.now(UTC).date())
+    with closing(Ledger(where)) as ledger:
+        ledger.open(Opening("open", "a", "m", 1, 1)).result()
+        ledger.open(Opening("r7", "a", "m", 3, 20)).result()
+        ledger.settle(Settlement("r7", Usage(3, 0, 2), "stop", "a", day)).result()
+        ledger.open(Opening(name, "a", "m", 9, 20, usage_from="pieces")).result()
+        ledger.settle(Settlement(name, Usage(9, 0, 4), "stop", "a", day, usage_from="backend")).result()
+        for reply in (name, name.replace("req_", "chatcmpl-"), name.replace("req_", "msg_")):
+            assert main(["usage", where, "--request", reply]) == 0
+            row = json.loads(capsys.readouterr().out)
+            assert (row["request_id"], row["output_tokens"], row["usage_from"]) == (name, 4, "backend")
+        assert main(["usage", where, "--request", "r7", "--format", "csv"]) == 0
+        [found] = csv.DictReader(capsys.readouterr().out.splitlines())
+        assert (found["output_tokens"], found["usage_from"]) == ("2", "ids")
+        assert main(["usage", where, "--request", "open"]) == 0
+        assert json.loads(capsys.readouterr().out)["state"] == "open"
+    assert main(["usage", where, "--request", "r77"]) == 2
+    assert "The ledger has no reply 'r77': give its X-Request-Id" in capsys.readouterr().err
+    for more in (["--after", "0"], ["--by", "skill"], ["--since", "2026-11-24"]):
+        assert main(["usage", where, "--request", "r7", *more]) == 2
+        assert "--request prints one reply: leave out" in capsys.readouterr().err
+
+
 def test_an_export_of_many_rows_holds_no_transaction_open(
     filled: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +203,11 @@ def test_the_admin_listener_serves_usage_and_the_public_one_does_not(
     [line] = text.splitlines()
     assert json.loads(line)["sequence"] == 2
     assert json.loads(line)["revision"] == _help(served).revision
+    name = json.loads(line)["request_id"]
+    status, headers, text = get(served, f"/admin/usage?request={name.replace('req_', 'chatcmpl-')}")
+    assert (status, json.loads(text)["request_id"], json.loads(text)["usage_from"]) == (200, name, "ids")
+    assert "x-next-after" not in headers
+    assert get(served, "/admin/usage?request=req_0")[0] == 404
     assert get(served, "/admin/usage?after=3")[1]["x-next-after"] == "3"
     for query in (
         "after=0&by=skill",
@@ -188,6 +218,7 @@ def test_the_admin_listener_serves_usage_and_the_public_one_does_not(
         "limit=-1&after=0",
         "format=xml",
         "page=1",
+        f"request={name}&by=skill",
     ):
         assert get(served, f"/admin/usage?{query}")[0] == 400
     with closing(http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=120)) as connection:

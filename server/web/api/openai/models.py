@@ -41,8 +41,9 @@ class ModelEndpoints:
         return json_response({"name": skill.name, "title": skill.title or skill.name, "greeting": skill.greeting})
 
     async def lineage(self, request: Request) -> Response:
-        """How the model of a skill was made: its steps and, recursively, its parents."""
-        return json_response(summary(self._rollout.of(self._granted(request).model).lineage))
+        """How the model of a skill was made: its steps and, recursively, its parents; and who counts its tokens."""
+        model = self._rollout.of(self._granted(request).model)
+        return json_response({**summary(model.lineage), "usage_from": "backend" if model.engine.text else "ids"})
 
     async def version(self, request: Request) -> Response:
         """The server's version, for callers with a key."""

@@ -133,6 +133,7 @@ def test_models(serve: Serve) -> None:
         assert (step["technique"], step["options"], step["digest"]) == ("wanda", {"sparsity": "32:64"}, "made")
         assert (lineage["address"], lineage["parent"]) == (address(LINEAGE), None)
         assert lineage["base"]["license"] == "Apache-2.0"
+        assert lineage["usage_from"] == "ids"
         assert model.runtime == [{"subject": "runner", "kernel": "fake", "reason": "no model is needed above it"}]
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("nobody")
