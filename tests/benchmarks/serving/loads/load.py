@@ -51,6 +51,8 @@ class Target(NamedTuple):
     key: str = ""
     system: str = ""
     """System prompt sent by the client; empty where the server adds its own."""
+    session: str = ""
+    """Sent as x-session-id, which routers hash; empty sends none."""
 
     def request(self, question: str, tokens: int) -> bytes:
         """The bytes of one HTTP request."""
@@ -73,6 +75,7 @@ class Target(NamedTuple):
             f"Authorization: Bearer {self.key}",
             f"Content-Length: {len(body)}",
             "Connection: close",
+            *[f"x-session-id: {self.session}"] * bool(self.session),
         ]
         return "\r\n".join([*head, "", ""]).encode() + body
 
