@@ -57,10 +57,11 @@ def test_no_file_is_changed_and_a_mistake_leaves_none(
     assert main(["init", str(tmp_path), "--model", str(model)]) == 2
     assert "server.toml exists already" in capsys.readouterr().err
     assert (tmp_path / "server.toml").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
     for words, message in (
         (["--model", str(model), "--origin", "nowhere"], "'nowhere' at `$.origins[0]` is not an origin"),
-        (["--model", str(tmp_path)], "was not imported, for the reason above"),
-        (["--model", str(tmp_path / "none")], "none is no model: give the directory of an artifact"),
+        (["--model", str(tmp_path / "empty")], "was not imported, for the reason above"),
+        (["--model", str(tmp_path)], " is no model: give the directory of an artifact"),
         ([], "name the model: --model MODEL"),
     ):
         assert main(["init", str(tmp_path / "other"), *words]) == 2
