@@ -4,7 +4,7 @@ BIN = .venv/bin
 RECIPE = examples/recipes/smollm2-vocabulary.toml
 ARTIFACT = build/smollm2-vocabulary
 
-.PHONY: demo ports test test-quick lint reference fuzz screenshots widget-exams exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-serving bench-structured bench-pruning pareto pareto-seeds pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
+.PHONY: demo ports test test-quick lint reference fuzz screenshots widget-exams exam-attack exam-clients exam-cluster exam-faults exam-replicas exam-bundle bench bench-knowledge bench-ledger bench-native bench-peers bench-prompts bench-replicas bench-routers bench-serving bench-structured bench-pruning pareto pareto-seeds pareto-speed prune knowledge wheel wheels man release docs exam-aarch64 sbom lock clean
 
 demo: ports prune knowledge  ## install, prune, evaluate, serve, and print the address of a page with the widget
 	@exec $(BIN)/secateur serve examples/demo/server.toml
@@ -112,6 +112,10 @@ bench-ledger: .venv/test  ## opening a reply, a scrape and the admin page on ten
 
 bench-replicas: .venv/test prune  ## requests on three real servers beside their simulation, and twenty simulated: five minutes
 	@$(BIN)/python -m tests.benchmarks.replicas $(ARTIFACT)
+
+bench-routers: .venv/test prune  ## first tokens on three servers behind nginx, by round robin and by the hash of the skill: five minutes
+	@tests/install
+	@$(BIN)/python -m tests.benchmarks.replicas.routers $(ARTIFACT)
 
 bench-native: .venv/base  ## print how fast the kernels are on this machine, by layout and batch
 	@$(BIN)/python -m server.engine.native.bench
