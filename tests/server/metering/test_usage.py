@@ -179,6 +179,10 @@ def test_reconcile_finds_each_difference(
             database.execute(damage)
     assert main(["reconcile", where]) == 1
     assert sentence in capsys.readouterr().out
+    assert main(["reconcile", where, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows"], told["notes"]) == (61 - damage.startswith("DELETE FROM requests"), [])
+    assert any(sentence in difference for difference in told["differences"])
 
 
 def get(served: Served, path: str) -> tuple[int, dict[str, str], str]:
