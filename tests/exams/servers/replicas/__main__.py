@@ -29,8 +29,7 @@ REPLICAS, VISITORS = 3, 30
 DOWN_SECONDS = 2.0
 RECOVERY_SECONDS = 180.0
 """A replica that never comes back is taken for dead within two minutes."""
-AHEAD = 8
-"""Tokens that a killed replica may have counted and not yet sent, at most: one pass, and text held back."""
+ENDS = ("stop", "length")
 Rows = dict[str, tuple[str, str, int]]
 """Request id -> state, outcome and output tokens."""
 
@@ -125,29 +124,36 @@ def findings(router: str, kills: int, talkers: Sequence[Talker], rows: Rows, las
     yield Row(f"{router}: what no visitor may see", "; ".join(problems[:2]) or "nothing", "nothing", not problems)
     on = sum(one.answered[-1:] > [last] for one in talkers)
     yield Row(f"{router}: conversations that went on", f"{on} of {len(talkers)}", "all", on == len(talkers))
+    renewed = sum(one.renewed for one in talkers)
+    yield Row(f"{router}: sessions refreshed when they expired", str(renewed), "told", True)
     missing = [reply.id for reply in known if reply.request_id not in rows]
     yield Row(f"{router}: replies without a row", f"{len(missing)} of {len(known)}", "0", not missing)
     ended = [reply for reply in known if reply.tokens is not None]
     wrong = [reply.id for reply in ended if rows.get(reply.request_id, ("", "", -1))[2] != reply.tokens]
     yield Row(f"{router}: charged other than their usage", f"{len(wrong)} of {len(ended)}", "0", not wrong)
-    off = [one for one in known if one.tokens is None and not _fits(one, rows)]
-    shown = f"{len(off)} of {len(known) - len(ended)}"
-    yield Row(f"{router}: cut replies charged less or far more", shown, f"0 to {AHEAD} tokens ahead", not off)
-    finished = sum(outcome in ("stop", "length") for _, outcome, _ in rows.values())
-    seen = sum(reply.finish in ("stop", "length") for reply in replies)
-    yield Row(f"{router}: finished rows beside replies", f"{finished} / {seen}", "equal", finished == seen)
+    cut_off = [(one.pieces, rows.get(one.request_id, ("no row", "", -1))) for one in known if one.tokens is None]
+    less = [(pieces, row) for pieces, row in cut_off if row[2] < pieces]
+    shown = f"{len(less)} of {len(cut_off)}{''.join(f'; {pieces} pieces, {row}' for pieces, row in less[:3])}"
+    yield Row(f"{router}: cut replies charged less than delivered", shown, "0", not less)
+    yield _finished(router, replies, rows)
     firsts = sorted(reply.first for reply in replies if reply.first)
     median = firsts[len(firsts) // 2] if firsts else 0.0
     yield Row(f"{router}: TTFT, median", f"{median * 1000:.0f} ms", "told", True)
 
 
-def _fits(reply: Reply, rows: Rows) -> bool:
-    """Whether a reply that broke off for its reader is charged for all that was delivered."""
-    row = rows.get(reply.request_id)
-    if row is None:
-        return False
-    _, outcome, charged = row
-    return charged >= reply.pieces and (outcome != "recovered" or reply.finish != "interrupted" or charged > 0)
+def _finished(router: str, replies: Sequence[Reply], rows: Rows) -> Row:
+    """Rows of whole replies beside what visitors saw; a kill just after the settlement leaves the text without its end.
+
+    A visitor may also meet such a reply only in the conversation, without the id of its request.
+    """
+    done = {request for request, (_, outcome, _) in rows.items() if outcome in ENDS}
+    whole = [reply for reply in replies if reply.finish in ENDS]
+    cut = [reply for reply in replies if reply.finish not in ENDS and reply.request_id in done]
+    nameless = sum(reply.finish not in ENDS and not reply.request_id for reply in replies)
+    good = 0 <= len(done) - len(whole) - len(cut) <= nameless
+    good = good and all(reply.request_id in done for reply in whole if reply.request_id)
+    shown = f"{len(done)} rows; replies: {len(whole)} whole, {len(cut)} cut just before their end"
+    return Row(f"{router}: finished rows beside replies", shown, "equal", good)
 
 
 def settled(ledger: str) -> Rows:

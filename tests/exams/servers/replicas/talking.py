@@ -1,6 +1,7 @@
 """Visitors who keep asking, follow what breaks off, and ask interrupted questions again."""
 
 import http.client
+import json
 import threading
 import time
 from contextlib import closing
@@ -40,6 +41,8 @@ class Talker(threading.Thread):
         self._number = number
         self._over = stop
         self._visitor: Visitor | None = None
+        self._resume = ""
+        self.renewed = 0
 
     def run(self) -> None:
         """Ask and have each question answered; `problem` says what nobody should see."""
@@ -75,7 +78,7 @@ class Talker(threading.Thread):
         body = {"text": text, "message": message, **more}
         with closing(visitor.request("POST", "messages", body, x_session_id=session)) as response:
             if response.status != 200:
-                response.read()
+                self._renew(response.status, response.read())
                 time.sleep(PAUSE)
                 return
             found: Reply | None = None
@@ -101,8 +104,7 @@ class Talker(threading.Thread):
                     self.replies.setdefault(last["id"], Reply(last["id"])).finish = last["finish"]
                     return dict(turns[-1])
                 return None
-            if shown.status in (401, 403):
-                raise AssertionError(f"the conversation is refused with {shown.status}: {shown.json}")
+            self._renew(shown.status, json.dumps(shown.json).encode())
             time.sleep(PAUSE)
         return None
 
@@ -112,8 +114,27 @@ class Talker(threading.Thread):
             made = Visitor.at(self._url)
             if not made.token:
                 raise ConnectionError("no session yet")
-            self._visitor = made
+            self._visitor, self._resume = made, made.opened.json["resume"]
         return self._visitor
+
+    def _renew(self, status: int, answer: bytes) -> None:
+        """Refresh an expired session, as the widget does; raises AssertionError for any other refusal."""
+        if status not in (401, 403):
+            return
+        if json.loads(answer)["error"]["code"] != "session_expired":
+            raise AssertionError(f"the conversation is refused with {status}: {answer.decode()}")
+        visitor = self._open()
+        body, session = {"skill": "help", "resume": self._resume}, f"conversation-{self._number}"
+        try:
+            fresh = visitor.post("session", body, x_session_id=session)
+        except (OSError, http.client.HTTPException, ValueError):
+            return  # nobody answers now: the next request finds it expired again
+        if fresh.status != 200:
+            return
+        if not fresh.json["resumed"]:
+            raise AssertionError("a refreshed session has lost its conversation")
+        visitor.token, self._resume = fresh.json["token"], fresh.json["resume"]
+        self.renewed += 1
 
 
 def note(reply: Reply, name: str, data: Any, begun: float) -> None:
