@@ -34,9 +34,9 @@ lint: .venv/test
 
 screenshots: .venv/test prune  ## photograph the widget's states into build/screenshots, and the pictures of README and pages into docs/images
 	@tests/install
-	@$(BIN)/python -m tests.browser.screenshots build/screenshots
+	@$(BIN)/python -m tests.browser.pictures.widget build/screenshots
 	@cp build/screenshots/chat.png docs/images/chat.png
-	@$(BIN)/python -m tests.browser.manager_pictures $(ARTIFACT) docs/images
+	@$(BIN)/python -m tests.browser.pictures.manager $(ARTIFACT) docs/images
 
 widget-exams: .venv/test  ## measure long chats, write down what Orca says of one, and chat in a WordPress with the plugin (needs their Debian packages)
 	@$(BIN)/python -m tests.browser.exams.speed

@@ -83,13 +83,19 @@ def test_a_draft_goes_from_typing_to_visitors_and_back(server: Served, open_page
     assert prompt_of(server) == "Be brief."
     expect(page.locator("#revisions tbody tr")).to_have_count(2)
     expect(page.locator("#unsaved")).to_be_visible()
+
+
+def test_a_field_is_found_explained_and_added(server: Served, open_page: Open) -> None:
+    page = opened(open_page, server)
     page.get_by_text("What each field means").click()
-    page.get_by_label("Find").fill("tokens in a day")
-    expect(page.locator("#fields dt")).to_have_text(["tokens_per_day Add"])
-    page.get_by_role("button", name="Add tokens_per_day").click()
-    expect(page.locator("#about")).to_contain_text("tokens_per_day")
-    page.keyboard.type("5000")
-    expect(editor).to_have_value(re.compile("^tokens_per_day = 5000$", re.MULTILINE))
+    page.get_by_label("Find").fill("calendar month")
+    expect(page.locator("#fields dt")).to_have_text(["tokens_per_month Add"])
+    page.get_by_role("button", name="Add tokens_per_month").click()
+    expect(page.locator("#about")).to_contain_text("tokens_per_month")
+    page.keyboard.type("9000")
+    editor = page.get_by_label("The skill's file")
+    expect(editor).to_have_value(re.compile("^tokens_per_month = 9000$", re.MULTILINE))
+    expect(page.locator("#problem")).to_contain_text("Valid, revision")
 
 
 def selected(page: Page) -> str:

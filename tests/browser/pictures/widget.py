@@ -1,6 +1,6 @@
 """Photographs every state of the widget, the demo's page and the admin page, for people to look at.
 
-`python -m tests.browser.screenshots FOLDER [LOOK ...]`; nothing is compared.
+`python -m tests.browser.pictures.widget FOLDER [LOOK ...]`; nothing is compared.
 """
 
 import math

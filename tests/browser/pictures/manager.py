@@ -1,6 +1,6 @@
 """Photographs the skills manager of a real server on a real model, for the pages of docs/.
 
-`python -m tests.browser.manager_pictures ARTIFACT FOLDER`
+`python -m tests.browser.pictures.manager ARTIFACT FOLDER`
 """
 
 import json
