@@ -1,4 +1,4 @@
-"""`secateur prune`, `evaluate` and `task`: parse arguments, run a room, print a table.
+"""`secateur prune`, `recipe`, `import`, `evaluate` and `task`: parse arguments, run a room, print a table.
 
 May import everything.
 """

@@ -23,6 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "prune": Command("pruning.commands.prune", "prune a model as a recipe says, and evaluate it"),
+    "recipe": Command("pruning.commands.recipe", "list the recipes that come with the package, or print one"),
     "import": Command("pruning.commands.import_base", "read a base model, and say what it lacks"),
     "evaluate": Command("pruning.commands.evaluate", "measure an artifact on a task or a text"),
     "task": Command("pruning.commands.task", "make a task from FAQ pages"),
