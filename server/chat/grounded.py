@@ -17,6 +17,7 @@ from server.knowledge.grounding.quoting import fitting, with_passages
 from server.knowledge.passages import Passage, is_link
 from server.models.rollout import Model
 from server.skills.skill import Skill
+from server.text.chat_template import Message
 from server.text.tokenizer import Tokenizer
 
 EARLIER = 2
@@ -108,7 +109,7 @@ def grounded(
         grammar = quoted_only(knowledge, found.query, quoted, tokenizer.spells_special)
         if grammar is None:  # the model may say nothing of its own
             answer = Answer(refusal(request.skill, passages[:NEAREST]), "refused")
-        request = replace(request, grammar=grammar)
+        request = replace(request, grammar=grammar, messages=_without_talk(request.messages, found, questions))
     seconds = time.perf_counter() - started
     if answer is not None or not quoted:
         return Grounded(request, found, passages if answer else (), seconds, answer=answer)
@@ -118,6 +119,18 @@ def grounded(
     messages = (*request.messages[:place], {**asked, "content": text}, *request.messages[place + 1 :])
     tokens = tokenizer.count(text) - tokenizer.count(asked["content"])
     return Grounded(replace(request, messages=messages), found, quoted, seconds, tokens)
+
+
+def _without_talk(messages: tuple[Message, ...], found: Grounding, questions: tuple[str, ...]) -> tuple[Message, ...]:
+    """`messages` from the last question on, with the instructions before it, if the question was found alone.
+
+    A small model that chooses a quotation otherwise repeats the one of an earlier turn.
+    """
+    if not questions[-1].startswith(found.query):  # it was searched with the one before
+        return messages
+    place = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    instructions = (message for message in messages[:place] if message["role"] not in ("user", "assistant", "tool"))
+    return (*instructions, *messages[place:])
 
 
 def written(skill: Skill, found: Grounding) -> Answer:

@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from server.knowledge.grounding.follow_up import queries
+from server.knowledge.grounding.follow_up import points_back, queries
 from server.knowledge.record import Thresholds
 from server.knowledge.search import Found
 
@@ -65,8 +65,9 @@ class Grounding(Struct, frozen=True):
 def ground(knowledge: Searchable, question: Question) -> Grounding:
     """Search for `question` and decide how it is answered.
 
-    A stored question that is nearly the same as the last one answers it verbatim. Otherwise a question that leans on
-    the one before is searched with it. Nothing relevant enough is refused, with the nearest documents.
+    A stored question that is nearly the same as the last one answers it verbatim. Otherwise a question that points back
+    is searched with the one before, and a short one if it finds nothing alone. Nothing relevant enough is refused, with
+    the nearest documents.
     """
     started = time.perf_counter()
     limits, query, found = knowledge.thresholds, "", list[Found]()
@@ -76,6 +77,8 @@ def ground(knowledge: Searchable, question: Question) -> Grounding:
         if same and number == 0:
             best = max(same, key=lambda one: one.same_question)
             return Grounding("verbatim", (best,), time.perf_counter() - started, query)
+        if any(one.relevance >= limits.on_topic for one in found) and not points_back(query):
+            break
     if any(one.relevance >= limits.on_topic for one in found):
         return Grounding("passages", tuple(found), time.perf_counter() - started, query)
     return Grounding("refused", tuple(_nearest(found, limits.on_topic)), time.perf_counter() - started, query)

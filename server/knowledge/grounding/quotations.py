@@ -20,6 +20,8 @@ LONGEST = 800
 """Characters of a quotation."""
 MOST = 3
 """Quotations that a reply may begin with: the nearest, since an encoder judges better than a small model."""
+LEAST_NEAR = 0.5
+"""Of the nearest one's nearness, what the others need; a small model would choose among unrelated ones by chance."""
 FOLLOWING = 2
 """Further sentences of the same passage that a reply may go on with."""
 
@@ -64,7 +66,7 @@ def quoted_only(
     known = [one for one in quotations(passages) if not spells_special(one.text)]
     nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    best = [known[index] for _, index in ranked[:MOST]]
+    best = [known[index] for near, index in ranked[:MOST] if near >= LEAST_NEAR * ranked[0][0] or near == ranked[0][0]]
     return Grammar("choice", json.dumps(runs(best, known)), "knowledge") if best else None
 
 

@@ -73,6 +73,15 @@ def test_a_follow_up_is_searched_with_the_question_before() -> None:
     assert asked.asked[-1][0] == "When does the shop open? And why?"
 
 
+def test_a_short_question_that_finds_something_alone_is_searched_alone() -> None:
+    made = Shop(repair=Passage("Two days.", "Repairs", "repairs.html"), open=HOURS)
+    asked = Question(("How long does a repair take?", "When are you open?"))
+    assert ground(made, asked).found[0].passage == HOURS
+    assert [question for question, _ in made.asked] == ["When are you open?"]
+    ground(made, Question(("How long does a repair take?", "When is it open?")))
+    assert made.asked[-1][0] == "How long does a repair take? When is it open?", "it points back"
+
+
 def test_a_question_of_its_own_is_not_answered_from_the_one_before() -> None:
     asked = Question(("When does the shop open?", "Which author wrote Hamlet and Macbeth?"))
     assert ground(shop(), asked).kind == "refused"
