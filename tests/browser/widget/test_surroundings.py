@@ -229,3 +229,12 @@ def test_the_host_page_shows_its_line_and_the_totals(open_page: Visitor, host: s
     page.get_by_role("button", name="What does it cost?").click()
     expect(answer(page)).to_have_text("Hello world.")
     assert stub.asked[0]["text"] == "What does it cost?"
+
+
+def test_a_server_on_a_machine_without_a_network_is_reached(open_page: Visitor, host: str, stub: Stub) -> None:
+    page = open_page("about:blank")
+    page.add_init_script("Object.defineProperty(navigator, 'onLine', { get: () => false })")  # as with loopback alone
+    page.goto(host)
+    open_chat(page)
+    ask(page, "Hello?")
+    expect(answer(page)).to_have_text("Hello world.")

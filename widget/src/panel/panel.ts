@@ -178,9 +178,8 @@ export class Panel {
       this.#setNotice(navigator.onLine ? "" : this.texts.offline);
       this.composer.setEnabled(navigator.onLine, "offline");
     };
-    listen(window, "online", update, signal);
+    listen(window, "online", update, signal); // not now: a machine with loopback alone is "offline", and has just fetched this
     listen(window, "offline", update, signal);
-    update();
   }
 
   #onKey(event: KeyboardEvent): void {
