@@ -66,7 +66,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = base_artifact(GEMMA, ROOT / "build" / "base")
     definition = json.loads((base.path / "tokenizer.json").read_text())
     text = Tokenizer.from_file(str(base.path / "tokenizer.json")).encode(made.TEXT.read_text())
-    kept = choose(definition, NAMED, Counter(text.tokens), TOKENS).kept
+    kept = choose(definition, NAMED, Counter(text.tokens), TOKENS)
     ids = sorted(id for token, id in ids_of(definition).items() if token in kept)
     number = {id: new for new, id in enumerate(ids)}
     folder = tmp_path_factory.mktemp("gemma") / "model"
