@@ -8,10 +8,11 @@ import importlib.util
 import logging
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pruning.commands.memory import GIGABYTE, disk_needed, memory_needed
+from pruning.data.amounts import BYTES_PER_TOKEN, amounts
 from pruning.errors import DataError, RecipeError
 from pruning.evaluation.tasks.reading import read_task
 from pruning.model.outline import Outline, outline
@@ -47,7 +48,7 @@ def examine(path: Path, output: Path | None, cache: Path) -> Iterator[Finding]:
 
 
 def _texts(recipe: Recipe) -> Iterator[Finding]:
-    """Every source of text is there; of a dataset, the package that reads it."""
+    """Every source of text is there, and large enough by its bytes; of a dataset, the package that reads it."""
     named = sources(recipe)
     for source in named:
         if not source.startswith(DATASET):
@@ -56,7 +57,22 @@ def _texts(recipe: Recipe) -> Iterator[Finding]:
             raise DataError(f"{source} needs the package datasets: pip install 'secateur[data]'")
     for sentence in shared_texts("calibration", recipe.calibration.texts, recipe):
         yield Finding("texts", "warning", sentence, "Give them different buckets.")
-    yield Finding("texts", "ok", f"{len(named)} sources are there")
+    found = list(amounts(recipe))
+    for amount in found:
+        if amount.too_small:
+            yield Finding("texts", "failed", str(amount), "Add text, or ask for fewer.")
+        elif amount.is_doubtful:
+            sentence = f"{amount}: too few at {BYTES_PER_TOKEN} bytes a token, which only the run counts"
+            yield Finding("texts", "warning", sentence, "Add text, or ask for fewer.")
+    read = {amount.source for amount in found}
+    unread = [source for source in named if source not in read]
+    counted = f", tokens estimated at {BYTES_PER_TOKEN} bytes each" if read else ""
+    yield Finding("texts", "ok", f"{len(named)} sources are there{counted}{_not_read(unread)}")
+
+
+def _not_read(sources: Sequence[str]) -> str:
+    """The clause that names the sources that were not read."""
+    return f"; found but not read: {', '.join(sources)}" if sources else ""
 
 
 def _tasks(recipe: Recipe) -> Iterator[Finding]:

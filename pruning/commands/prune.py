@@ -82,9 +82,11 @@ def check(arguments: argparse.Namespace) -> int:
 
 def prune(arguments: argparse.Namespace) -> int:
     """Make or reuse the artifact and print its table; returns 3 if a gate of the recipe's tasks fails."""
+    from pruning.data.amounts import refuse_small
     from pruning.recipe.recipe import read
 
     recipe = read(arguments.recipe)
+    refuse_small(recipe)  # before a base is imported, which may take minutes
     from pruning.run.launch import launched_team  # imports torch
     from pruning.run.output import refuse_output, restore_replaced
 

@@ -114,6 +114,46 @@ def test_what_is_named_and_missing_is_refused(
     assert any(what in one["found"] for one in found if one["state"] == "failed")
 
 
+def test_a_text_of_fewer_bytes_than_tokens_is_refused_and_no_base_is_imported(
+    recipe: Write, template: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = given(recipe(), template)
+    path.write_text(path.read_text().replace("sequences = 12", "sequences = 1200"))
+    code, found = check(path, capsys)
+    [failed] = [one["found"] for one in found if one["state"] == "failed"]
+    assert code == 2
+    assert "but calibration needs 1200 x 32 = 38400 tokens" in failed
+    assert main([str(path), "--output", str(tmp_path / "out"), "--base-cache", str(tmp_path / "cache")]) == 2
+    assert failed in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_text_of_too_few_bytes_for_usual_tokens_is_a_warning(
+    recipe: Write, template: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = given(recipe(), template)
+    path.write_text(path.read_text().replace("tokens = 128", "tokens = 512"))
+    code, found = check(path, capsys)
+    texts = {one["state"]: one["found"] for one in found if one["check"] == "texts"}
+    assert code == 0
+    assert set(texts) == {"ok", "warning"}
+    assert f"{text} holds " in texts["warning"]
+    assert "but evaluation needs 16 x 32 = 512 tokens" in texts["warning"]
+    assert "only the run counts" in texts["warning"]
+
+
+def test_a_source_that_is_not_read_is_named(
+    recipe: Write, template: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasets")
+    path = given(recipe(), template)
+    head, _, tail = path.read_text().partition(f'source = "{text}"')
+    path.write_text(f'{head}source = "dataset:some/where"{tail}')
+    _, found = check(path, capsys)
+    [said] = [one["found"] for one in found if one["check"] == "texts"]
+    assert said == "2 sources are there, tokens estimated at 4 bytes each; found but not read: dataset:some/where"
+
+
 @pytest.mark.parametrize("broken", [b"{% for %}", b"no messages", b"{{ raise_exception('no') }}", b"\xff\xfe"])
 def test_a_template_that_writes_no_prompt_is_refused(
     broken: bytes, recipe: Write, template: Path, capsys: pytest.CaptureFixture[str]
