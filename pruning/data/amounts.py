@@ -9,6 +9,7 @@ from pruning.data.hub import PREFIX
 from pruning.errors import DataError
 from pruning.recipe.recipe import Recipe
 from pruning.recipe.sources import SELF, locate
+from pruning.recipe.texts import EvaluatedText, WeightedText
 
 BYTES_PER_TOKEN = 4
 """Of English text; other languages have fewer."""
@@ -64,7 +65,9 @@ def amounts(recipe: Recipe) -> Iterator[Amount]:
     read = cache(lambda source: documents_of(source, _contents))
     wanted, measured = recipe.calibration, recipe.evaluation
     whole = sum(text.weight for text in wanted.texts)
-    parts = [("calibration", text, int(wanted.sequences * text.weight / whole), wanted.tokens) for text in wanted.texts]
+    parts: list[tuple[str, WeightedText | EvaluatedText, int, int]] = [
+        ("calibration", text, int(wanted.sequences * text.weight / whole), wanted.tokens) for text in wanted.texts
+    ]
     windows = max(measured.tokens // measured.window, 1)
     parts += [(f"evaluation {text.name}".strip(), text, windows, measured.window) for text in measured.every]
     for part, text, sequences, tokens in parts:
