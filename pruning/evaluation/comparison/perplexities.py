@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pruning.data.draw import Draw, draw
 from pruning.data.encoder import Encoder
 from pruning.data.retokenise import retokenise
+from pruning.evaluation.scoring.measures import few_tokens
 from pruning.evaluation.scoring.perplexity import perplexity
 from pruning.stages.context import StageModel
 from server.artifact.checkpoint.reader import Artifact
@@ -49,7 +50,7 @@ def table(wanted: Draw, found: Sequence[Measured]) -> str:
     width = max(len(model.name) for model in found)
     lines = [
         f"perplexity per token on {wanted.sequences} windows of {wanted.tokens} tokens of {wanted.source}, "
-        f"buckets {buckets}, {order}"
+        f"buckets {buckets}, {order}{few_tokens(wanted.sequences * wanted.tokens)}"
     ]
     for model in found:
         ratio = f"  {model.perplexity / found[0].perplexity:.3f} x" if model is not found[0] else ""

@@ -5,6 +5,7 @@ Every figure comes from the lineage or the artifact itself.
 
 from collections.abc import Sequence
 
+from pruning.evaluation.scoring.measures import few_tokens
 from pruning.model.weights import parameters
 from server.artifact.checkpoint.lineage import Evaluation
 from server.artifact.checkpoint.reader import Artifact
@@ -48,10 +49,11 @@ def table(artifact: Artifact, served: Sequence[float] = ()) -> str:
 
 
 def _basis(evaluation: Evaluation) -> str:
-    """The sentence that says what the perplexities were measured on."""
+    """The sentence that says what the perplexities were measured on, and that it was little if it was."""
     windows = f"perplexity on {evaluation.data.sequences} windows of {evaluation.window} tokens"
     named = [f"{text.name} ({text.data.source})" for text in evaluation.texts if text.name]
-    return f"{windows} of each text: {', '.join(named)}" if named else windows
+    basis = f"{windows} of each text: {', '.join(named)}" if named else windows
+    return basis + few_tokens(evaluation.data.sequences * evaluation.window)
 
 
 def _line(label: str, size: int, perplexities: Sequence[float]) -> str:

@@ -47,6 +47,16 @@ LABELS = {
 ALONE = {ACCURACY: ACCURACY_ALONE, CONTAINED: CONTAINED_ALONE, CONTAINED_QUOTED: CONTAINED_ALONE}
 """Measure with knowledge -> the one without it."""
 
+FEW_TOKENS = 2000
+"""On fewer tokens of a text, perplexities differ by chance."""
+
+
+def few_tokens(tokens: int) -> str:
+    """The clause that warns of a perplexity on fewer than `FEW_TOKENS`; empty for more."""
+    if tokens >= FEW_TOKENS:
+        return ""
+    return f"; warning: {tokens:,} tokens are too few to compare models by, take {FEW_TOKENS:,} or more"
+
 
 class Scores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The scores of one model; equal models, tasks and runners give equal scores."""

@@ -360,6 +360,7 @@ def test_evaluate_prints_the_perplexity_in_the_lineage(
     assert head.startswith(
         f"perplexity per token on 4 windows of 32 tokens of {text}, buckets 7, 8, 9, its texts shuffled"
     )
+    assert "; warning: 128 tokens are too few to compare models by" in head
     assert own.endswith(f"  {evaluation.perplexity['pruned']:.4f}")
 
 
