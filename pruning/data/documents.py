@@ -79,7 +79,7 @@ def read(path: Path, render: Render) -> list[Document]:
         documents = list(_READERS.get(form, _paragraphs)(text, render))
     except (KeyError, TypeError, AttributeError) as error:
         reason = f"{error}){_line_of(error)}"
-        raise DataError(f"{path} is in no known form ({reason}: docs/guide/prune.md describes the known ones") from None
+        raise DataError(f"{path} is in no known form ({reason}: the docs' page `Prune` lists them") from None
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:  # of gzip, UTF-8, JSON, a surrogate
         raise DataError(f"{path} cannot be read as {path.suffix or 'text'}: {error}{_line_of(error)}") from None
     return [document for document in documents if document.body.strip()]

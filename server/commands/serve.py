@@ -106,14 +106,18 @@ def leave(code: int) -> NoReturn:
 
 
 def check(config: Config) -> None:
-    """Read every file and bind every port, without loading a model; raises ConfigError or ArtifactError."""
+    """Read every file, bind every port and say so, without loading a model; raises ConfigError or ArtifactError."""
     from server.models.preflight import check_models  # late: only this needs it
 
     warn(config)
-    check_models(config, with_rivals(load_skills(config)))
+    skills = load_skills(config)
+    check_models(config, with_rivals(skills))
     check_keys(config)
-    for bound in bind_all(config).values():
-        bound.close()
+    bound = bind_all(config)
+    for one in bound.values():
+        one.close()
+    names = ", ".join(skill.name for skill in skills)
+    print(f"ok: settings, keys, models' files, {len(bound)} ports, and the skills {names}; no model was loaded")
 
 
 def prepare(config: Config, *, allow_failed_gate: bool = False) -> Parts:

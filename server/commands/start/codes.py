@@ -138,7 +138,7 @@ CODES = {
         'Set `keys = "keys.json"` in server.toml, and start the server again.',
     ),
     "no_session": Advice("There is no session to end.", "Only the widget has sessions; a key has none."),
-    "not_found": Advice("No such path or object.", "Compare the path with docs/guide/openai.md."),
+    "not_found": Advice("No such path or object.", "Compare the path with the docs' page `OpenAI's clients`."),
     "not_stored": Advice(
         "The request refers to a response that this server does not store.",
         "Send the whole history in `input` instead of references.",

@@ -106,7 +106,7 @@ class FirstServer(Struct, frozen=True):
                 "admin_port": self.admin_port,
                 "page_port": self.page_port,
             },
-            "What `secateur serve` reads. Every setting: docs/reference/config.md",
+            "What `secateur serve` reads; with --check it names mistakes. All settings: the docs' page `server.toml`",
         )
 
     def _skill(self) -> str:
@@ -120,7 +120,7 @@ class FirstServer(Struct, frozen=True):
                 "max_tokens": 256,
                 "system": self.system,
             },
-            "A skill. Small models follow examples better than instructions: docs/start.md",
+            "A skill. Small models follow `examples` better than instructions. Keys: the docs' page `A skill's file`",
         )
 
 

@@ -83,7 +83,7 @@ def sentences(ids: torch.Tensor) -> set[tuple[int, ...]]:
         (
             "a.jsonl",
             '{"text": "x"}\n{"text": null}',
-            r"in no known form \(NoneType where a text was.*\), in line 2: docs",
+            r"in no known form \(NoneType where a text was.*\), in line 2: the docs",
         ),
         ("a.jsonl", '{"text": "x"}\n{"text": "', r"cannot be read as \.jsonl: Unterminated string .*, in line 2$"),
         ("a.jsonl", '\n{"text": "\\ud800"}', r"cannot be read as \.jsonl: .*surrogates not allowed, in line 2"),

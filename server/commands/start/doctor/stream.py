@@ -18,7 +18,7 @@ def stream(service: Service, skill: str) -> Iterator[Finding]:
     found = f"{service.url}: first text after {reply.first:.2f} s, the last {spread:.2f} s later"
     # Even the fastest model needs some milliseconds between tokens; what is buffered arrives in one piece.
     if reply.pieces > 2 and spread < 0.1 * reply.last and spread < 0.02:
-        remedy = "Turn its buffering and compression off for text/event-stream: docs/operate/proxies.md"
+        remedy = "Turn its buffering and compression off for text/event-stream: the docs' page `Proxies`"
         yield Finding("stream", "failed", f"{found}: a proxy holds replies back until they end", remedy)
     else:
         yield Finding("stream", "ok", found)

@@ -100,7 +100,7 @@ def test_the_doctor_sees_a_proxy_that_holds_replies_back(serve: Serve, capsys: p
             code = main(["doctor", "--url", url, "--key", KEY, "--skill", "help", "--json"])
             found = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
             assert (code, found["stream"]["state"]) == (int(state == "failed"), state)
-    assert "docs/operate/proxies.md" in found["stream"]["remedy"]
+    assert "page `Proxies`" in found["stream"]["remedy"]
 
 
 def test_a_reply_counts_what_the_server_says(serve: Serve) -> None:

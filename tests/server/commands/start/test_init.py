@@ -42,6 +42,10 @@ def test_the_options_become_files_that_the_server_accepts(
     assert 'src="http://127.0.0.1:8123/widget.js" data-skill="bikes"' in printed
     assert key[0] not in "".join(path.read_text() for path in folder.rglob("*.*") if path.is_file())
     assert main(["serve", str(folder / "server.toml"), "--check"]) == 0
+    assert capsys.readouterr().out.startswith("ok: ")
+    written = [path.read_text() for path in folder.rglob("*.toml")]
+    assert len(written) == 2
+    assert not [text for text in written if "docs/" in text]  # an installed package has no such folder
     capsys.readouterr()
     assert main(["init", str(tmp_path / "json"), "--model", str(model), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
