@@ -257,7 +257,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("sequences = 12", "sequences = 1200", "but 1200 x 32 = 38400 are needed"),
+        ("sequences = 12", "sequences = 1200", "but calibration needs 1200 x 32 = 38400 tokens"),
         ("text.txt", "none.txt", "none.txt does not exist"),
         ("2:4", "4:2", 'sparsity "4:2" is neither a fraction such as 0.5 nor "N:M"'),
         ("tiny", "none", "none does not exist"),
