@@ -126,14 +126,14 @@ bench-pruning: .venv/test .venv/demo  ## measure every row of docs/results/figur
 	@$(BIN)/python -m tests.reference.plain_sparsegpt docs/results/figures/sparsegpt-2of4.toml build/base
 
 PARETO = $(BIN)/python -m tests.benchmarks.pareto
-FRONT = docs/results/figures/pareto.toml --results docs/results/figures/pareto.json --page docs/results/front.md
+FRONT = docs/results/figures/front/pareto.toml --results docs/results/figures/front/pareto.json --page docs/results/front.md
 
-pareto: .venv/test .venv/demo  ## make and score what docs/results/figures/pareto.json lacks of the fronts of quality, bytes and speed: hours
+pareto: .venv/test .venv/demo  ## make and score what docs/results/figures/front/pareto.json lacks of the fronts of quality, bytes and speed: hours
 	@tests/install
 	@$(PARETO) quality $(FRONT)
 
 pareto-seeds: .venv/test .venv/demo  ## make and score the main rows of the front with two more seeds: an hour
-	@$(BIN)/python -m tests.benchmarks.pareto quality docs/results/figures/seeds.toml --results docs/results/figures/seeds.json --page docs/results/seeds.md
+	@$(BIN)/python -m tests.benchmarks.pareto quality docs/results/figures/front/seeds.toml --results docs/results/figures/front/seeds.json --page docs/results/seeds.md
 
 pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in turns on one core of a quiet machine: ten minutes
 	@$(PARETO) speed $(FRONT)

@@ -15,7 +15,7 @@ RACED = "batch 1"
 HEAD = """\
 # The front
 
-Generated from `docs/results/figures/pareto.json` by `make pareto`; do not edit it by hand.
+Generated from `docs/results/figures/front/pareto.json` by `make pareto`; do not edit it by hand.
 
 Every candidate reads the same characters: {texts}. Perplexity is relative to the 16-bit base of its table, per
 token of that base whatever the candidate's own vocabulary, as the geometric mean over the texts. Choices are answers
@@ -39,7 +39,7 @@ def write(plan: ParetoPlan, results: Results, page: Path, pictures: Path) -> Non
         for name, drawing in plot.drawings(found, RACED).items():
             file = pictures / f"pareto-{base.name}-{name}.svg"
             write_atomically(file, drawing.encode())
-            parts += [f"![{base.note}: quality against {name}](figures/{file.name})", ""]
+            parts += [f"![{base.note}: quality against {name}](figures/front/{file.name})", ""]
     parts += [_speed_note(results), ""]
     write_atomically(page, "\n".join(parts).encode())
 

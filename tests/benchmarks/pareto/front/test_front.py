@@ -87,7 +87,7 @@ def test_two_candidates_of_a_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_the_repository_is_valid() -> None:
-    plan = plans.read(Path("docs/results/figures/pareto.toml"))
+    plan = plans.read(Path("docs/results/figures/front/pareto.toml"))
     for candidate in plan.candidates:
         if candidate.stages:
             plan.recipe(candidate, "base")
