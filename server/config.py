@@ -109,7 +109,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     page_docs: Path | None = None
     """A folder of HTML that the demo page's port serves below /docs/, so that links of answers lead somewhere."""
     slots: Annotated[int, Meta(ge=1, le=4096)] = 8
-    """Replies that each model generates at once."""
+    """Replies that each model generates at once; up to half as many more of skills below their fair share."""
     context: Positive = 2048
     """The longest sequence in tokens, prompt and reply together."""
     batch_tokens: Positive = 512
