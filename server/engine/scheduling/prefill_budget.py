@@ -3,7 +3,7 @@
 It learns the cost of a token from past prefill passes, so it adapts to a busy machine.
 """
 
-PASS_SECONDS = 0.02
+PASS_SECONDS = 0.03
 """Target duration of a pass: readers tolerate 50 ms between tokens, and HTTP and the ledger need part of it."""
 LEAST = 8
 """Prompt tokens that every pass may compute, so that no prompt starves."""
