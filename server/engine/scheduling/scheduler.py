@@ -3,7 +3,7 @@
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
@@ -93,12 +93,10 @@ class Scheduler:
         chunks: list[Chunk] = []
         busy = Counter(sequence.skill for sequence in self.running)
         # Decode before prefill: a long prompt must not stall the replies that are being read. The prompts of a skill
-        # with few sequences have a pass before those of a busy one, which would make it longer.
+        # with few sequences come before those of a busy one.
         for sequence in sorted(self.running, key=lambda one: (one.generated == 0) * busy[one.skill]):
             if sequence.follows_unfinished_prompt:
                 continue
-            if not sequence.generated and chunks and 0 < _prefill_of(chunks[-1], busy) < busy[sequence.skill]:
-                break
             self._reuse_computed(sequence)
             follows = bool(chunks) and not chunks[-1].sequence.generated
             decoding -= 1 if sequence.generated else 0
@@ -233,11 +231,6 @@ class Scheduler:
         self.free.append(sequence.slot)
         self.running.remove(sequence)
         sequence.slot = None
-
-
-def _prefill_of(chunk: Chunk, busy: Mapping[str, int]) -> int:
-    """How many sequences of its skill run if the chunk is prefill, else 0."""
-    return 0 if chunk.sequence.generated else busy[chunk.sequence.skill]
 
 
 def _forced(sequence: Sequence) -> Iterator[Accepted]:

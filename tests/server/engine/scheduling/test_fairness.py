@@ -86,12 +86,23 @@ def test_a_guest_waits_where_there_are_too_few_blocks() -> None:
 
 
 def test_the_prompt_of_a_quiet_skill_is_computed_before_those_of_a_busy_one() -> None:
-    made = Scheduler(slots=4, context=128, batch_tokens=64, max_waiting=9)
+    made = Scheduler(slots=4, context=128, batch_tokens=32, max_waiting=9)
     for number in range(3):
         prompt = tuple(range(number * 100 + 100, number * 100 + 160))
         made.add(Sequence("busy", prompt, Sampling(temperature=0, max_tokens=4)))
     made.add(Sequence("quiet", tuple(range(1, 30)), Sampling(temperature=0, max_tokens=4)))
-    assert [chunk.sequence.skill for chunk in made.schedule().chunks] == ["quiet"]
+    assert made.schedule().chunks[0].sequence.skill == "quiet"
+
+
+def test_prompts_of_a_busy_skill_are_computed_beside_a_stream_of_quiet_ones() -> None:
+    made = Scheduler(slots=4, context=128, batch_tokens=128, max_waiting=99)
+    for number in range(4):
+        made.add(busy := Sequence("busy", (number, *range(60)), Sampling(temperature=0, max_tokens=1)))
+    for number in range(8):
+        made.add(Sequence("quiet", (number + 200, *range(40)), Sampling(temperature=0, max_tokens=1)))
+        batch = made.schedule()
+        made.commit(batch, [7] * sum(chunk.rows for chunk in batch.chunks))
+    assert busy.finish, "each pass has a prompt of the quiet skill"
 
 
 def test_two_floods_share_the_slots() -> None:
