@@ -66,7 +66,9 @@ def quoted_only(
     known = [one for one in quotations(passages) if not spells_special(one.text)]
     nearness = knowledge.compare(question, [one.compared for one in known])
     ranked = sorted(zip(nearness, range(len(known)), strict=True), key=lambda pair: (-pair[0], pair[1]))
-    best = [known[index] for near, index in ranked[:MOST] if near >= LEAST_NEAR * ranked[0][0] or near == ranked[0][0]]
+    nearest = max(nearness, default=0.0)
+    least = min(LEAST_NEAR * nearest, nearest)  # also where all are below 0
+    best = [known[index] for near, index in ranked[:MOST] if near >= least]
     return Grammar("choice", json.dumps(runs(best, known)), "knowledge") if best else None
 
 
