@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pruning.commands.failures import exit_code
 from pruning.errors import GATE_FAILED
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.artifact.base_cache import add_base_cache
 
 logger = logging.getLogger(__name__)

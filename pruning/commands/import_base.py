@@ -10,7 +10,7 @@ from pruning.errors import ModelRefused
 from pruning.model.outline import outline
 from pruning.model.source import REMEDY, refuse_template
 from pruning.recipe.sources import locate
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.artifact.base_cache import add_base_cache
 from server.errors import ArtifactError, InvalidRequest
 from server.text.chat_template import GREETING

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pruning.commands.failures import exit_code
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.artifact.base_cache import add_base_cache
 from server.commands.start.doctor.finding import printed
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning.errors import RecipeError
-from server.arguments import Parser
+from server.command_line import Parser
 from server.storage.files import write_atomically
 from server.storage.packages import PACKAGE, located
 from server.storage.toml import nearest

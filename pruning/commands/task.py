@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pruning.errors import TaskError
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.artifact.base_cache import add_base_cache
 from server.storage.files import write_atomically
 from server.text.faq import markdown, pod

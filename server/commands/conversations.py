@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
-
-from server.arguments import Parser
 from server.chat.conversation.erasure import Chosen, erase, export
 from server.chat.kept.feedback import Feedback
 from server.chat.kept.ratings import SharedFeedback
 from server.chat.kept.sealing import Seal, add_key
 from server.chat.kept.texts import Texts
+from server.command_line import Parser, print_json
 from server.commands.ledger.recording import record
 from server.config import Config, load
 from server.errors import ConfigError
@@ -62,7 +60,7 @@ def _export(arguments: argparse.Namespace) -> None:
     config = _config(arguments.server)
     with closing(texts_of(config)) as texts, closing(feedback_of(config, texts)) as feedback:
         found = export(texts, feedback, _chosen(arguments))
-    print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    print_json(found)
 
 
 def _erase(arguments: argparse.Namespace) -> None:

@@ -7,9 +7,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from server.arguments import Parser
 from server.chat.kept.feedback import Chosen, Given, listed
 from server.chat.kept.ratings import listed as ratings
+from server.command_line import Parser
 from server.commands.conversations import texts_of
 from server.config import load
 from server.errors import ConfigError

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
-from server.arguments import Parser
+from server.command_line import Parser, print_json
 from server.errors import ConfigError
 from server.knowledge import settings, show
 from server.knowledge.search import Knowledge
@@ -67,7 +65,7 @@ def _search(arguments: argparse.Namespace) -> int:
     knowledge = Knowledge.open(arguments.knowledge)
     found = knowledge.search(arguments.question, arguments.limit, frozenset(arguments.groups))
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print_json(found)
         return 0
     print("\n".join(show.results(knowledge, found)))
     return 0
@@ -91,7 +89,7 @@ def _questions(arguments: argparse.Namespace) -> int:
             "feedback.sqlite3 beside its ledger"
         ) from None
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode([one._asdict() for one in found])).decode())
+        print_json([one._asdict() for one in found])
         return 0
     for one in found:
         last = datetime.fromtimestamp(one.last, UTC).strftime("%Y-%m-%d")

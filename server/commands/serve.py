@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.start import quick
 from server.config import Config, load, warnings
 from server.errors import ArtifactError, ConfigError, RegistryError, reason

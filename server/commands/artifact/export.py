@@ -7,9 +7,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from server.arguments import Parser
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
+from server.command_line import Parser
 from server.errors import ExportError
 from server.storage.digests import FileDigests
 from server.storage.folders import fresh

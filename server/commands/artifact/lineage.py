@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.checkpoint.card import describe, printable
 from server.artifact.checkpoint.chain import check as verify_chain
 from server.artifact.checkpoint.chain import exported, generations
 from server.artifact.checkpoint.lineage import Lineage
+from server.command_line import Parser
 from server.errors import ArtifactError
 
 SHORT = 16

@@ -4,12 +4,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
-from server.arguments import Parser
 from server.artifact.registry import results, rules, show
 from server.artifact.registry.store import DEFAULT, Kind, Registry
 from server.artifact.signing.keys import Signers, read_private
+from server.command_line import Parser, print_json
 from server.errors import RegistryError
 
 VERSION = "NAME@NUMBER, NAME@candidate or NAME@production"
@@ -95,7 +93,7 @@ def _list(registry: Registry, arguments: argparse.Namespace) -> None:
     """List every version of every model, and with --signers whether the signature of each result checks."""
     if arguments.json:
         found = list(show.listed(registry, _signers(arguments)))
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print_json(found)
         return
     print("\n".join(show.overview(registry, _signers(arguments))) or "the registry is empty")
 

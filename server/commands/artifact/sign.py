@@ -7,10 +7,10 @@ from tempfile import TemporaryDirectory
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope, openssf
 from server.artifact.signing.keys import hint, read_private
+from server.command_line import Parser
 from server.storage.digests import FileDigests
 
 

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.arguments import Parser
 from server.artifact.checkpoint import lineage as record
 from server.artifact.signing import envelope
 from server.artifact.signing.keys import Signers
+from server.command_line import Parser
 from server.storage.digests import FileDigests
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from server.arguments import Parser
 from server.artifact.checkpoint.lineage import Evaluation
 from server.artifact.checkpoint.reader import Artifact, find_base
+from server.command_line import Parser, print_json
 from server.commands.artifact.base_cache import add_base_cache
 from server.commands.bench.client import Measurement, Server, measure
 from server.commands.bench.compare import Load, compare
@@ -86,7 +86,10 @@ def compared_servers(arguments: argparse.Namespace) -> int:
     load = Load(arguments.rounds, arguments.streams, arguments.tokens, _prompts(arguments.prompts))
     with opened(arguments) as targets:
         found = compare(targets, load)
-    print(msgspec.json.format(msgspec.json.encode(found)).decode() if arguments.json else comparison_table(found))
+    if arguments.json:
+        print_json(found)
+    else:
+        print(comparison_table(found))
     return 0
 
 

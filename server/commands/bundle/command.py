@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from server import config
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.bundle import contents, wheels
 from server.errors import ConfigError
 from server.storage.folders import fresh

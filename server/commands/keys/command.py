@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import asdict
 
-from server.arguments import Parser
+from server.command_line import Parser, print_json
 from server.commands.keys.options import LIMITS, add_limits, duration, group_name, limit, limit_or_none, signer_name
 from server.config import SETTINGS, load
 from server.errors import ConfigError
@@ -135,7 +134,7 @@ def _create(arguments: argparse.Namespace) -> None:
     if arguments.file is None:
         key = f"sk-{secrets.token_urlsafe(32)}"
         if arguments.json:
-            _print_json({"key": key, "digest": api_keys.digest(key)})
+            print_json({"key": key, "digest": api_keys.digest(key)})
             return
         line = f'keys = ["{api_keys.digest(key)}"]'
         print(f"The key, shown this once:\n  {key}\nIn the skill's TOML file:\n  {line}")
@@ -148,7 +147,7 @@ def _create(arguments: argparse.Namespace) -> None:
     if limits:
         _warn(limits)
     if arguments.json:
-        _print_json({"key": key, **_fields(kept)})
+        print_json({"key": key, **_fields(kept)})
         return
     print(f"The key, shown this once:\n  {key}\nIt is {kept.id} in {arguments.file}: {kept.opens}")
     if groups:
@@ -198,7 +197,7 @@ def _list(arguments: argparse.Namespace) -> None:
     """Print one line per key, or all fields of each."""
     keys = api_keys.read(arguments.file).keys
     if arguments.json:
-        _print_json([_fields(key) for key in keys])
+        print_json([_fields(key) for key in keys])
         return
     for key in keys:
         state = f"revoked {key.revoked}" if key.revoked else f"created {key.created}"
@@ -234,7 +233,7 @@ def _rotate(arguments: argparse.Namespace) -> None:
     """Print the new key, and when the old one expires."""
     shown, new, old = api_keys.rotate(arguments.file, arguments.id, arguments.grace, arguments.expires)
     if arguments.json:
-        _print_json({"key": shown, **_fields(new), "old": _fields(old)})
+        print_json({"key": shown, **_fields(new), "old": _fields(old)})
         return
     print(f"The key, shown this once:\n  {shown}\nIt is {new.id} in {arguments.file}: {new.opens}")
     print(f"{old.id}, which it replaces, is refused from {old.expires} on.")
@@ -266,7 +265,3 @@ def _fields(key: api_keys.Key) -> dict[str, object]:
     """What JSON says of a key: its id in place of its digest, and every field of the file."""
     fields = {name: value for name, value in asdict(key).items() if name != "digest"}
     return {"id": key.id, "expired": key.expired, **fields}
-
-
-def _print_json(value: object) -> None:
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())

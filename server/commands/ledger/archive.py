@@ -8,7 +8,7 @@ from contextlib import closing
 from math import ceil
 from pathlib import Path
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.ledger.recording import record
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.metering.audit.chain import Event

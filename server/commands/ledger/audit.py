@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec.structs import asdict, astuple
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering.audit import chain

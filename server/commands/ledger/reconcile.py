@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError
 from server.metering import prometheus, reconcile

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.ledger import archive
 from server.commands.ledger.source import LEDGER_HELP, opened
 from server.errors import ConfigError

@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 from msgspec.structs import asdict
 
-from server.arguments import Parser
+from server.command_line import Parser, print_json
 from server.commands.ledger.recording import record
 from server.commands.skills.experiment import add_experiment
 from server.commands.skills.opening import add_server, named, revisions_of
@@ -113,7 +112,7 @@ def _list(arguments: argparse.Namespace) -> None:
     if arguments.json:
         values = [{**asdict(one), "published": served} for one, served in found]
         kept = [{name: value for name, value in fields.items() if name != "text"} for fields in values]
-        print(msgspec.json.format(msgspec.json.encode(kept)).decode())
+        print_json(kept)
         return
     for one, served in found:
         words = (f"{one.skill}@{one.number}", one.digest, one.made, one.author, "published" * served, one.reason)

@@ -3,10 +3,8 @@
 import argparse
 import getpass
 
-import msgspec
-
-from server.arguments import Parser
 from server.chat.conversation.experiment import Results, results
+from server.command_line import Parser, print_json
 from server.commands.conversations import ratings_of
 from server.commands.ledger.recording import record
 from server.commands.skills.opening import add_server, named, revisions_of
@@ -85,7 +83,7 @@ def _show(arguments: argparse.Namespace) -> None:
     """Print the figures, also of an experiment between files."""
     found = _results(load(arguments.server), arguments.name)
     if arguments.json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        print_json(found)
         return
     print("\n".join(_table(found)))
 

@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.start import quick
 from server.commands.start.settings import FirstServer
 from server.commands.start.talk import KEY, Reply, Service

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import shtab
 
-from server.arguments import Parser
+from server.command_line import Parser
 
 SHELLS = ("bash", "zsh", "tcsh")
 

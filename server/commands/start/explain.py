@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.start.codes import CODES
 from server.errors import SecateurError
 from server.storage.toml import nearest

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.start.quick import artifact_of, is_model
 from server.commands.start.settings import SYSTEM, FirstServer
 from server.errors import ConfigError

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from server.arguments import Parser
+from server.command_line import Parser
 from server.commands.start.doctor.finding import Finding, findings, printed
 from server.commands.start.talk import KEY, Service
 from server.config import load

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
+from server.command_line import print_json
 from server.errors import SecateurError
 
 State = Literal["ok", "warning", "failed"]
@@ -44,5 +44,5 @@ def printed(found: Iterable[Finding], *, as_json: bool) -> list[Finding]:
                 print(f"         {finding.remedy}")
             sys.stdout.flush()
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(kept)).decode())
+        print_json(kept)
     return kept

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.arguments import Parser
+from server.command_line import Parser
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""A parser of a command's arguments whose errors guess what a misspelt option or action was meant to be."""
+"""What all commands share: a parser of arguments that guesses what a misspelt one was meant to be, and JSON output."""
 
 import argparse
 import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import NoReturn
+
+import msgspec
 
 CHOICE = re.compile(r"invalid choice: (.+?) \(choose from (.+)\)$")
 
@@ -34,3 +36,8 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
                 yield from _options(below)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())
