@@ -6,6 +6,7 @@ Every mistake in the files is reported before the first listener answers.
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -175,6 +176,8 @@ def run(parts: Parts, early: Sequence[int] = ()) -> int:
     # The demo page shows the public port, which is known only now if the file says 0.
     parts = replace(parts, config=replace(parts.config, port=bound["skills"].getsockname()[1]))
     apps = build(parts)
+    gc.collect()
+    gc.freeze()  # torch alone has 500,000 objects: a full collection among them would hold every reply for 0.2 s
     return asyncio.run(serve(parts, apps, bound, early))
 
 

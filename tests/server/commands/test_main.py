@@ -1,6 +1,7 @@
 """The console script, in its own processes."""
 
 import argparse
+import gc
 import hashlib
 import os
 import re
@@ -22,13 +23,16 @@ from msgspec.structs import replace
 from openai import OpenAI
 
 from server.artifact.checkpoint.lineage import FILE, encoded, read
+from server.commands import serve
 from server.commands.__main__ import COMMANDS, main
 from server.commands.serve import store_of
 from server.config import Config
 from server.metering.ledger.ledger import Ledger
 from server.skills.api_keys import digest
+from server.web.app import Apps
+from server.web.running import Parts
 from tests.conftest import ROOT
-from tests.support.harness import KEY, LINEAGE, until
+from tests.support.harness import KEY, LINEAGE, parts, says, until
 from tests.support.tiny_llama import tiny_llama
 
 pytestmark = pytest.mark.slow
@@ -171,6 +175,19 @@ def test_the_store_of_rate_limits_is_shown_without_secrets(url: str, shown: str)
     assert store_of(config).startswith(shown)
     assert "hunter2" not in store_of(config)
     assert "this process alone" in store_of(replace(config, rate_limits="redis://host", rate_limits_fail="open"))
+
+
+def test_the_collector_leaves_what_was_loaded_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def frozen(_: Parts, __: Apps, bound: dict[str, socket.socket], *___: object) -> int:
+        for one in bound.values():
+            one.close()
+        return gc.get_freeze_count()
+
+    monkeypatch.setattr(serve, "serve", frozen)
+    try:
+        assert serve.run(parts(tmp_path, says(tmp_path, "a"))) > 100_000
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(
