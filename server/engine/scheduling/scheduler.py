@@ -3,14 +3,14 @@
 No clocks, threads or tensors, so that tests can drive it with random traffic in milliseconds."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from collections.abc import Sequence as Ids
 from typing import NamedTuple
 
 from server.engine.batch import Batch, Chunk
 from server.engine.blocks import BLOCK, Blocks, CacheSize, blocks_for
 from server.engine.scheduling.fairness import guest_places, next_waiting
-from server.engine.scheduling.prefill_budget import PrefillBudget
+from server.engine.scheduling.prefill_budget import SHORT_PASS_SECONDS, PrefillBudget
 from server.engine.scheduling.speculation import MOST_ROWS, MOST_SEQUENCES, PromptLookup
 from server.engine.sequence import Finish, Sequence
 from server.errors import ConfigError, Overloaded
@@ -59,6 +59,8 @@ class Scheduler:
         self.waiting: deque[deque[Sequence]] = deque()
         """The queued sequences of each request, the next to be admitted first."""
         self.running: list[Sequence] = []
+        self._for_quiet = False
+        """Whether the last pass had only prompts of skills without a queue."""
 
     @property
     def idle(self) -> bool:
@@ -80,7 +82,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Admit what fits, then plan one pass: a token of each decoding sequence, and prefill with the rest.
 
-        While sequences decode, `prefill_budget` limits the pass.
+        While sequences decode, `prefill_budget` limits the pass. Beside a queue, a prompt of its skills makes it short,
+        and one of another skill has every other pass for itself.
         """
         while self.waiting and self.free and (request := self._next_waiting()) and self._admit(request[0]):
             self._take(request)
@@ -89,24 +92,26 @@ class Scheduler:
         if self.look_up and decoding == len(self.running) <= MOST_SEQUENCES and remaining <= self.batch_tokens:
             return self._decode_with_guesses(self.look_up)
         budget = self.prefill_budget.tokens(decoding, self.batch_tokens)
+        queued = {request[0].skill for request in self.waiting}
+        short = self.prefill_budget.tokens(decoding, self.batch_tokens, SHORT_PASS_SECONDS) if queued else budget
+        order = self._turn(queued)
+        decoding = sum(1 for sequence in order if sequence.generated)
         scored = MOST_PROMPT_ROWS
         chunks: list[Chunk] = []
-        busy = Counter(sequence.skill for sequence in self.running)
-        # Decode before prefill: a long prompt must not stall the replies that are being read. The prompts of a skill
-        # with few sequences come before those of a busy one.
-        for sequence in sorted(self.running, key=lambda one: (one.generated == 0) * busy[one.skill]):
+        for sequence in order:
             if sequence.follows_unfinished_prompt:
                 continue
             self._reuse_computed(sequence)
             follows = bool(chunks) and not chunks[-1].sequence.generated
             decoding -= 1 if sequence.generated else 0
-            room = budget - decoding  # one for each that decodes after it
+            room = (short if sequence.skill in queued else budget) - decoding  # one for each that decodes after it
             if sequence.scores_prompt and not sequence.generated:
                 room = min(room, scored)
             count = _chunk_size(sequence, min(sequence.remaining, room), follows)
-            if count:
+            if count > 0:
                 chunks.append(_chunk(sequence, count))
                 budget -= count
+                short -= count
                 scored -= chunks[-1].prompt_rows
         return Batch(tuple(chunks))
 
@@ -137,6 +142,19 @@ class Scheduler:
         """The request whose first sequence is the next to run, if one may."""
         running = (sequence.skill for sequence in self.running)
         return next_waiting(self.waiting, running, lambda request: request[0].skill, self.slots)
+
+    def _turn(self, queued: Set[str]) -> list[Sequence]:
+        """The sequences of the next pass, in their order; `queued` are the skills whose requests wait.
+
+        Replies come first, since a long prompt must not stall what is being read, then prompts of a queued skill, so
+        that no stream of others starves them, or of the skill with the fewest sequences.
+        """
+        quiet = [one for one in self.running if queued and not one.generated and one.skill not in queued]
+        self._for_quiet = bool(quiet) and not self._for_quiet
+        if self._for_quiet:
+            return quiet
+        busy = Counter(sequence.skill for sequence in self.running)
+        return sorted(self.running, key=lambda one: () if one.generated else (one.skill not in queued, busy[one.skill]))
 
     def _take(self, request: deque[Sequence]) -> None:
         """Remove the sequence that was admitted; if its request has more, the request queues behind."""

@@ -1,8 +1,11 @@
 """A skill's flood does not delay the others, up to their fair share; counted in passes, without clocks."""
 
+from collections import Counter
+
 import pytest
 
 from server.engine.scheduling.fairness import next_waiting
+from server.engine.scheduling.prefill_budget import LEAST, SHORT_PASS_SECONDS
 from server.engine.scheduling.scheduler import Scheduler
 from server.engine.sequence import Sampling, Sequence
 from server.errors import Overloaded
@@ -92,6 +95,52 @@ def test_the_prompt_of_a_quiet_skill_is_computed_before_those_of_a_busy_one() ->
         made.add(Sequence("busy", prompt, Sampling(temperature=0, max_tokens=4)))
     made.add(Sequence("quiet", tuple(range(1, 30)), Sampling(temperature=0, max_tokens=4)))
     assert made.schedule().chunks[0].sequence.skill == "quiet"
+
+
+def flooded(count: int = 8) -> Scheduler:
+    """Every slot decodes for the flood, and `count` more of its requests wait."""
+    made = Scheduler(slots=SLOTS, context=128, batch_tokens=64, max_waiting=1000)
+    for number in range(SLOTS + count):
+        made.add(Sequence("flood", (number, *range(300, 320)), Sampling(temperature=0, max_tokens=8 + 8 * number)))
+    passes_until(made, made.running[-1] if made.running else made.waiting[SLOTS - 1][0])
+    return made
+
+
+def planned(made: Scheduler) -> Counter[str]:
+    """Computes a pass; returns its tokens by skill."""
+    batch = made.schedule()
+    made.commit(batch, [7] * sum(chunk.rows for chunk in batch.chunks))
+    counts: Counter[str] = Counter()
+    for chunk in batch.chunks:
+        counts[chunk.sequence.skill] += len(chunk.ids)
+    return counts
+
+
+def test_beside_a_queue_a_quiet_prompt_has_every_other_pass_for_itself() -> None:
+    made = flooded()
+    made.add(sequence("quiet", 1000))
+    assert planned(made) == {"quiet": 3}
+    made.add(sequence("other", 2000))
+    assert planned(made) == {"flood": SLOTS, "quiet": 1, "other": 3}, "replies are not stalled twice"
+    made.add(sequence("third", 3000))
+    made.abort(next(one for one in made.running if one.skill == "other"))
+    assert planned(made) == {"third": 3}
+
+
+def test_without_a_queue_replies_are_in_every_pass() -> None:
+    made = flooded(0)
+    made.add(sequence("quiet", 1000))
+    assert planned(made) == {"flood": SLOTS, "quiet": 3}
+
+
+def test_beside_a_queue_the_passes_of_the_busy_skill_are_short() -> None:
+    made = flooded()
+    second = SHORT_PASS_SECONDS / (SLOTS + LEAST)
+    made.prefill_budget.record(100, 100 * second)
+    made.abort(made.running[0])
+    assert planned(made) == {"flood": SLOTS - 1 + LEAST + 1}
+    made.add(Sequence("quiet", tuple(range(500, 516)), Sampling(temperature=0, max_tokens=8)))
+    assert planned(made) == {"quiet": 16}, "and those of a question are not"
 
 
 def test_prompts_of_a_busy_skill_are_computed_beside_a_stream_of_quiet_ones() -> None:

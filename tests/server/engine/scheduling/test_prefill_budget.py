@@ -31,6 +31,24 @@ def test_the_budget_follows_the_cost_of_passes() -> None:
     assert budget.tokens(3, 512) in (39, 40)
 
 
+def test_the_fixed_cost_of_a_pass_is_no_cost_of_its_tokens() -> None:
+    budget = PrefillBudget()
+    for _ in range(20):
+        for count in (20, 60):
+            budget.record(count, ID_SECONDS * (8 + 0.6 * count))
+    assert budget.tokens(3, 512) in (19, 20), "20 = 8 + 0.6 * 20"
+    assert budget.tokens(3, 512, 2 * PASS_SECONDS) in (52, 53), "40 = 8 + 0.6 * 53"
+
+
+@pytest.mark.parametrize("strange", [50, 90])
+def test_a_pass_of_few_slow_tokens_hides_at_most_half_of_a_token_s_cost(strange: int) -> None:
+    budget = PrefillBudget()
+    budget.record(10, strange * ID_SECONDS)
+    budget.record(100, 100 * ID_SECONDS)
+    mean = (strange + 100) / 2
+    assert budget.tokens(3, 512, 10 * PASS_SECONDS) == int(55 + (200 - mean) / (mean / 55 / 2))
+
+
 def test_a_pass_of_zero_seconds_sets_no_limit() -> None:
     budget = PrefillBudget()
     budget.record(100, 0.0)
