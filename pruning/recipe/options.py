@@ -166,7 +166,7 @@ class AWQ(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
 
 
 class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="round"):
-    """Quantise matrices to the nearest code, each group with the scale of least squared error; needs no data."""
+    """Quantise matrices to the nearest code, each group with the scale of least squared error; the head by GPTQ."""
 
     bits: Literal[2, 3, 4, 5, 6, 8] = 8
     """Bits of a code; 2 are stored in 3."""
@@ -177,9 +177,14 @@ class Round(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     scheme: Scheme = "symmetric"
     """"symmetric": zero stays zero. "asymmetric": a minimum beside each scale; more accurate, 16 bits more for each
     group, at most 6 bits, and not for pruned weights."""
+    head: Literal["nearest", "gptq"] = "nearest"
+    """"gptq": the head, with the embeddings if they are tied, by what it reads of the calibration; in 4 bits a third of
+    the loss. "nearest": as the rest, without calibration."""
 
     def __post_init__(self) -> None:
         refuse_scheme(self.scheme, self.bits)
+        if self.head == "gptq" and self.what == "blocks":
+            raise ValueError('head = "gptq" rounds the head, which what = "blocks" leaves out: use what = "embeddings"')
 
 
 Stage = Layerwise | Depth | Width | Vocabulary | AWQ | Round | Distill | Reconstruct | Shear | Continue

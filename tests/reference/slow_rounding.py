@@ -32,14 +32,14 @@ def scale_of(weight: list[float], importance: list[float], bits: int) -> float:
 
 
 def gptq(
-    weight: Matrix, gram: Matrix, bits: int, group: int, pattern: tuple[int, int] = (1, 1)
+    weight: Matrix, gram: Matrix, bits: int, group: int, pattern: tuple[int, int] = (1, 1), damping: float = 0.01
 ) -> tuple[NDArray[numpy.int64], Matrix]:
-    """GPTQ's algorithm 1 with damping 0.01, one column and one row at a time; returns codes and scales.
+    """GPTQ's algorithm 1, one column and one row at a time; returns codes and scales.
 
     A pattern (N, M) prunes to N of M as SparseGPT does; what is removed after the current M is foreseen for a scale.
     """
     rows, columns = weight.shape
-    damped = gram + 0.01 * numpy.mean(numpy.diag(gram)) * numpy.eye(columns)
+    damped = gram + damping * numpy.mean(numpy.diag(gram)) * numpy.eye(columns)
     upper = numpy.linalg.cholesky(numpy.linalg.inv(damped)).T
     price = 1 / numpy.diag(upper) ** 2
     zero, left = weight == 0, weight.copy()

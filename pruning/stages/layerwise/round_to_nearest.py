@@ -1,4 +1,6 @@
-"""The stage `round`: rounding to nearest, without calibration; the only stage that quantises embeddings and head.
+"""The stage `round`: rounding to nearest, without calibration, and the head by GPTQ on request.
+
+The only stage that quantises embeddings and head.
 
 Weighting an embedding's rows by token frequency would choose the same scales: a group lies within one row, so a
 frequency only multiplies the cost of its groups.
@@ -14,9 +16,11 @@ from torch import nn
 from pruning.model import base
 from pruning.model.blocks import find_blocks, is_linear
 from pruning.model.weights import Overlay, parameters, write_file
+from pruning.passes.statistics import InputStatistics
 from pruning.recipe.options import Round
 from pruning.stages.block_weights import zero_fraction
 from pruning.stages.context import StageContext, StageModel
+from pruning.stages.layerwise.head import head_inputs, head_of, round_head
 from pruning.techniques.mathematics.losses import diagonal_loss
 from pruning.techniques.mathematics.rounding import round_groups
 from server.artifact.checkpoint.lineage import Loss, Step
@@ -30,12 +34,15 @@ def apply(stage: Round, model: StageModel, context: StageContext) -> tuple[Stage
     """
     start = monotonic()
     context.folder.mkdir(parents=True, exist_ok=True)
-    matrices = _matrices(stage, base.skeleton(model.config))
+    network = base.skeleton(model.config)
+    matrices = _matrices(stage, network)
     files = [context.folder / f"rounded-{number:04}.safetensors" for number in range(len(matrices))]
+    head = head_of(network)[0] if stage.head == "gptq" else None
     with Progress("rounding", len(files), sum(file.exists() for file in files)) as progress:
         for (name, transposed), file in zip(matrices.items(), files, strict=True):
             if not file.exists():
-                _round(stage, name, transposed, model, file)
+                observed = head_inputs(model, context) if name == head else None
+                _round(stage, name, transposed, model, observed, file)
                 progress.step()
     source = Overlay(model.source, files)
     options = msgspec.to_builtins(stage)
@@ -68,10 +75,15 @@ def _loss(model: StageModel, source: Overlay, name: str) -> Loss:
     return diagonal_loss(dense, source.tensor(name).float(), torch.ones(dense.shape[1]), "weights")
 
 
-def _round(stage: Round, name: str, transposed: bool, model: StageModel, file: Path) -> None:
-    """Write one matrix, rounded, and its scales to `file`."""
+def _round(
+    stage: Round, name: str, transposed: bool, model: StageModel, observed: InputStatistics | None, file: Path
+) -> None:
+    """Write one matrix, rounded, and its scales to `file`; `observed` are the inputs of a head rounded by GPTQ."""
     weight = model.source.tensor(name).bfloat16().clone()
     rows = weight.T if transposed else weight
-    asymmetric = stage.scheme == "asymmetric"
-    scales = round_groups(rows, torch.ones(rows.shape[1]), stage.bits, stage.group, asymmetric=asymmetric)
+    if observed:
+        scales = round_head(stage, rows, observed)
+    else:
+        even = torch.ones(rows.shape[1])
+        scales = round_groups(rows, even, stage.bits, stage.group, asymmetric=stage.scheme == "asymmetric")
     write_file(file, {name: weight, f"{name}.scales": scales.transpose(0, 1) if transposed else scales})

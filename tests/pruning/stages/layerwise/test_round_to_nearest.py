@@ -1,6 +1,7 @@
 """Quantising stages from recipe to artifact: codes and zeros are stored as chosen."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pruning.commands.__main__ import main
+from pruning.passes.sweep import BlockView, Note, pass_on
+from pruning.recipe.options import Round
+from pruning.recipe.recipe import read as read_recipe
+from pruning.stages.inputs import prepare
+from pruning.stages.layerwise.head import DAMPING
 from server.artifact.checkpoint.layouts import Quantised
 from server.artifact.checkpoint.reader import Artifact
 from tests.pruning import tiny
@@ -163,3 +169,56 @@ def test_blocks_are_rounded_without_calibration(prune: Prune, tmp_path: Path) ->
     assert artifact.layout("transformer.h.0.mlp.c_fc.weight") == layout
     assert artifact.scales("transformer.wte.weight") is None
     assert sum(artifact.scales(name) is not None for name in artifact.names()) == 2 * 4
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("llama", False), ("llama", True), ("gpt2", True)])
+def test_a_head_is_rounded_by_what_it_reads(prune: Prune, tmp_path: Path, text: Path, kind: str, tied: bool) -> None:
+    base = tiny.save(tmp_path / kind, kind, tie_word_embeddings=tied)
+    stage = '[[stages]]\nkind = "round"\nbits = 4\ngroup = 32\n'
+    artifact = prune(stage + 'head = "gptq"\n', base)
+    network = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    ids = prepare(read_recipe(tmp_path / "recipe.toml"), tmp_path / "base").calibration[0]
+    with torch.no_grad():
+        states = network.base_model(ids).last_hidden_state.double()
+    name = ("transformer.wte.weight" if kind == "gpt2" else "model.embed_tokens.weight") if tied else "lm_head.weight"
+    dense = network.state_dict()[name].double()
+    gram = torch.einsum("btc,btd->cd", states, states) * (2 / len(ids))
+    codes, scales = slow_rounding.gptq(dense[:12].numpy(), gram.numpy(), 4, 32, damping=DAMPING)
+    found = artifact.scales(name)
+    assert found is not None
+    grids = found[:12].double()
+    steps = (artifact.tensor(name)[:12].double() / grids.repeat_interleave(32, dim=1)).round()
+    alike = ((grids - torch.tensor(scales)).abs() <= 2e-3 * grids.abs()).all(dim=1).numpy()
+    assert alike.mean() > 0.8, "in float32 another of two scales of nearly the same cost may win"
+    assert (steps.numpy() == codes)[alike].mean() > 0.99
+
+    def error(weight: torch.Tensor) -> float:
+        return float((states @ (weight.double() - dense).T).square().sum())
+
+    assert error(artifact.tensor(name)) < 0.7 * error(prune(stage, base).tensor(name))
+
+
+def test_a_killed_pass_for_the_head_is_resumed(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = '[[stages]]\nkind = "round"\nhead = "gptq"\n'
+    base = tiny.save(tmp_path / "llama", "llama", tie_word_embeddings=True)
+    whole = prune(stage, base).tensor("model.embed_tokens.weight")
+    shutil.rmtree(tmp_path / "out")
+    calls: list[int] = []
+
+    def killed(view: BlockView) -> Note:
+        calls.append(view.index)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return pass_on(view)
+
+    monkeypatch.setattr("pruning.stages.layerwise.head.pass_on", killed)
+    with pytest.raises(AssertionError, match="130"):
+        prune(stage, base)
+    again = prune(stage, base)
+    assert calls[:3] == [0, 1, 1]
+    assert torch.equal(again.tensor("model.embed_tokens.weight"), whole)
+
+
+def test_a_head_is_no_part_of_the_blocks() -> None:
+    with pytest.raises(ValueError, match='use what = "embeddings"'):
+        Round(what="blocks", head="gptq")
