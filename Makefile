@@ -133,7 +133,7 @@ pareto: .venv/test .venv/demo  ## make and score what docs/results/figures/front
 	@$(PARETO) quality $(FRONT)
 
 pareto-seeds: .venv/test .venv/demo  ## make and score the main rows of the front with two more seeds: an hour
-	@$(BIN)/python -m tests.benchmarks.pareto quality docs/results/figures/front/seeds.toml --results docs/results/figures/front/seeds.json --page docs/results/seeds.md
+	@$(BIN)/python -m tests.benchmarks.pareto quality docs/results/figures/front/seeds.toml --results docs/results/figures/front/seeds.json --page build/pareto/seeds.md
 
 pareto-speed: .venv/test .venv/demo  ## race all candidates of the fronts in turns on one core of a quiet machine: ten minutes
 	@$(PARETO) speed $(FRONT)
