@@ -6,8 +6,8 @@ from html import escape
 
 from tests.benchmarks.pareto.front.dominance import Point, by_bytes, by_speed, front
 
-WIDTH, HEIGHT = 980, 430
-LEFT, RIGHT, TOP, BOTTOM = 64, 410, 40, 48
+WIDTH, HEIGHT = 1190, 530
+LEFT, RIGHT, TOP, BOTTOM = 64, 620, 40, 48
 """Margins of the drawing; the names are in the right one."""
 LINE = 17
 """Height of a name."""
