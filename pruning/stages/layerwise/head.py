@@ -4,7 +4,6 @@ A head tied to the embeddings rounds both. As embeddings their error matters lit
 divergence is 0.01 nats by the embeddings alone and 0.1 by the head.
 """
 
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pruning.errors import ModelRefused
-from pruning.model.blocks import Blocks
 from pruning.passes.observation import observing
 from pruning.passes.statistics import Gram, InputStatistics
 from pruning.passes.sweep import Enough, Sweep, pass_on
@@ -38,7 +36,7 @@ def head_of(network: nn.Module) -> tuple[str, nn.Linear]:
 @torch.no_grad()
 def head_inputs(model: StageModel, context: StageContext) -> InputStatistics:
     """The Gram matrix of the head's inputs on the calibration; a killed pass over the blocks is resumed."""
-    blocks: Blocks = context.blocks(model)
+    blocks = context.blocks(model)
     name, head = head_of(blocks.model)
     ids, batch = context.inputs.calibration[0], context.inputs.recipe.calibration.batch
     sweep = Sweep(blocks, ids, batch, context.folder / "head", last=True)
@@ -54,12 +52,10 @@ def head_inputs(model: StageModel, context: StageContext) -> InputStatistics:
 def round_head(stage: Round, weight: Tensor, observed: InputStatistics) -> Tensor:
     """Round `weight` [tokens, hidden] in place by GPTQ; returns the grids, float16 [tokens, groups(, 2)]."""
     technique = GPTQ(bits=stage.bits, group=stage.group, scheme=stage.scheme, damping=DAMPING)
-
-    def grids() -> Iterator[Tensor]:
-        for start in range(0, len(weight), ROWS):
-            rows = weight[start : start + ROWS]
-            exact = rows.float()
-            yield technique.apply(exact, observed)
-            rows.copy_(exact.bfloat16())
-
-    return torch.cat(list(grids()))
+    grids = []
+    for start in range(0, len(weight), ROWS):
+        rows = weight[start : start + ROWS]
+        exact = rows.float()
+        grids.append(technique.apply(exact, observed))
+        rows.copy_(exact.bfloat16())
+    return torch.cat(grids)
